@@ -1,0 +1,3 @@
+"""Distil object detectors by mimicking the teacher's features."""
+
+__version__ = "0.1.0"
