@@ -1,0 +1,70 @@
+"""Lightning callbacks of the project."""
+
+import resource
+import sys
+import time
+from statistics import median
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+__all__ = ["StepTimer"]
+
+
+class StepTimer(pl.Callback):
+    """Times optimizer batches and the whole training.
+
+    Args:
+        skip: first batches to leave out of the median: they warm caches and allocators up.
+    """
+
+    def __init__(self, skip: int = 5) -> None:
+        self.skip = skip
+        self._seconds: list[float] = []
+        self._images = 0
+        self._batches = 0
+        self._batch_start = self._fit_start = time.perf_counter()
+        self._fit_seconds = 0.0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._fit_start = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The first batch of an epoch is timed from here, not from the last one of the epoch before."""
+        self._batch_start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count one batch: waiting for data, forward, backward and optimizer."""
+        now = time.perf_counter()
+        self._batches += 1
+        if self._batches > self.skip:
+            self._seconds.append(now - self._batch_start)
+            self._images += len(batch[0])
+        self._batch_start = now
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._fit_seconds = time.perf_counter() - self._fit_start
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Seconds a batch (median, count), images a second of this process, seconds of training, peak bytes."""
+        total = sum(self._seconds)
+        return {
+            "step_seconds_median": median(self._seconds) if self._seconds else None,
+            "steps": len(self._seconds),
+            "images_per_second": self._images / total if total else None,
+            "train_seconds": self._fit_seconds,
+            "peak_memory_bytes": _peak_memory_bytes(),
+        }
+
+
+def _peak_memory_bytes() -> int:
+    """Peak memory of the GPU's allocator where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

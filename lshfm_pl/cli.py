@@ -1,0 +1,63 @@
+"""What the commands share: Hydra, and failures told in one or two lines."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["CONFIG_DIR", "in_multirun", "main"]
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
+
+log = logging.getLogger(__name__)
+
+
+def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a command of a function of its config `conf/<config_name>.yaml`.
+
+    An `LSHFMError` ends the process with its text on stderr and status 1; with `debug=…` chosen its traceback
+    is shown too.
+    """
+
+    def decorate(command: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
+        def run(config: DictConfig) -> None:
+            try:
+                command(config)
+            except LSHFMError as error:
+                if config.get("debug"):
+                    raise
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(1)
+
+        return run
+
+    return decorate
+
+
+def in_multirun() -> bool:
+    """Whether this job is one of a Hydra sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def job_command(output_dir: Path) -> list[str]:
+    """The command line that runs this very job by itself, in `output_dir`."""
+    module = sys.modules["__main__"].__spec__
+    if module is None:
+        raise LSHFMError("sweeps over several devices: start the command as python -m lshfm_pl.<command>")
+    overrides = list(HydraConfig.get().overrides.task)
+    return [sys.executable, "-m", module.name, *overrides, f'hydra.run.dir="{output_dir}"']
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of a run's processes (of all nodes)."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))) == 0

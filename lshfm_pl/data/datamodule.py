@@ -1,0 +1,324 @@
+"""From configuration to batches."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
+from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
+from lshfm_pl.data.transforms import eval_transform, train_transform
+from lshfm_pl.data.voc import Target, VOCDetection, VOCSource, download_voc, read_class_names, resolve_source
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["ShapesDataModule", "VOCDataModule", "build_datamodule", "collate"]
+
+_SPLITS_OF_STAGE = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    None: ("train", "val", "test"),
+}
+
+
+def collate(items: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
+    """A batch: the images, of different sizes, and their targets, as two lists."""
+    images, targets = zip(*items, strict=True)
+    return list(images), list(targets)
+
+
+class VOCDataModule(pl.LightningDataModule):
+    """Data in VOC layout. A batch is `(list of uint8 [3, H, W], list of targets)`; see `VOCDetection`.
+
+    Training drops objects marked difficult, evaluation carries them. The batches depend on `seed` and the
+    epoch, not on `num_workers`; the global batches not on how many processes share them. Needs a trainer with
+    `use_distributed_sampler=False`: the samplers here divide the images among the processes.
+
+    Args:
+        root: the data folder; for `VOC2007/…` splits the one that contains `VOCdevkit/`, or VOCdevkit itself.
+        train_split: `<split>`, `<folder>/<split>` or a list of them, which is merged; see `resolve_source`.
+        val_split: likewise.
+        test_split: likewise; None is `val_split`.
+        class_names: names of the labels 1..C; None reads them from the training annotations.
+        download: fetch PASCAL VOC in `prepare_data` if it is not there.
+        batch_size: training images per device and step.
+        eval_batch_size: images per device and step in validation and test.
+        num_workers: loader processes; 0 loads in the main process.
+        aspect_ratio_groups: see `AspectRatioBatchSampler`; 0 does not group.
+        flip_probability: of the horizontal flip in training.
+        seed: of the order and of the random transforms.
+
+    Raises:
+        LSHFMError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        train_split: str | Sequence[str],
+        val_split: str | Sequence[str],
+        test_split: str | Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+        download: bool = False,
+        batch_size: int = 2,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        aspect_ratio_groups: int = 3,
+        flip_probability: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        _require_at_least(0, num_workers=num_workers, aspect_ratio_groups=aspect_ratio_groups, seed=seed)
+        self.root = Path(root).expanduser()
+        self.splits = {
+            "train": _split_list("train_split", train_split),
+            "val": _split_list("val_split", val_split),
+            "test": _split_list("test_split", val_split if test_split is None else test_split),
+        }
+        self.download = download
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.aspect_ratio_groups = aspect_ratio_groups
+        self.train_transform = train_transform(flip_probability)
+        self.seed = seed
+        self._class_names = None if class_names is None else _check_class_names(class_names)
+        self._sets: dict[str, VOCDetection] = {}
+
+    def prepare_data(self) -> None:
+        """Fetch PASCAL VOC if asked to."""
+        if self.download:
+            download_voc(self.root, [split for splits in self.splits.values() for split in splits])
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotations that a stage needs (`fit`, `validate`, `test`, None for all), once.
+
+        Raises:
+            LSHFMError: files are missing or wrong.
+        """
+        needed = _SPLITS_OF_STAGE[stage]
+        if "train" in needed and "train" not in self._sets:
+            self._sets["train"] = VOCDetection(
+                self._sources("train"),
+                self._class_names,
+                transforms=self.train_transform,
+                keep_difficult=False,
+                seed=self.seed,
+            )
+        if self._class_names is None:
+            train_set = self._sets.get("train")
+            names = train_set.class_names if train_set else read_class_names(self._sources("train"))
+            if not names:
+                raise LSHFMError(
+                    f"No object is annotated in {self._where('train')}, so there are no classes to learn. "
+                    "Annotate some, or set data.class_names."
+                )
+            self._class_names = names
+        for name in needed:
+            if name not in self._sets:
+                self._sets[name] = self._evaluation_set(name)
+
+    def _evaluation_set(self, name: str) -> VOCDetection:
+        twin = "test" if name == "val" else "val"
+        if twin in self._sets and self.splits[twin] == self.splits[name]:
+            return self._sets[twin]
+        dataset = VOCDetection(
+            self._sources(name), self._class_names, transforms=eval_transform(), seed=self.seed
+        )
+        self._warn_of_overlap(name, dataset)
+        return dataset
+
+    def _sources(self, name: str) -> list[VOCSource]:
+        return [resolve_source(self._data_folder(), split) for split in self.splits[name]]
+
+    def _data_folder(self) -> Path:
+        return self.root
+
+    def _where(self, name: str) -> str:
+        return ", ".join(str(source.split_file) for source in self._sources(name))
+
+    def _warn_of_overlap(self, name: str, dataset: VOCDetection) -> None:
+        if "train" not in self._sets:
+            return
+        train_paths = {record.image_path for record in self.train_set.records}
+        shared = [record for record in dataset.records if record.image_path in train_paths]
+        if shared:
+            rank_zero_warn(
+                f"{len(shared)} of the {len(dataset)} images of data.{name}_split are training images too "
+                f"(such as {shared[0].image_id}): the {name} results will flatter the detector."
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels 1..C, after `setup`."""
+        if self._class_names is None:
+            raise RuntimeError("class_names are read from the annotations: call setup() first")
+        return self._class_names
+
+    @property
+    def train_set(self) -> VOCDetection:
+        """The training images, after `setup("fit")`."""
+        return self._set("train")
+
+    @property
+    def val_set(self) -> VOCDetection:
+        """The validation images, after `setup("fit")` or `setup("validate")`."""
+        return self._set("val")
+
+    @property
+    def test_set(self) -> VOCDetection:
+        """The test images, after `setup("test")`."""
+        return self._set("test")
+
+    def _set(self, name: str) -> VOCDetection:
+        if name not in self._sets:
+            raise RuntimeError(f"the {name} set is not there yet: call setup() first")
+        return self._sets[name]
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches of similar aspect ratios, another order every epoch."""
+        sampler = AspectRatioBatchSampler(
+            self.train_set.aspect_ratios,
+            self.batch_size,
+            group_factor=self.aspect_ratio_groups,
+            seed=self.seed,
+            num_replicas=self._num_replicas,
+            rank=self._rank,
+        )
+        if self.trainer is not None:
+            # On resume Lightning makes the first iterator before it calls set_epoch.
+            sampler.set_epoch(self.trainer.current_epoch)
+        return DataLoader(self.train_set, batch_sampler=sampler, **self._loader_arguments())
+
+    def val_dataloader(self) -> DataLoader:
+        """Each validation image once, in order."""
+        return self._evaluation_loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader:
+        """Each test image once, in order."""
+        return self._evaluation_loader(self.test_set)
+
+    def _evaluation_loader(self, dataset: VOCDetection) -> DataLoader:
+        sampler = ShardSampler(len(dataset), num_replicas=self._num_replicas, rank=self._rank)
+        return DataLoader(
+            dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_arguments()
+        )
+
+    def _loader_arguments(self) -> dict[str, Any]:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {
+            "collate_fn": collate,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": on_cuda,
+        }
+
+    @property
+    def _num_replicas(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Of every split that is set up, what `VOCDetection.describe` counts."""
+        return {name: self._sets[name].describe() for name in self.splits if name in self._sets}
+
+
+class ShapesDataModule(VOCDataModule):
+    """The synthetic shapes of `lshfm_pl.data.shapes`, generated below `root` in `prepare_data`.
+
+    Args:
+        root: the folder below which the scenes are written.
+        image_size: see `ShapesSpec`, also for the next three.
+        num_train: training scenes.
+        num_val: validation scenes.
+        num_test: test scenes.
+        scene_seed: the seed of the scenes; `seed` is that of the order and the transforms.
+        **loading: as for `VOCDataModule`: `batch_size`, `num_workers`, `seed`, …
+
+    Raises:
+        LSHFMError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        image_size: int = 128,
+        num_train: int = 600,
+        num_val: int = 100,
+        num_test: int = 200,
+        scene_seed: int = 0,
+        **loading: Any,
+    ) -> None:
+        super().__init__(
+            root=root,
+            train_split="train",
+            val_split="val",
+            test_split="test",
+            class_names=SHAPE_CLASSES,
+            **loading,
+        )
+        self.spec = ShapesSpec(
+            image_size=image_size, num_train=num_train, num_val=num_val, num_test=num_test, seed=scene_seed
+        )
+
+    def prepare_data(self) -> None:
+        """Generate the scenes unless they are there."""
+        generate_shapes(self.root, self.spec)
+
+    def _data_folder(self) -> Path:
+        return shapes_folder(self.root, self.spec)
+
+
+def build_datamodule(config: Mapping[str, Any]) -> VOCDataModule:
+    """The data module of a `data` config that a checkpoint or `results.json` holds, interpolations resolved.
+
+    Only the classes of this module can be named by `_target_`, so that such a file can't run other code.
+
+    Raises:
+        LSHFMError: another class, or a key that it does not know.
+    """
+    arguments = {key: value for key, value in config.items() if key != "_target_"}
+    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (VOCDataModule, ShapesDataModule)}
+    target = config.get("_target_")
+    if target not in known:
+        raise LSHFMError(f"data._target_: expected {' or '.join(known)}, found {target!r}.")
+    try:
+        return known[target](**arguments)
+    except TypeError as error:
+        raise LSHFMError(f"data: {error}. The settings do not fit this version; give data=… anew.") from error
+
+
+def _require_at_least(lowest: int, **values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise LSHFMError(f"data.{name} must be a whole number of at least {lowest}, found {value!r}.")
+
+
+def _split_list(name: str, value: Any) -> list[str]:
+    splits = [value] if isinstance(value, str) else list(value or [])
+    if not splits or not all(isinstance(split, str) and split for split in splits):
+        raise LSHFMError(
+            f"data.{name} must name a split, such as 'train' or 'VOC2007/trainval', or be a list of them; "
+            f"found {value!r}."
+        )
+    return splits
+
+
+def _check_class_names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence) or not value:
+        raise LSHFMError(f"data.class_names must be a list of names, such as [cat,dog], found {value!r}.")
+    names = tuple(str(name) for name in value)
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise LSHFMError(f"data.class_names has {', '.join(sorted(repeated))} more than once.")
+    return names

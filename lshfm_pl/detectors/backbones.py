@@ -1,0 +1,268 @@
+"""ResNet and VGG bodies under a feature pyramid: their sizes, norms, frozen stages and first weights."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+from lshfm_pl.detectors.torch_files import read_torch_file
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["BACKBONES", "RESNETS", "VGGS", "build_fpn_backbone", "load_backbone_weights", "scale_channels"]
+
+NormFactory = Callable[[int], nn.Module]
+
+
+class _ResNetPlan(NamedTuple):
+    """Kind of residual block and how many of them each of the four stages has."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    depths: list[int]
+
+
+RESNETS = {
+    "resnet10": _ResNetPlan(BasicBlock, [1, 1, 1, 1]),
+    "resnet18": _ResNetPlan(BasicBlock, [2, 2, 2, 2]),
+    "resnet34": _ResNetPlan(BasicBlock, [3, 4, 6, 3]),
+    "resnet50": _ResNetPlan(Bottleneck, [3, 4, 6, 3]),
+    "resnet101": _ResNetPlan(Bottleneck, [3, 4, 23, 3]),
+}
+#: How many 3×3 convolutions each of the five stages has (configurations A and D of arXiv 1409.1556).
+VGGS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
+BACKBONES = (*RESNETS, *VGGS)
+
+_RESNET_STEM_CHANNELS = 64
+_RESNET_STAGE_CHANNELS = (64, 128, 256, 512)
+_VGG_STAGE_CHANNELS = (64, 128, 256, 512, 512)
+#: Channel counts are multiples of this, for speed and so that they divide into groups.
+_CHANNEL_MULTIPLE = 8
+_MAX_GROUPS = 32
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """Scale a number of channels by ``width``, to the nearest multiple of 8 that is not 0."""
+    return _CHANNEL_MULTIPLE * max(1, round(channels * width / _CHANNEL_MULTIPLE))
+
+
+def build_fpn_backbone(config: Mapping[str, Any], *, num_stages: int) -> BackboneWithFPN:
+    """Build the body and the pyramid on its last stages.
+
+    Args:
+        config: a resolved detector configuration.
+        num_stages: how many of the body's last stages the pyramid reads. Faster R-CNN reads four and
+            subsamples the coarsest level once more; RetinaNet reads three (it leaves out the finest as too
+            many anchors, arXiv 1708.02002) and gets P6 and P7 from P5.
+
+    Returns:
+        A module from images [N, 3, H, W] to an ordered dict of five maps [N, fpn_channels, H / s, W / s] with
+        strides s = 4, 8, 16, 32, 64 (Faster R-CNN) or 8, 16, 32, 64, 128 (RetinaNet).
+
+    Raises:
+        LSHFMError: the backbone is unknown, or does not come with this norm.
+    """
+    name, fpn_channels = config["backbone"], config["fpn_channels"]
+    if name not in BACKBONES:
+        raise LSHFMError(f"model.backbone: expected one of {', '.join(BACKBONES)}, found {name!r}.")
+    body, channels = (_build_resnet if name in RESNETS else _build_vgg)(config)
+    stages = [f"layer{index + 1}" for index in range(len(channels))][-num_stages:]
+    extra_blocks = (
+        LastLevelP6P7(fpn_channels, fpn_channels)
+        if config["architecture"] == "retinanet"
+        else LastLevelMaxPool()
+    )
+    backbone = BackboneWithFPN(
+        body,
+        return_layers={stage: str(level) for level, stage in enumerate(stages)},
+        in_channels_list=channels[-num_stages:],
+        out_channels=fpn_channels,
+        extra_blocks=extra_blocks,
+    )
+    _freeze_stages(backbone.body, trainable_stages=config["trainable_stages"])
+    return backbone
+
+
+def load_backbone_weights(body: nn.Module, config: Mapping[str, Any]) -> str:
+    """Load what ``config["backbone_weights"]`` names into the body of a detector.
+
+    ``imagenet`` stands for torchvision's IMAGENET1K_V1 weights (of ``vgg*_bn`` when a VGG has batch norm), a
+    path or a URL for a state dict of torchvision's classification network or of the body itself, None for
+    nothing.
+
+    Returns:
+        One line that says what was loaded.
+
+    Raises:
+        LSHFMError: there are no such weights, they cannot be had, or they do not fit the body.
+    """
+    source = config["backbone_weights"]
+    if source is None:
+        return "random initial weights"
+    label = source
+    if source == "imagenet":
+        source, label = _imagenet_url(config), f"torchvision IMAGENET1K_V1 of {config['backbone']}"
+        weights = _download(source, check_hash=True)
+    elif source.startswith(("http://", "https://")):
+        # A hash in the name is torchvision's custom, so another's file name proves nothing.
+        weights = _download(source, check_hash=False)
+    else:
+        weights = read_torch_file(source)
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise LSHFMError(f"model.backbone_weights: expected a state dict (names to tensors) in {source}.")
+    return f"{label}: {_load_into_body(body, weights, config, source)} tensors"
+
+
+class _ScaledResNet(ResNet):
+    """torchvision's ResNet with every number of channels scaled by ``width``."""
+
+    def __init__(self, plan: _ResNetPlan, *, width: float, norm_layer: NormFactory) -> None:
+        self._width = width
+        # The pyramid drops the classifier: one class keeps it small until then.
+        super().__init__(plan.block, plan.depths, num_classes=1, norm_layer=norm_layer)
+
+    def _make_layer(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        planes: int,
+        blocks: int,
+        stride: int = 1,
+        dilate: bool = False,
+    ) -> nn.Sequential:
+        if self._width != 1 and not hasattr(self, "layer1"):
+            # The parent has just made a stem of 64 channels and initialises it after the last stage.
+            self.inplanes = scale_channels(_RESNET_STEM_CHANNELS, self._width)
+            self.conv1 = nn.Conv2d(3, self.inplanes, kernel_size=7, stride=2, padding=3, bias=False)
+            self.bn1 = self._norm_layer(self.inplanes)
+        return super()._make_layer(block, scale_channels(planes, self._width), blocks, stride, dilate)
+
+
+class _VGGBody(nn.Sequential):
+    """The five stages of a VGG, each ending with its max-pool.
+
+    Stage n is ``layern``, a Sequential around a Sequential whose names are the indices that torchvision's
+    ``vgg*.features`` (``vgg*_bn.features`` with a norm) gives to the same layers.
+    """
+
+    def __init__(self, depths: tuple[int, ...], *, width: float, norm_layer: NormFactory | None) -> None:
+        super().__init__()
+        in_channels, index = 3, 0
+        for stage, (depth, channels) in enumerate(zip(depths, _VGG_STAGE_CHANNELS, strict=True), start=1):
+            out_channels = scale_channels(channels, width)
+            layers: list[nn.Module] = []
+            for _ in range(depth):
+                layers.append(nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1))
+                if norm_layer is not None:
+                    layers.append(norm_layer(out_channels))
+                layers.append(nn.ReLU(inplace=True))
+                in_channels = out_channels
+            layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+            named = OrderedDict((str(index + offset), layer) for offset, layer in enumerate(layers))
+            index += len(layers)
+            self.add_module(f"layer{stage}", nn.Sequential(nn.Sequential(named)))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(cast(Tensor, module.bias))
+
+
+def _build_resnet(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
+    plan, width = RESNETS[config["backbone"]], config["width"]
+    norm_layer = _norm_factory(config)
+    if norm_layer is None:
+        raise LSHFMError("model.norm: a ResNet needs frozen_bn, bn or gn, found none.")
+    channels = [scale_channels(planes, width) * plan.block.expansion for planes in _RESNET_STAGE_CHANNELS]
+    return _ScaledResNet(plan, width=width, norm_layer=norm_layer), channels
+
+
+def _build_vgg(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
+    width = config["width"]
+    channels = [scale_channels(planes, width) for planes in _VGG_STAGE_CHANNELS]
+    return _VGGBody(VGGS[config["backbone"]], width=width, norm_layer=_norm_factory(config)), channels
+
+
+def _norm_factory(config: Mapping[str, Any]) -> NormFactory | None:
+    eps = config["norm_eps"]
+    factories: dict[str, NormFactory | None] = {
+        "frozen_bn": partial(FrozenBatchNorm2d, eps=eps),
+        "bn": partial(nn.BatchNorm2d, eps=eps),
+        "gn": lambda channels: nn.GroupNorm(math.gcd(_MAX_GROUPS, channels), channels, eps=eps),
+        "none": None,
+    }
+    return factories[config["norm"]]
+
+
+def _freeze_stages(body: nn.Module, *, trainable_stages: int) -> None:
+    """Freeze all but the last ``trainable_stages`` of five stages; a ResNet's stem is its first."""
+    stages = [name for name, _ in body.named_children() if name.startswith("layer")]
+    if "conv1" in dict(body.named_children()):
+        stages.insert(0, "stem")
+    trainable = stages[len(stages) - trainable_stages :]
+    for name, parameter in body.named_parameters():
+        module = name.split(".")[0]
+        stage = module if module.startswith("layer") else "stem"
+        parameter.requires_grad_(stage in trainable)
+
+
+def _imagenet_url(config: Mapping[str, Any]) -> str:
+    name, norm, width = config["backbone"], config["norm"], config["width"]
+    if name == "resnet10" or norm == "gn" or width != 1:
+        raise LSHFMError(
+            f"model.backbone_weights: there are no imagenet weights for {name} with width {width} and norm "
+            f"{norm}; give a path, or null for random initial weights."
+        )
+    variant = f"{name}_bn" if name in VGGS and norm != "none" else name
+    return get_model_weights(variant)["IMAGENET1K_V1"].url
+
+
+def _download(url: str, *, check_hash: bool) -> Any:
+    try:
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=check_hash, weights_only=True
+        )
+    except Exception as error:  # no network, no such page, no room, wrong hash, not a file of torch.save
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise LSHFMError(
+            f"model.backbone_weights: {url} could not be had ({reason}). Download it elsewhere and give "
+            "model.backbone_weights=<path>, or null for random initial weights."
+        ) from error
+
+
+def _load_into_body(
+    body: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str
+) -> int:
+    body_state = body.state_dict()
+    given = {key: value for key, value in _to_body_names(weights, body_state).items() if not _is_counter(key)}
+    expected = {key for key in body_state if not _is_counter(key)}
+    wrong = [key for key in expected if key not in given or given[key].shape != body_state[key].shape]
+    wrong += [key for key in given if key not in expected]
+    if wrong:
+        raise LSHFMError(
+            f"model.backbone_weights: {source} does not fit {config['backbone']} with width "
+            f"{config['width']} and norm {config['norm']}: {len(wrong)} tensors are missing, too many or of "
+            f"another shape, such as {', '.join(sorted(wrong)[:3])}."
+        )
+    body.load_state_dict(given, strict=False)
+    return len(given)
+
+
+def _is_counter(key: str) -> bool:
+    # BatchNorm counts its batches, FrozenBatchNorm and older files don't; nothing reads the count here.
+    return key.endswith("num_batches_tracked")
+
+
+def _to_body_names(weights: Mapping[str, Tensor], body_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the classifier and bring a VGG's ``features.3.weight`` to ``layer2.0.3.weight``."""
+    body_names = {f"features.{key.split('.', 2)[2]}": key for key in body_state if key.startswith("layer")}
+    return {
+        body_names.get(key, key): value
+        for key, value in weights.items()
+        if not key.startswith(("fc.", "classifier."))
+    }

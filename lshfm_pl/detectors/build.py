@@ -1,0 +1,62 @@
+"""From a configuration to a detector."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from lshfm_pl.detectors.backbones import load_backbone_weights
+from lshfm_pl.detectors.config import resolve_config
+from lshfm_pl.detectors.faster_rcnn import build_faster_rcnn
+from lshfm_pl.detectors.retinanet import build_retinanet
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["build_detector"]
+
+_BUILDERS = {"fasterrcnn": build_faster_rcnn, "retinanet": build_retinanet}
+
+
+def build_detector(
+    config: Mapping[str, Any],
+    *,
+    num_classes: int,
+    class_names: Sequence[str] | None = None,
+    load_backbone: bool = True,
+) -> nn.Module:
+    """Build a detector of torchvision's ``FasterRCNN`` or ``RetinaNet`` class, in training mode.
+
+    In training it takes a list of images (float [3, H, W], RGB in 0..1) and a list of dicts with ``boxes``
+    (float [N, 4], x1 y1 x2 y2 in pixels) and ``labels`` (int64 [N], from 1), and returns a dict of losses. In
+    evaluation it takes the images and returns per image ``boxes``, ``labels`` and ``scores``.
+
+    Args:
+        config: all keys of a ``conf/model`` file, as a dict or an OmegaConf node.
+        num_classes: number of classes, background included.
+        class_names: the names of labels 1 to ``num_classes - 1``.
+        load_backbone: load ``backbone_weights``; False where the whole detector's weights follow.
+
+    Returns:
+        The detector with these attributes: ``config`` (the resolved configuration as plain Python),
+        ``num_classes``, ``class_names`` (a tuple, empty where none are given), and ``backbone_report`` (what
+        was loaded into the backbone, in one line).
+
+    Raises:
+        LSHFMError: a key of the configuration does not hold, or the backbone's weights cannot be had.
+    """
+    resolved = resolve_config(config)
+    names = tuple(str(name) for name in class_names or ())
+    if names and len(names) != num_classes - 1:
+        raise LSHFMError(
+            f"{resolved['name']}: {num_classes} classes with background need {num_classes - 1} class names, "
+            f"found {len(names)}."
+        )
+    detector = _BUILDERS[resolved["architecture"]](resolved, num_classes)
+    detector.config = resolved
+    detector.num_classes = num_classes
+    detector.class_names = names
+    detector.backbone_report = (
+        load_backbone_weights(detector.backbone.body, resolved)
+        if load_backbone
+        else "left to the detector's own weights"
+    )
+    return detector

@@ -1,0 +1,184 @@
+"""The keys of a detector's configuration: what each may hold, and refusal of everything else."""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["ARCHITECTURES", "FASTER_RCNN_KEYS", "NORMS", "PYRAMID_LEVELS", "RETINANET_KEYS", "resolve_config"]
+
+ARCHITECTURES = ("fasterrcnn", "retinanet")
+NORMS = ("frozen_bn", "bn", "gn", "none")
+#: Faster R-CNN reads four stages and a max-pooled level, RetinaNet three stages, P6 and P7.
+PYRAMID_LEVELS = 5
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a key may hold, in words and as a predicate."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _list_of(rule: _Rule, length: int | None = None) -> _Rule:
+    count = "one or more" if length is None else str(length)
+    return _Rule(
+        f"a list of {count}, each {rule.expected}",
+        lambda value: (
+            isinstance(value, list)
+            and (len(value) == length if length is not None else len(value) > 0)
+            and all(rule.holds(item) for item in value)
+        ),
+    )
+
+
+def _one_of(*choices: str) -> _Rule:
+    return _Rule("one of " + ", ".join(choices), lambda value: value in choices)
+
+
+_TEXT = _Rule("a text", lambda value: isinstance(value, str) and bool(value))
+_OPTIONAL_TEXT = _Rule(
+    "imagenet, a path, a URL or null", lambda value: value is None or (isinstance(value, str) and bool(value))
+)
+_COUNT = _Rule("a whole number above 0", lambda value: _is_integer(value) and value > 0)
+_NATURAL = _Rule("a whole number, 0 or above", lambda value: _is_integer(value) and value >= 0)
+_POSITIVE = _Rule("a number above 0", lambda value: _is_number(value) and value > 0)
+_NOT_NEGATIVE = _Rule("a number, 0 or above", lambda value: _is_number(value) and value >= 0)
+_FRACTION = _Rule("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+_FINITE = _Rule("a number", _is_number)
+
+_COMMON_RULES = {
+    "name": _TEXT,
+    "architecture": _one_of(*ARCHITECTURES),
+    "backbone": _TEXT,
+    "backbone_weights": _OPTIONAL_TEXT,
+    "width": _POSITIVE,
+    "norm": _one_of(*NORMS),
+    "norm_eps": _NOT_NEGATIVE,
+    "trainable_stages": _Rule(
+        "a whole number from 0 to 5", lambda value: _is_integer(value) and 0 <= value <= 5
+    ),
+    "fpn_channels": _COUNT,
+    "image_mean": _list_of(_FINITE, 3),
+    "image_std": _list_of(_POSITIVE, 3),
+    "min_size": _list_of(_COUNT),
+    "max_size": _COUNT,
+    "size_divisible": _COUNT,
+    "anchor_sizes": _list_of(_list_of(_POSITIVE), PYRAMID_LEVELS),
+    "anchor_aspect_ratios": _list_of(_list_of(_POSITIVE), PYRAMID_LEVELS),
+}
+
+#: Handed by the same name to torchvision.models.detection.FasterRCNN.
+FASTER_RCNN_KEYS = (
+    "rpn_pre_nms_top_n_train",
+    "rpn_pre_nms_top_n_test",
+    "rpn_post_nms_top_n_train",
+    "rpn_post_nms_top_n_test",
+    "rpn_nms_thresh",
+    "rpn_fg_iou_thresh",
+    "rpn_bg_iou_thresh",
+    "rpn_batch_size_per_image",
+    "rpn_positive_fraction",
+    "rpn_score_thresh",
+    "box_score_thresh",
+    "box_nms_thresh",
+    "box_detections_per_img",
+    "box_fg_iou_thresh",
+    "box_bg_iou_thresh",
+    "box_batch_size_per_image",
+    "box_positive_fraction",
+)
+#: Handed by the same name to torchvision.models.detection.RetinaNet.
+RETINANET_KEYS = (
+    "fg_iou_thresh",
+    "bg_iou_thresh",
+    "score_thresh",
+    "nms_thresh",
+    "topk_candidates",
+    "detections_per_img",
+)
+
+
+def _torchvision_rule(key: str) -> _Rule:
+    return _FRACTION if key.endswith(("_thresh", "_fraction")) else _COUNT
+
+
+_ARCHITECTURE_RULES = {
+    "fasterrcnn": {
+        "box_head_width": _COUNT,
+        "box_pool_size": _COUNT,
+        "box_sampling_ratio": _NATURAL,
+        **{key: _torchvision_rule(key) for key in FASTER_RCNN_KEYS},
+    },
+    "retinanet": {key: _torchvision_rule(key) for key in RETINANET_KEYS},
+}
+
+
+def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a detector's configuration into plain Python and check it.
+
+    Args:
+        config: the flat keys of a ``conf/model`` file, as a dict or an OmegaConf node.
+
+    Returns:
+        A new dict of str, int, float, None and lists of these, in the order of ``config``.
+
+    Raises:
+        LSHFMError: a key is unknown, missing, of the other architecture, or holds what it may not.
+    """
+    plain = {str(key): _plain(value) for key, value in config.items()}
+    architecture = plain.get("architecture")
+    if architecture not in ARCHITECTURES:
+        raise LSHFMError(
+            f"model.architecture: expected one of {', '.join(ARCHITECTURES)}, found {architecture!r}."
+        )
+    rules = {**_COMMON_RULES, **_ARCHITECTURE_RULES[architecture]}
+    for key in plain:
+        if key not in rules:
+            raise LSHFMError(_unknown_key(key, architecture, list(rules)))
+    missing = [key for key in rules if key not in plain]
+    if missing:
+        raise LSHFMError(
+            f"model: {architecture} needs the key{'s' * (len(missing) > 1)} {', '.join(missing)}."
+        )
+    for key, rule in rules.items():
+        if not rule.holds(plain[key]):
+            raise LSHFMError(f"model.{key}: expected {rule.expected}, found {plain[key]!r}.")
+    anchors = {
+        len(sizes) * len(ratios)
+        for sizes, ratios in zip(plain["anchor_sizes"], plain["anchor_aspect_ratios"], strict=True)
+    }
+    if len(anchors) > 1:
+        raise LSHFMError(
+            "model.anchor_sizes, model.anchor_aspect_ratios: one head serves every level, so each level "
+            f"needs the same number of anchors (sizes × ratios); found {sorted(anchors)}."
+        )
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _unknown_key(key: str, architecture: str, valid: list[str]) -> str:
+    for other, rules in _ARCHITECTURE_RULES.items():
+        if other != architecture and key in rules:
+            return f"model.{key}: a key of {other}, but this detector is a {architecture}; leave it out."
+    closest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
+    return f"model.{key}: no such key; the closest one is {closest}."

@@ -1,0 +1,88 @@
+"""`python -m lshfm_pl.evaluate`: the figures of a checkpoint, from the file alone."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lshfm_pl import cli
+from lshfm_pl.data import VOCDataModule, build_datamodule
+from lshfm_pl.detectors import load_detector
+from lshfm_pl.detectors.torch_files import read_torch_file
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.modules import DetectionModule
+from lshfm_pl.results import HEADLINE, write_json
+
+__all__ = ["evaluate"]
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig) -> dict[str, float]:
+    """Figures (0–100) of `config.checkpoint` on the test set; also written to `<output_dir>/results.json`.
+
+    Raises:
+        LSHFMError: a file that does not load, data that are not there, or classes that differ.
+    """
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    detector = load_detector(config.checkpoint)
+    log.info("%s: %s", detector.config["name"], detector.load_report)
+    datamodule = load_data(config)
+    if tuple(datamodule.class_names) != tuple(detector.class_names):
+        raise LSHFMError(
+            f"data: expected the checkpoint's classes {', '.join(detector.class_names)}; "
+            f"found {', '.join(datamodule.class_names)}"
+        )
+    module = DetectionModule(detector)
+    trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    if trainer.is_global_zero:
+        results = {
+            "checkpoint": str(config.checkpoint),
+            "model": detector.config["name"],
+            "metrics": module.results,
+        }
+        write_json(results, Path(config.output_dir) / "results.json")
+        print(metrics_table(module.results))
+        log.info("results in %s", Path(config.output_dir) / "results.json")
+    return module.results
+
+
+def load_data(config: DictConfig) -> VOCDataModule:
+    """The data module of `data=…`, or of what the checkpoint was trained with; ready for testing."""
+    if config.get("data") is not None:
+        datamodule: VOCDataModule = instantiate(config.data)
+    else:
+        stored: Any = read_torch_file(config.checkpoint)
+        if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
+            raise LSHFMError(f"{config.checkpoint} does not say what data it was trained with: give data=…")
+        datamodule = build_datamodule(stored["data"])
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    return datamodule
+
+
+def metrics_table(metrics: dict[str, float]) -> str:
+    """The figures as a Markdown table, means first, then a line a class."""
+    lines = ["| | " + " | ".join(HEADLINE) + " |", "|---" * (len(HEADLINE) + 1) + "|"]
+    lines.append("| all classes | " + " | ".join(f"{metrics[name]:.2f}" for name in HEADLINE) + " |")
+    classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
+    for name in classes:
+        keys = (f"AP/{name}", f"AP50/{name}", "", f"voc07_AP/{name}", f"voc_AP/{name}")
+        cells = [f"{metrics[key]:.2f}" if key in metrics else "" for key in keys]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@cli.main("evaluate")
+def main(config: DictConfig) -> None:
+    """Evaluate one checkpoint."""
+    OmegaConf.resolve(config)
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    main()

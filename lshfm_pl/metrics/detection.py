@@ -1,0 +1,179 @@
+"""Every figure that a detector is judged by, in one pass over its predictions."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from torch import Tensor, distributed
+from torchmetrics.detection import MeanAveragePrecision
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics.inputs import PREDICTION_KEYS, TARGET_KEYS, check_images, copy_to_cpu
+from lshfm_pl.metrics.voc_ap import voc_precision_recall
+
+__all__ = ["COCO_BACKENDS", "DetectionMetrics"]
+
+CocoBackend = Literal["faster_coco_eval", "pycocotools"]
+COCO_BACKENDS = get_args(CocoBackend)
+
+# Given as float64: torchmetrics' own are rounded to float32, by which a recall of 3/5 misses the point 0.6.
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
+RECALL_POINTS = np.linspace(0.0, 1.0, 101).tolist()
+COCO_FIGURES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+"""The IoU thresholds that each figure is the mean over, as a slice of `IOU_THRESHOLDS`."""
+
+VOC_IOU_THRESHOLD = 0.5
+VOC_FIGURES = {"voc07": "voc07", "voc": "area"}
+"""Prefix of a figure's name -> method of `voc_average_precision`."""
+
+# It reports every stage through its logger, at the level that Hydra shows.
+logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
+
+
+class DetectionMetrics:
+    """COCO-style and VOC average precision of a detector over a data set, all figures 0..100.
+
+    `compute` returns
+        AP, AP50, AP75: mean over IoU 0.50:0.05:0.95, at 0.50, at 0.75; 101-point interpolation, at most
+            100 detections per image and class. Objects marked difficult are dropped from the ground
+            truth, so that a detection of one is a false positive: what the paper published as AP50.
+        voc07_mAP, voc_mAP: the VOC development kit's 11-point and area AP at IoU 0.5, difficult objects
+            ignored.
+        AP/<class>, AP50/<class>, voc07_AP/<class>, voc_AP/<class>: the same per class.
+
+    Means are over the classes that have ground truth that isn't difficult; any other class is NaN and
+    left out of them. Without any such ground truth all means are 0.0 and all classes NaN.
+
+    Under torch.distributed `compute` gathers from all processes, so every one of them must call it. An
+    image that was seen more than once, as by a padded distributed sampler, counts once: the figures are
+    identical for any number of processes.
+
+    Args:
+        class_names: of the labels 1..C, without background.
+        backend: `faster_coco_eval`, or the slower reference `pycocotools`; their figures are equal.
+
+    Raises:
+        LSHFMError: unknown backend or a class named twice.
+    """
+
+    def __init__(self, class_names: Sequence[str], backend: CocoBackend = "faster_coco_eval") -> None:
+        if backend not in COCO_BACKENDS:
+            raise LSHFMError(
+                f"metrics backend: expected one of {', '.join(COCO_BACKENDS)}, found {backend!r}"
+            )
+        if len(set(class_names)) != len(class_names):
+            raise LSHFMError(f"class_names: expected different names, found {', '.join(class_names)}")
+        self.class_names = tuple(class_names)
+        self.backend = backend
+        self._images: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images = {}
+
+    def update(
+        self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        """Add images; the tensors, of any device, are copied to the CPU.
+
+        Args:
+            predictions: per image `boxes` [N, 4] (x1, y1, x2, y2; pixels of the original image),
+                `scores` [N], `labels` [N] in 1..C.
+            targets: per image `boxes` [M, 4], `labels` [M] in 1..C, `difficult` [M], `image_id`, one
+                integer that names the image throughout the data set.
+
+        Raises:
+            LSHFMError: lengths differ, a key is missing, shapes don't fit, or a label isn't in 1..C.
+        """
+        check_images(predictions, targets, further_target_keys=("image_id",))
+        for prediction, target in zip(predictions, targets, strict=True):
+            image_id = int(target["image_id"])
+            kept = (copy_to_cpu(prediction, PREDICTION_KEYS), copy_to_cpu(target, TARGET_KEYS))
+            for part in kept:
+                self._check_labels(image_id, part["labels"])
+            self._images.setdefault(image_id, kept)
+
+    def compute(self) -> dict[str, float]:
+        """All figures (see the class), from the images of all processes."""
+        images = self._gather()
+        predictions = [images[image_id][0] for image_id in sorted(images)]
+        targets = [images[image_id][1] for image_id in sorted(images)]
+        figures = self._coco_figures(predictions, targets) | self._voc_figures(predictions, targets)
+        # The means first: they are what a reader of the file looks for.
+        return dict(sorted(figures.items(), key=lambda item: "/" in item[0]))
+
+    def _check_labels(self, image_id: int, labels: Tensor) -> None:
+        outside = labels[(labels < 1) | (labels > len(self.class_names))]
+        if len(outside):
+            raise LSHFMError(
+                f"image {image_id}: expected labels 1..{len(self.class_names)} "
+                f"(one per class name), found {int(outside[0])}"
+            )
+
+    def _gather(self) -> dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return self._images
+        of_ranks: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(of_ranks, self._images)
+        gathered = {}
+        for images in reversed(of_ranks):  # the lowest rank's copy of an image wins, everywhere
+            gathered.update(images)
+        return gathered
+
+    def _coco_figures(
+        self, predictions: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]
+    ) -> dict[str, float]:
+        kept_targets = [
+            {key: target[key][~target["difficult"]] for key in ("boxes", "labels")} for target in targets
+        ]
+        per_class = {figure: np.full(len(self.class_names), np.nan) for figure in COCO_FIGURES}
+        if any(len(target["labels"]) for target in kept_targets):
+            metric = MeanAveragePrecision(
+                box_format="xyxy",
+                iou_thresholds=IOU_THRESHOLDS,
+                rec_thresholds=RECALL_POINTS,
+                max_detection_thresholds=[1, 10, 100],
+                extended_summary=True,
+                backend=self.backend,
+                sync_on_compute=False,
+            )
+            metric.warn_on_many_detections = False
+            metric.update(predictions, kept_targets)
+            summary = metric.compute()
+            # [IoU, recall, class] for objects of any size and 100 detections; -1: class without objects
+            precision_TRK = summary["precision"][..., 0, -1].numpy()
+            for k, label in enumerate(summary["classes"].reshape(-1).tolist()):
+                if (precision_TRK[..., k] > -1).any():
+                    for figure, thresholds in COCO_FIGURES.items():
+                        per_class[figure][label - 1] = 100 * precision_TRK[thresholds, :, k].mean()
+        figures = {figure: _mean_of_known(values) for figure, values in per_class.items()}
+        for figure in ("AP", "AP50"):
+            figures |= self._named(figure, per_class[figure])
+        return figures
+
+    def _voc_figures(
+        self, predictions: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]
+    ) -> dict[str, float]:
+        curves = voc_precision_recall(predictions, targets, iou_threshold=VOC_IOU_THRESHOLD)
+        figures = {}
+        for prefix, method in VOC_FIGURES.items():
+            per_class = np.full(len(self.class_names), np.nan)
+            for label, curve in curves.items():
+                if curve.num_positives:
+                    per_class[label - 1] = 100 * curve.average_precision(method)
+            figures[f"{prefix}_mAP"] = _mean_of_known(per_class)
+            figures |= self._named(f"{prefix}_AP", per_class)
+        return figures
+
+    def _named(self, figure: str, per_class: np.ndarray) -> dict[str, float]:
+        return {
+            f"{figure}/{name}": value
+            for name, value in zip(self.class_names, per_class.tolist(), strict=True)
+        }
+
+
+def _mean_of_known(values: np.ndarray) -> float:
+    known = [value for value in values.tolist() if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else 0.0

@@ -1,0 +1,85 @@
+"""What the metrics accept: per-image dicts of tensors; the errors when they are something else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["PREDICTION_KEYS", "TARGET_KEYS", "check_images", "copy_to_cpu"]
+
+PREDICTION_KEYS = ("boxes", "scores", "labels")
+TARGET_KEYS = ("boxes", "labels", "difficult")
+
+COMPUTE_DTYPES = {
+    "boxes": torch.float64,
+    "scores": torch.float64,
+    "labels": torch.int64,
+    "difficult": torch.bool,
+}
+"""Float64 holds every coordinate exactly, so that an IoU of exactly one half isn't above one half."""
+
+
+def check_images(
+    predictions: Sequence[Mapping[str, Tensor]],
+    targets: Sequence[Mapping[str, Tensor]],
+    *,
+    further_target_keys: Sequence[str] = (),
+) -> None:
+    """Check that predictions and targets pair up image by image and hold tensors that fit together.
+
+    Args:
+        predictions: per image `boxes` [N, 4], `scores` [N], `labels` [N].
+        targets: per image `boxes` [M, 4], `labels` [M], `difficult` [M].
+        further_target_keys: keys that every target must have besides; their values aren't looked at.
+
+    Raises:
+        LSHFMError: lengths differ, a key is missing, a value is no tensor or has another shape.
+    """
+    if len(predictions) != len(targets):
+        raise LSHFMError(
+            f"predictions and targets: expected one entry per image in both, "
+            f"found {len(predictions)} predictions and {len(targets)} targets"
+        )
+    for index, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
+        _check_image(f"predictions[{index}]", prediction, PREDICTION_KEYS)
+        _check_image(f"targets[{index}]", target, TARGET_KEYS)
+        _check_keys(f"targets[{index}]", target, further_target_keys)
+
+
+def copy_to_cpu(image: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of a checked image in the dtypes to compute with; `boxes` always [N, 4].
+
+    Each gets a storage of its own: a view would be pickled with all that it is a view of.
+    """
+    copies = {
+        key: image[key].detach().as_subclass(Tensor).to("cpu", COMPUTE_DTYPES[key], copy=True) for key in keys
+    }
+    copies["boxes"] = copies["boxes"].reshape(-1, 4)
+    return copies
+
+
+def _check_keys(where: str, image: Mapping[str, Tensor], keys: Iterable[str]) -> None:
+    missing = [key for key in keys if key not in image]
+    if missing:
+        wanted, found = ", ".join(map(repr, missing)), ", ".join(sorted(image)) or "none"
+        raise LSHFMError(f"{where}: expected the key {wanted}, found {found}")
+
+
+def _check_image(where: str, image: Mapping[str, Tensor], keys: Sequence[str]) -> None:
+    _check_keys(where, image, keys)
+    for key in keys:
+        if not isinstance(image[key], Tensor):
+            raise LSHFMError(f"{where}[{key!r}]: expected a tensor, found {type(image[key]).__name__}")
+    count = len(image["labels"])
+    for key in keys:
+        expected = (count, 4) if key == "boxes" else (count,)
+        found = tuple(image[key].shape)
+        is_empty = count == 0 and image[key].numel() == 0
+        if found != expected and not is_empty:
+            raise LSHFMError(
+                f"{where}[{key!r}]: expected shape {expected} (there are {count} labels), found {found}"
+            )
+    if torch.is_floating_point(image["labels"]):
+        raise LSHFMError(f"{where}['labels']: expected integers, found {image['labels'].dtype}")

@@ -1,0 +1,127 @@
+"""Plain training and evaluation of one detector."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lshfm_pl.detectors.checkpoint import detector_description
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics import DetectionMetrics
+from lshfm_pl.optim import Schedule, build_optimizer, build_scheduler
+
+__all__ = ["Batch", "DetectionModule"]
+
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+"""Images (uint8 [3, H, W], any size) and per-image targets (`boxes` float32 [N, 4], `labels` int64 [N], …)."""
+
+
+class DetectionModule(pl.LightningModule):
+    """A detector with its own losses: the plain baseline, and how a teacher is trained or measured.
+
+    Args:
+        detector: of `build_detector` or `load_detector`: it knows its config and its class names.
+        schedule: optimizer and learning rate; None where only evaluation is wanted.
+        name: prefix of the logged evaluation figures, e.g. `val/AP50`; the test loop always logs `test/…`.
+        data_config: the data config to store in checkpoints, so that they can be evaluated by themselves.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        schedule: Schedule | None = None,
+        *,
+        name: str = "val",
+        data_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.schedule = schedule
+        self.eval_name = name
+        self.data_config = data_config
+        self.metrics = DetectionMetrics(detector.class_names)
+        self.results: dict[str, float] = {}
+
+    def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Every loss by name; the sum is what is trained."""
+        return self.detector(images, targets)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step; logs every loss by name and their sum."""
+        images, targets = batch
+        losses = self.losses(as_float(images), targets)
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        logged = {f"train/{name}": loss.detach() for name, loss in losses.items()}
+        self.log_dict({**logged, "train/loss": total.detach()}, batch_size=len(images))
+        return total
+
+    def _evaluation_step(self, batch: Batch) -> None:
+        images, targets = batch
+        self.metrics.update(self.detector(as_float(images)), targets)
+
+    def _evaluation_end(self, name: str) -> None:
+        # Every process gathers all images, so the figures are the same everywhere: nothing to reduce.
+        self.results = self.metrics.compute()
+        self.metrics.reset()
+        figures = {f"{name}/{key}": value for key, value in self.results.items() if value == value}
+        self.log_dict(figures, rank_zero_only=False, sync_dist=False)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the predictions of one batch."""
+        self._evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `<name>/AP` and the other figures."""
+        self._evaluation_end(self.eval_name)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the predictions of one batch."""
+        self._evaluation_step(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/AP` and the other figures."""
+        self._evaluation_end("test")
+
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch.
+
+        Counted here because reading `trainer.estimated_stepping_batches` makes Lightning forget a data loader's
+        state on resume.
+        """
+        batches = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+        limit = self.trainer.limit_train_batches
+        if limit is not None:
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return max(1, -(-batches // self.trainer.accumulate_grad_batches))
+
+    def images_per_step(self) -> int:
+        """Images an optimizer step sees: devices × nodes × batch × accumulation."""
+        batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        return self.trainer.world_size * batch_size * self.trainer.accumulate_grad_batches
+
+    def configure_optimizers(self) -> Any:
+        """The schedule's optimizer and its per-iteration scheduler."""
+        if self.schedule is None:
+            raise LSHFMError("this module was made for evaluation: it has no schedule")
+        optimizer = build_optimizer(self.detector.parameters(), self.schedule, self.images_per_step())
+        scheduler = build_scheduler(optimizer, self.schedule, self.steps_per_epoch())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint say for itself what detector, classes and data it belongs to."""
+        checkpoint["detector"] = detector_description(self.detector)
+        checkpoint["data"] = self.data_config
+
+
+def as_float(images: list[Tensor]) -> list[Tensor]:
+    """uint8 images as float32 in 0..1, made on the device: bytes travel there at a quarter of the size."""
+    return [image.float().div_(255) for image in images]
+
+
+def count_parameters(modules: Sequence[nn.Module]) -> tuple[int, int]:
+    """(trainable, frozen) numbers of parameters."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return trainable, sum(parameter.numel() for parameter in parameters) - trainable

@@ -1,0 +1,92 @@
+"""Training a student to mimic a frozen teacher."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic import MimicHead, make_tap
+from lshfm_pl.mimic.build import CHECKPOINT_PREFIX
+from lshfm_pl.modules.detection import DetectionModule
+from lshfm_pl.optim import Schedule
+
+__all__ = ["ZERO_STEPS_ALLOWED", "DistillationModule"]
+
+ZERO_STEPS_ALLOWED = 20
+"""A mimic term that is exactly zero so many steps running means that nothing is being distilled."""
+
+
+class DistillationModule(DetectionModule):
+    """The student's own losses plus the mimic term.
+
+    The teacher is deliberately no sub-module: it stays in eval mode whatever `train()` does, has no entry in the
+    state dict, no optimizer state and no place in DDP's buckets or buffer broadcasts.
+
+    Args:
+        detector: the student.
+        teacher: a trained detector of the same architecture; frozen here.
+        mimic: the loss between paired features.
+        schedule, data_config: as `DetectionModule`.
+
+    Raises:
+        LSHFMError: student and teacher do not fit.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        teacher: nn.Module,
+        mimic: MimicHead,
+        schedule: Schedule | None = None,
+        *,
+        data_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detector, schedule, data_config=data_config)
+        self.mimic = mimic
+        self._tap = make_tap(detector, teacher.eval().requires_grad_(False))
+        self._zero_steps = 0
+        # The hash matrix never changes; without this DDP would send it to every process every step.
+        self._ddp_params_and_buffers_to_ignore = [CHECKPOINT_PREFIX + key for key, _ in mimic.named_buffers()]
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The frozen teacher."""
+        return self._tap.teacher
+
+    def on_fit_start(self) -> None:
+        """The teacher follows the student to its device."""
+        self.teacher.to(self.device)
+
+    def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The student's losses and `mimic_<term>` for each term of the mimic loss.
+
+        Raises:
+            LSHFMError: the mimic term is missing, or was exactly zero too often while β > 0.
+        """
+        with self._tap.recording():
+            losses = super().losses(images, targets)
+        terms = self.mimic.terms(*self._tap.pair())
+        self._check_not_silent(terms)
+        return {**losses, **{f"mimic_{name}": term for name, term in terms.items()}}
+
+    def _check_not_silent(self, terms: dict[str, Tensor]) -> None:
+        if self.mimic.beta == 0:
+            return
+        is_zero = not torch.stack(list(terms.values())).any()
+        self._zero_steps = self._zero_steps + 1 if is_zero else 0
+        if self._zero_steps >= ZERO_STEPS_ALLOWED:
+            raise LSHFMError(
+                f"the mimic term was exactly 0 for {ZERO_STEPS_ALLOWED} steps running with β = {self.mimic.beta:g}: "
+                "nothing is distilled. Is the teacher trained, and not the student itself? Have the images boxes?"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As the plain module; a weights-only file (best.ckpt) holds the student alone, without the hash."""
+        super().on_save_checkpoint(checkpoint)
+        if "optimizer_states" not in checkpoint:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {
+                key: value for key, value in state.items() if not key.startswith(CHECKPOINT_PREFIX)
+            }

@@ -1,0 +1,354 @@
+import warnings
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from voc_files import object_xml, write_many, write_split, write_voc
+
+from lshfm_pl.data.datamodule import ShapesDataModule, VOCDataModule, build_datamodule, collate
+from lshfm_pl.data.voc import VOC_CLASSES
+from lshfm_pl.errors import LSHFMError
+
+CONFIGS = Path(__file__).parents[2] / "conf" / "data"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voc") / "set"
+    write_many(folder, "train", 22)
+    write_many(folder, "val", 7, first=100)
+    write_many(folder, "test", 5, first=200)
+    return folder
+
+
+def make(folder, **settings):
+    settings = {"train_split": "train", "val_split": "val", "num_workers": 0, **settings}
+    datamodule = VOCDataModule(root=folder, **settings)
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule
+
+
+def flattened(loader):
+    return [
+        (image, target["image_id"].item(), target["boxes"])
+        for images, targets in loader
+        for image, target in zip(images, targets, strict=True)
+    ]
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        torch.equal(a[0], b[0]) and a[1] == b[1] and torch.equal(a[2], b[2])
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+class Recorder(pl.LightningModule):
+    """Notes the image ids of every batch, by epoch; learns nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.train_batches = {}
+        self.val_ids = {}
+
+    def training_step(self, batch, batch_idx):
+        images, targets = batch
+        flipped = [target["boxes"].sum().item() for target in targets]
+        ids = [target["image_id"].item() for target in targets]
+        self.train_batches.setdefault(self.current_epoch, []).append((ids, flipped))
+        return self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        ids = [target["image_id"].item() for target in batch[1]]
+        self.val_ids.setdefault(self.current_epoch, []).extend(ids)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def ids_of_epoch(self, epoch):
+        return [image_id for ids, _ in self.train_batches[epoch] for image_id in ids]
+
+
+def fit(datamodule, folder, epochs, checkpoint=None, **settings):
+    recorder = Recorder()
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        **{"enable_checkpointing": False, **settings},
+    )
+    trainer.fit(recorder, datamodule=datamodule, ckpt_path=checkpoint)
+    return recorder
+
+
+def test_batch_is_two_lists(folder):
+    datamodule = make(folder, batch_size=3)
+    images, targets = next(iter(datamodule.train_dataloader()))
+    assert isinstance(images, list)
+    assert isinstance(targets, list)
+    assert len(images) == len(targets) == 3
+    assert all(image.dtype == torch.uint8 and image.shape[0] == 3 for image in images)
+    assert collate([(1, 2), (3, 4)]) == ([1, 3], [2, 4])
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_batches_do_not_depend_on_the_workers(folder, epoch):
+    loaded = []
+    for num_workers in (0, 2):
+        loader = make(folder, batch_size=4, num_workers=num_workers, seed=3).train_dataloader()
+        assert loader.persistent_workers == (num_workers > 0)
+        assert not loader.pin_memory
+        loader.batch_sampler.set_epoch(epoch)
+        loaded.append(flattened(loader))
+    assert same(*loaded)
+    # The unflipped boxes begin at index % 20: flips happened, and not to all.
+    unflipped = [boxes[0, 0].item() == image_id % 20 for _, image_id, boxes in loaded[0]]
+    assert 0 < sum(unflipped) < len(unflipped)
+
+
+def test_persistent_workers_follow_the_epoch(folder):
+    loaders = [make(folder, num_workers=number).train_dataloader() for number in (0, 1)]
+    for epoch in range(2):
+        for loader in loaders:
+            loader.batch_sampler.set_epoch(epoch)
+        assert same(*(flattened(loader) for loader in loaders))
+
+
+def test_every_epoch_of_a_fit_has_another_order_and_all_images(folder, tmp_path):
+    recorder = fit(make(folder, batch_size=4), tmp_path, epochs=2)
+    epochs = [recorder.ids_of_epoch(epoch) for epoch in (0, 1)]
+    assert [set(ids) for ids in epochs] == [set(range(22))] * 2
+    assert [len(ids) for ids in epochs] == [24, 24]
+    assert epochs[0] != epochs[1]
+    assert recorder.val_ids == {0: list(range(7)), 1: list(range(7))}
+    again = fit(make(folder, batch_size=4), tmp_path, epochs=2)
+    assert again.train_batches == recorder.train_batches
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_resumed_fit_sees_the_batches_of_the_uninterrupted_one(folder, tmp_path, num_workers):
+    whole = fit(make(folder), tmp_path, epochs=4)
+    saver = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    fit(make(folder), tmp_path, epochs=2, callbacks=[saver], enable_checkpointing=True)
+    resumed = fit(make(folder, num_workers=num_workers), tmp_path, 4, checkpoint=tmp_path / "last.ckpt")
+    assert resumed.train_batches == {epoch: whole.train_batches[epoch] for epoch in (2, 3)}
+
+
+class FakeTrainer:
+    """What the data module asks of a trainer, for one of several processes."""
+
+    def __init__(self, rank, world_size):
+        self.global_rank, self.world_size, self.current_epoch = rank, world_size, 0
+        self.strategy = self
+        self.root_device = torch.device("cpu")
+
+
+def batches_by_process(folder, world_size, batch_size, loader_name):
+    loaded = []
+    for rank in range(world_size):
+        datamodule = make(folder, batch_size=batch_size)
+        datamodule.trainer = FakeTrainer(rank, world_size)
+        loader = getattr(datamodule, loader_name)()
+        loaded.append([[target["image_id"].item() for target in targets] for _, targets in loader])
+    return loaded
+
+
+def test_processes_share_the_global_batches(folder):
+    (alone,) = batches_by_process(folder, 1, 4, "train_dataloader")
+    first, second = batches_by_process(folder, 2, 2, "train_dataloader")
+    assert [a + b for a, b in zip(first, second, strict=True)] == alone
+
+
+def test_processes_share_the_evaluation_without_repeating(folder):
+    assert batches_by_process(folder, 2, 2, "val_dataloader") == [
+        [[0], [2], [4], [6]],
+        [[1], [3], [5]],
+    ]
+
+
+def test_pinned_memory_only_on_cuda(folder):
+    datamodule = make(folder)
+    datamodule.trainer = FakeTrainer(0, 1)
+    assert not datamodule.train_dataloader().pin_memory
+    datamodule.trainer.root_device = torch.device("cuda")
+    assert datamodule.train_dataloader().pin_memory
+    assert datamodule.val_dataloader().pin_memory
+
+
+def test_class_names_come_from_the_training_annotations_in_every_stage(folder):
+    for stage in ("fit", "validate", "test", None):
+        datamodule = VOCDataModule(root=folder, train_split="train", val_split="val")
+        with pytest.raises(RuntimeError, match="setup"):
+            datamodule.class_names
+        datamodule.setup(stage)
+        assert datamodule.class_names == ("cat", "dog")
+
+
+def test_given_class_names_set_the_labels(folder):
+    datamodule = make(folder, class_names=["dog", "cat", "horse"])
+    assert datamodule.class_names == ("dog", "cat", "horse")
+    assert datamodule.train_set.target(0)["labels"].tolist() == [2]
+
+
+def test_stages_read_only_what_they_need_and_once(folder):
+    datamodule = VOCDataModule(
+        root=folder, train_split="missing", val_split="val", test_split="test", class_names=["cat", "dog"]
+    )
+    datamodule.setup("test")
+    test_set = datamodule.test_set
+    assert len(test_set) == 5
+    with pytest.raises(RuntimeError, match="setup"):
+        datamodule.train_set
+    datamodule.setup("validate")
+    datamodule.setup("test")
+    assert datamodule.test_set is test_set
+    with pytest.raises(LSHFMError, match=r"(?s)missing\.txt.*has: test, train, val.*data\.train_split"):
+        datamodule.setup("fit")
+
+
+def test_test_split_defaults_to_the_validation_split_and_shares_its_set(folder):
+    datamodule = make(folder)
+    assert datamodule.test_set is datamodule.val_set
+    assert len(make(folder, test_split="test").test_set) == 5
+
+
+def test_several_splits_are_merged(folder):
+    datamodule = make(folder.parent, train_split=["set/train", "set/test"], val_split="set/val")
+    assert len(datamodule.train_set) == 27
+
+
+def test_training_drops_difficult_objects_and_describe_counts(tmp_path):
+    objects = [object_xml("cat"), object_xml("dog", difficult=1)]
+    folder = write_voc(tmp_path / "set", "train", {"a": ((64, 48), objects)})
+    write_voc(folder, "val", {"b": ((64, 48), objects)})
+    assert make(folder).describe() == {
+        "train": {"images": 1, "objects": 1, "difficult": 1, "classes": {"cat": 1, "dog": 0}},
+        "val": {"images": 1, "objects": 2, "difficult": 1, "classes": {"cat": 1, "dog": 1}},
+        "test": {"images": 1, "objects": 2, "difficult": 1, "classes": {"cat": 1, "dog": 1}},
+    }
+
+
+def test_test_images_inside_the_training_set_are_warned_of(folder):
+    write_split(folder, "leaky", ["000100", "000003"])
+    with pytest.warns(UserWarning, match=r"1 of the 2 images of data\.val_split are training images.*000003"):
+        make(folder, val_split="leaky")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(folder)
+
+
+def test_training_without_any_object_is_refused(tmp_path):
+    folder = write_voc(tmp_path / "set", "train", {"a": ((64, 48), [])})
+    with pytest.raises(LSHFMError, match=r"No object is annotated in .*train\.txt"):
+        make(folder, val_split="train")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"batch_size": 0}, r"data\.batch_size must be a whole number of at least 1, found 0"),
+        ({"eval_batch_size": "many"}, r"data\.eval_batch_size must .* found 'many'"),
+        ({"num_workers": -1}, r"data\.num_workers"),
+        ({"aspect_ratio_groups": 1.5}, r"data\.aspect_ratio_groups"),
+        ({"seed": -3}, r"data\.seed"),
+        ({"flip_probability": 2}, r"data\.flip_probability"),
+        ({"train_split": None}, r"data\.train_split must name a split"),
+        ({"val_split": []}, r"data\.val_split must name a split"),
+        ({"class_names": "cat"}, r"data\.class_names must be a list of names.*found 'cat'"),
+        ({"class_names": []}, r"data\.class_names must be a list"),
+        ({"class_names": ["cat", "dog", "cat"]}, r"data\.class_names has cat more than once"),
+    ],
+)
+def test_impossible_settings_are_refused(folder, setting, message):
+    with pytest.raises(LSHFMError, match=message):
+        make(folder, **setting)
+
+
+def test_data_module_is_built_from_a_stored_config(folder):
+    config = {
+        "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
+        "root": str(folder),
+        "train_split": "train",
+        "val_split": "val",
+    }
+    assert build_datamodule(config).splits["train"] == ["train"]
+    with pytest.raises(LSHFMError, match=r"found 'os\.system'"):
+        build_datamodule({**config, "_target_": "os.system"})
+    with pytest.raises(LSHFMError, match="colour"):
+        build_datamodule({**config, "colour": "red"})
+
+
+# The files of conf/data
+
+
+def load_config(name, **changes):
+    config = OmegaConf.create({"seed": 5, "data": OmegaConf.load(CONFIGS / f"{name}.yaml")})
+    config.data = OmegaConf.merge(config.data, changes)
+    return config.data
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_makes_a_data_module(path, tmp_path):
+    datamodule = instantiate(load_config(path.stem, root=str(tmp_path)))
+    assert isinstance(datamodule, VOCDataModule)
+    assert datamodule.seed == 5
+    assert datamodule.aspect_ratio_groups == 3
+    assert type(
+        build_datamodule(OmegaConf.to_container(load_config(path.stem, root="x"), resolve=True))
+    ) is type(datamodule)
+
+
+@pytest.mark.parametrize(
+    ("name", "train_splits"),
+    [("voc0712", ["VOC2007/trainval", "VOC2012/trainval"]), ("voc07", ["VOC2007/trainval"])],
+)
+def test_voc_configs_are_those_of_the_paper(name, train_splits, tmp_path):
+    datamodule = instantiate(load_config(name, root=str(tmp_path)))
+    assert datamodule.splits == {"train": train_splits, "val": ["VOC2007/test"], "test": ["VOC2007/test"]}
+    assert datamodule.class_names == VOC_CLASSES
+    assert datamodule.batch_size == 2
+    datamodule.prepare_data()
+    with pytest.raises(LSHFMError, match=r"data\.download=true"):
+        datamodule.setup("fit")
+
+
+def test_voc_config_reads_the_devkit(tmp_path):
+    for year, split in (("VOC2007", "trainval"), ("VOC2012", "trainval"), ("VOC2007", "test")):
+        images = {f"{split}_{number}": ((64, 48), [object_xml("tvmonitor")]) for number in range(3)}
+        write_voc(tmp_path / "VOCdevkit" / year, split, images, suffix=".jpg")
+    datamodule = instantiate(load_config("voc0712", root=str(tmp_path), download=True))
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert len(datamodule.train_set) == 6
+    assert len(datamodule.test_set) == 3
+    assert datamodule.train_set.target(0)["labels"].tolist() == [20]
+
+
+def test_shapes_config_generates_and_reads_its_scenes(tmp_path):
+    config = load_config("shapes", root=str(tmp_path), num_train=10, num_val=2, num_test=3, num_workers=0)
+    datamodule = instantiate(config)
+    assert isinstance(datamodule, ShapesDataModule)
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert [len(datamodule.train_set), len(datamodule.val_set), len(datamodule.test_set)] == [10, 2, 3]
+    assert len(datamodule.class_names) == 6
+    assert len(next(iter(datamodule.train_dataloader()))[0]) == 8
+
+
+def test_shapes_are_the_same_pictures_whatever_the_training_seed(tmp_path):
+    sizes = {"num_train": 4, "num_val": 1, "num_test": 1}
+    for seed in (0, 1):
+        ShapesDataModule(root=tmp_path, seed=seed, **sizes).prepare_data()
+    assert len(list(tmp_path.iterdir())) == 1
+    ShapesDataModule(root=tmp_path, scene_seed=1, **sizes).prepare_data()
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,64 @@
+"""Writes small folders in VOC layout for the tests."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+BOX = (11, 21, 30, 40)
+
+
+def object_xml(name="cat", box=BOX, difficult=0):
+    corners = "".join(
+        f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    )
+    return f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{corners}</bndbox></object>"
+
+
+def annotation_xml(objects=(), size=(64, 48), filename=""):
+    width, height = size
+    return (
+        f"<annotation><filename>{filename}</filename>"
+        f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        f"{''.join(objects)}</annotation>"
+    )
+
+
+def write_image(path, size=(64, 48), seed=0):
+    width, height = size
+    pixels = np.random.RandomState(seed).randint(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def write_split(folder, split, lines):
+    path = Path(folder) / "ImageSets" / "Main" / f"{split}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def write_voc(folder, split, images, suffix=".png"):
+    """`images`: {id: (size, [object_xml, ...])}. PNG by default, so that pixels can be compared exactly."""
+    folder = Path(folder)
+    for name in ("Annotations", "JPEGImages"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, (image_id, (size, objects)) in enumerate(images.items()):
+        write_image(folder / "JPEGImages" / f"{image_id}{suffix}", size, number)
+        text = annotation_xml(objects, size, f"{image_id}{suffix}")
+        (folder / "Annotations" / f"{image_id}.xml").write_text(text)
+    write_split(folder, split, images)
+    return folder
+
+
+def write_many(folder, split, number, first=0):
+    """Images of several aspect ratios, each with one box that tells its number: xmin = number % 20 + 1."""
+    sizes = [(64, 48), (48, 64), (60, 60), (90, 40), (40, 90)]
+    images = {
+        f"{index:06d}": (
+            sizes[index % 5],
+            [object_xml(("cat", "dog")[index % 2], (index % 20 + 1, 3, 38, 33))],
+        )
+        for index in range(first, first + number)
+    }
+    return write_voc(folder, split, images)

@@ -1,0 +1,288 @@
+import contextlib
+import io
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import distributed, multiprocessing
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics import DetectionMetrics, voc_average_precision
+from lshfm_pl.metrics.detection import COCO_BACKENDS
+
+COCO_CASES = (
+    "bccd_base",
+    "bccd_no_difficult",
+    "bccd_score_ties",
+    "bccd_class_without_detections",
+    "bccd_class_all_difficult",
+    "cartucho",
+)
+MEANS = ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP")
+both_backends = pytest.mark.parametrize("backend", COCO_BACKENDS)
+
+
+@both_backends
+@pytest.mark.parametrize("name", COCO_CASES)
+def test_coco_figures_are_those_with_difficult_objects_dropped(load_case, name, backend):
+    case = load_case(name)
+    names = class_names(case.num_classes)
+    predictions, targets = case.predictions(only_known_labels=True), case.targets(clipped=True)
+
+    figures = compute(names, predictions, targets, backend)
+
+    assert [figures[key] for key in ("AP", "AP50", "AP75")] == pytest.approx(100 * case["coco"], abs=1e-6)
+    for column, figure in enumerate(("AP", "AP50")):
+        found = [figures[f"{figure}/{name}"] for name in names]
+        assert found == pytest.approx(100 * case["coco_per_class"][:, column], abs=1e-6, nan_ok=True)
+    means, per_class = pycocotools_figures(case.num_classes, predictions, targets)
+    assert [figures[key] for key in ("AP", "AP50", "AP75")] == pytest.approx(means, abs=1e-6)
+    assert [figures[f"AP/{name}"] for name in names] == pytest.approx(per_class, abs=1e-6, nan_ok=True)
+
+
+@both_backends
+def test_recall_of_exactly_three_fifths_reaches_the_point(backend):
+    """Recall points rounded to float32 would give another AP here."""
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10], [80, 0, 90, 10]]
+    )
+    targets = [make_target(0, boxes, [1] * 5)]
+    wrong = torch.tensor([[0.0, 50, 10, 60]])
+    predictions = [
+        make_prediction(torch.cat([boxes[:3], wrong, boxes[3:]]), [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [1] * 6)
+    ]
+    figures = compute(["a"], predictions, targets, backend)
+    means, _ = pycocotools_figures(1, predictions, targets)
+    assert [figures[key] for key in ("AP", "AP50", "AP75")] == pytest.approx(means, abs=1e-6)
+    # 61 points (0 .. 0.60) at precision 1, the 40 above at 5/6.
+    assert figures["AP"] == pytest.approx(100 * (61 + 40 * 5 / 6) / 101, abs=1e-6)
+
+
+@both_backends
+def test_iou_of_exactly_eleven_twentieths_reaches_the_threshold(backend):
+    """IoU thresholds rounded to float32 would give another AP here."""
+    targets = [make_target(0, torch.tensor([[0.0, 0, 20, 10]]), [1])]
+    predictions = [make_prediction(torch.tensor([[0.0, 0, 11, 10]]), [0.9], [1])]
+    assert compute(["a"], predictions, targets, backend)["AP"] == pytest.approx(20.0)
+    assert pycocotools_figures(1, predictions, targets)[0][0] == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize("name", COCO_CASES)
+def test_voc_figures_ignore_difficult_objects(load_case, name):
+    case = load_case(name)
+    names = class_names(case.num_classes)
+    predictions, targets = case.predictions(only_known_labels=True), case.targets()
+    figures = compute(names, predictions, targets)
+
+    has_objects = [
+        ((case["true_label"] == label) & ~case["true_difficult"]).any() for label in range(1, len(names) + 1)
+    ]
+    for prefix, method in {"voc07": "voc07", "voc": "area"}.items():
+        if name == "bccd_score_ties":  # the reference's order of ties isn't that of the images
+            ap = voc_average_precision(predictions, targets, method=method)
+            reference = np.array([ap[label] for label in (1, 2, 3)])
+        else:
+            reference = case[f"{prefix}_ap"][0]
+        expected = np.where(has_objects, 100 * reference, np.nan)
+        assert [figures[f"{prefix}_AP/{name}"] for name in names] == pytest.approx(
+            expected, abs=1e-6, nan_ok=True
+        )
+        assert figures[f"{prefix}_mAP"] == pytest.approx(np.nanmean(expected), abs=1e-6)
+
+
+@both_backends
+def test_a_class_with_difficult_ground_truth_only_is_left_out_of_the_means(backend):
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    targets = [make_target(0, box.repeat(2, 1), [1, 2], difficult=[False, True])]
+    predictions = [make_prediction(box.repeat(2, 1), [0.9, 0.8], [1, 2])]
+    figures = compute(["a", "b", "c"], predictions, targets, backend)
+    for key in MEANS:
+        assert figures[key] == pytest.approx(100.0)
+    for name in ("b", "c"):
+        for figure in ("AP", "AP50", "voc07_AP", "voc_AP"):
+            assert math.isnan(figures[f"{figure}/{name}"])
+
+
+@both_backends
+def test_without_predictions_figures_are_zero(backend):
+    targets = [make_target(0, torch.tensor([[0.0, 0, 10, 10]]), [1])]
+    figures = compute(["a", "b"], [make_prediction(torch.zeros(0, 4), [], [])], targets, backend)
+    assert {key: figures[key] for key in MEANS} == dict.fromkeys(MEANS, 0.0)
+    assert figures["AP/a"] == figures["voc_AP/a"] == 0.0
+    assert math.isnan(figures["AP/b"])
+
+
+@both_backends
+@pytest.mark.parametrize("num_predictions", [0, 2])
+def test_without_ground_truth_means_are_zero_and_classes_nan(backend, num_predictions):
+    predictions = [make_prediction(torch.tensor([[0.0, 0, 9, 9]]), [0.9], [1])] * num_predictions
+    targets = [make_target(index, torch.zeros(0, 4), []) for index in range(num_predictions)]
+    figures = compute(["a"], predictions, targets, backend)
+    assert {key: figures[key] for key in MEANS} == dict.fromkeys(MEANS, 0.0)
+    assert all(math.isnan(value) for key, value in figures.items() if "/" in key)
+    assert len(figures) == len(MEANS) + 4
+
+
+def test_reset_forgets_and_batches_add_up(load_case):
+    case = load_case("bccd_base")
+    predictions, targets = case.predictions(), case.targets()
+    metrics = DetectionMetrics(class_names(3))
+    metrics.update(predictions[::-1], targets[::-1])
+    whole = metrics.compute()
+    metrics.reset()
+    assert metrics.compute()["AP"] == 0.0
+    for start in range(0, len(targets), 7):
+        metrics.update(predictions[start : start + 7], targets[start : start + 7])
+    assert metrics.compute() == whole
+    assert list(whole)[: len(MEANS)] == list(MEANS)
+
+
+def test_an_image_seen_twice_counts_once(load_case):
+    case = load_case("bccd_base")
+    predictions, targets = case.predictions(), case.targets()
+    once = compute(class_names(3), predictions, targets)
+    assert compute(class_names(3), predictions + predictions[:9], targets + targets[:9]) == once
+
+
+def test_later_changes_of_the_given_tensors_have_no_effect():
+    prediction = make_prediction(torch.tensor([[0.0, 0, 10, 10]]), [0.9], [1])
+    target = make_target(0, torch.tensor([[0.0, 0, 10, 10]]), [1])
+    metrics = DetectionMetrics(["a"])
+    metrics.update([prediction], [target])
+    prediction["boxes"].add_(100)
+    assert metrics.compute()["AP"] == pytest.approx(100.0)
+
+
+def evaluate_share_of_rank(rank: int, folder: str) -> None:
+    folder = Path(folder)
+    distributed.init_process_group("gloo", init_method=f"file://{folder / 'init'}", rank=rank, world_size=2)
+    try:
+        data = torch.load(folder / "data.pt")
+        share = range(50) if rank == 0 else range(49, 72)  # image 49 is seen by both
+        metrics = DetectionMetrics(class_names(3))
+        for index in reversed(share):
+            metrics.update([data["predictions"][index]], [data["targets"][index]])
+        torch.save(metrics.compute(), folder / f"figures_{rank}.pt")
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_figures_of_one(load_case, tmp_path):
+    case = load_case("bccd_score_ties")
+    predictions, targets = case.predictions(), case.targets()
+    torch.save({"predictions": predictions, "targets": targets}, tmp_path / "data.pt")
+    multiprocessing.spawn(evaluate_share_of_rank, args=(str(tmp_path),), nprocs=2)
+    expected = compute(class_names(3), predictions, targets)
+    for rank in range(2):
+        assert torch.load(tmp_path / f"figures_{rank}.pt") == expected
+
+
+@both_backends
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_printed_or_logged_or_warned_of(backend, capfd, caplog):
+    box = torch.tensor([[0.0, 0, 20, 10]])
+    predictions = [make_prediction(box.repeat(120, 1), [0.5] * 120, [1] * 120)]
+    with caplog.at_level(logging.INFO):
+        compute(["a"], predictions, [make_target(0, box, [1])], backend)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("label", [0, 3])
+def test_labels_outside_the_classes_are_refused(label):
+    metrics = DetectionMetrics(["a", "b"])
+    prediction = make_prediction(torch.tensor([[0.0, 0, 1, 1]]), [0.5], [label])
+    target = make_target(7, torch.zeros(0, 4), [])
+    with pytest.raises(LSHFMError, match=rf"image 7: expected labels 1\.\.2 .* found {label}"):
+        metrics.update([prediction], [target])
+
+
+def test_a_target_without_image_id_is_refused():
+    target = make_target(7, torch.zeros(0, 4), [])
+    del target["image_id"]
+    with pytest.raises(LSHFMError, match=r"targets\[0\].*'image_id'"):
+        DetectionMetrics(["a"]).update([make_prediction(torch.zeros(0, 4), [], [])], [target])
+
+
+def test_unusable_settings_are_refused():
+    with pytest.raises(LSHFMError, match="faster_coco_eval, pycocotools, found 'coco'"):
+        DetectionMetrics(["a"], backend="coco")
+    with pytest.raises(LSHFMError, match="different names"):
+        DetectionMetrics(["a", "a"])
+
+
+def class_names(count: int) -> list[str]:
+    return [f"class {label}" for label in range(1, count + 1)]
+
+
+def compute(names, predictions, targets, backend="faster_coco_eval") -> dict[str, float]:
+    metrics = DetectionMetrics(names, backend=backend)
+    metrics.update(predictions, targets)
+    return metrics.compute()
+
+
+def make_prediction(boxes, scores, labels) -> dict[str, torch.Tensor]:
+    return {
+        "boxes": boxes.clone(),
+        "scores": torch.tensor(scores),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+    }
+
+
+def make_target(image_id, boxes, labels, difficult=None) -> dict[str, torch.Tensor]:
+    return {
+        "boxes": boxes,
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "difficult": torch.tensor(difficult or [False] * len(labels), dtype=torch.bool),
+        "image_id": torch.tensor([image_id]),
+    }
+
+
+def pycocotools_figures(num_classes, predictions, targets) -> tuple[list[float], list[float]]:
+    """[AP, AP50, AP75] and AP per class in 0..100 by COCOeval on objects built here, difficult dropped."""
+
+    def annotations(image_id, boxes, labels):
+        for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+            width, height = x2 - x1, y2 - y1
+            yield {
+                "image_id": image_id,
+                "category_id": label,
+                "bbox": [x1, y1, width, height],
+                "area": width * height,
+                "iscrowd": 0,
+            }
+
+    ground_truth, detections = [], []
+    for image_id, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
+        keep = ~target["difficult"]
+        ground_truth += annotations(image_id, target["boxes"][keep], target["labels"][keep])
+        scored = zip(
+            annotations(image_id, prediction["boxes"], prediction["labels"]),
+            prediction["scores"].tolist(),
+            strict=True,
+        )
+        detections += [annotation | {"score": score} for annotation, score in scored]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "info": {},
+            "images": [{"id": image_id} for image_id in range(len(targets))],
+            "categories": [{"id": label, "name": str(label)} for label in range(1, num_classes + 1)],
+            "annotations": [{"id": index, **entry} for index, entry in enumerate(ground_truth, start=1)],
+        }
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(detections), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    per_class = []
+    for k in range(num_classes):
+        precision = evaluation.eval["precision"][:, :, k, 0, -1]
+        known = precision[precision > -1]
+        per_class.append(100 * known.mean() if len(known) else math.nan)
+    return [100 * value for value in evaluation.stats[:3]], per_class

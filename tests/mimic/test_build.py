@@ -1,0 +1,42 @@
+"""Heads from config values, and hash matrices from files."""
+
+import pytest
+import torch
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic import LSH, build_mimic_head
+from lshfm_pl.mimic.features import MimicSize
+
+SIZE = MimicSize(num_features=12, classifier_std=0.25)
+
+
+def test_std_defaults_to_the_teachers_classifier():
+    by_default = build_mimic_head("lsh", SIZE, num_hashes=4000, std=None, seed=3)
+    given = build_mimic_head("lsh", SIZE, num_hashes=4000, std=0.5, seed=3)
+    assert by_default.weight.std().item() == pytest.approx(0.25, rel=0.02)
+    torch.testing.assert_close(given.weight, 2 * by_default.weight)
+
+
+@pytest.mark.parametrize("wrap", [lambda hash_: hash_, lambda hash_: {"state_dict": prefixed(hash_)}])
+def test_hash_weights_are_shared_through_a_file(tmp_path, wrap):
+    source = LSH(12, num_hashes=7, seed=9)
+    torch.save(wrap(source.state_dict()), tmp_path / "hash.pt")
+    head = build_mimic_head("lshl2", SIZE, num_hashes=None, hash_weights=tmp_path / "hash.pt", seed=1)
+    assert torch.equal(head.weight, source.weight)
+
+
+def prefixed(state):
+    return {f"mimic.{key}": value for key, value in state.items()} | {"detector.weight": torch.zeros(1)}
+
+
+def test_unknown_name_and_unfit_files_are_told(tmp_path):
+    with pytest.raises(LSHFMError, match="expected one of l2, lsh, lshl2, found 'kl'"):
+        build_mimic_head("kl", SIZE)
+    with pytest.raises(LSHFMError, match="absent"):
+        build_mimic_head("lsh", SIZE, hash_weights=tmp_path / "absent.pt")
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(LSHFMError, match="other.pt holds no hash matrix"):
+        build_mimic_head("lsh", SIZE, hash_weights=tmp_path / "other.pt")
+    torch.save({"weight": torch.zeros(4, 13)}, tmp_path / "long.pt")
+    with pytest.raises(LSHFMError, match=r"long.pt.*\[H, 12\], found \[4, 13\]"):
+        build_mimic_head("lsh", SIZE, hash_weights=tmp_path / "long.pt")

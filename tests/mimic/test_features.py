@@ -1,0 +1,67 @@
+"""Tap points: the RetinaNet location rule against published values, and what a tap records."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_heads import make_head
+
+from lshfm_pl.mimic.features import kept_locations, neighbourhoods, row_weights
+
+RETINANET = Path(__file__).parent.parent / "goldens" / "mimic" / "retinanet.npz"
+LEVELS = ("P3", "P4", "P5", "P6", "P7")
+ANCHORS = 9
+CASES = {
+    "mixed": [82, 75],
+    "second_all_between": [82, 0],
+    "second_all_background": [82, 109],
+    "all_between": [0, 0],
+    "all_background": [109, 109],
+    "one_location_each": [1, 1],
+}
+LOSSES = ("l2", "lsh_BCE", "lsh_L1", "lsh_L2", "lshl2_BCE", "lshl2_L1", "lshl2_L2")
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(RETINANET))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("case", CASES)
+def test_retinanet_term_and_gradient_equal_the_published_code(golden, case, loss):
+    student = [torch.from_numpy(golden[f"s_{level}"]).requires_grad_() for level in LEVELS]
+    teacher = [torch.from_numpy(golden[f"t_{level}"]) for level in LEVELS]
+    matches = torch.from_numpy(golden[f"{case}__matched"]).long()
+    keep = torch.stack([kept_locations(image, ANCHORS) for image in matches])
+    assert keep.sum(dim=1).tolist() == CASES[case]
+
+    head = make_head(loss, torch.from_numpy(golden["weight"]))
+    value = head(neighbourhoods(student)[keep], neighbourhoods(teacher)[keep], row_weights(keep))
+    value.backward()
+    assert value.item() == pytest.approx(float(golden[f"{case}__{loss}__loss32"]), rel=1e-5, abs=1e-9)
+    if case == "all_between":
+        assert all(level.grad.abs().max() == 0 for level in student)
+        return
+    expected = [golden[f"{case}__{loss}__grad32_{level}"] for level in LEVELS]
+    largest = max(np.abs(gradient).max() for gradient in expected)
+    for level, gradient in zip(student, expected, strict=True):
+        np.testing.assert_allclose(level.grad.numpy(), gradient, rtol=1e-5, atol=1e-5 * largest)
+
+
+def test_neighbourhoods_are_channel_major_and_what_a_convolution_sees():
+    torch.manual_seed(0)
+    maps, weight = [torch.randn(2, 4, 5, 6), torch.randn(2, 4, 3, 3)], torch.randn(7, 36)
+    projected = neighbourhoods(maps) @ weight.T
+    convolved = [
+        torch.nn.functional.conv2d(level, weight.view(7, 4, 3, 3), padding=1).flatten(2).transpose(1, 2)
+        for level in maps
+    ]
+    torch.testing.assert_close(projected, torch.cat(convolved, dim=1), rtol=1e-5, atol=1e-5)
+
+
+def test_row_weights_average_within_images_then_over_images_that_keep_any():
+    keep = torch.tensor([[True, True, False], [False, False, False], [False, True, False]])
+    torch.testing.assert_close(row_weights(keep), torch.tensor([0.25, 0.25, 0.5]))
+    assert row_weights(torch.zeros(2, 3, dtype=torch.bool)).shape == (0,)

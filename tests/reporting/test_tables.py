@@ -1,0 +1,179 @@
+import csv
+import math
+
+import pytest
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
+
+METRICS = ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP")
+
+
+def run(role="student", distill="none", seed=0, ap=50.0, *, model="small", teacher="big", **settings):
+    return {
+        "role": role,
+        "model": "big" if role == "teacher" else model,
+        "teacher": None if distill == "none" else teacher,
+        "distill": {"name": distill, **settings},
+        "seed": seed,
+        "metrics": {
+            "AP": ap,
+            "AP50": ap + 20,
+            "AP75": ap - 10,
+            "voc07_mAP": ap + 25,
+            "voc_mAP": ap + 26,
+            "AP/cat": 1.0,
+        },
+        "timing": {"step_seconds_median": 0.5, "train_seconds": 100.0 + seed},
+    }
+
+
+@pytest.fixture
+def results():
+    """Teacher 60; plain student 50 ± 2 (48, 50, 52); L2 52.5 of two seeds; LSH 55 of one; LSHL2 61."""
+    return [
+        run(distill="lshl2", ap=61.0, beta=7.0),
+        run(distill="lsh", ap=55.0, seed=1),
+        run("teacher", ap=60.0),
+        *(run(seed=seed, ap=ap) for seed, ap in enumerate((48.0, 50.0, 52.0))),
+        *(run(distill="l2", seed=seed, ap=ap, beta=7.0) for seed, ap in enumerate((52.0, 53.0))),
+    ]
+
+
+def table_of(text: str) -> list[dict[str, str]]:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    header, _, *body = rows
+    assert all(len(row) == len(header) for row in rows)
+    return [dict(zip(header, row, strict=True)) for row in body]
+
+
+def test_a_line_a_loss_with_mean_deviation_difference_and_share_of_the_gap(results):
+    rows = table_of(comparison_table(results))
+    assert [row[""] for row in rows] == ["Teacher", "Student (none)", "L2", "LSH", "LSHL2"]
+    assert [row["seeds"] for row in rows] == ["1", "3", "2", "1", "1"]
+    assert [row["model"] for row in rows] == ["big", "small", "small", "small", "small"]
+    # sample deviation of 48, 50, 52: sqrt((4 + 0 + 4) / 2) = 2; of 52, 53: sqrt(0.5) = 0.707
+    assert [row["AP"] for row in rows] == ["60.0", "50.0 ± 2.0", "52.5 ± 0.7", "55.0", "61.0"]
+    assert [row["AP Δ"] for row in rows] == ["+10.0", "–", "+2.5", "+5.0", "+11.0"]
+    assert [row["AP gap closed"] for row in rows] == ["–", "–", "25 %", "50 %", "110 %"]
+    assert [row["voc07_mAP"] for row in rows] == ["85.0", "75.0 ± 2.0", "77.5 ± 0.7", "80.0", "86.0"]
+
+
+def test_every_metric_is_named_in_full(results):
+    text = comparison_table(results)
+    assert "- AP: COCO-style AP (mean over IoU 0.50:0.05:0.95, 101-point), difficult objects dropped" in text
+    assert "- AP50: COCO-style AP at IoU 0.5 (101-point), difficult objects dropped" in text
+    assert "- voc07_mAP: VOC07 11-point mAP at IoU 0.5, difficult objects ignored" in text
+    assert "voc_mAP:" not in text
+    assert "voc_mAP: VOC area mAP" in comparison_table(results, metrics=["voc_mAP"])
+
+
+def test_no_share_of_a_gap_that_is_none(results):
+    for entry in results:
+        if entry["role"] == "teacher":
+            entry["metrics"]["AP"] = 49.0
+    rows = table_of(comparison_table(results, metrics=["AP"]))
+    assert [row["AP gap closed"] for row in rows] == ["–"] * 5
+    assert rows[0]["AP Δ"] == "-1.0"
+
+
+def test_without_plain_student_or_teacher_nothing_is_compared():
+    distilled = run(distill="lsh", ap=55.0)
+    assert table_of(comparison_table([distilled, run("teacher", ap=60.0)], ["AP"]))[1]["AP Δ"] == "–"
+    row = table_of(comparison_table([distilled, run(ap=50.0)], ["AP"]))[1]
+    assert (row["AP Δ"], row["AP gap closed"]) == ("+5.0", "–")
+
+
+def test_teacher_and_plain_student_alone_are_compared():
+    rows = table_of(comparison_table([run("teacher", ap=60.0), run(ap=50.0)], ["AP"]))
+    assert [row["AP Δ"] for row in rows] == ["+10.0", "–"]
+    assert [row[""] for row in table_of(comparison_table([run("teacher")], ["AP"]))] == ["Teacher"]
+
+
+def test_runs_of_one_seed_count_as_one():
+    runs = [run(seed=0, ap=40.0), run(seed=0, ap=44.0), run(seed=1, ap=48.0)]
+    (row,) = table_of(comparison_table(runs, ["AP"]))
+    assert (row["seeds"], row["AP"]) == ("2", "45.0 ± 4.2")  # of 42 and 48
+
+
+def test_losses_with_different_settings_are_not_averaged():
+    runs = [
+        run(distill="lsh", seed=0, ap=50.0, beta=1.0, num_hashes=64),
+        run(distill="lsh", seed=1, ap=52.0, beta=7.0, num_hashes=64),
+    ]
+    rows = table_of(comparison_table(runs, ["AP"]))
+    assert [(row[""], row["AP"]) for row in rows] == [("LSH (beta=1.0)", "50.0"), ("LSH (beta=7.0)", "52.0")]
+
+
+def test_the_seed_of_the_hash_is_no_different_setting():
+    distilled = [run(distill="lsh", seed=seed, ap=50.0) for seed in range(2)]
+    for seed, entry in enumerate(distilled):
+        entry["distill"]["seed"] = seed
+    assert [row["seeds"] for row in table_of(comparison_table(distilled, ["AP"]))] == ["2"]
+
+
+def test_pairs_of_models_get_tables_of_their_own():
+    runs = [
+        run("teacher", ap=60.0),
+        run(ap=50.0),
+        run(distill="l2", ap=55.0, teacher={"name": "big", "checkpoint": "big.ckpt"}),
+        run(ap=30.0, model="tiny"),
+        run(distill="l2", ap=33.0, model="tiny"),
+    ]
+    text = comparison_table(runs, ["AP"])
+    _, small, tiny = text.split("### ")
+    assert small.startswith("small with teacher big")
+    assert [row["AP gap closed"] for row in table_of(small)] == ["–", "–", "50 %"]
+    assert tiny.startswith("tiny with teacher big")
+    assert [row["AP gap closed"] for row in table_of(tiny)] == ["–", "–", "10 %"]
+
+
+@pytest.mark.parametrize("unknown", [None, math.nan])
+def test_a_figure_that_a_run_does_not_have_is_left_out(unknown):
+    runs = [run(seed=0, ap=40.0), run(seed=1)]
+    runs[1]["metrics"]["AP"] = unknown
+    (row,) = table_of(comparison_table(runs, ["AP"]))
+    assert row["AP"] == "40.0"
+    assert summary_rows(runs)[1]["AP"] is None
+
+
+def test_csv_has_a_row_a_run(results, tmp_path):
+    path = write_csv(summary_rows(results), tmp_path / "new" / "results.csv")
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["role", "distill", "seed", "model", *METRICS, "train_seconds"]
+    assert len(rows) == len(results)
+    assert rows[1] == {
+        "role": "student",
+        "distill": "lsh",
+        "seed": "1",
+        "model": "small",
+        "AP": "55.0",
+        "AP50": "75.0",
+        "AP75": "45.0",
+        "voc07_mAP": "80.0",
+        "voc_mAP": "81.0",
+        "train_seconds": "101.0",
+    }
+
+
+def test_markdown_file_holds_the_table(results, tmp_path):
+    path = write_markdown(results, tmp_path / "new" / "results.md", metrics=["AP50"])
+    assert comparison_table(results, metrics=["AP50"]) in path.read_text(encoding="utf-8")
+
+
+def test_unusable_input_is_refused(results):
+    with pytest.raises(LSHFMError, match="found mAP"):
+        comparison_table(results, metrics=["mAP"])
+    with pytest.raises(LSHFMError, match="at least one run"):
+        comparison_table([])
+    with pytest.raises(LSHFMError, match=r"a/b: expected the key model, seed, distill, metrics"):
+        summary_rows([{"role": "student", "run": "a/b"}])
+    with pytest.raises(LSHFMError, match=r"distill\.name"):
+        summary_rows([{**run(), "distill": {}}])
+    with pytest.raises(LSHFMError, match="teacher or student, found 'judge'"):
+        summary_rows([run(role="judge")])

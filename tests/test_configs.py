@@ -1,0 +1,143 @@
+"""Every config file composes, and what it describes can be made."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.mimic import MIMIC_HEADS, build_mimic_head
+from lshfm_pl.mimic.features import MimicSize
+from lshfm_pl.optim import Schedule
+
+OVERRIDES = ["output_dir=/tmp/run", "data.root=/tmp/data"]
+GROUPS = {
+    path.name: sorted(file.stem for file in path.glob("[!_]*.yaml"))
+    for path in CONFIG_DIR.iterdir()
+    if path.is_dir()
+}
+COMMANDS = {"train": [], "evaluate": ["checkpoint=x.ckpt", "output_dir=x"], "quickstart": []}
+
+
+def composed(*overrides, name="train", needs=OVERRIDES):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose(name, overrides=[*needs, *overrides])
+
+
+def test_every_file_belongs_to_a_tested_group_or_command():
+    assert {path.stem for path in CONFIG_DIR.glob("*.yaml")} == set(COMMANDS)
+    assert set(GROUPS) == {
+        "callbacks", "data", "debug", "distill", "experiment", "logger", "model", "run_folder", "schedule",
+        "teacher_of", "trainer",
+    }  # fmt: skip
+    assert all(GROUPS.values())
+    nested = [path for path in CONFIG_DIR.rglob("*.yaml") if len(path.relative_to(CONFIG_DIR).parts) > 2]
+    assert not nested
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(command):
+    needs = OVERRIDES if command == "train" else COMMANDS[command]
+    OmegaConf.resolve(composed(name=command, needs=needs))
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        (group, name)
+        for group in sorted(GROUPS)
+        if group not in ("teacher_of", "run_folder")
+        for name in GROUPS[group]
+    ],
+)
+def test_every_file_of_a_group_composes_and_resolves(group, name):
+    config = composed(f"{group}={name}")
+    OmegaConf.resolve(config)
+    assert OmegaConf.missing_keys(config) == set()
+
+
+@pytest.mark.parametrize("student", GROUPS["teacher_of"])
+def test_every_teacher_follows_its_student(student):
+    config = composed(f"model={student}", "distill=lshl2")
+    assert config.teacher.detector.architecture == config.model.architecture
+    assert config.teacher.detector.name != config.model.name
+    assert config.teacher.detector.fpn_channels == config.model.fpn_channels
+
+
+def test_published_pairs_have_their_teachers_and_files():
+    pairs = {
+        "fasterrcnn_resnet50fpn": ("fasterrcnn_resnet101fpn", "voc0712_fasterrcnn_r101_83.6.ckpt"),
+        "fasterrcnn_vgg11fpn": ("fasterrcnn_vgg16fpn", "voc0712_fasterrcnn_vgg16fpn_79.0.ckpt"),
+        "retinanet_resnet50fpn": ("retinanet_resnet101fpn", "voc0712_retinanet_r101_83.0.ckpt"),
+        "retinanet_vgg11fpn": ("retinanet_vgg16fpn", "voc0712_retinanet_vgg16fpn_76.6.ckpt"),
+    }
+    for student, (teacher, file) in pairs.items():
+        config = composed(f"model={student}")
+        assert config.teacher.detector.name == teacher
+        assert config.teacher.checkpoint == f"pretrained/{file}"
+
+
+def test_teacher_can_be_chosen_on_the_command_line():
+    config = composed("model=retinanet_vgg11fpn", "model@teacher.detector=retinanet_resnet101fpn")
+    assert config.teacher.detector.name == "retinanet_resnet101fpn"
+    config = composed("model=retinanet_resnet18fpn", "+model@teacher.detector=retinanet_resnet34fpn")
+    assert config.teacher.detector.name == "retinanet_resnet34fpn"
+
+
+def test_student_without_a_published_teacher_has_none():
+    config = composed("model=fasterrcnn_resnet34fpn")
+    assert config.teacher.detector is None
+    assert config.teacher.checkpoint is None
+
+
+@pytest.mark.parametrize(("model", "lr"), [("fasterrcnn_vgg11fpn", 0.01), ("retinanet_vgg11fpn", 0.005)])
+def test_published_schedule(model, lr):
+    settings = OmegaConf.to_container(composed(f"model={model}").schedule, resolve=True)
+    schedule = Schedule(**settings)
+    assert (schedule.epochs, list(schedule.milestones), schedule.gamma) == (24, [18, 22], 0.1)
+    assert (schedule.warmup_steps, schedule.warmup_factor) == (1000, 0.001)
+    assert schedule.scaled_lr(4 * 2) == lr
+    assert schedule.optimizer == {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+    assert Schedule(**OmegaConf.to_container(composed("schedule.lr=0.3").schedule, resolve=True)).lr == 0.3
+
+
+@pytest.mark.parametrize("name", sorted(MIMIC_HEADS))
+def test_every_distill_file_makes_its_head_with_published_defaults(name):
+    settings = OmegaConf.to_container(composed(f"distill={name}").distill, resolve=True)
+    settings.pop("check_teacher")
+    head = build_mimic_head(settings.pop("name"), MimicSize(16, 0.1), **settings)
+    assert head.beta == 7
+    if name != "l2":
+        assert head.weight.shape == (64, 16)
+        assert head.hash_loss == "bce"
+
+
+@pytest.mark.parametrize("name", GROUPS["schedule"])
+def test_every_schedule_file_makes_a_schedule(name):
+    Schedule(**OmegaConf.to_container(composed(f"schedule={name}").schedule, resolve=True))
+
+
+@pytest.mark.parametrize("name", GROUPS["data"])
+def test_every_data_file_makes_a_data_module(name):
+    datamodule = instantiate(composed(f"data={name}").data)
+    assert datamodule.batch_size in (2, 8)
+
+
+def test_trainer_callbacks_and_loggers_are_made(tmp_path):
+    config = composed(f"output_dir={tmp_path}", "trainer.accelerator=cpu")
+    loggers = [instantiate(logger) for logger in config.logger.values()]
+    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    assert trainer.max_epochs == 24
+    assert Path(loggers[1].log_dir) == tmp_path
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["distill.betta=1", "schedule.learning_rate=1", "model.fpn_chanels=1", "data.rooot=x", "distill=l3"],
+)
+def test_wrong_keys_and_choices_are_refused(override):
+    with pytest.raises(Exception, match=r"betta|learning_rate|fpn_chanels|rooot|l3"):
+        composed("distill=l2", override)

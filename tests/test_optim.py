@@ -1,0 +1,91 @@
+"""Learning-rate factors against torch's own schedulers and hand-computed values."""
+
+import pytest
+import torch
+from torch import nn
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.optim import Schedule, build_optimizer, build_scheduler
+
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+
+
+def rates(schedule, steps_per_epoch, images_per_step=8):
+    optimizer = build_optimizer([nn.Parameter(torch.zeros(1))], schedule, images_per_step)
+    scheduler = build_scheduler(optimizer, schedule, steps_per_epoch)
+    values = []
+    for _ in range(schedule.epochs * steps_per_epoch):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return values
+
+
+def test_published_schedule_warms_up_then_drops_after_18_and_22_epochs():
+    schedule = Schedule(epochs=24, lr=0.01, optimizer=SGD, warmup_steps=1000, milestones=(18, 22))
+    values = rates(schedule, steps_per_epoch=2069)
+    assert values[0] == pytest.approx(0.01 / 1000)
+    assert values[500] == pytest.approx(0.01 * (0.001 * 0.5 + 0.5))
+    assert values[1000] == values[18 * 2069 - 1] == pytest.approx(0.01)
+    assert values[18 * 2069] == values[22 * 2069 - 1] == pytest.approx(0.001)
+    assert values[22 * 2069] == values[-1] == pytest.approx(0.0001)
+
+
+def test_warm_up_ends_with_the_first_epoch_on_small_data():
+    schedule = Schedule(epochs=3, lr=1.0, optimizer=SGD, warmup_steps=1000, milestones=(2,))
+    values = rates(schedule, steps_per_epoch=10)
+    assert values[:10] == sorted(values[:10])
+    assert values[9] == values[19] == pytest.approx(1.0)
+    assert values[20] == pytest.approx(0.1)
+
+
+def test_cosine_equals_torchs():
+    schedule = Schedule(epochs=4, lr=1.0, optimizer=SGD, decay="cosine")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    expected = []
+    for _ in range(40):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert rates(schedule, steps_per_epoch=10) == pytest.approx(expected, abs=1e-9)
+
+
+def test_rate_scales_with_the_images_a_step():
+    schedule = Schedule(epochs=1, lr=0.01, optimizer=SGD)
+    assert schedule.scaled_lr(8) == pytest.approx(0.01)
+    assert schedule.scaled_lr(2) == pytest.approx(0.0025)
+
+
+def test_frozen_parameters_are_left_out_and_settings_reach_the_optimizer():
+    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1), requires_grad=False)]
+    optimizer = build_optimizer(parameters, Schedule(epochs=1, lr=1.0, optimizer=SGD), 8)
+    assert optimizer.param_groups[0]["params"] == parameters[:1]
+    assert optimizer.defaults["weight_decay"] == 1e-4
+    adamw = build_optimizer(parameters, Schedule(epochs=1, lr=1.0, optimizer={"name": "adamw"}), 8)
+    assert isinstance(adamw, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decay": "poly"}, "schedule.decay: expected multistep or cosine, found 'poly'"),
+        (
+            {"optimizer": {"name": "lion"}},
+            "schedule.optimizer.name: expected one of sgd, adamw, found 'lion'",
+        ),
+        ({"epochs": 0}, "schedule.epochs"),
+        ({"lr": -1.0}, "schedule.lr"),
+    ],
+)
+def test_bad_schedules_are_told(changes, message):
+    with pytest.raises(LSHFMError, match=message):
+        Schedule(**{"epochs": 1, "lr": 1.0, "optimizer": SGD, **changes})
+
+
+def test_unknown_optimizer_settings_and_nothing_trainable_are_told():
+    schedule = Schedule(epochs=1, lr=1.0, optimizer={"name": "sgd", "beta": 1})
+    with pytest.raises(LSHFMError, match=r"schedule.optimizer: sgd does not take it"):
+        build_optimizer([nn.Parameter(torch.zeros(1))], schedule, 8)
+    with pytest.raises(LSHFMError, match="no trainable parameter"):
+        build_optimizer([], Schedule(epochs=1, lr=1.0, optimizer=SGD), 8)
