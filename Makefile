@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 quickstart: $(INSTALLED)
-	$(BIN)/python -m lshfm_pl.quickstart
+	$(BIN)/python -m lshfm_pl.compare
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -1,8 +1,8 @@
 """What the commands share: Hydra, and failures told in one or two lines."""
 
 import logging
-import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ from omegaconf import DictConfig
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["CONFIG_DIR", "in_multirun", "main"]
+__all__ = ["CONFIG_DIR", "in_multirun", "job_command", "main"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 
-log = logging.getLogger(__name__)
+EXPECTED_WARNINGS = (
+    r".*Experiment logs directory",  # the CSV logger shares the run's folder with everything else
+    r".*does not have many workers",  # data.num_workers is the user's choice
+    r".*LeafSpec",  # between Lightning and torch, not ours to act on
+)
 
 
 def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -31,6 +35,9 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
     def decorate(command: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
         def run(config: DictConfig) -> None:
+            for message in EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
             try:
                 command(config)
             except LSHFMError as error:
@@ -58,6 +65,5 @@ def job_command(output_dir: Path) -> list[str]:
     return [sys.executable, "-m", module.name, *overrides, f'hydra.run.dir="{output_dir}"']
 
 
-def is_main_process() -> bool:
-    """Whether this is the first of a run's processes (of all nodes)."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))) == 0
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()

@@ -1,7 +1,7 @@
 """Optimizers and the learning rate: linear warm-up, then multi-step or cosine decay, per iteration."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from lshfm_pl.errors import LSHFMError
 
 __all__ = ["OPTIMIZERS", "Schedule", "build_optimizer", "build_scheduler"]
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
 @dataclass(frozen=True, kw_only=True)

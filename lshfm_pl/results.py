@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -89,7 +88,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     temporary = path.with_name(path.name + ".tmp")
     text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
     temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _without_nan(value: Any) -> Any:

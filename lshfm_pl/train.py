@@ -8,12 +8,11 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from lshfm_pl import cli
 from lshfm_pl.callbacks import StepTimer
 from lshfm_pl.data import VOCDataModule
-from lshfm_pl.detectors import build_detector, load_detector
+from lshfm_pl.detectors import Detector, build_detector, load_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import build_mimic_head, mimic_size
 from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters
@@ -44,7 +43,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     )
     schedule = Schedule(**as_dict(config.schedule))
     module = DetectionModule(student, schedule, data_config=data_config)
-    teacher: nn.Module | None = None
+    teacher: Detector | None = None
     if config.distill.name != "none":
         teacher = load_teacher(config, datamodule.class_names)
         settings = as_dict(config.distill)
@@ -79,7 +78,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     return results
 
 
-def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> nn.Module:
+def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
     """The detector in `teacher.checkpoint`; `teacher.detector` is its config where the file does not say it.
 
     Raises:
@@ -100,7 +99,7 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> nn.Module:
     return teacher
 
 
-def report_load(student: nn.Module, teacher: nn.Module | None, datamodule: VOCDataModule) -> None:
+def report_load(student: Detector, teacher: Detector | None, datamodule: VOCDataModule) -> None:
     """Log which weights went where, what is trainable, and how much data there is."""
     trainable, frozen = count_parameters([student])
     log.info(
@@ -122,8 +121,8 @@ def report_load(student: nn.Module, teacher: nn.Module | None, datamodule: VOCDa
         log.info("data, %s: %s", split, counts)
 
 
-def measure_teacher(trainer: pl.Trainer, teacher: nn.Module, datamodule: VOCDataModule) -> dict[str, float]:
-    """The teacher's own figures on the validation set, so that a teacher that was not loaded shows at once."""
+def measure_teacher(trainer: pl.Trainer, teacher: Detector, datamodule: VOCDataModule) -> dict[str, float]:
+    """The teacher's own figures on the validation set, so that one that was not loaded shows at once."""
     measured = DetectionModule(teacher, name="teacher")
     trainer.validate(measured, datamodule=datamodule, verbose=False)
     log.info(

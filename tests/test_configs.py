@@ -18,7 +18,7 @@ GROUPS = {
     for path in CONFIG_DIR.iterdir()
     if path.is_dir()
 }
-COMMANDS = {"train": [], "evaluate": ["checkpoint=x.ckpt", "output_dir=x"], "quickstart": []}
+COMMANDS = {"train": [], "evaluate": ["checkpoint=x.ckpt", "output_dir=x"], "compare": []}
 
 
 def composed(*overrides, name="train", needs=OVERRIDES):

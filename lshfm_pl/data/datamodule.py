@@ -192,8 +192,9 @@ class VOCDataModule(pl.LightningDataModule):
             rank=self._rank,
         )
         if self.trainer is not None:
-            # On resume Lightning makes the first iterator before it calls set_epoch.
-            sampler.set_epoch(self.trainer.current_epoch)
+            # On resume Lightning makes the first iterator before it calls set_epoch with this number;
+            # current_epoch may still be the finished epoch's.
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return DataLoader(self.train_set, batch_sampler=sampler, **self._loader_arguments())
 
     def val_dataloader(self) -> DataLoader:

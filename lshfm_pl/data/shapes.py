@@ -180,7 +180,8 @@ def _background(random: np.random.RandomState, size: int) -> np.ndarray:
     position = np.linspace(0, 2, size)
     distance = np.abs(position[:, None] - np.arange(3)).clip(0, 1)
     weights = 1 - distance**2 * (3 - 2 * distance)
-    return np.einsum("yi,xj,ijc->yxc", weights, weights, corners)
+    rows = np.einsum("yi,ijc->yjc", weights, corners)
+    return np.einsum("xj,yjc->yxc", weights, rows)
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Faster R-CNN and RetinaNet with a feature pyramid, and the files they are kept in."""
 
-from lshfm_pl.detectors.build import build_detector
+from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.checkpoint import LoadReport, detector_checkpoint, load_detector, load_weights
 
-__all__ = ["LoadReport", "build_detector", "detector_checkpoint", "load_detector", "load_weights"]
+__all__ = ["Detector", "LoadReport", "build_detector", "detector_checkpoint", "load_detector", "load_weights"]

@@ -1,7 +1,7 @@
 """From a configuration to a detector."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -11,7 +11,26 @@ from lshfm_pl.detectors.faster_rcnn import build_faster_rcnn
 from lshfm_pl.detectors.retinanet import build_retinanet
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["build_detector"]
+__all__ = ["Detector", "build_detector"]
+
+
+class Detector(nn.Module):
+    """What ``build_detector`` returns, as type checkers see it: a torchvision detector that says what it is.
+
+    The object itself is torchvision's ``FasterRCNN`` or ``RetinaNet``; this class is never instantiated.
+    """
+
+    #: The resolved configuration as plain Python: a ``conf/model`` file with nothing left out.
+    config: dict[str, Any]
+    #: Number of classes, background included.
+    num_classes: int
+    #: The names of labels 1, 2, …; empty where none were given.
+    class_names: tuple[str, ...]
+    #: What was loaded into the backbone, in one line.
+    backbone_report: str
+    #: What ``load_detector`` loaded, in one line as ``str()``.
+    load_report: object
+
 
 _BUILDERS = {"fasterrcnn": build_faster_rcnn, "retinanet": build_retinanet}
 
@@ -22,7 +41,7 @@ def build_detector(
     num_classes: int,
     class_names: Sequence[str] | None = None,
     load_backbone: bool = True,
-) -> nn.Module:
+) -> Detector:
     """Build a detector of torchvision's ``FasterRCNN`` or ``RetinaNet`` class, in training mode.
 
     In training it takes a list of images (float [3, H, W], RGB in 0..1) and a list of dicts with ``boxes``
@@ -50,12 +69,12 @@ def build_detector(
             f"{resolved['name']}: {num_classes} classes with background need {num_classes - 1} class names, "
             f"found {len(names)}."
         )
-    detector = _BUILDERS[resolved["architecture"]](resolved, num_classes)
+    detector = cast(Detector, _BUILDERS[resolved["architecture"]](resolved, num_classes))
     detector.config = resolved
     detector.num_classes = num_classes
     detector.class_names = names
     detector.backbone_report = (
-        load_backbone_weights(detector.backbone.body, resolved)
+        load_backbone_weights(cast(Any, detector).backbone.body, resolved)
         if load_backbone
         else "left to the detector's own weights"
     )

@@ -2,14 +2,14 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
-from lshfm_pl.detectors.build import build_detector
+from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
 from lshfm_pl.errors import LSHFMError
 
@@ -69,19 +69,18 @@ class _Contents:
     norm_eps: float | None = None
 
 
-def detector_description(detector: nn.Module) -> dict[str, Any]:
+def detector_description(detector: Detector) -> dict[str, Any]:
     """Describe a detector of ``build_detector`` in plain values, so that it can be built again."""
-    built = cast(Any, detector)
     return {
         "format": _FORMAT,
         "version": _VERSION,
-        "config": dict(built.config),
-        "num_classes": built.num_classes,
-        "class_names": list(built.class_names),
+        "config": dict(detector.config),
+        "num_classes": detector.num_classes,
+        "class_names": list(detector.class_names),
     }
 
 
-def detector_checkpoint(detector: nn.Module, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def detector_checkpoint(detector: Detector, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Make what ``torch.save`` writes so that ``load_detector`` needs the file alone.
 
     Args:
@@ -96,37 +95,52 @@ def detector_checkpoint(detector: nn.Module, extra: Mapping[str, Any] | None = N
     return {**detector_description(detector), "state_dict": state_dict, **kept}
 
 
-def load_detector(path: str | PathLike[str], *, which: Which = "student") -> nn.Module:
-    """Build the detector that a file of ours describes, with its weights, in evaluation mode, on the CPU.
+def load_detector(
+    path: str | PathLike[str],
+    *,
+    config: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    which: Which = "student",
+) -> Detector:
+    """Build the detector that a file describes, with its weights, in evaluation mode, on the CPU.
 
     Args:
-        path: a file of ``detector_checkpoint`` or a Lightning checkpoint of ours.
-        which: "student" is the trained detector, the only one in these files; "teacher" is refused.
+        path: a file of ``detector_checkpoint``, a Lightning checkpoint of ours, or with ``config`` and
+            ``class_names`` anything that ``load_weights`` takes.
+        config: the detector of a file that does not describe one itself; a description in the file goes first.
+        class_names: likewise its classes.
+        which: the network to take from a published checkpoint that holds student and teacher.
+
+    Returns:
+        The detector, with ``load_report`` (a ``LoadReport``) besides the attributes of ``build_detector``.
 
     Raises:
-        LSHFMError: the file is missing, broken, not safe to read, or does not describe a detector.
+        LSHFMError: the file is missing, broken, not safe to read, or neither it nor the arguments describe
+            a detector that it fits.
     """
     contents = _open(path, which)
-    if contents.description is None:
+    description = contents.description
+    if description is None and config and class_names:
+        description = {"config": config, "num_classes": len(class_names) + 1, "class_names": class_names}
+    if description is None:
         raise LSHFMError(
             f"{contents.source}: {contents.format}, which does not say what detector it belongs to. "
-            "Name the detector (model=…) and load the file as its weights."
-        )
-    if which == "teacher":
-        raise LSHFMError(
-            f"{contents.source}: holds the trained detector only; load the teacher from its own file."
+            "Name it: model@teacher.detector=<a file of conf/model> for a teacher."
         )
     try:
-        config, num_classes = contents.description["config"], contents.description["num_classes"]
-        class_names = contents.description["class_names"]
+        detector = build_detector(
+            description["config"],
+            num_classes=description["num_classes"],
+            class_names=description["class_names"],
+            load_backbone=False,
+        )
     except KeyError as error:
         raise LSHFMError(f"{contents.source}: its description of the detector has no {error}.") from error
-    detector = build_detector(config, num_classes=num_classes, class_names=class_names, load_backbone=False)
-    _load(detector, contents)
+    detector.load_report = _load(detector, contents)
     return detector.eval()
 
 
-def load_weights(detector: nn.Module, source: Source, *, which: Which = "student") -> LoadReport:
+def load_weights(detector: Detector, source: Source, *, which: Which = "student") -> LoadReport:
     """Load weights into a detector of ``build_detector``; every tensor must be there and fit.
 
     The norms' eps follows the weights: published files get the 0 of their time, files of ours the eps that
@@ -234,7 +248,7 @@ def _without_prefix(weights: Any) -> Any:
     return {key[start:]: value for key, value in weights.items() if key.startswith(_LIGHTNING_PREFIX)}
 
 
-def _load(detector: nn.Module, contents: _Contents) -> LoadReport:
+def _load(detector: Detector, contents: _Contents) -> LoadReport:
     _check_fit(detector, contents)
     detector.load_state_dict(dict(contents.weights))
     norm_eps = contents.norm_eps if _set_norm_eps(detector, contents.norm_eps) else None
@@ -248,8 +262,8 @@ def _load(detector: nn.Module, contents: _Contents) -> LoadReport:
     )
 
 
-def _set_norm_eps(detector: nn.Module, eps: float | None) -> bool:
-    config = cast(dict[str, Any], detector.config)
+def _set_norm_eps(detector: Detector, eps: float | None) -> bool:
+    config = detector.config
     if eps is None or config["norm"] == "none":
         return False
     # FPN and heads have no norm, so whatever has an eps in the body is one.
@@ -260,7 +274,7 @@ def _set_norm_eps(detector: nn.Module, eps: float | None) -> bool:
     return True
 
 
-def _check_fit(detector: nn.Module, contents: _Contents) -> None:
+def _check_fit(detector: Detector, contents: _Contents) -> None:
     expected, given = detector.state_dict(), contents.weights
     missing = [key for key in expected if key not in given]
     unexpected = [key for key in given if key not in expected]
@@ -268,7 +282,7 @@ def _check_fit(detector: nn.Module, contents: _Contents) -> None:
     wrong = [*misshapen, *missing, *unexpected]
     if not wrong:
         return
-    name = cast(dict[str, Any], detector.config)["name"]
+    name = detector.config["name"]
     raise LSHFMError(
         f"{contents.source} does not fit {name}: {len(missing)} tensors missing, {len(unexpected)} "
         f"unexpected, {len(misshapen)} of another shape ({_first(wrong)}). "

@@ -9,7 +9,7 @@ The teacher's RPN, NMS and post-processing never run.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -103,19 +103,25 @@ class FeatureTap(ABC):
     networks see the same tensor.
     """
 
+    needs: ClassVar[frozenset[str]]
+    """Names of what a complete record holds."""
+
     def __init__(self, student: Any, teacher: Any) -> None:
         self.student = student
         self.teacher = teacher
-        self._batch: Tensor | None = None
+        self._record: dict[str, Any] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record while the student runs inside this context."""
-        self._forget()
+        self._record = record = {}
+
+        def keep_batch(module: nn.Module, inputs: Any, output: Any) -> None:
+            record["batch"] = output[0].tensors
+
         with ExitStack() as stack:
-            handle = self.student.transform.register_forward_hook(self._keep_batch)
-            stack.callback(handle.remove)
-            self._hook(stack)
+            stack.callback(self.student.transform.register_forward_hook(keep_batch).remove)
+            self._hook(stack, record)
             yield
 
     def pair(self) -> FeaturePair:
@@ -124,36 +130,25 @@ class FeatureTap(ABC):
         Raises:
             LSHFMError: nothing was recorded, so that there would be no mimic term.
         """
-        if self._batch is None or not self._is_complete():
+        record, self._record = self._record, {}
+        if not self.needs <= record.keys():
             raise LSHFMError(
                 "mimicking: no student features were recorded, so the mimic term is missing; "
                 "run the student in training mode inside recording()"
             )
-        pair = self._pair(self._batch)
-        self._forget()
-        return pair
-
-    def _keep_batch(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._batch = output[0].tensors
+        return self._pair(record)
 
     def _teacher_maps(self, batch: Tensor) -> dict[str, Tensor]:
         maps = self.teacher.backbone(batch)
         return {"0": maps} if isinstance(maps, Tensor) else maps
 
     @abstractmethod
-    def _hook(self, stack: ExitStack) -> None:
-        """Add the hooks of this architecture; `stack` removes them."""
+    def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
+        """Add hooks that fill `record`; `stack` removes them."""
 
     @abstractmethod
-    def _is_complete(self) -> bool:
-        """Whether everything that `_pair` needs was recorded."""
-
-    @abstractmethod
-    def _pair(self, batch: Tensor) -> FeaturePair:
-        """Run the teacher on `batch` [B, 3, H, W] and pair the features."""
-
-    def _forget(self) -> None:
-        self._batch = None
+    def _pair(self, record: dict[str, Any]) -> FeaturePair:
+        """Run the teacher on `record["batch"]` [B, 3, H, W] and pair the features."""
 
 
 class FasterRCNNTap(FeatureTap):
@@ -162,30 +157,25 @@ class FasterRCNNTap(FeatureTap):
     The teacher pools the same boxes from its own pyramid. N = RoIs of the whole batch.
     """
 
-    def _hook(self, stack: ExitStack) -> None:
+    needs = frozenset({"batch", "boxes", "image_sizes", "features"})
+
+    def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
+        def keep_boxes(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            _, record["boxes"], record["image_sizes"] = inputs
+
+        def keep_features(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            record["features"] = output
+
         heads = self.student.roi_heads
-        stack.callback(heads.box_roi_pool.register_forward_pre_hook(self._keep_boxes).remove)
-        stack.callback(heads.box_head.register_forward_hook(self._keep_features).remove)
+        stack.callback(heads.box_roi_pool.register_forward_pre_hook(keep_boxes).remove)
+        stack.callback(heads.box_head.register_forward_hook(keep_features).remove)
 
-    def _keep_boxes(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        _, self._boxes, self._image_sizes = inputs
-
-    def _keep_features(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._student_ND = output
-
-    def _is_complete(self) -> bool:
-        return self._boxes is not None and self._student_ND is not None
-
-    def _pair(self, batch: Tensor) -> FeaturePair:
+    def _pair(self, record: dict[str, Any]) -> FeaturePair:
         heads = self.teacher.roi_heads
         with torch.no_grad():
-            pooled = heads.box_roi_pool(self._teacher_maps(batch), self._boxes, self._image_sizes)
-            teacher_ND = heads.box_head(pooled)
-        return FeaturePair(self._student_ND, teacher_ND)
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._boxes = self._image_sizes = self._student_ND = None
+            maps = self._teacher_maps(record["batch"])
+            teacher_ND = heads.box_head(heads.box_roi_pool(maps, record["boxes"], record["image_sizes"]))
+        return FeaturePair(record["features"], teacher_ND)
 
 
 class RetinaNetTap(FeatureTap):
@@ -197,47 +187,41 @@ class RetinaNetTap(FeatureTap):
     locations, then the mean over the images that keep any: `row_weights_N` says so.
     """
 
-    def _hook(self, stack: ExitStack) -> None:
+    needs = frozenset({"batch", "maps", "matches", "has_boxes"})
+
+    def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
         head = self.student.head
-        stack.callback(head.classification_head.cls_logits.register_forward_pre_hook(self._keep_map).remove)
         compute_loss = head.compute_loss
+
+        def keep_map(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            record.setdefault("maps", []).append(inputs[0])
 
         def keep_matches(
             targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
         ) -> dict[str, Tensor]:
-            self._matches = matched_idxs
-            self._has_boxes = [target["boxes"].shape[0] > 0 for target in targets]
+            record["matches"] = matched_idxs
+            record["has_boxes"] = [target["boxes"].shape[0] > 0 for target in targets]
             return compute_loss(targets, outputs, anchors, matched_idxs)
 
+        stack.callback(head.classification_head.cls_logits.register_forward_pre_hook(keep_map).remove)
         # The matches pass through no module, so no hook sees them: shadow the method on this instance.
         head.compute_loss = keep_matches
         stack.callback(delattr, head, "compute_loss")
 
-    def _keep_map(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        self._student_maps.append(inputs[0])
-
-    def _is_complete(self) -> bool:
-        return bool(self._student_maps and self._matches)
-
-    def _pair(self, batch: Tensor) -> FeaturePair:
+    def _pair(self, record: dict[str, Any]) -> FeaturePair:
         with torch.no_grad():
             tower = self.teacher.head.classification_head.conv
-            teacher_BLD = neighbourhoods([tower(level) for level in self._teacher_maps(batch).values()])
-        student_BLD = neighbourhoods(self._student_maps)
+            maps = self._teacher_maps(record["batch"]).values()
+            teacher_BLD = neighbourhoods([tower(level) for level in maps])
+        student_BLD = neighbourhoods(record["maps"])
         anchors_per_location = self.student.anchor_generator.num_anchors_per_location()[0]
         keep_BL = torch.stack(
             [
                 kept_locations(matches, anchors_per_location) & has_boxes
-                for matches, has_boxes in zip(self._matches, self._has_boxes, strict=True)
+                for matches, has_boxes in zip(record["matches"], record["has_boxes"], strict=True)
             ]
         )
         return FeaturePair(student_BLD[keep_BL], teacher_BLD[keep_BL], row_weights(keep_BL))
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._student_maps: list[Tensor] = []
-        self._matches: list[Tensor] = []
-        self._has_boxes: list[bool] = []
 
 
 def neighbourhoods(maps: list[Tensor]) -> Tensor:

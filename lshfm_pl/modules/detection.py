@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import DetectionMetrics
@@ -30,7 +31,7 @@ class DetectionModule(pl.LightningModule):
 
     def __init__(
         self,
-        detector: nn.Module,
+        detector: Detector,
         schedule: Schedule | None = None,
         *,
         name: str = "val",

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import MimicHead, make_tap
 from lshfm_pl.mimic.build import CHECKPOINT_PREFIX
@@ -36,8 +37,8 @@ class DistillationModule(DetectionModule):
 
     def __init__(
         self,
-        detector: nn.Module,
-        teacher: nn.Module,
+        detector: Detector,
+        teacher: Detector,
         mimic: MimicHead,
         schedule: Schedule | None = None,
         *,
@@ -51,7 +52,7 @@ class DistillationModule(DetectionModule):
         self._ddp_params_and_buffers_to_ignore = [CHECKPOINT_PREFIX + key for key, _ in mimic.named_buffers()]
 
     @property
-    def teacher(self) -> nn.Module:
+    def teacher(self) -> Detector:
         """The frozen teacher."""
         return self._tap.teacher
 
@@ -78,7 +79,7 @@ class DistillationModule(DetectionModule):
         self._zero_steps = self._zero_steps + 1 if is_zero else 0
         if self._zero_steps >= ZERO_STEPS_ALLOWED:
             raise LSHFMError(
-                f"the mimic term was exactly 0 for {ZERO_STEPS_ALLOWED} steps running with β = {self.mimic.beta:g}: "
+                f"the mimic term was exactly 0 for {ZERO_STEPS_ALLOWED} steps running, β = {self.mimic.beta:g}: "
                 "nothing is distilled. Is the teacher trained, and not the student itself? Have the images boxes?"
             )
 

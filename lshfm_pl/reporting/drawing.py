@@ -30,6 +30,8 @@ TITLE_FONT_SIZE = 16
 MARGIN = 6
 BACKGROUND: Color = (255, 255, 255)
 BLACK: Color = (0, 0, 0)
+DASHED = None
+"""In place of a colour in the legend: the outline of difficult objects."""
 
 
 def class_color(label: int) -> Color:
@@ -39,7 +41,7 @@ def class_color(label: int) -> Color:
     brightness tells apart those that come to lie close together.
     """
     hue = label * GOLDEN_RATIO % 1.0
-    value = (1.0, 0.8, 0.6)[label % 3]
+    value = (1.0, 0.85, 0.65)[label % 3]
     red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.9, value))
     return red, green, blue
 
@@ -80,7 +82,7 @@ def draw_detections(
     is_difficult = torch.zeros(len(labels), dtype=torch.bool) if difficult is None else difficult.cpu().bool()
     colors = [class_color(label) for label in labels.tolist()]
     side = min(canvas.shape[-2:])
-    line_width, font_size = max(1, round(side / 180)), max(10, round(side / 24))
+    line_width, font_size = max(1, round(side / 130)), max(10, round(side / 24))
 
     solid = (~is_difficult).nonzero().flatten().tolist()
     # The lowest score first, so that the best detections lie on top.
@@ -105,9 +107,7 @@ def draw_detections(
     font = ImageFont.truetype(FONT_FILE, font_size)
     for index in is_difficult.nonzero().flatten().tolist():
         x1, y1, x2, y2 = boxes[index].tolist()
-        corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
-        for start, end in itertools.pairwise(corners):
-            _draw_dashed_line(draw, start, end, colors[index], line_width)
+        _draw_dashed_rectangle(draw, (x1, y1, x2, y2), colors[index], line_width)
         draw.text(
             (x1 + line_width + 1, y1 + line_width + 1),
             texts[index],
@@ -164,6 +164,7 @@ def detection_grid(
         scale = max(1, math.ceil(READABLE_SIDE / min(max(image.shape[-2:]) for image in images)))
     cells: list[list[Image.Image]] = []
     shown_labels: set[int] = set()
+    shows_difficult = False
     for index, image in enumerate(images):
         enlarged = image.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
         row = []
@@ -178,14 +179,18 @@ def detection_grid(
                 entry.get("difficult"),
             )
             shown_labels.update(entry["labels"].tolist())
+            shows_difficult |= "difficult" in entry and bool(entry["difficult"].any())
             row.append(to_pil_image(drawn))
         cells.append(row)
 
+    legend: list[tuple[Color | None, str]] = [
+        (class_color(label), class_names[label - 1]) for label in sorted(shown_labels)
+    ]
+    if shows_difficult:
+        legend.append((DASHED, "difficult"))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _compose(
-        cells, list(columns), [(class_color(label), class_names[label - 1]) for label in sorted(shown_labels)]
-    ).save(path, format="PNG", optimize=True)
+    _compose(cells, list(columns), legend).save(path, format="PNG", optimize=True)
     return path
 
 
@@ -216,7 +221,7 @@ def _above_threshold(entry: Mapping[str, Tensor], score_threshold: float) -> dic
 
 
 def _compose(
-    rows: list[list[Image.Image]], titles: list[str], legend: list[tuple[Color, str]]
+    rows: list[list[Image.Image]], titles: list[str], legend: list[tuple[Color | None, str]]
 ) -> Image.Image:
     font = ImageFont.truetype(FONT_FILE, TITLE_FONT_SIZE)
     line_height = TITLE_FONT_SIZE + 2 * MARGIN
@@ -251,7 +256,11 @@ def _compose(
         y += row[0].height + MARGIN
     for (color, name), (x, line) in zip(legend, positions, strict=True):
         top = legend_top + line * line_height + MARGIN
-        draw.rectangle((x, top, x + TITLE_FONT_SIZE, top + TITLE_FONT_SIZE), fill=color)
+        swatch = (x, top, x + TITLE_FONT_SIZE, top + TITLE_FONT_SIZE)
+        if color is DASHED:
+            _draw_dashed_rectangle(draw, swatch, BLACK, width=1)
+        else:
+            draw.rectangle(swatch, fill=color)
         draw.text(
             (x + TITLE_FONT_SIZE + MARGIN, top + TITLE_FONT_SIZE / 2),
             name,
@@ -262,21 +271,19 @@ def _compose(
     return picture
 
 
-def _draw_dashed_line(
-    draw: ImageDraw.ImageDraw,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    color: Color,
-    width: int,
+def _draw_dashed_rectangle(
+    draw: ImageDraw.ImageDraw, corners: tuple[float, float, float, float], color: Color, width: int
 ) -> None:
+    x1, y1, x2, y2 = corners
     dash = 4 * width + 2
-    length = math.dist(start, end)
-    for begin in range(0, math.ceil(length), 2 * dash):
-        points = [
-            (start[0] + (end[0] - start[0]) * along / length, start[1] + (end[1] - start[1]) * along / length)
-            for along in (begin, min(begin + dash, length))
-        ]
-        draw.line(points, fill=color, width=width)
+    for start, end in itertools.pairwise([(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]):
+        length = math.dist(start, end)
+        for begin in range(0, math.ceil(length), 2 * dash):
+            points = [
+                tuple(a + (b - a) * along / length for a, b in zip(start, end, strict=True))
+                for along in (begin, min(begin + dash, length))
+            ]
+            draw.line(points, fill=color, width=width)
 
 
 def _readable_on(color: Color) -> Color:

@@ -1,5 +1,6 @@
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -57,10 +58,10 @@ class Recorder(pl.LightningModule):
         self.val_ids = {}
 
     def training_step(self, batch, batch_idx):
-        images, targets = batch
-        flipped = [target["boxes"].sum().item() for target in targets]
+        _, targets = batch
+        box_sums = [target["boxes"].sum().item() for target in targets]
         ids = [target["image_id"].item() for target in targets]
-        self.train_batches.setdefault(self.current_epoch, []).append((ids, flipped))
+        self.train_batches.setdefault(self.current_epoch, []).append((ids, box_sums))
         return self.weight.sum()
 
     def validation_step(self, batch, batch_idx):
@@ -136,9 +137,14 @@ def test_every_epoch_of_a_fit_has_another_order_and_all_images(folder, tmp_path)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_resumed_fit_sees_the_batches_of_the_uninterrupted_one(folder, tmp_path, num_workers):
+@pytest.mark.parametrize("save_on_train_epoch_end", [False, True])
+def test_resumed_fit_sees_the_batches_of_the_uninterrupted_one(
+    folder, tmp_path, num_workers, save_on_train_epoch_end
+):
     whole = fit(make(folder), tmp_path, epochs=4)
-    saver = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    saver = pl.callbacks.ModelCheckpoint(
+        dirpath=tmp_path, save_last=True, save_on_train_epoch_end=save_on_train_epoch_end
+    )
     fit(make(folder), tmp_path, epochs=2, callbacks=[saver], enable_checkpointing=True)
     resumed = fit(make(folder, num_workers=num_workers), tmp_path, 4, checkpoint=tmp_path / "last.ckpt")
     assert resumed.train_batches == {epoch: whole.train_batches[epoch] for epoch in (2, 3)}
@@ -148,9 +154,10 @@ class FakeTrainer:
     """What the data module asks of a trainer, for one of several processes."""
 
     def __init__(self, rank, world_size):
-        self.global_rank, self.world_size, self.current_epoch = rank, world_size, 0
-        self.strategy = self
-        self.root_device = torch.device("cpu")
+        self.global_rank, self.world_size = rank, world_size
+        self.strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        progress = SimpleNamespace(current=SimpleNamespace(processed=0))
+        self.fit_loop = SimpleNamespace(epoch_progress=progress)
 
 
 def batches_by_process(folder, world_size, batch_size, loader_name):
@@ -180,7 +187,7 @@ def test_pinned_memory_only_on_cuda(folder):
     datamodule = make(folder)
     datamodule.trainer = FakeTrainer(0, 1)
     assert not datamodule.train_dataloader().pin_memory
-    datamodule.trainer.root_device = torch.device("cuda")
+    datamodule.trainer.strategy.root_device = torch.device("cuda")
     assert datamodule.train_dataloader().pin_memory
     assert datamodule.val_dataloader().pin_memory
 
@@ -189,7 +196,7 @@ def test_class_names_come_from_the_training_annotations_in_every_stage(folder):
     for stage in ("fit", "validate", "test", None):
         datamodule = VOCDataModule(root=folder, train_split="train", val_split="val")
         with pytest.raises(RuntimeError, match="setup"):
-            datamodule.class_names
+            _ = datamodule.class_names
         datamodule.setup(stage)
         assert datamodule.class_names == ("cat", "dog")
 
@@ -208,7 +215,7 @@ def test_stages_read_only_what_they_need_and_once(folder):
     test_set = datamodule.test_set
     assert len(test_set) == 5
     with pytest.raises(RuntimeError, match="setup"):
-        datamodule.train_set
+        _ = datamodule.train_set
     datamodule.setup("validate")
     datamodule.setup("test")
     assert datamodule.test_set is test_set

@@ -79,6 +79,13 @@ def test_mixed_batches_join_neighbouring_aspect_ratios():
     assert sorted(tuple(sorted(batch)) for batch in batches) == [(0, 1), (2, 3), (4, 5), (6, 7)]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_tails_are_ordered_by_aspect_ratio_within_groups_too(seed):
+    ratios = [5.0, 1.7, 3.0, 1.8]
+    batches = global_batches(ratios, 3, 1, seed=seed)
+    assert {1, 2, 3} in [set(batch) for batch in batches]
+
+
 def test_factor_zero_does_not_group():
     ratios = [0.5, 2.0] * 20
     assert any(

@@ -1,4 +1,7 @@
-"""`python -m lshfm_pl.quickstart`: the whole comparison on a small scale, in one command."""
+"""`python -m lshfm_pl.compare`: a teacher, and students by every loss and seed, in one command.
+
+As it stands it is the quickstart; with other experiments and overrides it is the same comparison on other data.
+"""
 
 import json
 import logging
@@ -20,12 +23,12 @@ from lshfm_pl.detectors import load_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.reporting import comparison_table, detection_grid, summary_rows, write_csv, write_markdown
 
-__all__ = ["quickstart"]
+__all__ = ["compare"]
 
 log = logging.getLogger(__name__)
 
 
-def quickstart(config: DictConfig) -> Path:
+def compare(config: DictConfig) -> Path:
     """Train teacher and students, each in a process of its own, and compare them.
 
     A run whose `results.json` is there already is not repeated.
@@ -40,11 +43,12 @@ def quickstart(config: DictConfig) -> Path:
     start = time.perf_counter()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     teacher = folder / "teacher"
-    train(teacher, [f"experiment={config.teacher_experiment}", *config.teacher], threads=cores)
+    train(teacher, [*config.common, *config.teacher], threads=cores)
 
     students = {
         folder / f"{name}_seed{seed}": [
-            f"experiment={config.student_experiment}",
+            *config.common,
+            *config.student,
             f"distill={name}",
             f"seed={seed}",
             *(
@@ -53,7 +57,6 @@ def quickstart(config: DictConfig) -> Path:
                 else []
             ),
             *overrides,
-            *config.student,
         ]
         for seed in config.seeds
         for name, overrides in config.distill.items()
@@ -139,10 +142,10 @@ def quoted(path: Path) -> str:
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-@cli.main("quickstart")
+@cli.main("compare")
 def main(config: DictConfig) -> None:
     """Run the comparison."""
-    quickstart(config)
+    compare(config)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,235 @@
+"""Runs as a user starts them: run folder, figures from the file alone, sweeps, two processes, failures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.detectors import load_detector
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.evaluate import evaluate
+from lshfm_pl.train import train
+
+SMALL = [
+    "data=shapes",
+    "data.num_train=16",
+    "data.num_val=5",
+    "data.num_test=7",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "schedule=quickstart",
+    "schedule.epochs=1",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+]
+ROOT = CONFIG_DIR.parent
+
+
+def run_command(module, *overrides):
+    return subprocess.run(
+        [sys.executable, "-m", f"lshfm_pl.{module}", *overrides],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def train_here(output_dir, *overrides):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("train", overrides=[*SMALL, f"output_dir={output_dir}", *overrides])
+    return train(config)
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.fixture(scope="module", params=["fasterrcnn", "retinanet"])
+def pair(request, data_root, tmp_path_factory):
+    """(folder of a trained teacher, folder of its LSHL2 student, results of the student)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    data = f"data.root={data_root}"
+    train_here(folder / "teacher", data, f"model={request.param}_resnet18fpn_small", "role=teacher")
+    results = train_here(
+        folder / "student",
+        data,
+        f"model={request.param}_resnet10fpn_tiny",
+        "distill=lshl2",
+        "distill.num_hashes=64",
+        f"teacher.checkpoint={folder}/teacher/checkpoints/last.ckpt",
+    )
+    return folder / "teacher", folder / "student", results
+
+
+def test_run_folder_has_checkpoints_curves_and_results(pair):
+    teacher, student, results = pair
+    for folder in (teacher, student):
+        assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+        assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    header, *rows = (student / "metrics.csv").read_text().splitlines()
+    for column in (
+        "train/loss",
+        "train/mimic_l2",
+        "train/mimic_lsh",
+        "val/AP50",
+        "val/voc07_mAP",
+        "teacher/AP50",
+    ):
+        assert column in header.split(",")
+    assert len(rows) >= 4
+    stored = json.loads((student / "results.json").read_text())
+    assert stored["metrics"]["AP50"] == results["metrics"]["AP50"]
+    assert {"AP", "AP50", "AP75", "voc07_mAP", "voc_mAP"} <= set(stored["metrics"])
+    assert stored["distill"]["name"] == "lshl2"
+    assert stored["teacher"]["name"].endswith("resnet18fpn_small")
+    assert stored["teacher"]["metrics"]["AP50"] >= 0
+    assert stored["timing"]["train_seconds"] > 0
+    assert stored["versions"]["torch"] == torch.__version__
+    assert len(stored["config_hash"]) == 64
+
+
+def test_teacher_is_in_no_checkpoint(pair):
+    teacher, student, _ = pair
+    for name in ("last.ckpt", "best.ckpt"):
+        state = torch.load(student / "checkpoints" / name, weights_only=True)["state_dict"]
+        assert {key.split(".")[0] for key in state} <= {"detector", "mimic"}
+        student_size = sum(
+            value.numel() for value in load_detector(student / "checkpoints" / name).state_dict().values()
+        )
+        assert (
+            sum(value.numel() for key, value in state.items() if key.startswith("detector.")) == student_size
+        )
+    assert "mimic.weight" in torch.load(student / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_evaluate_gives_the_same_numbers_from_the_file_alone(pair, tmp_path):
+    _, student, results = pair
+    moved = tmp_path / "moved.ckpt"
+    moved.write_bytes((student / "checkpoints/last.ckpt").read_bytes())
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        overrides = [f"checkpoint={moved}", f"output_dir={tmp_path}", "trainer.accelerator=cpu"]
+        config = compose("evaluate", overrides=overrides)
+    figures = evaluate(config)
+    assert figures == pytest.approx(results["metrics"], abs=1e-9, nan_ok=True)
+    assert json.loads((tmp_path / "results.json").read_text())["metrics"]["AP50"] == figures["AP50"]
+
+
+def test_resumed_run_goes_on_from_its_epoch(pair, data_root, tmp_path):
+    _, student, _ = pair
+    model = read_results(student)["model"]
+    train_here(
+        tmp_path,
+        f"data.root={data_root}",
+        f"model={model}",
+        "schedule.epochs=2",
+        "distill=lshl2",
+        "distill.num_hashes=64",
+        "distill.check_teacher=false",
+        f"teacher.checkpoint={student.parent}/teacher/checkpoints/last.ckpt",
+        f"resume={student}/checkpoints/last.ckpt",
+    )
+    resumed = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert resumed["epoch"] == 1
+    assert resumed["global_step"] == 8
+
+
+def test_teacher_of_other_classes_is_refused(pair, data_root, tmp_path):
+    teacher, _, _ = pair
+    checkpoint = torch.load(teacher / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["detector"]["class_names"][0] = "blob"
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    with pytest.raises(LSHFMError, match="expected a teacher of the data's classes.*blob"):
+        train_here(
+            tmp_path / "run",
+            f"data.root={data_root}",
+            "model=fasterrcnn_resnet10fpn_tiny",
+            "distill=l2",
+            f"teacher.checkpoint={tmp_path}/other.ckpt",
+        )
+
+
+@pytest.mark.slow
+def test_sweep_gives_each_job_its_own_folder(pair, data_root, tmp_path):
+    teacher, student, _ = pair
+    model = json.loads((student / "results.json").read_text())["model"]
+    done = run_command(
+        "train", "--multirun", *SMALL, f"data.root={data_root}", f"model={model}",
+        "distill=none,l2", "seed=0,1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
+        f"teacher.checkpoint={teacher}/checkpoints/last.ckpt", f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    jobs = sorted(path.parent for path in tmp_path.glob("*/results.json"))
+    assert [job.name.split("_")[0] for job in jobs] == ["0", "1", "2", "3"]
+    ran = [(content["distill"]["name"], content["seed"]) for content in map(read_results, jobs)]
+    assert ran == [("none", 0), ("none", 1), ("l2", 0), ("l2", 1)]
+
+
+def read_results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [False, True])
+def test_two_processes_train_together(pair, data_root, tmp_path, sweep):
+    teacher, student, _ = pair
+    model = read_results(student)["model"]
+    where = (
+        ["--multirun", f"hydra.sweep.dir={tmp_path}", "seed=0,1"] if sweep else [f"hydra.run.dir={tmp_path}"]
+    )
+    done = run_command(
+        "train", *SMALL, f"data.root={data_root}", f"model={model}", "trainer.devices=2", "data.batch_size=2",
+        "distill=lshl2", "distill.num_hashes=64", f"teacher.checkpoint={teacher}/checkpoints/last.ckpt", *where,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = sorted(path.parent for path in tmp_path.rglob("results.json"))
+    assert len(folders) == (2 if sweep else 1)
+    for folder in folders:
+        results = read_results(folder)
+        assert results["world_size"] == 2
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            checkpoint = f"checkpoint={folder}/checkpoints/last.ckpt"
+            config = compose(
+                "evaluate", overrides=[checkpoint, f"output_dir={folder}/again", "trainer.accelerator=cpu"]
+            )
+        assert evaluate(config)["AP50"] == pytest.approx(results["metrics"]["AP50"], abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data=voc_folder", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
+        (["data=voc0712", "data.root=/nowhere/at/all"], "data.download=true"),
+        ([*SMALL, "distill=l2"], "distill=l2 needs a teacher"),
+        ([*SMALL, "distill=l2", "teacher.checkpoint=/nowhere.ckpt"], "/nowhere.ckpt"),
+        ([*SMALL, "model.backbone_weights=/nowhere.pth"], "/nowhere.pth"),
+        ([*SMALL, "schedule.optimizer.name=lion"], "schedule.optimizer.name"),
+    ],
+)
+def test_failure_is_told_in_two_lines_with_status_one(data_root, tmp_path, overrides, message):
+    where = [f"hydra.run.dir={tmp_path}", "model=fasterrcnn_resnet10fpn_tiny"]
+    root = [f"data.root={data_root}"] if "data=shapes" in overrides else []
+    done = run_command("train", *overrides, *root, *where)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    told = done.stderr[done.stderr.index("error: ") :].strip()
+    assert message in told
+    assert len(told.splitlines()) <= 2
+
+
+@pytest.mark.slow
+def test_debug_shows_the_traceback(tmp_path):
+    done = run_command(
+        "train", "debug=traceback", "data=voc_folder", "data.root=/nowhere", f"hydra.run.dir={tmp_path}"
+    )
+    assert done.returncode == 1
+    assert "LSHFMError" in done.stderr
+    assert Path(tmp_path).is_dir()
