@@ -111,10 +111,10 @@ def draw_detections(
         draw.text(
             (x1 + line_width + 1, y1 + line_width + 1),
             texts[index],
-            fill=colors[index],
+            fill=BLACK,
             font=font,
             stroke_width=1,
-            stroke_fill=_readable_on(colors[index]),
+            stroke_fill=BACKGROUND,
         )
     return pil_to_tensor(picture)
 

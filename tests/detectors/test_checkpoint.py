@@ -1,0 +1,287 @@
+import argparse
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from procedural_weights import procedural_state_dict
+from torchvision.ops import FrozenBatchNorm2d
+
+from lshfm_pl.detectors import build_detector, detector_checkpoint, load_detector, load_weights
+from lshfm_pl.detectors.checkpoint import detector_description, rename_published_key
+from lshfm_pl.errors import LSHFMError
+
+PUBLISHED = json.loads(
+    gzip.decompress((Path(__file__).parent.parent / "goldens/layouts/fpn_detectors.json.gz").read_bytes())
+)
+NAMES = ("circle", "square", "star")
+TINY = ("fasterrcnn_resnet10fpn_tiny", "retinanet_resnet10fpn_tiny")
+
+
+def published_file(path, weights, **changes):
+    """What the published training script writes."""
+    content = {
+        "model": weights,
+        "optimizer": {"state": {}, "param_groups": []},
+        "lr_scheduler": {"last_epoch": 23},
+        "args": argparse.Namespace(model="retinanet_r50_with_r101", beta=7.0),
+        "epoch": 23,
+        **changes,
+    }
+    torch.save(content, path)
+    return path
+
+
+def published_layout(name):
+    return PUBLISHED["detectors"][name]["tensors"]
+
+
+def tiny(model_config, name=TINY[0], seed=0, num_classes=4, **changes):
+    torch.manual_seed(seed)
+    names = NAMES[: num_classes - 1] if num_classes <= 4 else None
+    return build_detector(model_config(name, **changes), num_classes=num_classes, class_names=names)
+
+
+def detections(detector):
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.rand(3, 128, 128, generator=generator), torch.rand(3, 120, 100, generator=generator)]
+    with torch.no_grad():
+        return detector.eval()(images)
+
+
+def assert_same_detections(first, second):
+    for one, other in zip(detections(first), detections(second), strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert torch.equal(one[key], other[key])
+
+
+@pytest.mark.parametrize("name", PUBLISHED["detectors"])
+def test_published_names_become_todays(name):
+    renamed = PUBLISHED["detectors"][name]["renamed"]
+    for old, new in renamed:
+        assert rename_published_key(old) == new
+    changed = {old for old, _ in renamed}
+    kept = [key for key, _ in PUBLISHED["detectors"][name]["tensors"] if key not in changed]
+    assert len(changed) in (18, 28)
+    assert [rename_published_key(key) for key in kept] == kept
+
+
+def test_todays_names_are_left_alone():
+    for detector in PUBLISHED["detectors"].values():
+        for _, new in detector["renamed"]:
+            assert rename_published_key(new) == new
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_saved_detector_comes_back_from_the_file_alone(model_config, tmp_path, name):
+    detector = tiny(model_config, name, score_thresh=0.0) if "retina" in name else tiny(model_config, name)
+    detector.train()(
+        [torch.rand(3, 128, 128)], [{"boxes": torch.tensor([[9.0, 9, 50, 60]]), "labels": torch.tensor([2])}]
+    )
+    path = tmp_path / "detector.ckpt"
+    torch.save(detector_checkpoint(detector, extra={"AP": 12.5}), path)
+    loaded = load_detector(path)
+    assert not loaded.training
+    assert type(loaded) is type(detector)
+    assert (loaded.config, loaded.class_names, loaded.num_classes) == (detector.config, NAMES, 4)
+    assert_same_detections(detector, loaded)
+    assert sum(len(image["scores"]) for image in detections(loaded)) > 0
+    assert torch.load(path, weights_only=True)["extra"] == {"AP": 12.5}
+
+
+def test_lightning_checkpoint_gives_the_detector_and_nothing_else(model_config, tmp_path):
+    detector = tiny(model_config)
+    weights = {f"detector.{key}": value for key, value in detector.state_dict().items()}
+    content = {
+        "epoch": 3,
+        "state_dict": {**weights, "mimic.weight": torch.zeros(8, 4)},
+        "detector": detector_description(detector),
+    }
+    path = tmp_path / "last.ckpt"
+    torch.save(content, path)
+    assert_same_detections(detector, load_detector(path))
+    other = tiny(model_config, seed=1)
+    report = load_weights(other, path)
+    assert_same_detections(detector, other)
+    assert report.class_names == NAMES
+    assert str(report) == f"{path}: {len(weights)} tensors loaded (Lightning checkpoint, norm eps 1e-05)"
+
+
+def test_norm_eps_travels_with_the_weights(model_config, tmp_path):
+    detector = tiny(model_config, norm="frozen_bn", norm_eps=0.0)
+    path = tmp_path / "detector.ckpt"
+    torch.save(detector_checkpoint(detector), path)
+    other = tiny(model_config, norm="frozen_bn", norm_eps=1e-5)
+    load_weights(other, path)
+    assert other.config["norm_eps"] == 0
+    assert {module.eps for module in other.modules() if isinstance(module, FrozenBatchNorm2d)} == {0}
+
+
+def test_plain_state_dict_with_current_names(model_config, tmp_path):
+    detector, other = tiny(model_config), tiny(model_config, seed=1)
+    path = tmp_path / "weights.pth"
+    torch.save(detector.state_dict(), path)
+    report = load_weights(other, path)
+    assert_same_detections(detector, other)
+    assert (report.class_names, report.norm_eps) == (None, None)
+    assert load_weights(other, detector.state_dict()).source == "state dict"
+    with pytest.raises(LSHFMError, match=r"weights\.pth: state dict, which does not say what detector"):
+        load_detector(path)
+
+
+def test_published_checkpoint_is_renamed_and_gets_the_eps_of_its_time(model_config, tmp_path):
+    weights = procedural_state_dict(published_layout("retinanet_resnet50fpn"))
+    path = published_file(tmp_path / "voc0712_retinanet.ckpt", weights)
+    detector = build_detector(model_config("retinanet_resnet50fpn"), num_classes=21, load_backbone=False)
+    report = load_weights(detector, path)
+    loaded = detector.state_dict()
+    assert len(weights) == len(loaded) == report.num_tensors == 301
+    for key, value in weights.items():
+        assert torch.equal(loaded[rename_published_key(key)], value)
+    norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert len(norms) == 53
+    assert {norm.eps for norm in norms} == {detector.config["norm_eps"]} == {0}
+    assert str(report) == f"{path}: 301 tensors loaded (published checkpoint, norm eps 0)"
+
+
+def test_published_vgg_has_no_norm_to_change(model_config, tmp_path):
+    path = published_file(
+        tmp_path / "vgg.ckpt", procedural_state_dict(published_layout("retinanet_vgg11fpn"))
+    )
+    detector = build_detector(model_config("retinanet_vgg11fpn"), num_classes=21, load_backbone=False)
+    report = load_weights(detector, path)
+    assert report.norm_eps is None
+    assert detector.config["norm_eps"] == 1e-5
+
+
+def test_student_and_teacher_of_a_published_distillation_checkpoint(model_config, tmp_path):
+    layout = published_layout("retinanet_vgg11fpn")
+    parts = {prefix: procedural_state_dict(layout, prefix) for prefix in ("t_", "s_")}
+    weights = {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
+    weights["feat_KD_loss.LSH_weight.weight"] = torch.zeros(4, 2304)
+    path = published_file(tmp_path / "distilled.ckpt", weights)
+    for which, prefix in (("student", "s_"), ("teacher", "t_")):
+        detector = build_detector(model_config("retinanet_vgg11fpn"), num_classes=21, load_backbone=False)
+        report = load_weights(detector, path, which=which)
+        assert report.format == f"{which} of a published checkpoint"
+        for key, value in parts[prefix].items():
+            assert torch.equal(detector.state_dict()[rename_published_key(key)], value)
+
+
+def test_published_checkpoint_with_its_detector_named(model_config, tmp_path):
+    path = published_file(
+        tmp_path / "vgg.ckpt", procedural_state_dict(published_layout("retinanet_vgg11fpn"))
+    )
+    with pytest.raises(LSHFMError, match=r"published checkpoint, which does not say what detector"):
+        load_detector(path)
+    names = [f"class {label}" for label in range(1, 21)]
+    detector = load_detector(path, config=model_config("retinanet_vgg11fpn"), class_names=names)
+    assert detector.class_names == tuple(names)
+    assert not detector.training
+
+
+def test_same_envelope_with_todays_names_keeps_todays_eps(model_config, tmp_path):
+    detector = tiny(model_config, norm="frozen_bn")
+    path = published_file(tmp_path / "reference.ckpt", detector.state_dict())
+    assert load_weights(detector, path).norm_eps is None
+    assert detector.config["norm_eps"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ({}, {"num_classes": 3}, r"another number of classes \(.*cls_score\.bias has 4 values, expected 3\)"),
+        ({"name": TINY[1]}, {"name": TINY[1], "num_classes": 3}, r"classes \(.*has 36 values, expected 27\)"),
+        ({}, {"backbone": "resnet18"}, r"(\d+) tensors missing, 0 .* another backbone, width or norm"),
+        ({}, {"width": 1.0}, r"0 tensors missing, 0 unexpected, \d+ of .* another backbone, width or norm"),
+        ({}, {"name": TINY[1]}, r"another architecture"),
+        ({}, {"box_head_width": 32}, r"other sizes of the pyramid or the heads"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_likely_cause(model_config, tmp_path, source, target, message):
+    path = tmp_path / "other.ckpt"
+    torch.save(detector_checkpoint(tiny(model_config, **source)), path)
+    detector = tiny(model_config, seed=1, **target)
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    with pytest.raises(
+        LSHFMError, match=rf"other\.ckpt does not fit {detector.config['name']}: .*{message}"
+    ) as error:
+        load_weights(detector, path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500 + len(str(path))
+    assert all(torch.equal(before[key], value) for key, value in detector.state_dict().items())
+
+
+def test_published_checkpoint_of_another_backbone_or_class_count_is_refused(model_config, tmp_path):
+    path = published_file(
+        tmp_path / "vgg11.ckpt", procedural_state_dict(published_layout("retinanet_vgg11fpn"))
+    )
+    with torch.device("meta"):
+        vgg16 = build_detector(model_config("retinanet_vgg16fpn"), num_classes=21, load_backbone=False)
+        three = build_detector(model_config("retinanet_vgg11fpn"), num_classes=3, load_backbone=False)
+    with pytest.raises(LSHFMError, match="another backbone"):
+        load_weights(vgg16, path)
+    with pytest.raises(LSHFMError, match=r"another number of classes .* has 189 values, expected 27"):
+        load_weights(three, path)
+
+
+def test_old_names_outside_their_file_are_recognised(model_config):
+    weights = {}
+    for key, value in tiny(model_config).state_dict().items():
+        weights[key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")] = value
+    with pytest.raises(LSHFMError, match="names of an old torchvision; give the whole published file"):
+        load_weights(tiny(model_config), weights)
+
+
+class RunsACommand:
+    def __init__(self, witness):
+        self.witness = str(witness)
+
+    def __reduce__(self):
+        return os.mkdir, (self.witness,)
+
+
+def test_code_in_a_published_file_is_refused_and_not_run(model_config, tmp_path):
+    witness = tmp_path / "witness"
+    path = published_file(tmp_path / "evil.ckpt", {}, optimizer=RunsACommand(witness))
+    for load in (load_detector, lambda file: load_weights(tiny(model_config), file)):
+        with pytest.raises(LSHFMError, match=r"evil\.ckpt: holds .*, expected tensors and plain values only"):
+            load(path)
+    assert not witness.exists()
+
+
+def test_namespace_is_allowed_in_published_files_only(tmp_path):
+    path = tmp_path / "args.ckpt"
+    torch.save({"state_dict": {}, "hyper_parameters": argparse.Namespace(lr=1)}, path)
+    with pytest.raises(LSHFMError, match=r"args\.ckpt: holds argparse\.Namespace"):
+        load_detector(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], r"expected a dict with weights, found list"),
+        ({"epoch": 1, "state_dict": {}}, r"expected a detector's weights, found a dict of epoch, state_dict"),
+        ({"format": "lshfm_pl.detector", "version": 2}, r"format version 2, expected 1; use the version"),
+        ({"format": "lshfm_pl.detector", "version": 1}, r"describes a detector but holds no state_dict"),
+        ({"format": "lshfm_pl.detector", "version": 1, "state_dict": {}}, r"has no 'config'"),
+    ],
+)
+def test_files_of_something_else_are_told(tmp_path, content, message):
+    path = tmp_path / "file.ckpt"
+    torch.save(content, path)
+    with pytest.raises(LSHFMError, match=rf"file\.ckpt: .*{message}"):
+        load_detector(path)
+
+
+def test_missing_and_broken_checkpoints_are_told(model_config, tmp_path):
+    with pytest.raises(LSHFMError, match=r"none\.ckpt: expected a file of weights, found nothing"):
+        load_detector(tmp_path / "none.ckpt")
+    path = tmp_path / "broken.ckpt"
+    torch.save(detector_checkpoint(tiny(model_config)), path)
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(LSHFMError, match=r"broken\.ckpt: not a whole file of torch\.save"):
+        load_detector(path)

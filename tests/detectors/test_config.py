@@ -1,0 +1,58 @@
+import pytest
+from omegaconf import OmegaConf
+
+from lshfm_pl.detectors.config import resolve_config
+from lshfm_pl.errors import LSHFMError
+
+FASTER_RCNN, RETINANET = "fasterrcnn_resnet50fpn", "retinanet_resnet50fpn"
+
+
+def test_omegaconf_nodes_become_plain_python_with_interpolations_resolved(model_config):
+    node = OmegaConf.create(
+        {"size": 320, "model": {**model_config(RETINANET), "min_size": ["${size}"]}}
+    ).model
+    resolved = resolve_config(node)
+    assert resolved == {**model_config(RETINANET), "min_size": [320]}
+    assert type(resolved["anchor_sizes"]) is list
+    assert type(resolved["anchor_sizes"][0]) is list
+
+
+def test_the_given_config_is_not_shared(model_config):
+    config = model_config(RETINANET)
+    resolve_config(config)["anchor_sizes"][0][0] = 1
+    assert config["anchor_sizes"][0][0] == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            FASTER_RCNN,
+            {"fpn_chanels": 1},
+            r"model\.fpn_chanels: no such key; the closest one is fpn_channels",
+        ),
+        (FASTER_RCNN, {"topk_candidates": 9}, r"topk_candidates: a key of retinanet, but this .* fasterrcnn"),
+        (RETINANET, {"box_head_width": 9}, r"box_head_width: a key of fasterrcnn, but this .* retinanet"),
+        (RETINANET, {"architecture": "yolo"}, r"model\.architecture: .* fasterrcnn, retinanet, found 'yolo'"),
+        (RETINANET, {"norm": "ln"}, r"model\.norm: expected one of frozen_bn, bn, gn, none, found 'ln'"),
+        (RETINANET, {"trainable_stages": 6}, r"model\.trainable_stages: .* from 0 to 5, found 6"),
+        (RETINANET, {"trainable_stages": True}, r"model\.trainable_stages: .*, found True"),
+        (RETINANET, {"width": 0}, r"model\.width: expected a number above 0, found 0"),
+        (RETINANET, {"min_size": 800}, r"model\.min_size: expected a list .*, found 800"),
+        (RETINANET, {"image_mean": [0.5]}, r"model\.image_mean: expected a list of 3"),
+        (RETINANET, {"anchor_sizes": [[32]] * 4}, r"model\.anchor_sizes: expected a list of 5"),
+        (RETINANET, {"anchor_sizes": [[32]] * 4 + [[1, 2]]}, r"same number of anchors .* found \[3, 6\]"),
+        (RETINANET, {"score_thresh": 5}, r"model\.score_thresh: expected a number from 0 to 1, found 5"),
+        (FASTER_RCNN, {"box_detections_per_img": 1.5}, r"expected a whole number above 0, found 1\.5"),
+    ],
+)
+def test_what_does_not_hold_is_refused_by_name(model_config, name, changes, message):
+    with pytest.raises(LSHFMError, match=message):
+        resolve_config(model_config(name, **changes))
+
+
+def test_missing_keys_are_named(model_config):
+    config = model_config(RETINANET)
+    del config["width"], config["nms_thresh"]
+    with pytest.raises(LSHFMError, match="retinanet needs the keys width, nms_thresh"):
+        resolve_config(config)
