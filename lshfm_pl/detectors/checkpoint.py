@@ -120,6 +120,10 @@ def load_detector(
     """
     contents = _open(path, which)
     description = contents.description
+    if description is not None and which == "teacher":
+        raise LSHFMError(
+            f"{contents.source}: holds the trained detector only; load the teacher from its own file."
+        )
     if description is None and config and class_names:
         description = {"config": config, "num_classes": len(class_names) + 1, "class_names": class_names}
     if description is None:
