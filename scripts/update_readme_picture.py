@@ -1,6 +1,6 @@
 """Take the picture of a finished quickstart into docs/, small enough for the repository.
 
-    python scripts/update_readme_picture.py outputs/quickstart/detections.png docs/detections.png
+python scripts/update_readme_picture.py outputs/quickstart/detections.png docs/detections.png
 """
 
 import sys

@@ -9,10 +9,12 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
+from lshfm_pl.data.download import download_voc
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
 from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
 from lshfm_pl.data.transforms import eval_transform, train_transform
-from lshfm_pl.data.voc import Target, VOCDetection, VOCSource, download_voc, read_class_names, resolve_source
+from lshfm_pl.data.voc import Target, VOCDetection
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["ShapesDataModule", "VOCDataModule", "build_datamodule", "collate"]

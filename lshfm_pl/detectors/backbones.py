@@ -17,7 +17,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["BACKBONES", "RESNETS", "VGGS", "build_fpn_backbone", "load_backbone_weights", "scale_channels"]
+__all__ = [
+    "BACKBONES",
+    "RESNETS",
+    "VGGS",
+    "build_fpn_backbone",
+    "group_norm",
+    "load_backbone_weights",
+    "scale_channels",
+]
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -188,12 +196,17 @@ def _build_vgg(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
     return _VGGBody(VGGS[config["backbone"]], width=width, norm_layer=_norm_factory(config)), channels
 
 
+def group_norm(channels: int, *, eps: float = 1e-5) -> nn.GroupNorm:
+    """GroupNorm in 32 groups, or in as many as divide the channels."""
+    return nn.GroupNorm(math.gcd(_MAX_GROUPS, channels), channels, eps=eps)
+
+
 def _norm_factory(config: Mapping[str, Any]) -> NormFactory | None:
     eps = config["norm_eps"]
     factories: dict[str, NormFactory | None] = {
         "frozen_bn": partial(FrozenBatchNorm2d, eps=eps),
         "bn": partial(nn.BatchNorm2d, eps=eps),
-        "gn": lambda channels: nn.GroupNorm(math.gcd(_MAX_GROUPS, channels), channels, eps=eps),
+        "gn": partial(group_norm, eps=eps),
         "none": None,
     }
     return factories[config["norm"]]

@@ -122,7 +122,10 @@ _ARCHITECTURE_RULES = {
         "box_sampling_ratio": _NATURAL,
         **{key: _torchvision_rule(key) for key in FASTER_RCNN_KEYS},
     },
-    "retinanet": {key: _torchvision_rule(key) for key in RETINANET_KEYS},
+    "retinanet": {
+        "tower_norm": _one_of("gn", "none"),
+        **{key: _torchvision_rule(key) for key in RETINANET_KEYS},
+    },
 }
 
 

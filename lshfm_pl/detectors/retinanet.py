@@ -7,7 +7,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from lshfm_pl.detectors.backbones import build_fpn_backbone
+from lshfm_pl.detectors.backbones import build_fpn_backbone, group_norm
 from lshfm_pl.detectors.config import RETINANET_KEYS
 
 __all__ = ["build_retinanet"]
@@ -34,7 +34,10 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
         size_divisible=config["size_divisible"],
         anchor_generator=anchor_generator,
         head=RetinaNetHead(
-            backbone.out_channels, anchor_generator.num_anchors_per_location()[0], num_classes
+            backbone.out_channels,
+            anchor_generator.num_anchors_per_location()[0],
+            num_classes,
+            norm_layer=group_norm if config["tower_norm"] == "gn" else None,
         ),
         **{key: config[key] for key in RETINANET_KEYS},
     )

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from lshfm_pl.data import shapes
+from lshfm_pl.data.annotations import VOCSource
 from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
-from lshfm_pl.data.voc import VOCDetection, VOCSource
+from lshfm_pl.data.voc import VOCDetection
 from lshfm_pl.errors import LSHFMError
 
 SMALL = ShapesSpec(num_train=60, num_val=3, num_test=4)

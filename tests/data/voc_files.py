@@ -1,11 +1,17 @@
-"""Writes small folders in VOC layout for the tests."""
+"""Writes small folders in VOC layout for the tests, and reads them."""
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from lshfm_pl.data.annotations import VOCSource
+from lshfm_pl.data.voc import VOCDetection
+from lshfm_pl.errors import LSHFMError
+
 BOX = (11, 21, 30, 40)
+SIZE = (64, 48)
 
 
 def object_xml(name="cat", box=BOX, difficult=0):
@@ -15,7 +21,7 @@ def object_xml(name="cat", box=BOX, difficult=0):
     return f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{corners}</bndbox></object>"
 
 
-def annotation_xml(objects=(), size=(64, 48), filename=""):
+def annotation_xml(objects=(), size=SIZE, filename=""):
     width, height = size
     return (
         f"<annotation><filename>{filename}</filename>"
@@ -24,7 +30,7 @@ def annotation_xml(objects=(), size=(64, 48), filename=""):
     )
 
 
-def write_image(path, size=(64, 48), seed=0):
+def write_image(path, size=SIZE, seed=0):
     width, height = size
     pixels = np.random.RandomState(seed).randint(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -62,3 +68,23 @@ def write_many(folder, split, number, first=0):
         for index in range(first, first + number)
     }
     return write_voc(folder, split, images)
+
+
+def one_image(tmp_path, *objects, size=SIZE):
+    return write_voc(tmp_path / "set", "train", {"a": (size, list(objects))})
+
+
+def set_annotation(folder, text, image_id="a"):
+    (folder / "Annotations" / f"{image_id}.xml").write_text(text)
+
+
+def read(folder, split="train", **settings):
+    return VOCDetection([VOCSource(folder, split)], ("cat", "dog"), **settings)
+
+
+def error_text(folder, **settings):
+    with pytest.raises(LSHFMError) as caught:
+        read(folder, **settings)
+    text = str(caught.value)
+    assert len(text.splitlines()) <= 2
+    return text

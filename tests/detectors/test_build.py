@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 
 from lshfm_pl.cli import CONFIG_DIR
@@ -144,3 +145,11 @@ def test_class_names_are_kept_and_counted(model_config):
     assert build_detector(config, num_classes=3).class_names == ()
     with pytest.raises(LSHFMError, match="3 classes with background need 2 class names, found 3"):
         build_detector(config, num_classes=3, class_names=["background", "cat", "dog"])
+
+
+def test_tower_norm_puts_a_group_norm_behind_each_tower_convolution(model_config):
+    published = build_without_memory(model_config("retinanet_resnet18fpn"))
+    assert not any(isinstance(module, nn.GroupNorm) for module in published.head.modules())
+    normed = build_without_memory(model_config("retinanet_resnet18fpn", tower_norm="gn"))
+    for head in (normed.head.classification_head, normed.head.regression_head):
+        assert sum(isinstance(module, nn.GroupNorm) for module in head.conv.modules()) == 4

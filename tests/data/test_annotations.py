@@ -1,0 +1,193 @@
+import pytest
+from voc_files import (
+    BOX,
+    SIZE,
+    annotation_xml,
+    error_text,
+    object_xml,
+    one_image,
+    read,
+    set_annotation,
+    write_image,
+    write_split,
+    write_voc,
+)
+
+from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
+from lshfm_pl.data.voc import VOCDetection
+from lshfm_pl.errors import LSHFMError
+
+
+def test_float_coordinates_are_kept(tmp_path):
+    folder = one_image(tmp_path, object_xml(box=(1.5, 2.25, 30.75, 40)))
+    assert read(folder)[0][1]["boxes"].tolist() == [[0.5, 1.25, 30.75, 40.0]]
+
+
+def test_a_box_of_one_pixel_has_area(tmp_path):
+    folder = one_image(tmp_path, object_xml(box=(5, 6, 5, 6)))
+    assert read(folder)[0][1]["boxes"].tolist() == [[4, 5, 5, 6]]
+
+
+def test_boxes_of_parts_are_not_objects(tmp_path):
+    part = object_xml("cat", BOX).replace(
+        "</object>",
+        "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+        "</object>",
+    )
+    assert read(one_image(tmp_path, part))[0][1]["boxes"].tolist() == [[10, 20, 30, 40]]
+
+
+@pytest.mark.parametrize(
+    "size_element", ["", "<size><width>0</width><height>0</height></size>", "<size><width>x</width></size>"]
+)
+def test_size_comes_from_the_image_when_the_annotation_lacks_it(tmp_path, size_element):
+    folder = one_image(tmp_path)
+    set_annotation(folder, f"<annotation>{size_element}</annotation>")
+    record = read(folder).records[0]
+    assert (record.width, record.height) == SIZE
+    assert read(folder).aspect_ratios == [64 / 48]
+
+
+def test_second_column_blank_lines_and_byte_order_mark_of_a_split_are_skipped(tmp_path):
+    folder = write_voc(tmp_path / "set", "train", {"000005": (SIZE, []), "000007": (SIZE, [])})
+    path = write_split(folder, "cat_train", [])
+    path.write_bytes("\ufeff000005 -1\r\n\r\n000007  1\r\n".encode())
+    assert [record.image_id for record in read(folder, "cat_train").records] == ["set/000005", "set/000007"]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.jpeg", "a.JPG", "a.PNG"])
+def test_common_image_extensions_are_found(tmp_path, name):
+    folder = one_image(tmp_path)
+    (folder / "JPEGImages" / "a.png").unlink()
+    write_image(folder / "JPEGImages" / name, SIZE)
+    assert read(folder).records[0].image_path.name == name
+
+
+def test_jpg_wins_over_png_of_the_same_id(tmp_path):
+    folder = one_image(tmp_path)
+    write_image(folder / "JPEGImages" / "a.jpg", SIZE)
+    assert read(folder).records[0].image_path.name == "a.jpg"
+
+
+def test_image_is_found_by_the_filename_of_its_annotation(tmp_path):
+    folder = one_image(tmp_path)
+    (folder / "JPEGImages" / "a.png").rename(folder / "JPEGImages" / "photo.png")
+    set_annotation(folder, annotation_xml(filename="photo.png"))
+    assert read(folder).records[0].image_path.name == "photo.png"
+
+
+def test_class_names_are_read_sorted_from_all_annotations(tmp_path):
+    folder = write_voc(
+        tmp_path / "set",
+        "train",
+        {"a": (SIZE, [object_xml("zebra"), object_xml("ant")]), "b": (SIZE, [object_xml("cow", BOX, 1)])},
+    )
+    sources = [VOCSource(folder, "train")]
+    assert read_class_names(sources) == ("ant", "cow", "zebra")
+    assert VOCDetection(sources).class_names == ("ant", "cow", "zebra")
+    assert VOCDetection(sources)[0][1]["labels"].tolist() == [3, 1]
+
+
+def test_folder_of_a_split_is_found_below_root_or_vocdevkit(tmp_path):
+    below = write_voc(tmp_path / "VOCdevkit" / "VOC2007", "trainval", {"a": (SIZE, [])})
+    for root in (tmp_path, tmp_path / "VOCdevkit"):
+        source = resolve_source(root, "VOC2007/trainval")
+        assert source.folder.samefile(below)
+        assert source.split == "trainval"
+    assert resolve_source(below, "trainval") == VOCSource(below, "trainval")
+
+
+# Bad data: each message names the file and says what is wrong.
+
+
+def test_missing_voc_folder_says_how_to_get_it(tmp_path):
+    with pytest.raises(LSHFMError, match=r"(?s)VOC2007.*not found.*data\.root.*data\.download=true"):
+        resolve_source(tmp_path, "VOC2007/trainval")
+    with pytest.raises(LSHFMError, match=r"(?s)nowhere not found.*data\.root"):
+        resolve_source(tmp_path / "nowhere", "train")
+
+
+def test_missing_split_lists_those_that_exist(tmp_path):
+    folder = one_image(tmp_path)
+    write_split(folder, "val", ["a"])
+    with pytest.raises(LSHFMError, match=r"test\.txt; its folder has: train, val"):
+        read(folder, "test")
+
+
+def test_missing_folder_of_images_is_named(tmp_path):
+    folder = one_image(tmp_path)
+    (folder / "JPEGImages").rename(folder / "images")
+    assert "JPEGImages" in error_text(folder)
+
+
+def test_empty_split_is_refused(tmp_path):
+    folder = one_image(tmp_path)
+    write_split(folder, "train", ["", "  "])
+    assert "train.txt is empty" in error_text(folder)
+
+
+def test_missing_image_is_found_before_the_first_epoch(tmp_path):
+    folder = one_image(tmp_path)
+    (folder / "JPEGImages" / "a.png").unlink()
+    text = error_text(folder)
+    assert "No image 'a'" in text
+    assert "train.txt" in text
+
+
+def test_missing_annotation_is_named(tmp_path):
+    folder = one_image(tmp_path)
+    write_split(folder, "train", ["a", "b"])
+    assert str(folder / "Annotations" / "b.xml") in error_text(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("<annotation><object></annotation>", "mismatched tag"),
+        ("", "no element found"),
+        ("<html></html>", "found <html>"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "encoding"),
+    ],
+)
+def test_broken_xml_is_named(tmp_path, content, reason):
+    folder = one_image(tmp_path)
+    set_annotation(folder, content)
+    text = error_text(folder)
+    assert str(folder / "Annotations" / "a.xml") in text
+    assert reason in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_document_type_and_entities_are_refused_unread(tmp_path, encoding):
+    folder = one_image(tmp_path)
+    bomb = (
+        f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE annotation [<!ENTITY a "cat">]>'
+        f"<annotation>{object_xml('&a;')}</annotation>"
+    )
+    (folder / "Annotations" / "a.xml").write_bytes(bomb.encode(encoding))
+    text = error_text(folder)
+    assert "<!DOCTYPE annotation" in text
+    assert "a.xml" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("<name>cat</name>", ""), "No <name> in object 1"),
+        (("<name>cat</name>", "<name> </name>"), "No <name> in object 1"),
+        (("bndbox", "box"), "No <bndbox> for object 1"),
+        (("<xmin>11</xmin>", ""), "<xmin> of object 1"),
+        (("<xmin>11</xmin>", "<xmin>left</xmin>"), "<xmin> of object 1"),
+        (("<xmax>30</xmax>", "<xmax>nan</xmax>"), "'nan': expected a number"),
+        (("<xmax>30</xmax>", "<xmax>inf</xmax>"), "'inf': expected a number"),
+        (("<xmax>30</xmax>", "<xmax>10</xmax>"), "has no area"),
+        (("<ymax>40</ymax>", "<ymax>5</ymax>"), "has no area"),
+        (("<difficult>0</difficult>", "<difficult>maybe</difficult>"), "'maybe': expected 0 or 1"),
+    ],
+)
+def test_bad_object_is_named(tmp_path, change, reason):
+    folder = one_image(tmp_path)
+    set_annotation(folder, annotation_xml([object_xml().replace(*change)]))
+    text = error_text(folder)
+    assert reason in text
+    assert str(folder / "Annotations" / "a.xml") in text
