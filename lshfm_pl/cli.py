@@ -9,8 +9,9 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.errors import LSHFMError
 
@@ -39,16 +40,34 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
                 warnings.filterwarnings("ignore", message=message)
             logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
             try:
+                refuse_missing_values(config)
                 command(config)
-            except LSHFMError as error:
+            except (LSHFMError, InstantiationException) as error:
                 if config.get("debug"):
                     raise
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {told(error)}", file=sys.stderr)
                 sys.exit(1)
 
         return run
 
     return decorate
+
+
+def refuse_missing_values(config: DictConfig) -> None:
+    """Raise an LSHFMError that names the keys still without a value (`???` in the config files)."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise LSHFMError(f"no value for {', '.join(missing)}: give {missing[0]}=…")
+
+
+def told(error: LSHFMError | InstantiationException) -> str:
+    """What to print of a failure: ours as it is, one from inside an instantiated object as key and reason."""
+    if isinstance(error, LSHFMError):
+        return str(error)
+    if isinstance(error.__cause__, LSHFMError):
+        return str(error.__cause__)
+    key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else "config"
+    return f"{key}: {type(error.__cause__).__name__}: {error.__cause__}"
 
 
 def in_multirun() -> bool:

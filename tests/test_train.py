@@ -207,6 +207,9 @@ def test_two_processes_train_together(pair, data_root, tmp_path, sweep):
     ("overrides", "message"),
     [
         (["data=voc_folder", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
+        (["data=voc_folder"], "no value for data.root: give data.root=…"),
+        ([*SMALL, "data.batch_size=0"], "data.batch_size must be a whole number of at least 1, found 0"),
+        ([*SMALL, "trainer.precision=31"], "trainer: "),
         (["data=voc0712", "data.root=/nowhere/at/all"], "data.download=true"),
         ([*SMALL, "distill=l2"], "distill=l2 needs a teacher"),
         ([*SMALL, "distill=l2", "teacher.checkpoint=/nowhere.ckpt"], "/nowhere.ckpt"),
