@@ -8,8 +8,37 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-__all__ = ["StepTimer"]
+__all__ = ["LastCheckpoint", "StepTimer"]
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """`last.ckpt`: everything to go on from, after every epoch and when the run is interrupted.
+
+    Lightning saves together on all processes. A failure is one process's own, so with several of them it is not
+    saved: the others would never come, and the message would be lost in their time-out.
+
+    Args:
+        dirpath: folder of the file.
+    """
+
+    def __init__(self, dirpath: str) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="last",
+            save_on_exception=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save if all processes are here: alone, or interrupted by a signal."""
+        if trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            super().on_exception(trainer, pl_module, exception)
 
 
 class StepTimer(pl.Callback):
@@ -26,9 +55,11 @@ class StepTimer(pl.Callback):
         self._batches = 0
         self._batch_start = self._fit_start = time.perf_counter()
         self._fit_seconds = 0.0
+        self._world_size, self._device = 1, torch.device("cpu")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
+        self._world_size, self._device = trainer.world_size, pl_module.device
         self._fit_start = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -51,20 +82,20 @@ class StepTimer(pl.Callback):
         self._fit_seconds = time.perf_counter() - self._fit_start
 
     def summary(self) -> dict[str, float | int | None]:
-        """Seconds a batch (median, count), images a second of this process, seconds of training, peak bytes."""
+        """Seconds a batch (median, count), images a second of all processes, seconds of training, peak bytes."""
         total = sum(self._seconds)
         return {
             "step_seconds_median": median(self._seconds) if self._seconds else None,
             "steps": len(self._seconds),
-            "images_per_second": self._images / total if total else None,
+            "images_per_second": self._world_size * self._images / total if total else None,
             "train_seconds": self._fit_seconds,
-            "peak_memory_bytes": _peak_memory_bytes(),
+            "peak_memory_bytes": _peak_memory_bytes(self._device),
         }
 
 
-def _peak_memory_bytes() -> int:
-    """Peak memory of the GPU's allocator where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory of the GPU's allocator where the run was on one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,6 +1,7 @@
 """What the commands share: Hydra, and failures told in one or two lines."""
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,10 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["CONFIG_DIR", "in_multirun", "job_command", "main"]
+__all__ = ["CONFIG_DIR", "as_dict", "in_multirun", "is_main_process", "job_command", "main"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 
@@ -47,6 +50,9 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
                     raise
                 print(f"error: {told(error)}", file=sys.stderr)
                 sys.exit(1)
+            except SIGTERMException:
+                print("stopped by SIGTERM; go on with resume=<its checkpoints/last.ckpt>", file=sys.stderr)
+                sys.exit(128 + signal.SIGTERM)
 
         return run
 
@@ -62,10 +68,10 @@ def refuse_missing_values(config: DictConfig) -> None:
 
 def told(error: LSHFMError | InstantiationException) -> str:
     """What to print of a failure: ours as it is, one from inside an instantiated object as key and reason."""
-    if isinstance(error, LSHFMError):
-        return str(error)
-    if isinstance(error.__cause__, LSHFMError):
-        return str(error.__cause__)
+    own = error if isinstance(error, LSHFMError) else error.__cause__
+    if isinstance(own, LSHFMError):
+        # A loader's worker hands its failure over with the traceback as text in front.
+        return str(own).rpartition("LSHFMError: ")[2].strip()
     key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else "config"
     return f"{key}: {type(error.__cause__).__name__}: {error.__cause__}"
 
@@ -82,6 +88,16 @@ def job_command(output_dir: Path) -> list[str]:
         raise LSHFMError("sweeps over several devices: start the command as python -m lshfm_pl.<command>")
     overrides = list(HydraConfig.get().overrides.task)
     return [sys.executable, "-m", module.name, *overrides, f'hydra.run.dir="{output_dir}"']
+
+
+def as_dict(config: DictConfig | None) -> dict[str, Any]:
+    """A config node as plain Python, interpolations resolved; {} for none."""
+    return {} if config is None else dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of a run's processes, also before Lightning has made its trainer."""
+    return getattr(rank_zero_only, "rank", 0) in (None, 0)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

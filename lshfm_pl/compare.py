@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,11 @@ from omegaconf import DictConfig
 from lshfm_pl import cli
 from lshfm_pl.data import build_datamodule
 from lshfm_pl.detectors import load_detector
+from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.modules.detection import as_float
 from lshfm_pl.reporting import comparison_table, detection_grid, summary_rows, write_csv, write_markdown
+from lshfm_pl.results import write_json
 
 __all__ = ["compare"]
 
@@ -31,49 +34,59 @@ log = logging.getLogger(__name__)
 def compare(config: DictConfig) -> Path:
     """Train teacher and students, each in a process of its own, and compare them.
 
-    A run whose `results.json` is there already is not repeated.
+    A run that is done is not repeated, one that was interrupted goes on.
 
     Returns:
         The folder with `results.md`, `results.csv` and `detections.png`.
 
     Raises:
-        LSHFMError: a run failed; the message names its log.
+        LSHFMError: a run failed (the message names its log), or is there with other settings.
     """
+    if not config.seeds or not config.distill:
+        raise LSHFMError("compare: expected at least one entry in each of seeds and distill")
     folder = Path(config.output_dir)
     start = time.perf_counter()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     teacher = folder / "teacher"
     train(teacher, [*config.common, *config.teacher], threads=cores)
 
+    checkpoint = quoted(teacher / "checkpoints" / "last.ckpt")
     students = {
         folder / f"{name}_seed{seed}": [
             *config.common,
             *config.student,
             f"distill={name}",
             f"seed={seed}",
-            *(
-                ["teacher.checkpoint=" + quoted(teacher / "checkpoints" / "last.ckpt")]
-                if name != "none"
-                else []
-            ),
+            *([f"teacher.checkpoint={checkpoint}"] if name != "none" else []),
             *overrides,
         ]
         for seed in config.seeds
         for name, overrides in config.distill.items()
     }
-    jobs = config.jobs or cores
-    threads = max(1, cores // jobs)
+    for run in students:
+        results = run / "results.json"
+        if results.is_file() and results.stat().st_mtime < (teacher / "results.json").stat().st_mtime:
+            raise LSHFMError(f"{run} was done before {teacher} was: delete the folder to repeat it")
+    # Several students would share one GPU's memory; on CPU cores one thread each is the best use of them.
+    jobs = min(config.jobs or (1 if torch.cuda.is_available() else cores), len(students))
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(train, run, overrides, threads=threads) for run, overrides in students.items()]
+        futures = [
+            pool.submit(train, run, overrides, threads=max(1, cores // jobs))
+            for run, overrides in students.items()
+        ]
         for future in futures:
             future.result()
 
     runs = [teacher, *students]
-    results = [json.loads((run / "results.json").read_text(encoding="utf-8")) for run in runs]
-    write_csv(summary_rows(results), folder / "results.csv")
-    write_markdown(results, folder / "results.md")
-    picture = draw(config, teacher, folder)
-    print(f"\n{comparison_table(results)}\n")
+    contents = [read_results(run) for run in runs]
+    write_csv(summary_rows(contents), folder / "results.csv")
+    write_markdown(contents, folder / "results.md")
+    shown = {"teacher": teacher}
+    for name, title in (("none", "student"), ("lshl2", "LSHL2 student")):
+        if name in config.distill:
+            shown[title] = folder / f"{name}_seed{config.seeds[0]}"
+    picture = draw(shown, config, folder / "detections.png")
+    print(f"\n{comparison_table(contents)}\n")
     print(f"table: {folder / 'results.md'} and {folder / 'results.csv'}")
     print(f"pictures: {picture}")
     print(f"took {(time.perf_counter() - start) / 60:.1f} minutes on {cores} cores")
@@ -81,60 +94,62 @@ def compare(config: DictConfig) -> Path:
 
 
 def train(run: Path, overrides: Sequence[str], *, threads: int) -> None:
-    """One `lshfm_pl.train` in the folder `run`, unless it is done; its output goes to `output.txt` there."""
+    """One `lshfm_pl.train` in the folder `run`, unless it is done; its output goes to `output.txt` there.
+
+    Raises:
+        LSHFMError: the run failed, or the folder holds one of other settings.
+    """
+    settings, last = run / "overrides.json", run / "checkpoints" / "last.ckpt"
+    if settings.is_file() and json.loads(settings.read_text(encoding="utf-8")) != list(overrides):
+        raise LSHFMError(
+            f"{run} holds a run with other settings ({settings.name} there): delete the folder, "
+            "or give another output_dir"
+        )
     if (run / "results.json").is_file():
         log.info("%s: done before (delete the folder to repeat it)", run)
         return
-    run.mkdir(parents=True, exist_ok=True)
+    write_json(list(overrides), settings)
     command = [sys.executable, "-m", "lshfm_pl.train", *overrides, f"hydra.run.dir={quoted(run)}"]
     command.append("trainer.enable_progress_bar=false")
+    if last.is_file():
+        command.append(f"resume={quoted(last)}")
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     log.info("%s: training …", run)
     start = time.perf_counter()
     output = run / "output.txt"
     with output.open("w", encoding="utf-8") as stream:
-        status = subprocess.run(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False
-        ).returncode
-    if status != 0:
-        last_lines = output.read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise LSHFMError(f"{run}: the run failed ({' '.join(last_lines)}); its whole output is in {output}")
-    metrics = json.loads((run / "results.json").read_text(encoding="utf-8"))["metrics"]
-    log.info(
-        "%s: AP %.1f, AP50 %.1f in %.0f s", run, metrics["AP"], metrics["AP50"], time.perf_counter() - start
-    )
+        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False)
+    if done.returncode != 0:
+        text = output.read_text(encoding="utf-8").strip()
+        reason = text.rpartition("error: ")[2] if "error: " in text else "".join(text.splitlines()[-1:])
+        raise LSHFMError(f"{run}: the run failed: {reason}\nIts whole output is in {output}")
+    metrics = read_results(run)["metrics"]
+    seconds = time.perf_counter() - start
+    log.info("%s: AP %.1f, AP50 %.1f in %.0f s", run, metrics["AP"], metrics["AP50"], seconds)
 
 
-def draw(config: DictConfig, teacher: Path, folder: Path) -> Path:
-    """Test images with ground truth, teacher, plain student and the LSHL2 student side by side, as one PNG."""
-    seed = config.seeds[0]
-    shown = {
-        "teacher": teacher,
-        "student": folder / f"none_seed{seed}",
-        "LSHL2 student": folder / f"lshl2_seed{seed}",
-    }
-    stored: dict[str, Any] = json.loads((teacher / "results.json").read_text(encoding="utf-8"))
-    datamodule = build_datamodule(stored["data"])
+def read_results(run: Path) -> dict[str, Any]:
+    """The content of a run's `results.json`."""
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))
+
+
+def draw(shown: Mapping[str, Path], config: DictConfig, path: Path) -> Path:
+    """Test images with the ground truth and what each run in `shown` (title → folder) detects, as one PNG."""
+    checkpoints = {title: run / "checkpoints" / "last.ckpt" for title, run in shown.items()}
+    datamodule = build_datamodule(read_torch_file(checkpoints["teacher"])["data"])
     datamodule.prepare_data()
     datamodule.setup("test")
+    count = min(config.picture_images, len(datamodule.test_set))
     # Spread over the test set, the same images for everybody.
-    step = max(1, len(datamodule.test_set) // config.picture_images)
-    samples = [datamodule.test_set[index * step] for index in range(config.picture_images)]
+    step = len(datamodule.test_set) // count
+    samples = [datamodule.test_set[index * step] for index in range(count)]
     images = [image for image, _ in samples]
     columns: dict[str, list[dict[str, torch.Tensor]]] = {"ground truth": [target for _, target in samples]}
-    for title, run in shown.items():
-        if not run.is_dir():
-            continue
-        detector = load_detector(run / "checkpoints" / "last.ckpt")
+    for title, checkpoint in checkpoints.items():
         with torch.inference_mode():
-            columns[title] = detector([image.float().div(255) for image in images])
-    return detection_grid(
-        images,
-        columns,
-        datamodule.class_names,
-        score_threshold=config.score_threshold,
-        path=folder / "detections.png",
-    )
+            columns[title] = load_detector(checkpoint)(as_float(images))
+    classes = datamodule.class_names
+    return detection_grid(images, columns, classes, score_threshold=config.score_threshold, path=path)
 
 
 def quoted(path: Path) -> str:

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl import cli
+from lshfm_pl.cli import as_dict
 from lshfm_pl.data import VOCDataModule, build_datamodule
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.detectors.torch_files import read_torch_file
@@ -28,13 +29,14 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         LSHFMError: a file that does not load, data that are not there, or classes that differ.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    detector = load_detector(config.checkpoint)
-    log.info("%s: %s", detector.config["name"], detector.load_report)
     datamodule = load_data(config)
-    if tuple(datamodule.class_names) != tuple(detector.class_names):
+    class_names = datamodule.class_names
+    detector = load_detector(config.checkpoint, config=as_dict(config.model), class_names=class_names)
+    log.info("%s: %s", detector.config["name"], detector.load_report)
+    if class_names != detector.class_names:
         raise LSHFMError(
             f"data: expected the checkpoint's classes {', '.join(detector.class_names)}; "
-            f"found {', '.join(datamodule.class_names)}"
+            f"found {', '.join(class_names)}"
         )
     module = DetectionModule(detector)
     trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
@@ -53,8 +55,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 def load_data(config: DictConfig) -> VOCDataModule:
     """The data module of `data=…`, or of what the checkpoint was trained with; ready for testing."""
-    if config.get("data") is not None:
-        datamodule: VOCDataModule = instantiate(config.data)
+    data = config.get("data")
+    if data is not None and "_target_" in data:
+        datamodule: VOCDataModule = instantiate(data)
     else:
         stored: Any = read_torch_file(config.checkpoint)
         if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):

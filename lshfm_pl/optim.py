@@ -1,7 +1,7 @@
 """Optimizers and the learning rate: linear warm-up, then multi-step or cosine decay, per iteration."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class Schedule:
     warmup_steps: int = 0
     warmup_factor: float = 0.001
     decay: Literal["multistep", "cosine"] = "multistep"
-    milestones: tuple[int, ...] = ()
+    milestones: Sequence[int] = ()
     gamma: float = 0.1
     clip_grad_norm: float | None = None
     name: str = ""
@@ -56,13 +56,16 @@ class Schedule:
                 f"schedule.optimizer.name: expected one of {', '.join(OPTIMIZERS)}, "
                 f"found {self.optimizer.get('name')!r}"
             )
-        for key, value in (
-            ("epochs", self.epochs),
-            ("lr", self.lr),
-            ("reference_batch_size", self.reference_batch_size),
-        ):
-            if not value > 0:
-                raise LSHFMError(f"schedule.{key}: expected a number > 0, found {value}")
+        for key in ("epochs", "lr", "reference_batch_size", "gamma"):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or not value > 0:
+                raise LSHFMError(f"schedule.{key}: expected a number > 0, found {value!r}")
+        for key in ("warmup_steps", "warmup_factor"):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or not value >= 0:
+                raise LSHFMError(f"schedule.{key}: expected a number ≥ 0, found {value!r}")
+        if self.milestones is None or not all(isinstance(epoch, int) for epoch in self.milestones):
+            raise LSHFMError(f"schedule.milestones: expected a list of epochs, found {self.milestones!r}")
 
     def scaled_lr(self, images_per_step: int) -> float:
         """The learning rate for `images_per_step` images (devices × nodes × batch × accumulation)."""

@@ -24,20 +24,22 @@ def run_results(
     config: DictConfig,
     *,
     metrics: Mapping[str, float],
+    teacher: str | None,
     teacher_metrics: Mapping[str, float] | None,
     timing: Mapping[str, Any],
     world_size: int,
 ) -> dict[str, Any]:
     """The content of `results.json`. AP figures are 0–100, times in seconds, memory in bytes.
 
-    `metrics` are those of the weights in `checkpoints/last.ckpt` on the data's test set.
+    `teacher` is its detector's name and `teacher_metrics` what it reaches on the validation set, None for plain
+    training; `metrics` are those of the weights in `checkpoints/last.ckpt` on the data's test set.
     """
     output_dir = Path(config.output_dir)
     distill = OmegaConf.to_container(config.distill, resolve=True)
-    teacher = None
-    if config.distill.name != "none":
-        teacher = {
-            "name": config.teacher.detector.name if config.teacher.detector else None,
+    teacher_entry = None
+    if teacher is not None:
+        teacher_entry = {
+            "name": teacher,
             "checkpoint": config.teacher.checkpoint,
             "metrics": dict(teacher_metrics) if teacher_metrics else None,
         }
@@ -45,7 +47,7 @@ def run_results(
         "run": "/".join(output_dir.resolve().parts[-2:]),
         "role": config.role,
         "model": config.model.name,
-        "teacher": teacher,
+        "teacher": teacher_entry,
         "distill": distill,
         "schedule": config.schedule.name,
         "data": OmegaConf.to_container(config.data, resolve=True),
@@ -82,7 +84,7 @@ def git_commit() -> str | None:
         return None
 
 
-def write_json(content: Mapping[str, Any], path: Path) -> None:
+def write_json(content: Any, path: Path) -> None:
     """Write `content` so that a reader sees the old file or the whole new one. NaN becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")

@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl import cli
 from lshfm_pl.callbacks import StepTimer
+from lshfm_pl.cli import as_dict, is_main_process
 from lshfm_pl.data import VOCDataModule
+from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector, build_detector, load_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import build_mimic_head, mimic_size
@@ -32,16 +34,17 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
     output_dir = Path(config.output_dir)
-    data_config = as_dict(config.data)
+    refuse_unfit_settings(config)
     datamodule: VOCDataModule = instantiate(config.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
+    data_config = stored_data_config(config, datamodule)
     student = build_detector(
         as_dict(config.model),
         num_classes=len(datamodule.class_names) + 1,
         class_names=datamodule.class_names,
     )
-    schedule = Schedule(**as_dict(config.schedule))
+    schedule = make_schedule(config)
     module = DetectionModule(student, schedule, data_config=data_config)
     teacher: Detector | None = None
     if config.distill.name != "none":
@@ -51,6 +54,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         head = build_mimic_head(settings.pop("name"), mimic_size(teacher), **settings)
         module = DistillationModule(student, teacher, head, schedule, data_config=data_config)
     report_load(student, teacher, datamodule)
+    if is_main_process():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
+        keep_old_metrics(output_dir)
 
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
@@ -58,8 +65,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     teacher_metrics: dict[str, float] | None = None
     if teacher is not None and check_teacher:
         teacher_metrics = measure_teacher(trainer, teacher, datamodule)
-    # Anew, so that the run does not depend on what was built and measured before it.
-    pl.seed_everything(config.seed, workers=True, verbose=False)
+    # Anew, so that the run does not depend on what was built and measured before it; and of its own in each
+    # process, so that they draw image sizes and boxes independently.
+    pl.seed_everything(mix_seed(config.seed, trainer.global_rank) % 2**32, workers=True, verbose=False)
     trainer.fit(module, datamodule=datamodule, ckpt_path=config.resume)
     trainer.test(module, datamodule=datamodule, verbose=False)
 
@@ -67,6 +75,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     results = run_results(
         config,
         metrics=module.results,
+        teacher=None if teacher is None else teacher.config["name"],
         teacher_metrics=teacher_metrics,
         timing=timer.summary() if timer else {},
         world_size=trainer.world_size,
@@ -76,6 +85,57 @@ def train(config: DictConfig) -> dict[str, Any]:
         figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
         log.info("done: %s; results in %s", figures, output_dir / "results.json")
     return results
+
+
+def make_schedule(config: DictConfig) -> Schedule:
+    """The schedule of the config.
+
+    Raises:
+        LSHFMError: a key that schedules do not have, or a value out of range.
+    """
+    try:
+        return Schedule(**as_dict(config.schedule))
+    except TypeError as error:
+        raise LSHFMError(f"schedule: {error}") from error
+
+
+def refuse_unfit_settings(config: DictConfig) -> None:
+    """Stop before anything is built or written, where that can be known.
+
+    Raises:
+        LSHFMError: the folder holds a run already, `resume` is no file, or the precision is not supported.
+    """
+    checkpoints = Path(config.output_dir) / "checkpoints"
+    if config.resume is None and checkpoints.exists() and is_main_process():
+        raise LSHFMError(
+            f"{config.output_dir} holds a run already: go on with resume={checkpoints / 'last.ckpt'}, "
+            "or give another hydra.run.dir"
+        )
+    if config.resume is not None and not Path(config.resume).is_file():
+        raise LSHFMError(f"resume: expected the last.ckpt of a run, found no file {config.resume}")
+    if str(config.trainer.precision) in ("16-true", "bf16-true", "transformer-engine"):
+        raise LSHFMError(
+            f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "
+            "the mimic loss and the boxes need float32 weights"
+        )
+
+
+def stored_data_config(config: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
+    """The data config as checkpoints keep it: good for evaluation from any folder, without the training set."""
+    stored = {**as_dict(config.data), "root": str(Path(config.data.root).expanduser().resolve())}
+    if "class_names" in stored:
+        stored["class_names"] = list(datamodule.class_names)
+    if "download" in stored:
+        stored["download"] = False
+    return stored
+
+
+def keep_old_metrics(output_dir: Path) -> None:
+    """Put the `metrics.csv` of an interrupted run aside, as `metrics_<n>.csv`: the logger starts a new file."""
+    metrics = output_dir / "metrics.csv"
+    if metrics.is_file():
+        number = 1 + len(list(output_dir.glob("metrics_*.csv")))
+        metrics.rename(output_dir / f"metrics_{number}.csv")
 
 
 def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
@@ -91,6 +151,11 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
             "(best.ckpt or last.ckpt of a run, or a published file)"
         )
     teacher = load_detector(path, config=as_dict(config.teacher.detector), class_names=class_names)
+    named = config.teacher.detector.name if config.teacher.detector is not None else None
+    if named not in (None, teacher.config["name"]):
+        log.info(
+            "teacher: %s says that it holds %s, which goes before %s", path, teacher.config["name"], named
+        )
     if tuple(teacher.class_names) != tuple(class_names):
         raise LSHFMError(
             f"teacher.checkpoint: expected a teacher of the data's classes {', '.join(class_names)}; "
@@ -135,15 +200,10 @@ def measure_teacher(trainer: pl.Trainer, teacher: Detector, datamodule: VOCDataM
     return measured.results
 
 
-def as_dict(config: DictConfig | None) -> dict[str, Any]:
-    """A config node as plain Python, interpolations resolved; {} for none."""
-    return {} if config is None else dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-
-
 @cli.main("train")
 def main(config: DictConfig) -> None:
     """One run, or one job of a sweep."""
-    if cli.in_multirun() and config.trainer.devices not in (1, "1", "auto"):
+    if cli.in_multirun() and str(config.trainer.devices) != "1":
         # Lightning starts its other processes by repeating the command line, which here is the whole sweep.
         command = cli.job_command(Path(config.output_dir))
         if subprocess.run(command, check=False).returncode != 0:

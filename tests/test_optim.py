@@ -76,6 +76,9 @@ def test_frozen_parameters_are_left_out_and_settings_reach_the_optimizer():
         ),
         ({"epochs": 0}, "schedule.epochs"),
         ({"lr": -1.0}, "schedule.lr"),
+        ({"lr": "abc"}, "schedule.lr: expected a number > 0, found 'abc'"),
+        ({"milestones": None}, "schedule.milestones: expected a list of epochs, found None"),
+        ({"warmup_steps": -1}, "schedule.warmup_steps"),
     ],
 )
 def test_bad_schedules_are_told(changes, message):

@@ -1,6 +1,7 @@
 """Runs as a user starts them: run folder, figures from the file alone, sweeps, two processes, failures."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,81 @@ def test_resumed_run_goes_on_from_its_epoch(pair, data_root, tmp_path):
     assert resumed["global_step"] == 8
 
 
+def test_interrupted_metrics_are_kept_and_a_finished_folder_is_not_overwritten(pair, data_root):
+    _, student, _ = pair
+    before = (student / "checkpoints/last.ckpt").stat().st_mtime_ns
+    with pytest.raises(LSHFMError, match="holds a run already: go on with resume="):
+        train_here(student, f"data.root={data_root}", "model=fasterrcnn_resnet10fpn_tiny")
+    assert (student / "checkpoints/last.ckpt").stat().st_mtime_ns == before
+    with pytest.raises(LSHFMError, match="resume: expected the last.ckpt of a run, found no file /no.ckpt"):
+        train_here(student, f"data.root={data_root}", "model=fasterrcnn_resnet10fpn_tiny", "resume=/no.ckpt")
+
+
+def test_last_checkpoint_is_the_one_that_results_are_of(data_root, tmp_path):
+    train_here(
+        tmp_path,
+        f"data.root={data_root}",
+        "model=fasterrcnn_resnet10fpn_tiny",
+        "schedule.epochs=3",
+        "trainer.check_val_every_n_epoch=2",
+    )
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+
+
+def test_beta_zero_equals_plain_training_by_the_command_too(pair, data_root, tmp_path):
+    teacher, student, _ = pair
+    common = (f"data.root={data_root}", f"model={read_results(student)['model']}")
+    train_here(tmp_path / "plain", *common)
+    checkpoint = f"teacher.checkpoint={teacher}/checkpoints/last.ckpt"
+    train_here(
+        tmp_path / "mimic", *common, "distill=lshl2", "distill.beta=0", "distill.num_hashes=64", checkpoint
+    )
+    plain, mimic = (
+        load_detector(tmp_path / run / "checkpoints/last.ckpt").state_dict() for run in ("plain", "mimic")
+    )
+    assert all(torch.equal(value, mimic[key]) for key, value in plain.items())
+
+
+def test_own_folder_is_evaluated_without_its_training_images(data_root, tmp_path):
+    source = next(path for path in data_root.iterdir() if (path / "ImageSets").is_dir())
+    folder = tmp_path / "own"
+    shutil.copytree(source, folder)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        overrides = ["data=voc_folder", f"data.root={folder}", "data.val_split=test", "data.batch_size=4"]
+        small = [item for item in SMALL if not item.startswith("data")]
+        run = [*overrides, *small, "model=fasterrcnn_resnet10fpn_tiny", f"output_dir={tmp_path}/run"]
+        results = train(compose("train", overrides=run))
+        (folder / "ImageSets/Main/train.txt").unlink()
+        again = [
+            f"checkpoint={tmp_path}/run/checkpoints/last.ckpt",
+            f"output_dir={tmp_path}",
+            "trainer.accelerator=cpu",
+        ]
+        assert evaluate(compose("evaluate", overrides=again)) == pytest.approx(
+            results["metrics"], nan_ok=True
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_image_in_training_is_named_in_one_line(data_root, tmp_path, workers):
+    source = next(path for path in data_root.iterdir() if (path / "ImageSets").is_dir())
+    shutil.copytree(source, tmp_path / "own")
+    image = next((tmp_path / "own/JPEGImages").iterdir()).parent / (
+        (tmp_path / "own/ImageSets/Main/train.txt").read_text().split()[0] + ".jpg"
+    )
+    image.write_bytes(image.read_bytes()[:200])
+    done = run_command(
+        "train", *[item for item in SMALL if not item.startswith("data")], "model=fasterrcnn_resnet10fpn_tiny",
+        "data=voc_folder", f"data.root={tmp_path}/own", f"data.num_workers={workers}", f"hydra.run.dir={tmp_path}/run",
+    )  # fmt: skip
+    assert done.returncode == 1
+    told = done.stderr[done.stderr.index("error: ") :].strip()
+    assert image.name in told
+    assert len(told.splitlines()) <= 2
+    assert "Traceback" not in told
+
+
 def test_teacher_of_other_classes_is_refused(pair, data_root, tmp_path):
     teacher, _, _ = pair
     checkpoint = torch.load(teacher / "checkpoints/best.ckpt", weights_only=True)
@@ -162,14 +238,14 @@ def test_sweep_gives_each_job_its_own_folder(pair, data_root, tmp_path):
     model = json.loads((student / "results.json").read_text())["model"]
     done = run_command(
         "train", "--multirun", *SMALL, f"data.root={data_root}", f"model={model}",
-        "distill=none,l2", "seed=0,1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
+        "distill=none,l2,lsh,lshl2", "seed=0,1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
         f"teacher.checkpoint={teacher}/checkpoints/last.ckpt", f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     jobs = sorted(path.parent for path in tmp_path.glob("*/results.json"))
-    assert [job.name.split("_")[0] for job in jobs] == ["0", "1", "2", "3"]
+    assert [job.name.split("_")[0] for job in jobs] == [str(number) for number in range(8)]
     ran = [(content["distill"]["name"], content["seed"]) for content in map(read_results, jobs)]
-    assert ran == [("none", 0), ("none", 1), ("l2", 0), ("l2", 1)]
+    assert ran == [(name, seed) for name in ("none", "l2", "lsh", "lshl2") for seed in (0, 1)]
 
 
 def read_results(folder):

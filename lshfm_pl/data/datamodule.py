@@ -189,6 +189,8 @@ class VOCDataModule(pl.LightningDataModule):
             self.train_set.aspect_ratios,
             self.batch_size,
             group_factor=self.aspect_ratio_groups,
+            # trainer.overfit_batches means the same few batches every epoch.
+            shuffle=self.trainer is None or not self.trainer.overfit_batches,  # type: ignore[attr-defined]
             seed=self.seed,
             num_replicas=self._num_replicas,
             rank=self._rank,
@@ -208,6 +210,11 @@ class VOCDataModule(pl.LightningDataModule):
         return self._evaluation_loader(self.test_set)
 
     def _evaluation_loader(self, dataset: VOCDetection) -> DataLoader:
+        if len(dataset) < self._num_replicas:
+            raise LSHFMError(
+                f"{len(dataset)} images to evaluate on are fewer than the {self._num_replicas} processes: "
+                "use fewer devices or a larger data.val_split."
+            )
         sampler = ShardSampler(len(dataset), num_replicas=self._num_replicas, rank=self._rank)
         return DataLoader(
             dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_arguments()

@@ -129,7 +129,7 @@ def load_detector(
     if description is None:
         raise LSHFMError(
             f"{contents.source}: {contents.format}, which does not say what detector it belongs to. "
-            "Name it: model@teacher.detector=<a file of conf/model> for a teacher."
+            "Name it: model=<a file of conf/model> to evaluate it, model@teacher.detector=… as a teacher."
         )
     try:
         detector = build_detector(
@@ -270,7 +270,7 @@ def _set_norm_eps(detector: Detector, eps: float | None) -> bool:
     config = detector.config
     if eps is None or config["norm"] == "none":
         return False
-    # FPN and heads have no norm, so whatever has an eps in the body is one.
+    # The published networks have norms in the body alone.
     for module in cast(nn.Module, cast(Any, detector).backbone.body).modules():
         if hasattr(module, "eps"):
             cast(Any, module).eps = eps

@@ -38,6 +38,8 @@ def build_mimic_head(name: str, size: MimicSize, **settings: Any) -> MimicHead:
         settings["std"] = size.classifier_std
     head = head_type(size.num_features, **settings)
     if hash_weights is not None:
+        if settings.get("num_hashes") is not None:
+            raise LSHFMError("distill.num_hashes: the file of distill.hash_weights sets it; leave it null")
         head.load_hash(read_hash_file(hash_weights), str(hash_weights))
     return head
 

@@ -71,11 +71,11 @@ def mimic_size(detector: nn.Module) -> MimicSize:
     return MimicSize(weight[0].numel(), weight.std().item())
 
 
-def make_tap(student: nn.Module, teacher: nn.Module) -> "FeatureTap":
+def make_tap(student: Any, teacher: Any) -> "FeatureTap":
     """The tap for a student and a teacher of one architecture.
 
     Raises:
-        LSHFMError: architectures differ, or the number of features does.
+        LSHFMError: architectures, the number of features, or the normalisation of images differ.
     """
     architectures = [type(detector).__name__ for detector in (student, teacher)]
     size_student, size_teacher = mimic_size(student), mimic_size(teacher)
@@ -88,6 +88,13 @@ def make_tap(student: nn.Module, teacher: nn.Module) -> "FeatureTap":
             f"mimicking: expected features of one length, found {size_student.num_features} (student) and "
             f"{size_teacher.num_features} (teacher); give both the same fpn_channels and box_head_width"
         )
+    for key in ("image_mean", "image_std"):
+        values = [list(getattr(detector.transform, key)) for detector in (student, teacher)]
+        if values[0] != values[1]:
+            raise LSHFMError(
+                f"mimicking: both see the batch as the student normalises it, so expected one {key}, found "
+                f"{values[0]} (student) and {values[1]} (teacher)"
+            )
     tap = FasterRCNNTap if isinstance(student, FasterRCNN) else RetinaNetTap
     return tap(student, teacher)
 

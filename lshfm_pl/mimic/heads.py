@@ -29,8 +29,7 @@ class MimicHead(nn.Module):
 
     def __init__(self, beta: float) -> None:
         super().__init__()
-        if not (math.isfinite(beta) and beta >= 0):
-            raise LSHFMError(f"distill.beta: expected a finite number ≥ 0, found {beta}")
+        _require_number("beta", beta)
         self.beta = float(beta)
 
     def terms(
@@ -68,6 +67,11 @@ class MimicHead(nn.Module):
     ) -> dict[str, tuple[float, Tensor]]:
         """Name → (weight of the part, its unweighted value) for float32 features."""
         raise LSHFMError(f"{type(self).__name__} is not a complete mimic head: it has no parts")
+
+
+def _require_number(key: str, value: Any) -> None:
+    if not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+        raise LSHFMError(f"distill.{key}: expected a finite number ≥ 0, found {value!r}")
 
 
 def _mean_over_rows(loss_NX: Tensor, row_weights_N: Tensor | None) -> Tensor:
@@ -126,13 +130,12 @@ class LSH(MimicHead):
     ) -> None:
         super().__init__(beta)
         num_hashes = 4 * num_features if num_hashes is None else num_hashes
-        if num_features < 1 or num_hashes < 1:
-            raise LSHFMError(
-                f"distill.num_hashes: expected at least 1 hash of at least 1 feature, found {num_hashes} "
-                f"of {num_features}"
-            )
-        if not (math.isfinite(std) and std > 0):
-            raise LSHFMError(f"distill.std: expected a finite number > 0, found {std}")
+        for key, value, least in (("num_hashes", num_hashes, 1), ("seed", seed, 0)):
+            if not isinstance(value, int) or value < least:
+                raise LSHFMError(f"distill.{key}: expected a whole number ≥ {least}, found {value!r}")
+        _require_number("std", std)
+        if std == 0:
+            raise LSHFMError("distill.std: expected a number > 0, found 0")
         normalized = str(hash_loss).lower()
         if normalized not in HASH_LOSSES:
             raise LSHFMError(
@@ -212,9 +215,8 @@ class LSHL2(LSH):
         seed: int = 0,
     ) -> None:
         super().__init__(num_features, num_hashes, beta=beta, std=std, hash_loss=hash_loss, seed=seed)
-        for key, value in (("l2_weight", l2_weight), ("lsh_weight", lsh_weight)):
-            if not (math.isfinite(value) and value >= 0):
-                raise LSHFMError(f"distill.{key}: expected a finite number ≥ 0, found {value}")
+        _require_number("l2_weight", l2_weight)
+        _require_number("lsh_weight", lsh_weight)
         self.l2_weight, self.lsh_weight = float(l2_weight), float(lsh_weight)
 
     def _parts(

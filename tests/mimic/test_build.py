@@ -29,6 +29,12 @@ def prefixed(state):
     return {f"mimic.{key}": value for key, value in state.items()} | {"detector.weight": torch.zeros(1)}
 
 
+def test_number_of_hashes_follows_the_file(tmp_path):
+    torch.save(LSH(12, num_hashes=7).state_dict(), tmp_path / "hash.pt")
+    with pytest.raises(LSHFMError, match="distill.num_hashes: the file of distill.hash_weights sets it"):
+        build_mimic_head("lsh", SIZE, num_hashes=9, hash_weights=tmp_path / "hash.pt", seed=1)
+
+
 def test_unknown_name_and_unfit_files_are_told(tmp_path):
     with pytest.raises(LSHFMError, match="expected one of l2, lsh, lshl2, found 'kl'"):
         build_mimic_head("kl", SIZE)

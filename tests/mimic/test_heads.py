@@ -178,6 +178,9 @@ def test_loss_is_computed_in_float32_under_autocast():
     [
         (lambda: L2(-1.0), "distill.beta"),
         (lambda: L2(float("nan")), "distill.beta"),
+        (lambda: L2("x"), "distill.beta: expected a finite number ≥ 0, found 'x'"),
+        (lambda: LSH(8, num_hashes=16.5), "distill.num_hashes: expected a whole number ≥ 1, found 16.5"),
+        (lambda: LSH(8, seed=None), "distill.seed: expected a whole number ≥ 0, found None"),
         (lambda: LSH(8, num_hashes=0), "distill.num_hashes"),
         (lambda: LSH(8, std=0.0), "distill.std"),
         (lambda: LSH(8, hash_loss="hinge"), "distill.hash_loss: expected one of bce, l1, l2, found 'hinge'"),

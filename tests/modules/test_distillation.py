@@ -220,6 +220,7 @@ def test_mimic_term_of_zero_for_twenty_steps_stops_the_run():
     [
         (("retinanet_resnet18fpn_small", {}), "one architecture, found FasterRCNN and RetinaNet"),
         (("fasterrcnn_resnet18fpn_small", {"box_head_width": 128}), r"256 \(student\) and 128 \(teacher\)"),
+        (("fasterrcnn_resnet18fpn_small", {"image_mean": [0.0, 0.0, 0.0]}), "expected one image_mean"),
     ],
 )
 def test_teacher_that_does_not_fit_is_told(teacher, message):
