@@ -31,7 +31,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = load_data(config)
     class_names = datamodule.class_names
-    detector = load_detector(config.checkpoint, config=as_dict(config.model), class_names=class_names)
+    detector = load_detector(config.checkpoint, config=as_dict(config.get("model")), class_names=class_names)
     log.info("%s: %s", detector.config["name"], detector.load_report)
     if class_names != detector.class_names:
         raise LSHFMError(

@@ -1,0 +1,67 @@
+"""The whole comparison, shrunk."""
+
+import csv
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.compare import compare, quoted, train
+from lshfm_pl.errors import LSHFMError
+
+COMMON = [
+    "data.num_train=8",
+    "data.num_val=4",
+    "data.num_test=4",
+    "data.batch_size=4",
+    "schedule.epochs=1",
+    "trainer.check_val_every_n_epoch=1",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.mark.slow
+def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path, capsys):
+    folder = tmp_path / "a folder"
+    common = [*COMMON, f"data.root={quoted(tmp_path / 'scenes')}"]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("compare", overrides=["seeds=[3]", "picture_images=9"])
+    config.output_dir = str(folder)
+    config.common = common
+    config.distill = {"none": [], "lshl2": ["distill.num_hashes=16"]}
+    compare(config)
+
+    with (folder / "results.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    ran = [(row["role"], row["distill"]) for row in rows]
+    assert ran == [("teacher", "none"), ("student", "none"), ("student", "lshl2")]
+    assert [row["seed"] for row in rows[1:]] == ["3", "3"]
+    stored = json.loads((folder / "lshl2_seed3/results.json").read_text())
+    assert float(rows[2]["AP50"]) == pytest.approx(stored["metrics"]["AP50"])
+    assert "LSHL2" in (folder / "results.md").read_text()
+    assert (folder / "detections.png").read_bytes().startswith(b"\x89PNG")
+    assert "results.md" in capsys.readouterr().out
+
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("last.ckpt")}
+    compare(config)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("last.ckpt")} == times
+    config.teacher.append("seed=5")
+    with pytest.raises(LSHFMError, match="teacher holds a run with other settings"):
+        compare(config)
+
+
+@pytest.mark.slow
+def test_failed_run_is_told_with_its_reason_and_log(tmp_path):
+    with pytest.raises(LSHFMError, match="the run failed: distill=l2 needs a teacher") as caught:
+        train(tmp_path / "run", ["data=shapes", f"data.root={tmp_path}", "distill=l2",
+                                 "model=retinanet_resnet10fpn_tiny"], threads=1)  # fmt: skip
+    assert str(tmp_path / "run" / "output.txt") in str(caught.value)
+
+
+def test_comparison_of_nothing_is_refused(tmp_path):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("compare", overrides=["seeds=[]", f"output_dir={tmp_path}/none"])
+    with pytest.raises(LSHFMError, match="at least one entry in each of seeds and distill"):
+        compare(config)
+    assert not (tmp_path / "none").exists()
