@@ -38,22 +38,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     datamodule: VOCDataModule = instantiate(config.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    data_config = stored_data_config(config, datamodule)
-    student = build_detector(
-        as_dict(config.model),
-        num_classes=len(datamodule.class_names) + 1,
-        class_names=datamodule.class_names,
-    )
-    schedule = make_schedule(config)
-    module = DetectionModule(student, schedule, data_config=data_config)
-    teacher: Detector | None = None
-    if config.distill.name != "none":
-        teacher = load_teacher(config, datamodule.class_names)
-        settings = as_dict(config.distill)
-        check_teacher = settings.pop("check_teacher")
-        head = build_mimic_head(settings.pop("name"), mimic_size(teacher), **settings)
-        module = DistillationModule(student, teacher, head, schedule, data_config=data_config)
-    report_load(student, teacher, datamodule)
+    module = build_module(config, datamodule)
+    teacher = module.teacher if isinstance(module, DistillationModule) else None
+    report_load(module.detector, teacher, datamodule)
     if is_main_process():
         output_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
@@ -62,8 +49,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
     trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    teacher_metrics: dict[str, float] | None = None
-    if teacher is not None and check_teacher:
+    teacher_metrics = None
+    if teacher is not None and config.distill.check_teacher:
         teacher_metrics = measure_teacher(trainer, teacher, datamodule)
     # Anew, so that the run does not depend on what was built and measured before it; and of its own in each
     # process, so that they draw image sizes and boxes independently.
@@ -85,6 +72,27 @@ def train(config: DictConfig) -> dict[str, Any]:
         figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
         log.info("done: %s; results in %s", figures, output_dir / "results.json")
     return results
+
+
+def build_module(config: DictConfig, datamodule: VOCDataModule) -> DetectionModule:
+    """The student alone (`distill=none`), or with its teacher and mimic head.
+
+    The student is built first: its initial weights do not depend on whether there is a teacher.
+
+    Raises:
+        LSHFMError: a setting is out of range, or a checkpoint does not fit.
+    """
+    names = datamodule.class_names
+    student = build_detector(as_dict(config.model), num_classes=len(names) + 1, class_names=names)
+    schedule, data_config = make_schedule(config), stored_data_config(config, datamodule)
+    settings = as_dict(config.distill)
+    distill = settings.pop("name")
+    if distill == "none":
+        return DetectionModule(student, schedule, data_config=data_config)
+    teacher = load_teacher(config, names)
+    del settings["check_teacher"]
+    head = build_mimic_head(distill, mimic_size(teacher), **settings)
+    return DistillationModule(student, teacher, head, schedule, data_config=data_config)
 
 
 def make_schedule(config: DictConfig) -> Schedule:
