@@ -15,6 +15,7 @@ from lshfm_pl.cli import as_dict, is_main_process
 from lshfm_pl.data import VOCDataModule
 from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector, build_detector, load_detector
+from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import build_mimic_head, mimic_size
 from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters
@@ -41,6 +42,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     module = build_module(config, datamodule)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher, datamodule)
+    if config.resume is not None:
+        refuse_unfit_checkpoint(module, config.resume)
     if is_main_process():
         output_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
@@ -125,6 +128,27 @@ def refuse_unfit_settings(config: DictConfig) -> None:
         raise LSHFMError(
             f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "
             "the mimic loss and the boxes need float32 weights"
+        )
+
+
+def refuse_unfit_checkpoint(module: DetectionModule, path: str) -> None:
+    """Stop if `path` cannot be gone on from.
+
+    Raises:
+        LSHFMError: it has no optimizer state, or other tensors than this run's student and mimic head.
+    """
+    checkpoint = read_torch_file(path)
+    if not isinstance(checkpoint, dict) or not {"optimizer_states", "state_dict"} <= checkpoint.keys():
+        raise LSHFMError(
+            f"resume: {path} holds weights alone (as best.ckpt does); give the last.ckpt of a run"
+        )
+    expected = {key: value.shape for key, value in module.state_dict().items()}
+    found = {key: value.shape for key, value in checkpoint["state_dict"].items()}
+    differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if differing:
+        raise LSHFMError(
+            f"resume: {path} is of a run with another model or other hashes: {len(differing)} tensors differ, "
+            f"such as {differing[0]}; resume with the settings that it was started with"
         )
 
 

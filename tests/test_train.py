@@ -152,6 +152,17 @@ def test_interrupted_metrics_are_kept_and_a_finished_folder_is_not_overwritten(p
         train_here(student, f"data.root={data_root}", "model=fasterrcnn_resnet10fpn_tiny", "resume=/no.ckpt")
 
 
+def test_resuming_from_what_cannot_be_gone_on_from_is_told(pair, data_root, tmp_path):
+    teacher, student, _ = pair
+    common = (f"data.root={data_root}", f"model={read_results(student)['model']}")
+    with pytest.raises(LSHFMError, match="best.ckpt holds weights alone"):
+        train_here(tmp_path, *common, f"resume={student}/checkpoints/best.ckpt")
+    with pytest.raises(LSHFMError, match="another model or other hashes: .* tensors differ"):
+        train_here(tmp_path, *common, f"resume={teacher}/checkpoints/last.ckpt")
+    with pytest.raises(LSHFMError, match=r"2 tensors differ, such as mimic.bias"):
+        train_here(tmp_path, *common, f"resume={student}/checkpoints/last.ckpt")
+
+
 def test_last_checkpoint_is_the_one_that_results_are_of(data_root, tmp_path):
     train_here(
         tmp_path,
