@@ -155,6 +155,7 @@ class FakeTrainer:
 
     def __init__(self, rank, world_size):
         self.global_rank, self.world_size = rank, world_size
+        self.overfit_batches = 0.0
         self.strategy = SimpleNamespace(root_device=torch.device("cpu"))
         progress = SimpleNamespace(current=SimpleNamespace(processed=0))
         self.fit_loop = SimpleNamespace(epoch_progress=progress)
@@ -181,6 +182,30 @@ def test_processes_share_the_evaluation_without_repeating(folder):
         [[0], [2], [4], [6]],
         [[1], [3], [5]],
     ]
+
+
+def test_overfitting_sees_the_same_batches_every_epoch(folder):
+    datamodule = make(folder, batch_size=2)
+    datamodule.trainer = FakeTrainer(0, 1)
+
+    def epochs():
+        loader = datamodule.train_dataloader()
+        for epoch in (0, 1):
+            loader.batch_sampler.set_epoch(epoch)
+            yield [[draw.index for draw in batch] for batch in loader.batch_sampler]
+
+    first, second = epochs()
+    assert first != second
+    datamodule.trainer.overfit_batches = 1
+    first, second = epochs()
+    assert first == second
+
+
+def test_fewer_evaluation_images_than_processes_are_refused(folder):
+    datamodule = make(folder)
+    datamodule.trainer = FakeTrainer(0, 1000)
+    with pytest.raises(LSHFMError, match="fewer than the 1000 processes"):
+        datamodule.val_dataloader()
 
 
 def test_pinned_memory_only_on_cuda(folder):
