@@ -15,7 +15,8 @@ from lshfm_pl.detectors import load_detector
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.modules import DetectionModule
-from lshfm_pl.results import HEADLINE, write_json
+from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS
+from lshfm_pl.results import write_json
 
 __all__ = ["evaluate"]
 
@@ -70,8 +71,9 @@ def load_data(config: DictConfig) -> VOCDataModule:
 
 def metrics_table(metrics: dict[str, float]) -> str:
     """The figures as a Markdown table, means first, then a line a class."""
-    lines = ["| | " + " | ".join(HEADLINE) + " |", "|---" * (len(HEADLINE) + 1) + "|"]
-    lines.append("| all classes | " + " | ".join(f"{metrics[name]:.2f}" for name in HEADLINE) + " |")
+    means = tuple(METRIC_DESCRIPTIONS)
+    lines = ["| | " + " | ".join(means) + " |", "|---" * (len(means) + 1) + "|"]
+    lines.append("| all classes | " + " | ".join(f"{metrics[name]:.2f}" for name in means) + " |")
     classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
     for name in classes:
         keys = (f"AP/{name}", f"AP50/{name}", "", f"voc07_AP/{name}", f"voc_AP/{name}")

@@ -17,8 +17,6 @@ import lshfm_pl
 
 __all__ = ["config_hash", "git_commit", "run_results", "write_json"]
 
-HEADLINE = ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP")
-
 
 def run_results(
     config: DictConfig,

@@ -5,6 +5,7 @@ Source: "Distilling Knowledge by Mimicking Features" (arXiv 2011.01424).
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,11 +21,11 @@ HashLoss = Literal["bce", "l1", "l2"]
 HASH_LOSSES: tuple[HashLoss, ...] = ("bce", "l1", "l2")
 
 
-class MimicHead(nn.Module):
+class MimicHead(nn.Module, ABC):
     """A loss that pulls the student's features towards the teacher's.
 
     `head(student_ND, teacher_ND)` is the sum of `head.terms(...)`, each already multiplied by β and by its
-    own weight. Sub-classes implement `terms`.
+    own weight. Sub-classes implement `_parts`.
     """
 
     def __init__(self, beta: float) -> None:
@@ -62,11 +63,11 @@ class MimicHead(nn.Module):
         """The whole mimic loss, a float32 scalar; arguments and errors as `terms`."""
         return torch.stack(list(self.terms(student_ND, teacher_ND, row_weights_N).values())).sum()
 
+    @abstractmethod
     def _parts(
         self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
     ) -> dict[str, tuple[float, Tensor]]:
         """Name → (weight of the part, its unweighted value) for float32 features."""
-        raise LSHFMError(f"{type(self).__name__} is not a complete mimic head: it has no parts")
 
 
 def _require_number(key: str, value: Any) -> None:
@@ -83,6 +84,10 @@ def _mean_over_rows(loss_NX: Tensor, row_weights_N: Tensor | None) -> Tensor:
     return (loss_NX.mean(dim=1) * row_weights_N).sum()
 
 
+def _mean_squared_error(student_NX: Tensor, teacher_NX: Tensor, row_weights_N: Tensor | None) -> Tensor:
+    return _mean_over_rows((student_NX - teacher_NX).square(), row_weights_N)
+
+
 class L2(MimicHead):
     """β · MSE(f_s, f_t), the mean over all elements.
 
@@ -96,7 +101,7 @@ class L2(MimicHead):
     def _parts(
         self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
     ) -> dict[str, tuple[float, Tensor]]:
-        return {"l2": (1.0, _mean_over_rows((student_ND - teacher_ND).square(), row_weights_N))}
+        return {"l2": (1.0, _mean_squared_error(student_ND, teacher_ND, row_weights_N))}
 
 
 class LSH(MimicHead):
@@ -184,7 +189,7 @@ class LSH(MimicHead):
         elif self.hash_loss == "l1":
             loss_NH = (student_NH - teacher_NH).abs()
         else:
-            loss_NH = (student_NH - teacher_NH).square()
+            return _mean_squared_error(student_NH, teacher_NH, row_weights_N)
         return _mean_over_rows(loss_NH, row_weights_N)
 
     def _parts(
@@ -222,8 +227,7 @@ class LSHL2(LSH):
     def _parts(
         self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
     ) -> dict[str, tuple[float, Tensor]]:
-        squared_ND = (student_ND - teacher_ND).square()
         return {
-            "l2": (self.l2_weight, _mean_over_rows(squared_ND, row_weights_N)),
+            "l2": (self.l2_weight, _mean_squared_error(student_ND, teacher_ND, row_weights_N)),
             "lsh": (self.lsh_weight, self._hash_part(student_ND, teacher_ND, row_weights_N)),
         }

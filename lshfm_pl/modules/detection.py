@@ -13,7 +13,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import DetectionMetrics
 from lshfm_pl.optim import Schedule, build_optimizer, build_scheduler
 
-__all__ = ["Batch", "DetectionModule"]
+__all__ = ["Batch", "DetectionModule", "as_float", "count_parameters"]
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 """Images (uint8 [3, H, W], any size) and per-image targets (`boxes` float32 [N, 4], `labels` int64 [N], …)."""
