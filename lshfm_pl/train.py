@@ -17,7 +17,7 @@ from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector, build_detector, load_detector
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import build_mimic_head, mimic_size
+from lshfm_pl.mimic import build_losses
 from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters
 from lshfm_pl.optim import Schedule
 from lshfm_pl.results import run_results, write_json
@@ -78,7 +78,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
 
 def build_module(config: DictConfig, datamodule: VOCDataModule) -> DetectionModule:
-    """The student alone (`distill=none`), or with its teacher and mimic head.
+    """The student alone (`distill=none`), or with its teacher and losses.
 
     The student is built first: its initial weights do not depend on whether there is a teacher.
 
@@ -94,8 +94,8 @@ def build_module(config: DictConfig, datamodule: VOCDataModule) -> DetectionModu
         return DetectionModule(student, schedule, data_config=data_config)
     teacher = load_teacher(config, names)
     del settings["check_teacher"]
-    head = build_mimic_head(distill, mimic_size(teacher), **settings)
-    return DistillationModule(student, teacher, head, schedule, data_config=data_config)
+    losses = build_losses(distill, teacher, **settings)
+    return DistillationModule(student, teacher, losses, schedule, data_config=data_config)
 
 
 def make_schedule(config: DictConfig) -> Schedule:

@@ -6,10 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from small_detectors import STUDENTS, small_detector
 
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.mimic import MIMIC_HEADS, build_mimic_head
-from lshfm_pl.mimic.features import MimicSize
+from lshfm_pl.mimic import KD, build_losses
 from lshfm_pl.optim import Schedule
 
 OVERRIDES = ["output_dir=/tmp/run", "data.root=/tmp/data"]
@@ -103,15 +103,30 @@ def test_published_schedule(model, lr):
     assert Schedule(**OmegaConf.to_container(composed("schedule.lr=0.3").schedule, resolve=True)).lr == 0.3
 
 
-@pytest.mark.parametrize("name", sorted(MIMIC_HEADS))
-def test_every_distill_file_makes_its_head_with_published_defaults(name):
+@pytest.mark.parametrize("name", [name for name in GROUPS["distill"] if name != "none"])
+@pytest.mark.parametrize("detector", STUDENTS)
+def test_every_distill_file_makes_its_losses_with_published_defaults(name, detector):
     settings = OmegaConf.to_container(composed(f"distill={name}").distill, resolve=True)
-    settings.pop("check_teacher")
-    head = build_mimic_head(settings.pop("name"), MimicSize(16, 0.1), **settings)
-    assert head.beta == 7
+    assert settings.pop("check_teacher") is True
+    losses = build_losses(settings.pop("name"), small_detector(detector), **settings)
+    if name == "kd":
+        assert (losses.features, losses.logits.temperature) == (None, 2)
+        return
+    assert losses.features.beta == 7
+    assert (losses.logits, losses.bias) == (None, None)
     if name != "l2":
-        assert head.weight.shape == (64, 16)
-        assert head.hash_loss == "bce"
+        hashes, features = losses.features.weight.shape
+        assert hashes == 4 * features
+        assert losses.features.hash_loss == "bce"
+
+
+def test_logit_loss_is_added_to_a_feature_loss():
+    overrides = ("distill=lshl2", "distill.kd_beta=0.5", "distill.temperature=4")
+    settings = OmegaConf.to_container(composed(*overrides).distill, resolve=True)
+    settings.pop("check_teacher")
+    losses = build_losses(settings.pop("name"), small_detector(STUDENTS[1]), **settings)
+    assert isinstance(losses.logits, KD)
+    assert (losses.logits.beta, losses.logits.temperature, losses.logits.activation) == (0.5, 4, "sigmoid")
 
 
 @pytest.mark.parametrize("name", GROUPS["schedule"])

@@ -1,17 +1,23 @@
 """Feature mimicking: losses on plain tensors and the tap points that feed them."""
 
-from lshfm_pl.mimic.build import MIMIC_HEADS, build_mimic_head
-from lshfm_pl.mimic.features import FeaturePair, FeatureTap, make_tap, mimic_size
-from lshfm_pl.mimic.heads import L2, LSH, LSHL2, MimicHead
+from lshfm_pl.mimic.build import MIMIC_HEADS, DistillLosses, build_losses, build_mimic_head
+from lshfm_pl.mimic.calibration import BiasCalibration
+from lshfm_pl.mimic.features import FeaturePair, FeatureTap, LogitPair, make_tap, mimic_size
+from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, MimicHead
 
 __all__ = [
+    "KD",
     "L2",
     "LSH",
     "LSHL2",
     "MIMIC_HEADS",
+    "BiasCalibration",
+    "DistillLosses",
     "FeaturePair",
     "FeatureTap",
+    "LogitPair",
     "MimicHead",
+    "build_losses",
     "build_mimic_head",
     "make_tap",
     "mimic_size",

@@ -1,20 +1,61 @@
-"""From the `distill` config group to a mimic head."""
+"""From the `distill` config group to the losses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+
+from torch import nn
 
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.features import MimicSize
-from lshfm_pl.mimic.heads import L2, LSH, LSHL2, MimicHead
+from lshfm_pl.mimic.calibration import BiasCalibration
+from lshfm_pl.mimic.features import MimicSize, class_activation, mimic_size
+from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, MimicHead
 
-__all__ = ["MIMIC_HEADS", "build_mimic_head", "read_hash_file"]
+__all__ = ["MIMIC_HEADS", "DistillLosses", "build_losses", "build_mimic_head", "read_hash_file"]
 
 MIMIC_HEADS: dict[str, type[MimicHead]] = {"l2": L2, "lsh": LSH, "lshl2": LSHL2}
 
 CHECKPOINT_PREFIX = "mimic."
 """Where our training checkpoints keep the head's tensors in their `state_dict`."""
+
+
+Head = TypeVar("Head", bound=MimicHead)
+
+
+class DistillLosses(NamedTuple):
+    """What a `distill` config asks for; at least one of the two losses is there."""
+
+    #: Between the features before the classifier.
+    features: MimicHead | None
+    #: Between the class logits.
+    logits: KD | None = None
+    #: How to set the bias of the hash before training; None keeps it.
+    bias: BiasCalibration | None = None
+
+
+def build_losses(name: str, teacher: nn.Module, **settings: Any) -> DistillLosses:
+    """The losses of a file of `conf/distill`.
+
+    Args:
+        name: kd, or one of `MIMIC_HEADS`.
+        teacher: a Faster R-CNN or RetinaNet.
+        settings: the file's other keys. `kd_beta` above 0 adds the logit loss, with `temperature`; `bias` (0, mean
+            or median) and `bias_images` are of the hash; the rest as `KD` or `build_mimic_head`.
+
+    Raises:
+        LSHFMError: unknown name or key, bad number, or a hash file that doesn't fit.
+    """
+    activation = class_activation(teacher)
+    if name == "kd":
+        return DistillLosses(None, _construct(KD, activation=activation, **settings))
+    kd = KD(settings.pop("kd_beta", 0.0), temperature=settings.pop("temperature", 1.0), activation=activation)
+    centre, num_images = settings.pop("bias", 0), settings.pop("bias_images", 1)
+    return DistillLosses(
+        build_mimic_head(name, mimic_size(teacher), **settings),
+        kd if kd.beta > 0 else None,
+        None if str(centre) == "0" else BiasCalibration(centre, num_images),
+    )
 
 
 def build_mimic_head(name: str, size: MimicSize, **settings: Any) -> MimicHead:
@@ -26,22 +67,29 @@ def build_mimic_head(name: str, size: MimicSize, **settings: Any) -> MimicHead:
         settings: keyword arguments of the head; also `hash_weights`, a file whose W (and b) to take.
 
     Raises:
-        LSHFMError: unknown name, bad number, or a hash file that doesn't fit.
+        LSHFMError: unknown name or key, bad number, or a hash file that doesn't fit.
     """
     if name not in MIMIC_HEADS:
-        raise LSHFMError(f"distill: expected one of {', '.join(MIMIC_HEADS)}, found {name!r}")
+        raise LSHFMError(f"distill: expected one of kd, {', '.join(MIMIC_HEADS)}, found {name!r}")
     head_type = MIMIC_HEADS[name]
     if not issubclass(head_type, LSH):
-        return head_type(**settings)
+        return _construct(head_type, **settings)
     hash_weights = settings.pop("hash_weights", None)
     if settings.get("std") is None:
         settings["std"] = size.classifier_std
-    head = head_type(size.num_features, **settings)
+    head = _construct(head_type, num_features=size.num_features, **settings)
     if hash_weights is not None:
         if settings.get("num_hashes") is not None:
             raise LSHFMError("distill.num_hashes: the file of distill.hash_weights sets it; leave it null")
         head.load_hash(read_hash_file(hash_weights), str(hash_weights))
     return head
+
+
+def _construct(head_type: Callable[..., Head], **settings: Any) -> Head:
+    try:
+        return head_type(**settings)
+    except TypeError as error:
+        raise LSHFMError(f"distill: {error}") from error
 
 
 def read_hash_file(path: str | Path) -> Mapping[str, Any]:

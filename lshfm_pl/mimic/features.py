@@ -2,20 +2,24 @@
 
 This is the only module that knows torchvision's insides. A tap records what it needs while the student makes
 its ordinary training forward, then runs just the parts of the teacher that lead to the feature: backbone, RoI
-pooling of the student's boxes and box head for Faster R-CNN; backbone and classification tower for RetinaNet.
-The teacher's RPN, NMS and post-processing never run.
+pooling of the student's boxes and box head for Faster R-CNN; backbone and classification tower for RetinaNet;
+and the classifier behind them where its logits are wanted. The teacher's RPN, NMS and post-processing never run.
+
+`ground_truth_features` reads the same features without a student's training forward, at places that follow from
+the ground truth.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection._utils import Matcher
+from torchvision.ops import box_iou, clip_boxes_to_image, remove_small_boxes
 
 from lshfm_pl.errors import LSHFMError
 
@@ -23,8 +27,12 @@ __all__ = [
     "FasterRCNNTap",
     "FeaturePair",
     "FeatureTap",
+    "LogitPair",
     "MimicSize",
+    "Pairs",
     "RetinaNetTap",
+    "class_activation",
+    "ground_truth_features",
     "make_tap",
     "mimic_size",
 ]
@@ -42,6 +50,21 @@ class FeaturePair(NamedTuple):
     student_ND: Tensor
     teacher_ND: Tensor
     row_weights_N: Tensor | None = None
+
+
+class LogitPair(NamedTuple):
+    """N paired rows of K class logits, of the same box or anchor, and what each row counts in a sum over rows."""
+
+    student_NK: Tensor
+    teacher_NK: Tensor
+    row_weights_N: Tensor
+
+
+class Pairs(NamedTuple):
+    """What a tap was made to pair; None for what it was not."""
+
+    features: FeaturePair | None
+    logits: LogitPair | None
 
 
 class MimicSize(NamedTuple):
@@ -71,23 +94,41 @@ def mimic_size(detector: nn.Module) -> MimicSize:
     return MimicSize(weight[0].numel(), weight.std().item())
 
 
-def make_tap(student: Any, teacher: Any) -> "FeatureTap":
-    """The tap for a student and a teacher of one architecture.
+def class_activation(detector: nn.Module) -> Literal["softmax", "sigmoid"]:
+    """What turns the detector's class logits into scores: softmax over exclusive classes, or a sigmoid for each.
 
     Raises:
-        LSHFMError: architectures, the number of features, or the normalisation of images differ.
+        LSHFMError: neither a Faster R-CNN nor a RetinaNet.
+    """
+    return "softmax" if isinstance(_classifier(detector), nn.Linear) else "sigmoid"
+
+
+def make_tap(student: Any, teacher: Any, *, features: bool = True, logits: bool = False) -> "FeatureTap":
+    """The tap for a student and a teacher of one architecture.
+
+    Args:
+        student: a Faster R-CNN or RetinaNet of torchvision.
+        teacher: another.
+        features: pair the features before the classifier.
+        logits: pair the class logits.
+
+    Raises:
+        LSHFMError: architectures or the normalisation of images differ, or what is to be paired does not fit:
+            the number of features; for logits the classes, and for RetinaNet the anchors.
     """
     architectures = [type(detector).__name__ for detector in (student, teacher)]
     size_student, size_teacher = mimic_size(student), mimic_size(teacher)
-    if architectures[0] != architectures[1]:
+    if isinstance(student, FasterRCNN) != isinstance(teacher, FasterRCNN):
         raise LSHFMError(
             f"mimicking: expected student and teacher of one architecture, found {' and '.join(architectures)}"
         )
-    if size_student.num_features != size_teacher.num_features:
+    if features and size_student.num_features != size_teacher.num_features:
         raise LSHFMError(
             f"mimicking: expected features of one length, found {size_student.num_features} (student) and "
             f"{size_teacher.num_features} (teacher); give both the same fpn_channels and box_head_width"
         )
+    if logits:
+        _refuse_unlike_logits(student, teacher)
     for key in ("image_mean", "image_std"):
         values = [list(getattr(detector.transform, key)) for detector in (student, teacher)]
         if values[0] != values[1]:
@@ -96,7 +137,26 @@ def make_tap(student: Any, teacher: Any) -> "FeatureTap":
                 f"{values[0]} (student) and {values[1]} (teacher)"
             )
     tap = FasterRCNNTap if isinstance(student, FasterRCNN) else RetinaNetTap
-    return tap(student, teacher)
+    return tap(student, teacher, features=features, logits=logits)
+
+
+def _refuse_unlike_logits(student: Any, teacher: Any) -> None:
+    counts = [len(_classifier(detector).weight) for detector in (student, teacher)]
+    if counts[0] != counts[1]:
+        raise LSHFMError(
+            f"distill.kd: expected as many class logits of both, found {counts[0]} (student) and {counts[1]} "
+            "(teacher): other classes or other numbers of anchors"
+        )
+    if isinstance(student, RetinaNet):
+        anchors = [
+            (generator.sizes, generator.aspect_ratios)
+            for generator in (student.anchor_generator, teacher.anchor_generator)
+        ]
+        if anchors[0] != anchors[1]:
+            raise LSHFMError(
+                "distill.kd: logits are paired anchor by anchor, so expected the same anchor_sizes and "
+                "anchor_aspect_ratios in student and teacher"
+            )
 
 
 class FeatureTap(ABC):
@@ -104,19 +164,23 @@ class FeatureTap(ABC):
 
         with tap.recording():
             losses = student(images, targets)
-        pair = tap.pair()
+        features, logits = tap.pairs()
 
     The hooks exist only inside `recording`. Batches are resized and normalised once, by the student: both
-    networks see the same tensor.
+    networks see the same tensor. Arguments as `make_tap`, which checks that the two fit.
     """
 
-    needs: ClassVar[frozenset[str]]
-    """Names of what a complete record holds."""
-
-    def __init__(self, student: Any, teacher: Any) -> None:
+    def __init__(self, student: Any, teacher: Any, *, features: bool = True, logits: bool = False) -> None:
         self.student = student
         self.teacher = teacher
+        self.wants_features = features
+        self.wants_logits = logits
         self._record: dict[str, Any] = {}
+
+    @property
+    @abstractmethod
+    def needs(self) -> set[str]:
+        """Names of what a complete record holds."""
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -131,8 +195,8 @@ class FeatureTap(ABC):
             self._hook(stack, record)
             yield
 
-    def pair(self) -> FeaturePair:
-        """The paired features of the recorded forward; runs the teacher, without gradient. Forgets the record.
+    def pairs(self) -> Pairs:
+        """What the tap pairs of the recorded forward; runs the teacher, without gradient. Forgets the record.
 
         Raises:
             LSHFMError: nothing was recorded, so that there would be no mimic term.
@@ -143,28 +207,34 @@ class FeatureTap(ABC):
                 "mimicking: no student features were recorded, so the mimic term is missing; "
                 "run the student in training mode inside recording()"
             )
-        return self._pair(record)
+        return self._pairs(record)
 
-    def _teacher_maps(self, batch: Tensor) -> dict[str, Tensor]:
-        maps = self.teacher.backbone(batch)
-        return {"0": maps} if isinstance(maps, Tensor) else maps
+    def pair(self) -> FeaturePair:
+        """The features of `pairs()`, for a tap that was made to pair them."""
+        features = self.pairs().features
+        assert features is not None
+        return features
 
     @abstractmethod
     def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
         """Add hooks that fill `record`; `stack` removes them."""
 
     @abstractmethod
-    def _pair(self, record: dict[str, Any]) -> FeaturePair:
-        """Run the teacher on `record["batch"]` [B, 3, H, W] and pair the features."""
+    def _pairs(self, record: dict[str, Any]) -> Pairs:
+        """Run the teacher on `record["batch"]` [B, 3, H, W] and pair features and logits."""
 
 
 class FasterRCNNTap(FeatureTap):
-    """Output of the box head's last fc (after ReLU) for the student's sampled training RoIs.
+    """Output of the box head (after the last ReLU; C4: layer4, averaged) for the student's sampled training RoIs.
 
-    The teacher pools the same boxes from its own pyramid. N = RoIs of the whole batch.
+    The teacher pools the same boxes from its own maps. N = RoIs of the whole batch. Logits: those of the box
+    predictor, background included; every RoI counts 1/N.
     """
 
-    needs = frozenset({"batch", "boxes", "image_sizes", "features"})
+    @property
+    def needs(self) -> set[str]:
+        """Batch, sampled boxes, the box head's output, and the box predictor's if wanted."""
+        return {"batch", "boxes", "image_sizes", "features"} | ({"logits"} if self.wants_logits else set())
 
     def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
         def keep_boxes(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -173,16 +243,25 @@ class FasterRCNNTap(FeatureTap):
         def keep_features(module: nn.Module, inputs: Any, output: Tensor) -> None:
             record["features"] = output
 
+        def keep_logits(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+            record["logits"] = output[0]
+
         heads = self.student.roi_heads
         stack.callback(heads.box_roi_pool.register_forward_pre_hook(keep_boxes).remove)
         stack.callback(heads.box_head.register_forward_hook(keep_features).remove)
+        stack.callback(heads.box_predictor.register_forward_hook(keep_logits).remove)
 
-    def _pair(self, record: dict[str, Any]) -> FeaturePair:
-        heads = self.teacher.roi_heads
+    def _pairs(self, record: dict[str, Any]) -> Pairs:
+        features = logits = None
         with torch.no_grad():
-            maps = self._teacher_maps(record["batch"])
-            teacher_ND = heads.box_head(heads.box_roi_pool(maps, record["boxes"], record["image_sizes"]))
-        return FeaturePair(record["features"], teacher_ND)
+            teacher_ND = _box_features(self.teacher, record["batch"], record["boxes"], record["image_sizes"])
+            if self.wants_logits:
+                teacher_NK = self.teacher.roi_heads.box_predictor(teacher_ND)[0]
+                weights_N = teacher_NK.new_full(teacher_NK.shape[:1], 1 / max(1, len(teacher_NK)))
+                logits = LogitPair(record["logits"], teacher_NK, weights_N)
+        if self.wants_features:
+            features = FeaturePair(record["features"], teacher_ND)
+        return Pairs(features, logits)
 
 
 class RetinaNetTap(FeatureTap):
@@ -192,9 +271,16 @@ class RetinaNetTap(FeatureTap):
     convolution weight [H, C, 3, 3]. Kept is every location of P3..P7 but those whose anchors are all between
     the matcher's thresholds; an image without boxes keeps none. The loss is the mean over an image's kept
     locations, then the mean over the images that keep any: `row_weights_N` says so.
+
+    Logits: those of every anchor that is not between the thresholds, of images with boxes. As in the focal loss
+    (arXiv 1708.02002, section 4), an image's sum is divided by its number of foreground anchors, and the batch's
+    by its number of images.
     """
 
-    needs = frozenset({"batch", "maps", "matches", "has_boxes"})
+    @property
+    def needs(self) -> set[str]:
+        """Batch, the tower's output per level, the matcher's values, and the logits if wanted."""
+        return {"batch", "maps", "matches", "has_boxes"} | ({"logits"} if self.wants_logits else set())
 
     def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
         head = self.student.head
@@ -206,8 +292,9 @@ class RetinaNetTap(FeatureTap):
         def keep_matches(
             targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
         ) -> dict[str, Tensor]:
-            record["matches"] = matched_idxs
+            record["matches"] = torch.stack(matched_idxs)
             record["has_boxes"] = [target["boxes"].shape[0] > 0 for target in targets]
+            record["logits"] = outputs["cls_logits"]
             return compute_loss(targets, outputs, anchors, matched_idxs)
 
         stack.callback(head.classification_head.cls_logits.register_forward_pre_hook(keep_map).remove)
@@ -215,20 +302,132 @@ class RetinaNetTap(FeatureTap):
         head.compute_loss = keep_matches
         stack.callback(delattr, head, "compute_loss")
 
-    def _pair(self, record: dict[str, Any]) -> FeaturePair:
+    def _pairs(self, record: dict[str, Any]) -> Pairs:
+        features = logits = None
+        matches_BA = record["matches"]
+        has_boxes_B = torch.tensor(record["has_boxes"], device=matches_BA.device)
         with torch.no_grad():
-            tower = self.teacher.head.classification_head.conv
-            maps = self._teacher_maps(record["batch"]).values()
-            teacher_BLD = neighbourhoods([tower(level) for level in maps])
-        student_BLD = neighbourhoods(record["maps"])
-        anchors_per_location = self.student.anchor_generator.num_anchors_per_location()[0]
-        keep_BL = torch.stack(
-            [
-                kept_locations(matches, anchors_per_location) & has_boxes
-                for matches, has_boxes in zip(record["matches"], record["has_boxes"], strict=True)
+            levels = _tower_maps(self.teacher, record["batch"])
+            if self.wants_logits:
+                classifier = _classifier(self.teacher)
+                teacher_BAK = torch.cat(
+                    [_by_anchor(classifier(level), record["logits"].shape[2]) for level in levels], dim=1
+                )
+                keep_BA = (matches_BA != Matcher.BETWEEN_THRESHOLDS) & has_boxes_B[:, None]
+                weights_BA = 1 / ((matches_BA >= 0).sum(dim=1, keepdim=True).clamp(min=1) * len(matches_BA))
+                logits = LogitPair(
+                    record["logits"][keep_BA], teacher_BAK[keep_BA], weights_BA.expand_as(keep_BA)[keep_BA]
+                )
+            if self.wants_features:
+                teacher_BLD = neighbourhoods(levels)
+        if self.wants_features:
+            keep_BL = kept_locations(matches_BA, _anchors_per_location(self.student)) & has_boxes_B[:, None]
+            student_BLD = neighbourhoods(record["maps"])
+            features = FeaturePair(student_BLD[keep_BL], teacher_BLD[keep_BL], row_weights(keep_BL))
+        return Pairs(features, logits)
+
+
+def ground_truth_features(
+    detectors: Sequence[Any],
+    images: list[Tensor],
+    targets: list[dict[str, Tensor]],
+    *,
+    rows_per_image: int,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """Features of one or more detectors at the same places, which follow from the ground truth.
+
+    Faster R-CNN: the ground-truth boxes and four jittered copies of each, whose centre is moved by up to half a
+    side and whose sides are scaled by 1/2 to 2: foreground RoIs and background near them. RetinaNet: the
+    locations that training keeps. Of these places `rows_per_image` are drawn, or all if they are fewer.
+
+    Args:
+        detectors: of one architecture, in evaluation mode; the first resizes the images, to its test size.
+        images: float [3, H, W] in 0..1.
+        targets: `boxes` [N, 4] and `labels` [N] of each; an image without boxes gives no features.
+        rows_per_image: the most features of an image.
+        generator: of the draws, on the CPU.
+
+    Returns:
+        For each detector the features [M, D], without gradient, rows in the same order.
+    """
+    first = detectors[0]
+    with torch.no_grad():
+        resized, targets = first.transform(images, targets)
+        batch, sizes = resized.tensors, resized.image_sizes
+        boxes = [target["boxes"] for target in targets]
+        if isinstance(first, FasterRCNN):
+            boxes = [
+                _draw(_with_jittered(of_image, size, generator), rows_per_image, generator)
+                for of_image, size in zip(boxes, sizes, strict=True)
             ]
-        )
-        return FeaturePair(student_BLD[keep_BL], teacher_BLD[keep_BL], row_weights(keep_BL))
+            if not sum(len(of_image) for of_image in boxes):
+                return [batch.new_zeros(0, mimic_size(detector).num_features) for detector in detectors]
+            return [_box_features(detector, batch, boxes, sizes) for detector in detectors]
+        levels = [_tower_maps(detector, batch) for detector in detectors]
+        anchors = first.anchor_generator(resized, levels[0])
+        places = []
+        for index, (of_image, anchors_A4) in enumerate(zip(boxes, anchors, strict=True)):
+            if len(of_image):
+                matches_1A = first.proposal_matcher(box_iou(of_image, anchors_A4))[None]
+                kept = torch.where(kept_locations(matches_1A, _anchors_per_location(first))[0])[0]
+                kept = _draw(kept, rows_per_image, generator)
+                places += [(index, location) for location in kept.tolist()]
+        rows = tuple(torch.tensor(places, dtype=torch.long, device=batch.device).reshape(-1, 2).T)
+        return [neighbourhoods(of_detector)[rows] for of_detector in levels]
+
+
+_JITTERED_COPIES = 4
+
+
+def _with_jittered(boxes_N4: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """The boxes of an image of `size` (height, width) and, after them, jittered copies inside it."""
+    copies = boxes_N4.repeat(_JITTERED_COPIES, 1)
+    random = torch.rand(len(copies), 4, generator=generator).to(boxes_N4)
+    sides = copies[:, 2:] - copies[:, :2]
+    centres = (copies[:, 2:] + copies[:, :2]) / 2 + (random[:, :2] - 0.5) * sides
+    sides = sides * 4 ** (random[:, 2:] - 0.5)
+    jittered = clip_boxes_to_image(torch.cat([centres - sides / 2, centres + sides / 2], dim=1), size)
+    return torch.cat([boxes_N4, jittered[remove_small_boxes(jittered, min_size=1)]])
+
+
+def _draw(rows: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """`number` different rows at random, or all of them."""
+    order = torch.randperm(len(rows), generator=generator)[:number]
+    return rows[order.to(rows.device)]
+
+
+def _maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
+    maps = detector.backbone(batch)
+    return {"0": maps} if isinstance(maps, Tensor) else maps
+
+
+def _box_features(
+    detector: Any, batch: Tensor, boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+) -> Tensor:
+    """Output [N, D] of a Faster R-CNN's box head for given boxes per image."""
+    heads = detector.roi_heads
+    return heads.box_head(heads.box_roi_pool(_maps(detector, batch), boxes, image_sizes))
+
+
+def _tower_maps(detector: Any, batch: Tensor) -> list[Tensor]:
+    """Outputs [B, C, h, w] of a RetinaNet's classification tower, a level each."""
+    tower = detector.head.classification_head.conv
+    return [tower(level) for level in _maps(detector, batch).values()]
+
+
+def _by_anchor(logits: Tensor, num_classes: int) -> Tensor:
+    """Output [B, A·K, h, w] of `cls_logits` → [B, h·w·A, K], the order of torchvision's anchors."""
+    batch, _, height, width = logits.shape
+    return (
+        logits.view(batch, -1, num_classes, height, width)
+        .permute(0, 3, 4, 1, 2)
+        .reshape(batch, -1, num_classes)
+    )
+
+
+def _anchors_per_location(detector: Any) -> int:
+    return detector.anchor_generator.num_anchors_per_location()[0]
 
 
 def neighbourhoods(maps: list[Tensor]) -> Tensor:
@@ -237,10 +436,10 @@ def neighbourhoods(maps: list[Tensor]) -> Tensor:
     return torch.cat(unfolded, dim=2).transpose(1, 2)
 
 
-def kept_locations(matched_idxs: Tensor, anchors_per_location: int) -> Tensor:
-    """Matcher values [L·A] (location-major) → bool [L]: not all anchors lie between the thresholds."""
-    between_LA = matched_idxs.view(-1, anchors_per_location) == Matcher.BETWEEN_THRESHOLDS
-    return ~between_LA.all(dim=1)
+def kept_locations(matches_BA: Tensor, anchors_per_location: int) -> Tensor:
+    """Matcher values [B, L·A] (location-major) → bool [B, L]: not all anchors lie between the thresholds."""
+    between_BA = matches_BA == Matcher.BETWEEN_THRESHOLDS
+    return ~between_BA.unflatten(1, (-1, anchors_per_location)).all(dim=2)
 
 
 def row_weights(keep_BL: Tensor) -> Tensor:

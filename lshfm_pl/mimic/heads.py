@@ -1,13 +1,13 @@
-"""Mimic losses on plain tensors: features in, loss out.
+"""Mimic losses on plain tensors: features (or class logits) in, loss out.
 
-Shapes: N feature vectors (sampled RoIs or map locations), D features, H hash functions.
-Source: "Distilling Knowledge by Mimicking Features" (arXiv 2011.01424).
+Shapes: N feature vectors (sampled RoIs or map locations), D features, H hash functions, K class logits.
+Source: "Distilling Knowledge by Mimicking Features" (arXiv 2011.01424); for KD see there.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,15 @@ from torch import Tensor, nn
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["L2", "LSH", "LSHL2", "HashLoss", "MimicHead"]
+__all__ = ["KD", "L2", "LSH", "LSHL2", "Activation", "Centre", "HashLoss", "MimicHead"]
 
 HashLoss = Literal["bce", "l1", "l2"]
 HASH_LOSSES: tuple[HashLoss, ...] = ("bce", "l1", "l2")
+Activation = Literal["softmax", "sigmoid"]
+Centre = Literal["mean", "median"]
+
+PROJECTED_AT_ONCE = 2**24
+"""Elements of the projections [N, h] that exist at once while a median is found: 64 MB."""
 
 
 class MimicHead(nn.Module, ABC):
@@ -48,7 +53,7 @@ class MimicHead(nn.Module, ABC):
         """
         if student_ND.ndim != 2 or student_ND.shape != teacher_ND.shape:
             raise LSHFMError(
-                "mimic loss: expected student and teacher features of one shape [N, D], found "
+                "mimic loss: expected student and teacher tensors of one shape [N, D], found "
                 f"{list(student_ND.shape)} and {list(teacher_ND.shape)}"
             )
         # Autocast would make float16/bfloat16 of the products; the loss is cheap to keep exact.
@@ -86,6 +91,50 @@ def _mean_over_rows(loss_NX: Tensor, row_weights_N: Tensor | None) -> Tensor:
 
 def _mean_squared_error(student_NX: Tensor, teacher_NX: Tensor, row_weights_N: Tensor | None) -> Tensor:
     return _mean_over_rows((student_NX - teacher_NX).square(), row_weights_N)
+
+
+class KD(MimicHead):
+    """β · T² · KL(teacher ‖ student) of the class scores softened by the temperature T, summed over classes.
+
+    Source: arXiv 1503.02531, section 2: T² keeps the gradient's size independent of T. With `softmax` the classes
+    exclude each other (Faster R-CNN, background included); with `sigmoid` each class is a yes or no of its own,
+    as in the focal loss (RetinaNet). `head(student_NK, teacher_NK, row_weights_N)`; the weights need not sum to 1.
+
+    Args:
+        beta: weight of the loss.
+        temperature: T.
+        activation: what makes scores of the logits.
+    """
+
+    def __init__(
+        self, beta: float = 1.0, *, temperature: float = 2.0, activation: Activation = "softmax"
+    ) -> None:
+        super().__init__(beta)
+        _require_number("temperature", temperature)
+        if temperature == 0:
+            raise LSHFMError("distill.temperature: expected a number > 0, found 0")
+        if activation not in get_args(Activation):
+            raise ValueError(f"activation: expected softmax or sigmoid, got {activation!r}")
+        self.temperature = float(temperature)
+        self.activation = activation
+
+    def _parts(
+        self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
+    ) -> dict[str, tuple[float, Tensor]]:
+        student_NK, teacher_NK = student_ND / self.temperature, teacher_ND / self.temperature
+        if self.activation == "softmax":
+            log_student, log_teacher = student_NK.log_softmax(dim=1), teacher_NK.log_softmax(dim=1)
+            divergence_N = _divergence(log_student, log_teacher).sum(dim=1)
+        else:
+            yes_NK = _divergence(F.logsigmoid(student_NK), F.logsigmoid(teacher_NK))
+            no_NK = _divergence(F.logsigmoid(-student_NK), F.logsigmoid(-teacher_NK))
+            divergence_N = (yes_NK + no_NK).sum(dim=1)
+        return {"kd": (self.temperature**2, _mean_over_rows(divergence_N[:, None], row_weights_N))}
+
+
+def _divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
+    """p_t · log(p_t / p_s), elementwise."""
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
 
 
 class L2(MimicHead):
@@ -171,6 +220,34 @@ class LSH(MimicHead):
             raise LSHFMError(f"{source}: expected a hash bias of shape [{weight.shape[0]}], found another")
         self.weight = weight.detach().to(self.weight)
         self.bias = self.weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().to(self.weight)
+
+    def centre_bias(self, features_ND: Tensor, centre: Centre) -> None:
+        """Set b = −mean or −median of W f per hash over the given features [N, D], N ≥ 1.
+
+        With the median (of an even number: the middle of the two) half of the features have bit 1, so that every
+        hash tells the most it can. The projections are made a block of hashes at a time.
+
+        Raises:
+            LSHFMError: no feature is given, or one is not finite.
+        """
+        if len(features_ND) == 0:
+            raise LSHFMError("distill.bias: no teacher feature to find the centre of; have the images boxes?")
+        if not torch.isfinite(features_ND).all():
+            raise LSHFMError("distill.bias: the teacher's features are not finite; is it trained?")
+        features_ND = features_ND.to(self.weight)
+        if centre == "mean":
+            # In float64: W f is linear, so its mean is W times the mean, and cancellation costs no digits.
+            centres_H = self.weight.double() @ features_ND.double().mean(dim=0)
+        else:
+            block = max(1, PROJECTED_AT_ONCE // len(features_ND))
+            middle = [(len(features_ND) - 1) // 2, len(features_ND) // 2]
+            centres_H = torch.cat(
+                [
+                    F.linear(features_ND, rows).sort(dim=0).values[middle].mean(dim=0)
+                    for rows in self.weight.split(block)
+                ]
+            )
+        self.bias.copy_(-centres_H)
 
     def project(self, features_ND: Tensor) -> Tensor:
         """W f + b, [N, H]."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import MimicHead, make_tap
+from lshfm_pl.mimic import LSH, DistillLosses, make_tap
 from lshfm_pl.mimic.build import CHECKPOINT_PREFIX
 from lshfm_pl.modules.detection import DetectionModule
 from lshfm_pl.optim import Schedule
@@ -20,7 +20,7 @@ ZERO_STEPS_ALLOWED = 20
 
 
 class DistillationModule(DetectionModule):
-    """The student's own losses plus the mimic term.
+    """The student's own losses plus the mimic term: of features, of class logits, or of both.
 
     The teacher is deliberately no sub-module: it stays in eval mode whatever `train()` does, has no entry in the
     state dict, no optimizer state and no place in DDP's buckets or buffer broadcasts.
@@ -28,7 +28,7 @@ class DistillationModule(DetectionModule):
     Args:
         detector: the student.
         teacher: a trained detector of the same architecture; frozen here.
-        mimic: the loss between paired features.
+        losses: of `build_losses`.
         schedule, data_config: as `DetectionModule`.
 
     Raises:
@@ -39,17 +39,24 @@ class DistillationModule(DetectionModule):
         self,
         detector: Detector,
         teacher: Detector,
-        mimic: MimicHead,
+        losses: DistillLosses,
         schedule: Schedule | None = None,
         *,
         data_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detector, schedule, data_config=data_config)
-        self.mimic = mimic
-        self._tap = make_tap(detector, teacher.eval().requires_grad_(False))
+        self.mimic, self.kd = losses.features, losses.logits
+        self._bias = losses.bias
+        self._tap = make_tap(
+            detector,
+            teacher.eval().requires_grad_(False),
+            features=self.mimic is not None,
+            logits=self.kd is not None,
+        )
         self._zero_steps = 0
         # The hash matrix never changes; without this DDP would send it to every process every step.
-        self._ddp_params_and_buffers_to_ignore = [CHECKPOINT_PREFIX + key for key, _ in mimic.named_buffers()]
+        buffers = [] if self.mimic is None else self.mimic.named_buffers()
+        self._ddp_params_and_buffers_to_ignore = [CHECKPOINT_PREFIX + key for key, _ in buffers]
 
     @property
     def teacher(self) -> Detector:
@@ -57,29 +64,42 @@ class DistillationModule(DetectionModule):
         return self._tap.teacher
 
     def on_fit_start(self) -> None:
-        """The teacher follows the student to its device."""
+        """The teacher follows the student to its device; a new run centres its hash, a resumed one has its bias.
+
+        Every process makes the pass, so that one's failure is everybody's; the first one's result counts.
+        """
         self.teacher.to(self.device)
+        if self._bias is not None and self.trainer.ckpt_path is None:
+            assert isinstance(self.mimic, LSH)
+            sample = self.trainer.datamodule.sample_dataloader(self._bias.num_images)  # type: ignore[attr-defined]
+            self._bias.apply(self.mimic, self.teacher, sample)
+            self.mimic.bias.copy_(self.trainer.strategy.broadcast(self.mimic.bias))
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The student's losses and `mimic_<term>` for each term of the mimic loss.
+        """The student's losses and `mimic_<term>` for each term of the mimic losses.
 
         Raises:
             LSHFMError: the mimic term is missing, or was exactly zero too often while β > 0.
         """
         with self._tap.recording():
             losses = super().losses(images, targets)
-        terms = self.mimic.terms(*self._tap.pair())
+        pairs = self._tap.pairs()
+        terms: dict[str, Tensor] = {}
+        for head, pair in ((self.mimic, pairs.features), (self.kd, pairs.logits)):
+            if head is not None and pair is not None:
+                terms |= head.terms(*pair)
         self._check_not_silent(terms)
         return {**losses, **{f"mimic_{name}": term for name, term in terms.items()}}
 
     def _check_not_silent(self, terms: dict[str, Tensor]) -> None:
-        if self.mimic.beta == 0:
+        beta = max(head.beta for head in (self.mimic, self.kd) if head is not None)
+        if beta == 0:
             return
         is_zero = not torch.stack(list(terms.values())).any()
         self._zero_steps = self._zero_steps + 1 if is_zero else 0
         if self._zero_steps >= ZERO_STEPS_ALLOWED:
             raise LSHFMError(
-                f"the mimic term was exactly 0 for {ZERO_STEPS_ALLOWED} steps running, β = {self.mimic.beta:g}: "
+                f"the mimic term was exactly 0 for {ZERO_STEPS_ALLOWED} steps running, β = {beta:g}: "
                 "nothing is distilled. Is the teacher trained, and not the student itself? Have the images boxes?"
             )
 

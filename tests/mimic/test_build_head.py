@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from small_detectors import STUDENTS, small_detector
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import LSH, build_mimic_head
+from lshfm_pl.mimic import LSH, BiasCalibration, build_losses, build_mimic_head
 from lshfm_pl.mimic.features import MimicSize
 
 SIZE = MimicSize(num_features=12, classifier_std=0.25)
@@ -36,7 +37,7 @@ def test_number_of_hashes_follows_the_file(tmp_path):
 
 
 def test_unknown_name_and_unfit_files_are_told(tmp_path):
-    with pytest.raises(LSHFMError, match="expected one of l2, lsh, lshl2, found 'kl'"):
+    with pytest.raises(LSHFMError, match="expected one of kd, l2, lsh, lshl2, found 'kl'"):
         build_mimic_head("kl", SIZE)
     with pytest.raises(LSHFMError, match="absent"):
         build_mimic_head("lsh", SIZE, hash_weights=tmp_path / "absent.pt")
@@ -46,3 +47,26 @@ def test_unknown_name_and_unfit_files_are_told(tmp_path):
     torch.save({"weight": torch.zeros(4, 13)}, tmp_path / "long.pt")
     with pytest.raises(LSHFMError, match=r"long.pt.*\[H, 12\], found \[4, 13\]"):
         build_mimic_head("lsh", SIZE, hash_weights=tmp_path / "long.pt")
+
+
+@pytest.mark.parametrize(
+    ("bias", "expected"), [(0, None), ("0", None), ("mean", "mean"), ("median", "median")]
+)
+def test_bias_setting_becomes_a_calibration(bias, expected):
+    losses = build_losses("lsh", small_detector(STUDENTS[0]), num_hashes=8, bias=bias, bias_images=30)
+    assert losses.bias == (expected and BiasCalibration(expected, 30))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bias": "mode"}, "distill.bias: expected 0, mean or median, found 'mode'"),
+        ({"bias": "mean", "bias_images": 0}, "distill.bias_images: expected a whole number of at least 1"),
+        ({"num_hashs": 3}, "distill: .*num_hashs"),
+        ({"kd_beta": -1}, "distill.beta: expected a finite number"),
+        ({"kd_beta": 1, "temperature": 0}, "distill.temperature: expected a number > 0"),
+    ],
+)
+def test_wrong_settings_are_told(settings, message):
+    with pytest.raises(LSHFMError, match=message):
+        build_losses("lsh", small_detector(STUDENTS[0]), **settings)

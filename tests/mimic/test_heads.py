@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import L2, LSH, LSHL2
+from lshfm_pl.mimic import KD, L2, LSH, LSHL2
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "mimic"
 CASES = ("scale1", "scale10", "scale1000", "zero_student", "both_zero", "same", "on_plane")
@@ -200,3 +200,41 @@ def test_loss_is_computed_in_float32_under_autocast():
 def test_bad_arguments_are_told(make, message):
     with pytest.raises(LSHFMError, match=message):
         make()
+
+
+def test_kd_is_the_divergence_of_softened_scores():
+    student, teacher = torch.randn(6, 5), 3 * torch.randn(6, 5)
+    soft_s, soft_t = (torch.softmax(logits.double() / 4, dim=1) for logits in (student, teacher))
+    expected = 16 * (soft_t * (soft_t.log() - soft_s.log())).sum(dim=1).mean()
+    assert KD(0.5, temperature=4)(student, teacher).item() == pytest.approx(0.5 * expected.item(), rel=1e-5)
+    assert KD()(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_kd_with_sigmoid_is_the_divergence_of_each_class_alone():
+    student, teacher, weights = torch.randn(6, 5), torch.randn(6, 5), torch.rand(6)
+    expected = torch.zeros(6, dtype=torch.float64)
+    for k in range(5):
+        of_class = [torch.stack([logits[:, k], torch.zeros(6)], dim=1) / 2 for logits in (student, teacher)]
+        p, q = (torch.softmax(pair.double(), dim=1) for pair in of_class)
+        expected += 4 * (q * (q / p).log()).sum(dim=1)
+    head = KD(temperature=2, activation="sigmoid")
+    value = head(student, teacher, weights)
+    assert value.item() == pytest.approx((expected * weights).sum().item(), rel=1e-5)
+
+
+def test_kd_gradient_is_that_of_the_soft_cross_entropy():
+    teacher = torch.randn(4, 3)
+    student = torch.randn(4, 3, requires_grad=True)
+    KD(temperature=2)(student, teacher).backward()
+    cross_entropy = torch.nn.functional.cross_entropy(student / 2, (teacher / 2).softmax(dim=1))
+    (expected,) = torch.autograd.grad(4 * cross_entropy, student)
+    torch.testing.assert_close(student.grad, expected)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_kd_stays_finite_for_extreme_logits(activation):
+    student = torch.tensor([[1000.0, -1000, 0]], requires_grad=True)
+    value = KD(activation=activation)(student, torch.tensor([[-1000.0, 1000, 50]]))
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(student.grad).all()

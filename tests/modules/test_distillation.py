@@ -13,20 +13,22 @@ from small_detectors import (
     short_schedule,
     small_detector,
 )
+from torchvision.ops import box_iou
 
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import L2, build_mimic_head, make_tap, mimic_size
+from lshfm_pl.mimic import L2, DistillLosses, build_losses, make_tap
+from lshfm_pl.mimic.calibration import collect_features
 from lshfm_pl.modules import DetectionModule, DistillationModule
 
-MIMIC = ("l2", "lsh", "lshl2")
+MIMIC = ("l2", "lsh", "lshl2", "kd")
 
 
 def distillation(student_name, distill="lshl2", beta=1.0, **settings):
     teacher = small_detector(TEACHER_OF[student_name], seed=1)
-    settings = {} if distill == "l2" else {"num_hashes": 64, **settings}
-    head = build_mimic_head(distill, mimic_size(teacher), beta=beta, **settings)
-    return DistillationModule(small_detector(student_name), teacher, head, short_schedule())
+    settings = {"num_hashes": 64, **settings} if "lsh" in distill else settings
+    losses = build_losses(distill, teacher, beta=beta, **settings)
+    return DistillationModule(small_detector(student_name), teacher, losses, short_schedule())
 
 
 def fit(module, tmp_path, **settings):
@@ -227,7 +229,10 @@ def test_teacher_that_does_not_fit_is_told(teacher, message):
     name, changes = teacher
     with pytest.raises(LSHFMError, match=message):
         DistillationModule(
-            small_detector(STUDENTS[0]), small_detector(name, **changes), L2(), short_schedule()
+            small_detector(STUDENTS[0]),
+            small_detector(name, **changes),
+            DistillLosses(L2()),
+            short_schedule(),
         )
 
 
@@ -246,3 +251,128 @@ def test_losses_are_logged_by_name(tmp_path):
     assert {f"train/{name}" for name in names} <= set(logged)
     total = sum(logged[f"train/{name}"] for name in names)
     torch.testing.assert_close(logged["train/loss"], total, rtol=1e-5, atol=1e-6)
+
+
+def reference_kd(student, teacher, images, targets, temperature):
+    """The logit loss from the detectors' own outputs, without tap or head."""
+    batch = []
+    student.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _, inputs: batch.append(inputs[1:]))
+    student.roi_heads.box_predictor.register_forward_hook(lambda _, __, output: batch.append(output[0]))
+    student(images, targets)
+    (boxes, sizes), logits = batch
+    resized = student.transform(images, targets)[0].tensors
+    heads = teacher.roi_heads
+    with torch.no_grad():
+        pooled = heads.box_roi_pool(teacher.backbone(resized), boxes, sizes)
+        target = (heads.box_predictor(heads.box_head(pooled))[0] / temperature).softmax(dim=1)
+    scores = (logits / temperature).softmax(dim=1)
+    return temperature**2 * (target * (target / scores).log()).sum(dim=1).mean()
+
+
+def test_faster_rcnn_logit_loss_is_the_divergence_of_the_softened_roi_scores():
+    module = distillation(STUDENTS[0], "kd", beta=0.5, temperature=3.0).train()
+    images, targets = random_batch()
+    torch.manual_seed(3)
+    losses = module.losses(as_float(images), targets)
+    torch.manual_seed(3)
+    expected = reference_kd(module.detector, module.teacher, as_float(images), targets, 3.0)
+    assert losses["mimic_kd"].item() == pytest.approx(0.5 * expected.item(), rel=1e-4)
+    assert set(losses) == {
+        "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "mimic_kd",
+    }  # fmt: skip
+
+
+def test_retinanet_logit_loss_is_normalised_like_the_focal_loss():
+    """Against a loop over the images, with the matches made anew from the anchors."""
+    module = distillation(STUDENTS[1], "kd", temperature=2.0).train()
+    student, teacher = module.detector, module.teacher
+    images, targets = random_batch(num_images=3, boxless=(1,))
+    value = module.losses(as_float(images), targets)["mimic_kd"]
+
+    resized, resized_targets = student.transform(as_float(images), targets)
+    maps = {name: list(d.backbone(resized.tensors).values()) for name, d in (("s", student), ("t", teacher))}
+    logits = {
+        "s": student.head.classification_head(maps["s"]),
+        "t": teacher.head.classification_head(maps["t"]),
+    }
+    anchors = student.anchor_generator(resized, maps["s"])
+    total = torch.zeros(())
+    for index, target in enumerate(resized_targets):
+        if not len(target["boxes"]):
+            continue
+        matches = student.proposal_matcher(box_iou(target["boxes"], anchors[index]))
+        counted = matches != -2
+        soft_s, soft_t = (torch.sigmoid(logits[name][index][counted].double() / 2) for name in "st")
+        divergence = soft_t * (soft_t / soft_s).log() + (1 - soft_t) * ((1 - soft_t) / (1 - soft_s)).log()
+        total = total + 4 * divergence.sum() / max(1, int((matches >= 0).sum()))
+    assert value.item() == pytest.approx(total.item() / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_logit_loss_goes_beside_a_feature_loss(student):
+    images, targets = random_batch()
+    values = {}
+    for name, settings in {"l2": {}, "kd": {}, "both": {"kd_beta": 1.0, "temperature": 2.0}}.items():
+        module = distillation(student, "l2" if name == "both" else name, **settings).train()
+        torch.manual_seed(3)
+        values[name] = module.losses(as_float(images), targets)
+    assert {"mimic_l2", "mimic_kd"} <= set(values["both"])
+    for term, alone in (("mimic_l2", "l2"), ("mimic_kd", "kd")):
+        torch.testing.assert_close(values["both"][term], values[alone][term])
+    assert "mimic_kd" not in values["l2"]
+    assert "mimic_l2" not in values["kd"]
+
+
+def test_logit_loss_alone_takes_a_teacher_of_another_width_and_checkpoints_no_hash(tmp_path):
+    teacher = small_detector("fasterrcnn_resnet18fpn_small", box_head_width=128, fpn_channels=32)
+    losses = build_losses("kd", teacher)
+    module = DistillationModule(small_detector(STUDENTS[0]), teacher, losses, short_schedule())
+    trainer = fit(module, tmp_path, max_steps=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(key.startswith("detector.") for key in saved)
+
+
+def test_logit_loss_refuses_other_anchors():
+    teacher = small_detector(TEACHER_OF[STUDENTS[1]], anchor_sizes=[[s] * 3 for s in (20, 30, 50, 80, 128)])
+    with pytest.raises(LSHFMError, match="expected the same anchor_sizes"):
+        DistillationModule(small_detector(STUDENTS[1]), teacher, build_losses("kd", teacher))
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize("bias", ["mean", "median"])
+def test_bias_is_centred_before_training_and_travels_in_the_checkpoint(tmp_path, student, bias):
+    module = distillation(student, "lsh", bias=bias, bias_images=10)
+    assert not module.mimic.bias.any()
+    trainer = fit(module, tmp_path, max_steps=1)
+    (features,) = collect_features([module.teacher], RandomData().sample_dataloader(10))
+    assert 100 < len(features) <= 160
+    projections = features.double() @ module.mimic.weight.double().T
+    centre = projections.mean(dim=0) if bias == "mean" else projections.quantile(0.5, dim=0)
+    torch.testing.assert_close(module.mimic.bias.double(), -centre, rtol=1e-4, atol=1e-6)
+    ones = (module.mimic.project(features) > 0).double().mean(dim=0)
+    if bias == "median":
+        torch.testing.assert_close(ones, torch.full_like(ones, 0.5), rtol=0, atol=1.01 / len(features))
+
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = distillation(student, "lsh", bias=bias, bias_images=2)
+    resumed_trainer = quiet_trainer(tmp_path, max_steps=2)
+    resumed_trainer.fit(resumed, datamodule=RandomData(), ckpt_path=tmp_path / "last.ckpt")
+    assert torch.equal(resumed.mimic.bias, module.mimic.bias)
+
+
+def test_bias_pass_leaves_the_random_numbers_of_training_alone(tmp_path):
+    states = []
+    for bias in (0, "median"):
+        module = distillation(STUDENTS[0], "lsh", beta=0.0, bias=bias, bias_images=4)
+        fit(module, tmp_path, max_steps=3)
+        states.append(module.detector.state_dict())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_bias_of_images_without_boxes_is_told(tmp_path):
+    module = distillation(STUDENTS[1], "lsh", bias="median", bias_images=2)
+    data = RandomData()
+    data.batches = [random_batch(boxless=(0, 1))]
+    with pytest.raises(LSHFMError, match="no teacher feature to find the centre of"):
+        quiet_trainer(tmp_path).fit(module, datamodule=data)

@@ -1,0 +1,121 @@
+"""One pass over a sample of images with frozen detectors: the bias of the hash, and how alike two detectors are."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lshfm_pl.data.sampler import mix_seed
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic.features import ground_truth_features
+from lshfm_pl.mimic.heads import LSH, Centre
+
+__all__ = ["ROWS_PER_IMAGE", "BiasCalibration", "collect_features", "feature_agreement"]
+
+Batches = Iterable[tuple[list[Tensor], list[dict[str, Tensor]]]]
+
+ROWS_PER_IMAGE = 16
+"""Features kept of an image: few, so that many images fit into memory and none dominates."""
+
+AGREEMENT_HASHES = 1024
+
+
+@dataclass(frozen=True)
+class BiasCalibration:
+    """How to set b of a hash: to −mean or −median of W f_t, as the paper's classification code can.
+
+    Attributes:
+        centre: mean or median, per hash function.
+        num_images: how many training images to sample, evenly over the data set. At most 16 features of each are
+            kept on the CPU: 64 KB an image for 1,024 features, 147 KB for RetinaNet's 2,304.
+    """
+
+    centre: Centre
+    num_images: int
+
+    def __post_init__(self) -> None:
+        if self.centre not in get_args(Centre):
+            raise LSHFMError(f"distill.bias: expected 0, mean or median, found {self.centre!r}")
+        if not isinstance(self.num_images, int) or self.num_images < 1:
+            raise LSHFMError(
+                f"distill.bias_images: expected a whole number of at least 1, found {self.num_images!r}"
+            )
+
+    def apply(self, head: LSH, teacher: Any, batches: Batches) -> None:
+        """Set the bias of `head` from the teacher's features of `batches` (see `collect_features`).
+
+        Raises:
+            LSHFMError: no image has boxes, or the teacher's features are not finite.
+        """
+        # A loader draws a number when its iterator is made; training's own must not shift by that.
+        with torch.random.fork_rng(devices=[]):
+            (features_MD,) = collect_features([teacher], batches)
+        head.centre_bias(features_MD, self.centre)
+
+
+def collect_features(detectors: Sequence[Any], batches: Batches) -> list[Tensor]:
+    """`ground_truth_features` of whole batches, at most 16 rows of each image.
+
+    Args:
+        detectors: in evaluation mode, all on one device.
+        batches: uint8 images [3, H, W] and targets with `boxes` and `labels`.
+
+    Returns:
+        For each detector the features [M, D], float32 on the CPU.
+    """
+    device = next(detectors[0].parameters()).device
+    collected: list[list[Tensor]] = [[] for _ in detectors]
+    for index, (images, targets) in enumerate(batches):
+        features = ground_truth_features(
+            detectors,
+            [image.to(device).float().div_(255) for image in images],
+            [{key: target[key].to(device) for key in ("boxes", "labels")} for target in targets],
+            rows_per_image=ROWS_PER_IMAGE,
+            generator=torch.Generator().manual_seed(mix_seed(0, index) % 2**63),
+        )
+        for rows, of_detector in zip(collected, features, strict=True):
+            rows.append(of_detector.float().cpu())
+    return [torch.cat(rows) for rows in collected]
+
+
+def feature_agreement(student_MD: Tensor, teacher_MD: Tensor) -> dict[str, float]:
+    """How alike paired features are, in direction and in length.
+
+    Returns:
+        `cosine`: mean cosine of the pairs. `bit_agreement`: share of 1,024 random hashes without bias whose bit is
+        the same (1 − angle/π in expectation). `centred_bit_agreement`: the same with b = −median of the teacher's
+        projections, so that chance is one half. `student_norm`, `teacher_norm`: mean lengths. `mse`: mean squared
+        difference of the elements. `num_features`: M. NaN where M is 0.
+
+    Raises:
+        LSHFMError: features of different lengths.
+    """
+    if student_MD.shape != teacher_MD.shape:
+        raise LSHFMError(
+            f"agreement: expected features of one length, found {list(student_MD.shape)} (student) and "
+            f"{list(teacher_MD.shape)} (teacher)"
+        )
+    if len(student_MD) == 0:
+        names = ("cosine", "bit_agreement", "centred_bit_agreement", "student_norm", "teacher_norm", "mse")
+        return {**dict.fromkeys(names, math.nan), "num_features": 0}
+    head = LSH(student_MD.shape[1], AGREEMENT_HASHES, std=1.0)
+
+    def same_bits() -> float:
+        student_bits, teacher_bits = head.project(student_MD) > 0, head.project(teacher_MD) > 0
+        return (student_bits == teacher_bits).float().mean().item()
+
+    bit_agreement = same_bits()
+    head.centre_bias(teacher_MD, "median")
+    return {
+        "cosine": F.cosine_similarity(student_MD, teacher_MD).mean().item(),
+        "bit_agreement": bit_agreement,
+        "centred_bit_agreement": same_bits(),
+        "student_norm": student_MD.norm(dim=1).mean().item(),
+        "teacher_norm": teacher_MD.norm(dim=1).mean().item(),
+        "mse": F.mse_loss(student_MD, teacher_MD).item(),
+        "num_features": len(student_MD),
+    }
