@@ -79,6 +79,20 @@ def test_published_pairs_have_their_teachers_and_files():
         assert config.teacher.checkpoint == f"pretrained/{file}"
 
 
+def test_pairs_without_a_published_file_have_their_teachers_too():
+    pairs = {
+        "fasterrcnn_vgg11": "fasterrcnn_vgg16",
+        "fasterrcnn_vgg11bnfpn": "fasterrcnn_vgg16bnfpn",
+        "retinanet_vgg11bnfpn": "retinanet_vgg16bnfpn",
+        "fasterrcnn_resnet50c4": "fasterrcnn_resnet101c4",
+        "fasterrcnn_vgg11bnfpn_tiny": "fasterrcnn_vgg16bnfpn_small",
+        "retinanet_vgg11bnfpn_tiny": "retinanet_vgg16bnfpn_small",
+    }
+    for student, teacher in pairs.items():
+        config = composed(f"model={student}").teacher
+        assert (config.detector.name, config.checkpoint) == (teacher, None)
+
+
 def test_teacher_can_be_chosen_on_the_command_line():
     config = composed("model=retinanet_vgg11fpn", "model@teacher.detector=retinanet_resnet101fpn")
     assert config.teacher.detector.name == "retinanet_resnet101fpn"

@@ -1,4 +1,4 @@
-"""Faster R-CNN and RetinaNet with a feature pyramid, and the files they are kept in."""
+"""Faster R-CNN and RetinaNet, with a feature pyramid or one map, and the files they are kept in."""
 
 from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.checkpoint import LoadReport, detector_checkpoint, load_detector, load_weights

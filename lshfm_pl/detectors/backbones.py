@@ -1,10 +1,10 @@
-"""ResNet and VGG bodies under a feature pyramid: their sizes, norms, frozen stages and first weights."""
+"""ResNet and VGG bodies, under a feature pyramid or alone: sizes, norms, frozen stages and first weights."""
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,10 @@ __all__ = [
     "BACKBONES",
     "RESNETS",
     "VGGS",
+    "FrozenStatsBatchNorm2d",
+    "SingleScale",
     "build_fpn_backbone",
+    "build_single_scale",
     "group_norm",
     "load_backbone_weights",
     "scale_channels",
@@ -51,6 +54,8 @@ BACKBONES = (*RESNETS, *VGGS)
 _RESNET_STEM_CHANNELS = 64
 _RESNET_STAGE_CHANNELS = (64, 128, 256, 512)
 _VGG_STAGE_CHANNELS = (64, 128, 256, 512, 512)
+#: The layers of a ResNet before the RoI pooling, where the last stage follows it.
+_C4_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 #: Channel counts are multiples of this, for speed and so that they divide into groups.
 _CHANNEL_MULTIPLE = 8
 _MAX_GROUPS = 32
@@ -77,33 +82,64 @@ def build_fpn_backbone(config: Mapping[str, Any], *, num_stages: int) -> Backbon
     Raises:
         LSHFMError: the backbone is unknown, or does not come with this norm.
     """
-    name, fpn_channels = config["backbone"], config["fpn_channels"]
-    if name not in BACKBONES:
-        raise LSHFMError(f"model.backbone: expected one of {', '.join(BACKBONES)}, found {name!r}.")
-    body, channels = (_build_resnet if name in RESNETS else _build_vgg)(config)
+    body, channels = _build_body(config)
+    fpn_channels = config["fpn_channels"]
     stages = [f"layer{index + 1}" for index in range(len(channels))][-num_stages:]
     extra_blocks = (
         LastLevelP6P7(fpn_channels, fpn_channels)
         if config["architecture"] == "retinanet"
         else LastLevelMaxPool()
     )
-    backbone = BackboneWithFPN(
+    return BackboneWithFPN(
         body,
         return_layers={stage: str(level) for level, stage in enumerate(stages)},
         in_channels_list=channels[-num_stages:],
         out_channels=fpn_channels,
         extra_blocks=extra_blocks,
     )
-    _freeze_stages(backbone.body, trainable_stages=config["trainable_stages"])
-    return backbone
 
 
-def load_backbone_weights(body: nn.Module, config: Mapping[str, Any]) -> str:
+class SingleScale(NamedTuple):
+    """A detector's body without a pyramid."""
+
+    #: From images [N, 3, H, W] to one map [N, out_channels, H / 16, W / 16]; its attribute ``out_channels``.
+    backbone: nn.Sequential
+    #: A ResNet's last stage, which follows the RoI pooling (C4, arXiv 1512.03385); None for a VGG.
+    last_stage: nn.Module | None
+    #: Channels that ``last_stage`` ends with, 0 without one.
+    last_channels: int
+
+
+def build_single_scale(config: Mapping[str, Any]) -> SingleScale:
+    """Build the body alone: a VGG up to the ReLU of its last convolution, a ResNet in two parts.
+
+    The layers have the indices that they have in torchvision's ``vgg*.features``, and a ResNet's stem and first
+    three stages the indices 0 to 6.
+
+    Raises:
+        LSHFMError: the backbone is unknown, or does not come with this norm.
+    """
+    body, channels = _build_body(config)
+    if config["backbone"] in RESNETS:
+        layers = [body.get_submodule(name) for name in _C4_LAYERS]
+        backbone, last_stage = nn.Sequential(*layers), body.get_submodule("layer4")
+        cast(Any, backbone).out_channels = channels[-2]
+        return SingleScale(backbone, last_stage, channels[-1])
+    stages = [stage.get_submodule("0") for stage in body.children()]
+    named = OrderedDict(layer for stage in stages for layer in stage.named_children())
+    named.popitem()  # the last max-pool
+    backbone = nn.Sequential(named)
+    cast(Any, backbone).out_channels = channels[-1]
+    return SingleScale(backbone, None, 0)
+
+
+def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str:
     """Load what ``config["backbone_weights"]`` names into the body of a detector.
 
     ``imagenet`` stands for torchvision's IMAGENET1K_V1 weights (of ``vgg*_bn`` when a VGG has batch norm), a
-    path or a URL for a state dict of torchvision's classification network or of the body itself, None for
-    nothing.
+    path or a URL for a state dict of torchvision's classification network or of the detector's own
+    ``backbone.body`` (``backbone`` where there is no pyramid), None for nothing. The box head of a C4 detector
+    is a part of the body.
 
     Returns:
         One line that says what was loaded.
@@ -125,7 +161,19 @@ def load_backbone_weights(body: nn.Module, config: Mapping[str, Any]) -> str:
         weights = read_torch_file(source)
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise LSHFMError(f"model.backbone_weights: expected a state dict (names to tensors) in {source}.")
-    return f"{label}: {_load_into_body(body, weights, config, source)} tensors"
+    return f"{label}: {_load_into_body(detector, weights, config, source)} tensors"
+
+
+class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d that always normalises by its running statistics, which never change; weight and bias do."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, in which the statistics are used and not updated."""
+        return super().train(False)
 
 
 class _ScaledResNet(ResNet):
@@ -181,11 +229,21 @@ class _VGGBody(nn.Sequential):
                 nn.init.zeros_(cast(Tensor, module.bias))
 
 
+def _build_body(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
+    """The whole body, its first stages frozen, and the number of channels of each of its stages."""
+    name = config["backbone"]
+    if name not in BACKBONES:
+        raise LSHFMError(f"model.backbone: expected one of {', '.join(BACKBONES)}, found {name!r}.")
+    body, channels = (_build_resnet if name in RESNETS else _build_vgg)(config)
+    _freeze_stages(body, trainable_stages=config["trainable_stages"])
+    return body, channels
+
+
 def _build_resnet(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
     plan, width = RESNETS[config["backbone"]], config["width"]
     norm_layer = _norm_factory(config)
     if norm_layer is None:
-        raise LSHFMError("model.norm: a ResNet needs frozen_bn, bn or gn, found none.")
+        raise LSHFMError("model.norm: a ResNet needs frozen_bn, bn, bn_frozen_stats or gn, found none.")
     channels = [scale_channels(planes, width) * plan.block.expansion for planes in _RESNET_STAGE_CHANNELS]
     return _ScaledResNet(plan, width=width, norm_layer=norm_layer), channels
 
@@ -206,6 +264,7 @@ def _norm_factory(config: Mapping[str, Any]) -> NormFactory | None:
     factories: dict[str, NormFactory | None] = {
         "frozen_bn": partial(FrozenBatchNorm2d, eps=eps),
         "bn": partial(nn.BatchNorm2d, eps=eps),
+        "bn_frozen_stats": partial(FrozenStatsBatchNorm2d, eps=eps),
         "gn": partial(group_norm, eps=eps),
         "none": None,
     }
@@ -249,12 +308,23 @@ def _download(url: str, *, check_hash: bool) -> Any:
 
 
 def _load_into_body(
-    body: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str
+    detector: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str
 ) -> int:
-    body_state = body.state_dict()
-    given = {key: value for key, value in _to_body_names(weights, body_state).items() if not _is_counter(key)}
-    expected = {key for key in body_state if not _is_counter(key)}
-    wrong = [key for key in expected if key not in given or given[key].shape != body_state[key].shape]
+    state = detector.state_dict()
+    prefixes = _classification_prefixes(config)
+    names = {}
+    for key in state:
+        prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
+        if prefix is not None and not _is_counter(key):
+            names[prefixes[prefix] + key.removeprefix(prefix)] = key
+            names[key.removeprefix("backbone.").removeprefix("body.")] = key
+    expected = set(names.values())
+    given = {
+        names.get(key, key): value
+        for key, value in weights.items()
+        if not _is_counter(key) and not key.startswith(("fc.", "classifier."))
+    }
+    wrong = [key for key in expected if key not in given or given[key].shape != state[key].shape]
     wrong += [key for key in given if key not in expected]
     if wrong:
         raise LSHFMError(
@@ -262,7 +332,7 @@ def _load_into_body(
             f"{config['width']} and norm {config['norm']}: {len(wrong)} tensors are missing, too many or of "
             f"another shape, such as {', '.join(sorted(wrong)[:3])}."
         )
-    body.load_state_dict(given, strict=False)
+    detector.load_state_dict(given, strict=False)
     return len(given)
 
 
@@ -271,11 +341,16 @@ def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
 
 
-def _to_body_names(weights: Mapping[str, Tensor], body_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the classifier and bring a VGG's ``features.3.weight`` to ``layer2.0.3.weight``."""
-    body_names = {f"features.{key.split('.', 2)[2]}": key for key in body_state if key.startswith("layer")}
-    return {
-        body_names.get(key, key): value
-        for key, value in weights.items()
-        if not key.startswith(("fc.", "classifier."))
-    }
+def _classification_prefixes(config: Mapping[str, Any]) -> dict[str, str]:
+    """What the names of the body's tensors begin with, in the detector: in torchvision's classification network."""
+    is_vgg = config["backbone"] in VGGS
+    if config["neck"] == "fpn" and is_vgg:
+        return {
+            f"backbone.body.layer{stage + 1}.0.": "features." for stage in range(len(_VGG_STAGE_CHANNELS))
+        }
+    if config["neck"] == "fpn":
+        return {"backbone.body.": ""}
+    if is_vgg:
+        return {"backbone.": "features."}
+    layers = {f"backbone.{index}.": f"{layer}." for index, layer in enumerate(_C4_LAYERS)}
+    return {**layers, "roi_heads.box_head.0.": "layer4."}

@@ -74,8 +74,6 @@ def build_detector(
     detector.num_classes = num_classes
     detector.class_names = names
     detector.backbone_report = (
-        load_backbone_weights(cast(Any, detector).backbone.body, resolved)
-        if load_backbone
-        else "left to the detector's own weights"
+        load_backbone_weights(detector, resolved) if load_backbone else "left to the detector's own weights"
     )
     return detector

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any, Literal, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lshfm_pl.detectors.build import Detector, build_detector
+from lshfm_pl.detectors.config import complete_config
 from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
 from lshfm_pl.errors import LSHFMError
 
@@ -133,7 +134,7 @@ def load_detector(
         )
     try:
         detector = build_detector(
-            description["config"],
+            complete_config(description["config"]),
             num_classes=description["num_classes"],
             class_names=description["class_names"],
             load_backbone=False,
@@ -270,9 +271,9 @@ def _set_norm_eps(detector: Detector, eps: float | None) -> bool:
     config = detector.config
     if eps is None or config["norm"] == "none":
         return False
-    # The published networks have norms in the body alone.
-    for module in cast(nn.Module, cast(Any, detector).backbone.body).modules():
-        if hasattr(module, "eps"):
+    for name, module in detector.named_modules():
+        # The body, of which a C4 detector has a part in its box head.
+        if name.startswith(("backbone.", "roi_heads.box_head.")) and hasattr(module, "eps"):
             cast(Any, module).eps = eps
     config["norm_eps"] = eps
     return True

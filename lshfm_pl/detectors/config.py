@@ -8,12 +8,21 @@ from typing import Any
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["ARCHITECTURES", "FASTER_RCNN_KEYS", "NORMS", "PYRAMID_LEVELS", "RETINANET_KEYS", "resolve_config"]
+__all__ = [
+    "ARCHITECTURES",
+    "FASTER_RCNN_KEYS",
+    "NECKS",
+    "NORMS",
+    "RETINANET_KEYS",
+    "complete_config",
+    "resolve_config",
+]
 
 ARCHITECTURES = ("fasterrcnn", "retinanet")
-NORMS = ("frozen_bn", "bn", "gn", "none")
-#: Faster R-CNN reads four stages and a max-pooled level, RetinaNet three stages, P6 and P7.
-PYRAMID_LEVELS = 5
+NORMS = ("frozen_bn", "bn", "bn_frozen_stats", "gn", "none")
+#: Number of maps with each. With a pyramid Faster R-CNN reads four stages and a max-pooled level, RetinaNet
+#: three stages, P6 and P7.
+NECKS = {"fpn": 5, "none": 1}
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,9 @@ _TEXT = _Rule("a text", lambda value: isinstance(value, str) and bool(value))
 _OPTIONAL_TEXT = _Rule(
     "imagenet, a path, a URL or null", lambda value: value is None or (isinstance(value, str) and bool(value))
 )
+_NULL = _Rule("null, as there is no pyramid (neck: none)", lambda value: value is None)
 _COUNT = _Rule("a whole number above 0", lambda value: _is_integer(value) and value > 0)
+_OPTIONAL_COUNT = _Rule("a whole number above 0, or null", lambda value: value is None or _COUNT.holds(value))
 _NATURAL = _Rule("a whole number, 0 or above", lambda value: _is_integer(value) and value >= 0)
 _POSITIVE = _Rule("a number above 0", lambda value: _is_number(value) and value > 0)
 _NOT_NEGATIVE = _Rule("a number, 0 or above", lambda value: _is_number(value) and value >= 0)
@@ -65,19 +76,25 @@ _COMMON_RULES = {
     "backbone": _TEXT,
     "backbone_weights": _OPTIONAL_TEXT,
     "width": _POSITIVE,
+    "neck": _one_of(*NECKS),
     "norm": _one_of(*NORMS),
     "norm_eps": _NOT_NEGATIVE,
     "trainable_stages": _Rule(
         "a whole number from 0 to 5", lambda value: _is_integer(value) and 0 <= value <= 5
     ),
-    "fpn_channels": _COUNT,
     "image_mean": _list_of(_FINITE, 3),
     "image_std": _list_of(_POSITIVE, 3),
     "min_size": _list_of(_COUNT),
     "max_size": _COUNT,
     "size_divisible": _COUNT,
-    "anchor_sizes": _list_of(_list_of(_POSITIVE), PYRAMID_LEVELS),
-    "anchor_aspect_ratios": _list_of(_list_of(_POSITIVE), PYRAMID_LEVELS),
+}
+_NECK_RULES = {
+    neck: {
+        "fpn_channels": _COUNT if neck == "fpn" else _NULL,
+        "anchor_sizes": _list_of(_list_of(_POSITIVE), levels),
+        "anchor_aspect_ratios": _list_of(_list_of(_POSITIVE), levels),
+    }
+    for neck, levels in NECKS.items()
 }
 
 #: Handed by the same name to torchvision.models.detection.FasterRCNN.
@@ -117,7 +134,7 @@ def _torchvision_rule(key: str) -> _Rule:
 
 _ARCHITECTURE_RULES = {
     "fasterrcnn": {
-        "box_head_width": _COUNT,
+        "box_head_width": _OPTIONAL_COUNT,
         "box_pool_size": _COUNT,
         "box_sampling_ratio": _NATURAL,
         **{key: _torchvision_rule(key) for key in FASTER_RCNN_KEYS},
@@ -127,6 +144,9 @@ _ARCHITECTURE_RULES = {
         **{key: _torchvision_rule(key) for key in RETINANET_KEYS},
     },
 }
+
+#: What detectors were before they could be otherwise.
+_BEFORE = {"neck": "fpn"}
 
 
 def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +167,9 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
         raise LSHFMError(
             f"model.architecture: expected one of {', '.join(ARCHITECTURES)}, found {architecture!r}."
         )
-    rules = {**_COMMON_RULES, **_ARCHITECTURE_RULES[architecture]}
+    # Without a neck, or with one that there is not, the message is the key's own.
+    neck_rules = _NECK_RULES.get(str(plain.get("neck")), _NECK_RULES["fpn"])
+    rules = {**_COMMON_RULES, **neck_rules, **_ARCHITECTURE_RULES[architecture]}
     for key in plain:
         if key not in rules:
             raise LSHFMError(_unknown_key(key, architecture, list(rules)))
@@ -169,6 +191,11 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
             f"needs the same number of anchors (sizes × ratios); found {sorted(anchors)}."
         )
     return plain
+
+
+def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the keys that a configuration lacks because its file was written before there were such keys."""
+    return {**_BEFORE, **config}
 
 
 def _plain(value: Any) -> Any:

@@ -8,11 +8,16 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
 from lshfm_pl.detectors import backbones, build_detector
-from lshfm_pl.detectors.backbones import scale_channels
+from lshfm_pl.detectors.backbones import FrozenStatsBatchNorm2d, scale_channels
 from lshfm_pl.errors import LSHFMError
 
 RESNET, VGG = "fasterrcnn_resnet18fpn", "retinanet_vgg11fpn"
-NORM_TYPES = {"frozen_bn": FrozenBatchNorm2d, "bn": nn.BatchNorm2d, "gn": nn.GroupNorm}
+NORM_TYPES = {
+    "frozen_bn": FrozenBatchNorm2d,
+    "bn": nn.BatchNorm2d,
+    "bn_frozen_stats": FrozenStatsBatchNorm2d,
+    "gn": nn.GroupNorm,
+}
 
 
 def build(config, **kwargs):
@@ -49,13 +54,23 @@ def test_strides_of_the_pyramid(model_config, name, strides):
 
 
 @pytest.mark.parametrize(
+    ("name", "channels"), [("fasterrcnn_vgg11", 64), ("retinanet_vgg16", 64), ("fasterrcnn_resnet50c4", 128)]
+)
+def test_single_map_has_stride_16(model_config, name, channels):
+    backbone = build(model_config(name, backbone_weights=None, width=0.125)).backbone
+    assert backbone.out_channels == channels
+    with torch.no_grad():
+        assert backbone(torch.zeros(1, 3, 128, 256)).shape == (1, channels, 8, 16)
+
+
+@pytest.mark.parametrize(
     ("channels", "width", "scaled"), [(64, 1.0, 64), (64, 0.3, 16), (64, 0.01, 8), (512, 1.5, 768)]
 )
 def test_scaled_channels_are_multiples_of_eight(channels, width, scaled):
     assert scale_channels(channels, width) == scaled
 
 
-@pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
+@pytest.mark.parametrize("norm", NORM_TYPES)
 @pytest.mark.parametrize("name", [RESNET, VGG])
 def test_norms_and_widths_run_forward_and_backward(model_config, name, norm):
     config = model_config(
@@ -115,6 +130,27 @@ def test_stages_are_frozen_from_the_bottom(model_config, name, stages, trainable
     assert all(value.requires_grad for value in detector.backbone.fpn.parameters())
 
 
+@pytest.mark.parametrize("trainable_stages", range(6))
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("fasterrcnn_vgg11", [("0",), ("3",), ("6", "8"), ("11", "13"), ("16", "18")]),
+        ("fasterrcnn_resnet50c4", [("0", "1"), ("4",), ("5",), ("6",), ()]),
+    ],
+)
+def test_stages_of_single_scale_bodies_are_frozen_from_the_bottom(
+    model_config, name, stages, trainable_stages
+):
+    with torch.device("meta"):
+        detector = build(model_config(name, backbone_weights=None, trainable_stages=trainable_stages))
+    trainable = {
+        key.split(".")[0] for key, value in detector.backbone.named_parameters() if value.requires_grad
+    }
+    assert trainable == {layer for stage in stages[5 - trainable_stages :] for layer in stage}
+    box_head = {value.requires_grad for value in detector.roi_heads.box_head.parameters()}
+    assert box_head == {"vgg" in name or trainable_stages > 0}
+
+
 @pytest.mark.parametrize(
     ("name", "norm", "network", "last_layer"),
     [
@@ -144,6 +180,38 @@ def test_weights_of_a_classification_network_land_in_the_body(
         )
     assert str(path) in detector.backbone_report
     assert "tensors" in detector.backbone_report
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "network", "last_layer"),
+    [
+        ("fasterrcnn_vgg11", "none", "vgg11", "features.19"),
+        ("retinanet_vgg16", "none", "vgg16", "features.29"),
+        ("retinanet_vgg11", "bn", "vgg11_bn", "features.27"),
+        ("fasterrcnn_resnet50c4", "bn_frozen_stats", "resnet50", "layer3"),
+        ("fasterrcnn_resnet50c4", "frozen_bn", "resnet50", "layer3"),
+    ],
+)
+def test_weights_of_a_classification_network_land_in_a_single_scale_body(
+    model_config, tmp_path, name, norm, network, last_layer
+):
+    torch.manual_seed(0)
+    classifier = random_classifier(network)
+    path = tmp_path / "network.pth"
+    torch.save(classifier.state_dict(), path)
+    detector = build(model_config(name, backbone_weights=str(path), norm=norm)).eval()
+    image = torch.rand(1, 3, 64, 64)
+    last_layers = [last_layer, "flatten"] if network == "resnet50" else [last_layer]
+    with torch.no_grad():
+        expected = create_feature_extractor(classifier, last_layers)(image)
+        features = detector.backbone(image)
+        torch.testing.assert_close(features, expected[last_layer], rtol=1e-4, atol=1e-6)
+        if network == "resnet50":
+            box_features = detector.roi_heads.box_head(features)
+            torch.testing.assert_close(box_features, expected["flatten"], rtol=1e-4, atol=1e-6)
+    tensors = [key for key in classifier.state_dict() if not key.startswith(("fc.", "classifier."))]
+    counted = [key for key in tensors if not key.endswith("num_batches_tracked")]
+    assert detector.backbone_report == f"{path}: {len(counted)} tensors"
 
 
 def test_weights_of_a_body_alone_land_too(model_config, tmp_path):
@@ -180,6 +248,9 @@ def test_missing_file_is_told(model_config):
         ("retinanet_resnet50fpn", "frozen_bn", "resnet50-0676ba61"),
         (VGG, "none", "vgg11-"),
         ("retinanet_vgg16fpn", "bn", "vgg16_bn-"),
+        ("fasterrcnn_vgg11bnfpn", "frozen_bn", "vgg11_bn-"),
+        ("fasterrcnn_vgg16", "none", "vgg16-"),
+        ("fasterrcnn_resnet101c4", "bn_frozen_stats", "resnet101-"),
     ],
 )
 def test_imagenet_stands_for_the_first_weights_of_torchvision(model_config, monkeypatch, name, norm, file):
@@ -229,7 +300,9 @@ def test_nothing_is_loaded_where_the_detector_s_own_weights_follow(model_config,
 
 
 def test_impossible_bodies_are_refused(model_config):
-    with pytest.raises(LSHFMError, match=r"model\.norm: a ResNet needs frozen_bn, bn or gn, found none"):
+    with pytest.raises(
+        LSHFMError, match=r"model\.norm: a ResNet needs frozen_bn, bn, bn_frozen_stats or gn, found none"
+    ):
         build(model_config(RESNET, norm="none"))
     with pytest.raises(LSHFMError, match=r"model\.backbone: expected one of resnet10, .* found 'resnet51'"):
         build(model_config(RESNET, backbone="resnet51"))

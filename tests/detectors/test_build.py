@@ -10,13 +10,14 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.detectors import build_detector
+from lshfm_pl.detectors.backbones import FrozenStatsBatchNorm2d
 from lshfm_pl.detectors.checkpoint import rename_published_key
 from lshfm_pl.detectors.config import resolve_config
 from lshfm_pl.errors import LSHFMError
 
 # Names, shapes and frozen parameters of the published detectors under torchvision 0.8.2.
 PUBLISHED = json.loads(
-    gzip.decompress((Path(__file__).parent.parent / "goldens/layouts/fpn_detectors.json.gz").read_bytes())
+    gzip.decompress((Path(__file__).parent.parent / "goldens/layouts/published.json.gz").read_bytes())
 )
 MODEL_FILES = sorted(path.stem for path in (CONFIG_DIR / "model").glob("[!_]*.yaml"))
 SMALL = [name for name in MODEL_FILES if name.endswith(("_small", "_tiny"))]
@@ -43,7 +44,9 @@ def test_published_layouts(model_config, name):
 def test_every_model_file_composes_to_all_keys_and_builds(model_config, name):
     config = model_config(name)
     assert config["name"] == name
-    assert name.split("_")[:2] == [config["architecture"], f"{config['backbone']}fpn"]
+    batch_norm = "bn" if "vgg" in config["backbone"] and config["norm"] != "none" else ""
+    neck = "fpn" if config["neck"] == "fpn" else "c4" if "resnet" in config["backbone"] else ""
+    assert name.split("_")[:2] == [config["architecture"], f"{config['backbone']}{batch_norm}{neck}"]
     detector = build_without_memory(config)
     assert detector.config == config
     assert type(detector) is {"fasterrcnn": FasterRCNN, "retinanet": RetinaNet}[config["architecture"]]
@@ -53,6 +56,8 @@ def test_every_published_pairing_has_its_files():
     backbones = ("resnet18", "resnet34", "resnet50", "resnet101", "vgg11", "vgg16")
     expected = {f"{kind}_{backbone}fpn" for kind in ("fasterrcnn", "retinanet") for backbone in backbones}
     assert expected <= set(MODEL_FILES)
+    assert len(PUBLISHED["detectors"]) == 14
+    assert len(PUBLISHED["containers"]) == 10
 
 
 def test_model_file_mounted_elsewhere_brings_its_keys_along(model_config):
@@ -97,10 +102,38 @@ def test_changed_sizes_reach_every_part(model_config):
     assert retinanet.backbone.fpn.extra_blocks.p6.weight.shape == (32, 32, 3, 3)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_small_detectors_train_and_detect(model_config, name):
+def test_published_numbers_reach_single_scale_detectors(model_config):
+    for name in ("fasterrcnn_vgg11", "fasterrcnn_resnet50c4"):
+        detector = build_without_memory(model_config(name))
+        assert detector.rpn.anchor_generator.sizes == [[32, 64, 128, 256, 512]]
+        assert detector.rpn.anchor_generator.num_anchors_per_location() == [15]
+        assert detector.rpn._pre_nms_top_n == {"training": 4000, "testing": 2000}
+        assert detector.roi_heads.box_roi_pool.featmap_names == ["0"]
+        assert detector.roi_heads.box_roi_pool.output_size == (7, 7)
+        assert detector.roi_heads.box_roi_pool.sampling_ratio == 2
+    retinanet = build_without_memory(model_config("retinanet_vgg16"))
+    assert retinanet.anchor_generator.num_anchors_per_location() == [15]
+
+
+NARROW = {"backbone_weights": None, "width": 0.25, "trainable_stages": 5, "min_size": [128]}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, {}) for name in SMALL),
+        ("fasterrcnn_vgg11", {**NARROW, "box_head_width": 64}),
+        ("fasterrcnn_vgg16", {**NARROW, "box_head_width": 64, "norm": "bn"}),
+        ("retinanet_vgg11", {**NARROW, "tower_norm": "gn"}),
+        ("retinanet_vgg16", {**NARROW, "norm": "gn"}),
+        ("fasterrcnn_resnet50c4", NARROW),
+        ("fasterrcnn_resnet101c4", {**NARROW, "backbone": "resnet18", "norm": "bn"}),
+    ],
+)
+def test_small_detectors_train_and_detect(model_config, name, changes):
     torch.manual_seed(0)
-    detector = build_detector(model_config(name), num_classes=4, class_names=["circle", "square", "star"])
+    names = ["circle", "square", "star"]
+    detector = build_detector(model_config(name, **changes), num_classes=4, class_names=names)
     images = [torch.rand(3, 128, 128), torch.rand(3, 128, 128)]
     targets = [
         {"boxes": torch.tensor([[10.0, 10, 50, 60], [60, 60, 100, 90]]), "labels": torch.tensor([1, 3])},
@@ -153,3 +186,42 @@ def test_tower_norm_puts_a_group_norm_behind_each_tower_convolution(model_config
     normed = build_without_memory(model_config("retinanet_resnet18fpn", tower_norm="gn"))
     for head in (normed.head.classification_head, normed.head.regression_head):
         assert sum(isinstance(module, nn.GroupNorm) for module in head.conv.modules()) == 4
+
+
+def test_changing_the_statistics_is_what_frozen_stats_leave_out(model_config):
+    torch.manual_seed(0)
+    config = model_config("fasterrcnn_resnet50c4", backbone_weights=None, width=0.125, trainable_stages=5)
+    detector = build_detector(config, num_classes=3).train()
+    norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {type(module) for module in norms} == {FrozenStatsBatchNorm2d}
+    assert len(norms) == 53
+    before = {key: value.clone() for key, value in detector.state_dict().items() if "running" in key}
+    losses = detector(
+        [torch.rand(3, 128, 128)], [{"boxes": torch.tensor([[9.0, 9, 50, 60]]), "labels": torch.tensor([2])}]
+    )
+    sum(losses.values()).backward()
+    after = detector.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert not any(after[key] for key in after if key.endswith("num_batches_tracked"))
+    assert all(module.weight.grad is not None for module in norms)
+    module = norms[0]
+    values = torch.randn(2, module.num_features, 4, 4)
+    expected = nn.BatchNorm2d(module.num_features, module.eps).eval()
+    expected.load_state_dict(module.state_dict())
+    torch.testing.assert_close(module(values), expected(values))
+
+
+def test_keys_that_mean_nothing_without_a_pyramid_are_refused(model_config):
+    def build(name, **changes):
+        return build_without_memory(model_config(name, backbone_weights=None, **changes))
+
+    with pytest.raises(LSHFMError, match=r"model\.box_head_width: expected null: .* layer4 .*, found 1024"):
+        build("fasterrcnn_resnet50c4", box_head_width=1024)
+    with pytest.raises(
+        LSHFMError, match=r"model\.box_head_width: expected a whole number above 0, found None"
+    ):
+        build("fasterrcnn_vgg11", box_head_width=None)
+    with pytest.raises(
+        LSHFMError, match=r"model\.neck: a RetinaNet without a pyramid needs a VGG, .* resnet18"
+    ):
+        build("retinanet_vgg11", backbone="resnet18", norm="bn")

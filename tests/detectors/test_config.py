@@ -5,6 +5,7 @@ from lshfm_pl.detectors.config import resolve_config
 from lshfm_pl.errors import LSHFMError
 
 FASTER_RCNN, RETINANET = "fasterrcnn_resnet50fpn", "retinanet_resnet50fpn"
+SINGLE_SCALE = "fasterrcnn_vgg11"
 
 
 def test_omegaconf_nodes_become_plain_python_with_interpolations_resolved(model_config):
@@ -34,13 +35,21 @@ def test_the_given_config_is_not_shared(model_config):
         (FASTER_RCNN, {"topk_candidates": 9}, r"topk_candidates: a key of retinanet, but this .* fasterrcnn"),
         (RETINANET, {"box_head_width": 9}, r"box_head_width: a key of fasterrcnn, but this .* retinanet"),
         (RETINANET, {"architecture": "yolo"}, r"model\.architecture: .* fasterrcnn, retinanet, found 'yolo'"),
-        (RETINANET, {"norm": "ln"}, r"model\.norm: expected one of frozen_bn, bn, gn, none, found 'ln'"),
+        (
+            RETINANET,
+            {"norm": "ln"},
+            r"model\.norm: expected one of frozen_bn, bn, bn_frozen_stats, gn, none, found 'ln'",
+        ),
         (RETINANET, {"trainable_stages": 6}, r"model\.trainable_stages: .* from 0 to 5, found 6"),
         (RETINANET, {"trainable_stages": True}, r"model\.trainable_stages: .*, found True"),
         (RETINANET, {"width": 0}, r"model\.width: expected a number above 0, found 0"),
         (RETINANET, {"min_size": 800}, r"model\.min_size: expected a list .*, found 800"),
         (RETINANET, {"image_mean": [0.5]}, r"model\.image_mean: expected a list of 3"),
         (RETINANET, {"anchor_sizes": [[32]] * 4}, r"model\.anchor_sizes: expected a list of 5"),
+        (RETINANET, {"neck": "pan"}, r"model\.neck: expected one of fpn, none, found 'pan'"),
+        (RETINANET, {"neck": "none"}, r"model\.fpn_channels: expected null, .* no pyramid .*, found 256"),
+        (SINGLE_SCALE, {"anchor_sizes": [[32]] * 5}, r"model\.anchor_sizes: expected a list of 1"),
+        (SINGLE_SCALE, {"neck": "fpn"}, r"model\.fpn_channels: expected a whole number above 0, found None"),
         (RETINANET, {"anchor_sizes": [[32]] * 4 + [[1, 2]]}, r"same number of anchors .* found \[3, 6\]"),
         (RETINANET, {"score_thresh": 5}, r"model\.score_thresh: expected a number from 0 to 1, found 5"),
         (FASTER_RCNN, {"box_detections_per_img": 1.5}, r"expected a whole number above 0, found 1\.5"),

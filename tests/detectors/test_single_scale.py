@@ -1,0 +1,46 @@
+"""Detectors without a pyramid, and VGGs with batch norm, as students and teachers."""
+
+import pytest
+import torch
+from small_detectors import random_batch, small_detector
+
+from lshfm_pl.mimic import build_mimic_head, mimic_size
+from lshfm_pl.modules import DistillationModule
+from lshfm_pl.modules.detection import as_float
+
+NARROW = {
+    "backbone_weights": None,
+    "width": 0.125,
+    "trainable_stages": 5,
+    "min_size": [128],
+}
+VGG = {**NARROW, "box_head_width": 48}
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "changes", "num_features"),
+    [
+        ("fasterrcnn_vgg11", "fasterrcnn_vgg16", VGG, 48),
+        ("fasterrcnn_resnet50c4", "fasterrcnn_resnet101c4", NARROW, 2048 // 8),
+        ("retinanet_vgg11", "retinanet_vgg16", NARROW, 64 * 9),
+        ("fasterrcnn_vgg11bnfpn_tiny", "fasterrcnn_vgg16bnfpn_small", {}, 256),
+        ("retinanet_vgg11bnfpn_tiny", "retinanet_vgg16bnfpn_small", {}, 64 * 9),
+    ],
+)
+def test_mimic_terms_reach_the_student_up_to_its_first_layer(student, teacher, changes, num_features):
+    detector, frozen = small_detector(student, seed=0, **changes), small_detector(teacher, seed=1, **changes)
+    head = build_mimic_head("lshl2", mimic_size(frozen), beta=1.0, num_hashes=32, seed=0)
+    assert mimic_size(frozen).num_features == num_features
+    module = DistillationModule(detector, frozen, head).train()
+    images, targets = random_batch(seed=0)
+    losses = module.losses(as_float(images), targets)
+    assert {"mimic_l2", "mimic_lsh"} < losses.keys()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    (losses["mimic_l2"] + losses["mimic_lsh"]).backward()
+    reached = {
+        key for key, value in detector.named_parameters() if value.grad is not None and value.grad.any()
+    }
+    first = next(key for key, _ in detector.named_parameters())
+    assert first in reached
+    assert not any("cls_score" in key or "cls_logits" in key or "rpn" in key for key in reached)
+    assert all(value.grad is None for value in frozen.parameters())
