@@ -1,6 +1,7 @@
 """`python -m lshfm_pl.evaluate`: the figures of a checkpoint, from the file alone."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl import cli
 from lshfm_pl.cli import as_dict
-from lshfm_pl.data import VOCDataModule, build_datamodule
+from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
@@ -54,11 +55,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     return module.results
 
 
-def load_data(config: DictConfig) -> VOCDataModule:
+def load_data(config: DictConfig) -> DetectionDataModule:
     """The data module of `data=…`, or of what the checkpoint was trained with; ready for testing."""
     data = config.get("data")
     if data is not None and "_target_" in data:
-        datamodule: VOCDataModule = instantiate(data)
+        datamodule: DetectionDataModule = instantiate(data)
     else:
         stored: Any = read_torch_file(config.checkpoint)
         if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
@@ -70,16 +71,28 @@ def load_data(config: DictConfig) -> VOCDataModule:
 
 
 def metrics_table(metrics: dict[str, float]) -> str:
-    """The figures as a Markdown table, means first, then a line a class."""
-    means = tuple(METRIC_DESCRIPTIONS)
-    lines = ["| | " + " | ".join(means) + " |", "|---" * (len(means) + 1) + "|"]
-    lines.append("| all classes | " + " | ".join(f"{metrics[name]:.2f}" for name in means) + " |")
+    """The figures as Markdown: one table of the means and what they mean, one with a line a class.
+
+    Classes without ground truth are named below the second.
+    """
+    lines = ["| all classes | | |", "|---|---:|---|"]
+    for name, description in METRIC_DESCRIPTIONS.items():
+        lines.append(f"| {name} | {_cell(metrics[name])} | {description} |")
+    columns = ("AP", "AP50", "voc07_AP", "voc_AP")
+    lines += ["", "| class | " + " | ".join(columns) + " |", "|---" + "|---:" * len(columns) + "|"]
     classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
+    absent = [name for name in classes if math.isnan(metrics[f"AP/{name}"])]
     for name in classes:
-        keys = (f"AP/{name}", f"AP50/{name}", "", f"voc07_AP/{name}", f"voc_AP/{name}")
-        cells = [f"{metrics[key]:.2f}" if key in metrics else "" for key in keys]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        if name not in absent:
+            cells = [_cell(metrics[f"{column}/{name}"]) for column in columns]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    if absent:
+        lines += ["", f"Without ground truth: {', '.join(absent)}"]
     return "\n".join(lines)
+
+
+def _cell(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 @cli.main("evaluate")

@@ -3,14 +3,21 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import torch
 from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.metrics.inputs import PREDICTION_KEYS, TARGET_KEYS, check_images, copy_to_cpu
+from lshfm_pl.metrics.inputs import (
+    OPTIONAL_TARGET_KEYS,
+    PREDICTION_KEYS,
+    TARGET_KEYS,
+    check_images,
+    copy_to_cpu,
+)
 from lshfm_pl.metrics.voc_ap import voc_precision_recall
 
 __all__ = ["COCO_BACKENDS", "DetectionMetrics"]
@@ -21,8 +28,36 @@ COCO_BACKENDS = get_args(CocoBackend)
 # Given as float64: torchmetrics' own are rounded to float32, by which a recall of 3/5 misses the point 0.6.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
 RECALL_POINTS = np.linspace(0.0, 1.0, 101).tolist()
-COCO_FIGURES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
-"""The IoU thresholds that each figure is the mean over, as a slice of `IOU_THRESHOLDS`."""
+MAX_DETECTIONS = [1, 10, 100]
+
+
+class CocoFigure(NamedTuple):
+    """What a figure is the mean over, in COCO's tables of precision and recall."""
+
+    table: Literal["precision", "recall"] = "precision"
+    thresholds: slice = slice(None)  # of IOU_THRESHOLDS
+    size: int = 0  # all, small (area up to 32² pixels), medium, large (from 96²)
+    detections: int = -1  # of MAX_DETECTIONS, per image and class
+
+
+COCO_FIGURES = {
+    "AP": CocoFigure(),
+    "AP50": CocoFigure(thresholds=slice(0, 1)),
+    "AP75": CocoFigure(thresholds=slice(5, 6)),
+    "APs": CocoFigure(size=1),
+    "APm": CocoFigure(size=2),
+    "APl": CocoFigure(size=3),
+    "AR1": CocoFigure("recall", detections=0),
+    "AR10": CocoFigure("recall", detections=1),
+    "AR100": CocoFigure("recall"),
+    "ARs": CocoFigure("recall", size=1),
+    "ARm": CocoFigure("recall", size=2),
+    "ARl": CocoFigure("recall", size=3),
+}
+"""In the order of COCOeval's statistics."""
+
+SMALLEST_AREA = 1e-9
+"""Square pixels; as small an object as one of area 0."""
 
 VOC_IOU_THRESHOLD = 0.5
 VOC_FIGURES = {"voc07": "voc07", "voc": "area"}
@@ -38,13 +73,18 @@ class DetectionMetrics:
     `compute` returns
         AP, AP50, AP75: mean over IoU 0.50:0.05:0.95, at 0.50, at 0.75; 101-point interpolation, at most
             100 detections per image and class. Objects marked difficult are dropped from the ground
-            truth, so that a detection of one is a false positive: what the paper published as AP50.
-        voc07_mAP, voc_mAP: the VOC development kit's 11-point and area AP at IoU 0.5, difficult objects
-            ignored.
+            truth, so that a detection of one is a false positive: what the paper published as AP50. Crowds
+            are COCO's: a detection inside one counts neither way.
+        APs, APm, APl: AP of the small (area up to 32² pixels), medium and large (from 96²) objects.
+        AR1, AR10, AR100: recall, mean over the same IoUs, by at most 1, 10, 100 detections per image and
+            class; ARs, ARm, ARl: AR100 of the small, medium, large objects.
+        voc07_mAP, voc_mAP: the VOC development kit's 11-point and area AP at IoU 0.5, difficult objects and
+            crowds ignored.
         AP/<class>, AP50/<class>, voc07_AP/<class>, voc_AP/<class>: the same per class.
 
-    Means are over the classes that have ground truth that isn't difficult; any other class is NaN and
-    left out of them. Without any such ground truth all means are 0.0 and all classes NaN.
+    Means are over the classes that have ground truth that is neither difficult nor crowd; any other class is
+    NaN and left out of them. Without any such ground truth the means are 0.0 and all classes NaN. A figure of
+    a size that no such ground truth has is NaN.
 
     Under torch.distributed `compute` gathers from all processes, so every one of them must call it. An
     image that was seen more than once, as by a padded distributed sampler, counts once: the figures are
@@ -80,9 +120,10 @@ class DetectionMetrics:
 
         Args:
             predictions: per image `boxes` [N, 4] (x1, y1, x2, y2; pixels of the original image),
-                `scores` [N], `labels` [N] in 1..C.
+                `scores` [N], `labels` [N] in 1..C; those with label 0, the background, are left out.
             targets: per image `boxes` [M, 4], `labels` [M] in 1..C, `difficult` [M], `image_id`, one
-                integer that names the image throughout the data set.
+                integer that names the image throughout the data set. There may be `crowd` [M], else False,
+                and `area` [M] in square pixels, else the box's.
 
         Raises:
             LSHFMError: lengths differ, a key is missing, shapes don't fit, or a label isn't in 1..C.
@@ -90,7 +131,7 @@ class DetectionMetrics:
         check_images(predictions, targets, further_target_keys=("image_id",))
         for prediction, target in zip(predictions, targets, strict=True):
             image_id = int(target["image_id"])
-            kept = (copy_to_cpu(prediction, PREDICTION_KEYS), copy_to_cpu(target, TARGET_KEYS))
+            kept = (_foreground(copy_to_cpu(prediction, PREDICTION_KEYS)), _completed(target))
             for part in kept:
                 self._check_labels(image_id, part["labels"])
             self._images.setdefault(image_id, kept)
@@ -126,7 +167,14 @@ class DetectionMetrics:
         self, predictions: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]
     ) -> dict[str, float]:
         kept_targets = [
-            {key: target[key][~target["difficult"]] for key in ("boxes", "labels")} for target in targets
+            {
+                "boxes": target["boxes"][~target["difficult"]],
+                "labels": target["labels"][~target["difficult"]],
+                "iscrowd": target["crowd"][~target["difficult"]].long(),
+                # For torchmetrics an area of 0 is none, and the box's is taken.
+                "area": target["area"][~target["difficult"]].clamp_min(SMALLEST_AREA),
+            }
+            for target in targets
         ]
         per_class = {figure: np.full(len(self.class_names), np.nan) for figure in COCO_FIGURES}
         if any(len(target["labels"]) for target in kept_targets):
@@ -134,7 +182,7 @@ class DetectionMetrics:
                 box_format="xyxy",
                 iou_thresholds=IOU_THRESHOLDS,
                 rec_thresholds=RECALL_POINTS,
-                max_detection_thresholds=[1, 10, 100],
+                max_detection_thresholds=MAX_DETECTIONS,
                 extended_summary=True,
                 backend=self.backend,
                 sync_on_compute=False,
@@ -142,13 +190,16 @@ class DetectionMetrics:
             metric.warn_on_many_detections = False
             metric.update(predictions, kept_targets)
             summary = metric.compute()
-            # [IoU, recall, class] for objects of any size and 100 detections; -1: class without objects
-            precision_TRK = summary["precision"][..., 0, -1].numpy()
-            for k, label in enumerate(summary["classes"].reshape(-1).tolist()):
-                if (precision_TRK[..., k] > -1).any():
-                    for figure, thresholds in COCO_FIGURES.items():
-                        per_class[figure][label - 1] = 100 * precision_TRK[thresholds, :, k].mean()
-        figures = {figure: _mean_of_known(values) for figure, values in per_class.items()}
+            for name, (table_name, thresholds, size, detections) in COCO_FIGURES.items():
+                # [IoU, (recall,) class]; -1: class without objects
+                table = summary[table_name][..., size, detections].numpy()[thresholds]
+                for k, label in enumerate(summary["classes"].reshape(-1).tolist()):
+                    if (table[..., k] > -1).any():
+                        per_class[name][label - 1] = 100 * table[..., k].mean()
+        figures = {
+            name: _mean_of_known(values, without=math.nan if COCO_FIGURES[name].size else 0.0)
+            for name, values in per_class.items()
+        }
         for figure in ("AP", "AP50"):
             figures |= self._named(figure, per_class[figure])
         return figures
@@ -156,6 +207,7 @@ class DetectionMetrics:
     def _voc_figures(
         self, predictions: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]
     ) -> dict[str, float]:
+        targets = [{**target, "difficult": target["difficult"] | target["crowd"]} for target in targets]
         curves = voc_precision_recall(predictions, targets, iou_threshold=VOC_IOU_THRESHOLD)
         figures = {}
         for prefix, method in VOC_FIGURES.items():
@@ -163,7 +215,7 @@ class DetectionMetrics:
             for label, curve in curves.items():
                 if curve.num_positives:
                     per_class[label - 1] = 100 * curve.average_precision(method)
-            figures[f"{prefix}_mAP"] = _mean_of_known(per_class)
+            figures[f"{prefix}_mAP"] = _mean_of_known(per_class, without=0.0)
             figures |= self._named(f"{prefix}_AP", per_class)
         return figures
 
@@ -174,6 +226,20 @@ class DetectionMetrics:
         }
 
 
-def _mean_of_known(values: np.ndarray) -> float:
+def _foreground(prediction: dict[str, Tensor]) -> dict[str, Tensor]:
+    keep = prediction["labels"] != 0
+    return {key: value[keep] for key, value in prediction.items()}
+
+
+def _completed(target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, with `crowd` and `area`."""
+    optional = [key for key in OPTIONAL_TARGET_KEYS if key in target]
+    copies = copy_to_cpu(target, (*TARGET_KEYS, *optional))
+    sides = copies["boxes"][:, 2:] - copies["boxes"][:, :2]
+    return {"crowd": torch.zeros_like(copies["difficult"]), "area": sides.prod(dim=1), **copies}
+
+
+def _mean_of_known(values: np.ndarray, *, without: float) -> float:
+    """The mean of those that aren't NaN; `without` if there are none."""
     known = [value for value in values.tolist() if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else 0.0
+    return math.fsum(known) / len(known) if known else without

@@ -7,16 +7,19 @@ from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["PREDICTION_KEYS", "TARGET_KEYS", "check_images", "copy_to_cpu"]
+__all__ = ["OPTIONAL_TARGET_KEYS", "PREDICTION_KEYS", "TARGET_KEYS", "check_images", "copy_to_cpu"]
 
 PREDICTION_KEYS = ("boxes", "scores", "labels")
 TARGET_KEYS = ("boxes", "labels", "difficult")
+OPTIONAL_TARGET_KEYS = ("crowd", "area")
 
 COMPUTE_DTYPES = {
     "boxes": torch.float64,
     "scores": torch.float64,
     "labels": torch.int64,
     "difficult": torch.bool,
+    "crowd": torch.bool,
+    "area": torch.float64,
 }
 """Float64 holds every coordinate exactly, so that an IoU of exactly one half isn't above one half."""
 
@@ -31,7 +34,8 @@ def check_images(
 
     Args:
         predictions: per image `boxes` [N, 4], `scores` [N], `labels` [N].
-        targets: per image `boxes` [M, 4], `labels` [M], `difficult` [M].
+        targets: per image `boxes` [M, 4], `labels` [M], `difficult` [M]; they may have `crowd` [M] and
+            `area` [M].
         further_target_keys: keys that every target must have besides; their values aren't looked at.
 
     Raises:
@@ -44,7 +48,8 @@ def check_images(
         )
     for index, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
         _check_image(f"predictions[{index}]", prediction, PREDICTION_KEYS)
-        _check_image(f"targets[{index}]", target, TARGET_KEYS)
+        optional = [key for key in OPTIONAL_TARGET_KEYS if key in target]
+        _check_image(f"targets[{index}]", target, (*TARGET_KEYS, *optional))
         _check_keys(f"targets[{index}]", target, further_target_keys)
 
 

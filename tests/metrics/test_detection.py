@@ -23,7 +23,9 @@ COCO_CASES = (
     "bccd_class_all_difficult",
     "cartucho",
 )
-MEANS = ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP")
+COCO_MEANS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+OF_A_SIZE = ("APs", "APm", "APl", "ARs", "ARm", "ARl")
+MEANS = (*COCO_MEANS, "voc07_mAP", "voc_mAP")
 both_backends = pytest.mark.parametrize("backend", COCO_BACKENDS)
 
 
@@ -41,7 +43,7 @@ def test_coco_figures_are_those_with_difficult_objects_dropped(load_case, name, 
         found = [figures[f"{figure}/{name}"] for name in names]
         assert found == pytest.approx(100 * case["coco_per_class"][:, column], abs=1e-6, nan_ok=True)
     means, per_class = pycocotools_figures(case.num_classes, predictions, targets)
-    assert [figures[key] for key in ("AP", "AP50", "AP75")] == pytest.approx(means, abs=1e-6)
+    assert [figures[key] for key in COCO_MEANS] == pytest.approx(means, abs=1e-7, nan_ok=True)
     assert [figures[f"AP/{name}"] for name in names] == pytest.approx(per_class, abs=1e-6, nan_ok=True)
 
 
@@ -58,7 +60,7 @@ def test_recall_of_exactly_three_fifths_reaches_the_point(backend):
     ]
     figures = compute(["a"], predictions, targets, backend)
     means, _ = pycocotools_figures(1, predictions, targets)
-    assert [figures[key] for key in ("AP", "AP50", "AP75")] == pytest.approx(means, abs=1e-6)
+    assert [figures[key] for key in COCO_MEANS] == pytest.approx(means, abs=1e-7, nan_ok=True)
     # 61 points (0 .. 0.60) at precision 1, the 40 above at 5/6.
     assert figures["AP"] == pytest.approx(100 * (61 + 40 * 5 / 6) / 101, abs=1e-6)
 
@@ -102,7 +104,9 @@ def test_a_class_with_difficult_ground_truth_only_is_left_out_of_the_means(backe
     predictions = [make_prediction(box.repeat(2, 1), [0.9, 0.8], [1, 2])]
     figures = compute(["a", "b", "c"], predictions, targets, backend)
     for key in MEANS:
-        assert figures[key] == pytest.approx(100.0)
+        # 10 × 10 pixels are small.
+        expected = math.nan if key in ("APm", "APl", "ARm", "ARl") else 100.0
+        assert figures[key] == pytest.approx(expected, nan_ok=True)
     for name in ("b", "c"):
         for figure in ("AP", "AP50", "voc07_AP", "voc_AP"):
             assert math.isnan(figures[f"{figure}/{name}"])
@@ -112,7 +116,9 @@ def test_a_class_with_difficult_ground_truth_only_is_left_out_of_the_means(backe
 def test_without_predictions_figures_are_zero(backend):
     targets = [make_target(0, torch.tensor([[0.0, 0, 10, 10]]), [1])]
     figures = compute(["a", "b"], [make_prediction(torch.zeros(0, 4), [], [])], targets, backend)
-    assert {key: figures[key] for key in MEANS} == dict.fromkeys(MEANS, 0.0)
+    for key in MEANS:
+        expected = math.nan if key in ("APm", "APl", "ARm", "ARl") else 0.0
+        assert figures[key] == pytest.approx(expected, nan_ok=True)
     assert figures["AP/a"] == figures["voc_AP/a"] == 0.0
     assert math.isnan(figures["AP/b"])
 
@@ -123,7 +129,8 @@ def test_without_ground_truth_means_are_zero_and_classes_nan(backend, num_predic
     predictions = [make_prediction(torch.tensor([[0.0, 0, 9, 9]]), [0.9], [1])] * num_predictions
     targets = [make_target(index, torch.zeros(0, 4), []) for index in range(num_predictions)]
     figures = compute(["a"], predictions, targets, backend)
-    assert {key: figures[key] for key in MEANS} == dict.fromkeys(MEANS, 0.0)
+    for key in MEANS:
+        assert figures[key] == pytest.approx(math.nan if key in OF_A_SIZE else 0.0, nan_ok=True)
     assert all(math.isnan(value) for key, value in figures.items() if "/" in key)
     assert len(figures) == len(MEANS) + 4
 
@@ -193,13 +200,88 @@ def test_nothing_is_printed_or_logged_or_warned_of(backend, capfd, caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("label", [0, 3])
-def test_labels_outside_the_classes_are_refused(label):
+@pytest.mark.parametrize(
+    ("predicted", "true", "refused"), [([3], [], 3), ([-1], [], -1), ([], [0], 0), ([], [3], 3)]
+)
+def test_labels_outside_the_classes_are_refused(predicted, true, refused):
     metrics = DetectionMetrics(["a", "b"])
-    prediction = make_prediction(torch.tensor([[0.0, 0, 1, 1]]), [0.5], [label])
-    target = make_target(7, torch.zeros(0, 4), [])
-    with pytest.raises(LSHFMError, match=rf"image 7: expected labels 1\.\.2 .* found {label}"):
+    box = torch.tensor([[0.0, 0, 1, 1]])
+    prediction = make_prediction(box[: len(predicted)], [0.5] * len(predicted), predicted)
+    target = make_target(7, box[: len(true)], true)
+    with pytest.raises(LSHFMError, match=rf"image 7: expected labels 1\.\.2 .* found {refused}"):
         metrics.update([prediction], [target])
+
+
+def test_predictions_of_the_background_are_left_out():
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    targets = [make_target(0, box, [1])]
+    without = compute(["a"], [make_prediction(box, [0.5], [1])], targets)
+    predictions = [make_prediction(box.repeat(2, 1), [0.9, 0.5], [0, 1])]
+    assert compute(["a"], predictions, targets) == pytest.approx(without, nan_ok=True)
+    assert without["AP"] == pytest.approx(100.0)
+
+
+# COCO: crowds, sizes, sparse labels
+
+
+@both_backends
+@pytest.mark.parametrize("labels", [(1, 2, 3), (1, 3, 18)], ids=["contiguous", "keep"])
+@pytest.mark.parametrize("seed", range(3))
+def test_all_figures_of_a_coco_set_are_those_of_cocoeval(seed, labels, backend):
+    """Crowds, all sizes, areas that aren't the box's, empty images, > 100 detections, classes without truth."""
+    num_classes = max(labels) + 1
+    predictions, targets = drawn_coco_set(seed, labels, absent_label=num_classes)
+    figures = compute(class_names(num_classes), predictions, targets, backend)
+    means, per_class = pycocotools_figures(num_classes, predictions, targets)
+    assert not any(map(math.isnan, means))
+    assert len({round(mean, 6) for mean in means}) == 12
+    assert [figures[key] for key in COCO_MEANS] == pytest.approx(means, abs=1e-7)
+    found = [figures[f"AP/{name}"] for name in class_names(num_classes)]
+    assert found == pytest.approx(per_class, abs=1e-7, nan_ok=True)
+    assert [label for label in range(1, num_classes + 1) if not math.isnan(found[label - 1])] == list(labels)
+
+
+@both_backends
+def test_sizes_are_by_the_given_area(backend):
+    box = torch.tensor([[0.0, 0, 200, 200]])
+    prediction = make_prediction(box, [0.9], [1])
+    for area, present in ((0.0, "s"), (32.0**2, "sm"), (96.0**2, "ml"), (40000.0, "l")):
+        target = {**make_target(0, box, [1]), "area": torch.tensor([area])}
+        figures = compute(["a"], [prediction], [target], backend)
+        assert [size for size in "sml" if not math.isnan(figures["AP" + size])] == list(present)
+    assert math.isnan(compute(["a"], [prediction], [make_target(0, box, [1])], backend)["APs"])
+
+
+@both_backends
+def test_detections_inside_a_crowd_count_neither_way(backend):
+    crowd, alone = [0.0, 0, 100, 100], [200.0, 0, 240, 40]
+    inside = [[0.0, 0, 30, 30], [40.0, 0, 70, 30], crowd]
+    target = make_target(0, torch.tensor([crowd, alone]), [1, 1])
+    predictions = [make_prediction(torch.tensor([*inside, alone]), [0.9, 0.8, 0.7, 0.6], [1] * 4)]
+    flagged = {**target, "crowd": torch.tensor([True, False])}
+    assert compute(["a"], predictions, [flagged], backend)["AP"] == pytest.approx(100.0)
+    assert compute(["a"], predictions, [target], backend)["AP"] < 60
+
+
+def test_voc_figures_ignore_crowds_as_they_do_difficult_objects():
+    predictions, targets = drawn_coco_set(0, (1, 2, 3), absent_label=4)
+    figures = compute(class_names(4), predictions, targets)
+    ignored = [
+        {"boxes": target["boxes"], "labels": target["labels"], "difficult": target["crowd"]}
+        for target in targets
+    ]
+    assert any(target["difficult"].any() for target in ignored)
+    for prefix, method in (("voc07", "voc07"), ("voc", "area")):
+        expected = voc_average_precision(predictions, ignored, method=method)
+        found = {label: figures[f"{prefix}_AP/class {label}"] for label in (1, 2, 3)}
+        assert found == pytest.approx({label: 100 * expected[label] for label in found}, abs=1e-9)
+
+
+@pytest.mark.parametrize(("key", "value"), [("crowd", torch.zeros(2)), ("area", [1.0])])
+def test_a_crowd_or_area_that_does_not_fit_is_refused(key, value):
+    target = {**make_target(7, torch.tensor([[0.0, 0, 9, 9]]), [1]), key: value}
+    with pytest.raises(LSHFMError, match=rf"targets\[0\]\['{key}'\]"):
+        DetectionMetrics(["a"]).update([make_prediction(torch.zeros(0, 4), [], [])], [target])
 
 
 def test_a_target_without_image_id_is_refused():
@@ -243,28 +325,69 @@ def make_target(image_id, boxes, labels, difficult=None) -> dict[str, torch.Tens
     }
 
 
-def pycocotools_figures(num_classes, predictions, targets) -> tuple[list[float], list[float]]:
-    """[AP, AP50, AP75] and AP per class in 0..100 by COCOeval on objects built here, difficult dropped."""
+def drawn_coco_set(seed, labels, absent_label):
+    """Objects of all sizes, a fifth of them crowds; detections near them, and of a class without any."""
+    random = np.random.RandomState(seed)
+    predictions, targets = [], []
+    for image_id in range(25):
+        count = 0 if image_id % 6 == 5 else random.randint(1, 9)
+        boxes = random_boxes(random, count)
+        truth = make_target(image_id, boxes, random.choice(labels, count).tolist())
+        sides = boxes[:, 2:] - boxes[:, :2]
+        truth["area"] = sides.prod(dim=1) * torch.from_numpy(random.uniform(0.3, 1, count))
+        truth["crowd"] = torch.from_numpy(random.uniform(size=count) < 0.2)
+        targets.append(truth)
+        near = (
+            torch.from_numpy(random.choice(count, 2 * count)) if count else torch.zeros(0, dtype=torch.int64)
+        )
+        jitter = torch.from_numpy(random.normal(0, 0.05, (len(near), 4))) * sides[near].repeat(1, 2)
+        stray = random_boxes(random, 350 if image_id == 3 else 6)
+        predictions.append(
+            make_prediction(
+                torch.cat([boxes[near] + jitter, stray]),
+                # Two digits: there are ties.
+                random.uniform(size=len(near) + len(stray)).round(2).tolist(),
+                [
+                    *truth["labels"][near].tolist(),
+                    *random.choice(
+                        [labels[0]] if image_id == 3 else [*labels, absent_label], len(stray)
+                    ).tolist(),
+                ],
+            )
+        )
+    return predictions, targets
 
-    def annotations(image_id, boxes, labels):
-        for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
-            width, height = x2 - x1, y2 - y1
+
+def random_boxes(random, count) -> torch.Tensor:
+    corners = random.uniform(0, 300, (count, 2))
+    return torch.from_numpy(
+        np.concatenate([corners, corners + np.exp(random.uniform(2, 5.5, (count, 2)))], 1)
+    )
+
+
+def pycocotools_figures(num_classes, predictions, targets) -> tuple[list[float], list[float]]:
+    """COCOeval's 12 statistics and AP per class in 0..100 on objects built here, difficult ones dropped."""
+
+    def annotations(image_id, objects, keep):
+        boxes, labels = objects["boxes"][keep], objects["labels"][keep]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        areas = objects["area"][keep] if "area" in objects else sides.prod(dim=1)
+        crowds = objects["crowd"][keep].long() if "crowd" in objects else torch.zeros_like(labels)
+        columns = (boxes.tolist(), labels.tolist(), areas.tolist(), crowds.tolist())
+        for (x1, y1, x2, y2), label, area, crowd in zip(*columns, strict=True):
             yield {
                 "image_id": image_id,
                 "category_id": label,
-                "bbox": [x1, y1, width, height],
-                "area": width * height,
-                "iscrowd": 0,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": area,
+                "iscrowd": crowd,
             }
 
     ground_truth, detections = [], []
     for image_id, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
-        keep = ~target["difficult"]
-        ground_truth += annotations(image_id, target["boxes"][keep], target["labels"][keep])
+        ground_truth += annotations(image_id, target, ~target["difficult"])
         scored = zip(
-            annotations(image_id, prediction["boxes"], prediction["labels"]),
-            prediction["scores"].tolist(),
-            strict=True,
+            annotations(image_id, prediction, slice(None)), prediction["scores"].tolist(), strict=True
         )
         detections += [annotation | {"score": score} for annotation, score in scored]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -285,4 +408,4 @@ def pycocotools_figures(num_classes, predictions, targets) -> tuple[list[float],
         precision = evaluation.eval["precision"][:, :, k, 0, -1]
         known = precision[precision > -1]
         per_class.append(100 * known.mean() if len(known) else math.nan)
-    return [100 * value for value in evaluation.stats[:3]], per_class
+    return [100 * value if value > -1 else math.nan for value in evaluation.stats], per_class
