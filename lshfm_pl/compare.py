@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,7 @@ def compare(config: DictConfig) -> Path:
         for seed in config.seeds
         for name, overrides in config.distill.items()
     }
-    for run in students:
-        results = run / "results.json"
-        if results.is_file() and results.stat().st_mtime < (teacher / "results.json").stat().st_mtime:
-            raise LSHFMError(f"{run} was done before {teacher} was: delete the folder to repeat it")
+    refuse_older(students, teacher)
     # Several students would share one GPU's memory; on CPU cores one thread each is the best use of them.
     jobs = min(config.jobs or (1 if torch.cuda.is_available() else cores), len(students))
     with ThreadPoolExecutor(jobs) as pool:
@@ -93,33 +90,75 @@ def compare(config: DictConfig) -> Path:
     return folder
 
 
-def train(run: Path, overrides: Sequence[str], *, threads: int) -> None:
+def refuse_older(students: Iterable[Path], teacher: Path) -> None:
+    """Stop if one of the runs `students` was done before the run `teacher` was.
+
+    Raises:
+        LSHFMError: it has learned from another teacher.
+    """
+    for run in students:
+        results = run / "results.json"
+        if results.is_file() and results.stat().st_mtime < (teacher / "results.json").stat().st_mtime:
+            raise LSHFMError(f"{run} was done before {teacher} was: delete the folder to repeat it")
+
+
+def train(run: Path, overrides: Sequence[str], *, threads: int | None = None) -> None:
     """One `lshfm_pl.train` in the folder `run`, unless it is done; its output goes to `output.txt` there.
+
+    An interrupted run goes on from its `last.ckpt`. `threads` is a process's number of them, None its own choice.
 
     Raises:
         LSHFMError: the run failed, or the folder holds one of other settings.
     """
-    settings, last = run / "overrides.json", run / "checkpoints" / "last.ckpt"
-    if settings.is_file() and json.loads(settings.read_text(encoding="utf-8")) != list(overrides):
+    last = run / "checkpoints" / "last.ckpt"
+    resume = [f"resume={quoted(last)}"] if last.is_file() else []
+    run_once("train", run, overrides, resume, threads=threads)
+
+
+def run_once(
+    command: str,
+    run: Path,
+    overrides: Sequence[str],
+    resume: Sequence[str] = (),
+    *,
+    threads: int | None = None,
+) -> None:
+    """One `lshfm_pl.<command>` in the folder `run`, unless its `results.json` is there.
+
+    `overrides` tell whether it is the same run; `resume` holds those which only say where it goes on.
+
+    Raises:
+        LSHFMError: the run failed, or the folder holds one of other settings.
+    """
+    settings, results = run / "overrides.json", run / "results.json"
+    # A run that failed before it kept anything may be given again with other settings.
+    has_begun = results.is_file() or (run / "checkpoints").is_dir()
+    before = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else list(overrides)
+    if has_begun and before != list(overrides):
         raise LSHFMError(
             f"{run} holds a run with other settings ({settings.name} there): delete the folder, "
-            "or give another output_dir"
+            "or choose another one for the output"
         )
-    if (run / "results.json").is_file():
+    if results.is_file():
         log.info("%s: done before (delete the folder to repeat it)", run)
         return
     write_json(list(overrides), settings)
-    command = [sys.executable, "-m", "lshfm_pl.train", *overrides, f"hydra.run.dir={quoted(run)}"]
-    command.append("trainer.enable_progress_bar=false")
-    if last.is_file():
-        command.append(f"resume={quoted(last)}")
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    log.info("%s: training …", run)
+    arguments = [sys.executable, "-m", f"lshfm_pl.{command}", *overrides, f"hydra.run.dir={quoted(run)}"]
+    arguments += ["trainer.enable_progress_bar=false", *resume]
+    environment = dict(os.environ)
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    log.info("%s: %s …", run, command)
     start = time.perf_counter()
     output = run / "output.txt"
     with output.open("w", encoding="utf-8") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False)
-    if done.returncode != 0:
+        process = subprocess.Popen(arguments, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # Ctrl-C reaches it too, and it saves its last.ckpt first
+            raise
+    if status != 0:
         text = output.read_text(encoding="utf-8").strip()
         reason = text.rpartition("error: ")[2] if "error: " in text else "".join(text.splitlines()[-1:])
         raise LSHFMError(f"{run}: the run failed: {reason}\nIts whole output is in {output}")

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
+import subprocess
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.compare import compare, quoted, train
+from lshfm_pl.compare import compare, quoted, refuse_older, train
 from lshfm_pl.errors import LSHFMError
 
 COMMON = [
@@ -57,6 +59,47 @@ def test_failed_run_is_told_with_its_reason_and_log(tmp_path):
         train(tmp_path / "run", ["data=shapes", f"data.root={tmp_path}", "distill=l2",
                                  "model=retinanet_resnet10fpn_tiny"], threads=1)  # fmt: skip
     assert str(tmp_path / "run" / "output.txt") in str(caught.value)
+
+
+class FakeProcess:
+    """A run that ends with status 1; Ctrl-C comes while it is first waited for."""
+
+    def __init__(self, interrupted):
+        self.interrupted, self.waits = interrupted, 0
+
+    def wait(self):
+        self.waits += 1
+        if self.interrupted and self.waits == 1:
+            raise KeyboardInterrupt
+        return 1
+
+
+def test_interrupted_run_is_waited_for_so_that_it_saves_its_checkpoint(tmp_path, monkeypatch):
+    process = FakeProcess(interrupted=True)
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **settings: process)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", [])
+    assert process.waits == 2
+
+
+def test_run_that_failed_before_it_kept_anything_may_have_other_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **settings: FakeProcess(interrupted=False))
+    for overrides in (["data.root=wrong"], ["data.root=right"]):
+        with pytest.raises(LSHFMError, match="the run failed"):
+            train(tmp_path / "run", overrides)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    with pytest.raises(LSHFMError, match="holds a run with other settings"):
+        train(tmp_path / "run", ["data.root=third"])
+
+
+def test_student_older_than_its_teacher_is_refused(tmp_path):
+    for name, seconds in (("teacher", 200), ("before", 100), ("after", 300)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").touch()
+        os.utime(tmp_path / name / "results.json", (seconds, seconds))
+    refuse_older([tmp_path / "after", tmp_path / "not_done"], tmp_path / "teacher")
+    with pytest.raises(LSHFMError, match="before was done before .*teacher was: delete the folder"):
+        refuse_older([tmp_path / "after", tmp_path / "before"], tmp_path / "teacher")
 
 
 def test_comparison_of_nothing_is_refused(tmp_path):

@@ -1,0 +1,184 @@
+"""Run a published table: teacher, plain student, L2, LSH and LSHL2, and put the figures beside the published ones.
+
+python scripts/run_table.py voc0712_retinanet_vgg11fpn_vgg16fpn trainer.devices=4 data.root=/data
+
+What is done is not repeated and what was interrupted goes on, so the same command may be given again.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.compare import quoted, read_results, refuse_older, run_once, train
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
+
+EXPERIMENTS = CONFIG_DIR / "experiment"
+LAST_ROW = "_lshl2"
+#: What of a table's overrides `evaluate` knows too; the choice of data is told to it apart.
+EVALUATE_OVERRIDE = re.compile(r"[+~]*(data\.|trainer[.=]|debug=|seed=)")
+
+
+def table_names() -> list[str]:
+    """The tables, which are the experiments that have an LSHL2 row, without that."""
+    return sorted(path.stem.removesuffix(LAST_ROW) for path in EXPERIMENTS.glob(f"*_*_*_*{LAST_ROW}.yaml"))
+
+
+def rows_of(table: str) -> dict[str, str]:
+    """Name of the run's folder → name of the experiment, for each row of a table.
+
+    `voc0712_retinanet_vgg11fpn_vgg16fpn` is student VGG-11 and teacher VGG-16 of `voc0712_retinanet`.
+
+    Raises:
+        LSHFMError: there is no such table.
+    """
+    if table not in table_names():
+        raise LSHFMError(f"table: expected one that --list prints, found {table}")
+    prefix, student, teacher = table.rsplit("_", 2)
+    rows = {"teacher": f"{prefix}_{teacher}", "student": f"{prefix}_{student}"}
+    return rows | {loss: f"{table}_{loss}" for loss in ("l2", "lsh", "lshl2")}
+
+
+def published_ap50(experiment: str) -> float | None:
+    """The published AP50 (0–100), which an experiment's file tells in its head; None where none is."""
+    head = (EXPERIMENTS / f"{experiment}.yaml").read_text(encoding="utf-8")
+    found = re.search(r"^# .*Published: AP50 (\d+\.\d)", head, re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def composed(experiment: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of a row, Hydra's own part included.
+
+    Raises:
+        LSHFMError: one of the overrides does not fit it.
+    """
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return compose(
+                "train", overrides=[f"experiment={experiment}", *overrides], return_hydra_config=True
+            )
+    except HydraException as error:
+        raise LSHFMError(f"{experiment}: {str(error).splitlines()[0]}") from error
+
+
+def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teacher: bool) -> Path:
+    """Run what of a table is not done yet and write `results.md` and `results.csv`.
+
+    Args:
+        table: one of `table_names()`.
+        output: the runs are `<output>/<table>/{teacher,student,l2,lsh,lshl2}`.
+        overrides: of every run.
+        train_teacher: train the teacher's row where its file is not there.
+
+    Returns:
+        The table's folder.
+
+    Raises:
+        LSHFMError: no such table, an override that does not fit, no teacher, or a run that failed or is there with
+            other settings.
+    """
+    rows = rows_of(table)
+    configs = {row: composed(experiment, overrides) for row, experiment in rows.items()}
+    folder = output / table
+    teacher = folder / "teacher"
+    file, of_teacher = configs["lshl2"].teacher.checkpoint, []
+    if file is not None and Path(file).is_file():
+        run_once("evaluate", teacher, evaluate_overrides(configs["lshl2"], overrides))
+        results = {**read_results(teacher), "role": "teacher", "distill": {"name": "none"}, "seed": None}
+    elif train_teacher and not any(item.startswith("teacher.checkpoint=") for item in overrides):
+        train(teacher, [f"experiment={rows['teacher']}", *overrides])
+        results = read_results(teacher)
+        of_teacher = [f"teacher.checkpoint={quoted(teacher / 'checkpoints' / 'last.ckpt')}"]
+    else:
+        raise LSHFMError(
+            f"{table}: expected its teacher in {file}, found no such file: put it there, or have the teacher "
+            "trained, by neither --no-teacher-training nor teacher.checkpoint"
+        )
+
+    contents = [results]
+    students = {folder / row: experiment for row, experiment in rows.items() if row != "teacher"}
+    refuse_older(students, teacher)
+    for run, experiment in students.items():
+        train(run, [f"experiment={experiment}", *of_teacher, *overrides])
+        contents.append(read_results(run))
+    write_csv(summary_rows(contents), folder / "results.csv")
+    markdown = write_markdown(contents, folder / "results.md")
+    beside = beside_published(dict(zip(rows.values(), contents, strict=True)))
+    with markdown.open("a", encoding="utf-8") as stream:
+        stream.write(f"\n## Beside the published figures\n\n{beside}\n")
+        stream.write(f"\nOverrides of every run: {', '.join(f'`{item}`' for item in overrides) or 'none'}.\n")
+    print(f"\n{comparison_table(contents)}\n\n{beside}\n\ntable: {markdown} and {folder / 'results.csv'}")
+    return folder
+
+
+def evaluate_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """What `lshfm_pl.evaluate` needs for the teacher's file of a row."""
+    detector = config.teacher.detector
+    return [
+        f"checkpoint={quoted(Path(config.teacher.checkpoint))}",
+        *([f"model={detector.name}"] if detector is not None else []),
+        f"data={config.hydra.runtime.choices.data}",
+        *(item for item in overrides if EVALUATE_OVERRIDE.match(item)),
+    ]
+
+
+def beside_published(results: dict[str, Any]) -> str:
+    """Experiment → content of its `results.json`, as a Markdown table of AP50 reached and published."""
+    lines = ["| experiment | AP50 | published | difference |", "| --- | ---: | ---: | ---: |"]
+    for experiment, content in results.items():
+        reached, published = content["metrics"]["AP50"], published_ap50(experiment)
+        cells = ["–" if value is None else f"{value:.1f}" for value in (reached, published)]
+        known = reached is not None and published is not None
+        cells.append(f"{reached - published:+.1f}" if known else "–")
+        lines.append(f"| {experiment} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Parse the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", nargs="?", help="such as voc0712_fasterrcnn_resnet50fpn_resnet101fpn")
+    parser.add_argument(
+        "overrides", nargs="*", help="of every run, such as trainer.devices=4 data.root=/data"
+    )
+    parser.add_argument("--list", action="store_true", help="print the tables and stop")
+    parser.add_argument("--output", type=Path, default=Path("outputs/tables"), help="default: %(default)s")
+    parser.add_argument(
+        "--no-teacher-training", action="store_true", help="fail where the teacher's file is not there"
+    )
+    arguments = parser.parse_intermixed_args()
+    if arguments.list:
+        print("\n".join(table_names()))
+        return 0
+    if arguments.table is None:
+        parser.error("name a table; --list prints them")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        run_table(
+            arguments.table,
+            arguments.output,
+            arguments.overrides,
+            train_teacher=not arguments.no_teacher_training,
+        )
+    except LSHFMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
