@@ -10,10 +10,12 @@ from lshfm_pl.errors import LSHFMError
 
 __all__ = [
     "ARCHITECTURES",
+    "EVALUATION_SETTINGS",
     "FASTER_RCNN_KEYS",
     "NECKS",
     "NORMS",
     "RETINANET_KEYS",
+    "change_evaluation",
     "complete_config",
     "resolve_config",
 ]
@@ -126,6 +128,8 @@ RETINANET_KEYS = (
     "topk_candidates",
     "detections_per_img",
 )
+#: What can be changed when a trained detector is evaluated.
+EVALUATION_SETTINGS = ("postprocess", "score_thresh", "nms_thresh", "detections_per_img")
 
 
 def _torchvision_rule(key: str) -> _Rule:
@@ -141,12 +145,13 @@ _ARCHITECTURE_RULES = {
     },
     "retinanet": {
         "tower_norm": _one_of("gn", "none"),
+        "postprocess": _one_of("torchvision", "published"),
         **{key: _torchvision_rule(key) for key in RETINANET_KEYS},
     },
 }
 
 #: What detectors were before they could be otherwise.
-_BEFORE = {"neck": "fpn"}
+_BEFORE = {"fasterrcnn": {"neck": "fpn"}, "retinanet": {"neck": "fpn", "postprocess": "torchvision"}}
 
 
 def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,7 +200,26 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Add the keys that a configuration lacks because its file was written before there were such keys."""
-    return {**_BEFORE, **config}
+    return {**_BEFORE.get(str(config.get("architecture")), {}), **config}
+
+
+def change_evaluation(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with other evaluation settings, which no weight depends on.
+
+    Args:
+        config: of a detector.
+        settings: any of ``EVALUATION_SETTINGS``; None keeps what the configuration has. The thresholds and the
+            limit are those of the detections, called ``box_…`` in a Faster R-CNN.
+
+    Raises:
+        LSHFMError: another key.
+    """
+    unknown = [key for key in settings if key not in EVALUATION_SETTINGS]
+    if unknown:
+        raise LSHFMError(f"{unknown[0]}: expected one of {', '.join(EVALUATION_SETTINGS)}.")
+    prefix = "box_" if config.get("architecture") == "fasterrcnn" else ""
+    given = {key: value for key, value in settings.items() if value is not None}
+    return {**config, **{key if key == "postprocess" else prefix + key: given[key] for key in given}}
 
 
 def _plain(value: Any) -> Any:

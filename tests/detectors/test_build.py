@@ -49,7 +49,7 @@ def test_every_model_file_composes_to_all_keys_and_builds(model_config, name):
     assert name.split("_")[:2] == [config["architecture"], f"{config['backbone']}{batch_norm}{neck}"]
     detector = build_without_memory(config)
     assert detector.config == config
-    assert type(detector) is {"fasterrcnn": FasterRCNN, "retinanet": RetinaNet}[config["architecture"]]
+    assert isinstance(detector, {"fasterrcnn": FasterRCNN, "retinanet": RetinaNet}[config["architecture"]])
 
 
 def test_every_published_pairing_has_its_files():

@@ -1,7 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from lshfm_pl.detectors.config import resolve_config
+from lshfm_pl.detectors.config import change_evaluation, resolve_config
 from lshfm_pl.errors import LSHFMError
 
 FASTER_RCNN, RETINANET = "fasterrcnn_resnet50fpn", "retinanet_resnet50fpn"
@@ -49,6 +49,7 @@ def test_the_given_config_is_not_shared(model_config):
         (RETINANET, {"neck": "pan"}, r"model\.neck: expected one of fpn, none, found 'pan'"),
         (RETINANET, {"neck": "none"}, r"model\.fpn_channels: expected null, .* no pyramid .*, found 256"),
         (SINGLE_SCALE, {"anchor_sizes": [[32]] * 5}, r"model\.anchor_sizes: expected a list of 1"),
+        (RETINANET, {"postprocess": "coco"}, r"postprocess: expected one of torchvision, published"),
         (SINGLE_SCALE, {"neck": "fpn"}, r"model\.fpn_channels: expected a whole number above 0, found None"),
         (RETINANET, {"anchor_sizes": [[32]] * 4 + [[1, 2]]}, r"same number of anchors .* found \[3, 6\]"),
         (RETINANET, {"score_thresh": 5}, r"model\.score_thresh: expected a number from 0 to 1, found 5"),
@@ -65,3 +66,19 @@ def test_missing_keys_are_named(model_config):
     del config["width"], config["nms_thresh"]
     with pytest.raises(LSHFMError, match="retinanet needs the keys width, nms_thresh"):
         resolve_config(config)
+
+
+def test_evaluation_settings_change_the_keys_of_either_architecture(model_config):
+    settings = {"score_thresh": 0.2, "nms_thresh": None, "detections_per_img": 7}
+    retinanet, faster_rcnn = model_config(RETINANET), model_config(FASTER_RCNN)
+    assert change_evaluation(retinanet, {**settings, "postprocess": "published"}) == {
+        **retinanet, "score_thresh": 0.2, "detections_per_img": 7, "postprocess": "published"
+    }  # fmt: skip
+    changed = {**faster_rcnn, "box_score_thresh": 0.2, "box_detections_per_img": 7}
+    assert change_evaluation(faster_rcnn, settings) == changed
+    with pytest.raises(
+        LSHFMError, match="postprocess: a key of retinanet, but this detector is a fasterrcnn"
+    ):
+        resolve_config(change_evaluation(faster_rcnn, {"postprocess": "published"}))
+    with pytest.raises(LSHFMError, match="width: expected one of postprocess, score_thresh, "):
+        change_evaluation(retinanet, {"width": 2})
