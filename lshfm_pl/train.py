@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lshfm_pl import cli
 from lshfm_pl.callbacks import StepTimer
 from lshfm_pl.cli import as_dict, is_main_process
-from lshfm_pl.data import VOCDataModule
+from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector, build_detector, load_detector
 from lshfm_pl.detectors.torch_files import read_torch_file
@@ -36,7 +36,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     output_dir = Path(config.output_dir)
     refuse_unfit_settings(config)
-    datamodule: VOCDataModule = instantiate(config.data)
+    datamodule: DetectionDataModule = instantiate(config.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
     module = build_module(config, datamodule)
@@ -77,7 +77,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     return results
 
 
-def build_module(config: DictConfig, datamodule: VOCDataModule) -> DetectionModule:
+def build_module(config: DictConfig, datamodule: DetectionDataModule) -> DetectionModule:
     """The student alone (`distill=none`), or with its teacher and losses.
 
     The student is built first: its initial weights do not depend on whether there is a teacher.
@@ -152,7 +152,7 @@ def refuse_unfit_checkpoint(module: DetectionModule, path: str) -> None:
         )
 
 
-def stored_data_config(config: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
+def stored_data_config(config: DictConfig, datamodule: DetectionDataModule) -> dict[str, Any]:
     """The data config as checkpoints keep it: good for evaluation from any folder, without the training set."""
     stored = {**as_dict(config.data), "root": str(Path(config.data.root).expanduser().resolve())}
     if "class_names" in stored:
@@ -196,7 +196,7 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
     return teacher
 
 
-def report_load(student: Detector, teacher: Detector | None, datamodule: VOCDataModule) -> None:
+def report_load(student: Detector, teacher: Detector | None, datamodule: DetectionDataModule) -> None:
     """Log which weights went where, what is trainable, and how much data there is."""
     trainable, frozen = count_parameters([student])
     log.info(
@@ -218,7 +218,9 @@ def report_load(student: Detector, teacher: Detector | None, datamodule: VOCData
         log.info("data, %s: %s", split, counts)
 
 
-def measure_teacher(trainer: pl.Trainer, teacher: Detector, datamodule: VOCDataModule) -> dict[str, float]:
+def measure_teacher(
+    trainer: pl.Trainer, teacher: Detector, datamodule: DetectionDataModule
+) -> dict[str, float]:
     """The teacher's own figures on the validation set, so that one that was not loaded shows at once."""
     measured = DetectionModule(teacher, name="teacher")
     trainer.validate(measured, datamodule=datamodule, verbose=False)

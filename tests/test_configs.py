@@ -13,6 +13,7 @@ from lshfm_pl.mimic import KD, build_losses
 from lshfm_pl.optim import Schedule
 
 OVERRIDES = ["output_dir=/tmp/run", "data.root=/tmp/data"]
+FURTHER_NEEDS = {"data=coco_json": ["data.val_annotations=val.json", "data.val_images=val"]}
 GROUPS = {
     path.name: sorted(file.stem for file in path.glob("[!_]*.yaml"))
     for path in CONFIG_DIR.iterdir()
@@ -53,7 +54,7 @@ def test_every_command_composes(command):
     ],
 )
 def test_every_file_of_a_group_composes_and_resolves(group, name):
-    config = composed(f"{group}={name}")
+    config = composed(f"{group}={name}", *FURTHER_NEEDS.get(f"{group}={name}", []))
     OmegaConf.resolve(config)
     assert OmegaConf.missing_keys(config) == set()
 
@@ -150,7 +151,7 @@ def test_every_schedule_file_makes_a_schedule(name):
 
 @pytest.mark.parametrize("name", GROUPS["data"])
 def test_every_data_file_makes_a_data_module(name):
-    datamodule = instantiate(composed(f"data={name}").data)
+    datamodule = instantiate(composed(f"data={name}", *FURTHER_NEEDS.get(f"data={name}", [])).data)
     assert datamodule.batch_size in (2, 8)
 
 

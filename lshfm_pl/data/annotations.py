@@ -1,4 +1,4 @@
-"""Reading of folders in the layout of the PASCAL VOC devkit: splits, annotations and image sizes.
+"""Reading of folders in the layout of the PASCAL VOC devkit: splits and annotations.
 
 A folder holds `Annotations/<id>.xml`, `JPEGImages/<id>.jpg` and `ImageSets/Main/<split>.txt`.
 """
@@ -10,16 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from PIL import Image
-
 from lshfm_pl.errors import LSHFMError
 
 __all__ = [
     "ARCHIVES",
-    "DECODING_ERRORS",
     "Annotation",
     "VOCSource",
-    "image_size",
     "list_names",
     "read_class_names",
     "read_source",
@@ -38,9 +34,6 @@ ARCHIVES = {
     "VOC2012/trainval": ("2012", "trainval"),
 }
 """The torchvision archive (year, image_set) that holds a split."""
-
-DECODING_ERRORS = (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What torchvision and Pillow raise for files that are broken, too large or no images."""
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
@@ -260,19 +253,6 @@ def _read_difficult(node: ET.Element, where: str) -> bool:
     if text not in ("", "0", "1"):
         raise LSHFMError(f"<difficult> of {where} is '{text}': expected 0 or 1.")
     return text == "1"
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels from the file's header.
-
-    Raises:
-        LSHFMError: the file can't be read or is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except DECODING_ERRORS as error:
-        raise LSHFMError(f"Can't read the size of the image {path}: {error}. Replace the file.") from error
 
 
 def sorted_names(annotations: Iterable[Annotation]) -> tuple[str, ...]:

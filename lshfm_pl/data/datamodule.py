@@ -1,5 +1,6 @@
 """From configuration to batches."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,24 +8,29 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
+from lshfm_pl.data.coco import CategoryIds, COCODetection
+from lshfm_pl.data.dataset import DetectionDataset, Target
 from lshfm_pl.data.download import download_voc
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
 from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
 from lshfm_pl.data.transforms import eval_transform, train_transform
-from lshfm_pl.data.voc import Target, VOCDetection
+from lshfm_pl.data.voc import VOCDetection
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["ShapesDataModule", "VOCDataModule", "build_datamodule", "collate"]
+__all__ = [
+    "COCODataModule",
+    "DetectionDataModule",
+    "ShapesDataModule",
+    "VOCDataModule",
+    "build_datamodule",
+    "collate",
+]
 
-_SPLITS_OF_STAGE = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-    None: ("train", "val", "test"),
-}
+_SPLITS = ("train", "val", "test")
+_SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: _SPLITS}
 
 
 def collate(items: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
@@ -33,20 +39,16 @@ def collate(items: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[
     return list(images), list(targets)
 
 
-class VOCDataModule(pl.LightningDataModule):
-    """Data in VOC layout. A batch is `(list of uint8 [3, H, W], list of targets)`; see `VOCDetection`.
+class DetectionDataModule(pl.LightningDataModule, ABC):
+    """What all data modules share: sets by stage, samplers, loaders.
 
-    Training drops objects marked difficult, evaluation carries them. The batches depend on `seed` and the
-    epoch, not on `num_workers`; the global batches not on how many processes share them. Needs a trainer with
+    A batch is `(list of uint8 [3, H, W], list of targets)`; see `DetectionDataset`. Training drops objects
+    marked difficult and crowds, evaluation carries them. The batches depend on `seed` and the epoch, not on
+    `num_workers`; the global batches not on how many processes share them. Needs a trainer with
     `use_distributed_sampler=False`: the samplers here divide the images among the processes.
 
     Args:
-        root: the data folder; for `VOC2007/…` splits the one that contains `VOCdevkit/`, or VOCdevkit itself.
-        train_split: `<split>`, `<folder>/<split>` or a list of them, which is merged; see `resolve_source`.
-        val_split: likewise.
-        test_split: likewise; None is `val_split`.
-        class_names: names of the labels 1..C; None reads them from the training annotations.
-        download: fetch PASCAL VOC in `prepare_data` if it is not there.
+        root: the data folder.
         batch_size: training images per device and step.
         eval_batch_size: images per device and step in validation and test.
         num_workers: loader processes; 0 loads in the main process.
@@ -62,11 +64,6 @@ class VOCDataModule(pl.LightningDataModule):
         self,
         *,
         root: str | Path,
-        train_split: str | Sequence[str],
-        val_split: str | Sequence[str],
-        test_split: str | Sequence[str] | None = None,
-        class_names: Sequence[str] | None = None,
-        download: bool = False,
         batch_size: int = 2,
         eval_batch_size: int = 1,
         num_workers: int = 2,
@@ -78,25 +75,22 @@ class VOCDataModule(pl.LightningDataModule):
         _require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         _require_at_least(0, num_workers=num_workers, aspect_ratio_groups=aspect_ratio_groups, seed=seed)
         self.root = Path(root).expanduser()
-        self.splits = {
-            "train": _split_list("train_split", train_split),
-            "val": _split_list("val_split", val_split),
-            "test": _split_list("test_split", val_split if test_split is None else test_split),
-        }
-        self.download = download
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.aspect_ratio_groups = aspect_ratio_groups
         self.train_transform = train_transform(flip_probability)
         self.seed = seed
-        self._class_names = None if class_names is None else _check_class_names(class_names)
-        self._sets: dict[str, VOCDetection] = {}
+        self._class_names: tuple[str, ...] | None = None
+        self._sets: dict[str, DetectionDataset] = {}
 
-    def prepare_data(self) -> None:
-        """Fetch PASCAL VOC if asked to."""
-        if self.download:
-            download_voc(self.root, [split for splits in self.splits.values() for split in splits])
+    @abstractmethod
+    def _make_set(self, split: str) -> DetectionDataset:
+        """Read the set `train`, `val` or `test`; once it has returned, `_class_names` are known."""
+
+    @abstractmethod
+    def _source(self, split: str) -> tuple[str, object]:
+        """The key of the config that names where a set is read from, and what it names."""
 
     def setup(self, stage: str | None = None) -> None:
         """Read the annotations that a stage needs (`fit`, `validate`, `test`, None for all), once.
@@ -104,56 +98,32 @@ class VOCDataModule(pl.LightningDataModule):
         Raises:
             LSHFMError: files are missing or wrong.
         """
-        needed = _SPLITS_OF_STAGE[stage]
-        if "train" in needed and "train" not in self._sets:
-            self._sets["train"] = VOCDetection(
-                self._sources("train"),
-                self._class_names,
-                transforms=self.train_transform,
-                keep_difficult=False,
-                seed=self.seed,
-            )
-        if self._class_names is None:
-            train_set = self._sets.get("train")
-            names = train_set.class_names if train_set else read_class_names(self._sources("train"))
-            if not names:
-                raise LSHFMError(
-                    f"No object is annotated in {self._where('train')}, so there are no classes to learn. "
-                    "Annotate some, or set data.class_names."
-                )
-            self._class_names = names
-        for name in needed:
-            if name not in self._sets:
-                self._sets[name] = self._evaluation_set(name)
+        for split in _SPLITS_OF_STAGE[stage]:
+            if split in self._sets:
+                continue
+            if (twin := self._twin(split)) is not None:
+                self._sets[split] = twin
+            else:
+                self._sets[split] = self._make_set(split)
+                self._warn_of_overlap(split)
 
-    def _evaluation_set(self, name: str) -> VOCDetection:
-        twin = "test" if name == "val" else "val"
-        if twin in self._sets and self.splits[twin] == self.splits[name]:
-            return self._sets[twin]
-        dataset = VOCDetection(
-            self._sources(name), self._class_names, transforms=eval_transform(), seed=self.seed
-        )
-        self._warn_of_overlap(name, dataset)
-        return dataset
+    def _twin(self, split: str) -> DetectionDataset | None:
+        """The other evaluation set, if it has been read from the same source."""
+        twin = {"val": "test", "test": "val"}.get(split)
+        if twin is None or self._source(twin)[1] != self._source(split)[1]:
+            return None
+        return self._sets.get(twin)
 
-    def _sources(self, name: str) -> list[VOCSource]:
-        return [resolve_source(self._data_folder(), split) for split in self.splits[name]]
-
-    def _data_folder(self) -> Path:
-        return self.root
-
-    def _where(self, name: str) -> str:
-        return ", ".join(str(source.split_file) for source in self._sources(name))
-
-    def _warn_of_overlap(self, name: str, dataset: VOCDetection) -> None:
-        if "train" not in self._sets:
+    def _warn_of_overlap(self, split: str) -> None:
+        if split == "train" or "train" not in self._sets:
             return
         train_paths = {record.image_path for record in self.train_set.records}
-        shared = [record for record in dataset.records if record.image_path in train_paths]
+        records = self._sets[split].records
+        shared = [record for record in records if record.image_path in train_paths]
         if shared:
             rank_zero_warn(
-                f"{len(shared)} of the {len(dataset)} images of data.{name}_split are training images too "
-                f"(such as {shared[0].image_id}): the {name} results will flatter the detector."
+                f"{len(shared)} of the {len(records)} images of data.{self._source(split)[0]} are training "
+                f"images too (such as {shared[0].image_id}): the {split} results will flatter the detector."
             )
 
     @property
@@ -164,21 +134,21 @@ class VOCDataModule(pl.LightningDataModule):
         return self._class_names
 
     @property
-    def train_set(self) -> VOCDetection:
+    def train_set(self) -> DetectionDataset:
         """The training images, after `setup("fit")`."""
         return self._set("train")
 
     @property
-    def val_set(self) -> VOCDetection:
+    def val_set(self) -> DetectionDataset:
         """The validation images, after `setup("fit")` or `setup("validate")`."""
         return self._set("val")
 
     @property
-    def test_set(self) -> VOCDetection:
+    def test_set(self) -> DetectionDataset:
         """The test images, after `setup("test")`."""
         return self._set("test")
 
-    def _set(self, name: str) -> VOCDetection:
+    def _set(self, name: str) -> DetectionDataset:
         if name not in self._sets:
             raise RuntimeError(f"the {name} set is not there yet: call setup() first")
         return self._sets[name]
@@ -209,11 +179,31 @@ class VOCDataModule(pl.LightningDataModule):
         """Each test image once, in order."""
         return self._evaluation_loader(self.test_set)
 
-    def _evaluation_loader(self, dataset: VOCDetection) -> DataLoader:
+    def sample_dataloader(self, num_images: int) -> DataLoader:
+        """An evenly spaced sample of the training set, as for calibration: always the same images, in order.
+
+        Targets are those of training; nothing is random. Every process gets the whole sample.
+
+        Args:
+            num_images: at least 1; all images if there are no more.
+
+        Raises:
+            LSHFMError: a number below 1.
+        """
+        if num_images < 1:
+            raise LSHFMError(f"The sample of training images needs at least one image, found {num_images}.")
+        number = len(self.train_set)
+        count = min(num_images, number)
+        sample = Subset(
+            self.train_set.without_transforms(), [step * number // count for step in range(count)]
+        )
+        return DataLoader(sample, batch_size=self.batch_size, **self._loader_arguments())
+
+    def _evaluation_loader(self, dataset: DetectionDataset) -> DataLoader:
         if len(dataset) < self._num_replicas:
             raise LSHFMError(
                 f"{len(dataset)} images to evaluate on are fewer than the {self._num_replicas} processes: "
-                "use fewer devices or a larger data.val_split."
+                "use fewer devices or a larger set."
             )
         sampler = ShardSampler(len(dataset), num_replicas=self._num_replicas, rank=self._rank)
         return DataLoader(
@@ -238,8 +228,163 @@ class VOCDataModule(pl.LightningDataModule):
         return 0 if self.trainer is None else self.trainer.global_rank
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Of every split that is set up, what `VOCDetection.describe` counts."""
-        return {name: self._sets[name].describe() for name in self.splits if name in self._sets}
+        """Of every split that is set up, what `DetectionDataset.describe` counts."""
+        return {split: self._sets[split].describe() for split in _SPLITS if split in self._sets}
+
+
+class VOCDataModule(DetectionDataModule):
+    """Data in VOC layout; see `VOCDetection`.
+
+    Args:
+        root: the data folder; for `VOC2007/…` splits the one that contains `VOCdevkit/`, or VOCdevkit itself.
+        train_split: `<split>`, `<folder>/<split>` or a list of them, which is merged; see `resolve_source`.
+        val_split: likewise.
+        test_split: likewise; None is `val_split`.
+        class_names: names of the labels 1..C; None reads them from the training annotations.
+        download: fetch PASCAL VOC in `prepare_data` if it is not there.
+        **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
+
+    Raises:
+        LSHFMError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        train_split: str | Sequence[str],
+        val_split: str | Sequence[str],
+        test_split: str | Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+        download: bool = False,
+        **loading: Any,
+    ) -> None:
+        super().__init__(root=root, **loading)
+        self.splits = {
+            "train": _split_list("train_split", train_split),
+            "val": _split_list("val_split", val_split),
+            "test": _split_list("test_split", val_split if test_split is None else test_split),
+        }
+        self.download = download
+        self._class_names = None if class_names is None else _check_class_names(class_names)
+
+    def prepare_data(self) -> None:
+        """Fetch PASCAL VOC if asked to."""
+        if self.download:
+            download_voc(self.root, [split for splits in self.splits.values() for split in splits])
+
+    def _make_set(self, split: str) -> VOCDetection:
+        is_training = split == "train"
+        if self._class_names is None and not is_training:
+            self._class_names = self._some_names(read_class_names(self._sources("train")))
+        dataset = VOCDetection(
+            self._sources(split),
+            self._class_names,
+            transforms=self.train_transform if is_training else eval_transform(),
+            keep_difficult=not is_training,
+            seed=self.seed,
+        )
+        self._class_names = self._some_names(dataset.class_names)
+        return dataset
+
+    def _source(self, split: str) -> tuple[str, object]:
+        return f"{split}_split", self.splits[split]
+
+    def _sources(self, split: str) -> list[VOCSource]:
+        return [resolve_source(self._data_folder(), name) for name in self.splits[split]]
+
+    def _data_folder(self) -> Path:
+        return self.root
+
+    def _some_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            where = ", ".join(str(source.split_file) for source in self._sources("train"))
+            raise LSHFMError(
+                f"No object is annotated in {where}, so there are no classes to learn. "
+                "Annotate some, or set data.class_names."
+            )
+        return names
+
+
+class COCODataModule(DetectionDataModule):
+    """Data in COCO's JSON format, COCO 2017 itself or one's own; see `COCODetection`.
+
+    The class names are those of the file that is read first; every other file must have its categories.
+
+    Args:
+        root: what relative paths below are relative to.
+        train_annotations: the JSON file of the training images; None if there is no training.
+        train_images: the folder of its images.
+        val_annotations: likewise for validation.
+        val_images: likewise for validation.
+        test_annotations: likewise for the test; None is `val_annotations` with `val_images`.
+        test_images: likewise for the test.
+        category_ids: how categories become labels, see `COCODetection`.
+        **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
+
+    Raises:
+        LSHFMError: a value is out of range, or only one of a JSON file and its folder is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        train_annotations: str | Path | None = None,
+        train_images: str | Path | None = None,
+        val_annotations: str | Path,
+        val_images: str | Path,
+        test_annotations: str | Path | None = None,
+        test_images: str | Path | None = None,
+        category_ids: CategoryIds = "contiguous",
+        **loading: Any,
+    ) -> None:
+        super().__init__(root=root, **loading)
+        self.files = {
+            "train": self._file_and_folder("train", train_annotations, train_images),
+            "val": self._file_and_folder("val", val_annotations, val_images),
+            "test": self._file_and_folder("test", test_annotations, test_images),
+        }
+        self.files["test"] = self.files["test"] or self.files["val"]
+        self.category_ids: CategoryIds = category_ids
+        self._first_read: tuple[Path, dict[int, str]] | None = None
+
+    def _file_and_folder(
+        self, split: str, annotations: str | Path | None, images: str | Path | None
+    ) -> tuple[Path, Path] | None:
+        if annotations is None and images is None:
+            return None
+        if annotations is None or images is None:
+            raise LSHFMError(
+                f"data.{split}_annotations and data.{split}_images belong together: expected both or neither, "
+                f"found {annotations} and {images}."
+            )
+        return self.root / Path(annotations).expanduser(), self.root / Path(images).expanduser()
+
+    def _make_set(self, split: str) -> COCODetection:
+        files = self.files[split]
+        if files is None:
+            raise LSHFMError(
+                f"data.{split}_annotations is not given: expected a JSON file in COCO's format, and the folder "
+                f"of its images as data.{split}_images."
+            )
+        annotations, images = files
+        is_training = split == "train"
+        dataset = COCODetection(
+            annotations,
+            images,
+            category_ids=self.category_ids,
+            training=is_training,
+            transforms=self.train_transform if is_training else eval_transform(),
+            seed=self.seed,
+        )
+        self._first_read = self._first_read or (annotations, dataset.categories)
+        _require_same_categories(self._first_read, (annotations, dataset.categories))
+        self._class_names = dataset.class_names
+        return dataset
+
+    def _source(self, split: str) -> tuple[str, object]:
+        return f"{split}_annotations", self.files[split]
 
 
 class ShapesDataModule(VOCDataModule):
@@ -289,7 +434,7 @@ class ShapesDataModule(VOCDataModule):
         return shapes_folder(self.root, self.spec)
 
 
-def build_datamodule(config: Mapping[str, Any]) -> VOCDataModule:
+def build_datamodule(config: Mapping[str, Any]) -> DetectionDataModule:
     """The data module of a `data` config that a checkpoint or `results.json` holds, interpolations resolved.
 
     Only the classes of this module can be named by `_target_`, so that such a file can't run other code.
@@ -298,7 +443,10 @@ def build_datamodule(config: Mapping[str, Any]) -> VOCDataModule:
         LSHFMError: another class, or a key that it does not know.
     """
     arguments = {key: value for key, value in config.items() if key != "_target_"}
-    known = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (VOCDataModule, ShapesDataModule)}
+    known: dict[str, type[DetectionDataModule]] = {
+        f"{kind.__module__}.{kind.__qualname__}": kind
+        for kind in (VOCDataModule, COCODataModule, ShapesDataModule)
+    }
     target = config.get("_target_")
     if target not in known:
         raise LSHFMError(f"data._target_: expected {' or '.join(known)}, found {target!r}.")
@@ -306,6 +454,17 @@ def build_datamodule(config: Mapping[str, Any]) -> VOCDataModule:
         return known[target](**arguments)
     except TypeError as error:
         raise LSHFMError(f"data: {error}. The settings do not fit this version; give data=… anew.") from error
+
+
+def _require_same_categories(first: tuple[Path, dict[int, str]], second: tuple[Path, dict[int, str]]) -> None:
+    expected, found = first[1], second[1]
+    differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if differing:
+        key = differing[0]
+        raise LSHFMError(
+            f"The categories of {second[0]} are not those of {first[0]}: {len(differing)} differ.\n"
+            f"The id {key} is '{found.get(key)}' and should be '{expected.get(key)}'."
+        )
 
 
 def _require_at_least(lowest: int, **values: Any) -> None:

@@ -4,32 +4,18 @@
 """
 
 import difflib
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_jpeg
 
-from lshfm_pl.data.annotations import (
-    DECODING_ERRORS,
-    Annotation,
-    VOCSource,
-    image_size,
-    read_source,
-    sorted_names,
-)
-from lshfm_pl.data.sampler import Draw, mix_seed
+from lshfm_pl.data.annotations import Annotation, VOCSource, read_source, sorted_names
+from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
+from lshfm_pl.data.images import image_size
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["VOC_CLASSES", "Target", "VOCDetection", "VOCRecord", "decode_image"]
+__all__ = ["VOC_CLASSES", "VOCDetection"]
 
 VOC_CLASSES = (
     "aeroplane",
@@ -55,44 +41,18 @@ VOC_CLASSES = (
 )
 """The twenty classes of PASCAL VOC 2007–2012 in the devkit's order; `VOC_CLASSES[i]` has label `i + 1`."""
 
-Target = dict[str, Tensor]
-Transform = Callable[[tv_tensors.Image, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
 
-
-@dataclass(frozen=True, slots=True)
-class VOCRecord:
-    """One annotated image, with all its objects, those marked difficult included.
-
-    `boxes` float32 [N, 4] are (x1, y1, x2, y2) in pixels, 0-based and continuous; `labels` int64 [N] are
-    1..C; `difficult` bool [N]. `width` and `height` are in pixels, as the annotation states them.
-    """
-
-    # Arrays, not tensors: a spawned loader worker would open one shared-memory file per tensor.
-    image_id: str
-    image_path: Path
-    width: int
-    height: int
-    boxes: np.ndarray
-    labels: np.ndarray
-    difficult: np.ndarray
-
-
-class VOCDetection(Dataset[tuple[Tensor, Target]]):
+class VOCDetection(DetectionDataset):
     """One or more splits in VOC layout, merged in the order given.
 
-    All annotations are read, and all files looked for, when the object is made; images are read on access.
-    An item is `(image, target)`: image uint8 [3, H, W] RGB; target with `boxes` float32 [N, 4] (x1, y1, x2,
-    y2 in pixels, 0-based, continuous), `labels` int64 [N] in 1..C (0 is background), `difficult` bool [N] and
-    `image_id` int64 [], the position in the data set. Boxes follow the published convention: xmin and ymin
-    of the 1-based inclusive annotation are lowered by one, xmax and ymax kept, so that x spans 0..W.
-
-    The key of an item is an int, or a `Draw(index, epoch)`: random transforms depend on (seed, epoch, index)
-    and on nothing else, so neither on the loader's workers nor on the order of access.
+    All annotations are read, and all files looked for, when the object is made. Items are those of
+    `DetectionDataset` without `crowd` and `area`. Boxes follow the published convention: xmin and ymin of the
+    1-based inclusive annotation are lowered by one, xmax and ymax kept, so that x spans 0..W.
 
     Args:
         sources: the (folder, split) pairs.
         class_names: names of the labels 1..C; None reads them from the annotations (sorted).
-        transforms: called with `(tv_tensors.Image, target)` whose boxes are `tv_tensors.BoundingBoxes`.
+        transforms: see `DetectionDataset`, also for the next two.
         keep_difficult: False drops objects marked difficult from the targets (training).
         seed: the seed of the random transforms, at least 0.
 
@@ -112,93 +72,32 @@ class VOCDetection(Dataset[tuple[Tensor, Target]]):
         annotated = [(source, *item) for source in sources for item in read_source(source)]
         if class_names is None:
             class_names = sorted_names(annotation for *_, annotation in annotated)
-        self.sources = tuple(sources)
-        self.class_names = tuple(class_names)
-        self.keep_difficult = keep_difficult
-        self.transforms = transforms
-        self.seed = seed
         prefixes = _folder_prefixes(sources)
-        label_of = {name: label for label, name in enumerate(self.class_names, start=1)}
-        self.records = [
+        label_of = {name: label for label, name in enumerate(class_names, start=1)}
+        records = [
             _make_record(f"{prefixes[source.folder]}/{image_id}", image_path, annotation, label_of)
             for source, image_id, image_path, annotation in annotated
         ]
-        _refuse_duplicates(self.records)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, key: int | Draw) -> tuple[Tensor, Target]:
-        index, epoch = key if isinstance(key, Draw) else (key, 0)
-        index = range(len(self))[index]
-        image = decode_image(self.records[index].image_path)
-        target = self.target(index)
-        if self.transforms is None:
-            return image, target
-        target["boxes"] = tv_tensors.BoundingBoxes(
-            target["boxes"], format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=tuple(image.shape[-2:])
+        _refuse_duplicates(records)
+        super().__init__(
+            records, class_names, transforms=transforms, keep_difficult=keep_difficult, seed=seed
         )
-        # Only the CPU generator, whose state fork_rng puts back: torch.manual_seed would reseed CUDA too.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mix_seed(self.seed, epoch, index))
-            image, target = self.transforms(tv_tensors.Image(image), target)
-        plain = {name: value.as_subclass(Tensor) for name, value in target.items()}
-        return image.as_subclass(Tensor), plain
-
-    def target(self, index: int) -> Target:
-        """The target of an item before transforms, without reading its image; the tensors are the class's."""
-        record = self.records[index]
-        keep = np.full(len(record.labels), True) if self.keep_difficult else ~record.difficult
-        return {
-            "boxes": torch.from_numpy(record.boxes[keep]),
-            "labels": torch.from_numpy(record.labels[keep]),
-            "difficult": torch.from_numpy(record.difficult[keep]),
-            "image_id": torch.tensor(index),
-        }
-
-    @property
-    def aspect_ratios(self) -> list[float]:
-        """Width / height of every image."""
-        return [record.width / record.height for record in self.records]
+        self.sources = tuple(sources)
 
     def describe(self) -> dict[str, Any]:
-        """Counts: `images`, annotated `difficult` objects, `objects` in the targets, these by `classes`."""
-        counts = np.zeros(len(self.class_names) + 1, dtype=np.int64)
-        for record in self.records:
-            labels = record.labels if self.keep_difficult else record.labels[~record.difficult]
-            counts += np.bincount(labels, minlength=len(counts))
-        return {
-            "images": len(self),
-            "objects": int(counts.sum()),
-            "difficult": int(sum(record.difficult.sum() for record in self.records)),
-            "classes": dict(zip(self.class_names, counts[1:].tolist(), strict=True)),
-        }
-
-
-def decode_image(path: Path) -> Tensor:
-    """Read an image file as uint8 [3, H, W] RGB.
-
-    Raises:
-        LSHFMError: the file can't be read or is no image.
-    """
-    try:
-        data = path.read_bytes()
-        if data.startswith(b"\xff\xd8"):
-            return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-        with Image.open(io.BytesIO(data)) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-    except DECODING_ERRORS as error:
-        raise LSHFMError(f"Can't read the image {path}: {error}. Replace the file.") from error
+        """Counts: as the base's, and of annotated `difficult` objects."""
+        difficult = sum(record.difficult.sum() for record in self.records)
+        return {**super().describe(), "difficult": int(difficult)}
 
 
 def _make_record(
     image_id: str, image_path: Path, annotation: Annotation, label_of: dict[str, int]
-) -> VOCRecord:
+) -> DetectionRecord:
     width, height = annotation.width, annotation.height
     if not (width and height):
         width, height = image_size(image_path)
     labels = [_label(name, label_of, annotation.path) for name in annotation.names]
-    return VOCRecord(
+    return DetectionRecord(
         image_id=image_id,
         image_path=image_path,
         width=width,
@@ -228,7 +127,7 @@ def _folder_prefixes(sources: Sequence[VOCSource]) -> dict[Path, str]:
     }
 
 
-def _refuse_duplicates(records: Sequence[VOCRecord]) -> None:
+def _refuse_duplicates(records: Sequence[DetectionRecord]) -> None:
     seen: set[str] = set()
     for record in records:
         if record.image_id in seen:

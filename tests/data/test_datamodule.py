@@ -9,7 +9,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from voc_files import object_xml, write_many, write_split, write_voc
 
-from lshfm_pl.data.datamodule import ShapesDataModule, VOCDataModule, build_datamodule, collate
+from lshfm_pl.data.datamodule import (
+    DetectionDataModule,
+    ShapesDataModule,
+    VOCDataModule,
+    build_datamodule,
+    collate,
+)
+from lshfm_pl.data.images import decode_image
 from lshfm_pl.data.voc import VOC_CLASSES
 from lshfm_pl.errors import LSHFMError
 
@@ -201,6 +208,41 @@ def test_overfitting_sees_the_same_batches_every_epoch(folder):
     assert first == second
 
 
+@pytest.mark.parametrize(
+    ("num_images", "expected"),
+    [(1, [0]), (5, [0, 4, 8, 13, 17]), (22, list(range(22))), (1000, list(range(22)))],
+)
+def test_sample_is_evenly_spaced_and_the_same_for_every_process(folder, num_images, expected):
+    samples = []
+    for rank, num_workers in ((0, 0), (1, 1)):
+        datamodule = make(folder, batch_size=4, flip_probability=1.0, num_workers=num_workers, seed=rank)
+        datamodule.trainer = FakeTrainer(rank, 2)
+        loader = datamodule.sample_dataloader(num_images)
+        assert len(loader) == -(-len(expected) // 4)
+        samples.append(flattened(loader))
+    assert same(*samples)
+    assert [image_id for _, image_id, _ in samples[0]] == expected
+    # The unflipped boxes begin at index % 20.
+    assert [boxes[0, 0].item() for *_, boxes in samples[0]] == [index % 20 for index in expected]
+    image, _, _ = samples[0][0]
+    assert torch.equal(image, decode_image(datamodule.train_set.records[0].image_path))
+
+
+def test_sample_has_training_targets_and_leaves_training_alone(tmp_path):
+    objects = [object_xml("cat"), object_xml("dog", difficult=1)]
+    folder = write_voc(tmp_path / "set", "train", {"a": ((64, 48), objects)})
+    datamodule = make(folder, val_split="train", flip_probability=1.0)
+    ((_, (target,)),) = datamodule.sample_dataloader(1)
+    assert target["labels"].tolist() == [1]
+    flipped = datamodule.train_set[0][1]["boxes"]
+    assert not torch.equal(flipped, target["boxes"])
+
+
+def test_sample_of_no_image_is_refused(folder):
+    with pytest.raises(LSHFMError, match="at least one image, found 0"):
+        make(folder).sample_dataloader(0)
+
+
 def test_fewer_evaluation_images_than_processes_are_refused(folder):
     datamodule = make(folder)
     datamodule.trainer = FakeTrainer(0, 1000)
@@ -272,8 +314,10 @@ def test_training_drops_difficult_objects_and_describe_counts(tmp_path):
 
 def test_test_images_inside_the_training_set_are_warned_of(folder):
     write_split(folder, "leaky", ["000100", "000003"])
-    with pytest.warns(UserWarning, match=r"1 of the 2 images of data\.val_split are training images.*000003"):
+    message = r"1 of the 2 images of data\.val_split are training images.*000003"
+    with pytest.warns(UserWarning, match=message) as warned:
         make(folder, val_split="leaky")
+    assert len(warned) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(folder)
@@ -329,15 +373,18 @@ def load_config(name, **changes):
     return config.data
 
 
+OWN_FILES = {"coco_json": {"val_annotations": "val.json", "val_images": "val"}}
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_makes_a_data_module(path, tmp_path):
-    datamodule = instantiate(load_config(path.stem, root=str(tmp_path)))
-    assert isinstance(datamodule, VOCDataModule)
+    config = load_config(path.stem, root=str(tmp_path), **OWN_FILES.get(path.stem, {}))
+    datamodule = instantiate(config)
+    assert isinstance(datamodule, DetectionDataModule)
     assert datamodule.seed == 5
     assert datamodule.aspect_ratio_groups == 3
-    assert type(
-        build_datamodule(OmegaConf.to_container(load_config(path.stem, root="x"), resolve=True))
-    ) is type(datamodule)
+    stored = OmegaConf.to_container(OmegaConf.create({"seed": 5, "data": config}).data, resolve=True)
+    assert type(build_datamodule(stored)) is type(datamodule)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ from voc_files import (
 )
 
 from lshfm_pl.data.annotations import VOCSource
+from lshfm_pl.data.images import decode_image
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.data.transforms import train_transform
-from lshfm_pl.data.voc import VOC_CLASSES, VOCDetection, decode_image
+from lshfm_pl.data.voc import VOC_CLASSES, VOCDetection
 from lshfm_pl.errors import LSHFMError
 
 
@@ -183,29 +184,6 @@ def test_custom_transforms_get_boxes_that_follow_the_image(tmp_path):
     image, target = read(folder, transforms=v2.Resize((96, 128)))[0]
     assert image.shape == (3, 96, 128)
     assert target["boxes"].tolist() == [[20, 40, 60, 80]]
-
-
-# Images
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_jpeg_is_decoded_as_pillow_does(tmp_path, mode):
-    path = tmp_path / "a.jpg"
-    pixels = np.random.RandomState(0).randint(0, 256, (24, 36, 3), dtype=np.uint8)
-    Image.fromarray(pixels).convert(mode).save(path, quality=90)
-    found = decode_image(path)
-    assert found.shape == (3, 24, 36)
-    expected = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
-    assert (found.int() - expected.int()).abs().max() <= 2
-
-
-@pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "1"])
-def test_png_of_any_mode_becomes_rgb(tmp_path, mode):
-    Image.new("RGB", (8, 6), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
-    image = decode_image(tmp_path / "a.png")
-    assert image.shape == (3, 6, 8)
-    assert image.dtype == torch.uint8
-    assert image.unique().tolist() == [255]
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8 no jpeg", "cut"])

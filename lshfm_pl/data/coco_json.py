@@ -1,0 +1,259 @@
+"""Reading of annotation files in COCO's JSON format: categories, images and boxes."""
+
+import json
+import reprlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["COCOFile", "COCOImage", "find_images", "read_coco_json"]
+
+_READ_KEYS = frozenset(
+    {"images", "annotations", "categories", "id", "name", "file_name", "width", "height"}
+    | {"image_id", "category_id", "bbox", "area", "iscrowd"}
+)
+_LARGEST_NUMBER = 1e30
+"""No coordinate is larger; NaN, infinities and integers without a float are outside of ± this too."""
+
+_COCO2017_NAMES = ("instances_train2017.json", "instances_val2017.json", "train2017", "val2017")
+_COCO2017_ADVICE = (
+    "data.root needs annotations/instances_train2017.json, annotations/instances_val2017.json, train2017/*.jpg "
+    "and val2017/*.jpg: unpack http://images.cocodataset.org/zips/train2017.zip, …/zips/val2017.zip and "
+    "…/annotations/annotations_trainval2017.zip there."
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class COCOImage:
+    """An entry of `images`; `width` and `height` in pixels are 0 where it doesn't state them."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class COCOFile:
+    """The content of one annotation file, the annotations as columns in the order of the file.
+
+    Attributes:
+        path: the file.
+        categories: id → name, by id.
+        images: by id, as COCO's own tools order them.
+        image_index: int64 [A] of each annotation, into `images`.
+        category_ids: int64 [A].
+        boxes: float64 [A, 4], (x, y, width, height) in pixels, 0-based and continuous.
+        area: float64 [A] of the segmentation in square pixels; of the box where the file has none.
+        crowd: bool [A], COCO's `iscrowd`.
+    """
+
+    path: Path
+    categories: dict[int, str]
+    images: list[COCOImage]
+    image_index: np.ndarray
+    category_ids: np.ndarray
+    boxes: np.ndarray
+    area: np.ndarray
+    crowd: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Annotation:
+    image_id: int
+    category_id: int
+    box: tuple[float, float, float, float]
+    area: float
+    crowd: bool
+
+
+def read_coco_json(path: str | Path) -> COCOFile:
+    """Read the annotations of object detection; segmentations are dropped while parsing.
+
+    Raises:
+        LSHFMError: the file is missing, no JSON, or has an entry that is not as the format says; the message
+            names the file and the entry.
+
+    Source: https://cocodataset.org/#format-data.
+    """
+    path = Path(path)
+    content = _parse(path)
+    categories = _read_entries(content, "categories", path, _read_category)
+    if not categories:
+        raise LSHFMError(f"'categories' of {path} is empty: there are no classes.")
+    _refuse_repeated("id", [category_id for category_id, _ in categories], "categories", path)
+    _refuse_repeated("name", [name for _, name in categories], "categories", path)
+    images = sorted(_read_entries(content, "images", path, _read_image), key=lambda image: image.id)
+    if not images:
+        raise LSHFMError(f"'images' of {path} is empty.")
+    _refuse_repeated("id", [image.id for image in images], "images", path)
+
+    category_names = dict(sorted(categories))
+    index_of = {image.id: index for index, image in enumerate(images)}
+
+    def read(entry: dict[str, Any]) -> _Annotation:
+        annotation = _read_annotation(entry)
+        if annotation.image_id not in index_of:
+            raise ValueError(f"image_id {annotation.image_id} is not the id of any entry of 'images'")
+        if annotation.category_id not in category_names:
+            raise ValueError(
+                f"category_id {annotation.category_id} is not the id of any entry of 'categories'"
+            )
+        return annotation
+
+    annotations = _read_entries(content, "annotations", path, read)
+    return COCOFile(
+        path=path,
+        categories=category_names,
+        images=images,
+        image_index=np.array([index_of[entry.image_id] for entry in annotations], dtype=np.int64),
+        category_ids=np.array([entry.category_id for entry in annotations], dtype=np.int64),
+        boxes=np.array([entry.box for entry in annotations], dtype=np.float64).reshape(-1, 4),
+        area=np.array([entry.area for entry in annotations], dtype=np.float64),
+        crowd=np.array([entry.crowd for entry in annotations], dtype=np.bool_),
+    )
+
+
+def find_images(folder: Path, images: Sequence[COCOImage], annotation_file: Path) -> list[Path]:
+    """The path of every image, all of them looked for; each folder is listed once.
+
+    Raises:
+        LSHFMError: the folder or an image is missing.
+    """
+    if not folder.is_dir():
+        raise LSHFMError(f"No image folder {folder}.\n{_advice(folder)}")
+    names_in: dict[Path, set[str]] = {}
+    paths = [folder / image.file_name for image in images]
+    for path in paths:
+        if path.parent not in names_in:
+            parent = path.parent
+            names_in[parent] = {entry.name for entry in parent.iterdir()} if parent.is_dir() else set()
+        if path.name not in names_in[path.parent]:
+            raise LSHFMError(
+                f"No image {path}, but {annotation_file} lists it. Add the file or remove the entry."
+            )
+    return paths
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise LSHFMError(f"No annotation file {path}.\n{_advice(path)}")
+    try:
+        content = json.loads(path.read_bytes(), object_pairs_hook=_without_unread)
+    except (ValueError, RecursionError, OSError) as error:
+        raise LSHFMError(f"Can't read {path}: {error}. Expected a JSON file in COCO's format.") from error
+    if not isinstance(content, dict):
+        raise LSHFMError(f"{path} holds a {type(content).__name__}: expected an object in COCO's format.")
+    return content
+
+
+def _without_unread(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The polygons are most of a file: let go of them object by object, and not after all is parsed."""
+    return {key: value for key, value in pairs if key in _READ_KEYS}
+
+
+def _advice(path: Path) -> str:
+    if path.name in _COCO2017_NAMES:
+        return _COCO2017_ADVICE
+    return (
+        "Set data.root, and data.{train,val,test}_annotations and data.{train,val,test}_images below it "
+        "(or as absolute paths)."
+    )
+
+
+def _read_entries(
+    content: dict[str, Any], key: str, path: Path, read: Callable[[dict[str, Any]], T]
+) -> list[T]:
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        found = ", ".join(content) or "none of these"
+        raise LSHFMError(
+            f"{path} has no list '{key}': expected images, annotations and categories, found {found}."
+        )
+    values = []
+    for position, entry in enumerate(entries, start=1):
+        try:
+            if not isinstance(entry, dict):
+                raise ValueError(f"is {reprlib.repr(entry)}, expected an object")
+            values.append(read(entry))
+        except ValueError as error:
+            known_id = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
+            raise LSHFMError(f"Entry {position}{known_id} of '{key}' in {path}: {error}.") from error
+    return values
+
+
+def _refuse_repeated(what: str, values: Sequence[Hashable], key: str, path: Path) -> None:
+    seen: set[Hashable] = set()
+    for value in values:
+        if value in seen:
+            raise LSHFMError(f"'{key}' of {path} has the {what} {value!r} more than once.")
+        seen.add(value)
+
+
+def _read_category(entry: dict[str, Any]) -> tuple[int, str]:
+    return _whole_number(entry, "id"), _text(entry, "name")
+
+
+def _read_image(entry: dict[str, Any]) -> COCOImage:
+    width, height = (
+        0 if entry.get(key) is None else _whole_number(entry, key) for key in ("width", "height")
+    )
+    # A size that can't be is no size: it is read from the image then.
+    return COCOImage(_whole_number(entry, "id"), _text(entry, "file_name"), max(width, 0), max(height, 0))
+
+
+def _read_annotation(entry: dict[str, Any]) -> _Annotation:
+    if "bbox" not in entry:
+        _missing("bbox")
+    box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise ValueError(f"bbox is {reprlib.repr(box)}, expected four finite numbers: x, y, width, height")
+    x, y, width, height = box
+    area = entry.get("area")
+    if area is None:
+        area = max(width, 0) * max(height, 0)
+    elif not _is_number(area) or area < 0:
+        raise ValueError(f"area is {reprlib.repr(area)}, expected a number of square pixels")
+    crowd = entry.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        raise ValueError(f"iscrowd is {reprlib.repr(crowd)}, expected 0 or 1")
+    return _Annotation(
+        image_id=_whole_number(entry, "image_id"),
+        category_id=_whole_number(entry, "category_id"),
+        box=(x, y, width, height),
+        area=area,
+        crowd=bool(crowd),
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and -_LARGEST_NUMBER < value < _LARGEST_NUMBER
+
+
+def _whole_number(entry: dict[str, Any], key: str) -> int:
+    if key not in entry:
+        _missing(key)
+    value = entry[key]
+    if not isinstance(value, int) or abs(value) >= 2**63:
+        raise ValueError(f"{key} is {reprlib.repr(value)}, expected a whole number")
+    return value
+
+
+def _text(entry: dict[str, Any], key: str) -> str:
+    if key not in entry:
+        _missing(key)
+    value = entry[key]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key} is {reprlib.repr(value)}, expected text")
+    return value
+
+
+def _missing(key: str) -> NoReturn:
+    raise ValueError(f"has no '{key}'")

@@ -1,0 +1,157 @@
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from coco_files import CATEGORIES, annotation, coco_content, drawn_content, write_coco
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from lshfm_pl.data.datamodule import COCODataModule, build_datamodule
+from lshfm_pl.errors import LSHFMError
+
+CONFIGS = Path(__file__).parents[2] / "conf" / "data"
+NAMES = tuple(CATEGORIES.values())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The layout of COCO 2017."""
+    root = tmp_path_factory.mktemp("coco")
+    write_coco(root, "train2017", drawn_content(0, 20))
+    write_coco(root, "val2017", drawn_content(1, 7, first_id=100))
+    return root
+
+
+def files(split, name=None):
+    name = name or f"{split}2017"
+    return {f"{split}_annotations": f"annotations/instances_{name}.json", f"{split}_images": name}
+
+
+def make(root, stage=None, **settings):
+    settings = {**files("train"), **files("val"), "num_workers": 0, **settings}
+    datamodule = COCODataModule(root=root, **settings)
+    datamodule.prepare_data()
+    datamodule.setup(stage)
+    return datamodule
+
+
+def load_config(name, **changes):
+    config = OmegaConf.create({"seed": 5, "data": OmegaConf.load(CONFIGS / f"{name}.yaml")})
+    config.data = OmegaConf.merge(config.data, changes)
+    return config.data
+
+
+def test_coco2017_config_reads_the_published_layout_and_labels(root):
+    datamodule = instantiate(load_config("coco2017", root=str(root), num_workers=0))
+    datamodule.setup()
+    assert len(datamodule.class_names) == 18
+    assert datamodule.test_set is datamodule.val_set
+    labels = {label for _, targets in datamodule.val_dataloader() for label in targets[0]["labels"].tolist()}
+    assert labels <= set(CATEGORIES)
+    images, targets = next(iter(datamodule.train_dataloader()))
+    assert len(images) == len(targets) == datamodule.batch_size == 2
+    assert images[0].dtype == torch.uint8
+    assert all(not target["crowd"].any() and len(target["boxes"]) for target in targets)
+
+
+def test_training_and_evaluation_follow_their_rules(root):
+    counts = make(root).describe()
+    # Every fifth image has no objects.
+    assert counts["train"]["images"] <= 16
+    assert counts["train"]["images"] + counts["train"]["dropped_images"] == 20
+    assert counts["val"]["images"] == 7
+    content = json.loads((root / "annotations" / "instances_train2017.json").read_text())
+    crowd = sum(entry["iscrowd"] for entry in content["annotations"])
+    assert counts["train"]["crowd"] == crowd > 0
+    assert counts["train"]["objects"] == len(content["annotations"]) - crowd
+
+
+def test_labels_are_contiguous_unless_ids_are_kept(root):
+    assert make(root).class_names == NAMES
+    assert make(root, category_ids="keep").class_names[17] == "hen"
+
+
+def test_paths_may_be_absolute(root, tmp_path):
+    absolute = {key: root / value for key, value in {**files("train"), **files("val")}.items()}
+    assert len(make(tmp_path, **absolute).val_set) == 7
+
+
+def test_evaluation_needs_no_training_files(root):
+    nothing = {"train_annotations": None, "train_images": None}
+    for settings in (files("train", "missing"), nothing):
+        datamodule = make(root, "test", **settings)
+        assert datamodule.class_names == NAMES
+        with pytest.raises(RuntimeError, match="setup"):
+            _ = datamodule.train_set
+    with pytest.raises(LSHFMError, match=r"data\.train_annotations is not given.*data\.train_images"):
+        make(root, "fit", **nothing)
+
+
+def test_a_test_set_of_its_own_is_read(root):
+    write_coco(root, "own", drawn_content(2, 3, first_id=200))
+    datamodule = make(root, **files("test", "own"))
+    assert (len(datamodule.val_set), len(datamodule.test_set)) == (7, 3)
+    shutil.rmtree(root / "own")
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        {3: "cat", 7: "cow", 18: "hen"},
+        {3: "cat", 8: "dog", 18: "hen"},
+        {3: "cat", 18: "hen"},
+        {**CATEGORIES, 19: "pig"},
+    ],
+)
+def test_other_categories_are_refused_with_both_files(root, categories):
+    write_coco(root, "other", coco_content({300: (64, 48)}, [annotation(300)], categories))
+    with pytest.raises(LSHFMError) as caught:
+        make(root, "fit", **files("val", "other"))
+    assert "instances_other.json" in str(caught.value)
+    assert "instances_train2017.json" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_half_of_a_pair_is_refused(root):
+    with pytest.raises(LSHFMError, match=r"data\.test_annotations and data\.test_images belong together"):
+        make(root, test_images="val2017")
+
+
+def test_training_images_in_the_evaluation_are_warned_of(root):
+    with pytest.warns(
+        UserWarning, match=r"images of data\.val_annotations are training images too"
+    ) as warned:
+        make(root, **files("val", "train2017"))
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(root)
+
+
+def test_missing_files_are_told_with_layout_and_source(root, tmp_path):
+    with pytest.raises(LSHFMError, match=r"instances_train2017\.json\.\n.*zips/train2017\.zip"):
+        make(tmp_path, "fit")
+    with pytest.raises(LSHFMError, match=r"No annotation file .*instances_mine\.json\.\nSet data\.root"):
+        make(root, "fit", **files("train", "mine"))
+
+
+def test_data_module_is_built_from_a_stored_config(root):
+    stored = OmegaConf.to_container(load_config("coco2017", root=str(root), seed=1), resolve=True)
+    datamodule = build_datamodule(stored)
+    datamodule.setup("test")
+    assert len(datamodule.test_set) == 7
+    with pytest.raises(LSHFMError, match="colour"):
+        build_datamodule({**stored, "colour": "red"})
+
+
+def test_sample_has_training_targets(root):
+    datamodule = make(root, flip_probability=1.0)
+    targets = [target for _, batch in datamodule.sample_dataloader(4) for target in batch]
+    count = len(datamodule.train_set)
+    assert [target["image_id"].item() for target in targets] == [step * count // 4 for step in range(4)]
+    for target in targets:
+        assert torch.equal(target["boxes"], datamodule.train_set.target(target["image_id"].item())["boxes"])
+        assert not target["crowd"].any()
