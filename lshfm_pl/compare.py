@@ -55,10 +55,10 @@ def compare(config: DictConfig) -> Path:
         folder / f"{name}_seed{seed}": [
             *config.common,
             *config.student,
-            f"distill={name}",
+            f"distill={loss_of(name, overrides)}",
             f"seed={seed}",
-            *([f"teacher.checkpoint={checkpoint}"] if name != "none" else []),
-            *overrides,
+            *([f"teacher.checkpoint={checkpoint}"] if loss_of(name, overrides) != "none" else []),
+            *(override for override in overrides if not override.startswith("distill=")),
         ]
         for seed in config.seeds
         for name, overrides in config.distill.items()
@@ -88,6 +88,12 @@ def compare(config: DictConfig) -> Path:
     print(f"pictures: {picture}")
     print(f"took {(time.perf_counter() - start) / 60:.1f} minutes on {cores} cores")
     return folder
+
+
+def loss_of(name: str, overrides: Iterable[str]) -> str:
+    """The loss of an entry of `distill`: its override `distill=<loss>` if it has one, else its name."""
+    chosen = [override for override in overrides if override.startswith("distill=")]
+    return chosen[-1].removeprefix("distill=") if chosen else name
 
 
 def refuse_older(students: Iterable[Path], teacher: Path) -> None:

@@ -31,14 +31,16 @@ def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path, capsy
         config = compose("compare", overrides=["seeds=[3]", "picture_images=9"])
     config.output_dir = str(folder)
     config.common = common
-    config.distill = {"none": [], "lshl2": ["distill.num_hashes=16"]}
+    median = ["distill=lsh", "distill.num_hashes=16", "distill.bias=median", "distill.bias_images=4"]
+    config.distill = {"none": [], "lshl2": ["distill.num_hashes=16"], "median": median}
     compare(config)
 
     with (folder / "results.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     ran = [(row["role"], row["distill"]) for row in rows]
-    assert ran == [("teacher", "none"), ("student", "none"), ("student", "lshl2")]
-    assert [row["seed"] for row in rows[1:]] == ["3", "3"]
+    assert ran == [("teacher", "none"), ("student", "none"), ("student", "lshl2"), ("student", "lsh")]
+    assert [row["seed"] for row in rows[1:]] == ["3", "3", "3"]
+    assert json.loads((folder / "median_seed3/results.json").read_text())["distill"]["bias"] == "median"
     stored = json.loads((folder / "lshl2_seed3/results.json").read_text())
     assert float(rows[2]["AP50"]) == pytest.approx(stored["metrics"]["AP50"])
     assert "LSHL2" in (folder / "results.md").read_text()

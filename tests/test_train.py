@@ -347,3 +347,33 @@ def test_debug_shows_the_traceback(tmp_path):
     done = run_command("train", *overrides)
     assert done.returncode == 1
     assert "LSHFMError" in done.stderr
+
+
+@pytest.mark.slow
+def test_hash_bias_is_the_same_in_every_process_and_saved(pair, data_root, tmp_path, monkeypatch):
+    teacher, _, results = pair
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    done = run_command(
+        "train",
+        *SMALL,
+        f"data.root={data_root}",
+        f"model={results['model']}",
+        "distill=lsh",
+        "distill.num_hashes=32",
+        "distill.bias=median",
+        "distill.bias_images=10",
+        "distill.check_teacher=false",
+        f"teacher.checkpoint={teacher}/checkpoints/last.ckpt",
+        "trainer.devices=2",
+        "trainer.limit_train_batches=1",
+        "+callbacks.save._target_=rank_files.SaveHashOfEachRank",
+        f"+callbacks.save.folder={tmp_path}",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"hash_{rank}.pt") for rank in (0, 1))
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert first["bias"].abs().min() > 0
+    for key in ("weight", "bias"):
+        assert torch.equal(first[key], second[key])
+        assert torch.equal(first[key], saved[f"mimic.{key}"])

@@ -41,7 +41,7 @@ SUMMARY_METRICS = ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP")
 SUMMARY_COLUMNS = ("role", "distill", "seed", "model", *SUMMARY_METRICS, "train_seconds")
 
 PLAIN = "none"
-LOSS_TITLES = {PLAIN: "Student (none)", "l2": "L2", "lsh": "LSH", "lshl2": "LSHL2"}
+LOSS_TITLES = {PLAIN: "Student (none)", "l2": "L2", "lsh": "LSH", "lshl2": "LSHL2", "kd": "KD"}
 NOT_A_LOSS_SETTING = {"name", "seed", "check_teacher"}
 """Entries of `distill` by which runs of one line may differ."""
 
