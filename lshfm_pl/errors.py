@@ -1,6 +1,8 @@
-"""The one error type that a user of the commands is meant to see."""
+"""The one error type that a user of the commands is meant to see, and what helps its messages."""
 
-__all__ = ["LSHFMError"]
+from collections.abc import Iterable
+
+__all__ = ["LSHFMError", "few"]
 
 
 class LSHFMError(Exception):
@@ -9,3 +11,9 @@ class LSHFMError(Exception):
     The commands print its text without a traceback and exit with status 1. Anything else that escapes
     is a defect of this project.
     """
+
+
+def few(names: Iterable[object], count: int = 3) -> str:
+    """List the first names, for a message that must stay short."""
+    names = list(names)
+    return ", ".join(str(name) for name in names[:count]) + (", …" if len(names) > count else "")

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from lshfm_pl import cli
 from lshfm_pl.cli import as_dict
 from lshfm_pl.data import DetectionDataModule, build_datamodule
-from lshfm_pl.detectors import load_detector
-from lshfm_pl.detectors.torch_files import read_torch_file
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
+from lshfm_pl.detectors.checkpoint import read_checkpoint
+from lshfm_pl.detectors.config import EVALUATION_SETTINGS
+from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.modules import DetectionModule
 from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS
 from lshfm_pl.results import write_json
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
-    """Figures (0–100) of `config.checkpoint` on the test set; also written to `<output_dir>/results.json`.
+    """Figures (0–100) of `config.checkpoint` (or `weights`) on the test set, also in `<output_dir>/results.json`.
 
     Raises:
         LSHFMError: a file that does not load, data that are not there, or classes that differ.
@@ -33,19 +35,19 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = load_data(config)
     class_names = datamodule.class_names
-    detector = load_detector(config.checkpoint, config=as_dict(config.get("model")), class_names=class_names)
+    detector = load_checkpoint(config, class_names)
     log.info("%s: %s", detector.config["name"], detector.load_report)
     if class_names != detector.class_names:
         raise LSHFMError(
-            f"data: expected the checkpoint's classes {', '.join(detector.class_names)}; "
-            f"found {', '.join(class_names)}"
+            f"data: expected the checkpoint's classes {few(detector.class_names, 20)}; "
+            f"found {few(class_names, 20)}"
         )
     module = DetectionModule(detector)
     trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
     trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         results = {
-            "checkpoint": str(config.checkpoint),
+            "checkpoint": str(config.checkpoint or config.weights),
             "model": detector.config["name"],
             "metrics": module.results,
         }
@@ -55,15 +57,34 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     return module.results
 
 
+def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
+    """The detector to evaluate, with the evaluation settings that the command line changes.
+
+    Raises:
+        LSHFMError: not one of `checkpoint` and `weights` is given, or it does not load.
+    """
+    model = as_dict(config.get("model"))
+    evaluation = {key: config[key] for key in EVALUATION_SETTINGS}
+    if (config.checkpoint is None) == (config.weights is None):
+        raise LSHFMError("evaluate: give checkpoint=<file>, or weights=COCO_V1 with model=…")
+    if config.weights is not None:
+        return load_torchvision_detector(config.weights, model, evaluation=evaluation)
+    return load_detector(
+        config.checkpoint, config=model, class_names=class_names, which=config.which, evaluation=evaluation
+    )
+
+
 def load_data(config: DictConfig) -> DetectionDataModule:
     """The data module of `data=…`, or of what the checkpoint was trained with; ready for testing."""
     data = config.get("data")
     if data is not None and "_target_" in data:
         datamodule: DetectionDataModule = instantiate(data)
     else:
-        stored: Any = read_torch_file(config.checkpoint)
+        stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
         if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
-            raise LSHFMError(f"{config.checkpoint} does not say what data it was trained with: give data=…")
+            raise LSHFMError(
+                f"{config.checkpoint or config.weights} does not say what data it was trained with: give data=…"
+            )
         datamodule = build_datamodule(stored["data"])
     datamodule.prepare_data()
     datamodule.setup("test")

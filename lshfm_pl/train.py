@@ -14,9 +14,9 @@ from lshfm_pl.callbacks import StepTimer
 from lshfm_pl.cli import as_dict, is_main_process
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.data.sampler import mix_seed
-from lshfm_pl.detectors import Detector, build_detector, load_detector
+from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
 from lshfm_pl.detectors.torch_files import read_torch_file
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters
 from lshfm_pl.optim import Schedule
@@ -171,27 +171,35 @@ def keep_old_metrics(output_dir: Path) -> None:
 
 
 def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
-    """The detector in `teacher.checkpoint`; `teacher.detector` is its config where the file does not say it.
+    """The detector in `teacher.checkpoint`, or torchvision's `teacher.weights` of `teacher.detector`.
+
+    `teacher.detector` is the config of a checkpoint that does not say it; `teacher.which` chooses the network of a
+    published one that holds two.
 
     Raises:
-        LSHFMError: no checkpoint given, a file that does not load, or other classes than the data's.
+        LSHFMError: not one of both given, weights that do not load, or other classes than the data's.
     """
-    path = config.teacher.checkpoint
-    if path is None:
+    path, weights, named = config.teacher.checkpoint, config.teacher.weights, as_dict(config.teacher.detector)
+    if path is None and weights is None:
         raise LSHFMError(
             f"distill={config.distill.name} needs a teacher: give teacher.checkpoint=<file> "
-            "(best.ckpt or last.ckpt of a run, or a published file)"
+            "(best.ckpt or last.ckpt of a run, or a published file), or teacher.weights=COCO_V1"
         )
-    teacher = load_detector(path, config=as_dict(config.teacher.detector), class_names=class_names)
-    named = config.teacher.detector.name if config.teacher.detector is not None else None
-    if named not in (None, teacher.config["name"]):
-        log.info(
-            "teacher: %s says that it holds %s, which goes before %s", path, teacher.config["name"], named
-        )
-    if tuple(teacher.class_names) != tuple(class_names):
+    if path is not None and weights is not None:
         raise LSHFMError(
-            f"teacher.checkpoint: expected a teacher of the data's classes {', '.join(class_names)}; "
-            f"{path} has {', '.join(teacher.class_names)}"
+            f"teacher: expected one of checkpoint and weights, found {path} and {weights}; set one to null"
+        )
+    if weights is not None:
+        teacher = load_torchvision_detector(weights, named)
+    else:
+        teacher = load_detector(path, config=named, class_names=class_names, which=config.teacher.which)
+    name = teacher.config["name"]
+    if named and named["name"] != name:
+        log.info("teacher: %s says that it holds %s, which goes before %s", path, name, named["name"])
+    if teacher.class_names != class_names:
+        raise LSHFMError(
+            f"teacher: expected one of the data's classes {few(class_names, 20)}; {path or weights} has "
+            f"{few(teacher.class_names, 20)}"
         )
     return teacher
 

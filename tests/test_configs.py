@@ -19,7 +19,12 @@ GROUPS = {
     for path in CONFIG_DIR.iterdir()
     if path.is_dir()
 }
-COMMANDS = {"train": [], "evaluate": ["checkpoint=x.ckpt", "output_dir=x"], "compare": []}
+COMMANDS = {
+    "train": [],
+    "evaluate": ["checkpoint=x.ckpt", "output_dir=x"],
+    "compare": [],
+    "import_checkpoint": ["dst=x.ckpt"],
+}
 
 
 def composed(*overrides, name="train", needs=OVERRIDES):

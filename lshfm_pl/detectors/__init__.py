@@ -1,6 +1,22 @@
 """Faster R-CNN and RetinaNet, with a feature pyramid or one map, and the files they are kept in."""
 
 from lshfm_pl.detectors.build import Detector, build_detector
-from lshfm_pl.detectors.checkpoint import LoadReport, detector_checkpoint, load_detector, load_weights
+from lshfm_pl.detectors.checkpoint import (
+    LoadReport,
+    detector_checkpoint,
+    load_detector,
+    load_torchvision_detector,
+    load_weights,
+)
+from lshfm_pl.detectors.published import model_config
 
-__all__ = ["Detector", "LoadReport", "build_detector", "detector_checkpoint", "load_detector", "load_weights"]
+__all__ = [
+    "Detector",
+    "LoadReport",
+    "build_detector",
+    "detector_checkpoint",
+    "load_detector",
+    "load_torchvision_detector",
+    "load_weights",
+    "model_config",
+]

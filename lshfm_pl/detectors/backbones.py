@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Self, cast
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -14,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from lshfm_pl.detectors.torch_files import read_torch_file
+from lshfm_pl.detectors.torch_files import download_torch_file, read_torch_file
 from lshfm_pl.errors import LSHFMError
 
 __all__ = [
@@ -295,16 +294,10 @@ def _imagenet_url(config: Mapping[str, Any]) -> str:
 
 
 def _download(url: str, *, check_hash: bool) -> Any:
-    try:
-        return torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", check_hash=check_hash, weights_only=True
-        )
-    except Exception as error:  # no network, no such page, no room, wrong hash, not a file of torch.save
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise LSHFMError(
-            f"model.backbone_weights: {url} could not be had ({reason}). Download it elsewhere and give "
-            "model.backbone_weights=<path>, or null for random initial weights."
-        ) from error
+    advice = (
+        "Download it elsewhere and give model.backbone_weights=<path>, or null for random initial weights."
+    )
+    return download_torch_file(url, check_hash=check_hash, key="model.backbone_weights", advice=advice)
 
 
 def _load_into_body(

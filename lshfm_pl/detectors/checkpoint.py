@@ -1,42 +1,47 @@
 """Detectors in files: files that describe themselves, plain state dicts, and the published checkpoints."""
 
 import argparse
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 from torch import Tensor
 
 from lshfm_pl.detectors.build import Detector, build_detector
-from lshfm_pl.detectors.config import complete_config
-from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.detectors.config import change_evaluation, complete_config
+from lshfm_pl.detectors.published import (
+    Which,
+    count_classes,
+    default_class_names,
+    holds_pair,
+    is_published,
+    model_config,
+    recognise_model,
+    rename_published_key,
+    take_network,
+    torchvision_weights,
+)
+from lshfm_pl.detectors.torch_files import UnsafeFileError, download_torch_file, read_torch_file
+from lshfm_pl.errors import LSHFMError, few
 
 __all__ = [
     "LoadReport",
     "detector_checkpoint",
     "detector_description",
     "load_detector",
+    "load_torchvision_detector",
     "load_weights",
-    "rename_published_key",
+    "read_checkpoint",
 ]
 
 _FORMAT = "lshfm_pl.detector"
 _VERSION = 1
 _LIGHTNING_PREFIX = "detector."
-#: How the published distillation checkpoints tell the two networks apart.
-_PUBLISHED_PREFIXES = {"student": "s_", "teacher": "t_"}
-#: In torchvision 0.8, with which the published weights were trained, FrozenBatchNorm2d had no eps.
-_PUBLISHED_FROZEN_BN_EPS = 0.0
-
-_PYRAMID_BLOCK = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)")
-_RPN_CONV = re.compile(r"(rpn\.head\.conv)\.(weight|bias)")
-_RETINANET_TOWER = re.compile(r"((?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)")
+#: torchvision 0.8, whose names the published files have, had FrozenBatchNorm2d without eps.
+_OLD_FROZEN_BN_EPS = 0.0
 
 Source = str | PathLike[str] | Mapping[str, Any]
-Which = Literal["student", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,10 @@ class _Contents:
     format: str
     weights: Mapping[str, Tensor]
     description: Mapping[str, Any] | None = None
-    norm_eps: float | None = None
+    #: The eps that FrozenBatchNorm2d had when the weights were trained; None where nothing says so.
+    frozen_bn_eps: float | None = None
+    #: Which network of a pair they are; None for a file of one.
+    network: Which | None = None
 
 
 def detector_description(detector: Detector) -> dict[str, Any]:
@@ -102,15 +110,18 @@ def load_detector(
     config: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     which: Which = "student",
+    evaluation: Mapping[str, Any] | None = None,
 ) -> Detector:
-    """Build the detector that a file describes, with its weights, in evaluation mode, on the CPU.
+    """Build the detector that a file holds, with its weights, in evaluation mode, on the CPU.
 
     Args:
-        path: a file of ``detector_checkpoint``, a Lightning checkpoint of ours, or with ``config`` and
-            ``class_names`` anything that ``load_weights`` takes.
+        path: a file of ``detector_checkpoint``, a Lightning checkpoint of ours, or anything that
+            ``load_weights`` takes.
         config: the detector of a file that does not describe one itself; a description in the file goes first.
-        class_names: likewise its classes.
+            Without one the layout of the tensors tells which of the ``conf/model`` files it is, if any.
+        class_names: likewise its classes. Without them 21 classes are VOC's and 91 are COCO's.
         which: the network to take from a published checkpoint that holds student and teacher.
+        evaluation: other evaluation settings than the detector's, see ``change_evaluation``.
 
     Returns:
         The detector, with ``load_report`` (a ``LoadReport``) besides the attributes of ``build_detector``.
@@ -120,21 +131,10 @@ def load_detector(
             a detector that it fits.
     """
     contents = _open(path, which)
-    description = contents.description
-    if description is not None and which == "teacher":
-        raise LSHFMError(
-            f"{contents.source}: holds the trained detector only; load the teacher from its own file."
-        )
-    if description is None and config and class_names:
-        description = {"config": config, "num_classes": len(class_names) + 1, "class_names": class_names}
-    if description is None:
-        raise LSHFMError(
-            f"{contents.source}: {contents.format}, which does not say what detector it belongs to. "
-            "Name it: model=<a file of conf/model> to evaluate it, model@teacher.detector=… as a teacher."
-        )
+    description = contents.description or _describe_by_layout(contents, config, class_names)
     try:
         detector = build_detector(
-            complete_config(description["config"]),
+            change_evaluation(complete_config(description["config"]), evaluation or {}),
             num_classes=description["num_classes"],
             class_names=description["class_names"],
             load_backbone=False,
@@ -145,17 +145,48 @@ def load_detector(
     return detector.eval()
 
 
+def load_torchvision_detector(
+    weights: str, config: Mapping[str, Any], *, evaluation: Mapping[str, Any] | None = None
+) -> Detector:
+    """Build a detector with the weights that torchvision trained for it, in evaluation mode, on the CPU.
+
+    Args:
+        weights: their name in torchvision, such as ``COCO_V1``.
+        config: the detector, such as ``conf/model/fasterrcnn_resnet50fpn.yaml``.
+        evaluation: other evaluation settings than the detector's, see ``change_evaluation``.
+
+    Raises:
+        LSHFMError: torchvision has no such weights, they cannot be had, or they do not fit.
+    """
+    architecture, backbone = str(config.get("architecture")), str(config.get("backbone"))
+    url, class_names = torchvision_weights(weights, architecture, backbone)
+    advice = "Download it elsewhere and give its path as checkpoint."
+    state = download_torch_file(url, check_hash=True, key="weights", advice=advice)
+    renamed = {rename_published_key(key): value for key, value in state.items()}
+    # torchvision's own constructor gives the weights of that time the eps of that time too.
+    contents = _Contents(f"torchvision {weights}", "state dict", renamed, frozen_bn_eps=_OLD_FROZEN_BN_EPS)
+    detector = build_detector(
+        change_evaluation(config, evaluation or {}),
+        num_classes=len(class_names) + 1,
+        class_names=class_names,
+        load_backbone=False,
+    )
+    detector.load_report = _load(detector, contents)
+    return detector.eval()
+
+
 def load_weights(detector: Detector, source: Source, *, which: Which = "student") -> LoadReport:
     """Load weights into a detector of ``build_detector``; every tensor must be there and fit.
 
-    The norms' eps follows the weights: published files get the 0 of their time, files of ours the eps that
-    they were saved with. It is set on the modules and in ``detector.config["norm_eps"]``.
+    The norms' eps follows the weights: with names of torchvision 0.8 FrozenBatchNorm2d gets the 0 of that time,
+    files of ours get the eps that they were saved with, else the detector's own stays. It is set on the modules
+    and in ``detector.config["norm_eps"]``.
 
     Args:
         detector: changed in place, unless something does not fit.
-        source: a path, or the content of such a file: a file of ours, a state dict with current names, or a
-            published checkpoint (``{'model', 'optimizer', 'lr_scheduler', 'args', 'epoch'}`` with names of
-            torchvision 0.8, of one detector or of a student with its teacher).
+        source: a path, or the content of such a file: a file of ours, a published checkpoint (``{'model',
+            'optimizer', 'lr_scheduler', 'args', 'epoch'}``) or a state dict. The latter two are of one detector
+            or of a student with its teacher, with the names of torchvision 0.8 or of today.
         which: the network to take from a published checkpoint that holds both.
 
     Raises:
@@ -164,24 +195,39 @@ def load_weights(detector: Detector, source: Source, *, which: Which = "student"
     return _load(detector, _open(source, which))
 
 
-def rename_published_key(key: str) -> str:
-    """Turn a parameter's name of torchvision 0.8 into today's; names that did not change stay as they are."""
-    key = _PYRAMID_BLOCK.sub(r"\1.0.\2", key)
-    key = _RPN_CONV.sub(r"\1.0.0.\2", key)
-    # Convolutions and ReLUs took turns in the old tower, so the convolutions had the even indices.
-    return _RETINANET_TOWER.sub(lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}", key)
+def read_checkpoint(path: str | PathLike[str]) -> Any:
+    """Read any file that ``load_weights`` takes, without running code from it.
+
+    Raises:
+        LSHFMError: the file is missing, broken or not safe to read.
+    """
+    try:
+        return read_torch_file(fspath(path))
+    except UnsafeFileError:
+        # The published files hold their command line as a Namespace, which is data.
+        content = read_torch_file(fspath(path), allowed_types=[argparse.Namespace])
+        if not (isinstance(content, Mapping) and is_published(content)):
+            raise
+        return content
 
 
 def _open(source: Source, which: Which) -> _Contents:
-    if which not in _PUBLISHED_PREFIXES:
-        raise ValueError(f"which: expected student or teacher, got {which!r}")
+    if which not in get_args(Which):
+        raise LSHFMError(f"which: expected {' or '.join(get_args(Which))}, found {which!r}.")
     if isinstance(source, Mapping):
         name, content = "state dict", source
     else:
         name = fspath(source)
-        content = _read(name)
+        content = read_checkpoint(name)
     if not isinstance(content, Mapping):
         raise LSHFMError(f"{name}: expected a dict with weights, found {type(content).__name__}.")
+    contents = _find_weights(name, content, which)
+    if which == "teacher" and contents.network is None:
+        raise LSHFMError(f"{name}: holds one detector, no teacher besides it; leave which=student.")
+    return contents
+
+
+def _find_weights(name: str, content: Mapping[str, Any], which: Which) -> _Contents:
     if content.get("format") == _FORMAT:
         _check_version(name, content)
         return _describe(name, "detector file", content.get("state_dict"), content)
@@ -191,43 +237,52 @@ def _open(source: Source, which: Which) -> _Contents:
         return _describe(
             name, "Lightning checkpoint", _without_prefix(content.get("state_dict")), description
         )
-    if _is_published(content):
-        return _open_published(name, content["model"], which)
+    if is_published(content):
+        return _open_foreign(name, "published checkpoint", content["model"], which)
     if content and all(isinstance(value, Tensor) for value in content.values()):
-        return _Contents(name, "state dict", content)
+        return _open_foreign(name, "state dict", content, which)
     raise LSHFMError(
-        f"{name}: expected a detector's weights, found a dict of {_first(content)}. "
+        f"{name}: expected a detector's weights, found a dict of {few(content)}. "
         "Give a checkpoint of this project, a published one, or a state dict."
     )
 
 
-def _read(path: str) -> Any:
-    try:
-        return read_torch_file(path)
-    except UnsafeFileError:
-        # The published files hold their command line as a Namespace, which is data.
-        content = read_torch_file(path, allowed_types=[argparse.Namespace])
-        if not (isinstance(content, Mapping) and _is_published(content)):
-            raise
-        return content
-
-
-def _is_published(content: Mapping[str, Any]) -> bool:
-    return isinstance(content.get("model"), Mapping) and {"optimizer", "args"} <= content.keys()
-
-
-def _open_published(name: str, weights: Mapping[str, Tensor], which: Which) -> _Contents:
-    kind = "published checkpoint"
-    if any(key.startswith(f"{_PUBLISHED_PREFIXES['student']}backbone.") for key in weights):
-        prefix = _PUBLISHED_PREFIXES[which]
-        weights = {
-            key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
-        }
-        kind = f"{which} of a published checkpoint"
+def _open_foreign(name: str, kind: str, weights: Mapping[str, Tensor], which: Which) -> _Contents:
+    network = which if holds_pair(weights) else None
+    if network is not None:
+        weights, kind = take_network(weights, network), f"{network} of a {kind}"
     renamed = {rename_published_key(key): value for key, value in weights.items()}
-    # Later versions of the same training script write the same envelope with today's names and eps.
-    norm_eps = _PUBLISHED_FROZEN_BN_EPS if renamed.keys() != weights.keys() else None
-    return _Contents(name, kind, renamed, norm_eps=norm_eps)
+    # Batch norm that counts its batches was no FrozenBatchNorm2d.
+    is_old = renamed.keys() != weights.keys() and not any(_is_counter(key) for key in weights)
+    return _Contents(
+        name, kind, renamed, frozen_bn_eps=_OLD_FROZEN_BN_EPS if is_old else None, network=network
+    )
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith(".num_batches_tracked")
+
+
+def _describe_by_layout(
+    contents: _Contents, config: Mapping[str, Any] | None, class_names: Sequence[str] | None
+) -> dict[str, Any]:
+    if not config:
+        name = recognise_model(contents.weights)
+        if name is None:
+            raise LSHFMError(
+                f"{contents.source}: {contents.format}, which does not say what detector it belongs to. "
+                "Name it: model=<a file of conf/model> to evaluate it, model@teacher.detector=… as a teacher."
+            )
+        config = model_config(name)
+    if not class_names:
+        num_classes = count_classes(contents.weights) or 0
+        class_names = default_class_names(num_classes)
+        if class_names is None:
+            raise LSHFMError(
+                f"{contents.source}: {contents.format} of {num_classes} classes with background, whose names it "
+                "does not say. Give class_names or the data they are of."
+            )
+    return {"config": config, "num_classes": len(class_names) + 1, "class_names": class_names}
 
 
 def _check_version(name: str, description: Mapping[str, Any]) -> None:
@@ -241,9 +296,7 @@ def _check_version(name: str, description: Mapping[str, Any]) -> None:
 def _describe(name: str, kind: str, weights: Any, description: Mapping[str, Any]) -> _Contents:
     if not isinstance(weights, Mapping):
         raise LSHFMError(f"{name}: describes a detector but holds no state_dict.")
-    config = description.get("config")
-    norm_eps = config.get("norm_eps") if isinstance(config, Mapping) else None
-    return _Contents(name, kind, weights, description, norm_eps)
+    return _Contents(name, kind, weights, description)
 
 
 def _without_prefix(weights: Any) -> Any:
@@ -254,33 +307,43 @@ def _without_prefix(weights: Any) -> Any:
 
 
 def _load(detector: Detector, contents: _Contents) -> LoadReport:
-    _check_fit(detector, contents)
-    detector.load_state_dict(dict(contents.weights))
-    norm_eps = contents.norm_eps if _set_norm_eps(detector, contents.norm_eps) else None
+    expected = detector.state_dict()
+    # As in torchvision: FrozenBatchNorm2d takes the statistics of a trained BatchNorm2d, without its count.
+    weights = {
+        key: value for key, value in contents.weights.items() if key in expected or not _is_counter(key)
+    }
+    _check_fit(detector, contents, weights)
+    detector.load_state_dict(weights)
+    norm_eps = _norm_eps(detector.config, contents)
+    if norm_eps is not None:
+        _set_norm_eps(detector, norm_eps)
     names = None if contents.description is None else contents.description.get("class_names")
     return LoadReport(
         source=contents.source,
         format=contents.format,
-        num_tensors=len(contents.weights),
+        num_tensors=len(weights),
         class_names=tuple(names) if names else None,
         norm_eps=norm_eps,
     )
 
 
-def _set_norm_eps(detector: Detector, eps: float | None) -> bool:
-    config = detector.config
-    if eps is None or config["norm"] == "none":
-        return False
+def _norm_eps(config: Mapping[str, Any], contents: _Contents) -> float | None:
+    """The eps that the weights were trained with, None where nothing says so or there is no norm."""
+    if contents.description is not None and config["norm"] != "none":
+        return contents.description["config"].get("norm_eps")
+    return contents.frozen_bn_eps if config["norm"] == "frozen_bn" else None
+
+
+def _set_norm_eps(detector: Detector, eps: float) -> None:
     for name, module in detector.named_modules():
         # The body, of which a C4 detector has a part in its box head.
         if name.startswith(("backbone.", "roi_heads.box_head.")) and hasattr(module, "eps"):
             cast(Any, module).eps = eps
-    config["norm_eps"] = eps
-    return True
+    detector.config["norm_eps"] = eps
 
 
-def _check_fit(detector: Detector, contents: _Contents) -> None:
-    expected, given = detector.state_dict(), contents.weights
+def _check_fit(detector: Detector, contents: _Contents, given: Mapping[str, Tensor]) -> None:
+    expected = detector.state_dict()
     missing = [key for key in expected if key not in given]
     unexpected = [key for key in given if key not in expected]
     misshapen = [key for key in expected if key in given and given[key].shape != expected[key].shape]
@@ -289,13 +352,16 @@ def _check_fit(detector: Detector, contents: _Contents) -> None:
         return
     name = detector.config["name"]
     raise LSHFMError(
-        f"{contents.source} does not fit {name}: {len(missing)} tensors missing, {len(unexpected)} "
-        f"unexpected, {len(misshapen)} of another shape ({_first(wrong)}). "
-        f"Likely cause: {_likely_cause(expected, given, wrong)}."
+        f"{contents.source} ({contents.format}) does not fit {name}: {len(missing)} tensors missing, "
+        f"{len(unexpected)} unexpected, {len(misshapen)} of another shape ({few(wrong)}). "
+        f"Likely cause: {_likely_cause(name, expected, given, wrong)}."
+        + (" The file holds a student and its teacher: choose by which=…" if contents.network else "")
     )
 
 
-def _likely_cause(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], wrong: list[str]) -> str:
+def _likely_cause(
+    name: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], wrong: list[str]
+) -> str:
     if all("cls_score" in key or "bbox_pred" in key or "cls_logits" in key for key in wrong):
         scores = next((key for key in wrong if "cls_score.bias" in key or "cls_logits.bias" in key), wrong[0])
         sizes = (
@@ -304,17 +370,13 @@ def _likely_cause(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], w
             else ""
         )
         return f"another number of classes{sizes}"
+    recognised = recognise_model(given)
+    if recognised not in (None, name):
+        return f"another detector (the tensors look like {recognised})"
     if any(key.startswith("roi_heads.") for key in given) != any(
         key.startswith("roi_heads.") for key in expected
     ):
         return "another architecture (Faster R-CNN against RetinaNet)"
-    if any(rename_published_key(key) in expected for key in wrong if key not in expected):
-        return "names of an old torchvision; give the whole published file, not its state dict"
-    if any(key.startswith("backbone.body.") for key in wrong):
+    if any(key.startswith("backbone.") and not key.startswith("backbone.fpn.") for key in wrong):
         return "another backbone, width or norm"
     return "other sizes of the pyramid or the heads"
-
-
-def _first(keys: Iterable[str], count: int = 3) -> str:
-    keys = list(keys)
-    return ", ".join(str(key) for key in keys[:count]) + (", …" if len(keys) > count else "")

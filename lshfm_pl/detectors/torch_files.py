@@ -9,7 +9,7 @@ import torch
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["UnsafeFileError", "read_torch_file"]
+__all__ = ["UnsafeFileError", "download_torch_file", "read_torch_file"]
 
 _REFUSED_TYPE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 
@@ -50,3 +50,24 @@ def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> 
             f"{path}: not a whole file of torch.save ({path.stat().st_size} bytes). "
             "Copy or download it again, or give another path."
         ) from error
+
+
+def download_torch_file(url: str, *, check_hash: bool, key: str, advice: str) -> Any:
+    """Read a file of ``torch.save`` from the web, or from torch's cache, with ``weights_only=True``.
+
+    Args:
+        url: where it is.
+        check_hash: compare it with the hash in its name.
+        key: the setting that asked for it, for the message.
+        advice: what to do where it cannot be had.
+
+    Raises:
+        LSHFMError: it cannot be had, or is not what it should be.
+    """
+    try:
+        return torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=check_hash, weights_only=True
+        )
+    except Exception as error:  # no network, no such page, no room, wrong hash, not a file of torch.save
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise LSHFMError(f"{key}: {url} could not be had ({reason}). {advice}") from error

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
-from lshfm_pl.detectors.torch_files import read_torch_file
+from lshfm_pl.detectors.checkpoint import read_checkpoint
+from lshfm_pl.detectors.published import PUBLISHED_HASH_PREFIXES
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.calibration import BiasCalibration
 from lshfm_pl.mimic.features import MimicSize, class_activation, mimic_size
@@ -93,19 +94,16 @@ def _construct(head_type: Callable[..., Head], **settings: Any) -> Head:
 
 
 def read_hash_file(path: str | Path) -> Mapping[str, Any]:
-    """`weight` and `bias` of a hash from a file: {'weight', 'bias'}, or a training checkpoint of ours.
+    """`weight` and `bias` of a hash from a file: {'weight', 'bias'}, or a training checkpoint, ours or published.
 
     Raises:
         LSHFMError: no such file, or not a file of tensors.
     """
-    content = read_torch_file(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        state = content["state_dict"]
-        content = {
-            key.removeprefix(CHECKPOINT_PREFIX): value
-            for key, value in state.items()
-            if key.startswith(CHECKPOINT_PREFIX)
-        }
-    if not isinstance(content, Mapping) or "weight" not in content:
-        raise LSHFMError(f"distill.hash_weights: {path} holds no hash matrix 'weight' [H, D]")
-    return content
+    content = read_checkpoint(path)
+    if isinstance(content, Mapping):
+        states = [content, *(content[key] for key in ("state_dict", "model") if key in content)]
+        for state in (state for state in states if isinstance(state, Mapping)):
+            for prefix in ("", CHECKPOINT_PREFIX, *PUBLISHED_HASH_PREFIXES):
+                if f"{prefix}weight" in state:
+                    return {name: state.get(f"{prefix}{name}") for name in ("weight", "bias")}
+    raise LSHFMError(f"distill.hash_weights: {path} holds no hash matrix 'weight' [H, D]")

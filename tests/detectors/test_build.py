@@ -1,24 +1,18 @@
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from published_files import PUBLISHED
 from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.detectors import build_detector
 from lshfm_pl.detectors.backbones import FrozenStatsBatchNorm2d
-from lshfm_pl.detectors.checkpoint import rename_published_key
 from lshfm_pl.detectors.config import resolve_config
+from lshfm_pl.detectors.published import model_config as read_model_config
+from lshfm_pl.detectors.published import rename_published_key
 from lshfm_pl.errors import LSHFMError
 
-# Names, shapes and frozen parameters of the published detectors under torchvision 0.8.2.
-PUBLISHED = json.loads(
-    gzip.decompress((Path(__file__).parent.parent / "goldens/layouts/published.json.gz").read_bytes())
-)
 MODEL_FILES = sorted(path.stem for path in (CONFIG_DIR / "model").glob("[!_]*.yaml"))
 SMALL = [name for name in MODEL_FILES if name.endswith(("_small", "_tiny"))]
 
@@ -50,6 +44,11 @@ def test_every_model_file_composes_to_all_keys_and_builds(model_config, name):
     detector = build_without_memory(config)
     assert detector.config == config
     assert isinstance(detector, {"fasterrcnn": FasterRCNN, "retinanet": RetinaNet}[config["architecture"]])
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_model_files_are_read_as_hydra_composes_them(model_config, name):
+    assert read_model_config(name) == model_config(name)
 
 
 def test_every_published_pairing_has_its_files():

@@ -1,41 +1,19 @@
 import argparse
-import gzip
-import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from procedural_weights import procedural_state_dict
+from published_files import PUBLISHED, old_names, published_file, published_layout
 from torchvision.ops import FrozenBatchNorm2d
 
 from lshfm_pl.detectors import build_detector, detector_checkpoint, load_detector, load_weights
-from lshfm_pl.detectors.checkpoint import detector_description, rename_published_key
+from lshfm_pl.detectors.checkpoint import detector_description
+from lshfm_pl.detectors.published import rename_published_key
 from lshfm_pl.errors import LSHFMError
 
-PUBLISHED = json.loads(
-    gzip.decompress((Path(__file__).parent.parent / "goldens/layouts/published.json.gz").read_bytes())
-)
 NAMES = ("circle", "square", "star")
 TINY = ("fasterrcnn_resnet10fpn_tiny", "retinanet_resnet10fpn_tiny")
-
-
-def published_file(path, weights, **changes):
-    """What the published training script writes."""
-    content = {
-        "model": weights,
-        "optimizer": {"state": {}, "param_groups": []},
-        "lr_scheduler": {"last_epoch": 23},
-        "args": argparse.Namespace(model="retinanet_r50_with_r101", beta=7.0),
-        "epoch": 23,
-        **changes,
-    }
-    torch.save(content, path)
-    return path
-
-
-def published_layout(name):
-    return PUBLISHED["detectors"][name]["tensors"]
 
 
 def tiny(model_config, name=TINY[0], seed=0, num_classes=4, **changes):
@@ -181,15 +159,12 @@ def test_student_and_teacher_of_a_published_distillation_checkpoint(model_config
             assert torch.equal(detector.state_dict()[rename_published_key(key)], value)
 
 
-def test_published_checkpoint_with_its_detector_named(model_config, tmp_path):
-    path = published_file(
-        tmp_path / "vgg.ckpt", procedural_state_dict(published_layout("retinanet_vgg11fpn"))
-    )
+def test_published_checkpoint_with_its_detector_and_classes_named(model_config, tmp_path):
+    path = published_file(tmp_path / "tiny.ckpt", old_names(tiny(model_config).state_dict()))
     with pytest.raises(LSHFMError, match=r"published checkpoint, which does not say what detector"):
-        load_detector(path)
-    names = [f"class {label}" for label in range(1, 21)]
-    detector = load_detector(path, config=model_config("retinanet_vgg11fpn"), class_names=names)
-    assert detector.class_names == tuple(names)
+        load_detector(path, class_names=NAMES)
+    detector = load_detector(path, config=model_config(TINY[0]), class_names=NAMES)
+    assert detector.class_names == NAMES
     assert not detector.training
 
 
@@ -217,7 +192,8 @@ def test_what_does_not_fit_is_refused_with_its_likely_cause(model_config, tmp_pa
     detector = tiny(model_config, seed=1, **target)
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     with pytest.raises(
-        LSHFMError, match=rf"other\.ckpt does not fit {detector.config['name']}: .*{message}"
+        LSHFMError,
+        match=rf"other\.ckpt \(detector file\) does not fit {detector.config['name']}: .*{message}",
     ) as error:
         load_weights(detector, path)
     assert "\n" not in str(error.value)
@@ -232,18 +208,10 @@ def test_published_checkpoint_of_another_backbone_or_class_count_is_refused(mode
     with torch.device("meta"):
         vgg16 = build_detector(model_config("retinanet_vgg16fpn"), num_classes=21, load_backbone=False)
         three = build_detector(model_config("retinanet_vgg11fpn"), num_classes=3, load_backbone=False)
-    with pytest.raises(LSHFMError, match="another backbone"):
+    with pytest.raises(LSHFMError, match=r"another detector \(the tensors look like retinanet_vgg11fpn\)"):
         load_weights(vgg16, path)
     with pytest.raises(LSHFMError, match=r"another number of classes .* has 189 values, expected 27"):
         load_weights(three, path)
-
-
-def test_old_names_outside_their_file_are_recognised(model_config):
-    weights = {}
-    for key, value in tiny(model_config).state_dict().items():
-        weights[key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")] = value
-    with pytest.raises(LSHFMError, match="names of an old torchvision; give the whole published file"):
-        load_weights(tiny(model_config), weights)
 
 
 class RunsACommand:
@@ -268,6 +236,24 @@ def test_namespace_is_allowed_in_published_files_only(tmp_path):
     torch.save({"state_dict": {}, "hyper_parameters": argparse.Namespace(lr=1)}, path)
     with pytest.raises(LSHFMError, match=r"args\.ckpt: holds argparse\.Namespace"):
         load_detector(path)
+
+
+def test_evaluation_settings_go_before_those_of_the_file(model_config, tmp_path):
+    for name, key in zip(TINY, ("box_score_thresh", "score_thresh"), strict=True):
+        torch.save(detector_checkpoint(tiny(model_config, name)), tmp_path / "file.ckpt")
+        detector = load_detector(tmp_path / "file.ckpt", evaluation={"score_thresh": 0.3, "nms_thresh": None})
+        assert detector.config == model_config(name, **{key: 0.3})
+    detector = load_detector(tmp_path / "file.ckpt", evaluation={"postprocess": "published"})
+    assert detector.postprocess == "published"
+    with pytest.raises(LSHFMError, match="postprocess: expected one of torchvision, published, found 'old'"):
+        load_detector(tmp_path / "file.ckpt", evaluation={"postprocess": "old"})
+
+
+@pytest.mark.parametrize("which", ["teacher", "both"])
+def test_file_of_one_detector_has_no_teacher(model_config, tmp_path, which):
+    torch.save(detector_checkpoint(tiny(model_config)), tmp_path / "file.ckpt")
+    with pytest.raises(LSHFMError, match="holds one detector, no teacher|expected student or teacher, found"):
+        load_detector(tmp_path / "file.ckpt", which=which)
 
 
 @pytest.mark.parametrize(

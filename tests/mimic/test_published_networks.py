@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from procedural_weights import procedural_state_dict
+from published_files import published_file, published_layout
 
-from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.detectors import build_detector, load_weights
-from lshfm_pl.detectors.checkpoint import rename_published_key
+from lshfm_pl.detectors import build_detector, load_weights, model_config
 from lshfm_pl.mimic import LSHL2, make_tap
+from lshfm_pl.mimic.build import read_hash_file
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "goldens/mimic/end_to_end_forward.json").read_text())
 BETA = 7.0
@@ -29,33 +27,26 @@ def images():
     return [torch.from_numpy(generator.random_sample(shape).astype(np.float32)) for shape in shapes]
 
 
-def detector_with_procedural_weights(name, prefix):
-    """Loaded from an in-memory published file, so that renaming and eps 0 take part."""
-    with initialize_config_dir(str(CONFIG_DIR / "model"), version_base="1.3"):
-        config = OmegaConf.to_container(compose(name))
-    config["min_size"] = [128]
+def write_pair(folder, student_name, teacher_name, hash_key, num_hashes, num_features):
+    """A distillation checkpoint as the published code writes it."""
+    weights = {}
+    for prefix, name in (("t_", teacher_name), ("s_", student_name)):
+        part = procedural_state_dict(published_layout(name), prefix)
+        weights.update({prefix + key: value for key, value in part.items()})
+    hash_layout = [(f"{hash_key}.weight", (num_hashes, num_features)), (f"{hash_key}.bias", (num_hashes,))]
+    return published_file(folder / "pair.ckpt", {**weights, **procedural_state_dict(hash_layout)})
+
+
+def load_network(path, name, which):
+    config = {**model_config(name), "min_size": [128]}
     detector = build_detector(config, num_classes=21, load_backbone=False)
-    layout = [(old_name(key), value.shape) for key, value in detector.state_dict().items()]
-    weights = procedural_state_dict(layout, prefix)
-    assert {rename_published_key(key) for key in weights} == set(detector.state_dict())
-    load_weights(detector, {"model": weights, "optimizer": {}, "lr_scheduler": {}, "args": None, "epoch": 0})
+    load_weights(detector, path, which=which)
     return detector
 
 
-def old_name(key):
-    for kind in ("inner_blocks", "layer_blocks"):
-        for level in range(4):
-            key = key.replace(f"{kind}.{level}.0.", f"{kind}.{level}.")
-    key = key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
-    for index in range(3, -1, -1):
-        for head in ("classification_head", "regression_head"):
-            key = key.replace(f"{head}.conv.{index}.0.", f"{head}.conv.{2 * index}.")
-    return key
-
-
-def hash_head(key, num_hashes, num_features):
-    head = LSHL2(num_features, num_hashes=num_hashes, beta=BETA)
-    head.load_hash({"weight": procedural_state_dict([(key, (num_hashes, num_features))])[key]}, key)
+def hash_head(path, num_features):
+    head = LSHL2(num_features, beta=BETA)
+    head.load_hash(read_hash_file(path), str(path))
     return head
 
 
@@ -77,15 +68,16 @@ def assert_agrees(tensor, summary, ordered=True):
         ("retinanet_r50_with_r101", "retinanet_resnet50fpn", "retinanet_resnet101fpn"),
     ],
 )
-def test_retinanet_losses_and_features(case, student_name, teacher_name):
+def test_retinanet_losses_and_features(tmp_path, case, student_name, teacher_name):
     golden = GOLDEN[case]
-    student = detector_with_procedural_weights(student_name, "s_").train()
-    teacher = detector_with_procedural_weights(teacher_name, "t_").eval()
+    path = write_pair(tmp_path, student_name, teacher_name, "feat_KD_loss.LSH_weight", 64, 2304)
+    student = load_network(path, student_name, "student").train()
+    teacher = load_network(path, teacher_name, "teacher").eval()
     tap = make_tap(student, teacher)
     with tap.recording():
         losses = student(images(), TARGETS)
     pair = tap.pair()
-    mimic = hash_head("feat_KD_loss.LSH_weight.weight", 64, 2304)(*pair)
+    mimic = hash_head(path, 2304)(*pair)
 
     for name in ("classification", "bbox_regression"):
         assert losses[name].item() == pytest.approx(golden["losses"][name], rel=1e-5)
@@ -100,10 +92,12 @@ def test_retinanet_losses_and_features(case, student_name, teacher_name):
 
 
 @pytest.mark.slow
-def test_faster_rcnn_features_and_mimic_loss():
+def test_faster_rcnn_features_and_mimic_loss(tmp_path):
     golden = GOLDEN["fasterrcnn_r50_with_r101"]
-    student = detector_with_procedural_weights("fasterrcnn_resnet50fpn", "s_").eval()
-    teacher = detector_with_procedural_weights("fasterrcnn_resnet101fpn", "t_").eval()
+    student_name, teacher_name = "fasterrcnn_resnet50fpn", "fasterrcnn_resnet101fpn"
+    path = write_pair(tmp_path, student_name, teacher_name, "KD_loss.LSH_weight", 256, 1024)
+    student = load_network(path, student_name, "student").eval()
+    teacher = load_network(path, teacher_name, "teacher").eval()
     proposals = [torch.tensor(boxes) for boxes in golden["proposals"]]
     tap = make_tap(student, teacher)
     with tap.recording():
@@ -129,5 +123,5 @@ def test_faster_rcnn_features_and_mimic_loss():
     assert_agrees(pair.student_ND, golden["s_box_features"])
     assert_agrees(pair.teacher_ND, golden["t_box_features"])
     assert_agrees(student.roi_heads.box_predictor(features)[0], golden["s_class_logits"])
-    mimic = hash_head("KD_loss.LSH_weight.weight", 256, 1024)(*pair)
+    mimic = hash_head(path, 1024)(*pair)
     assert mimic.item() == pytest.approx(golden["kd_loss"], rel=1e-5)

@@ -1,0 +1,169 @@
+"""Weights that others wrote: old names, students with their teachers in one file, and what detector they are."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.data import VOC_CLASSES
+from lshfm_pl.errors import LSHFMError
+
+__all__ = [
+    "PUBLISHED_HASH_PREFIXES",
+    "Which",
+    "count_classes",
+    "default_class_names",
+    "holds_pair",
+    "is_published",
+    "model_config",
+    "recognise_model",
+    "rename_published_key",
+    "take_network",
+    "torchvision_weights",
+]
+
+Which = Literal["student", "teacher"]
+
+#: How the published distillation checkpoints tell the two networks apart.
+_NETWORK_PREFIXES: dict[Which, str] = {"student": "s_", "teacher": "t_"}
+#: Where they keep the hash matrix: Faster R-CNN, RetinaNet.
+PUBLISHED_HASH_PREFIXES = ("KD_loss.LSH_weight.", "feat_KD_loss.LSH_weight.")
+
+_PYRAMID_BLOCK = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)")
+_RPN_CONV = re.compile(r"(rpn\.head\.conv)\.(weight|bias)")
+_RETINANET_TOWER = re.compile(r"((?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)")
+
+#: Bodies by their number of convolutions, shortcuts included.
+_BODIES = {20: "resnet18", 36: "resnet34", 53: "resnet50", 104: "resnet101", 8: "vgg11", 13: "vgg16"}
+_BODY_TENSOR = re.compile(r"backbone\.(?!fpn\.)|roi_heads\.box_head\.0\.")
+
+
+def rename_published_key(key: str) -> str:
+    """Turn a parameter's name of torchvision 0.8 into today's; names that did not change stay as they are."""
+    key = _PYRAMID_BLOCK.sub(r"\1.0.\2", key)
+    key = _RPN_CONV.sub(r"\1.0.0.\2", key)
+    # Convolutions and ReLUs took turns in the old tower, so the convolutions had the even indices.
+    return _RETINANET_TOWER.sub(lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}", key)
+
+
+def is_published(content: Mapping[str, Any]) -> bool:
+    """Whether a file's content is ``{'model', 'optimizer', 'lr_scheduler', 'args', 'epoch'}``."""
+    return isinstance(content.get("model"), Mapping) and {"optimizer", "args"} <= content.keys()
+
+
+def holds_pair(weights: Mapping[str, Any]) -> bool:
+    """Whether a state dict is of a student together with its teacher."""
+    return any(key.startswith(f"{_NETWORK_PREFIXES['student']}backbone.") for key in weights)
+
+
+def take_network(weights: Mapping[str, Tensor], which: Which) -> dict[str, Tensor]:
+    """The tensors of one network of a pair, without its prefix."""
+    prefix = _NETWORK_PREFIXES[which]
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def recognise_model(weights: Mapping[str, Tensor]) -> str | None:
+    """Name the file of ``conf/model`` that a state dict with today's names looks like, None if there is none.
+
+    Architecture, pyramid, norm and number of convolutions tell the published detectors apart; whether every
+    tensor fits is for the loading to see.
+    """
+    architectures = {"roi_heads.": "fasterrcnn", "head.": "retinanet"}
+    architecture = next(
+        (architectures[p] for p in architectures if any(k.startswith(p) for k in weights)), None
+    )
+    body = [key for key in weights if _BODY_TENSOR.match(key)]
+    backbone = _BODIES.get(sum(weights[key].ndim == 4 for key in body))
+    if architecture is None or backbone is None:
+        return None
+    is_resnet = backbone.startswith("resnet")
+    norm = "bn" if not is_resnet and any(key.endswith("running_var") for key in body) else ""
+    neck = "fpn" if any(key.startswith("backbone.fpn.") for key in weights) else "c4" if is_resnet else ""
+    name = f"{architecture}_{backbone}{norm}{neck}"
+    return name if (CONFIG_DIR / "model" / f"{name}.yaml").is_file() else None
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """Read a file of ``conf/model``.
+
+    Args:
+        name: of the file, without its ending.
+
+    Returns:
+        All keys of the detector, as ``build_detector`` takes them.
+
+    Raises:
+        LSHFMError: there is no such file.
+    """
+    folder = CONFIG_DIR / "model"
+    if not (folder / f"{name}.yaml").is_file():
+        names = sorted(path.stem for path in folder.glob("[!_]*.yaml"))
+        raise LSHFMError(f"model: expected one of {', '.join(names)}, found {name!r}.")
+    return _merged(folder, name)
+
+
+def _merged(folder: Path, name: str) -> dict[str, Any]:
+    # Hydra cannot compose within one of its own commands. Here its defaults are files of the same folder.
+    content = dict(OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml")))  # type: ignore[arg-type]
+    merged: dict[str, Any] = {}
+    for base in content.pop("defaults", ["_self_"]):
+        merged |= content if base == "_self_" else _merged(folder, base)
+    return merged
+
+
+def count_classes(weights: Mapping[str, Tensor]) -> int | None:
+    """Count the classes of a state dict with today's names, background included; None without a classifier."""
+    cls_score = weights.get("roi_heads.box_predictor.cls_score.bias")
+    if cls_score is not None:
+        return len(cls_score)
+    cls_logits = weights.get("head.classification_head.cls_logits.bias")
+    bbox_reg = weights.get("head.regression_head.bbox_reg.bias")
+    if cls_logits is None or bbox_reg is None:
+        return None
+    # Both have a value for each anchor of a location, the one per class and the other per coordinate.
+    return 4 * len(cls_logits) // len(bbox_reg)
+
+
+def default_class_names(num_classes: int) -> tuple[str, ...] | None:
+    """The names of labels 1, 2, … of the usual data sets: VOC's for 21 classes, COCO's for 91; else None."""
+    if num_classes == len(VOC_CLASSES) + 1:
+        return VOC_CLASSES
+    coco = _class_names(get_model_weights("fasterrcnn_resnet50_fpn")["COCO_V1"])
+    return coco if num_classes == len(coco) + 1 else None
+
+
+def torchvision_weights(name: str, architecture: str, backbone: str) -> tuple[str, tuple[str, ...]]:
+    """Find torchvision's weights of a detector with a pyramid.
+
+    Args:
+        name: of the weights in torchvision, such as ``COCO_V1``.
+        architecture: ``fasterrcnn`` or ``retinanet``.
+        backbone: such as ``resnet50``.
+
+    Returns:
+        The URL, and the class names of labels 1, 2, ….
+
+    Raises:
+        LSHFMError: torchvision has none.
+    """
+    try:
+        weights = get_model_weights(f"{architecture}_{backbone}_fpn")[name]
+    except (ValueError, KeyError) as error:
+        raise LSHFMError(
+            f"weights: torchvision has no {name} of a {architecture} with {backbone}; it has COCO_V1 of "
+            "fasterrcnn_resnet50fpn and retinanet_resnet50fpn."
+        ) from error
+    return weights.url, _class_names(weights)
+
+
+def _class_names(weights: Any) -> tuple[str, ...]:
+    """Torchvision's category names without the background; COCO skips some labels, whose names would repeat."""
+    names = weights.meta["categories"]
+    return tuple(
+        f"unused_{label}" if names[label] == "N/A" else names[label] for label in range(1, len(names))
+    )

@@ -1,0 +1,85 @@
+"""`python -m lshfm_pl.import_checkpoint`: any detector file becomes one that describes itself."""
+
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lshfm_pl import cli
+from lshfm_pl.cli import as_dict
+from lshfm_pl.detectors import Detector, detector_checkpoint, load_detector, load_torchvision_detector
+from lshfm_pl.errors import LSHFMError, few
+
+__all__ = ["import_checkpoint"]
+
+
+def import_checkpoint(config: DictConfig) -> Path:
+    """Write the detector in `config.src`, or torchvision's `config.weights`, to `config.dst`; returns its path.
+
+    The new file holds the detector alone with its configuration and class names: wherever a checkpoint is asked
+    for, it needs nothing besides.
+
+    Raises:
+        LSHFMError: `dst` is there already, not one of `src` and `weights` is given, or it does not load.
+    """
+    target = Path(config.dst)
+    if target.exists() and not config.overwrite:
+        raise LSHFMError(f"dst: {target} is there already; give another path, or overwrite=true")
+    if (config.src is None) == (config.weights is None):
+        raise LSHFMError("import_checkpoint: give src=<file>, or weights=COCO_V1 with model=…")
+    class_names = given_class_names(config)
+    detector = load(config, class_names)
+    if class_names is not None and detector.class_names != class_names:
+        raise LSHFMError(
+            f"class_names: {config.src or config.weights} says for itself that its classes are "
+            f"{few(detector.class_names)}; found {few(class_names)}"
+        )
+    write(detector, target)
+    print(f"{detector.load_report}")
+    print(
+        f"{target}: {detector.config['name']}, {len(detector.class_names)} classes ({few(detector.class_names)})"
+    )
+    return target
+
+
+def given_class_names(config: DictConfig) -> tuple[str, ...] | None:
+    """The names of `class_names`, or of the data set of `data`; None for neither."""
+    if config.class_names is not None:
+        return tuple(str(name) for name in config.class_names)
+    if config.get("data") is None:
+        return None
+    datamodule = instantiate(config.data)
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    return tuple(datamodule.class_names)
+
+
+def load(config: DictConfig, class_names: tuple[str, ...] | None) -> Detector:
+    """The detector of `src` or `weights`."""
+    model = as_dict(config.get("model"))
+    if config.weights is not None:
+        return load_torchvision_detector(config.weights, model)
+    return load_detector(config.src, config=model, class_names=class_names, which=config.which)
+
+
+def write(detector: Detector, target: Path) -> None:
+    """Write the file so that a reader sees the old one or the whole new one."""
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(detector_checkpoint(detector), temporary)
+        temporary.replace(target)
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter where a disk is full
+        temporary.unlink(missing_ok=True)
+        raise LSHFMError(f"dst: {target} cannot be written ({error})") from error
+
+
+@cli.main("import_checkpoint")
+def main(config: DictConfig) -> None:
+    """Import one file."""
+    import_checkpoint(config)
+
+
+if __name__ == "__main__":
+    main()
