@@ -105,8 +105,7 @@ class COCODetection(DetectionDataset):
             seed=seed,
         )
         self.categories = file.categories
-        self._unused = {unused_name(label) for label in range(1, len(self.class_names) + 1)}
-        self._unused -= set(file.categories.values())
+        self._unused = set(self.class_names) - set(file.categories.values())
         self._counts = {
             "crowd": int(file.crowd.sum()),
             "dropped_boxes": int((~has_area & ~file.crowd).sum()) if training else 0,
