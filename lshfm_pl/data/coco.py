@@ -82,6 +82,7 @@ class COCODetection(DetectionDataset):
             kept &= image_kept[file.image_index]
             if not image_kept.any():
                 raise LSHFMError(f"No image in {file.path} has an object to learn. Annotate some.")
+        area = file.area.astype(np.float32)  # float64 can't go to every device
         labels = np.array([label_of[category_id] for category_id in file.category_ids.tolist()], np.int64)
         super().__init__(
             [
@@ -94,7 +95,7 @@ class COCODetection(DetectionDataset):
                     labels=labels[of_image],
                     difficult=np.full(len(of_image), False),
                     crowd=file.crowd[of_image],
-                    area=file.area[of_image],
+                    area=area[of_image],
                 )
                 for index, of_image in enumerate(_by_image(file.image_index, kept, len(paths)))
                 if image_kept[index]
@@ -104,8 +105,7 @@ class COCODetection(DetectionDataset):
             seed=seed,
         )
         self.categories = file.categories
-        self._unused = {unused_name(label) for label in range(1, len(self.class_names) + 1)}
-        self._unused -= set(file.categories.values())
+        self._unused = set(self.class_names) - set(file.categories.values())
         self._counts = {
             "crowd": int(file.crowd.sum()),
             "dropped_boxes": int((~has_area & ~file.crowd).sum()) if training else 0,

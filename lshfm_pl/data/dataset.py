@@ -28,7 +28,7 @@ class DetectionRecord:
     """One annotated image.
 
     `boxes` float32 [N, 4] are (x1, y1, x2, y2) in pixels, 0-based and continuous; `labels` int64 [N] are
-    1..C; `difficult` bool [N]; `crowd` bool [N] and `area` float64 [N] in square pixels are None where the
+    1..C; `difficult` bool [N]; `crowd` bool [N] and `area` float32 [N] in square pixels are None where the
     format has none. `width` and `height` are in pixels, as the annotation states them.
     """
 
@@ -49,7 +49,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     An item is `(image, target)`: image uint8 [3, H, W] RGB; target with `boxes` float32 [N, 4] (x1, y1, x2,
     y2 in pixels, 0-based, continuous), `labels` int64 [N] in 1..C (0 is background), `difficult` bool [N],
-    where the records have them `crowd` bool [N] and `area` float64 [N], and `image_id` int64 [], the position
+    where the records have them `crowd` bool [N] and `area` float32 [N], and `image_id` int64 [], the position
     in the data set.
 
     The key of an item is an int, or a `Draw(index, epoch)`: random transforms depend on (seed, epoch, index)

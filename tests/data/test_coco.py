@@ -61,7 +61,7 @@ def test_evaluation_has_every_image_and_annotation_as_the_file_states_them(tmp_p
         "labels": torch.int64,
         "difficult": torch.bool,
         "crowd": torch.bool,
-        "area": torch.float64,
+        "area": torch.float32,
         "image_id": torch.int64,
     }
     assert dataset[0][1]["crowd"].tolist() == [True]
@@ -212,7 +212,7 @@ def test_every_object_is_the_one_that_pycocotools_reads(tmp_path, seed, capsys):
         expected = reference.loadAnns(reference.getAnnIds(imgIds=[int(record.image_id)]))
         assert target["labels"].tolist() == [entry["category_id"] for entry in expected]
         assert target["crowd"].tolist() == [entry["iscrowd"] == 1 for entry in expected]
-        assert target["area"].tolist() == [entry["area"] for entry in expected]
+        assert target["area"].tolist() == pytest.approx([entry["area"] for entry in expected], rel=1e-6)
         for box, entry in zip(target["boxes"].tolist(), expected, strict=True):
             x, y, width, height = entry["bbox"]
             assert box == pytest.approx([x, y, x + width, y + height], abs=1e-5)
