@@ -17,10 +17,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = ["CONFIG_DIR", "as_dict", "in_multirun", "is_main_process", "job_command", "main"]
-
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 EXPECTED_WARNINGS = (
     r".*Experiment logs directory",  # the CSV logger shares the run's folder with everything else

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,9 +18,12 @@ from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detecto
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS
 from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.mimic import make_tap
+from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
 from lshfm_pl.modules import DetectionModule
 from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS
 from lshfm_pl.results import write_json
+from lshfm_pl.train import load_teacher
 
 __all__ = ["evaluate"]
 
@@ -42,6 +46,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             f"data: expected the checkpoint's classes {few(detector.class_names, 20)}; "
             f"found {few(class_names, 20)}"
         )
+    agreement = measure_agreement(config, detector, datamodule)
     module = DetectionModule(detector)
     trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
     trainer.test(module, datamodule=datamodule, verbose=False)
@@ -50,9 +55,12 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             "checkpoint": str(config.checkpoint or config.weights),
             "model": detector.config["name"],
             "metrics": module.results,
+            "agreement": agreement,
         }
         write_json(results, Path(config.output_dir) / "results.json")
         print(metrics_table(module.results))
+        if agreement is not None:
+            print(f"\n{agreement_table(agreement)}")
         log.info("results in %s", Path(config.output_dir) / "results.json")
     return module.results
 
@@ -72,6 +80,23 @@ def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
     return load_detector(
         config.checkpoint, config=model, class_names=class_names, which=config.which, evaluation=evaluation
     )
+
+
+def measure_agreement(
+    config: DictConfig, detector: Detector, datamodule: DetectionDataModule
+) -> dict[str, float] | None:
+    """How alike the features of `config.teacher` and the detector are on test images; None without a teacher.
+
+    Raises:
+        LSHFMError: the teacher does not load, has other classes or features of another length.
+    """
+    if config.teacher.checkpoint is None and config.teacher.weights is None:
+        return None
+    teacher = load_teacher(config, datamodule.class_names)
+    make_tap(detector, teacher)  # refuses what cannot be compared
+    device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu") else "cpu"
+    sample = datamodule.sample_dataloader(config.teacher.num_images, "test")
+    return feature_agreement(*collect_features([detector.to(device), teacher.to(device)], sample))
 
 
 def load_data(config: DictConfig) -> DetectionDataModule:
@@ -109,6 +134,14 @@ def metrics_table(metrics: dict[str, float]) -> str:
             lines.append(f"| {name} | {' | '.join(cells)} |")
     if absent:
         lines += ["", f"Without ground truth: {', '.join(absent)}"]
+    return "\n".join(lines)
+
+
+def agreement_table(agreement: dict[str, float]) -> str:
+    """What `feature_agreement` returns as Markdown."""
+    lines = ["| student and teacher features | | |", "|---|---:|---|"]
+    for name, description in AGREEMENT_DESCRIPTIONS.items():
+        lines.append(f"| {name} | {agreement[name]:.4g} | {description} |")
     return "\n".join(lines)
 
 

@@ -38,7 +38,7 @@ def run_results(
     if teacher is not None:
         teacher_entry = {
             "name": teacher,
-            "checkpoint": config.teacher.checkpoint,
+            "checkpoint": config.teacher.weights or config.teacher.checkpoint,
             "metrics": dict(teacher_metrics) if teacher_metrics else None,
         }
     return {

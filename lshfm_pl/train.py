@@ -171,23 +171,19 @@ def keep_old_metrics(output_dir: Path) -> None:
 
 
 def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
-    """The detector in `teacher.checkpoint`, or torchvision's `teacher.weights` of `teacher.detector`.
+    """torchvision's `teacher.weights` of `teacher.detector` if given, else the detector in `teacher.checkpoint`.
 
     `teacher.detector` is the config of a checkpoint that does not say it; `teacher.which` chooses the network of a
     published one that holds two.
 
     Raises:
-        LSHFMError: not one of both given, weights that do not load, or other classes than the data's.
+        LSHFMError: neither given, weights that do not load, or other classes than the data's.
     """
     path, weights, named = config.teacher.checkpoint, config.teacher.weights, as_dict(config.teacher.detector)
     if path is None and weights is None:
         raise LSHFMError(
             f"distill={config.distill.name} needs a teacher: give teacher.checkpoint=<file> "
             "(best.ckpt or last.ckpt of a run, or a published file), or teacher.weights=COCO_V1"
-        )
-    if path is not None and weights is not None:
-        raise LSHFMError(
-            f"teacher: expected one of checkpoint and weights, found {path} and {weights}; set one to null"
         )
     if weights is not None:
         teacher = load_torchvision_detector(weights, named)
@@ -198,7 +194,7 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
         log.info("teacher: %s says that it holds %s, which goes before %s", path, name, named["name"])
     if teacher.class_names != class_names:
         raise LSHFMError(
-            f"teacher: expected one of the data's classes {few(class_names, 20)}; {path or weights} has "
+            f"teacher: expected one of the data's classes {few(class_names, 20)}; {weights or path} has "
             f"{few(teacher.class_names, 20)}"
         )
     return teacher

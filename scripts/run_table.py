@@ -122,10 +122,11 @@ def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teach
 
 def evaluate_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:
     """What `lshfm_pl.evaluate` needs for the teacher's file of a row."""
-    detector = config.teacher.detector
+    detector, postprocess = config.teacher.detector, config.model.get("postprocess")
     return [
         f"checkpoint={quoted(Path(config.teacher.checkpoint))}",
         *([f"model={detector.name}"] if detector is not None else []),
+        *([f"postprocess={postprocess}"] if postprocess is not None else []),
         f"data={config.hydra.runtime.choices.data}",
         *(item for item in overrides if EVALUATE_OVERRIDE.match(item)),
     ]

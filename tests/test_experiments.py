@@ -263,6 +263,7 @@ def test_loss_and_teacher_are_the_published_ones(name):
     assert distill.get("num_hashes") == row.num_hashes
     if row.teacher is not None:
         assert (teacher["detector"]["name"], teacher["checkpoint"]) == row.teacher
+        assert teacher["detector"].get("postprocess") == config["model"].get("postprocess")
         assert "distill:\n  beta: " in (EXPERIMENTS / f"{name}.yaml").read_text()
     if row.loss in ("lsh", "lshl2"):
         assert (distill["hash_loss"], distill["std"], distill.get("bias", 0)) == ("bce", None, 0)

@@ -123,6 +123,30 @@ def test_evaluate_gives_the_same_numbers_from_the_file_alone(pair, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["metrics"]["AP50"] == figures["AP50"]
 
 
+def test_evaluate_tells_how_alike_the_teacher_is(pair, tmp_path, capsys):
+    teacher, student, _ = pair
+
+    def agreement(checkpoint):
+        overrides = [
+            f"checkpoint={checkpoint}/checkpoints/last.ckpt",
+            f"teacher.checkpoint={teacher}/checkpoints/last.ckpt",
+            "teacher.num_images=5",
+            f"output_dir={tmp_path}",
+            "trainer.accelerator=cpu",
+        ]
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            evaluate(compose("evaluate", overrides=overrides))
+        return read_results(tmp_path)["agreement"]
+
+    own = agreement(teacher)
+    assert (own["cosine"], own["centred_bit_agreement"], own["mse"]) == (pytest.approx(1), 1, 0)
+    assert 5 < own["num_features"] <= 5 * 16
+    other = agreement(student)
+    assert 0 < other["cosine"] < 1
+    assert other["teacher_norm"] == pytest.approx(own["teacher_norm"])
+    assert "mean cosine of student and teacher feature" in capsys.readouterr().out
+
+
 def test_resumed_run_goes_on_from_its_epoch(pair, data_root, tmp_path):
     _, student, _ = pair
     model = read_results(student)["model"]

@@ -179,24 +179,24 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         """Each test image once, in order."""
         return self._evaluation_loader(self.test_set)
 
-    def sample_dataloader(self, num_images: int) -> DataLoader:
-        """An evenly spaced sample of the training set, as for calibration: always the same images, in order.
+    def sample_dataloader(self, num_images: int, split: str = "train") -> DataLoader:
+        """An evenly spaced sample of a set, as for calibration: always the same images, in order.
 
-        Targets are those of training; nothing is random. Every process gets the whole sample.
+        Nothing is random. Every process gets the whole sample.
 
         Args:
             num_images: at least 1; all images if there are no more.
+            split: train, val or test.
 
         Raises:
             LSHFMError: a number below 1.
         """
         if num_images < 1:
-            raise LSHFMError(f"The sample of training images needs at least one image, found {num_images}.")
-        number = len(self.train_set)
-        count = min(num_images, number)
-        sample = Subset(
-            self.train_set.without_transforms(), [step * number // count for step in range(count)]
-        )
+            raise LSHFMError(f"The sample of {split} images needs at least one image, found {num_images}.")
+        dataset = self._set(split)
+        count = min(num_images, len(dataset))
+        positions = [step * len(dataset) // count for step in range(count)]
+        sample = Subset(dataset.without_transforms(), positions)
         return DataLoader(sample, batch_size=self.batch_size, **self._loader_arguments())
 
     def _evaluation_loader(self, dataset: DetectionDataset) -> DataLoader:

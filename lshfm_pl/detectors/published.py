@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data import VOC_CLASSES
+from lshfm_pl.data.coco import unused_name
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = [
     "PUBLISHED_HASH_PREFIXES",
@@ -165,5 +166,5 @@ def _class_names(weights: Any) -> tuple[str, ...]:
     """Torchvision's category names without the background; COCO skips some labels, whose names would repeat."""
     names = weights.meta["categories"]
     return tuple(
-        f"unused_{label}" if names[label] == "N/A" else names[label] for label in range(1, len(names))
+        unused_name(label) if names[label] == "N/A" else names[label] for label in range(1, len(names))
     )

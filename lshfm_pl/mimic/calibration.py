@@ -14,7 +14,13 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.features import ground_truth_features
 from lshfm_pl.mimic.heads import LSH, Centre
 
-__all__ = ["ROWS_PER_IMAGE", "BiasCalibration", "collect_features", "feature_agreement"]
+__all__ = [
+    "AGREEMENT_DESCRIPTIONS",
+    "ROWS_PER_IMAGE",
+    "BiasCalibration",
+    "collect_features",
+    "feature_agreement",
+]
 
 Batches = Iterable[tuple[list[Tensor], list[dict[str, Tensor]]]]
 
@@ -22,6 +28,15 @@ ROWS_PER_IMAGE = 16
 """Features kept of an image: few, so that many images fit into memory and none dominates."""
 
 AGREEMENT_HASHES = 1024
+AGREEMENT_DESCRIPTIONS = {
+    "cosine": "mean cosine of student and teacher feature",
+    "bit_agreement": f"share of {AGREEMENT_HASHES} random hashes with the same bit (1 − angle/π in expectation)",
+    "centred_bit_agreement": "the same with b = −median of the teacher's projections: chance is one half",
+    "student_norm": "mean length of the student's features",
+    "teacher_norm": "mean length of the teacher's features",
+    "mse": "mean squared difference of the elements",
+    "num_features": "features compared, at ground-truth boxes and jittered ones (RetinaNet: kept locations)",
+}
 
 
 @dataclass(frozen=True)
@@ -86,10 +101,7 @@ def feature_agreement(student_MD: Tensor, teacher_MD: Tensor) -> dict[str, float
     """How alike paired features are, in direction and in length.
 
     Returns:
-        `cosine`: mean cosine of the pairs. `bit_agreement`: share of 1,024 random hashes without bias whose bit is
-        the same (1 − angle/π in expectation). `centred_bit_agreement`: the same with b = −median of the teacher's
-        projections, so that chance is one half. `student_norm`, `teacher_norm`: mean lengths. `mse`: mean squared
-        difference of the elements. `num_features`: M. NaN where M is 0.
+        The keys of `AGREEMENT_DESCRIPTIONS`, which say what they are; NaN where there are no features.
 
     Raises:
         LSHFMError: features of different lengths.
@@ -100,8 +112,7 @@ def feature_agreement(student_MD: Tensor, teacher_MD: Tensor) -> dict[str, float
             f"{list(teacher_MD.shape)} (teacher)"
         )
     if len(student_MD) == 0:
-        names = ("cosine", "bit_agreement", "centred_bit_agreement", "student_norm", "teacher_norm", "mse")
-        return {**dict.fromkeys(names, math.nan), "num_features": 0}
+        return {**dict.fromkeys(AGREEMENT_DESCRIPTIONS, math.nan), "num_features": 0}
     head = LSH(student_MD.shape[1], AGREEMENT_HASHES, std=1.0)
 
     def same_bits() -> float:
