@@ -237,12 +237,13 @@ def _find_weights(name: str, content: Mapping[str, Any], which: Which) -> _Conte
         return _describe(
             name, "Lightning checkpoint", _without_prefix(content.get("state_dict")), description
         )
-    if is_published(content):
-        return _open_foreign(name, "published checkpoint", content["model"], which)
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        return _open_foreign(name, "state dict", content, which)
+    kind, weights = (
+        ("published checkpoint", content["model"]) if is_published(content) else ("state dict", content)
+    )
+    if weights and all(isinstance(value, Tensor) for value in weights.values()):
+        return _open_foreign(name, kind, weights, which)
     raise LSHFMError(
-        f"{name}: expected a detector's weights, found a dict of {few(content)}. "
+        f"{name}: expected a detector's weights, found a dict of {few(weights)}. "
         "Give a checkpoint of this project, a published one, or a state dict."
     )
 

@@ -261,6 +261,7 @@ def test_file_of_one_detector_has_no_teacher(model_config, tmp_path, which):
     [
         ([1, 2], r"expected a dict with weights, found list"),
         ({"epoch": 1, "state_dict": {}}, r"expected a detector's weights, found a dict of epoch, state_dict"),
+        ({"model": {"head.bias": 3}, "optimizer": {}, "args": {}}, r"weights, found a dict of head\.bias"),
         ({"format": "lshfm_pl.detector", "version": 2}, r"format version 2, expected 1; use the version"),
         ({"format": "lshfm_pl.detector", "version": 1}, r"describes a detector but holds no state_dict"),
         ({"format": "lshfm_pl.detector", "version": 1, "state_dict": {}}, r"has no 'config'"),
