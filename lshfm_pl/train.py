@@ -198,7 +198,7 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
         log.info("teacher: %s says that it holds %s, which goes before %s", path, name, named["name"])
     if teacher.class_names != class_names:
         raise LSHFMError(
-            f"teacher: expected one of the data's classes {few(class_names, 20)}; {path or weights} has "
+            f"teacher: expected a teacher of the data's classes {few(class_names, 20)}; {path or weights} has "
             f"{few(teacher.class_names, 20)}"
         )
     return teacher
