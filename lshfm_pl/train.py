@@ -114,7 +114,7 @@ def refuse_unfit_settings(config: DictConfig) -> None:
     """Stop before anything is built or written, where that can be known.
 
     Raises:
-        LSHFMError: the folder holds a run already, `resume` is no file, or the precision is not supported.
+        LSHFMError: the folder holds a run already, `resume` is no file, or precision or norm are not supported.
     """
     checkpoints = Path(config.output_dir) / "checkpoints"
     if config.resume is None and checkpoints.exists() and is_main_process():
@@ -124,6 +124,11 @@ def refuse_unfit_settings(config: DictConfig) -> None:
         )
     if config.resume is not None and not Path(config.resume).is_file():
         raise LSHFMError(f"resume: expected the last.ckpt of a run, found no file {config.resume}")
+    if config.trainer.sync_batchnorm and config.model.norm == "bn_frozen_stats":
+        raise LSHFMError(
+            "trainer.sync_batchnorm: would make the frozen statistics of model.norm=bn_frozen_stats train; leave it "
+            "false, as there is nothing to synchronise"
+        )
     if str(config.trainer.precision) in ("16-true", "bf16-true", "transformer-engine"):
         raise LSHFMError(
             f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "
@@ -194,7 +199,7 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
         log.info("teacher: %s says that it holds %s, which goes before %s", path, name, named["name"])
     if teacher.class_names != class_names:
         raise LSHFMError(
-            f"teacher: expected one of the data's classes {few(class_names, 20)}; {weights or path} has "
+            f"teacher: expected a teacher of the data's classes {few(class_names, 20)}; {weights or path} has "
             f"{few(teacher.class_names, 20)}"
         )
     return teacher

@@ -58,7 +58,7 @@ def test_teacher_with_torchvision_weights(monkeypatch):
     config.teacher.weights = "COCO_V1"
     teacher = load_teacher(config, default_class_names(91))
     assert teacher.config["norm_eps"] == 0
-    message = "one of the data's classes circle, square, star; COCO_V1 has person, bicycle, .*, …$"
+    message = "a teacher of the data's classes circle, square, star; COCO_V1 has person, bicycle, .*, …$"
     with pytest.raises(LSHFMError, match=message) as failure:
         load_teacher(config, CLASS_NAMES)
     assert len(str(failure.value)) < 400

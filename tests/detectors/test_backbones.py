@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
-from lshfm_pl.detectors import backbones, build_detector
+from lshfm_pl.detectors import build_detector
 from lshfm_pl.detectors.backbones import FrozenStatsBatchNorm2d, scale_channels
 from lshfm_pl.errors import LSHFMError
 
@@ -260,7 +260,7 @@ def test_imagenet_stands_for_the_first_weights_of_torchvision(model_config, monk
         asked.append((url, kwargs))
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(backbones.torch.hub, "load_state_dict_from_url", download)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
     message = (
         r"could not be had \(.*no network.*\)\. Download it elsewhere and give model\.backbone_weights=<path>"
     )
@@ -276,7 +276,7 @@ def test_imagenet_stands_for_the_first_weights_of_torchvision(model_config, monk
 def test_weights_from_a_url_land(model_config, monkeypatch):
     config = model_config(VGG, width=0.25)
     wanted = build({**config, "backbone_weights": None}).backbone.body.state_dict()
-    monkeypatch.setattr(backbones.torch.hub, "load_state_dict_from_url", lambda url, **kwargs: wanted)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **kwargs: wanted)
     detector = build({**config, "backbone_weights": "https://host.example/my-vgg.pth"})
     key = "layer5.0.16.weight"
     assert torch.equal(detector.backbone.body.state_dict()[key], wanted[key])
@@ -292,7 +292,7 @@ def test_imagenet_weights_that_do_not_exist_are_refused(model_config, name, chan
 
 
 def test_nothing_is_loaded_where_the_detector_s_own_weights_follow(model_config, monkeypatch):
-    monkeypatch.setattr(backbones.torch.hub, "load_state_dict_from_url", None)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
     with torch.device("meta"):
         detector = build(model_config(RESNET), load_backbone=False)
     assert detector.backbone_report == "left to the detector's own weights"
