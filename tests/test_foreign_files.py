@@ -68,17 +68,10 @@ def test_teacher_with_torchvision_weights(monkeypatch):
     ("overrides", "message"),
     [
         (["model=fasterrcnn_resnet34fpn"], "distill=l2 needs a teacher: .* or teacher.weights=COCO_V1"),
-        (
-            ["teacher.weights=COCO_V1"],
-            "one of checkpoint and weights, found pretrained/.* and COCO_V1; set one",
-        ),
-        (
-            ["teacher.weights=COCO_V1", "teacher.checkpoint=null"],
-            "torchvision has no COCO_V1 of a fasterrcnn with resnet101; it has",
-        ),
+        (["teacher.weights=COCO_V1"], "torchvision has no COCO_V1 of a fasterrcnn with resnet101; it has"),
         (
             ["teacher.weights=COCO_V1", "model=retinanet_resnet34fpn"],
-            "torchvision has no COCO_V1 of a None with None",
+            "weights: COCO_V1 of which detector\\? Name it",
         ),
     ],
 )

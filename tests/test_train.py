@@ -327,6 +327,10 @@ FAILURES = {
     "missing VOC": (["data=voc0712", "data.root=/nowhere/at/all"], "data.download=true"),
     "no root": (["data=voc_folder"], "no value for data.root: give data.root=…"),
     "bad batch size": ([*SMALL, "data.batch_size=0"], "data.batch_size must be a whole number of at least 1"),
+    "synchronised frozen statistics": (
+        [*SMALL, "model.norm=bn_frozen_stats", "trainer.sync_batchnorm=true"],
+        "trainer.sync_batchnorm: would make",
+    ),
     "bad trainer value": ([*SMALL, "trainer.precision=31"], "trainer: "),
     "low precision": ([*SMALL, "trainer.precision=bf16-true"], "trainer.precision: expected 32-true"),
     "no teacher": ([*SMALL, "distill=l2"], "distill=l2 needs a teacher"),

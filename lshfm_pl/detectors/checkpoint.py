@@ -158,7 +158,12 @@ def load_torchvision_detector(
     Raises:
         LSHFMError: torchvision has no such weights, they cannot be had, or they do not fit.
     """
-    architecture, backbone = str(config.get("architecture")), str(config.get("backbone"))
+    if not config:
+        raise LSHFMError(
+            f"weights: {weights} of which detector? Name it: model=<a file of conf/model> to evaluate or import it, "
+            "model@teacher.detector=… as a teacher."
+        )
+    architecture, backbone = str(config["architecture"]), str(config["backbone"])
     url, class_names = torchvision_weights(weights, architecture, backbone)
     advice = "Download it elsewhere and give its path as checkpoint."
     state = download_torch_file(url, check_hash=True, key="weights", advice=advice)
