@@ -309,7 +309,9 @@ def test_two_processes_train_together(pair, data_root, tmp_path):
         checkpoint = f"checkpoint={tmp_path}/checkpoints/last.ckpt"
         again = [checkpoint, f"output_dir={tmp_path}/again", "trainer.accelerator=cpu"]
         figures = evaluate(compose("evaluate", overrides=again))
-    assert figures == pytest.approx(results["metrics"], abs=1e-9, nan_ok=True)
+    known = {name: value for name, value in figures.items() if value == value}
+    stored = {name: value for name, value in results["metrics"].items() if value is not None}
+    assert known == pytest.approx(stored, abs=1e-9)
 
 
 @pytest.mark.slow
