@@ -126,8 +126,8 @@ def refuse_unfit_settings(config: DictConfig) -> None:
         raise LSHFMError(f"resume: expected the last.ckpt of a run, found no file {config.resume}")
     if config.trainer.sync_batchnorm and config.model.norm == "bn_frozen_stats":
         raise LSHFMError(
-            "trainer.sync_batchnorm: would make the frozen statistics of model.norm=bn_frozen_stats train; leave it "
-            "false, as there is nothing to synchronise"
+            "trainer.sync_batchnorm: would make the frozen statistics of model.norm=bn_frozen_stats train; "
+            "leave it false: there is nothing to synchronise"
         )
     if str(config.trainer.precision) in ("16-true", "bf16-true", "transformer-engine"):
         raise LSHFMError(

@@ -160,8 +160,8 @@ def load_torchvision_detector(
     """
     if not config:
         raise LSHFMError(
-            f"weights: {weights} of which detector? Name it: model=<a file of conf/model> to evaluate or import it, "
-            "model@teacher.detector=… as a teacher."
+            f"weights: {weights} of which detector? Name it: model=<a file of conf/model>, or as a "
+            "teacher model@teacher.detector=…"
         )
     architecture, backbone = str(config["architecture"]), str(config["backbone"])
     url, class_names = torchvision_weights(weights, architecture, backbone)
