@@ -225,5 +225,5 @@ def test_torchvision_weights_that_are_not_there_are_told_in_one_line(monkeypatch
             LSHFMError, match=rf"torchvision has no {weights} of a retinanet .* it has COCO_V1 of"
         ):
             load_torchvision_detector(weights, model_config(name))
-    with pytest.raises(LSHFMError, match="torchvision has no COCO_V1"):
+    with pytest.raises(LSHFMError, match="COCO_V1 of which detector"):
         load_torchvision_detector("COCO_V1", {})

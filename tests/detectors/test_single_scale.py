@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_detectors import random_batch, small_detector
 
-from lshfm_pl.mimic import build_mimic_head, mimic_size
+from lshfm_pl.mimic import build_losses, mimic_size
 from lshfm_pl.modules import DistillationModule
 from lshfm_pl.modules.detection import as_float
 
@@ -29,14 +29,14 @@ VGG = {**NARROW, "box_head_width": 48}
 )
 def test_mimic_terms_reach_the_student_up_to_its_first_layer(student, teacher, changes, num_features):
     detector, frozen = small_detector(student, seed=0, **changes), small_detector(teacher, seed=1, **changes)
-    head = build_mimic_head("lshl2", mimic_size(frozen), beta=1.0, num_hashes=32, seed=0)
+    losses = build_losses("lshl2", frozen, beta=1.0, num_hashes=32, kd_beta=1.0)
     assert mimic_size(frozen).num_features == num_features
-    module = DistillationModule(detector, frozen, head).train()
+    module = DistillationModule(detector, frozen, losses).train()
     images, targets = random_batch(seed=0)
-    losses = module.losses(as_float(images), targets)
-    assert {"mimic_l2", "mimic_lsh"} < losses.keys()
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    (losses["mimic_l2"] + losses["mimic_lsh"]).backward()
+    terms = module.losses(as_float(images), targets)
+    assert {"mimic_l2", "mimic_lsh", "mimic_kd"} < terms.keys()
+    assert all(torch.isfinite(term) for term in terms.values())
+    (terms["mimic_l2"] + terms["mimic_lsh"]).backward()
     reached = {
         key for key, value in detector.named_parameters() if value.grad is not None and value.grad.any()
     }
