@@ -114,7 +114,7 @@ def make_tap(student: Any, teacher: Any, *, features: bool = True, logits: bool 
 
     Raises:
         LSHFMError: architectures or the normalisation of images differ, or what is to be paired does not fit:
-            the number of features; for logits the classes, and for RetinaNet the anchors.
+            the number of features, for RetinaNet the levels; for logits the classes, and for RetinaNet the anchors.
     """
     architectures = [type(detector).__name__ for detector in (student, teacher)]
     size_student, size_teacher = mimic_size(student), mimic_size(teacher)
@@ -127,6 +127,13 @@ def make_tap(student: Any, teacher: Any, *, features: bool = True, logits: bool 
             f"mimicking: expected features of one length, found {size_student.num_features} (student) and "
             f"{size_teacher.num_features} (teacher); give both the same fpn_channels and box_head_width"
         )
+    if isinstance(student, RetinaNet):
+        levels = [len(detector.anchor_generator.sizes) for detector in (student, teacher)]
+        if levels[0] != levels[1]:
+            raise LSHFMError(
+                f"mimicking: expected maps of the same levels, found {levels[0]} (student) and {levels[1]} "
+                "(teacher); give both the same neck"
+            )
     if logits:
         _refuse_unlike_logits(student, teacher)
     for key in ("image_mean", "image_std"):
@@ -208,12 +215,6 @@ class FeatureTap(ABC):
                 "run the student in training mode inside recording()"
             )
         return self._pairs(record)
-
-    def pair(self) -> FeaturePair:
-        """The features of `pairs()`, for a tap that was made to pair them."""
-        features = self.pairs().features
-        assert features is not None
-        return features
 
     @abstractmethod
     def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ def test_retinanet_losses_and_features(tmp_path, case, student_name, teacher_nam
     tap = make_tap(student, teacher)
     with tap.recording():
         losses = student(images(), TARGETS)
-    pair = tap.pair()
+    pair = tap.pairs().features
     mimic = hash_head(path, 2304)(*pair)
 
     for name in ("classification", "bbox_regression"):
@@ -105,7 +105,7 @@ def test_faster_rcnn_features_and_mimic_loss(tmp_path):
         maps = student.backbone(batch.tensors)
         pooled = student.roi_heads.box_roi_pool(maps, proposals, batch.image_sizes)
         features = student.roi_heads.box_head(pooled)
-    pair = tap.pair()
+    pair = tap.pairs().features
 
     with torch.no_grad():
         teacher_maps = teacher.backbone(batch.tensors)

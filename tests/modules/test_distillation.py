@@ -138,7 +138,7 @@ def test_teacher_as_its_own_student_has_nothing_to_mimic(student):
     images, targets = random_batch()
     with tap.recording():
         detector(as_float(images), targets)
-    pair = tap.pair()
+    pair = tap.pairs().features
     assert pair.student_ND.shape[0] > 0
     assert L2()(*pair).item() == pytest.approx(0, abs=1e-12)
 
@@ -153,7 +153,7 @@ def test_image_without_boxes_adds_nothing_to_the_retinanet_term():
     def pair(images, targets):
         with tap.recording():
             student(as_float(images), targets)
-        return tap.pair()
+        return tap.pairs().features
 
     images, targets = random_batch(boxless=(1,))
     both, alone = pair(images, targets), pair(images[:1], targets[:1])
@@ -193,13 +193,13 @@ def test_missing_mimic_term_stops_the_run():
     module.eval()
     images, targets = random_batch()
     with pytest.raises(LSHFMError, match="mimic term is missing"):
-        module._tap.pair()
+        module._tap.pairs().features
     module.detector.eval()
     tap = distillation(STUDENTS[1])._tap
     with tap.recording():
         tap.student.eval()(as_float(images))
     with pytest.raises(LSHFMError, match="mimic term is missing"):
-        tap.pair()
+        tap.pairs().features
 
 
 def test_mimic_term_of_zero_for_twenty_steps_stops_the_run():
@@ -331,6 +331,15 @@ def test_logit_loss_alone_takes_a_teacher_of_another_width_and_checkpoints_no_ha
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert all(key.startswith("detector.") for key in saved)
+
+
+def test_retinanets_of_other_levels_are_refused():
+    single = {"backbone": "vgg11", "neck": "none", "width": 0.25, "fpn_channels": None}
+    anchors = {"anchor_sizes": [[20, 40, 80]], "anchor_aspect_ratios": [[0.5, 1, 2]]}
+    teacher = small_detector(TEACHER_OF[STUDENTS[1]], fpn_channels=128)
+    student = small_detector(STUDENTS[1], **single, **anchors)
+    with pytest.raises(LSHFMError, match="maps of the same levels, found 1 .student. and 5"):
+        DistillationModule(student, teacher, build_losses("l2", teacher))
 
 
 def test_logit_loss_refuses_other_anchors():
