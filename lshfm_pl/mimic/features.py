@@ -309,21 +309,23 @@ class RetinaNetTap(FeatureTap):
         has_boxes_B = torch.tensor(record["has_boxes"], device=matches_BA.device)
         with torch.no_grad():
             levels = _tower_maps(self.teacher, record["batch"])
-            if self.wants_logits:
+        if self.wants_logits:
+            student_BAK = record["logits"]
+            with torch.no_grad():
                 classifier = _classifier(self.teacher)
                 teacher_BAK = torch.cat(
-                    [_by_anchor(classifier(level), record["logits"].shape[2]) for level in levels], dim=1
+                    [_by_anchor(classifier(level), student_BAK.shape[2]) for level in levels], dim=1
                 )
-                keep_BA = (matches_BA != Matcher.BETWEEN_THRESHOLDS) & has_boxes_B[:, None]
-                weights_BA = 1 / ((matches_BA >= 0).sum(dim=1, keepdim=True).clamp(min=1) * len(matches_BA))
-                logits = LogitPair(
-                    record["logits"][keep_BA], teacher_BAK[keep_BA], weights_BA.expand_as(keep_BA)[keep_BA]
-                )
-            if self.wants_features:
-                teacher_BLD = neighbourhoods(levels)
+            keep_BA = (matches_BA != Matcher.BETWEEN_THRESHOLDS) & has_boxes_B[:, None]
+            weights_BA = 1 / ((matches_BA >= 0).sum(dim=1, keepdim=True).clamp(min=1) * len(matches_BA))
+            logits = LogitPair(
+                student_BAK[keep_BA], teacher_BAK[keep_BA], weights_BA.expand_as(keep_BA)[keep_BA]
+            )
         if self.wants_features:
-            keep_BL = kept_locations(matches_BA, _anchors_per_location(self.student)) & has_boxes_B[:, None]
+            with torch.no_grad():
+                teacher_BLD = neighbourhoods(levels)
             student_BLD = neighbourhoods(record["maps"])
+            keep_BL = kept_locations(matches_BA, _anchors_per_location(self.student)) & has_boxes_B[:, None]
             features = FeaturePair(student_BLD[keep_BL], teacher_BLD[keep_BL], row_weights(keep_BL))
         return Pairs(features, logits)
 

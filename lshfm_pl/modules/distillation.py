@@ -79,7 +79,7 @@ class DistillationModule(DetectionModule):
         """The student's losses and `mimic_<term>` for each term of the mimic losses.
 
         Raises:
-            LSHFMError: the mimic term is missing, or was exactly zero too often while β > 0.
+            LSHFMError: the mimic term is missing or without gradient, or was exactly zero too often, while β > 0.
         """
         with self._tap.recording():
             losses = super().losses(images, targets)
@@ -95,6 +95,12 @@ class DistillationModule(DetectionModule):
         beta = max(head.beta for head in (self.mimic, self.kd) if head is not None)
         if beta == 0:
             return
+        without = [name for name, term in terms.items() if torch.is_grad_enabled() and not term.requires_grad]
+        if without:
+            raise LSHFMError(
+                f"the mimic term {without[0]} has no gradient, so the student would not learn from it: is "
+                "everything before it frozen? Raise model.trainable_stages"
+            )
         is_zero = not torch.stack(list(terms.values())).any()
         self._zero_steps = self._zero_steps + 1 if is_zero else 0
         if self._zero_steps >= ZERO_STEPS_ALLOWED:

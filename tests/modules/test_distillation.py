@@ -204,7 +204,7 @@ def test_missing_mimic_term_stops_the_run():
 
 def test_mimic_term_of_zero_for_twenty_steps_stops_the_run():
     module = distillation(STUDENTS[1], "l2")
-    zero, some = {"l2": torch.zeros(())}, {"l2": torch.ones(())}
+    zero, some = ({"l2": value.requires_grad_()} for value in (torch.zeros(()), torch.ones(())))
     for _ in range(19):
         module._check_not_silent(zero)
     module._check_not_silent(some)
@@ -306,6 +306,24 @@ def test_retinanet_logit_loss_is_normalised_like_the_focal_loss():
         divergence = soft_t * (soft_t / soft_s).log() + (1 - soft_t) * ((1 - soft_t) / (1 - soft_s)).log()
         total = total + 4 * divergence.sum() / max(1, int((matches >= 0).sum()))
     assert value.item() == pytest.approx(total.item() / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("distill", MIMIC)
+@pytest.mark.parametrize("student", STUDENTS)
+def test_every_term_reaches_the_first_layer_of_the_student(student, distill):
+    module = distillation(student, distill).train()
+    images, targets = random_batch()
+    for name, loss in module.losses(as_float(images), targets).items():
+        if name.startswith("mimic_"):
+            first = module.detector.backbone.body.conv1.weight
+            (gradient,) = torch.autograd.grad(loss, first, retain_graph=True)
+            assert gradient.abs().max() > 0, name
+
+
+def test_mimic_term_without_gradient_stops_the_run():
+    module = distillation(STUDENTS[1], "kd")
+    with pytest.raises(LSHFMError, match="mimic term kd has no gradient"):
+        module._check_not_silent({"kd": torch.ones(())})
 
 
 @pytest.mark.parametrize("student", STUDENTS)
