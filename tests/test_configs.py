@@ -125,19 +125,21 @@ def test_published_schedule(model, lr):
 
 @pytest.mark.parametrize("name", [name for name in GROUPS["distill"] if name != "none"])
 @pytest.mark.parametrize("detector", STUDENTS)
-def test_every_distill_file_makes_its_losses_with_published_defaults(name, detector):
+def test_every_distill_file_makes_its_losses(name, detector):
     settings = OmegaConf.to_container(composed(f"distill={name}").distill, resolve=True)
     assert settings.pop("check_teacher") is True
     losses = build_losses(settings.pop("name"), small_detector(detector), **settings)
     if name == "kd":
         assert (losses.features, losses.logits.temperature) == (None, 2)
         return
-    assert losses.features.beta == 7
+    assert losses.features.beta == {"l2": 4, "lsh": 7, "lshl2": 4}[name]
     assert (losses.logits, losses.bias) == (None, None)
     if name != "l2":
         hashes, features = losses.features.weight.shape
         assert hashes == 4 * features
         assert losses.features.hash_loss == "bce"
+    if name == "lshl2":
+        assert (losses.features.l2_weight, losses.features.lsh_weight) == (1, 5)
 
 
 def test_logit_loss_is_added_to_a_feature_loss():
