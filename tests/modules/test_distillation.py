@@ -330,7 +330,8 @@ def test_mimic_term_without_gradient_stops_the_run():
 def test_logit_loss_goes_beside_a_feature_loss(student):
     images, targets = random_batch()
     values = {}
-    for name, settings in {"l2": {}, "kd": {}, "both": {"kd_beta": 1.0, "temperature": 2.0}}.items():
+    kd = {"temperature": 2.0}
+    for name, settings in {"l2": {}, "kd": kd, "both": {"kd_beta": 1.0, **kd}}.items():
         module = distillation(student, "l2" if name == "both" else name, **settings).train()
         torch.manual_seed(3)
         values[name] = module.losses(as_float(images), targets)
