@@ -126,7 +126,8 @@ def test_published_schedule(model, lr):
 @pytest.mark.parametrize("name", [name for name in GROUPS["distill"] if name != "none"])
 @pytest.mark.parametrize("detector", STUDENTS)
 def test_every_distill_file_makes_its_losses(name, detector):
-    settings = OmegaConf.to_container(composed(f"distill={name}").distill, resolve=True)
+    config = composed(f"distill={name}", f"model={detector}")
+    settings = OmegaConf.to_container(config.distill, resolve=True)
     assert settings.pop("check_teacher") is True
     losses = build_losses(settings.pop("name"), small_detector(detector), **settings)
     if name == "kd":

@@ -21,10 +21,6 @@ CHECKPOINT_PREFIX = "mimic."
 """Where our training checkpoints keep the head's tensors in their `state_dict`."""
 
 
-KD_DEFAULTS = {"softmax": (1.0, 2.0), "sigmoid": (0.3, 1.0)}
-"""Activation → β and temperature, measured (docs/results.md). The many background logits of a RetinaNet, each a yes
-or no of its own, are softened to a loss that outweighs all else by a temperature above 1."""
-
 Head = TypeVar("Head", bound=MimicHead)
 
 
@@ -45,24 +41,16 @@ def build_losses(name: str, teacher: nn.Module, **settings: Any) -> DistillLosse
     Args:
         name: kd, or one of `MIMIC_HEADS`.
         teacher: a Faster R-CNN or RetinaNet.
-        settings: the file's other keys. `kd_beta` above 0 adds the logit loss, with `temperature` (None, as KD's
-            `beta`: `KD_DEFAULTS`); `bias` (0, mean or median) and `bias_images` are of the hash; the rest as `KD`
-            or `build_mimic_head`.
+        settings: the file's other keys. `kd_beta` above 0 adds the logit loss, with `temperature`; `bias` (0, mean
+            or median) and `bias_images` are of the hash; the rest as `KD` or `build_mimic_head`.
 
     Raises:
         LSHFMError: unknown name or key, bad number, or a hash file that doesn't fit.
     """
     activation = class_activation(teacher)
-    default_beta, default_temperature = KD_DEFAULTS[activation]
-    temperature = settings.pop("temperature", None)
-    temperature = default_temperature if temperature is None else temperature
     if name == "kd":
-        beta = settings.pop("beta", None)
-        beta = default_beta if beta is None else beta
-        return DistillLosses(
-            None, _construct(KD, beta=beta, temperature=temperature, activation=activation, **settings)
-        )
-    kd = KD(settings.pop("kd_beta", 0.0), temperature=temperature, activation=activation)
+        return DistillLosses(None, _construct(KD, activation=activation, **settings))
+    kd = KD(settings.pop("kd_beta", 0.0), temperature=settings.pop("temperature", 1.0), activation=activation)
     centre, num_images = settings.pop("bias", 0), settings.pop("bias_images", 1)
     return DistillLosses(
         build_mimic_head(name, mimic_size(teacher), **settings),
