@@ -32,23 +32,8 @@ __all__ = [
 NormFactory = Callable[[int], nn.Module]
 
 
-class _ResNetPlan(NamedTuple):
-    """Kind of residual block and how many of them each of the four stages has."""
-
-    block: type[BasicBlock] | type[Bottleneck]
-    depths: list[int]
-
-
-RESNETS = {
-    "resnet10": _ResNetPlan(BasicBlock, [1, 1, 1, 1]),
-    "resnet18": _ResNetPlan(BasicBlock, [2, 2, 2, 2]),
-    "resnet34": _ResNetPlan(BasicBlock, [3, 4, 6, 3]),
-    "resnet50": _ResNetPlan(Bottleneck, [3, 4, 6, 3]),
-    "resnet101": _ResNetPlan(Bottleneck, [3, 4, 23, 3]),
-}
 #: How many 3×3 convolutions each of the five stages has (configurations A and D of arXiv 1409.1556).
 VGGS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
-BACKBONES = (*RESNETS, *VGGS)
 
 _RESNET_STEM_CHANNELS = 64
 _RESNET_STAGE_CHANNELS = (64, 128, 256, 512)
@@ -173,6 +158,67 @@ class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, in which the statistics are used and not updated."""
         return super().train(False)
+
+
+def _normalised(convolution: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(convolution(x))`, where a frozen norm becomes a factor of the kernel and a bias: no pass over the map.
+
+    The kernel itself stays as it is: its gradient and its checkpoint are those of the two layers.
+    """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(convolution(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    kernel = convolution.weight * scale[:, None, None, None]
+    return convolution._conv_forward(x, kernel, norm.bias - norm.running_mean * scale)
+
+
+def _identity(downsample: nn.Module | None, x: Tensor) -> Tensor:
+    if downsample is None:
+        return x
+    convolution, norm = cast(nn.Sequential, downsample)
+    return _normalised(cast(nn.Conv2d, convolution), norm, x)
+
+
+class _FoldingBasicBlock(BasicBlock):
+    """torchvision's block, with frozen norms folded into the convolutions before them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the parent's."""
+        identity = _identity(self.downsample, x)
+        out = self.relu(_normalised(self.conv1, self.bn1, x))
+        out = _normalised(self.conv2, self.bn2, out)
+        out += identity
+        return self.relu(out)
+
+
+class _FoldingBottleneck(Bottleneck):
+    """torchvision's block, with frozen norms folded into the convolutions before them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the parent's."""
+        identity = _identity(self.downsample, x)
+        out = self.relu(_normalised(self.conv1, self.bn1, x))
+        out = self.relu(_normalised(self.conv2, self.bn2, out))
+        out = _normalised(self.conv3, self.bn3, out)
+        out += identity
+        return self.relu(out)
+
+
+class _ResNetPlan(NamedTuple):
+    """Kind of residual block and how many of them each of the four stages has."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    depths: list[int]
+
+
+RESNETS = {
+    "resnet10": _ResNetPlan(_FoldingBasicBlock, [1, 1, 1, 1]),
+    "resnet18": _ResNetPlan(_FoldingBasicBlock, [2, 2, 2, 2]),
+    "resnet34": _ResNetPlan(_FoldingBasicBlock, [3, 4, 6, 3]),
+    "resnet50": _ResNetPlan(_FoldingBottleneck, [3, 4, 6, 3]),
+    "resnet101": _ResNetPlan(_FoldingBottleneck, [3, 4, 23, 3]),
+}
+BACKBONES = (*RESNETS, *VGGS)
 
 
 class _ScaledResNet(ResNet):

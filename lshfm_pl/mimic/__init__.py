@@ -3,7 +3,7 @@
 from lshfm_pl.mimic.build import MIMIC_HEADS, DistillLosses, build_losses, build_mimic_head
 from lshfm_pl.mimic.calibration import BiasCalibration
 from lshfm_pl.mimic.features import FeaturePair, FeatureTap, LogitPair, make_tap, mimic_size
-from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, MimicHead
+from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, FeatureHead, MimicHead
 
 __all__ = [
     "KD",
@@ -13,6 +13,7 @@ __all__ = [
     "MIMIC_HEADS",
     "BiasCalibration",
     "DistillLosses",
+    "FeatureHead",
     "FeaturePair",
     "FeatureTap",
     "LogitPair",

@@ -11,11 +11,11 @@ from lshfm_pl.detectors.published import PUBLISHED_HASH_PREFIXES
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.calibration import BiasCalibration
 from lshfm_pl.mimic.features import MimicSize, class_activation, mimic_size
-from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, MimicHead
+from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, FeatureHead, MimicHead
 
 __all__ = ["MIMIC_HEADS", "DistillLosses", "build_losses", "build_mimic_head", "read_hash_file"]
 
-MIMIC_HEADS: dict[str, type[MimicHead]] = {"l2": L2, "lsh": LSH, "lshl2": LSHL2}
+MIMIC_HEADS: dict[str, type[FeatureHead]] = {"l2": L2, "lsh": LSH, "lshl2": LSHL2}
 
 CHECKPOINT_PREFIX = "mimic."
 """Where our training checkpoints keep the head's tensors in their `state_dict`."""
@@ -28,7 +28,7 @@ class DistillLosses(NamedTuple):
     """What a `distill` config asks for; at least one of the two losses is there."""
 
     #: Between the features before the classifier.
-    features: MimicHead | None
+    features: FeatureHead | None
     #: Between the class logits.
     logits: KD | None = None
     #: How to set the bias of the hash before training; None keeps it.
@@ -59,7 +59,7 @@ def build_losses(name: str, teacher: nn.Module, **settings: Any) -> DistillLosse
     )
 
 
-def build_mimic_head(name: str, size: MimicSize, **settings: Any) -> MimicHead:
+def build_mimic_head(name: str, size: MimicSize, **settings: Any) -> FeatureHead:
     """The head that `distill=<name>` asks for.
 
     Args:

@@ -28,6 +28,7 @@ __all__ = [
     "FeaturePair",
     "FeatureTap",
     "LogitPair",
+    "MapPair",
     "MimicSize",
     "Pairs",
     "RetinaNetTap",
@@ -52,6 +53,17 @@ class FeaturePair(NamedTuple):
     row_weights_N: Tensor | None = None
 
 
+class MapPair(NamedTuple):
+    """Maps [B, C, h, w] of each level, whose locations' 3×3 neighbourhoods are the paired features.
+
+    `location_weights` [B, h, w] of each level sum to 1 where anything is kept; 0 leaves a location out.
+    """
+
+    student: list[Tensor]
+    teacher: list[Tensor]
+    location_weights: list[Tensor]
+
+
 class LogitPair(NamedTuple):
     """N paired rows of K class logits, of the same box or anchor, and what each row counts in a sum over rows."""
 
@@ -63,7 +75,7 @@ class LogitPair(NamedTuple):
 class Pairs(NamedTuple):
     """What a tap was made to pair; None for what it was not."""
 
-    features: FeaturePair | None
+    features: FeaturePair | MapPair | None
     logits: LogitPair | None
 
 
@@ -169,9 +181,9 @@ def _refuse_unlike_logits(student: Any, teacher: Any) -> None:
 class FeatureTap(ABC):
     """Records one student forward, then pairs its features with the teacher's.
 
-        with tap.recording():
+        with tap.recording() as record:
             losses = student(images, targets)
-        features, logits = tap.pairs()
+        features, logits = tap.pairs(record)
 
     The hooks exist only inside `recording`. Batches are resized and normalised once, by the student: both
     networks see the same tensor. Arguments as `make_tap`, which checks that the two fit.
@@ -182,7 +194,6 @@ class FeatureTap(ABC):
         self.teacher = teacher
         self.wants_features = features
         self.wants_logits = logits
-        self._record: dict[str, Any] = {}
 
     @property
     @abstractmethod
@@ -190,9 +201,9 @@ class FeatureTap(ABC):
         """Names of what a complete record holds."""
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self) -> Iterator[dict[str, Any]]:
         """Record while the student runs inside this context."""
-        self._record = record = {}
+        record: dict[str, Any] = {}
 
         def keep_batch(module: nn.Module, inputs: Any, output: Any) -> None:
             record["batch"] = output[0].tensors
@@ -200,15 +211,14 @@ class FeatureTap(ABC):
         with ExitStack() as stack:
             stack.callback(self.student.transform.register_forward_hook(keep_batch).remove)
             self._hook(stack, record)
-            yield
+            yield record
 
-    def pairs(self) -> Pairs:
-        """What the tap pairs of the recorded forward; runs the teacher, without gradient. Forgets the record.
+    def pairs(self, record: dict[str, Any]) -> Pairs:
+        """What the tap pairs of a recorded forward; runs the teacher, without gradient.
 
         Raises:
             LSHFMError: nothing was recorded, so that there would be no mimic term.
         """
-        record, self._record = self._record, {}
         if not self.needs <= record.keys():
             raise LSHFMError(
                 "mimicking: no student features were recorded, so the mimic term is missing; "
@@ -322,11 +332,11 @@ class RetinaNetTap(FeatureTap):
                 student_BAK[keep_BA], teacher_BAK[keep_BA], weights_BA.expand_as(keep_BA)[keep_BA]
             )
         if self.wants_features:
-            with torch.no_grad():
-                teacher_BLD = neighbourhoods(levels)
-            student_BLD = neighbourhoods(record["maps"])
             keep_BL = kept_locations(matches_BA, _anchors_per_location(self.student)) & has_boxes_B[:, None]
-            features = FeaturePair(student_BLD[keep_BL], teacher_BLD[keep_BL], row_weights(keep_BL))
+            sizes = [level.shape[-2:] for level in levels]
+            of_levels = location_weights(keep_BL).split([height * width for height, width in sizes], dim=1)
+            weights = [level.unflatten(1, size) for level, size in zip(of_levels, sizes, strict=True)]
+            features = MapPair(record["maps"], levels, weights)
         return Pairs(features, logits)
 
 
@@ -445,11 +455,11 @@ def kept_locations(matches_BA: Tensor, anchors_per_location: int) -> Tensor:
     return ~between_BA.unflatten(1, (-1, anchors_per_location)).all(dim=2)
 
 
-def row_weights(keep_BL: Tensor) -> Tensor:
-    """Kept locations [B, L] → weights [N] of the N kept rows: a mean per image, then over images that keep any.
+def location_weights(keep_BL: Tensor) -> Tensor:
+    """Kept locations [B, L] → weights [B, L], 0 where not kept: a mean per image, then over images that keep any.
 
-    Example: images that keep 2, 0 and 1 locations give [1/4, 1/4, 1/2].
+    Example: of images that keep 2, 0 and 1 locations each one counts [1/4, 0, 1/2].
     """
     kept_B = keep_BL.sum(dim=1)
     weight_B = 1.0 / (kept_B.clamp(min=1) * (kept_B > 0).sum().clamp(min=1))
-    return weight_B[:, None].expand_as(keep_BL)[keep_BL]
+    return weight_B[:, None] * keep_BL

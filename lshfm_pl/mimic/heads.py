@@ -6,19 +6,18 @@ Source: "Distilling Knowledge by Mimicking Features" (arXiv 2011.01424); for KD 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic.hashing import HASH_LOSSES, SIDE, HashLoss, hash_loss_of_maps, hash_loss_of_rows
 
-__all__ = ["KD", "L2", "LSH", "LSHL2", "Activation", "Centre", "HashLoss", "MimicHead"]
+__all__ = ["KD", "L2", "LSH", "LSHL2", "Activation", "Centre", "FeatureHead", "HashLoss", "MimicHead"]
 
-HashLoss = Literal["bce", "l1", "l2"]
-HASH_LOSSES: tuple[HashLoss, ...] = ("bce", "l1", "l2")
 Activation = Literal["softmax", "sigmoid"]
 Centre = Literal["mean", "median"]
 
@@ -58,11 +57,7 @@ class MimicHead(nn.Module, ABC):
             )
         # Autocast would make float16/bfloat16 of the products; the loss is cheap to keep exact.
         with torch.autocast(student_ND.device.type, enabled=False):
-            student_ND, teacher_ND = student_ND.float(), teacher_ND.detach().float()
-            return {
-                name: self.beta * weight * value
-                for name, (weight, value) in self._parts(student_ND, teacher_ND, row_weights_N).items()
-            }
+            return self._weighted(self._parts(student_ND.float(), teacher_ND.detach().float(), row_weights_N))
 
     def forward(self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None = None) -> Tensor:
         """The whole mimic loss, a float32 scalar; arguments and errors as `terms`."""
@@ -73,6 +68,64 @@ class MimicHead(nn.Module, ABC):
         self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
     ) -> dict[str, tuple[float, Tensor]]:
         """Name → (weight of the part, its unweighted value) for float32 features."""
+
+    def _weighted(self, parts: dict[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
+        return {name: self.beta * weight * value for name, (weight, value) in parts.items()}
+
+
+class FeatureHead(MimicHead):
+    """A loss of features, which also takes maps whose locations' 3×3 neighbourhoods are the features.
+
+    `head(student_maps, teacher_maps, location_weights)` is what the head would be of the neighbourhoods as rows,
+    without making them: they have nine times the maps' elements.
+    """
+
+    def terms(
+        self,
+        student: Tensor | Sequence[Tensor],
+        teacher: Tensor | Sequence[Tensor],
+        weights: Tensor | Sequence[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """As `MimicHead.terms` for rows [N, D]; for sequences of maps the same of their neighbourhoods.
+
+        Args:
+            student: of maps [B, C, h, w] of each level, with gradient; zero padding around them.
+            teacher: maps of the same shapes, treated as constant.
+            weights: [B, h, w] of each level; they should sum to 1 over all levels.
+
+        Raises:
+            LSHFMError: shapes differ, or D (9 · C) is not the number of features the head was made for.
+        """
+        if isinstance(student, Tensor):
+            return super().terms(student, cast(Tensor, teacher), cast(Tensor | None, weights))
+        assert weights is not None
+        shapes = [[list(level.shape) for level in maps] for maps in (student, teacher)]
+        if shapes[0] != shapes[1]:
+            raise LSHFMError(
+                "mimic loss: expected student and teacher maps of the same shapes, found "
+                f"{shapes[0]} and {shapes[1]}"
+            )
+        with torch.autocast(student[0].device.type, enabled=False):
+            return self._weighted(
+                self._map_parts(
+                    student, [level.detach() for level in teacher], [level.float() for level in weights]
+                )
+            )
+
+    def forward(
+        self,
+        student: Tensor | Sequence[Tensor],
+        teacher: Tensor | Sequence[Tensor],
+        weights: Tensor | Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """The whole mimic loss, a float32 scalar; arguments and errors as `terms`."""
+        return torch.stack(list(self.terms(student, teacher, weights).values())).sum()
+
+    @abstractmethod
+    def _map_parts(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Name → (weight of the part, its unweighted value)."""
 
 
 def _require_number(key: str, value: Any) -> None:
@@ -91,6 +144,18 @@ def _mean_over_rows(loss_NX: Tensor, row_weights_N: Tensor | None) -> Tensor:
 
 def _mean_squared_error(student_NX: Tensor, teacher_NX: Tensor, row_weights_N: Tensor | None) -> Tensor:
     return _mean_over_rows((student_NX - teacher_NX).square(), row_weights_N)
+
+
+def _mean_squared_error_of_maps(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
+) -> Tensor:
+    """MSE of 3×3 neighbourhoods. A place counts in the neighbourhoods around it, so its weights add up there."""
+    levels = []
+    for student_BChw, teacher_BChw, weights_Bhw in zip(student, teacher, location_weights, strict=True):
+        counts_Bhw = F.avg_pool2d(weights_Bhw, SIDE, stride=1, padding=SIDE // 2)  # the sum / 9
+        squares_BChw = (student_BChw.float() - teacher_BChw.float()).square()
+        levels.append((squares_BChw.mean(dim=1) * counts_Bhw).sum())
+    return torch.stack(levels).sum()
 
 
 class KD(MimicHead):
@@ -137,7 +202,7 @@ def _divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
 
 
-class L2(MimicHead):
+class L2(FeatureHead):
     """β · MSE(f_s, f_t), the mean over all elements.
 
     Args:
@@ -152,8 +217,13 @@ class L2(MimicHead):
     ) -> dict[str, tuple[float, Tensor]]:
         return {"l2": (1.0, _mean_squared_error(student_ND, teacher_ND, row_weights_N))}
 
+    def _map_parts(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
+    ) -> dict[str, tuple[float, Tensor]]:
+        return {"l2": (1.0, _mean_squared_error_of_maps(student, teacher, location_weights))}
 
-class LSH(MimicHead):
+
+class LSH(FeatureHead):
     """β · BCE-with-logits(W f_s + b, 1[W f_t + b > 0]), the mean over all elements.
 
     W [H, D] holds H random hash functions with entries from N(0, std²), b [H] is zero; both are frozen and
@@ -195,7 +265,9 @@ class LSH(MimicHead):
             raise LSHFMError(
                 f"distill.hash_loss: expected one of {', '.join(HASH_LOSSES)}, found {hash_loss!r}"
             )
-        self.hash_loss = normalized
+        self.hash_loss: HashLoss = normalized
+        #: Share of the last batch's bits on which student and teacher agree, weighted as the loss; a scalar tensor.
+        self.bit_agreement: Tensor | None = None
         # A generator of its own: adding a mimic head must not shift the random numbers of the run.
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("weight", std * torch.randn(num_hashes, num_features, generator=generator))
@@ -253,26 +325,29 @@ class LSH(MimicHead):
         """W f + b, [N, H]."""
         return F.linear(features_ND, self.weight, self.bias)
 
-    def _hash_part(self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None) -> Tensor:
-        if student_ND.shape[1] != self.weight.shape[1]:
-            raise LSHFMError(
-                f"mimic loss: the hash matrix is for {self.weight.shape[1]} features, found {student_ND.shape[1]}"
-            )
-        student_NH, teacher_NH = self.project(student_ND), self.project(teacher_ND)
-        if self.hash_loss == "bce":
-            # Strictly greater: a projection of exactly 0 has label 0, as published.
-            bits_NH = (teacher_NH > 0).to(student_NH.dtype)
-            loss_NH = F.binary_cross_entropy_with_logits(student_NH, bits_NH, reduction="none")
-        elif self.hash_loss == "l1":
-            loss_NH = (student_NH - teacher_NH).abs()
-        else:
-            return _mean_squared_error(student_NH, teacher_NH, row_weights_N)
-        return _mean_over_rows(loss_NH, row_weights_N)
-
     def _parts(
         self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
     ) -> dict[str, tuple[float, Tensor]]:
-        return {"lsh": (1.0, self._hash_part(student_ND, teacher_ND, row_weights_N))}
+        self._require_features(student_ND.shape[1])
+        loss, self.bit_agreement = hash_loss_of_rows(
+            student_ND, teacher_ND, self.weight, self.bias, row_weights_N, self.hash_loss
+        )
+        return {"lsh": (1.0, loss)}
+
+    def _map_parts(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
+    ) -> dict[str, tuple[float, Tensor]]:
+        self._require_features(student[0].shape[1] * SIDE**2)
+        loss, self.bit_agreement = hash_loss_of_maps(
+            student, teacher, location_weights, self.weight, self.bias, self.hash_loss
+        )
+        return {"lsh": (1.0, loss)}
+
+    def _require_features(self, num_features: int) -> None:
+        if num_features != self.weight.shape[1]:
+            raise LSHFMError(
+                f"mimic loss: the hash matrix is for {self.weight.shape[1]} features, found {num_features}"
+            )
 
 
 class LSHL2(LSH):
@@ -304,7 +379,14 @@ class LSHL2(LSH):
     def _parts(
         self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
     ) -> dict[str, tuple[float, Tensor]]:
-        return {
-            "l2": (self.l2_weight, _mean_squared_error(student_ND, teacher_ND, row_weights_N)),
-            "lsh": (self.lsh_weight, self._hash_part(student_ND, teacher_ND, row_weights_N)),
-        }
+        l2 = _mean_squared_error(student_ND, teacher_ND, row_weights_N)
+        return self._both(l2, super()._parts(student_ND, teacher_ND, row_weights_N))
+
+    def _map_parts(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
+    ) -> dict[str, tuple[float, Tensor]]:
+        l2 = _mean_squared_error_of_maps(student, teacher, location_weights)
+        return self._both(l2, super()._map_parts(student, teacher, location_weights))
+
+    def _both(self, l2: Tensor, lsh: dict[str, tuple[float, Tensor]]) -> dict[str, tuple[float, Tensor]]:
+        return {"l2": (self.l2_weight, l2), "lsh": (self.lsh_weight, lsh["lsh"][1])}

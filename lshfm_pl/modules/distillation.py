@@ -10,6 +10,7 @@ from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import LSH, DistillLosses, make_tap
 from lshfm_pl.mimic.build import CHECKPOINT_PREFIX
+from lshfm_pl.mimic.features import Pairs
 from lshfm_pl.modules.detection import DetectionModule
 from lshfm_pl.optim import Schedule
 
@@ -81,15 +82,20 @@ class DistillationModule(DetectionModule):
         Raises:
             LSHFMError: the mimic term is missing or without gradient, or was exactly zero too often, while β > 0.
         """
-        with self._tap.recording():
+        with self._tap.recording() as record:
             losses = super().losses(images, targets)
-        pairs = self._tap.pairs()
-        terms: dict[str, Tensor] = {}
-        for head, pair in ((self.mimic, pairs.features), (self.kd, pairs.logits)):
-            if head is not None and pair is not None:
-                terms |= head.terms(*pair)
+        terms = self.mimic_terms(self._tap.pairs(record))
         self._check_not_silent(terms)
         return {**losses, **{f"mimic_{name}": term for name, term in terms.items()}}
+
+    def mimic_terms(self, pairs: Pairs) -> dict[str, Tensor]:
+        """The weighted terms of the mimic losses by name."""
+        terms: dict[str, Tensor] = {}
+        if self.mimic is not None and pairs.features is not None:
+            terms |= self.mimic.terms(*pairs.features)
+        if self.kd is not None and pairs.logits is not None:
+            terms |= self.kd.terms(*pairs.logits)
+        return terms
 
     def _check_not_silent(self, terms: dict[str, Tensor]) -> None:
         beta = max(head.beta for head in (self.mimic, self.kd) if head is not None)

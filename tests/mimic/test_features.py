@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_heads import make_head
 
-from lshfm_pl.mimic.features import kept_locations, neighbourhoods, row_weights
+from lshfm_pl.mimic import hashing
+from lshfm_pl.mimic.features import kept_locations, location_weights, neighbourhoods
 
 RETINANET = Path(__file__).parent.parent / "goldens" / "mimic" / "retinanet.npz"
 LEVELS = ("P3", "P4", "P5", "P6", "P7")
@@ -28,9 +29,12 @@ def golden():
     return dict(np.load(RETINANET))
 
 
+@pytest.mark.parametrize("way", ["rows", "winograd", "convolution"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", CASES)
-def test_retinanet_term_and_gradient_equal_the_published_code(golden, case, loss):
+def test_retinanet_term_and_gradient_equal_the_published_code(golden, case, loss, way, monkeypatch):
+    if way == "convolution":
+        monkeypatch.setattr(hashing, "_WinogradHashLoss", hashing._ConvolutionHashLoss)
     student = [torch.from_numpy(golden[f"s_{level}"]).requires_grad_() for level in LEVELS]
     teacher = [torch.from_numpy(golden[f"t_{level}"]) for level in LEVELS]
     matches = torch.from_numpy(golden[f"{case}__matched"]).long()
@@ -38,7 +42,15 @@ def test_retinanet_term_and_gradient_equal_the_published_code(golden, case, loss
     assert keep.sum(dim=1).tolist() == CASES[case]
 
     head = make_head(loss, torch.from_numpy(golden["weight"]))
-    value = head(neighbourhoods(student)[keep], neighbourhoods(teacher)[keep], row_weights(keep))
+    weights = location_weights(keep)
+    if way == "rows":
+        value = head(neighbourhoods(student)[keep], neighbourhoods(teacher)[keep], weights[keep])
+    else:
+        sizes = [level.shape[-2:] for level in student]
+        of_levels = weights.split([size.numel() for size in sizes], dim=1)
+        value = head(
+            student, teacher, [w.unflatten(1, size) for w, size in zip(of_levels, sizes, strict=True)]
+        )
     value.backward()
     assert value.item() == pytest.approx(float(golden[f"{case}__{loss}__loss32"]), rel=1e-5, abs=1e-9)
     if case == "all_between":
@@ -61,7 +73,8 @@ def test_neighbourhoods_are_channel_major_and_what_a_convolution_sees():
     torch.testing.assert_close(projected, torch.cat(convolved, dim=1), rtol=1e-5, atol=1e-5)
 
 
-def test_row_weights_average_within_images_then_over_images_that_keep_any():
+def test_location_weights_average_within_images_then_over_images_that_keep_any():
     keep = torch.tensor([[True, True, False], [False, False, False], [False, True, False]])
-    torch.testing.assert_close(row_weights(keep), torch.tensor([0.25, 0.25, 0.5]))
-    assert row_weights(torch.zeros(2, 3, dtype=torch.bool)).shape == (0,)
+    expected = torch.tensor([[0.25, 0.25, 0], [0, 0, 0], [0, 0.5, 0]])
+    torch.testing.assert_close(location_weights(keep), expected)
+    assert location_weights(torch.zeros(2, 3, dtype=torch.bool)).sum() == 0

@@ -1,0 +1,333 @@
+"""The hash loss and its gradient in one pass over blocks, so that the projections never exist whole.
+
+Shapes: N rows, D features, H hash functions; maps [B, C, h, w] with D = 9 · C, where a location's feature is its
+3×3 neighbourhood with zero padding, channel-major, so that W [H, D] is also a convolution weight [H, C, 3, 3].
+
+Both functions return the loss and the share of bits on which student and teacher agree. The teacher's bits are made
+block by block beside the student's projections and used up at once; the gradient with respect to the student is
+added up meanwhile and is all that is kept for the backward pass.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["HASH_LOSSES", "HashLoss", "hash_loss_of_maps", "hash_loss_of_rows"]
+
+HashLoss = Literal["bce", "l1", "l2"]
+HASH_LOSSES: tuple[HashLoss, ...] = ("bce", "l1", "l2")
+
+CPU_BLOCK = 2**19
+"""Projections in a block on the CPU: its 2 MB stay in the cache between the steps."""
+GPU_BLOCK = 2**25
+"""Projections in a block on a GPU, where launching costs more than fetching: 128 MB in float32."""
+SIDE = 3
+"""Side of a location's neighbourhood."""
+TILE = 4
+"""Side of the square of outputs that the CPU computes together."""
+
+
+def hash_loss_of_rows(
+    student_ND: Tensor,
+    teacher_ND: Tensor,
+    weight_HD: Tensor,
+    bias_H: Tensor,
+    row_weights_N: Tensor | None,
+    kind: HashLoss,
+) -> tuple[Tensor, Tensor]:
+    """The hash loss of paired rows.
+
+    Args:
+        student_ND: [N, D] float32, with gradient.
+        teacher_ND: [N, D] float32.
+        weight_HD: W.
+        bias_H: b.
+        row_weights_N: what each row counts; 1/N without.
+        kind: `bce` with the teacher's bits 1[W f_t + b > 0], or `l1` / `l2` between the projections.
+
+    Returns:
+        Loss (mean over hashes, weighted sum over rows) and share of agreeing bits, both float32 scalars.
+    """
+    if row_weights_N is None:
+        row_weights_N = student_ND.new_full(student_ND.shape[:1], 1 / max(1, len(student_ND)))
+    return _RowHashLoss.apply(student_ND, teacher_ND, weight_HD, bias_H, row_weights_N, kind)
+
+
+def hash_loss_of_maps(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    location_weights: Sequence[Tensor],
+    weight_HD: Tensor,
+    bias_H: Tensor,
+    kind: HashLoss,
+) -> tuple[Tensor, Tensor]:
+    """The hash loss of the neighbourhoods of all locations of paired maps.
+
+    On the CPU the projections are made by Winograd's minimal filtering F(4×4, 3×3) (arXiv 1509.09308) in float32: a
+    quarter of the multiplications of a convolution. On a GPU they are convolutions; in bfloat16, accumulated in
+    float32, if the maps are bfloat16.
+
+    Args:
+        student: maps [B, C, h, w] of each level, with gradient.
+        teacher: maps of the same shapes.
+        location_weights: [B, h, w] of each level: what a location counts.
+        weight_HD, bias_H, kind: as `hash_loss_of_rows`.
+
+    Returns:
+        As `hash_loss_of_rows`.
+    """
+    method = _WinogradHashLoss if weight_HD.device.type == "cpu" else _ConvolutionHashLoss
+    return method.apply(weight_HD, bias_H, kind, *student, *teacher, *location_weights)
+
+
+class _RowHashLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_ND: Tensor,
+        teacher_ND: Tensor,
+        weight_HD: Tensor,
+        bias_H: Tensor,
+        row_weights_N: Tensor,
+        kind: HashLoss,
+    ) -> tuple[Tensor, Tensor]:
+        block = _hashes_at_once(len(student_ND), student_ND.device)
+        weights_N1 = (row_weights_N / len(weight_HD))[:, None]
+        totals = _Totals(student_ND)
+        gradient_ND = torch.zeros_like(student_ND)
+        for weight_hD, bias_h in zip(weight_HD.split(block), bias_H.split(block), strict=True):
+            student_Nh = F.linear(student_ND, weight_hD, bias_h)
+            totals.add(student_Nh, F.linear(teacher_ND, weight_hD, bias_h), weights_N1, kind, hash_axis=1)
+            gradient_ND.addmm_(student_Nh, weight_hD)
+        ctx.save_for_backward(gradient_ND)
+        return totals.results(ctx)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient_ND,) = ctx.saved_tensors
+        return gradient_ND * loss_gradient, *[None] * 5
+
+
+class _MapHashLoss(torch.autograd.Function):
+    """What both ways for maps share: taking the arguments apart, and the backward pass."""
+
+    @staticmethod
+    def unpack(tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
+        """Student maps, teacher maps and location weights."""
+        levels = len(tensors) // 3
+        return tensors[:levels], tensors[levels : 2 * levels], tensors[2 * levels :]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = [gradient * loss_gradient for gradient in ctx.saved_tensors]
+        return None, None, None, *gradients, *[None] * (2 * len(gradients))
+
+
+class _ConvolutionHashLoss(_MapHashLoss):
+    @staticmethod
+    def forward(
+        ctx: Any, weight_HD: Tensor, bias_H: Tensor, kind: HashLoss, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        student, teacher, location_weights = _MapHashLoss.unpack(tensors)
+        dtype = torch.bfloat16 if student[0].dtype == torch.bfloat16 else torch.float32
+        num_hashes, channels = len(weight_HD), student[0].shape[1]
+        kernel_HC33 = weight_HD.view(num_hashes, channels, SIDE, SIDE).to(dtype)
+        totals = _Totals(student[0])
+        gradients = []
+        for student_BChw, teacher_BChw, weights_Bhw in zip(student, teacher, location_weights, strict=True):
+            maps = [
+                x.detach().to(dtype, memory_format=torch.channels_last) for x in (student_BChw, teacher_BChw)
+            ]
+            weights_B1hw = (weights_Bhw / num_hashes)[:, None]
+            gradient = torch.zeros_like(maps[0], dtype=torch.float32)
+            block = _hashes_at_once(weights_Bhw.numel(), weights_Bhw.device)
+            for kernel, bias_h in zip(kernel_HC33.split(block), bias_H.split(block), strict=True):
+                kernel = kernel.contiguous(memory_format=torch.channels_last)
+                student_logits, teacher_logits = (
+                    F.conv2d(x, kernel, bias_h.to(dtype), padding=SIDE // 2).float() for x in maps
+                )
+                totals.add(student_logits, teacher_logits, weights_B1hw, kind, hash_axis=1)
+                # The adjoint of a 3×3 convolution with padding is one with the kernel turned around.
+                adjoint = kernel.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+                gradient += F.conv2d(student_logits.to(dtype), adjoint, padding=SIDE // 2)
+            gradients.append(gradient.to(student_BChw.dtype))
+        ctx.save_for_backward(*gradients)
+        return totals.results(ctx)
+
+
+class _WinogradHashLoss(_MapHashLoss):
+    """Tiles of 6×6 inputs give 4×4 outputs each: [36, T, C] inputs, [16, T, h] outputs, T tiles of all levels.
+
+    output = A (G W ⊙ B x), with a matrix product over channels for each of the 36 places; all of it is linear, so
+    the gradient goes back through the transposes of the same matrices.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight_HD: Tensor, bias_H: Tensor, kind: HashLoss, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        student, teacher, location_weights = _MapHashLoss.unpack(tensors)
+        num_hashes, channels = len(weight_HD), student[0].shape[1]
+        to_output, to_kernel, to_input = _winograd_matrices()
+        places = len(to_input)
+        student_PTC, teacher_PTC = (_input_tiles(maps, to_input) for maps in (student, teacher))
+        weights_QT1 = torch.cat([_output_tiles(weights) for weights in location_weights], dim=1) / num_hashes
+        num_tiles = student_PTC.shape[1]
+        kernel_H9C = weight_HD.view(num_hashes, channels, SIDE**2).transpose(1, 2)
+
+        hashes = min(256, num_hashes)
+        tiles = max(1, CPU_BLOCK // (hashes * TILE**2))
+        # Memory that is taken anew for every block would be cleared by the system every time.
+        products_buffer = student_PTC.new_empty(places * tiles * hashes)
+        student_buffer, teacher_buffer = student_PTC.new_empty(2, TILE**2 * tiles * hashes)
+        totals = _Totals(student_PTC)
+        gradient_PTC = torch.zeros_like(student_PTC)
+        for start in range(0, num_hashes, hashes):
+            chunk = slice(start, min(start + hashes, num_hashes))
+            bias_h = bias_H[chunk]
+            kernel_9Ch = kernel_H9C[chunk].permute(1, 2, 0).reshape(SIDE**2, -1)
+            kernel_PCh = (to_kernel @ kernel_9Ch).view(places, channels, -1)
+            for first in range(0, num_tiles, tiles):
+                block = slice(first, min(first + tiles, num_tiles))
+                shape = (block.stop - first, len(bias_h))
+                products_PTh = _view(products_buffer, places, *shape)
+                logits = []
+                for inputs_PTC, buffer in ((student_PTC, student_buffer), (teacher_PTC, teacher_buffer)):
+                    torch.bmm(inputs_PTC[:, block], kernel_PCh, out=products_PTh)
+                    logits_QTh = _view(buffer, TILE**2, *shape)
+                    torch.mm(to_output, products_PTh.flatten(1), out=logits_QTh.flatten(1))
+                    logits.append(logits_QTh.add_(bias_h))
+                totals.add(logits[0], logits[1], weights_QT1[:, block], kind, hash_axis=2)
+                torch.mm(to_output.T, logits[0].flatten(1), out=products_PTh.flatten(1))
+                gradient_PTC[:, block].baddbmm_(products_PTh, kernel_PCh.transpose(1, 2))
+        ctx.save_for_backward(*_untile(gradient_PTC, to_input, student))
+        return totals.results(ctx)
+
+
+class _Totals:
+    """Sums of the loss and of the agreeing bits over blocks of projections."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.loss, self.agreeing = like.new_zeros((2,), dtype=torch.float32).unbind()
+
+    def add(
+        self, student: Tensor, teacher: Tensor, weights: Tensor, kind: HashLoss, *, hash_axis: int
+    ) -> None:
+        """Add a block, and put the gradient with respect to the student's projections in their place.
+
+        Args:
+            student: projections, overwritten.
+            teacher: projections of the same shape, overwritten.
+            weights: what each counts; of size 1 along `hash_axis`, else broadcast.
+            kind: as `hash_loss_of_rows`.
+            hash_axis: the axis of the hash functions.
+        """
+        if kind == "bce":
+            # Strictly greater: a projection of exactly 0 has label 0, as published. With s = −1 for bit 1 and +1
+            # for bit 0 the loss is log(1 + exp(s z)) = max(s z, 0) + log1p(exp(−|z|)): no overflow, no lost digits.
+            sign = teacher.gt_(0).mul_(-2).add_(1)
+            student.mul_(sign)
+            agreeing = (student < 0) | ((student == 0) & (sign > 0))
+            loss = student.clamp(min=0).add_(student.abs().neg_().exp_().log1p_())
+            student.sigmoid_().mul_(sign)
+        else:
+            agreeing = (student > 0) == (teacher > 0)
+            student.sub_(teacher)
+            loss = student.abs() if kind == "l1" else student.square()
+            if kind == "l1":
+                student.sign_()
+            else:
+                student.mul_(2)
+        student.mul_(weights)
+        self.loss += (loss.sum(hash_axis, keepdim=True) * weights).sum()
+        self.agreeing += (agreeing.sum(hash_axis, keepdim=True) * weights).sum()
+
+    def results(self, ctx: Any) -> tuple[Tensor, Tensor]:
+        """Loss and share of agreeing bits in float32; the share has no gradient."""
+        loss, agreeing = self.loss.float(), self.agreeing.float()
+        ctx.mark_non_differentiable(agreeing)
+        return loss, agreeing
+
+
+def _hashes_at_once(rows: int, device: torch.device) -> int:
+    """Hash functions in a block of all rows; on a GPU more."""
+    return max(1, (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // max(1, rows))
+
+
+def _view(buffer: Tensor, *shape: int) -> Tensor:
+    """The beginning of a flat buffer in a shape."""
+    return buffer.flatten()[: math.prod(shape)].view(shape)
+
+
+@cache
+def _winograd_matrices() -> tuple[Tensor, Tensor, Tensor]:
+    """To output [16, 36], to kernel [36, 9] and to input [36, 36] of F(4×4, 3×3), float32.
+
+    Toom-Cook on the points 0, ±1, 1/2, −2 and ∞, which lose the fewest digits (arXiv 1803.10986, table 1); the
+    matrices for squares are Kronecker products of those for lines.
+    """
+    points = np.array([0, 1, -1, 0.5, -2])
+    side = TILE + SIDE - 1
+    to_output, to_kernel, to_input = np.zeros((side, TILE)), np.zeros((side, SIDE)), np.zeros((side, side))
+    for row, point in enumerate(points):
+        others = np.delete(points, row)
+        to_output[row] = point ** np.arange(TILE)
+        to_kernel[row] = point ** np.arange(SIDE) / np.prod(point - others)
+        to_input[row, :-1] = np.poly(others)[::-1]
+    to_output[-1, -1] = to_kernel[-1, -1] = 1
+    to_input[-1] = np.poly(points)[::-1]
+    squares = (np.kron(matrix, matrix) for matrix in (to_output.T, to_kernel, to_input))
+    to_output_QP, to_kernel_P9, to_input_PP = (torch.from_numpy(square).float() for square in squares)
+    return to_output_QP, to_kernel_P9, to_input_PP
+
+
+def _tiled_size(size: int) -> int:
+    return -(-size // TILE) * TILE
+
+
+def _input_tiles(maps: Sequence[Tensor], to_input: Tensor) -> Tensor:
+    """Maps [B, C, h, w] of all levels → transformed, overlapping tiles [36, T, C]."""
+    side = TILE + SIDE - 1
+    tiles = []
+    for level in maps:
+        _, channels, height, width = level.shape
+        right, below = 1 + _tiled_size(width) - width, 1 + _tiled_size(height) - height
+        padded = F.pad(level.detach().float(), (1, right, 1, below))
+        windows = padded.unfold(2, side, TILE).unfold(3, side, TILE)  # [B, C, tiles down, tiles right, 6, 6]
+        tiles.append(windows.permute(4, 5, 0, 2, 3, 1).reshape(side**2, -1, channels))
+    tiles_PTC = torch.cat(tiles, dim=1)
+    return (to_input @ tiles_PTC.flatten(1)).view_as(tiles_PTC)
+
+
+def _output_tiles(weights_Bhw: Tensor) -> Tensor:
+    """Weights [B, h, w] of a level → tiles [16, T, 1], zero outside of the map."""
+    _, height, width = weights_Bhw.shape
+    padded = F.pad(weights_Bhw, (0, _tiled_size(width) - width, 0, _tiled_size(height) - height))
+    windows = padded.unfold(1, TILE, TILE).unfold(2, TILE, TILE)
+    return windows.permute(3, 4, 0, 1, 2).reshape(TILE**2, -1, 1)
+
+
+def _untile(gradient_PTC: Tensor, to_input: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of the transformed tiles → that of each level's map: overlapping tiles add up."""
+    side = TILE + SIDE - 1
+    tiles_PTC = (to_input.T @ gradient_PTC.flatten(1)).view_as(gradient_PTC)
+    gradients, first = [], 0
+    for level in maps:
+        batch, channels, height, width = level.shape
+        padded = _tiled_size(height) + SIDE - 1, _tiled_size(width) + SIDE - 1
+        per_image = (padded[0] - SIDE + 1) * (padded[1] - SIDE + 1) // TILE**2
+        of_level = tiles_PTC[:, first : first + batch * per_image].unflatten(1, (batch, per_image))
+        first += batch * per_image
+        columns = of_level.permute(1, 3, 0, 2).reshape(batch, channels * side**2, per_image)
+        gradient = F.fold(columns, padded, side, stride=TILE)[:, :, 1 : 1 + height, 1 : 1 + width]
+        gradients.append(gradient.to(level.dtype, memory_format=torch.channels_last))
+    return gradients
