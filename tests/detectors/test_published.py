@@ -119,7 +119,7 @@ def test_frozen_batch_norm_takes_the_statistics_of_a_trained_one_with_todays_eps
     with torch.no_grad():
         expected, found = (detector.eval().backbone(image) for detector in (trained, frozen))
     for level, value in expected.items():
-        torch.testing.assert_close(found[level], value)
+        torch.testing.assert_close(found[level], value, rtol=1e-4, atol=1e-5 * value.abs().max().item())
 
 
 def test_file_that_torch_1_7_wrote_is_read():
@@ -183,13 +183,14 @@ def test_weights_of_torchvision_detect_as_in_torchvision(tmp_path, monkeypatch, 
     config = {**model_config(name), **settings, "min_size": [128]}
     torch.save(weights, tmp_path / "old.pth")
     torch.save(reference.state_dict(), tmp_path / "new.pth")
-    image = torch.rand(3, 100, 120, generator=torch.Generator().manual_seed(0))
+    # In float64 no two scores are so near that another order of summation would swap them.
+    image = torch.rand(3, 100, 120, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
-        expected = reference([image])[0]
+        expected = reference.double()([image])[0]
 
     def assert_same(detector):
         with torch.no_grad():
-            found = detector([image])[0]
+            found = detector.double()([image])[0]
         assert len(found["scores"]) > 20
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-6)
