@@ -21,6 +21,7 @@ GROUPS = {
 }
 COMMANDS = {
     "train": [],
+    "benchmark": ["output_dir=x"],
     "evaluate": ["checkpoint=x.ckpt", "output_dir=x"],
     "compare": [],
     "import_checkpoint": ["dst=x.ckpt"],

@@ -1,7 +1,7 @@
 """Tap points: paired student and teacher features of torchvision's detectors.
 
 This is the only module that knows torchvision's insides. A tap records what it needs while the student makes
-its ordinary training forward, then runs just the parts of the teacher that lead to the feature: backbone, RoI
+its ordinary training forward, and runs just the parts of the teacher that lead to the feature: backbone, RoI
 pooling of the student's boxes and box head for Faster R-CNN; backbone and classification tower for RetinaNet;
 and the classifier behind them where its logits are wanted. The teacher's RPN, NMS and post-processing never run.
 
@@ -206,7 +206,8 @@ class FeatureTap(ABC):
         record: dict[str, Any] = {}
 
         def keep_batch(module: nn.Module, inputs: Any, output: Any) -> None:
-            record["batch"] = output[0].tensors
+            # Before the student's own forward: the teacher's activations never meet the student's in memory.
+            record["teacher"] = self.teacher_maps(output[0].tensors)
 
         with ExitStack() as stack:
             stack.callback(self.student.transform.register_forward_hook(keep_batch).remove)
@@ -232,7 +233,16 @@ class FeatureTap(ABC):
 
     @abstractmethod
     def _pairs(self, record: dict[str, Any]) -> Pairs:
-        """Run the teacher on `record["batch"]` [B, 3, H, W] and pair features and logits."""
+        """Pair features and logits, of which the teacher's come from `record["teacher"]`."""
+
+    def teacher_maps(self, batch: Tensor) -> dict[str, Tensor]:
+        """What the teacher makes of a batch [B, 3, H, W], without gradient: its maps by level."""
+        with torch.no_grad():
+            return self._teacher_maps(batch)
+
+    @abstractmethod
+    def _teacher_maps(self, batch: Tensor) -> dict[str, Tensor]:
+        """The part of the teacher's forward that needs no box of the student."""
 
 
 class FasterRCNNTap(FeatureTap):
@@ -244,8 +254,8 @@ class FasterRCNNTap(FeatureTap):
 
     @property
     def needs(self) -> set[str]:
-        """Batch, sampled boxes, the box head's output, and the box predictor's if wanted."""
-        return {"batch", "boxes", "image_sizes", "features"} | ({"logits"} if self.wants_logits else set())
+        """The teacher's maps, sampled boxes, the box head's output, and the box predictor's if wanted."""
+        return {"teacher", "boxes", "image_sizes", "features"} | ({"logits"} if self.wants_logits else set())
 
     def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
         def keep_boxes(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -265,7 +275,9 @@ class FasterRCNNTap(FeatureTap):
     def _pairs(self, record: dict[str, Any]) -> Pairs:
         features = logits = None
         with torch.no_grad():
-            teacher_ND = _box_features(self.teacher, record["batch"], record["boxes"], record["image_sizes"])
+            teacher_ND = _box_features(
+                self.teacher, record["teacher"], record["boxes"], record["image_sizes"]
+            )
             if self.wants_logits:
                 teacher_NK = self.teacher.roi_heads.box_predictor(teacher_ND)[0]
                 weights_N = teacher_NK.new_full(teacher_NK.shape[:1], 1 / max(1, len(teacher_NK)))
@@ -274,6 +286,9 @@ class FasterRCNNTap(FeatureTap):
             features = FeaturePair(record["features"], teacher_ND)
         return Pairs(features, logits)
 
+    def _teacher_maps(self, batch: Tensor) -> dict[str, Tensor]:
+        return _maps(self.teacher, batch)
+
 
 class RetinaNetTap(FeatureTap):
     """3×3 neighbourhoods of the classification tower's output: what the `cls_logits` convolution sees.
@@ -281,7 +296,7 @@ class RetinaNetTap(FeatureTap):
     Zero padding; a row's order is channel-major (C, kh, kw), so that a hash matrix [H, C·9] is also a
     convolution weight [H, C, 3, 3]. Kept is every location of P3..P7 but those whose anchors are all between
     the matcher's thresholds; an image without boxes keeps none. The loss is the mean over an image's kept
-    locations, then the mean over the images that keep any: `row_weights_N` says so.
+    locations, then the mean over the images that keep any: `location_weights` says so.
 
     Logits: those of every anchor that is not between the thresholds, of images with boxes. As in the focal loss
     (arXiv 1708.02002, section 4), an image's sum is divided by its number of foreground anchors, and the batch's
@@ -290,8 +305,8 @@ class RetinaNetTap(FeatureTap):
 
     @property
     def needs(self) -> set[str]:
-        """Batch, the tower's output per level, the matcher's values, and the logits if wanted."""
-        return {"batch", "maps", "matches", "has_boxes"} | ({"logits"} if self.wants_logits else set())
+        """The teacher's maps, the tower's output per level, the matcher's values, and the logits if wanted."""
+        return {"teacher", "maps", "matches", "has_boxes"} | ({"logits"} if self.wants_logits else set())
 
     def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
         head = self.student.head
@@ -317,8 +332,7 @@ class RetinaNetTap(FeatureTap):
         features = logits = None
         matches_BA = record["matches"]
         has_boxes_B = torch.tensor(record["has_boxes"], device=matches_BA.device)
-        with torch.no_grad():
-            levels = _tower_maps(self.teacher, record["batch"])
+        levels = list(record["teacher"].values())
         if self.wants_logits:
             student_BAK = record["logits"]
             with torch.no_grad():
@@ -338,6 +352,9 @@ class RetinaNetTap(FeatureTap):
             weights = [level.unflatten(1, size) for level, size in zip(of_levels, sizes, strict=True)]
             features = MapPair(record["maps"], levels, weights)
         return Pairs(features, logits)
+
+    def _teacher_maps(self, batch: Tensor) -> dict[str, Tensor]:
+        return _tower_maps(self.teacher, batch)
 
 
 def ground_truth_features(
@@ -376,8 +393,8 @@ def ground_truth_features(
             ]
             if not sum(len(of_image) for of_image in boxes):
                 return [batch.new_zeros(0, mimic_size(detector).num_features) for detector in detectors]
-            return [_box_features(detector, batch, boxes, sizes) for detector in detectors]
-        levels = [_tower_maps(detector, batch) for detector in detectors]
+            return [_box_features(detector, _maps(detector, batch), boxes, sizes) for detector in detectors]
+        levels = [list(_tower_maps(detector, batch).values()) for detector in detectors]
         anchors = first.anchor_generator(resized, levels[0])
         places = []
         for index, (of_image, anchors_A4) in enumerate(zip(boxes, anchors, strict=True)):
@@ -416,17 +433,17 @@ def _maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
 
 
 def _box_features(
-    detector: Any, batch: Tensor, boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+    detector: Any, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
 ) -> Tensor:
     """Output [N, D] of a Faster R-CNN's box head for given boxes per image."""
     heads = detector.roi_heads
-    return heads.box_head(heads.box_roi_pool(_maps(detector, batch), boxes, image_sizes))
+    return heads.box_head(heads.box_roi_pool(maps, boxes, image_sizes))
 
 
-def _tower_maps(detector: Any, batch: Tensor) -> list[Tensor]:
+def _tower_maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
     """Outputs [B, C, h, w] of a RetinaNet's classification tower, a level each."""
     tower = detector.head.classification_head.conv
-    return [tower(level) for level in _maps(detector, batch).values()]
+    return {name: tower(level) for name, level in _maps(detector, batch).items()}
 
 
 def _by_anchor(logits: Tensor, num_classes: int) -> Tensor:

@@ -48,7 +48,7 @@ class DistillationModule(DetectionModule):
         super().__init__(detector, schedule, data_config=data_config)
         self.mimic, self.kd = losses.features, losses.logits
         self._bias = losses.bias
-        self._tap = make_tap(
+        self.tap = make_tap(
             detector,
             teacher.eval().requires_grad_(False),
             features=self.mimic is not None,
@@ -62,7 +62,7 @@ class DistillationModule(DetectionModule):
     @property
     def teacher(self) -> Detector:
         """The frozen teacher."""
-        return self._tap.teacher
+        return self.tap.teacher
 
     def on_fit_start(self) -> None:
         """The teacher follows the student to its device; a new run centres its hash, a resumed one has its bias.
@@ -82,9 +82,9 @@ class DistillationModule(DetectionModule):
         Raises:
             LSHFMError: the mimic term is missing or without gradient, or was exactly zero too often, while β > 0.
         """
-        with self._tap.recording() as record:
+        with self.tap.recording() as record:
             losses = super().losses(images, targets)
-        terms = self.mimic_terms(self._tap.pairs(record))
+        terms = self.mimic_terms(self.tap.pairs(record))
         self._check_not_silent(terms)
         return {**losses, **{f"mimic_{name}": term for name, term in terms.items()}}
 

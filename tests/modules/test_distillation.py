@@ -185,7 +185,7 @@ def test_hooks_live_only_while_the_student_is_recorded():
     module.losses(as_float(images), targets)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.detector.modules())
     assert "compute_loss" not in vars(module.detector.head)
-    with pytest.raises(RuntimeError, match="on purpose"), module._tap.recording():
+    with pytest.raises(RuntimeError, match="on purpose"), module.tap.recording():
         raise RuntimeError("on purpose")
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.detector.modules())
 
@@ -195,9 +195,9 @@ def test_missing_mimic_term_stops_the_run():
     module.eval()
     images, targets = random_batch()
     with pytest.raises(LSHFMError, match="mimic term is missing"):
-        module._tap.pairs({})
+        module.tap.pairs({})
     module.detector.eval()
-    tap = distillation(STUDENTS[1])._tap
+    tap = distillation(STUDENTS[1]).tap
     with tap.recording() as record:
         tap.student.eval()(as_float(images))
     with pytest.raises(LSHFMError, match="mimic term is missing"):

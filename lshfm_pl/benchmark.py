@@ -1,0 +1,97 @@
+"""`python -m lshfm_pl.benchmark`: seconds and memory of a distillation step, of the loader, of evaluation."""
+
+import logging
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from omegaconf import DictConfig
+
+from lshfm_pl import cli
+from lshfm_pl.benchmarking.data import measure_loaders
+from lshfm_pl.benchmarking.evaluation import measure_evaluation
+from lshfm_pl.benchmarking.step import PARTS, measure_steps
+from lshfm_pl.cli import as_dict
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.results import write_json
+
+__all__ = ["benchmark"]
+
+log = logging.getLogger(__name__)
+
+MEASURES = {"step": measure_steps, "data": measure_loaders, "eval": measure_evaluation}
+
+
+def benchmark(config: DictConfig) -> dict[str, Any]:
+    """Measure what `config.what` names; print it and write it to `config.output`.
+
+    Raises:
+        LSHFMError: an unknown measure, settings that do not fit, or a file that does not load.
+    """
+    if config.what not in MEASURES:
+        raise LSHFMError(f"benchmark: what: expected one of {', '.join(MEASURES)}, found {config.what}")
+    for key, least in (("repeats", 1), ("warmup", 0)):
+        if not isinstance(config[key], int) or config[key] < least:
+            raise LSHFMError(f"benchmark: {key}: expected a whole number ≥ {least}, found {config[key]}")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    measured = MEASURES[config.what](config)
+    results = {
+        **measured,
+        "what": config.what,
+        "device": device_name(config.device if config.what == "step" else "cpu"),
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+        "config": as_dict(config),
+    }
+    print(as_text(results))
+    output = Path(config.output or Path(config.output_dir) / "benchmark.json")
+    write_json(results, output)
+    log.info("written to %s", output)
+    return results
+
+
+def device_name(device: str) -> str:
+    """What the work ran on, in words."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def as_text(results: Mapping[str, Any]) -> str:
+    """The figures as a table for the terminal."""
+    config = results["config"]
+    lines = [results["device"]]
+    if results["what"] == "step":
+        lines[0] += (
+            f"; {config['model']['name']}, {config['distill']['name']}, {config['precision']}, "
+            f"{config['batch_size']} × {config['width']}×{config['height']}"
+        )
+    memory, speed = results.get("peak_memory_bytes", {}), results.get("images_per_second", {})
+    lines.append(f"{'':10} {'seconds':>9} {'images/s':>9} {'peak MiB':>9}")
+    for name, seconds in results["seconds"].items():
+        images = f"{speed[name]:9.2f}" if name in speed else " " * 9
+        peak = f"{memory[name] / 2**20:9.0f}" if name in memory else " " * 9
+        lines.append(f"{name:10} {seconds:9.3f} {images} {peak}  {PARTS.get(name, '')}".rstrip())
+    lines += [f"{name}: {ratio:.3f}" for name, ratio in results.get("ratios", {}).items()]
+    return "\n".join(lines)
+
+
+@cli.main("benchmark")
+def run(config: DictConfig) -> None:
+    """One benchmark."""
+    benchmark(config)
+
+
+def main() -> None:
+    """`benchmark data` is short for `benchmark what=data`."""
+    sys.argv[1:] = [f"what={argument}" if argument in MEASURES else argument for argument in sys.argv[1:]]
+    run()
+
+
+if __name__ == "__main__":
+    main()

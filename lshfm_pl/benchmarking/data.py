@@ -1,0 +1,92 @@
+"""Images a second of the loader, against the published way of loading."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from lshfm_pl.benchmarking.step import load_published
+from lshfm_pl.benchmarking.timing import median_seconds
+from lshfm_pl.data import VOCDataModule
+
+__all__ = ["draw_voc", "measure_loaders"]
+
+WIDTH, HEIGHT, BOXES = 500, 375, 3
+"""Of most VOC images."""
+BATCH_SIZE = 2
+
+ANNOTATION = (
+    "<annotation><filename>{id}.jpg</filename><size><width>{width}</width><height>{height}</height><depth>3</depth>"
+    "</size>{objects}</annotation>"
+)
+OBJECT = (
+    "<object><name>thing</name><difficult>0</difficult><bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax>"
+    "<ymax>{3}</ymax></bndbox></object>"
+)
+
+
+def draw_voc(root: Path, num_images: int, seed: int) -> None:
+    """A data set in VOC layout: JPEG images as detailed as photographs (about 75 KB each), three boxes on each."""
+    generator = torch.Generator().manual_seed(seed)
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    ids = [f"{index:06d}" for index in range(num_images)]
+    (root / "ImageSets" / "Main" / "train.txt").write_text("\n".join(ids) + "\n")
+    for image_id in ids:
+        pixels = torch.zeros(3, HEIGHT, WIDTH)
+        for detail in (8, 32, 128):
+            coarse = torch.rand(1, 3, detail * HEIGHT // WIDTH, detail, generator=generator)
+            pixels += torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bilinear")[0] / 3
+        bytes_HW3 = (pixels * 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(bytes_HW3).save(root / "JPEGImages" / f"{image_id}.jpg", quality=92)
+        corners = torch.randint(1, 200, (BOXES, 2), generator=generator)
+        boxes = torch.cat([corners, corners + 100], dim=1).tolist()
+        objects = "".join(OBJECT.format(*box) for box in boxes)
+        text = ANNOTATION.format(id=image_id, width=WIDTH, height=HEIGHT, objects=objects)
+        (root / "Annotations" / f"{image_id}.xml").write_text(text)
+
+
+def measure_loaders(config: DictConfig) -> dict[str, Any]:
+    """Images a second of a whole epoch of each loader, and their ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "voc"
+        draw_voc(root, config.num_images, config.seed)
+        datamodule = VOCDataModule(
+            root=str(root), train_split="train", val_split="train", batch_size=BATCH_SIZE,
+            num_workers=config.num_workers, seed=config.seed,
+        )  # fmt: skip
+        datamodule.setup("fit")
+        published = load_published().PublishedVOC(root, "train")
+        loaders: dict[str, Iterable[Any]] = {
+            "ours": datamodule.train_dataloader(),
+            "published": DataLoader(
+                published, BATCH_SIZE, shuffle=True, num_workers=config.num_workers, collate_fn=_as_lists
+            ),
+        }
+        seconds = median_seconds(
+            {name: lambda loader=loader: _exhaust(loader) for name, loader in loaders.items()},  # type: ignore[misc]
+            repeats=config.repeats,
+            warmup=config.warmup,
+            device=torch.device("cpu"),
+        )
+    speeds = {name: config.num_images / value for name, value in seconds.items()}
+    return {
+        "seconds": seconds,
+        "images_per_second": speeds,
+        "ratios": {"ours_over_published": speeds["ours"] / speeds["published"]},
+    }
+
+
+def _exhaust(loader: Iterable[Any]) -> None:
+    for _ in loader:
+        pass
+
+
+def _as_lists(samples: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    images, targets = zip(*samples, strict=True)
+    return list(images), list(targets)

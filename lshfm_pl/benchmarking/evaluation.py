@@ -1,0 +1,59 @@
+"""Seconds for all AP figures at the size of VOC07 test."""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lshfm_pl.benchmarking.timing import median_seconds
+from lshfm_pl.metrics import DetectionMetrics
+
+__all__ = ["draw_detections", "measure_evaluation"]
+
+NUM_IMAGES, DETECTIONS_PER_IMAGE, NUM_CLASSES = 4952, 51, 20
+IMAGES_AT_ONCE = 8
+
+
+def draw_detections(num_images: int, seed: int) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+    """Random predictions near random objects, and these as targets; 51 and one to five an image."""
+    generator = torch.Generator().manual_seed(seed)
+    predictions, targets = [], []
+    for index in range(num_images):
+        count = int(torch.randint(1, 6, (1,), generator=generator))
+        corners = torch.rand(count, 2, generator=generator) * 300
+        sides = 30 + torch.rand(count, 2, generator=generator) * 150
+        objects = torch.cat([corners, corners + sides], dim=1)
+        labels = torch.randint(1, NUM_CLASSES + 1, (count,), generator=generator)
+        near = torch.randint(0, count, (DETECTIONS_PER_IMAGE,), generator=generator)
+        boxes = objects[near] + torch.randn(DETECTIONS_PER_IMAGE, 4, generator=generator) * 10
+        boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+        guessed = torch.randint(1, NUM_CLASSES + 1, (DETECTIONS_PER_IMAGE,), generator=generator)
+        right = torch.rand(DETECTIONS_PER_IMAGE, generator=generator) < 0.5
+        scores = torch.rand(DETECTIONS_PER_IMAGE, generator=generator)
+        predictions.append(
+            {"boxes": boxes, "scores": scores, "labels": torch.where(right, labels[near], guessed)}
+        )
+        difficult = torch.rand(count, generator=generator) < 0.15
+        targets.append(
+            {"boxes": objects, "labels": labels, "difficult": difficult, "image_id": torch.tensor(index)}
+        )
+    return predictions, targets
+
+
+def measure_evaluation(config: DictConfig) -> dict[str, Any]:
+    """Seconds from predictions to all figures, 4,952 images and 252,552 detections."""
+    predictions, targets = draw_detections(NUM_IMAGES, config.seed)
+    names = [f"class_{label}" for label in range(1, NUM_CLASSES + 1)]
+
+    def evaluate() -> None:
+        metrics = DetectionMetrics(names)
+        for first in range(0, NUM_IMAGES, IMAGES_AT_ONCE):
+            batch = slice(first, first + IMAGES_AT_ONCE)
+            metrics.update(predictions[batch], targets[batch])
+        metrics.compute()
+
+    seconds = median_seconds(
+        {"evaluation": evaluate}, repeats=config.repeats, warmup=config.warmup, device=torch.device("cpu")
+    )
+    return {"seconds": seconds, "detections": NUM_IMAGES * DETECTIONS_PER_IMAGE}

@@ -1,0 +1,261 @@
+"""What a step of distillation costs, whole and in parts, against plain training and against the published way."""
+
+import importlib.util
+from collections.abc import Callable
+from functools import cached_property
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, peak_memory_bytes
+from lshfm_pl.cli import as_dict
+from lshfm_pl.detectors import Detector, build_detector
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic import build_losses
+from lshfm_pl.mimic.features import FeaturePair, LogitPair, MapPair, Pairs
+from lshfm_pl.modules import DetectionModule, DistillationModule
+from lshfm_pl.paths import CONFIG_DIR
+
+__all__ = ["PARTS", "StepParts", "load_published", "measure_steps"]
+
+PARTS = {
+    "plain": "student step without a teacher",
+    "teacher": "teacher forward, as far as the mimic term needs it",
+    "mimic": "mimic term alone, forward and backward",
+    "distill": "whole step of distillation",
+    "reference": "the same step done the published way, float32",
+}
+MEMORY_STEPS = 2
+"""Steps in a process that measures memory: the second one has the first one's gradients and caches."""
+
+
+def load_published() -> ModuleType:
+    """`benchmarks/published.py`, which is no part of the package.
+
+    Raises:
+        LSHFMError: it is not there.
+    """
+    path = CONFIG_DIR.parent / "benchmarks" / "published.py"
+    if not path.is_file():
+        raise LSHFMError(
+            f"benchmark: expected the published way in {path}; leave it out with published=false"
+        )
+    spec = importlib.util.spec_from_file_location("published", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class StepParts:
+    """The parts of a step on one random batch, each a method that forgets its gradients at its end.
+
+    Args:
+        config: of `conf/benchmark.yaml`.
+
+    Raises:
+        LSHFMError: no teacher for this student, or settings that do not fit.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        torch.manual_seed(config.seed)
+        self.device = torch.device(config.device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise LSHFMError("benchmark: device=cuda, but torch finds no GPU; give device=cpu")
+        precisions = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
+        if config.precision not in precisions:
+            raise LSHFMError(
+                f"benchmark: precision: expected {' or '.join(precisions)}, found {config.precision}"
+            )
+        self._dtype = precisions[config.precision]
+        self.config = config
+        self.images = [
+            torch.rand(3, config.height, config.width, device=self.device) for _ in range(config.batch_size)
+        ]
+        self.targets = [self._random_boxes() for _ in self.images]
+
+    def _random_boxes(self) -> dict[str, Tensor]:
+        config = self.config
+        size = torch.tensor([config.width, config.height])
+        corners = torch.rand(config.num_boxes, 2) * size * 0.6
+        sides = (0.05 + 0.3 * torch.rand(config.num_boxes, 2)) * size
+        labels = torch.randint(1, config.num_classes, (config.num_boxes,))
+        boxes = torch.cat([corners, corners + sides], dim=1)
+        return {"boxes": boxes.to(self.device), "labels": labels.to(self.device)}
+
+    def _build(self, model: dict[str, Any]) -> Detector:
+        names = [f"class_{label}" for label in range(1, self.config.num_classes)]
+        model = {**model, "backbone_weights": None, "min_size": [self.config.height]}
+        detector = build_detector(model, num_classes=len(names) + 1, class_names=names)
+        tame_random_norms(detector)
+        return detector.to(self.device)
+
+    @cached_property
+    def student(self) -> Detector:
+        """The student of random weights, in training mode."""
+        return self._build(as_dict(self.config.model)).train()
+
+    @cached_property
+    def teacher(self) -> Detector:
+        """The teacher of random weights."""
+        if self.config.teacher.detector is None:
+            raise LSHFMError(
+                f"benchmark: {self.config.model.name} has no teacher of its own; give model@teacher.detector=…"
+            )
+        return self._build(as_dict(self.config.teacher.detector)).eval().requires_grad_(False)
+
+    @cached_property
+    def distillation(self) -> DistillationModule:
+        """Student, teacher and mimic losses."""
+        settings = as_dict(self.config.distill)
+        name = settings.pop("name")
+        if name == "none":
+            raise LSHFMError("benchmark: distill: expected a loss, such as lshl2, found none")
+        settings.pop("check_teacher")
+        losses = build_losses(name, self.teacher, **settings)
+        return DistillationModule(self.student, self.teacher, losses).to(self.device).train()
+
+    @cached_property
+    def _plain(self) -> DetectionModule:
+        return DetectionModule(self.student).train()
+
+    @cached_property
+    def _record(self) -> dict[str, Any]:
+        with self._autocast(), self.distillation.tap.recording() as record:
+            self.student(self.images, self.targets)
+        return record
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        with self._autocast():
+            pairs = self.distillation.tap.pairs(self._record)
+        return Pairs(_as_leaves(pairs.features), _as_leaves(pairs.logits))
+
+    @cached_property
+    def _reference(self) -> Callable[[], Tensor]:
+        published = load_published()
+        student = published.as_published(self._build(as_dict(self.config.model)).train())
+        teacher = self._build(as_dict(self.config.teacher.detector)).eval().requires_grad_(False)
+        head = self.distillation.mimic
+        if head is None:
+            raise LSHFMError("benchmark: distill=kd has no published way; give published=false")
+        published.as_published(teacher)
+        return lambda: published.published_step(student, teacher, head, self.images, self.targets)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+    def _forward_backward(self, module: DetectionModule) -> None:
+        with self._autocast():
+            loss = torch.stack(
+                [loss.float() for loss in module.losses(self.images, self.targets).values()]
+            ).sum()
+        loss.backward()
+        module.zero_grad(set_to_none=True)
+
+    def plain(self) -> None:
+        """Forward and backward of the student alone."""
+        self._forward_backward(self._plain)
+
+    def distill(self) -> None:
+        """Forward and backward of a step of distillation."""
+        self._forward_backward(self.distillation)
+
+    def run_teacher(self) -> None:
+        """What the teacher does in a step."""
+        tap = self.distillation.tap
+        with self._autocast():
+            tap.pairs({**self._record, "teacher": tap.teacher_maps(self._batch)})
+
+    @cached_property
+    def _batch(self) -> Tensor:
+        return cast(Any, self.student.transform)(self.images)[0].tensors
+
+    def run_mimic(self) -> None:
+        """The mimic losses of given features, and their gradient with respect to the student's."""
+        with self._autocast():
+            terms = self.distillation.mimic_terms(self._pairs)
+        torch.stack(list(terms.values())).sum().backward()
+
+    def run_reference(self) -> None:
+        """Forward and backward of the same step done the published way."""
+        self._reference().backward()
+
+    def by_name(self) -> dict[str, Callable[[], None]]:
+        """The parts that the config asks for, by their names in `PARTS`."""
+        parts = {
+            "plain": self.plain,
+            "teacher": self.run_teacher,
+            "mimic": self.run_mimic,
+            "distill": self.distill,
+        }
+        return parts | ({"reference": self.run_reference} if self.config.published else {})
+
+
+def tame_random_norms(detector: nn.Module) -> None:
+    """Halve what frozen norms of unit statistics let through: random features would grow with every block."""
+    for module in detector.modules():
+        if "FrozenBatchNorm" in type(module).__name__:
+            module.weight.fill_(0.5)  # type: ignore[operator]
+
+
+def _as_leaves(pair: Any) -> Any:
+    """The pair with student tensors that begin a graph."""
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+
+    if isinstance(pair, MapPair):
+        return pair._replace(student=[leaf(level) for level in pair.student])
+    if isinstance(pair, FeaturePair):
+        return pair._replace(student_ND=leaf(pair.student_ND))
+    if isinstance(pair, LogitPair):
+        return pair._replace(student_NK=leaf(pair.student_NK))
+    return pair
+
+
+def measure_steps(config: DictConfig) -> dict[str, Any]:
+    """Seconds, ratios, images a second and peak memory.
+
+    Returns:
+        `seconds`, `peak_memory_bytes`, `images_per_second` by the names in `PARTS`; `ratios`.
+    """
+    parts = StepParts(config)
+    seconds = median_seconds(
+        parts.by_name(), repeats=config.repeats, warmup=config.warmup, device=parts.device
+    )
+    ratios = {
+        "distill_over_plain": seconds["distill"] / seconds["plain"],
+        "distill_over_floor": seconds["distill"] / (seconds["plain"] + seconds["teacher"]),
+    }
+    if "reference" in seconds:
+        ratios["distill_over_reference"] = seconds["distill"] / seconds["reference"]
+    memory = {}
+    if config.memory:
+        memory = {
+            name: in_own_process(_peak_of, config, name)
+            for name in ("plain", "distill", "reference")
+            if name in seconds
+        }
+        ratios["memory_distill_over_plain"] = memory["distill"] / memory["plain"]
+    whole = [name for name in ("plain", "distill", "reference") if name in seconds]
+    return {
+        "seconds": seconds,
+        "ratios": ratios,
+        "images_per_second": {name: config.batch_size / seconds[name] for name in whole},
+        "peak_memory_bytes": memory,
+    }
+
+
+def _peak_of(config: DictConfig, name: str) -> int:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    parts = StepParts(config)
+    part = parts.by_name()[name]
+    for _ in range(MEMORY_STEPS):
+        part()
+    return peak_memory_bytes(parts.device)

@@ -1,0 +1,94 @@
+"""Timing of alternatives in turn, and peak memory of each in a process of its own."""
+
+import gc
+import multiprocessing
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["in_own_process", "median_seconds", "peak_memory_bytes"]
+
+
+def median_seconds(
+    parts: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int, device: torch.device
+) -> dict[str, float]:
+    """Median seconds of each part. They take turns, so that a busy machine slows all of them alike.
+
+    Args:
+        parts: what to time, by name.
+        repeats: rounds that count.
+        warmup: rounds before them.
+        device: a GPU's work is timed by its own clock, from an idle start to its end.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for round_ in range(warmup + repeats):
+        for name, part in parts.items():
+            elapsed = _gpu_seconds(part) if device.type == "cuda" else _seconds(part)
+            if round_ >= warmup:
+                seconds[name].append(elapsed)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def _seconds(part: Callable[[], Any]) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    part()
+    return time.perf_counter() - start
+
+
+def _gpu_seconds(part: Callable[[], Any]) -> float:
+    gc.collect()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    part()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory of the GPU's allocator where the work is on one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Linux's getrusage begins with the peak of the process that started this one.
+        (peak_kib,) = re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())
+        return int(peak_kib) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def in_own_process(work: Callable[..., Any], *args: Any) -> Any:
+    """`work(*args)` in a new process, which starts from nothing; both must be importable or picklable.
+
+    Raises:
+        LSHFMError: the process died, as it does when memory runs out.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, work, args))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError as error:
+        raise LSHFMError(
+            "benchmark: a process that measured memory died; is there enough? Else leave it out with memory=false"
+        ) from error
+    finally:
+        process.join()
+
+
+def _send(sender: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    sender.send(work(*args))
