@@ -28,6 +28,8 @@ CPU_BLOCK = 2**19
 """Projections in a block on the CPU: its 2 MB stay in the cache between the steps."""
 GPU_BLOCK = 2**25
 """Projections in a block on a GPU, where launching costs more than fetching: 128 MB in float32."""
+HASHES_AT_ONCE = 256
+"""Hash functions in a block of tiles."""
 SIDE = 3
 """Side of a location's neighbourhood."""
 TILE = 4
@@ -184,7 +186,7 @@ class _WinogradHashLoss(_MapHashLoss):
         num_tiles = student_PTC.shape[1]
         kernel_H9C = weight_HD.view(num_hashes, channels, SIDE**2).transpose(1, 2)
 
-        hashes = min(256, num_hashes)
+        hashes = min(HASHES_AT_ONCE, num_hashes)
         tiles = max(1, CPU_BLOCK // (hashes * TILE**2))
         # Memory that is taken anew for every block would be cleared by the system every time.
         products_buffer = student_PTC.new_empty(places * tiles * hashes)

@@ -1,0 +1,158 @@
+"""The fused hash loss against float64 on whole projections: rows, Winograd's way and convolutions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lshfm_pl.mimic import L2, LSH, hashing
+from lshfm_pl.mimic.features import neighbourhoods
+
+SIZES = ((9, 14), (4, 7), (1, 3))
+CHANNELS, HASHES = 12, 40
+KINDS = ("bce", "l1", "l2")
+WAYS = ("winograd", "convolution")
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    if request.param == "convolution":
+        monkeypatch.setattr(hashing, "_WinogradHashLoss", hashing._ConvolutionHashLoss)
+    return request.param
+
+
+def random_maps(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (
+        [torch.randn(2, CHANNELS, *size, generator=generator).relu().to(dtype) for size in SIZES]
+        for _ in "st"
+    )
+    weights = [torch.rand(2, *size, generator=generator) for size in SIZES]
+    weights[0][1, 2:5] = 0
+    total = sum(level.sum() for level in weights)
+    return [level.requires_grad_() for level in student], teacher, [level / total for level in weights]
+
+
+def random_head(kind, std=0.2):
+    head = LSH(CHANNELS * 9, HASHES, hash_loss=kind, std=std)
+    head.bias.copy_(torch.linspace(-0.5, 0.5, HASHES))
+    return head
+
+
+def whole_in_float64(head, student, teacher, weights):
+    """Loss, share of agreeing bits, and gradients of the maps."""
+    student = [level.detach().double().requires_grad_() for level in student]
+    weight_L = torch.cat([level.flatten(1) for level in weights], dim=1).double()
+    weight, bias = head.weight.double(), head.bias.double()
+    student_BLH, teacher_BLH = (
+        F.linear(neighbourhoods(maps), weight, bias)
+        for maps in (student, [level.double() for level in teacher])
+    )
+    if head.hash_loss == "bce":
+        bits = (teacher_BLH > 0).double()
+        loss_BLH = F.binary_cross_entropy_with_logits(student_BLH, bits, reduction="none")
+    else:
+        difference = student_BLH - teacher_BLH
+        loss_BLH = difference.abs() if head.hash_loss == "l1" else difference.square()
+    loss = (loss_BLH.mean(dim=2) * weight_L).sum()
+    same_BLH = (student_BLH > 0) == (teacher_BLH > 0)
+    return loss, (same_BLH.double().mean(dim=2) * weight_L).sum(), torch.autograd.grad(loss, student)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_give_value_agreement_and_gradient_of_whole_projections(kind, way):
+    student, teacher, weights = random_maps()
+    head = random_head(kind)
+    loss, agreement, gradients = whole_in_float64(head, student, teacher, weights)
+    value = head(student, teacher, weights)
+    (3 * value).backward()
+    assert value.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert head.bit_agreement.item() == pytest.approx(agreement.item(), abs=1e-6)
+    assert not head.bit_agreement.requires_grad
+    for level, expected in zip(student, gradients, strict=True):
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(level.grad.double(), 3 * expected, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_give_what_their_maps_give(kind):
+    student, teacher, weights = random_maps()
+    head = random_head(kind)
+    of_maps = head(student, teacher, weights)
+    rows = [neighbourhoods(maps).flatten(0, 1) for maps in (student, teacher)]
+    of_rows = head(*rows, torch.cat([level.flatten(1) for level in weights], dim=1).flatten())
+    assert of_rows.item() == pytest.approx(of_maps.item(), rel=1e-6)
+    for found, expected in zip(
+        torch.autograd.grad(of_rows, student), torch.autograd.grad(of_maps, student), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_size_of_the_blocks_changes_nothing(monkeypatch, way):
+    student, teacher, weights = random_maps()
+    head = random_head("bce")
+    rows = [neighbourhoods(maps).flatten(0, 1) for maps in (student, teacher)]
+    whole = [head(student, teacher, weights), head(*rows)]
+    monkeypatch.setattr(hashing, "CPU_BLOCK", 700)
+    monkeypatch.setattr(hashing, "HASHES_AT_ONCE", 16)
+    small = [head(student, teacher, weights), head(*rows)]
+    for expected, found in zip(whole, small, strict=True):
+        assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+        for gradient, other in zip(
+            torch.autograd.grad(expected, student, retain_graph=True),
+            torch.autograd.grad(found, student, retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-7)
+
+
+def test_confident_and_wrong_projections_lose_no_digits_and_do_not_overflow():
+    head = LSH(1, 1, beta=1)
+    head.weight.fill_(1)
+    for projection in (-1e4, -90.0, -20.0, -1e-3, 0.0, 1e-3, 20.0, 90.0, 1e4):
+        student = torch.tensor([[projection]], requires_grad=True)
+        for teacher in (1.0, -1.0):
+            value = head(student, torch.tensor([[teacher]]))
+            exact = torch.tensor(projection, dtype=torch.float64)
+            expected = F.softplus(-exact if teacher > 0 else exact, threshold=1000).item()
+            assert value.item() == pytest.approx(expected, rel=1e-6, abs=1e-38)
+            (gradient,) = torch.autograd.grad(value, student)
+            expected = torch.sigmoid(exact).item() - (teacher > 0)
+            assert gradient.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_mse_of_neighbourhoods_is_made_without_them():
+    student, teacher, weights = random_maps()
+    rows = [neighbourhoods(maps).flatten(0, 1) for maps in (student, teacher)]
+    expected = L2()(*rows, torch.cat([level.flatten(1) for level in weights], dim=1).flatten())
+    found = L2()(student, teacher, weights)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    for gradient, other in zip(
+        torch.autograd.grad(found, student), torch.autograd.grad(expected, student), strict=True
+    ):
+        torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-8)
+
+
+def test_bfloat16_maps_change_a_bit_only_near_its_hyperplane(way):
+    student, teacher, weights = random_maps()
+    head = random_head("bce")
+    rounded = [[level.detach().bfloat16() for level in maps] for maps in (student, teacher)]
+    expected = whole_in_float64(head, *rounded, weights)
+    rounded[0] = [level.requires_grad_() for level in rounded[0]]
+    value = head(*rounded, weights)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected[0].item(), rel=2e-3)
+    # Products of rounded hashes, added up in float32: wrong is a bit within 2^-8 of the projections' spread.
+    assert head.bit_agreement.item() == pytest.approx(expected[1].item(), abs=1e-2)
+    for level, gradient in zip(rounded[0], expected[2], strict=True):
+        assert level.grad.dtype == torch.bfloat16
+        error = (level.grad.double() - gradient).norm() / gradient.norm()
+        assert error < 0.1 if way == "convolution" else error < 0.01
+
+
+def test_nothing_kept_gives_zero_with_a_graph(way):
+    student, teacher, weights = random_maps()
+    value = random_head("bce")(student, teacher, [0 * level for level in weights])
+    value.backward()
+    assert value.item() == 0
+    assert all(level.grad.abs().max() == 0 for level in student)
