@@ -1,0 +1,125 @@
+"""The step that is measured is the published one, in other words."""
+
+import copy
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from small_detectors import STUDENTS, TEACHER_OF
+
+from lshfm_pl.benchmarking.step import PARTS, StepParts, load_published, measure_steps
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.modules.detection import DetectionModule
+
+
+def benchmark_config(student, *overrides):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        teacher = [f"+model@teacher.detector={TEACHER_OF[student]}"] if student in TEACHER_OF else []
+        small = ["height=96", "width=128", "num_classes=4", "num_boxes=3", "repeats=1", "warmup=0"]
+        return compose(
+            "benchmark",
+            [f"model={student}", *teacher, *small, "output_dir=x", "distill.num_hashes=32", *overrides],
+        )
+
+
+@pytest.mark.parametrize("distill", ["lsh", "lshl2"])
+@pytest.mark.parametrize("student", STUDENTS)
+def test_step_and_gradient_equal_the_published_way(student, distill):
+    parts = StepParts(benchmark_config(student, f"distill={distill}", "model.norm=frozen_bn"))
+    module, published = parts.distillation, load_published()
+    reference = published.as_published(copy.deepcopy(parts.student))
+    teacher = published.as_published(copy.deepcopy(parts.teacher))
+    torch.manual_seed(1)
+    ours = torch.stack(list(module.losses(parts.images, parts.targets).values())).sum()
+    torch.manual_seed(1)
+    theirs = published.published_step(reference, teacher, module.mimic, parts.images, parts.targets)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    ours.backward()
+    theirs.backward()
+    gradients = [
+        torch.cat([p.grad.flatten() for p in detector.parameters() if p.grad is not None])
+        for detector in (parts.student, reference)
+    ]
+    assert gradients[0].shape == gradients[1].shape
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_parts_run_and_leave_no_gradient(student):
+    parts = StepParts(benchmark_config(student))
+    assert list(parts.by_name()) == list(PARTS)
+    for name in ("plain", "teacher", "mimic", "distill"):
+        parts.by_name()[name]()
+        assert all(parameter.grad is None for parameter in parts.student.parameters())
+
+
+@pytest.mark.slow
+def test_figures_are_ratios_of_what_was_timed_and_peaks_are_each_processes_own():
+    measured = measure_steps(benchmark_config(STUDENTS[1]))
+    seconds, memory = measured["seconds"], measured["peak_memory_bytes"]
+    assert set(seconds) == set(PARTS)
+    assert measured["ratios"]["distill_over_plain"] == seconds["distill"] / seconds["plain"]
+    assert measured["ratios"]["distill_over_reference"] == seconds["distill"] / seconds["reference"]
+    assert memory["plain"] < memory["distill"]
+    assert len(set(memory.values())) == len(memory)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["distill=none"], "distill: expected a loss"),
+        (["precision=16-true"], "precision: expected 32-true or bf16-mixed"),
+        (["teacher.detector=null"], "has no teacher of its own"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told(overrides, message):
+    config = benchmark_config(STUDENTS[0])
+    key, value = overrides[0].split("=")
+    if key == "distill":
+        config.distill = {"name": value}
+    elif key == "precision":
+        config.precision = value
+    else:
+        config.teacher.detector = None
+    with pytest.raises(LSHFMError, match=message):
+        StepParts(config).by_name()["distill"]()
+
+
+@pytest.mark.parametrize("distill", ["l2", "lsh", "lshl2", "kd"])
+@pytest.mark.parametrize("student", STUDENTS)
+def test_bfloat16_step_is_finite_and_near_the_float32_one(student, distill):
+    overrides = [f"distill={distill}"]
+    config = benchmark_config(student, *overrides) if "ls" in distill else _without_hashes(student, distill)
+    values = []
+    for precision in ("32-true", "bf16-mixed"):
+        config.precision = precision
+        parts = StepParts(config)
+        torch.manual_seed(1)
+        with parts._autocast():
+            losses = parts.distillation.losses(parts.images, parts.targets)
+        values.append({name: loss.item() for name, loss in losses.items() if name.startswith("mimic_")})
+        assert all(loss.dtype == torch.float32 for name, loss in losses.items() if name.startswith("mimic_"))
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+        assert all(
+            torch.isfinite(parameter.grad).all()
+            for parameter in parts.student.parameters()
+            if parameter.grad is not None
+        )
+    assert values[1] == pytest.approx(values[0], rel=0.2)
+
+
+def _without_hashes(student, distill):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose(
+            "benchmark",
+            [
+                f"model={student}", f"+model@teacher.detector={TEACHER_OF[student]}", f"distill={distill}",
+                "height=96", "width=128", "num_classes=4", "num_boxes=3", "output_dir=x",
+            ],
+        )  # fmt: skip
+
+
+def test_plain_part_is_the_plain_module():
+    parts = StepParts(benchmark_config(STUDENTS[0]))
+    assert type(parts._plain) is DetectionModule
