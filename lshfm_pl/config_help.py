@@ -120,7 +120,8 @@ def _chooses_group(override: str, wrong: str) -> bool:
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> Iterable[str]:
-    for name, node in config.items_ex(resolve=False):
+    for key, node in config.items_ex(resolve=False):
+        name = str(key)
         yield f"{prefix}{name}"
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
             yield from _dotted(node, f"{prefix}{name}.")

@@ -25,6 +25,9 @@ Centre = Literal["mean", "median"]
 PROJECTED_AT_ONCE = 2**24
 """Elements of the projections [N, h] that exist at once while a median is found: 64 MB."""
 
+BITS_ROWS, BITS_HASHES = 256, 1024
+"""What `LSH.bit_agreement` looks at, at most."""
+
 
 class MimicHead(nn.Module, ABC):
     """A loss that pulls the student's features towards the teacher's.
@@ -252,6 +255,21 @@ class LSH(MimicHead):
     def project(self, features_ND: Tensor) -> Tensor:
         """W f + b, [N, H]."""
         return F.linear(features_ND, self.weight, self.bias)
+
+    @torch.no_grad()
+    def bit_agreement(self, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+        """Share (0..1) of hash bits, 1[W f + b > 0], in which paired features agree; a float32 scalar.
+
+        A sample, so that it costs next to nothing: at most 256 rows, evenly spaced, and the first 1,024 hashes.
+        Without rows it is NaN.
+        """
+        step = max(1, -(-len(student_ND) // BITS_ROWS))
+        with torch.autocast(student_ND.device.type, enabled=False):
+            student_bits, teacher_bits = (
+                F.linear(features[::step].float(), self.weight[:BITS_HASHES], self.bias[:BITS_HASHES]) > 0
+                for features in (student_ND, teacher_ND)
+            )
+        return (student_bits == teacher_bits).float().mean()
 
     def _hash_part(self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None) -> Tensor:
         if student_ND.shape[1] != self.weight.shape[1]:

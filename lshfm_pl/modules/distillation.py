@@ -54,6 +54,9 @@ class DistillationModule(DetectionModule):
             logits=self.kd is not None,
         )
         self._zero_steps = 0
+        #: Whether `losses` leaves the share of agreeing bits of its batch in `bit_agreement`.
+        self.measures_bits = False
+        self.bit_agreement: Tensor | None = None
         # The hash matrix never changes; without this DDP would send it to every process every step.
         buffers = [] if self.mimic is None else self.mimic.named_buffers()
         self._ddp_params_and_buffers_to_ignore = [CHECKPOINT_PREFIX + key for key, _ in buffers]
@@ -88,6 +91,8 @@ class DistillationModule(DetectionModule):
         for head, pair in ((self.mimic, pairs.features), (self.kd, pairs.logits)):
             if head is not None and pair is not None:
                 terms |= head.terms(*pair)
+        if self.measures_bits and isinstance(self.mimic, LSH) and pairs.features is not None:
+            self.bit_agreement = self.mimic.bit_agreement(*pairs.features[:2])
         self._check_not_silent(terms)
         return {**losses, **{f"mimic_{name}": term for name, term in terms.items()}}
 
