@@ -29,6 +29,7 @@ __all__ = [
     "detection_grid",
     "detection_picture",
     "draw_detections",
+    "labelled_grid",
     "save_picture",
 ]
 
@@ -302,6 +303,18 @@ def detection_picture(
     return pil_to_tensor(_compose(cells, titles, legend))
 
 
+def labelled_grid(
+    rows: Sequence[Sequence[tuple[Tensor, str]]], titles: Sequence[str], legend: Sequence[tuple[Color, str]]
+) -> Tensor:
+    """Pictures, uint8 [3, H, W] each with a caption, in rows below the titles of their columns.
+
+    Returns:
+        uint8 [3, H, W], the legend's colours explained at its foot.
+    """
+    cells = [[Cell(to_pil_image(image), caption) for image, caption in row] for row in rows]
+    return pil_to_tensor(_compose(cells, titles, legend))
+
+
 def detection_grid(
     images: Sequence[Tensor],
     columns: Mapping[str, Sequence[Entry]],
@@ -366,7 +379,9 @@ def _with_errors(found: Entry, target: Entry) -> dict[str, Tensor]:
 
 
 def _compose(
-    rows: Sequence[Sequence[Cell]], titles: Sequence[str], legend: Sequence[tuple[Color | Form, str]]
+    rows: Sequence[Sequence[Cell]],
+    titles: Sequence[str],
+    legend: Sequence[tuple[Color, str] | tuple[Color | Form, str]],
 ) -> Image.Image:
     """Rows of cells below their titles and above the legend; as many titles as columns, or one for all."""
     font = ImageFont.truetype(FONT_FILE, TITLE_FONT_SIZE)
