@@ -108,6 +108,7 @@ def predict(config: DictConfig) -> list[str]:
                     save_picture(
                         _drawn(image, of_image, detector, config.score_threshold),
                         folder / "pictures" / f"{picture.name}.png",
+                        optimize=False,
                     )
             bar.update(len(batch))
     if not content["images"]:

@@ -327,11 +327,11 @@ def detection_grid(
     return save_picture(detection_picture(images, columns, class_names, **settings), path)
 
 
-def save_picture(picture: Tensor, path: str | Path) -> Path:
-    """Write uint8 [3, H, W] as a PNG; its folder is made. Returns the path."""
+def save_picture(picture: Tensor, path: str | Path, *, optimize: bool = True) -> Path:
+    """Write uint8 [3, H, W] as a PNG, at its smallest with `optimize`; its folder is made. Returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil_image(picture).save(path, format="PNG", optimize=True)
+    to_pil_image(picture).save(path, format="PNG", optimize=optimize)
     return path
 
 
