@@ -97,8 +97,8 @@ class DetectionPictures(pl.Callback):
     def __init__(self, num_images: int = 4, every_n_epochs: int = 2, score_threshold: float = 0.5) -> None:
         if num_images < 1 or every_n_epochs < 1:
             raise LSHFMError(
-                "callbacks.pictures: expected num_images and every_n_epochs of at least 1, found "
-                f"{num_images} and {every_n_epochs}; callbacks.pictures=null draws none"
+                "callbacks.images: expected num_images and every_n_epochs of at least 1, found "
+                f"{num_images} and {every_n_epochs}; callbacks.images=null draws none"
             )
         self.num_images = num_images
         self.every_n_epochs = every_n_epochs
@@ -137,7 +137,7 @@ class Hyperparameters(pl.Callback):
     """Puts the run's settings beside its final figures, so that TensorBoard's HParams tab compares runs.
 
     Args:
-        values: name → setting; None is written as "none".
+        values: name → setting; None is written as "none". The teacher's name is added.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -146,9 +146,10 @@ class Hyperparameters(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write `final/AP` and its like, of the test set, with the settings."""
         assert isinstance(pl_module, DetectionModule)
+        teacher = pl_module.teacher.config["name"] if isinstance(pl_module, DistillationModule) else "none"
         figures = {f"final/{name}": pl_module.results[name] for name in FINAL_FIGURES}
         for writer in _tensorboard(trainer):
-            writer.log_hyperparams(self.values, figures, step=trainer.global_step)
+            writer.log_hyperparams({**self.values, "teacher": teacher}, figures, step=trainer.global_step)
 
 
 def _tensorboard(trainer: pl.Trainer) -> list[TensorBoardLogger]:

@@ -172,6 +172,7 @@ def test_settings_stand_beside_the_final_figures(events, watched):
     assert settings["distill"].string_value == "lshl2"
     assert settings["beta"].number_value == 2
     assert settings["num_hashes"].string_value == "none"
+    assert settings["teacher"].string_value == watched[1].teacher.config["name"]
     for name in ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP"):
         assert values(events, f"final/{name}") == pytest.approx([watched[1].results[name]], abs=1e-4)
 
@@ -250,7 +251,7 @@ def test_monitoring_changes_nothing_of_the_training(tmp_path):
 
 
 def test_every_callback_can_be_switched_off(tmp_path):
-    names = ("summary", "epoch_line", "monitor", "pictures", "hyperparameters")
+    names = ("summary", "epoch_line", "monitor", "images", "hyperparameters")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose(
             "train", overrides=[f"output_dir={tmp_path}", *(f"callbacks.{name}=null" for name in names)]
@@ -259,5 +260,5 @@ def test_every_callback_can_be_switched_off(tmp_path):
 
 
 def test_no_pictures_at_all_are_asked_for_by_null():
-    with pytest.raises(LSHFMError, match="callbacks.pictures=null draws none"):
+    with pytest.raises(LSHFMError, match="callbacks.images=null draws none"):
         DetectionPictures(num_images=0)
