@@ -70,9 +70,9 @@ def _telling_config_errors(run: Callable[[DictConfig], None], config_name: str) 
 
     def job(config: DictConfig) -> None:
         # Only while Hydra composes do its errors come here; of the job's own it prints the traceback.
-        wanted = os.environ.pop(FULL_ERROR)
+        os.environ.pop(FULL_ERROR, None)
         run(config)
-        os.environ[FULL_ERROR] = wanted
+        os.environ[FULL_ERROR] = "1"
 
     def start() -> None:
         if os.environ.get(FULL_ERROR) == "1":
