@@ -1,6 +1,7 @@
 """What the commands share: Hydra, and failures told in one or two lines."""
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -10,16 +11,21 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from lshfm_pl.config_help import config_error
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = ["CONFIG_DIR", "as_dict", "in_multirun", "is_main_process", "job_command", "main"]
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""The variable by which Hydra lets its errors through instead of printing them and exiting."""
 
 EXPECTED_WARNINGS = (
     r".*Experiment logs directory",  # the CSV logger shares the run's folder with everything else
@@ -33,11 +39,11 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
     """Make a command of a function of its config `conf/<config_name>.yaml`.
 
     An `LSHFMError` ends the process with its text on stderr and status 1; with `debug=…` chosen its traceback
-    is shown too.
+    is shown too. So does a config that does not compose, with the closest valid names; HYDRA_FULL_ERROR=1 shows
+    Hydra's own message instead.
     """
 
     def decorate(command: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
         def run(config: DictConfig) -> None:
             for message in EXPECTED_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
@@ -54,9 +60,36 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
                 print("stopped by SIGTERM; go on with resume=<its checkpoints/last.ckpt>", file=sys.stderr)
                 sys.exit(128 + signal.SIGTERM)
 
-        return run
+        return _telling_config_errors(run, config_name)
 
     return decorate
+
+
+def _telling_config_errors(run: Callable[[DictConfig], None], config_name: str) -> Callable[[], None]:
+    """Hydra's command around `run`, whose failures to compose the config are told in our words."""
+
+    def job(config: DictConfig) -> None:
+        # Only while Hydra composes do its errors come here; of the job's own it prints the traceback.
+        os.environ.pop(FULL_ERROR, None)
+        run(config)
+        os.environ[FULL_ERROR] = "1"
+
+    def start() -> None:
+        if os.environ.get(FULL_ERROR) == "1":
+            hydra_main(run)()
+            return
+        os.environ[FULL_ERROR] = "1"
+        try:
+            hydra_main(job)()
+        except (HydraException, OmegaConfBaseException) as error:
+            overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+            print(f"error: {config_error(error, config_name, overrides)}", file=sys.stderr)
+            sys.exit(1)
+        finally:
+            os.environ.pop(FULL_ERROR, None)
+
+    hydra_main = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
+    return start
 
 
 def refuse_missing_values(config: DictConfig) -> None:

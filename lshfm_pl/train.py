@@ -18,7 +18,7 @@ from lshfm_pl.detectors import Detector, build_detector, load_detector, load_tor
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import build_losses
-from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters
+from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.optim import Schedule
 from lshfm_pl.results import run_results, write_json
 
@@ -41,7 +41,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     datamodule.setup("fit")
     module = build_module(config, datamodule)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
-    report_load(module.detector, teacher, datamodule)
+    report_load(module.detector, teacher)
     if config.resume is not None:
         refuse_unfit_checkpoint(module, config.resume)
     if is_main_process():
@@ -205,26 +205,11 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
     return teacher
 
 
-def report_load(student: Detector, teacher: Detector | None, datamodule: DetectionDataModule) -> None:
-    """Log which weights went where, what is trainable, and how much data there is."""
-    trainable, frozen = count_parameters([student])
-    log.info(
-        "student: %s, backbone weights: %s; %s parameters trainable, %s frozen",
-        student.config["name"],
-        student.backbone_report,
-        f"{trainable:,}",
-        f"{frozen:,}",
-    )
+def report_load(student: Detector, teacher: Detector | None) -> None:
+    """Log which weights went where."""
+    log.info("student: %s, backbone weights: %s", student.config["name"], student.backbone_report)
     if teacher is not None:
-        frozen = count_parameters([teacher])[1]
-        log.info(
-            "teacher: %s, %s; %s parameters, all frozen",
-            teacher.config["name"],
-            teacher.load_report,
-            f"{frozen:,}",
-        )
-    for split, counts in datamodule.describe().items():
-        log.info("data, %s: %s", split, counts)
+        log.info("teacher: %s, %s", teacher.config["name"], teacher.load_report)
 
 
 def measure_teacher(

@@ -1,10 +1,17 @@
-"""How failures are told."""
+"""How failures are told, and what `--help` says."""
+
+import re
+import subprocess
+import sys
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf, open_dict
 
-from lshfm_pl.cli import refuse_missing_values, told
+from lshfm_pl.cli import CONFIG_DIR, refuse_missing_values, told
+from lshfm_pl.config_help import config_error
 from lshfm_pl.errors import LSHFMError
 
 
@@ -28,3 +35,109 @@ def test_values_that_must_be_given_are_named():
     refuse_missing_values(OmegaConf.create({"a": 1}))
     with pytest.raises(LSHFMError, match="no value for data.root: give data.root="):
         refuse_missing_values(OmegaConf.create({"data": {"root": "???"}}))
+
+
+def run_command(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"lshfm_pl.{module}", *arguments],
+        cwd=CONFIG_DIR.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def error_of(overrides, command="train"):
+    """What is told of a config that does not compose."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"), pytest.raises(HydraException) as caught:
+        compose(command, overrides=overrides)
+    return config_error(caught.value, command, overrides)
+
+
+@pytest.mark.parametrize("command", sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
+def test_help_of_every_command_tells_its_groups_what_to_change_and_examples(command, capsys):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose(command, return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.job.config_name = command
+    text = config.hydra.help.template
+    assert text.count(f"python -m lshfm_pl.{command}") >= 2
+    assert "What people change:" in text
+    assert "$" not in text  # Hydra would take it for a variable of its template
+    groups = [
+        line.split(":")[0].strip() for line in text.splitlines() if line.startswith("  ") and ": " in line
+    ]
+    defaults = OmegaConf.load(CONFIG_DIR / f"{command}.yaml").get("defaults", [])
+    names = {str(name) for entry in OmegaConf.to_container(ListConfig(defaults)) if isinstance(entry, dict)
+             for name in entry if " " not in name}  # fmt: skip
+    assert names <= set(groups)
+    assert max(len(line) for line in text.splitlines()) <= 116
+
+
+def test_help_is_printed_with_the_default_marked():
+    process = run_command("train", "--help")
+    assert process.returncode == 0, process.stderr
+    assert "fasterrcnn_resnet50fpn*" in process.stdout
+    assert "  distill: kd, l2, lsh, lshl2, none*" in process.stdout
+    assert "_base" not in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told_text"),
+    [
+        (
+            ["model=retinanet_vg11fpn"],
+            "model=retinanet_vg11fpn: no such file .* did you mean retinanet_vgg11fpn",
+        ),
+        (
+            ["distill=l3"],
+            "distill=l3: no such file in conf/distill; expected one of kd, l2, lsh, lshl2, none",
+        ),
+        (["experiment=quickstat"], "did you mean quickstart or quickstart_student"),
+        (["distil=l2"], r"distil: no such key or group; did you mean distill\?"),
+        (["schedule.epoch=3"], r"schedule.epoch: no such key or group; did you mean schedule.epochs\?"),
+        (["distill=lsh", "distill.num_hash=3"], r"did you mean distill.num_hashes\?"),
+        (["distill=lshl2", "beta=3"], "did you mean distill.beta"),
+        (["model@teacher.detectr=x"], r"did you mean model@teacher.detector\?"),
+        (["trainer.precison=3"], r"did you mean trainer.precision\? .*\+trainer.precison=…"),
+        (["xyzzy=3"], "xyzzy: no such key or group; --help lists the groups"),
+        (["a=[1"], "a=\\[1: cannot be read"),
+    ],
+)
+def test_wrong_names_are_answered_with_the_closest_valid_ones(overrides, told_text):
+    text = error_of(overrides)
+    assert re.match(f".*{told_text}", text)
+    assert len(text.splitlines()) == 1
+
+
+def test_wrong_name_ends_the_command_with_status_1_and_one_line():
+    for arguments in (["schedule.epoch=3"], ["--multirun", "distill=none,l3"]):
+        process = run_command("train", *arguments)
+        assert process.returncode == 1
+        assert len(process.stderr.splitlines()) == 1
+        assert process.stderr.startswith("error: ")
+
+
+def test_list_without_brackets_is_told_from_a_sweep():
+    process = run_command("train", "data.root=x,y")
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr == (
+        "error: data.root=x,y: several values need --multirun; a list is written 'data.root=[x,y]'\n"
+    )
+
+
+def test_defects_still_show_their_traceback(tmp_path):
+    command = tmp_path / "command.py"
+    command.write_text(
+        "from lshfm_pl import cli\n"
+        "@cli.main('import_checkpoint')\n"
+        "def main(config):\n"
+        "    raise KeyError('oops')\n"
+        "main()\n"
+    )
+    process = subprocess.run(
+        [sys.executable, str(command), "dst=x"], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert process.returncode == 1
+    assert "KeyError: 'oops'" in process.stderr
+    assert "command.py" in process.stderr

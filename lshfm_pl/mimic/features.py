@@ -6,7 +6,7 @@ pooling of the student's boxes and box head for Faster R-CNN; backbone and class
 and the classifier behind them where its logits are wanted. The teacher's RPN, NMS and post-processing never run.
 
 `ground_truth_features` reads the same features without a student's training forward, at places that follow from
-the ground truth.
+the ground truth; `feature_grids` reads them all over an image.
 """
 
 from abc import ABC, abstractmethod
@@ -25,6 +25,7 @@ from lshfm_pl.errors import LSHFMError
 
 __all__ = [
     "FasterRCNNTap",
+    "FeatureGrid",
     "FeaturePair",
     "FeatureTap",
     "LogitPair",
@@ -33,6 +34,7 @@ __all__ = [
     "Pairs",
     "RetinaNetTap",
     "class_activation",
+    "feature_grids",
     "ground_truth_features",
     "make_tap",
     "mimic_size",
@@ -405,6 +407,80 @@ def ground_truth_features(
                 places += [(index, location) for location in kept.tolist()]
         rows = tuple(torch.tensor(places, dtype=torch.long, device=batch.device).reshape(-1, 2).T)
         return [neighbourhoods(of_detector)[rows] for of_detector in levels]
+
+
+class FeatureGrid(NamedTuple):
+    """Features of several detectors at the same places, evenly spaced over an image.
+
+    `maps` holds a tensor [C, h, w] for each detector, whose C may differ; the feature of a place is its
+    neighbourhood of `side` × `side` places. `is_mimicked` says whether it is the one that mimic losses compare.
+    """
+
+    title: str
+    maps: list[Tensor]
+    side: int
+    is_mimicked: bool
+
+
+def feature_grids(detectors: Sequence[Any], image: Tensor) -> list[FeatureGrid]:
+    """Features of detectors of one architecture over an image, a grid a pyramid level.
+
+    RetinaNet: the classification tower's output, whose 3×3 neighbourhoods are what is mimicked. Faster R-CNN: what
+    is mimicked belongs to boxes, not to locations of a map, so there are two kinds of grids: the backbone's maps
+    themselves, and the box head's output for square boxes of each anchor size, half a side apart.
+
+    Args:
+        detectors: in evaluation mode, on one device; the first resizes the image, to its test size.
+        image: float [3, H, W] in 0..1, on that device.
+
+    Returns:
+        The grids, from the finest to the coarsest of a kind; without gradient, cropped to the image.
+    """
+    first = detectors[0]
+    with torch.no_grad():
+        resized, _ = first.transform([image])
+        batch, size = resized.tensors, resized.image_sizes[0]
+        is_faster_rcnn = isinstance(first, FasterRCNN)
+        levels = [(_maps if is_faster_rcnn else _tower_maps)(detector, batch) for detector in detectors]
+        grids = [
+            FeatureGrid(
+                f"{'backbone map' if is_faster_rcnn else 'tower'}, stride {batch.shape[-1] // maps[0].shape[-1]}",
+                [_cropped(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
+                1 if is_faster_rcnn else NEIGHBOURHOOD,
+                not is_faster_rcnn,
+            )
+            for maps in zip(*(of_detector.values() for of_detector in levels), strict=True)
+        ]
+        if is_faster_rcnn:
+            sides = sorted({side for sizes in first.rpn.anchor_generator.sizes for side in sizes})
+            grids += [_box_grid(detectors, levels, size, side) for side in sides if side <= max(size)]
+    return grids
+
+
+def _cropped(level: Tensor, padded: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """The part of a map [C, h, w] of a padded batch that an image of `size` (height, width) fills."""
+    height, width = (
+        -(-of_map * of_image // of_batch)
+        for of_map, of_image, of_batch in zip(level.shape[-2:], size, padded, strict=True)
+    )
+    return level[:, :height, :width]
+
+
+def _box_grid(
+    detectors: Sequence[Any], levels: Sequence[dict[str, Tensor]], size: tuple[int, int], side: float
+) -> FeatureGrid:
+    """The box head's output for boxes of `side` pixels whose centres are half of that apart, cut at the borders."""
+    counts = [max(1, round(2 * length / side)) for length in size]
+    centres = torch.cartesian_prod(
+        *((torch.arange(count) + 0.5) * length / count for count, length in zip(counts, size, strict=True))
+    ).to(next(iter(levels[0].values())))
+    centres = centres.flip(1)  # (y, x) → (x, y)
+    boxes = clip_boxes_to_image(torch.cat([centres - side / 2, centres + side / 2], dim=1), size)
+    maps = [
+        _box_features(detector, of_detector, [boxes], [size]).T.unflatten(1, counts)
+        for detector, of_detector in zip(detectors, levels, strict=True)
+    ]
+    return FeatureGrid(f"boxes of {side:g} pixels", maps, side=1, is_mimicked=True)
 
 
 _JITTERED_COPIES = 4

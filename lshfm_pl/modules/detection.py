@@ -44,6 +44,8 @@ class DetectionModule(pl.LightningModule):
         self.data_config = data_config
         self.metrics = DetectionMetrics(detector.class_names)
         self.results: dict[str, float] = {}
+        #: Every loss of the last training step by name, without gradient.
+        self.loss_values: dict[str, Tensor] = {}
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Every loss by name; the sum is what is trained."""
@@ -54,7 +56,8 @@ class DetectionModule(pl.LightningModule):
         images, targets = batch
         losses = self.losses(as_float(images), targets)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        logged = {f"train/{name}": loss.detach() for name, loss in losses.items()}
+        self.loss_values = {name: loss.detach() for name, loss in losses.items()}
+        logged = {f"train/{name}": loss for name, loss in self.loss_values.items()}
         self.log_dict({**logged, "train/loss": total.detach()}, batch_size=len(images))
         return total
 

@@ -1,10 +1,16 @@
-"""Boxes drawn on images: one image, or ground truth and several detectors side by side."""
+"""Boxes drawn on images: one image, or ground truth and several detectors side by side.
+
+Colours tell classes apart, forms all else: the outline of a difficult object is dashed, a false positive is crossed
+out, and a missed object is dashed on black.
+"""
 
 import colorsys
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 import torch
@@ -14,36 +20,103 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics.voc_ap import NO_MATCH, match_to_ground_truth
 
-__all__ = ["class_color", "detection_grid", "draw_detections"]
+__all__ = [
+    "TRUTH",
+    "class_color",
+    "detection_errors",
+    "detection_grid",
+    "detection_picture",
+    "draw_detections",
+    "labelled_grid",
+    "save_picture",
+]
 
 Color = tuple[int, int, int]
+Entry = Mapping[str, Tensor]
 
 FONT_FILE = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 """Comes with matplotlib, so that labels look the same everywhere."""
 
+FIRST_COLORS: tuple[Color, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+"""Of the first classes: told apart with any colour vision (Okabe and Ito, jfly.uni-koeln.de/color)."""
+
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 READABLE_SIDE = 256
-"""Pixels; `detection_grid` enlarges images whose longer side is smaller than this."""
+"""Pixels; `detection_picture` enlarges images whose longer side is smaller than this."""
+
+ERROR_IOU = 0.5
+TRUTH = "ground truth"
+"""Title of the column of the data set's own boxes."""
 
 TITLE_FONT_SIZE = 16
+CAPTION_FONT_SIZE = 12
 MARGIN = 6
 BACKGROUND: Color = (255, 255, 255)
 BLACK: Color = (0, 0, 0)
-DASHED = None
-"""In place of a colour in the legend: the outline of difficult objects."""
+
+
+class Form(Enum):
+    """What the form of an outline says, in the words of the legend."""
+
+    DIFFICULT = "difficult"
+    FALSE_POSITIVE = "false positive"
+    MISSED = "missed"
 
 
 def class_color(label: int) -> Color:
     """RGB of the class with this label, the same in every picture.
 
-    Steps of the golden ratio around the hue circle keep classes with neighbouring labels far apart;
-    brightness tells apart those that come to lie close together.
+    The first classes have colours made for every kind of colour vision. Further ones are steps of the golden ratio
+    around the hue circle, which keep neighbouring labels far apart; brightness tells apart those that come to lie
+    close together.
     """
+    if 1 <= label <= len(FIRST_COLORS):
+        return FIRST_COLORS[label - 1]
     hue = label * GOLDEN_RATIO % 1.0
-    value = (1.0, 0.85, 0.65)[label % 3]
+    value = (1.0, 0.8, 0.6)[label % 3]
     red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.9, value))
     return red, green, blue
+
+
+def detection_errors(found: Entry, target: Entry) -> tuple[Tensor, Tensor]:
+    """Which detections of an image are false positives, and which objects no detection found.
+
+    As the VOC devkit counts at IoU 0.5: a detection is compared with the object of its class that it overlaps most;
+    the best-scored one of an object is its match, any further one false; difficult objects and crowds count neither
+    way.
+
+    Args:
+        found: `boxes` [N, 4], `labels` [N], `scores` [N].
+        target: `boxes` [M, 4], `labels` [M], and, else False, `difficult` [M] and `crowd` [M].
+
+    Returns:
+        (bool [N], bool [M])
+    """
+    boxes, labels, true_boxes, true_labels = (
+        entry[key].cpu().numpy() for entry in (found, target) for key in ("boxes", "labels")
+    )
+    matches_N = torch.from_numpy(match_to_ground_truth(boxes, labels, true_boxes, true_labels, ERROR_IOU))
+    ignored_M = torch.zeros(len(target["labels"]), dtype=torch.bool)
+    for key in ("difficult", "crowd"):
+        if key in target:
+            ignored_M |= target[key].cpu().bool()
+    false_N, missed_M = matches_N == NO_MATCH, ~ignored_M
+    for index in found["scores"].cpu().argsort(descending=True, stable=True).tolist():
+        match = int(matches_N[index])
+        if match != NO_MATCH and not ignored_M[match]:
+            false_N[index] = not missed_M[match]
+            missed_M[match] = False
+    return false_N, missed_M
 
 
 def draw_detections(
@@ -53,8 +126,11 @@ def draw_detections(
     class_names: Sequence[str],
     scores: Tensor | None = None,
     difficult: Tensor | None = None,
+    *,
+    false: Tensor | None = None,
+    missed: Tensor | None = None,
 ) -> Tensor:
-    """Draw boxes with their class names, and scores if given; difficult objects get a dashed outline.
+    """Draw boxes with their class names, and scores if given.
 
     Args:
         image: [3 or 1, H, W] uint8.
@@ -62,7 +138,9 @@ def draw_detections(
         labels: [N] in 1..C.
         class_names: of the labels 1..C, without background.
         scores: [N] in 0..1.
-        difficult: [N] bool.
+        difficult: [N] bool; their outline is dashed.
+        false: [N] bool; false positives, crossed out.
+        missed: [N] bool; objects that were not found, dashed on black. Their `scores` are not written.
 
     Returns:
         [3, H, W] uint8; `image` itself is left as it is.
@@ -70,21 +148,34 @@ def draw_detections(
     Raises:
         LSHFMError: the image isn't uint8 CHW, lengths differ, or a label isn't in 1..C.
     """
-    _check(image, boxes, labels, class_names, scores, difficult)
+    marks = {Form.DIFFICULT: difficult, Form.FALSE_POSITIVE: false, Form.MISSED: missed}
+    _check(
+        image,
+        labels,
+        class_names,
+        {"boxes": boxes, "scores": scores} | {form.value: mark for form, mark in marks.items()},
+    )
     canvas = image.detach().as_subclass(Tensor).cpu()
     canvas = canvas.expand(3, -1, -1).clone()
     if len(labels) == 0:
         return canvas
     boxes = boxes.detach().as_subclass(Tensor).to("cpu", torch.float32)
     texts = [class_names[label - 1] for label in labels.tolist()]
+    is_marked = {
+        form: torch.zeros(len(labels), dtype=torch.bool) if mark is None else mark.cpu().bool()
+        for form, mark in marks.items()
+    }
+    is_missed, is_dashed = is_marked[Form.MISSED], is_marked[Form.DIFFICULT] | is_marked[Form.MISSED]
     if scores is not None:
-        texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores.tolist(), strict=True)]
-    is_difficult = torch.zeros(len(labels), dtype=torch.bool) if difficult is None else difficult.cpu().bool()
+        texts = [
+            f"{Form.MISSED.value}: {text}" if without else f"{text} {score:.2f}"
+            for text, score, without in zip(texts, scores.tolist(), is_missed.tolist(), strict=True)
+        ]
     colors = [class_color(label) for label in labels.tolist()]
     side = min(canvas.shape[-2:])
     line_width, font_size = max(1, round(side / 130)), max(10, round(side / 24))
 
-    solid = (~is_difficult).nonzero().flatten().tolist()
+    solid = (~is_dashed).nonzero().flatten().tolist()
     # The lowest score first, so that the best detections lie on top.
     if scores is not None:
         solid.sort(key=lambda index: float(scores[index]))
@@ -100,13 +191,18 @@ def draw_detections(
             label_colors=[_readable_on(colors[index]) for index in solid],
             fill_labels=True,
         )
-    if not is_difficult.any():
+    if len(solid) == len(labels) and not is_marked[Form.FALSE_POSITIVE].any():
         return canvas
     picture = to_pil_image(canvas)
     draw = ImageDraw.Draw(picture)
     font = ImageFont.truetype(FONT_FILE, font_size)
-    for index in is_difficult.nonzero().flatten().tolist():
+    for index in is_marked[Form.FALSE_POSITIVE].nonzero().flatten().tolist():
         x1, y1, x2, y2 = boxes[index].tolist()
+        _cross_out(draw, (x1, y1, x2, y2), colors[index], line_width)
+    for index in is_dashed.nonzero().flatten().tolist():
+        x1, y1, x2, y2 = boxes[index].tolist()
+        if is_missed[index]:
+            draw.rectangle((x1, y1, x2, y2), outline=BLACK, width=line_width + 1)
         _draw_dashed_rectangle(draw, (x1, y1, x2, y2), colors[index], line_width)
         draw.text(
             (x1 + line_width + 1, y1 + line_width + 1),
@@ -119,18 +215,20 @@ def draw_detections(
     return pil_to_tensor(picture)
 
 
-def detection_grid(
+def detection_picture(
     images: Sequence[Tensor],
-    columns: Mapping[str, Sequence[Mapping[str, Tensor]]],
+    columns: Mapping[str, Sequence[Entry]],
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.5,
-    path: str | Path,
     scale: int | None = None,
-) -> Path:
-    """Save a picture with a row an image and a column a detector (or the ground truth), as a PNG.
+    captions: Sequence[str] | None = None,
+    targets: Sequence[Entry] | None = None,
+) -> Tensor:
+    """A picture with a row an image and a column a detector (or the ground truth).
 
-    Titles stand above the columns; the colours of the classes that occur are explained below them.
+    Titles stand above the columns; the colours of the classes that occur are explained below them. With a single
+    column the images are laid out in a square.
 
     Args:
         images: [3 or 1, H, W] uint8 each, of any sizes.
@@ -138,12 +236,13 @@ def detection_grid(
             truth, `difficult` [N]; both may be missing.
         class_names: of the labels 1..C, without background.
         score_threshold: boxes with a lower score aren't shown.
-        path: of the PNG; its folder is made.
         scale: factor that images are enlarged by. By default the smallest by which the longer side of all
             gets 256 pixels, so that labels can be read.
+        captions: a name for each image.
+        targets: the ground truth; with it the false positives and misses of columns with scores are marked.
 
     Returns:
-        The path.
+        uint8 [3, H, W].
 
     Raises:
         LSHFMError: no image, no column, a column with another number of entries, or what
@@ -162,14 +261,16 @@ def detection_grid(
             )
     if scale is None:
         scale = max(1, math.ceil(READABLE_SIDE / min(max(image.shape[-2:]) for image in images)))
-    cells: list[list[Image.Image]] = []
+    cells: list[list[Cell]] = []
     shown_labels: set[int] = set()
-    shows_difficult = False
+    shown_forms: set[Form] = set()
     for index, image in enumerate(images):
         enlarged = image.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
-        row = []
+        row: list[Cell] = []
         for entries in columns.values():
             entry = _above_threshold(entries[index], score_threshold)
+            if targets is not None and "scores" in entry:
+                entry = _with_errors(entry, targets[index])
             drawn = draw_detections(
                 enlarged,
                 entry["boxes"] * scale,
@@ -177,34 +278,76 @@ def detection_grid(
                 class_names,
                 entry.get("scores"),
                 entry.get("difficult"),
+                false=entry.get("false"),
+                missed=entry.get("missed"),
             )
             shown_labels.update(entry["labels"].tolist())
-            shows_difficult |= "difficult" in entry and bool(entry["difficult"].any())
-            row.append(to_pil_image(drawn))
+            for key, form in (
+                ("difficult", Form.DIFFICULT),
+                ("false", Form.FALSE_POSITIVE),
+                ("missed", Form.MISSED),
+            ):
+                if key in entry and entry[key].any():
+                    shown_forms.add(form)
+            row.append(Cell(to_pil_image(drawn), captions[index] if captions and not row else ""))
         cells.append(row)
 
-    legend: list[tuple[Color | None, str]] = [
+    legend: list[tuple[Color | Form, str]] = [
         (class_color(label), class_names[label - 1]) for label in sorted(shown_labels)
     ]
-    if shows_difficult:
-        legend.append((DASHED, "difficult"))
+    legend += [(form, form.value) for form in Form if form in shown_forms]
+    titles = list(columns)
+    if len(titles) == 1:
+        side = math.ceil(math.sqrt(len(cells)))
+        cells = [[row[0] for row in cells[start : start + side]] for start in range(0, len(cells), side)]
+    return pil_to_tensor(_compose(cells, titles, legend))
+
+
+def labelled_grid(
+    rows: Sequence[Sequence[tuple[Tensor, str]]], titles: Sequence[str], legend: Sequence[tuple[Color, str]]
+) -> Tensor:
+    """Pictures, uint8 [3, H, W] each with a caption, in rows below the titles of their columns.
+
+    Returns:
+        uint8 [3, H, W], the legend's colours explained at its foot.
+    """
+    cells = [[Cell(to_pil_image(image), caption) for image, caption in row] for row in rows]
+    return pil_to_tensor(_compose(cells, titles, legend))
+
+
+def detection_grid(
+    images: Sequence[Tensor],
+    columns: Mapping[str, Sequence[Entry]],
+    class_names: Sequence[str],
+    *,
+    path: str | Path,
+    **settings: Any,
+) -> Path:
+    """Save a `detection_picture`, which has the other arguments and the errors, as a PNG; returns the path."""
+    return save_picture(detection_picture(images, columns, class_names, **settings), path)
+
+
+def save_picture(picture: Tensor, path: str | Path, *, optimize: bool = True) -> Path:
+    """Write uint8 [3, H, W] as a PNG, at its smallest with `optimize`; its folder is made. Returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _compose(cells, list(columns), legend).save(path, format="PNG", optimize=True)
+    to_pil_image(picture).save(path, format="PNG", optimize=optimize)
     return path
 
 
+class Cell(NamedTuple):
+    """One drawn image and what is written above it."""
+
+    image: Image.Image
+    caption: str = ""
+
+
 def _check(
-    image: Tensor,
-    boxes: Tensor,
-    labels: Tensor,
-    class_names: Sequence[str],
-    scores: Tensor | None,
-    difficult: Tensor | None,
+    image: Tensor, labels: Tensor, class_names: Sequence[str], values: Mapping[str, Tensor | None]
 ) -> None:
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
         raise LSHFMError(f"image: expected uint8 [3 or 1, H, W], found {image.dtype} {list(image.shape)}")
-    for name, value in (("boxes", boxes), ("scores", scores), ("difficult", difficult)):
+    for name, value in values.items():
         if value is not None and len(value) != len(labels):
             raise LSHFMError(f"{name}: expected {len(labels)}, one per label, found {len(value)}")
     outside = [label for label in labels.tolist() if not 1 <= label <= len(class_names)]
@@ -220,16 +363,38 @@ def _above_threshold(entry: Mapping[str, Tensor], score_threshold: float) -> dic
     return {key: value[keep] for key, value in shown.items()}
 
 
+def _with_errors(found: Entry, target: Entry) -> dict[str, Tensor]:
+    """The detections that are shown, followed by the objects that they miss."""
+    false_N, missed_M = detection_errors(found, target)
+    count = int(missed_M.sum())
+    return {
+        "boxes": torch.cat([found["boxes"], target["boxes"][missed_M]]),
+        "labels": torch.cat([found["labels"], target["labels"][missed_M]]),
+        "scores": torch.cat([found["scores"], found["scores"].new_zeros(count)]),
+        "false": torch.cat([false_N, torch.zeros(count, dtype=torch.bool)]),
+        "missed": torch.cat(
+            [torch.zeros(len(false_N), dtype=torch.bool), torch.ones(count, dtype=torch.bool)]
+        ),
+    }
+
+
 def _compose(
-    rows: list[list[Image.Image]], titles: list[str], legend: list[tuple[Color | None, str]]
+    rows: Sequence[Sequence[Cell]],
+    titles: Sequence[str],
+    legend: Sequence[tuple[Color, str] | tuple[Color | Form, str]],
 ) -> Image.Image:
+    """Rows of cells below their titles and above the legend; as many titles as columns, or one for all."""
     font = ImageFont.truetype(FONT_FILE, TITLE_FONT_SIZE)
+    small_font = ImageFont.truetype(FONT_FILE, CAPTION_FONT_SIZE)
     line_height = TITLE_FONT_SIZE + 2 * MARGIN
+    caption_height = CAPTION_FONT_SIZE + MARGIN if any(cell.caption for row in rows for cell in row) else 0
+    num_columns = max(len(row) for row in rows)
     column_width = max(
-        max(cell.width for row in rows for cell in row),
-        *(math.ceil(font.getlength(title)) for title in titles),
+        max(cell.image.width for row in rows for cell in row),
+        *(math.ceil(font.getlength(title) * len(titles) / num_columns) for title in titles),
     )
-    width = MARGIN + len(titles) * (column_width + MARGIN)
+    width = MARGIN + num_columns * (column_width + MARGIN)
+    row_heights = [max(cell.image.height for cell in row) + caption_height + MARGIN for row in rows]
 
     positions: list[tuple[int, int]] = []
     x, line = MARGIN, 0
@@ -239,28 +404,24 @@ def _compose(
             x, line = MARGIN, line + 1
         positions.append((x, line))
         x += entry_width
-    legend_top = line_height + sum(row[0].height + MARGIN for row in rows)
+    legend_top = line_height + sum(row_heights)
     legend_height = (line + 1) * line_height if legend else 0
 
     picture = Image.new("RGB", (width, legend_top + legend_height), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     for column, title in enumerate(titles):
-        centre = MARGIN + column * (column_width + MARGIN) + column_width / 2
+        centre = MARGIN + (column + 0.5) * (width - MARGIN) / len(titles) - MARGIN / 2
         draw.text((centre, line_height / 2), title, fill=BLACK, font=font, anchor="mm")
     y = line_height
-    for row in rows:
+    for row, height in zip(rows, row_heights, strict=True):
         for column, cell in enumerate(row):
-            picture.paste(
-                cell, (MARGIN + column * (column_width + MARGIN) + (column_width - cell.width) // 2, y)
-            )
-        y += row[0].height + MARGIN
-    for (color, name), (x, line) in zip(legend, positions, strict=True):
+            left = MARGIN + column * (column_width + MARGIN)
+            draw.text((left, y), cell.caption, fill=BLACK, font=small_font)
+            picture.paste(cell.image, (left + (column_width - cell.image.width) // 2, y + caption_height))
+        y += height
+    for (what, name), (x, line) in zip(legend, positions, strict=True):
         top = legend_top + line * line_height + MARGIN
-        swatch = (x, top, x + TITLE_FONT_SIZE, top + TITLE_FONT_SIZE)
-        if color is DASHED:
-            _draw_dashed_rectangle(draw, swatch, BLACK, width=1)
-        else:
-            draw.rectangle(swatch, fill=color)
+        _draw_swatch(draw, (x, top, x + TITLE_FONT_SIZE, top + TITLE_FONT_SIZE), what)
         draw.text(
             (x + TITLE_FONT_SIZE + MARGIN, top + TITLE_FONT_SIZE / 2),
             name,
@@ -269,6 +430,28 @@ def _compose(
             anchor="lm",
         )
     return picture
+
+
+def _draw_swatch(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], what: Color | Form) -> None:
+    if not isinstance(what, Form):
+        draw.rectangle(corners, fill=what)
+        return
+    if what is Form.DIFFICULT:
+        _draw_dashed_rectangle(draw, corners, BLACK, width=1)
+        return
+    draw.rectangle(corners, outline=BLACK, width=2)
+    if what is Form.FALSE_POSITIVE:
+        _cross_out(draw, corners, BLACK, width=1)
+    else:
+        _draw_dashed_rectangle(draw, corners, BACKGROUND, width=1)
+
+
+def _cross_out(
+    draw: ImageDraw.ImageDraw, corners: tuple[float, float, float, float], color: Color, width: int
+) -> None:
+    x1, y1, x2, y2 = corners
+    draw.line(((x1, y1), (x2, y2)), fill=color, width=width)
+    draw.line(((x1, y2), (x2, y1)), fill=color, width=width)
 
 
 def _draw_dashed_rectangle(

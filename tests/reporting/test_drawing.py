@@ -4,7 +4,7 @@ from PIL import Image
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.reporting import detection_grid, draw_detections
-from lshfm_pl.reporting.drawing import class_color
+from lshfm_pl.reporting.drawing import class_color, detection_errors, detection_picture
 
 NAMES = ["circle", "square", "ring"]
 
@@ -57,6 +57,25 @@ def test_scores_are_written(image):
     ]
     assert not torch.equal(pictures[0], pictures[1])
     assert not torch.equal(pictures[1], pictures[2])
+
+
+def seen_by(matrix, colors: torch.Tensor) -> torch.Tensor:
+    """sRGB [N, 3] as a dichromat sees it: the matrix is of linear RGB."""
+    linear = (colors / 255) ** 2.2
+    return 255 * (linear @ torch.tensor(matrix).T).clamp(0, 1) ** (1 / 2.2)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [  # Machado, Oliveira, Fernandes 2009, severity 1: protanopia, deuteranopia, tritanopia
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    ],
+)
+def test_colors_of_the_first_classes_are_told_apart_with_any_colour_vision(matrix):
+    colors = torch.tensor([class_color(label) for label in range(1, 8)]).float()
+    assert torch.pdist(seen_by(matrix, colors)).min() > 25
 
 
 def test_class_colors_are_distinct():
@@ -154,9 +173,79 @@ def test_columns_have_a_title(tmp_path):
 def test_images_of_different_sizes_fit(tmp_path):
     images = [torch.zeros(3, 375, 500, dtype=torch.uint8), torch.zeros(3, 500, 333, dtype=torch.uint8)]
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    picture = read(detection_grid(images, {"a": [nothing, nothing]}, NAMES, path=tmp_path / "grid.png"))
+    picture = read(
+        detection_grid(images, {"a": [nothing] * 2, "b": [nothing] * 2}, NAMES, path=tmp_path / "grid.png")
+    )
     assert picture.shape[1] >= 875
-    assert picture.shape[2] >= 500
+    assert picture.shape[2] >= 1000
+
+
+def test_a_single_column_is_laid_out_in_a_square(tmp_path):
+    image = torch.zeros(3, 300, 300, dtype=torch.uint8)
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    picture = detection_picture([image] * 5, {"a": [nothing] * 5}, NAMES)
+    is_black = (picture == 0).all(dim=0)
+    assert is_black[150, [150, 456, 762]].all()
+    assert is_black[460, [150, 456]].all()
+    assert not is_black[460, 762]
+    assert picture.shape[2] == 3 * 306 + 6
+
+
+def test_captions_name_the_images():
+    image = torch.zeros(3, 300, 300, dtype=torch.uint8)
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    columns = {"a": [nothing], "b": [nothing]}
+    with_caption = detection_picture([image], columns, NAMES, captions=["VOC2007/000123"])
+    assert with_caption.shape[1] == detection_picture([image], columns, NAMES).shape[1] + 18
+    text = (with_caption[:, 28:46] < 128).all(dim=0)
+    assert text[:, :200].any()
+    assert not text[:, 310:].any()
+
+
+def test_errors_follow_the_voc_rule():
+    target = {
+        "boxes": torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]]),
+        "labels": torch.tensor([1, 1, 2, 3]),
+        "difficult": torch.tensor([False, False, True, False]),
+    }
+    found = {
+        "boxes": torch.tensor(
+            [
+                [0.0, 0, 10, 9],
+                [0, 0, 10, 10],
+                [21, 0, 30, 10],
+                [40, 0, 50, 10],
+                [40, 0, 50, 9],
+                [66, 0, 76, 10],
+            ]
+        ),
+        "labels": torch.tensor([1, 1, 2, 2, 2, 3]),
+        "scores": torch.tensor([0.6, 0.9, 0.8, 0.7, 0.6, 0.5]),
+    }
+    false, missed = detection_errors(found, target)
+    # A second box of one object, one of another class, and one that overlaps too little; a difficult object
+    # counts neither way.
+    assert false.tolist() == [True, False, True, False, False, True]
+    assert missed.tolist() == [False, True, False, True]
+    crowd = detection_errors(found, {**target, "crowd": torch.tensor([True, True, False, True])})
+    assert crowd[0].tolist() == [False, False, True, False, False, True]
+    assert not crowd[1].any()
+    nothing = {key: value[:0] for key, value in found.items()}
+    assert detection_errors(nothing, target)[1].tolist() == [True, True, False, True]
+
+
+def test_false_positives_are_crossed_out_and_misses_dashed_on_black(image):
+    target = {"boxes": box(80, 50, 140, 110), "labels": torch.tensor([2])}
+    found = {"boxes": box(10, 20, 70, 80), "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
+    picture = detection_picture([image], {"student": [found]}, NAMES, scale=1, targets=[target])
+    drawn = picture[:, 28:148, 6:166]
+    assert has_color(drawn, 1)[50, 40]  # the centre of the false positive's diagonals
+    bottom = drawn[:, 110, 80:141]
+    is_black, is_dash = (bottom == 0).all(dim=0), has_color(drawn, 2)[110, 80:141]
+    assert 0.2 < is_dash.float().mean() < 0.8
+    assert (is_black | is_dash).all()
+    right = detection_picture([image], {"student": [found]}, NAMES, scale=1, targets=[found])
+    assert not has_color(right[:, 28:148, 6:166], 1)[50, 40]
 
 
 def test_a_grid_that_does_not_fit_together_is_refused(tmp_path, image):

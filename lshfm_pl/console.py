@@ -1,0 +1,66 @@
+"""What a run prints: log lines that get along with the progress bar, in colour only where that can be seen."""
+
+import logging
+import os
+import sys
+from typing import Any, TextIO
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+__all__ = ["ConsoleFormatter", "ConsoleHandler", "in_colour", "is_terminal", "make_trainer"]
+
+RESET = "\033[0m"
+COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITICAL: "\033[31m"}
+FAINT = "\033[2m"
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person may be looking at what is written there."""
+    return stream is not None and stream.isatty()
+
+
+def in_colour(stream: TextIO | None) -> bool:
+    """Whether to colour what is written there: on terminals, unless NO_COLOR says otherwise (no-color.org)."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Time and message; warnings and errors say that they are, and have a colour on a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(message)s", datefmt="%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record, its time in front."""
+        time, message = self.formatTime(record, self.datefmt), super().format(record)
+        if record.levelno >= logging.WARNING:
+            message = f"{record.levelname.lower()}: {message}"
+        if not in_colour(sys.stdout):
+            return f"{time}  {message}"
+        colour = COLOURS.get(record.levelno, "")
+        return f"{FAINT}{time}{RESET}  {colour}{message}{RESET if colour else ''}"
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes to stdout, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except Exception:
+            self.handleError(record)
+
+
+def make_trainer(*, enable_progress_bar: bool | None = None, **arguments: Any) -> pl.Trainer:
+    """Lightning's trainer, with a progress bar only where there is a terminal to show it on.
+
+    Args:
+        enable_progress_bar: None shows the bar if stdout, where Lightning draws it, and stderr are terminals.
+        **arguments: of `pytorch_lightning.Trainer`.
+    """
+    if enable_progress_bar is None:
+        enable_progress_bar = is_terminal(sys.stdout) and is_terminal(sys.stderr)
+    return pl.Trainer(enable_progress_bar=enable_progress_bar, **arguments)

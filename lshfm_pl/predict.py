@@ -1,0 +1,229 @@
+"""`python -m lshfm_pl.predict`: what a checkpoint detects in pictures, drawn and as COCO-format JSON."""
+
+import glob
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, ListConfig
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from lshfm_pl import cli
+from lshfm_pl.cli import as_dict
+from lshfm_pl.console import is_terminal
+from lshfm_pl.data.images import decode_image
+from lshfm_pl.detectors import Detector, load_detector
+from lshfm_pl.detectors.config import EVALUATION_SETTINGS
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.modules.detection import as_float
+from lshfm_pl.reporting.drawing import draw_detections, save_picture
+from lshfm_pl.results import write_json
+
+__all__ = ["SOME_UNREADABLE", "choose_device", "detect", "find_pictures", "predict"]
+
+SOME_UNREADABLE = 3
+"""Exit status where pictures were left out because they could not be read."""
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+"""What is taken for a picture in a folder; a file that is named, or found by a pattern, may have any."""
+
+UNUSED_PREFIXES = ("unused_", "N/A")
+"""Of names that are no class: labels that COCO's ids leave out."""
+
+
+class Picture(NamedTuple):
+    """A file and its name in the output: its path below the folder that was given, or that all of them share."""
+
+    path: Path
+    name: str
+
+
+class _Pictures(Dataset[tuple[int, Tensor | str]]):
+    """(position, uint8 image [3, H, W]), or the reason in place of the image if it cannot be read."""
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        try:
+            return index, decode_image(self.pictures[index].path)
+        except LSHFMError as error:
+            return index, str(error)
+
+
+def predict(config: DictConfig) -> list[str]:
+    """Detect objects in `config.images`; writes `predictions.json` and `pictures/` in `config.output_dir`.
+
+    `predictions.json` has COCO's format: `images` (`id`, `file_name`, `width`, `height`), `categories` (`id` is the
+    detector's label, `name`) and `annotations` (`image_id`, `category_id`, `bbox` as x, y, width, height in pixels,
+    `score`); `annotations` is what pycocotools' `loadRes` takes. `unreadable` names the files left out.
+
+    Returns:
+        The names of the files that could not be read.
+
+    Raises:
+        LSHFMError: a checkpoint that does not load, no pictures, or none that can be read.
+    """
+    pictures = find_pictures(config.images)
+    detector = load_detector(
+        config.checkpoint,
+        config=as_dict(config.get("model")),
+        which=config.which,
+        evaluation={key: config[key] for key in EVALUATION_SETTINGS},
+    )
+    detector.to(choose_device(config.device))
+    folder = Path(config.output_dir)
+    content: dict[str, list[dict[str, Any]]] = {"images": [], "categories": _categories(detector)}
+    annotations: list[dict[str, Any]] = []
+    unreadable: list[dict[str, str]] = []
+    loader: DataLoader[Any] = DataLoader(
+        _Pictures(pictures),
+        batch_size=config.batch_size,
+        num_workers=min(config.num_workers, len(pictures)),
+        collate_fn=list,
+    )
+    with tqdm(total=len(pictures), unit="picture", disable=not is_terminal(sys.stderr)) as bar:
+        for batch in loader:
+            read = [(index, image) for index, image in batch if isinstance(image, Tensor)]
+            for index, reason in ((index, item) for index, item in batch if isinstance(item, str)):
+                unreadable.append({"file_name": pictures[index].name, "reason": reason})
+                tqdm.write(f"left out: {reason}", file=sys.stderr)
+            found = detect(detector, [image for _, image in read]) if read else []
+            for (index, image), of_image in zip(read, found, strict=True):
+                picture = pictures[index]
+                height, width = image.shape[-2:]
+                size = {"width": width, "height": height}
+                content["images"].append({"id": index + 1, "file_name": picture.name, **size})
+                annotations += _annotations(of_image, index + 1, len(annotations))
+                if config.pictures:
+                    save_picture(
+                        _drawn(image, of_image, detector, config.score_threshold),
+                        folder / "pictures" / f"{picture.name}.png",
+                        optimize=False,
+                    )
+            bar.update(len(batch))
+    if not content["images"]:
+        raise LSHFMError(
+            f"images: none of the {len(pictures)} files could be read, such as {pictures[0].path}"
+        )
+    target = folder / "predictions.json"
+    write_json({**content, "annotations": annotations, "unreadable": unreadable}, target)
+    print(f"{len(content['images'])} pictures, {len(annotations)} detections: {target}")
+    if config.pictures:
+        print(f"drawn from score {config.score_threshold:g}: {folder / 'pictures'}")
+    if unreadable:
+        print(
+            f"{len(unreadable)} of {len(pictures)} files could not be read and were left out", file=sys.stderr
+        )
+    return [entry["file_name"] for entry in unreadable]
+
+
+def find_pictures(images: Any) -> list[Picture]:
+    """The files that `images` means: a folder (with all below it), a file, a glob pattern, or a list of them.
+
+    Raises:
+        LSHFMError: there is none.
+    """
+    entries = list(images) if isinstance(images, ListConfig | list | tuple) else [images]
+    files: list[Path] = []
+    roots: list[Path] = []
+    for entry in entries:
+        paths, root = _matching(Path(entry).expanduser().absolute())
+        if not paths:
+            raise LSHFMError(
+                f"images: expected a folder with pictures ({', '.join(sorted(SUFFIXES))}), a file or a pattern "
+                f"in quotes; found none by {entry}"
+            )
+        files += paths
+        roots.append(root)
+    top = Path(os.path.commonpath(roots))
+    return [Picture(path, path.relative_to(top).as_posix()) for path in dict.fromkeys(files)]
+
+
+def _matching(pattern: Path) -> tuple[list[Path], Path]:
+    """The files, sorted, and the folder that they are looked for in."""
+    if pattern.is_file():
+        return [pattern], pattern.parent
+    if pattern.is_dir():
+        files = (file for file in pattern.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        return sorted(files), pattern
+    fixed = len(list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])))
+    root = Path(*pattern.parts[:fixed])
+    return sorted(file for file in root.glob("/".join(pattern.parts[fixed:])) if file.is_file()), root
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; None is a GPU if there is one.
+
+    Raises:
+        LSHFMError: there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise LSHFMError(f"device: expected cpu, cuda or cuda:<number>, found {name} ({reason})") from error
+    return device
+
+
+def detect(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """`boxes` [N, 4], `labels` [N] and `scores` [N] of uint8 images [3, H, W], on the CPU, in their pixels."""
+    device = next(detector.parameters()).device
+    with torch.inference_mode():
+        found = detector(as_float([image.to(device) for image in images]))
+    return [{key: value.cpu() for key, value in of_image.items()} for of_image in found]
+
+
+def _categories(detector: Detector) -> list[dict[str, Any]]:
+    return [
+        {"id": label, "name": name}
+        for label, name in enumerate(detector.class_names, start=1)
+        if not name.startswith(UNUSED_PREFIXES)
+    ]
+
+
+def _annotations(found: dict[str, Tensor], image_id: int, count: int) -> list[dict[str, Any]]:
+    """The detections of one image as COCO results, numbered on from `count`."""
+    boxes = torch.cat([found["boxes"][:, :2], found["boxes"][:, 2:] - found["boxes"][:, :2]], dim=1)
+    return [
+        {
+            "id": number,
+            "image_id": image_id,
+            "category_id": label,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+            "score": score,
+        }
+        for number, (box, label, score) in enumerate(
+            zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True), count + 1
+        )
+    ]
+
+
+def _drawn(image: Tensor, found: dict[str, Tensor], detector: Detector, threshold: float) -> Tensor:
+    shown = {key: value[found["scores"] >= threshold] for key, value in found.items()}
+    return draw_detections(image, shown["boxes"], shown["labels"], detector.class_names, shown["scores"])
+
+
+@cli.main("predict")
+def main(config: DictConfig) -> None:
+    """Predict, and tell by the exit status whether all pictures could be read."""
+    if predict(config):
+        sys.exit(SOME_UNREADABLE)
+
+
+if __name__ == "__main__":
+    main()

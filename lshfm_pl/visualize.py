@@ -1,0 +1,353 @@
+"""`python -m lshfm_pl.visualize`: ground truth, detections and agreement of features, as PNG files."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig
+from PIL import Image, ImageShow
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from lshfm_pl import cli
+from lshfm_pl.cli import as_dict
+from lshfm_pl.data import DetectionDataModule, DetectionDataset, build_datamodule
+from lshfm_pl.detectors import Detector, build_detector, load_detector
+from lshfm_pl.detectors.checkpoint import read_checkpoint
+from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.mimic.agreement import AgreementMap, agreement_maps, hash_of
+from lshfm_pl.predict import choose_device, detect
+from lshfm_pl.reporting.drawing import READABLE_SIDE, TRUTH, detection_grid, labelled_grid, save_picture
+
+__all__ = ["visualize"]
+
+STAGES = {"train": "fit", "val": "validate", "test": "test"}
+CHANCE = {"cosine": 0.0, "bits": 0.5}
+"""What unrelated features have; the lower end of the colours, whose upper end is 1."""
+
+COLOR_MAP = "viridis"
+LEGEND_STEPS = 5
+SHARED_FILE_NAMES = {"last", "best", "checkpoints"}
+"""Parts of a checkpoint's path that do not tell runs apart."""
+
+
+def visualize(config: DictConfig) -> list[Path]:
+    """Draw what the config asks for into `config.output_dir`; returns the PNG files.
+
+    Raises:
+        LSHFMError: a checkpoint or data that do not load, classes that differ, or an image that is not there.
+    """
+    if config.show:
+        refuse_without_display()
+    files = checkpoint_files(config)
+    if config.agreement and config.teacher not in files:
+        raise LSHFMError(
+            f"agreement: expected a checkpoint named {config.teacher} among checkpoints, found "
+            f"{few(files) or 'none'}; give 'checkpoints={{teacher: <file>, student: <file>}}', or teacher=<name>"
+        )
+    device = choose_device(config.device)
+    dataset, class_names = load_data(config, list(files.values()))
+    chosen = choose_images(dataset, config)
+    samples = [dataset[index] for index in chosen]
+    images, targets = [image for image, _ in samples], [target for _, target in samples]
+    names = [dataset.records[index].image_id for index in chosen]
+
+    columns: dict[str, list[dict[str, Tensor]]] = {TRUTH: targets}
+    detectors: dict[str, Detector] = {}
+    for title, file in files.items():
+        detector = load(file, config, class_names).to(device)
+        # One at a time, as in evaluation: padding would move the boxes a little.
+        columns[title] = [detect(detector, [image])[0] for image in images]
+        if config.agreement:
+            detectors[title] = detector
+
+    folder, kind = Path(config.output_dir), "detections" if files else "ground_truth"
+    groups = [range(len(images))] if config.grid else [[position] for position in range(len(images))]
+    written = [
+        detection_grid(
+            [images[position] for position in group],
+            {title: [entries[position] for position in group] for title, entries in columns.items()},
+            class_names,
+            score_threshold=config.score_threshold,
+            captions=[names[position] for position in group],
+            targets=[targets[position] for position in group] if config.errors else None,
+            path=folder / f"{kind}_{config.split}_{_selection([names[position] for position in group])}.png",
+        )
+        for group in groups
+    ]
+    if config.agreement:
+        written += draw_agreement(config, files, detectors, dict(zip(names, images, strict=True)))
+    for path in written:
+        print(path)
+        if config.show:
+            show(path)
+    return written
+
+
+def checkpoint_files(config: DictConfig) -> dict[str, str]:
+    """Title → file of `checkpoint` and `checkpoints`; entries of a list are titled by their folder.
+
+    Raises:
+        LSHFMError: both are given, or two entries have one title.
+    """
+    if config.checkpoint is not None and config.checkpoints is not None:
+        raise LSHFMError("visualize: give checkpoint=<file> or checkpoints=…, not both")
+    if isinstance(config.checkpoints, DictConfig):
+        return {str(title): str(file) for title, file in config.checkpoints.items()}
+    several = config.checkpoints if isinstance(config.checkpoints, ListConfig) else [config.checkpoints]
+    given = [config.checkpoint] if config.checkpoint is not None else several
+    files = [str(file) for file in given if file is not None]
+    titles = [_title(file) for file in files]
+    if len(set(titles)) < len(titles):
+        raise LSHFMError(
+            f"checkpoints: two of {few(titles)} have one name; name them: 'checkpoints={{a: <file>, b: <file>}}'"
+        )
+    return dict(zip(titles, files, strict=True))
+
+
+def _title(file: str) -> str:
+    """The last part of a checkpoint's path that tells it from others."""
+    path = Path(file)
+    parts = [*path.parts[:-1], path.stem]
+    telling = [part for part in parts if part not in SHARED_FILE_NAMES and part not in ("/", ".", "..")]
+    return telling[-1] if telling else path.stem
+
+
+def load_data(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDataset, tuple[str, ...]]:
+    """The split of `data=…`, or of what the first checkpoint that says so was trained with; and its classes.
+
+    Raises:
+        LSHFMError: no such split, nothing says what data, or the data are not there.
+    """
+    if config.split not in STAGES:
+        raise LSHFMError(f"split: expected one of {', '.join(STAGES)}, found {config.split!r}")
+    if config.get("data") is not None:
+        datamodule: DetectionDataModule = instantiate(config.data)
+    else:
+        stored = next((data for data in map(_stored_data, files) if data is not None), None)
+        if stored is None:
+            what = f"{few(files)} does not say what data it was trained with" if files else "nothing to draw"
+            raise LSHFMError(f"visualize: {what}: give data=… (or checkpoint=<file> of a run)")
+        datamodule = build_datamodule(stored)
+    datamodule.prepare_data()
+    datamodule.setup(STAGES[config.split])
+    dataset = getattr(datamodule, f"{config.split}_set").without_transforms()
+    return dataset, datamodule.class_names
+
+
+def _stored_data(file: str) -> dict[str, Any] | None:
+    content = read_checkpoint(file)
+    data = content.get("data") if isinstance(content, Mapping) else None
+    return dict(data) if isinstance(data, Mapping) else None
+
+
+def choose_images(dataset: DetectionDataset, config: DictConfig) -> list[int]:
+    """Positions in the data set: `index`, else those named `image_id`, else `random` ones by `seed`.
+
+    Raises:
+        LSHFMError: both of the former are given, or there is no such image.
+    """
+    if config.index is not None and config.image_id is not None:
+        raise LSHFMError("visualize: give index or image_id, not both")
+    if config.index is not None:
+        positions = [int(index) for index in _as_list(config.index)]
+        for index in positions:
+            if not -len(dataset) <= index < len(dataset):
+                raise LSHFMError(
+                    f"index: expected 0..{len(dataset) - 1}, the images of {config.split}, found {index}"
+                )
+        return [range(len(dataset))[index] for index in positions]
+    if config.image_id is not None:
+        return [
+            position for name in _as_list(config.image_id) for position in _named(dataset, str(name), config)
+        ]
+    count = min(config.random, len(dataset))
+    if count < 1:
+        raise LSHFMError(f"random: expected at least one image, found {config.random} of {len(dataset)}")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(config.seed))
+    return sorted(order[:count].tolist())
+
+
+def _named(dataset: DetectionDataset, name: str, config: DictConfig) -> list[int]:
+    """Ids have their folder in front, which need not be given."""
+    found = [
+        position
+        for position, record in enumerate(dataset.records)
+        if record.image_id == name or record.image_id.endswith(f"/{name}")
+    ]
+    if not found:
+        examples = few(record.image_id for record in dataset.records)
+        raise LSHFMError(f"image_id: no image {name} in {config.split}; expected one such as {examples}")
+    return found
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, ListConfig | list) else [value]
+
+
+def load(file: str, config: DictConfig, class_names: tuple[str, ...]) -> Detector:
+    """The detector of a file.
+
+    Raises:
+        LSHFMError: it does not load, or its classes are not the data's.
+    """
+    model = as_dict(config.get("model"))
+    detector = load_detector(file, config=model, class_names=class_names, which=config.which)
+    if detector.class_names != class_names:
+        raise LSHFMError(
+            f"{file}: expected a detector of the data's classes {few(class_names)}; it has "
+            f"{few(detector.class_names)}. Give the data it is of: data=…"
+        )
+    return detector
+
+
+def draw_agreement(
+    config: DictConfig,
+    files: Mapping[str, str],
+    detectors: Mapping[str, Detector],
+    images: Mapping[str, Tensor],
+) -> list[Path]:
+    """A PNG for each image and student: maps of cosine and of equal bits, before and after training.
+
+    Raises:
+        LSHFMError: student and teacher cannot be compared, or initial weights cannot be had.
+    """
+    teacher = detectors[config.teacher]
+    written = []
+    for title, student in detectors.items():
+        if student is teacher:
+            continue
+        head, told = hash_of(files[title], teacher, config.seed)
+        print(f"{title}: bits by {told}")
+        compared = {title: student}
+        if config.before:
+            fresh = initial_detector(student, files[title], config.seed)
+            compared = {"before training": fresh.to(next(student.parameters()).device), **compared}
+        for name, image in images.items():
+            maps = {who: agreement_maps(detector, teacher, image, head) for who, detector in compared.items()}
+            without = [entry.title for entry in maps[title] if entry.cosine_hw is None]
+            if without:
+                print(f"{title}: other numbers of channels than the teacher's, left out: {few(without, 10)}")
+            path = Path(config.output_dir) / f"agreement_{config.split}_{_selection([name, title])}.png"
+            written.append(save_picture(agreement_picture(image, maps), path))
+    return written
+
+
+def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
+    """A detector as it was before training: the seed is that of the run where its checkpoint says so, else `seed`.
+
+    Raises:
+        LSHFMError: the weights that its backbone starts with cannot be had; before=false goes without.
+    """
+    stored = _stored_data(file) or {}
+    with torch.random.fork_rng():
+        pl.seed_everything(int(stored.get("seed", seed)), verbose=False)
+        try:
+            fresh = build_detector(
+                detector.config, num_classes=detector.num_classes, class_names=detector.class_names
+            )
+        except LSHFMError as error:
+            raise LSHFMError(f"{error}\nbefore=false draws the trained weights alone") from error
+    return fresh.eval()
+
+
+def agreement_picture(image: Tensor, maps: Mapping[str, Sequence[AgreementMap]]) -> Tensor:
+    """Maps in the size of the image: a row a grid, a column a detector and measure; uint8 [3, H, W].
+
+    Args:
+        image: uint8 [3, H, W].
+        maps: detector → its maps, the same grids for each; those without any map are left out.
+    """
+    scale = max(1, -(-READABLE_SIDE // max(image.shape[-2:])))
+    height, width = (scale * length for length in image.shape[-2:])
+    enlarged = resize(image, [height, width])
+    measures: dict[str, Callable[[AgreementMap], Tensor | None]] = {
+        "cosine": lambda entry: entry.cosine_hw,
+        "bits": lambda entry: entry.bits_hw,
+    }
+    rows = []
+    for entries in zip(*maps.values(), strict=True):
+        if entries[0].cosine_hw is None:
+            continue
+        row = [(enlarged, entries[0].title)]
+        for entry in entries:
+            for measure, of_entry in measures.items():
+                values = of_entry(entry)
+                if values is None:
+                    row.append((torch.full_like(enlarged, 255), ""))
+                    continue
+                colours = _colours((values - CHANCE[measure]) / (1 - CHANCE[measure]))
+                # Nearest neighbours: the map's own places are to be seen.
+                shown = colours[:, _stretched(values.shape[0], height)][
+                    :, :, _stretched(values.shape[1], width)
+                ]
+                row.append((shown, f"mean {values.mean():.2f}"))
+        rows.append(row)
+    titles = ["image", *(f"{who}: {measure}" for who in maps for measure in measures)]
+    steps = torch.linspace(0, 1, LEGEND_STEPS)
+    legend = [
+        (
+            tuple(_colours(step.reshape(1, 1)).flatten().tolist()),
+            ", ".join(f"{measure} {low + (1 - low) * float(step):.3g}" for measure, low in CHANCE.items()),
+        )
+        for step in steps
+    ]
+    return labelled_grid(rows, titles, legend)
+
+
+def _colours(values_hw: Tensor) -> Tensor:
+    """Values 0..1, those outside cut, as uint8 [3, h, w]."""
+    coloured = matplotlib.colormaps[COLOR_MAP](values_hw.clamp(0, 1).numpy(), bytes=True)
+    return torch.from_numpy(coloured[..., :3].copy()).permute(2, 0, 1)
+
+
+def _stretched(length: int, target: int) -> Tensor:
+    return torch.arange(target) * length // target
+
+
+def _selection(names: Sequence[str]) -> str:
+    """What a file name says of the images in it."""
+    text = "_".join(names) if len(names) <= 2 else f"{names[0]}_and_{len(names) - 1}_more"
+    return re.sub(r"[^\w.-]+", "-", text)
+
+
+def refuse_without_display() -> None:
+    """Stop before the work is done if there is nothing to open a window on.
+
+    Raises:
+        LSHFMError: so it is.
+    """
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        raise LSHFMError(
+            "show: there is no display to open a window on; leave show=false and open the PNG files"
+        )
+
+
+def show(path: Path) -> None:
+    """Open a picture in the desktop's viewer.
+
+    Raises:
+        LSHFMError: there is none.
+    """
+    with Image.open(path) as picture:
+        if not ImageShow.show(picture, title=path.name):
+            raise LSHFMError(f"show: found no program that shows pictures; open {path} yourself")
+
+
+@cli.main("visualize")
+def main(config: DictConfig) -> None:
+    """Draw."""
+    visualize(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Pictures of one's own: which files are taken, what is written, and what the exit status says."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from pycocotools.coco import COCO
+from small_detectors import CLASS_NAMES, STUDENTS, as_float, random_batch, small_detector
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.data.images import decode_image
+from lshfm_pl.detectors import detector_checkpoint
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.predict import SOME_UNREADABLE, choose_device, find_pictures, predict
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A detector that reports something, untrained as it is."""
+    path = tmp_path_factory.mktemp("detector") / "detector.ckpt"
+    torch.save(detector_checkpoint(small_detector(STUDENTS[0], box_score_thresh=0.1)), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four pictures, two of them with one name, and two files that are none."""
+    images = random_batch(num_images=4)[0]
+    names = ("a.jpg", "below/a.jpg", "below/b.PNG", "c d.webp")
+    for name, image in zip(names, images, strict=True):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "below" / "broken.jpg").write_bytes((tmp_path / "in" / "a.jpg").read_bytes()[:200])
+    return tmp_path / "in"
+
+
+def run(checkpoint, images, output_dir, *overrides):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        settings = [f"checkpoint='{checkpoint}'", f"images='{images}'", f"output_dir='{output_dir}'"]
+        config = compose("predict", overrides=[*settings, "num_workers=0", "device=cpu", *overrides])
+    return predict(config), json.loads((output_dir / "predictions.json").read_text())
+
+
+def test_predictions_are_those_of_evaluation_in_coco_format(checkpoint, folder, tmp_path, capsys):
+    unreadable, content = run(checkpoint, folder, tmp_path / "out")
+    assert unreadable == ["below/broken.jpg"]
+    assert [entry["file_name"] for entry in content["unreadable"]] == unreadable
+    assert "Can't read the image" in content["unreadable"][0]["reason"]
+    names = {entry["id"]: entry["file_name"] for entry in content["images"]}
+    assert sorted(names.values()) == ["a.jpg", "below/a.jpg", "below/b.PNG", "c d.webp"]
+    assert content["categories"] == [
+        {"id": label, "name": name} for label, name in enumerate(CLASS_NAMES, start=1)
+    ]
+    detector = small_detector(STUDENTS[0], box_score_thresh=0.1).eval()
+    (tmp_path / "truth.json").write_text(json.dumps({**content, "annotations": []}))
+    results = COCO(str(tmp_path / "truth.json")).loadRes(content["annotations"])
+    for image_id, name in names.items():
+        with torch.no_grad():
+            expected = detector(as_float([decode_image(folder / name)]))[0]
+        found = results.imgToAnns[image_id]
+        assert len(found) == len(expected["labels"]) > 0
+        assert [entry["category_id"] for entry in found] == expected["labels"].tolist()
+        boxes = torch.tensor([entry["bbox"] for entry in found])
+        torch.testing.assert_close(boxes[:, :2], expected["boxes"][:, :2])
+        torch.testing.assert_close(boxes[:, 2:], expected["boxes"][:, 2:] - expected["boxes"][:, :2])
+        torch.testing.assert_close(torch.tensor([entry["score"] for entry in found]), expected["scores"])
+    told = capsys.readouterr()
+    assert "left out: Can't read the image" in told.err
+    assert "1 of 5 files could not be read and were left out" in told.err
+    assert "\r" not in told.err  # no bar where there is no terminal
+
+
+def test_pictures_of_one_name_in_two_folders_are_both_kept(checkpoint, folder, tmp_path):
+    run(checkpoint, folder, tmp_path / "out", "score_threshold=0")
+    drawn = sorted(path.relative_to(tmp_path / "out/pictures").as_posix()
+                   for path in (tmp_path / "out/pictures").rglob("*.png"))  # fmt: skip
+    assert drawn == ["a.jpg.png", "below/a.jpg.png", "below/b.PNG.png", "c d.webp.png"]
+    plain = np.asarray(Image.open(folder / "below/b.PNG"))
+    boxes_on_it = np.asarray(Image.open(tmp_path / "out/pictures/below/b.PNG.png"))
+    assert boxes_on_it.shape == plain.shape
+    assert (boxes_on_it != plain).any()
+    run(checkpoint, folder, tmp_path / "certain", "score_threshold=1")
+    assert (np.asarray(Image.open(tmp_path / "certain/pictures/below/b.PNG.png")) == plain).all()
+
+
+def test_batches_give_the_same_detections(checkpoint, folder, tmp_path):
+    _, one = run(checkpoint, folder, tmp_path / "one", "pictures=false")
+    _, three = run(checkpoint, folder, tmp_path / "three", "pictures=false", "batch_size=3", "num_workers=1")
+    assert not (tmp_path / "one/pictures").exists()
+    assert one["images"] == three["images"]
+    assert [entry["category_id"] for entry in one["annotations"]] == [
+        entry["category_id"] for entry in three["annotations"]
+    ]
+    for first, second in zip(one["annotations"], three["annotations"], strict=True):
+        assert first["bbox"] == pytest.approx(second["bbox"], abs=1e-2)
+
+
+def test_folders_patterns_files_and_lists_are_found(folder):
+    def names(images):
+        return [picture.name for picture in find_pictures(images)]
+
+    assert names(folder) == ["a.jpg", "below/a.jpg", "below/b.PNG", "below/broken.jpg", "c d.webp"]
+    assert names(f"{folder}/**/a.*") == ["a.jpg", "below/a.jpg"]
+    assert names(f"{folder}/below/b.*") == ["b.PNG"]
+    assert names(folder / "notes.txt") == ["notes.txt"]
+    shutil.copytree(folder / "below", folder / "beside")
+    pair = [folder / "below", folder / "beside", folder / "below/a.jpg"]
+    assert names(pair) == [f"{name}/{file}" for name in ("below", "beside")
+                           for file in ("a.jpg", "b.PNG", "broken.jpg")]  # fmt: skip
+
+
+def test_nothing_to_read_is_a_failure(checkpoint, folder, tmp_path):
+    with pytest.raises(LSHFMError, match=r"images: expected a folder with pictures .* found none by .*\.tif"):
+        find_pictures(f"{folder}/*.tif")
+    with pytest.raises(LSHFMError, match="images: none of the 1 files could be read, such as .*broken.jpg"):
+        run(checkpoint, folder / "below/broken.jpg", tmp_path / "out")
+
+
+def test_unknown_device_is_told():
+    with pytest.raises(LSHFMError, match=r"device: expected cpu, cuda or cuda:<number>, found gpu"):
+        choose_device("gpu")
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.slow
+def test_exit_status_tells_whether_all_could_be_read(checkpoint, folder, tmp_path):
+    def status(images):
+        process = subprocess.run(
+            [sys.executable, "-m", "lshfm_pl.predict", f"checkpoint='{checkpoint}'", f"images='{images}'",
+             f"hydra.run.dir='{tmp_path}/out'", "num_workers=0"],
+            capture_output=True, text=True, cwd=CONFIG_DIR.parent, timeout=200,
+        )  # fmt: skip
+        assert not re.search("Traceback", process.stderr)
+        return process.returncode
+
+    assert status(folder / "a.jpg") == 0
+    assert status(folder) == SOME_UNREADABLE
+    assert status(folder / "nothing") == 1
