@@ -1,0 +1,98 @@
+"""How far a test set of other images would have moved a figure."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lshfm_pl.metrics.record import IOU_THRESHOLDS, RECALL_POINTS, EvaluationRecord
+
+__all__ = ["BOOTSTRAP_FIGURES", "Interval", "draw_images", "percentile_interval", "resampled_figures"]
+
+BOOTSTRAP_FIGURES = ("AP", "AP50")
+
+FloatArray = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int32]
+
+
+class Interval(NamedTuple):
+    """Percentiles of a figure over the resamples."""
+
+    low: float
+    high: float
+
+
+def draw_images(num_images: int, resamples: int, seed: int) -> Counts:
+    """[I, R] how often each image is in each resample: I images drawn with replacement, the same for a same seed."""
+    drawn = np.random.default_rng(seed).integers(0, num_images, (resamples, num_images))
+    drawn += num_images * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * num_images)
+    return np.ascontiguousarray(counts.reshape(resamples, num_images).T.astype(np.int32))
+
+
+def resampled_figures(record: EvaluationRecord, counts: Counts) -> FloatArray:
+    """[2, R] AP and AP50 (0..100) of a record on each resample of its images.
+
+    An image that was drawn twice counts as two, so a resample's figures are those of the images put side by side; a
+    class without positives in it is left out of its mean. Without any class a figure is 0.
+
+    Args:
+        record: of I images.
+        counts: [I, R], of `draw_images`.
+    """
+    resamples = counts.shape[1]
+    sums, classes = np.zeros((2, resamples)), np.zeros(resamples)
+    for label in range(1, len(record.class_names) + 1):
+        num_positives = record.num_positives[:, label - 1].astype(np.int32) @ counts
+        if not num_positives.any():
+            continue
+        present = num_positives > 0
+        sums += np.where(present, _class_figures(record, label, counts, num_positives), 0.0)
+        classes += present
+    return sums / np.maximum(classes, 1)
+
+
+def percentile_interval(values: Sequence[float] | FloatArray, confidence: float = 0.95) -> Interval:
+    """The middle `confidence` of the values."""
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def _class_figures(record: EvaluationRecord, label: int, counts: Counts, num_positives: Counts) -> FloatArray:
+    """[2, R] AP and AP50 of one class.
+
+    Interpolated precision changes at true positives alone: AP is the sum over them of the best precision from
+    there on times the share of recall points that this true positive is the first to reach.
+    """
+    order = record.by_score(label)
+    weights = counts[record.image[order]]  # [N, R]
+    resamples = np.arange(counts.shape[1])
+    # [P + 1, R]: how many recall points k true positives reach
+    true_positives = np.arange(int(num_positives.max()) + 1)
+    recall = true_positives[:, None] / np.maximum(num_positives, 1)
+    reached = np.searchsorted(RECALL_POINTS, recall, side="right").astype(np.int32)
+    reached[0] = 0
+
+    figures = np.zeros((2, len(resamples)))
+    seen = np.cumsum(weights, axis=0, dtype=np.int32)
+    for t in range(len(IOU_THRESHOLDS)):
+        is_ignored = record.ignored[order] >> t & 1 == 1
+        positions = np.flatnonzero((record.matched[order] >> t & 1 == 1) & ~is_ignored)
+        if len(positions) == 0:
+            continue
+        counted = seen[positions]
+        if is_ignored.any():
+            ignored = np.cumsum(weights[is_ignored], axis=0, dtype=np.int32)
+            ignored = np.concatenate([np.zeros_like(ignored[:1]), ignored])
+            counted = counted - ignored[np.cumsum(is_ignored)[positions]]
+        found = np.cumsum(weights[positions], axis=0, dtype=np.int32)
+        precision = found / np.maximum(counted, 1)
+        best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+        points = np.diff(reached[found, resamples], axis=0, prepend=0)
+        area = np.einsum("nr,nr->r", best, points) * (100 / len(RECALL_POINTS))
+        figures[0] += area / len(IOU_THRESHOLDS)
+        if t == 0:
+            figures[1] = area
+    return figures
