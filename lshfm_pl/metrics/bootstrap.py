@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 
 
 def draw_images(num_images: int, resamples: int, seed: int) -> Counts:
-    """[I, R] how often each image is in each resample: I images drawn with replacement, the same for a same seed."""
+    """[I, R] how often each image is in each resample: I images drawn with replacement, by the seed."""
     drawn = np.random.default_rng(seed).integers(0, num_images, (resamples, num_images))
     drawn += num_images * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * num_images)

@@ -1,4 +1,4 @@
-"""What a detector did on each image of a test set, small enough to keep: average precision again without the boxes."""
+"""What a detector did on each image of a test set, small enough to keep: AP again without the boxes."""
 
 import hashlib
 import math
@@ -61,6 +61,7 @@ class EvaluationRecord:
     def save(self, path: str | Path) -> Path:
         """Write the file `path` (.npz, compressed; about 2 MB for VOC2007's test set)."""
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         arrays["class_names"] = np.array(self.class_names, dtype=np.str_)
         temporary = path.with_name(path.name + ".tmp")

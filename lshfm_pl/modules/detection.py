@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.metrics import DetectionMetrics
+from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord
 from lshfm_pl.optim import Schedule, build_optimizer, build_scheduler
 
 __all__ = ["Batch", "DetectionModule", "as_float", "count_parameters"]
@@ -44,6 +44,7 @@ class DetectionModule(pl.LightningModule):
         self.data_config = data_config
         self.metrics = DetectionMetrics(detector.class_names)
         self.results: dict[str, float] = {}
+        self.record: EvaluationRecord | None = None
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Every loss by name; the sum is what is trained."""
@@ -82,7 +83,8 @@ class DetectionModule(pl.LightningModule):
         self._evaluation_step(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Log `test/AP` and the other figures."""
+        """Log `test/AP` and the other figures, and keep the `record` that they are of."""
+        self.record = self.metrics.record()
         self._evaluation_end("test")
 
     def steps_per_epoch(self) -> int:
