@@ -1,6 +1,5 @@
 """`python -m lshfm_pl.report`: what came out of finished runs, from their folders alone."""
 
-import glob
 import logging
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,11 +8,11 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from lshfm_pl import __version__, cli
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.reporting.curves import draw_precision_recall, draw_training
 from lshfm_pl.reporting.page import Picture, write_page
 from lshfm_pl.reporting.pictures import draw_group, left_pictures
-from lshfm_pl.reporting.runs import SetAside, find_runs
+from lshfm_pl.reporting.runs import SetAside, find_runs, matching_folders
 from lshfm_pl.reporting.summary import Group, Resampled, group_runs
 from lshfm_pl.reporting.tables import (
     DEFAULT_METRICS,
@@ -51,7 +50,7 @@ def report(
 
     Args:
         runs: folders or glob patterns.
-        output: folder for the report; None for `report` in the first one of `runs`.
+        output: folder for the report; None for `report` in the first one of `runs`, or beside it for a pattern.
         metrics: of the tables, some of `METRIC_DESCRIPTIONS`.
         strict_version: runs of different code versions are not comparable.
         resamples: of the test images, at most.
@@ -68,29 +67,30 @@ def report(
     """
     check_metrics(metrics)
     where = [runs] if isinstance(runs, str | Path) else list(runs)
-    found = find_runs(where)
+    tops = [folder for item in where for folder in matching_folders(item)]
+    found = find_runs(tops)
     if not found.runs and not found.aside:
         raise LSHFMError(
             f"runs: expected folders with results.json of this project, found none in {_list(where)}"
         )
-    folder = _default_output(where[0]) if output is None else Path(output)
+    first = matching_folders(where[0])
+    beside = first[0] if len(first) == 1 else first[0].parent
+    folder = beside / "report" if output is None else Path(output)
     resampled = Resampled(found.runs, resamples, seed)
     groups = sorted(
         group_runs(found.runs, metrics, strict_version=strict_version, resampled=resampled),
         key=lambda group: (-len(group.lines), -len(group.runs), group.title),
     )
     pictures = {
-        number: _pictures(
-            number, group, folder, _tops(where), images=picture_images, score_threshold=score_threshold
-        )
+        number: _pictures(number, group, folder, tops, images=picture_images, score_threshold=score_threshold)
         for number, group in enumerate(groups[:GROUPS_WITH_PICTURES], start=1)
     }
-    title = f"Report of {_list(where)}"
-    made = f"Made by lshfm_pl {__version__} on {datetime.now():%Y-%m-%d %H:%M}."
+    title = f"Runs of {few(Path(item).name or str(item) for item in where)}"
+    made = f"Made by lshfm_pl {__version__} on {datetime.now():%Y-%m-%d %H:%M} of {_list(where)}."
     write_csv(run_rows(groups, resampled), folder / "results.csv")
     write_csv(line_rows(groups, metrics), folder / "summary.csv")
     markdown = _markdown(title, made, groups, found.aside, pictures, metrics, resampled.resamples)
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    (folder / "report.md").write_text(markdown, encoding="utf-8", errors="replace")
     return write_page(
         folder / "index.html",
         title=title,
@@ -149,17 +149,6 @@ def _markdown(
         rows = [[str(item.folder), item.kind, item.reason] for item in aside]
         blocks += ["## Set apart", markdown_table(["folder", "what", "why"], rows, left=3)]
     return "\n\n".join([*blocks, "## What the columns mean", footnotes(metrics, resamples)]) + "\n"
-
-
-def _tops(where: Sequence[str | Path]) -> list[Path]:
-    """The folders to search, patterns resolved."""
-    tops = [Path(name) for item in where for name in (glob.glob(str(item), recursive=True) or [str(item)])]
-    return [path if path.is_dir() else path.parent for path in tops]
-
-
-def _default_output(first: str | Path) -> Path:
-    tops = _tops([first])
-    return (tops[0] if len(tops) == 1 else tops[0].parent) / "report"
 
 
 def _list(where: Sequence[str | Path]) -> str:

@@ -189,9 +189,9 @@ def record_evaluation(
             int((~crowd[kept]).sum()),
         )
         parts.append((np.full(len(order), index), found_labels[order], scores[order], matched, ignored))
+    empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.uint16))
     image, label, score, matched, ignored = (
-        np.concatenate(arrays) if parts else np.empty(0)
-        for arrays in (zip(*parts, strict=True) if parts else [()] * 5)
+        np.concatenate(arrays) for arrays in zip((*empty, empty[-1]), *parts, strict=True)
     )
     order = np.argsort(label, kind="stable")
     short = score.astype(np.float32)

@@ -22,7 +22,7 @@ LARGEST_PICTURE = 4_000_000
 
 
 def draw_checkpoints(shown: Mapping[str, Path], path: Path, *, images: int, score_threshold: float) -> Path:
-    """Test images of the first checkpoint's data, with the ground truth and what each checkpoint detects, as one PNG.
+    """Test images of the first checkpoint's data: ground truth and what each checkpoint detects, as one PNG.
 
     Args:
         shown: title → file.

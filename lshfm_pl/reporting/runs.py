@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.results import ERROR_FILE, RECORD_FILE, training_settings
 
-__all__ = ["Run", "RunSet", "SetAside", "checked_results", "find_runs", "teacher_name"]
+__all__ = ["Run", "RunSet", "SetAside", "checked_results", "find_runs", "matching_folders", "read_metrics"]
 
 SKIPPED_FOLDERS = {"checkpoints", "tensorboard", "__pycache__"}
 STILL_RUNNING_SECONDS = 600
@@ -67,7 +67,9 @@ class Run:
     @property
     def teacher(self) -> str | None:
         """Name of the teacher's detector."""
-        return teacher_name(self.results)
+        teacher = self.results.get("teacher")
+        name = teacher.get("name") if isinstance(teacher, Mapping) else teacher
+        return None if name is None else str(name)
 
     @property
     def teacher_file(self) -> tuple[str, ...]:
@@ -147,19 +149,12 @@ class RunSet:
     aside: list[SetAside]
 
 
-def find_runs(where: str | Path | Sequence[str | Path]) -> RunSet:
-    """Every run in the folders `where` or below: single runs, sweeps, comparisons, tables.
-
-    Args:
-        where: folders or glob patterns, one or several.
-
-    Raises:
-        LSHFMError: one of them is not there.
-    """
+def find_runs(folders: Iterable[Path]) -> RunSet:
+    """Every run in some folders or below: single runs, sweeps, comparisons, tables."""
     runs: list[Run] = []
     aside: list[SetAside] = []
     evaluations: list[Run] = []
-    for folder in _run_folders([where] if isinstance(where, str | Path) else where):
+    for folder in _run_folders(folders):
         try:
             if (folder / "results.json").is_file():
                 run = _read_run(folder)
@@ -195,41 +190,39 @@ def checked_results(results: Mapping[str, Any], where: str) -> Mapping[str, Any]
     names = (results["model"], results["distill"]["name"])
     figures = results["metrics"]
     if not (
-        all(isinstance(name, str) for name in names)
+        all(isinstance(name, str) and name.isprintable() for name in names)
         and isinstance(results["seed"], int | str | None)
         and isinstance(figures, Mapping)
-        and all(value is None or isinstance(value, int | float) for value in figures.values())
+        and all(_is_figure(value) for value in figures.values())
     ):
-        raise LSHFMError(f"{where}: expected names, a seed and figures, found values of other types")
+        raise LSHFMError(f"{where}: expected names, a seed and figures of 0 to 100, found something else")
     return results
 
 
-def teacher_name(results: Mapping[str, Any]) -> str | None:
-    """Name of the teacher's detector in the content of a `results.json`."""
-    teacher = results.get("teacher")
-    name = teacher.get("name") if isinstance(teacher, Mapping) else teacher
-    return None if name is None else str(name)
+def matching_folders(where: str | Path) -> list[Path]:
+    """The folder `where`, or those that it is a pattern of; of files the folders that they are in.
+
+    Raises:
+        LSHFMError: there are none.
+    """
+    path = Path(where).expanduser()
+    # Path.glob takes no absolute patterns.
+    names = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+    if not names:
+        raise LSHFMError(f"runs: expected a folder with runs, or a pattern of some, found nothing at {where}")
+    return [name if name.is_dir() else name.parent for name in names]
 
 
-def _run_folders(where: Iterable[str | Path]) -> list[Path]:
+def _run_folders(starts: Iterable[Path]) -> list[Path]:
     found: dict[Path, None] = {}
-    for item in where:
-        path = Path(item).expanduser()
-        starts = (
-            [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-        )
-        if not starts:
-            raise LSHFMError(
-                f"runs: expected a folder with runs, or a pattern of some, found nothing at {item}"
+    for start in starts:
+        for name, folders, files in os.walk(start):
+            folders[:] = sorted(
+                entry for entry in folders if entry not in SKIPPED_FOLDERS and not entry.startswith(".")
             )
-        for start in starts:
-            for name, folders, files in os.walk(start if start.is_dir() else start.parent):
-                folders[:] = sorted(
-                    entry for entry in folders if entry not in SKIPPED_FOLDERS and not entry.startswith(".")
-                )
-                folder = Path(name)
-                if "results.json" in files or "overrides.json" in files or _is_training(folder):
-                    found[folder.resolve()] = None
+            folder = Path(name)
+            if "results.json" in files or "overrides.json" in files or _is_training(folder):
+                found[folder.resolve()] = None
     return [_shown(folder) for folder in found]
 
 
@@ -345,6 +338,10 @@ def _end_of_path(path: Any) -> tuple[str, ...]:
 def _folder(run: Run) -> Path:
     assert run.folder is not None
     return run.folder
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not abs(value) > 100 + 1e-6)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lshfm_pl.errors import few
 from lshfm_pl.metrics.bootstrap import (
     BOOTSTRAP_FIGURES,
     Interval,
@@ -162,15 +163,17 @@ def group_runs(
     Args:
         runs: finished ones.
         metrics: of the figures of the lines.
-        strict_version: runs of different code versions do not belong together.
+        strict_version: runs of different code versions do not belong together. False lets them, and then a setting
+            that only some of the runs know, all of them the same, is not compared.
         resampled: for intervals; None for none.
     """
     runs = list(runs)
     teachers = [run for run in runs if run.role == "teacher"]
+    keys = None if strict_version else _keys_by_kind(runs)
     students: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         if run.role == "student":
-            students.setdefault((run.model, *_comparable(run, strict_version)), []).append(run)
+            students.setdefault((run.model, *_comparable(run, keys)), []).append(run)
     groups: list[tuple[list[Run], list[Run]]] = []
     for comparable in students.values():
         pairs: dict[tuple[Any, ...], list[Run]] = {}
@@ -186,7 +189,7 @@ def group_runs(
     alone: dict[tuple[Any, ...], list[Run]] = {}
     for run in teachers:
         if id(run) not in taught:
-            alone.setdefault((run.model, *_comparable(run, strict_version)), []).append(run)
+            alone.setdefault((run.model, *_comparable(run, keys)), []).append(run)
     with_teachers += [(found, [], []) for found in alone.values()]
     members = [found + plain + distilled for found, plain, distilled in with_teachers]
     return [
@@ -224,13 +227,34 @@ def cost_of_run(run: Run) -> dict[str, float]:
     return found
 
 
-def _comparable(run: Run, strict_version: bool) -> tuple[Any, ...]:
-    version = run.version if strict_version else ""
-    return (*sorted(_compared_settings(run).items()), run.test_set, version)
+def _comparable(run: Run, keys: Mapping[tuple[str, ...], set[str]] | None) -> tuple[Any, ...]:
+    """What is equal for runs that may be compared: all settings and the version, or the settings `keys` alone."""
+    settings = _compared_settings(run)
+    if keys is None:
+        return (*sorted(settings.items()), run.version)
+    return tuple((key, settings.get(key)) for key in sorted(keys[_kind(run)]))
+
+
+def _keys_by_kind(runs: Iterable[Run]) -> dict[tuple[str, ...], set[str]]:
+    kinds: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for run in runs:
+        kinds.setdefault(_kind(run), []).append(_compared_settings(run))
+    return {kind: _keys_that_differ(settings) for kind, settings in kinds.items()}
+
+
+def _keys_that_differ(settings: Sequence[Mapping[str, str]]) -> set[str]:
+    """Those with at least two values; not being told, as in results of older versions, is none."""
+    keys = {key for each in settings for key in each}
+    return {key for key in keys if len({each[key] for each in settings if key in each}) > 1}
+
+
+def _kind(run: Run) -> tuple[str, ...]:
+    return run.role, run.model, run.data_settings.get("data._target_", "")
 
 
 def _compared_settings(run: Run) -> dict[str, str]:
-    return run.data_settings | run.training
+    test_set = {} if run.test_set is None else {"test set": run.test_set}
+    return run.data_settings | run.training | test_set
 
 
 def _teachers_of(students: Sequence[Run], teachers: Sequence[Run]) -> list[Run]:
@@ -288,8 +312,7 @@ def _summarised(
     of_pair = [
         group
         for group in others
-        if any(run.role == first.role and run.model == first.model for run in group)
-        and not any(run is first for run in group)
+        if any(_has_pair_of(run, first) for run in group) and not any(run is first for run in group)
     ]
     return Group(
         student=first.model,
@@ -338,41 +361,48 @@ def _notes(
         yield "No run of the teacher on this test set: the gap is not known."
     if len([line for line in lines if line.runs[0].role == "teacher"]) > 1:
         yield "Several teachers of this name: the gap is not known."
+    if not plain and not distilled:
+        yield "A teacher; none of its students was found."
     versions = sorted({run.version for run in (*plain, *distilled)})
     if len(versions) > 1:
-        yield f"Runs of different code versions are averaged here, as asked for: {', '.join(versions)}."
+        yield f"Runs of different code versions are in this table, as asked for: {', '.join(versions)}."
+        known = [_compared_settings(run) for run in (*plain, *distilled)]
+        if untold := sorted(
+            {key for each in known for key in each if any(key not in other for other in known)}
+        ):
+            yield f"Settings that not all of them tell were not compared: {', '.join(untold)}."
     older = sorted({run.version for run in teachers} - set(versions))
     if older and versions:
         yield f"The teacher was trained with another code version: {', '.join(older)}."
     for line in lines:
-        repeated = len(line.runs) - line.seeds
-        if repeated:
-            yield f"{line.title}: {len(line.runs)} runs of {line.seeds} seeds; those of one seed are averaged first."
+        if len(line.runs) > line.seeds:
+            yield f"{line.title}: {len(line.runs)} runs, {line.seeds} seed(s); runs of one seed are averaged first."
     if plain and (distilled or teachers) and resampled is not None:
-        without = sorted(
-            {line.title for line in lines if any(run.record is None for run in line.runs)},
-        )
-        if without:
-            yield f"No confidence interval where a run has no evaluation.npz: {', '.join(without)}."
+        without = [line.title for line in lines if any(run.record is None for run in line.runs)]
+        if len(without) == len(lines):
+            yield "No confidence intervals: these runs did not keep an evaluation.npz."
+        elif without:
+            yield f"No confidence intervals where a run did not keep an evaluation.npz: {few(without)}."
 
 
 def _differing(first: Run, groups: Sequence[Sequence[Run]]) -> dict[str, str]:
-    """In what a group's runs differ from other groups of its pair."""
-    settings = _described(first)
-    others = [
-        _described(next(run for run in group if run.role == first.role and run.model == first.model))
-        for group in groups
-    ]
-    return {
-        key: value for key, value in settings.items() if any(other.get(key) != value for other in others)
-    } | {key: "–" for other in others for key in other if key not in settings}
+    """In what a group's runs differ from those of other groups of the same model and data."""
+    own = _described(first)
+    others = [_described(next(run for run in group if _has_pair_of(run, first))) for group in groups]
+    everyone = (own, *others)
+    differing = _keys_that_differ(everyone) or {
+        key for each in everyone for key in each if any(key not in other for other in everyone)
+    }
+    return {key: own.get(key, "not told") for key in sorted(differing)}
+
+
+def _has_pair_of(run: Run, first: Run) -> bool:
+    return (run.role, run.model, _data_title(run)) == (first.role, first.model, _data_title(first))
 
 
 def _described(run: Run) -> dict[str, str]:
-    further = {"test set": run.test_set or "not told", "code": run.version}
-    if run.teacher_file:
-        further["teacher.checkpoint"] = "/".join(run.teacher_file)
-    return _compared_settings(run) | further
+    teacher = {"teacher.checkpoint": "/".join(run.teacher_file)} if run.teacher_file else {}
+    return _compared_settings(run) | {"code": run.version} | teacher
 
 
 def _data_title(run: Run) -> str:
@@ -408,12 +438,12 @@ def _title(run: Run, runs: Sequence[Run], strict_version: bool) -> str:
         title = LOSS_TITLES.get(run.loss, run.loss)
         settings = [_loss_settings(other) for other in same]
         own = _loss_settings(run)
-    differing = [
-        f"{key}={own.get(key)}"
-        for key in sorted({key for other in settings for key in other})
-        if any(other.get(key) != own.get(key) for other in settings)
-    ]
-    return f"{title} ({', '.join(differing)})" if differing else title
+    keys = _keys_that_differ(settings)
+    if strict_version:
+        keys |= {key for each in settings for key in each if any(key not in other for other in settings)}
+    differing = [f"{key}={own.get(key, 'not told')}" for key in sorted(keys)]
+    title = f"{title} ({', '.join(differing)})" if differing else title
+    return title.encode("utf-8", "replace").decode()
 
 
 def _teacher_settings(run: Run, strict_version: bool) -> dict[str, str]:

@@ -63,7 +63,7 @@ SUMMARY_COLUMNS = ("role", "distill", "seed", "model", *SUMMARY_METRICS, "train_
 
 COST_COLUMNS = {
     "parameters": ("parameters, M", 1e6, 2, "parameters of the detector, trainable and frozen, in millions"),
-    "gflops": ("GFLOPs", 1e9 / 1e9, 1, "of the forward pass on one test image; a multiply-add is two"),
+    "gflops": ("GFLOPs", 1.0, 1, "of the forward pass on one test image; a multiply-add is two"),
     "weights_bytes": (
         "weights, MB",
         1e6,
@@ -179,7 +179,7 @@ def write_csv(
     path.parent.mkdir(parents=True, exist_ok=True)
     if columns is None:
         columns = list(rows[0]) if rows else SUMMARY_COLUMNS
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -237,7 +237,7 @@ def group_table(group: Group, metrics: Sequence[str]) -> str:
 def group_difference(group: Group) -> str:
     """In what a group differs from the others of its pair, in a sentence; empty if in nothing."""
     settings = ", ".join(f"{key}={value}" for key, value in sorted(group.settings.items()))
-    return f"Not comparable with the other tables of its pair by: {settings}." if settings else ""
+    return f"Not comparable with other tables of its model and data: {settings}." if settings else ""
 
 
 def cost_table(group: Group) -> str:
@@ -260,10 +260,10 @@ def figure_cells(figure: Figure | None) -> tuple[str, str, str]:
     if figure is None:
         return UNKNOWN, UNKNOWN, UNKNOWN
     deviation = "" if figure.deviation is None else f" ± {figure.deviation:.1f}"
-    difference = UNKNOWN if figure.delta is None else f"{figure.delta:+.1f}"
+    difference = UNKNOWN if figure.delta is None else f"{figure.delta:+z.1f}"
     if figure.interval is not None:
-        difference += f" [{figure.interval.low:+.1f}, {figure.interval.high:+.1f}]"
-    share = UNKNOWN if figure.share is None else f"{100 * figure.share:.0f} %"
+        difference += f" [{figure.interval.low:+z.1f}, {figure.interval.high:+z.1f}]"
+    share = UNKNOWN if figure.share is None else f"{100 * figure.share:z.0f} %"
     return f"{figure.mean:.1f}{deviation}", difference, share
 
 
@@ -273,8 +273,8 @@ def footnotes(metrics: Sequence[str], resamples: int = 0) -> str:
     notes.append("- Δ: difference to the plain student, in points.")
     if resamples:
         notes.append(
-            f"- [low, high]: 95 % bootstrap interval of Δ over the test images ({resamples} resamples, the same for "
-            "both sides); it does not cover what another seed or training set would change."
+            f"- [low, high]: 95 % bootstrap interval of Δ over the test images ({resamples} resamples, the same "
+            "for both sides); it does not cover what another seed or training set would change."
         )
     notes.append("- gap closed: Δ as a share of the difference between teacher and plain student.")
     notes.append("- ±: sample standard deviation over the seeds.")

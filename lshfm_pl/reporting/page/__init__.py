@@ -87,7 +87,7 @@ def write_page(
         meanings=list(_meanings(metrics, used, resamples, has_published)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="replace")
     return path
 
 
