@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig
 
 from lshfm_pl import __version__, cli
 from lshfm_pl.errors import LSHFMError, few
-from lshfm_pl.reporting.curves import draw_precision_recall, draw_training
+from lshfm_pl.reporting.curves import draw_comparison, draw_precision_recall, draw_training
 from lshfm_pl.reporting.page import Picture, write_page
 from lshfm_pl.reporting.pictures import draw_group, left_pictures
 from lshfm_pl.reporting.runs import SetAside, find_runs, matching_folders
@@ -82,14 +82,24 @@ def report(
         key=lambda group: (-len(group.lines), -len(group.runs), group.title),
     )
     pictures = {
-        number: _pictures(number, group, folder, tops, images=picture_images, score_threshold=score_threshold)
+        number: _pictures(
+            number,
+            group,
+            folder,
+            tops,
+            metrics=metrics,
+            images=picture_images,
+            score_threshold=score_threshold,
+        )
         for number, group in enumerate(groups[:GROUPS_WITH_PICTURES], start=1)
     }
     title = f"Runs of {few(Path(item).name or str(item) for item in where)}"
     made = f"Made by lshfm_pl {__version__} on {datetime.now():%Y-%m-%d %H:%M} of {_list(where)}."
     write_csv(run_rows(groups, resampled), folder / "results.csv")
     write_csv(line_rows(groups, metrics), folder / "summary.csv")
-    markdown = _markdown(title, made, groups, found.aside, pictures, metrics, resampled.resamples)
+    markdown = _markdown(
+        title, made, folder, groups, found.aside, pictures, metrics=metrics, resamples=resampled.resamples
+    )
     (folder / "report.md").write_text(markdown, encoding="utf-8", errors="replace")
     return write_page(
         folder / "index.html",
@@ -104,9 +114,18 @@ def report(
 
 
 def _pictures(
-    number: int, group: Group, folder: Path, tops: Sequence[Path], *, images: int, score_threshold: float
+    number: int,
+    group: Group,
+    folder: Path,
+    tops: Sequence[Path],
+    *,
+    metrics: Sequence[str],
+    images: int,
+    score_threshold: float,
 ) -> list[Picture]:
     pictures: list[Picture] = []
+    if (path := draw_comparison(group, folder / f"comparison_{number}.png", metrics)) is not None:
+        pictures.append(("A dot a run, a bar at the mean of each line; dashed: the plain student", path))
     if (path := draw_training(group, folder / f"training_{number}.png")) is not None:
         pictures.append(("Training loss and validation AP, a curve a run", path))
     if (path := draw_precision_recall(group, folder / f"precision_recall_{number}.png")) is not None:
@@ -129,9 +148,11 @@ def _pictures(
 def _markdown(
     title: str,
     made: str,
+    folder: Path,
     groups: Sequence[Group],
     aside: Sequence[SetAside],
     pictures: dict[int, list[Picture]],
+    *,
     metrics: Sequence[str],
     resamples: int,
 ) -> str:
@@ -141,9 +162,7 @@ def _markdown(
         blocks += [f"> {note}" for note in (group_difference(group), *group.notes) if note]
         blocks += [group_table(group, metrics)]
         blocks += [table for table in [cost_table(group)] if table]
-        own = [
-            (text, path) for text, path in pictures.get(number, []) if path.name.endswith(f"_{number}.png")
-        ]
+        own = [(text, path) for text, path in pictures.get(number, []) if path.parent == folder]
         blocks += [f"![{text}]({path.name})" for text, path in own]
     if aside:
         rows = [[str(item.folder), item.kind, item.reason] for item in aside]

@@ -1,4 +1,4 @@
-"""Training and precision–recall curves of runs, as PNG files."""
+"""Comparisons, training curves and precision–recall curves of runs, as PNG files."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from lshfm_pl.metrics.record import IOU_THRESHOLDS, RECALL_POINTS
 from lshfm_pl.reporting.runs import Run, read_metrics
-from lshfm_pl.reporting.summary import Group, Line
+from lshfm_pl.reporting.summary import Group, Line, metric_of_run
 
-__all__ = ["draw_precision_recall", "draw_training"]
+__all__ = ["draw_comparison", "draw_precision_recall", "draw_training"]
 
 # Names come from run folders: a dollar sign in one of them is no formula.
 STYLE: Any = {"text.parse_math": False, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -26,6 +26,33 @@ COLORS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56
 LINES_SHOWN, COLUMNS = 8, 5
 
 FloatArray = npt.NDArray[np.float64]
+
+
+def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | None:
+    """An axis a metric: a dot a run, a bar at each line's mean, dashed the plain student's; None for one line."""
+    shown = [metric for metric in metrics if any(metric in line.figures for line in group.lines)]
+    if not shown or len(group.lines) < 2:
+        return None
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 0.8 + 0.32 * len(group.lines)), layout="constrained")
+        axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axis, metric in zip(axes, shown, strict=True):
+            for place, line in enumerate(group.lines):
+                if metric not in line.figures:
+                    continue
+                values = [value for run in line.runs if (value := metric_of_run(run, metric)) is not None]
+                axis.plot(
+                    values, [place] * len(values), "o", color=_color(group, line), alpha=0.6, markersize=5
+                )
+                mean = line.figures[metric].mean
+                axis.plot([mean, mean], [place - 0.3, place + 0.3], color=_color(group, line), linewidth=2.5)
+                if line.runs[0].is_plain:
+                    axis.axvline(mean, color=_color(group, line), linewidth=0.8, linestyle="--")
+            axis.set(title=metric, xlabel="points")
+            axis.grid(axis="x", alpha=0.25)
+        axes[0].set_yticks(range(len(group.lines)), [_short(line.title) for line in group.lines])
+        axes[0].invert_yaxis()
+        return _saved(figure, path)
 
 
 def draw_training(group: Group, path: Path) -> Path | None:
@@ -117,8 +144,12 @@ def _color(group: Group, line: Line) -> str:
 def _legend(figure: Figure, axis: Axes, group: Group) -> None:
     shown: Sequence[Line] = group.lines[:LINES_SHOWN]
     handles = [axis.plot([], [], color=_color(group, line))[0] for line in shown]
-    titles = [line.title if len(line.title) < 40 else line.title[:38] + "…" for line in shown]
+    titles = [_short(line.title) for line in shown]
     figure.legend(handles, titles, loc="outside lower center", ncols=min(len(shown), 5), frameon=False)
+
+
+def _short(title: str) -> str:
+    return title if len(title) < 40 else title[:38] + "…"
 
 
 def _saved(figure: Figure, path: Path) -> Path:
