@@ -23,6 +23,7 @@ from lshfm_pl.reporting.tables import (
     group_table,
     line_rows,
     markdown_table,
+    markdown_text,
     run_rows,
     write_csv,
 )
@@ -156,10 +157,10 @@ def _markdown(
     metrics: Sequence[str],
     resamples: int,
 ) -> str:
-    blocks = [f"# {title}", made]
+    blocks = [f"# {markdown_text(title)}", markdown_text(made)]
     for number, group in enumerate(groups, start=1):
-        blocks += [f"## {number}. {group.title}", f"{group.data}."]
-        blocks += [f"> {note}" for note in (group_difference(group), *group.notes) if note]
+        blocks += [f"## {number}. {markdown_text(group.title)}", f"{markdown_text(group.data)}."]
+        blocks += [f"> {markdown_text(note)}" for note in (group_difference(group), *group.notes) if note]
         blocks += [group_table(group, metrics)]
         blocks += [table for table in [cost_table(group)] if table]
         own = [(text, path) for text, path in pictures.get(number, []) if path.parent == folder]

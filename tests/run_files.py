@@ -48,26 +48,26 @@ def make_record(found=0.6, *, images=40, seed=0, false_per_image=1, class_names=
     )
 
 
-def make_results(distill="none", *, role="student", seed=0, found=0.6, model="vgg11", record=None, **changes):
+def make_results(loss="none", *, role="student", seed=0, found=0.6, model="vgg11", record=None, **changes):
     """The content of a `results.json`, whose AP figures are those of `record`."""
     record = record or make_record(found, seed=seed)
     teacher = (
-        None if distill == "none" else {"name": "vgg16", "checkpoint": "runs/teacher/checkpoints/last.ckpt"}
+        None if loss == "none" else {"name": "vgg16", "checkpoint": "runs/teacher/checkpoints/last.ckpt"}
     )
     figures = record.figures()
     results = {
         "status": "done",
-        "run": f"runs/{distill}",
+        "run": f"runs/{loss}",
         "role": role,
         "model": "vgg16" if role == "teacher" else model,
         "teacher": teacher,
-        "distill": {"name": distill} if distill == "none" else {"name": distill, "beta": 4.0},
+        "distill": {"name": loss} if loss == "none" else {"name": loss, "beta": 4.0},
         "schedule": "short",
         "data": DATA,
         "test_set": summary_of_test_set(record),
         "seed": seed,
         "metrics": {**figures, "voc07_mAP": figures["AP50"] - 1, "voc_mAP": figures["AP50"] + 1, "APs": None},
-        "timing": {"step_seconds_median": 0.5 if distill == "none" else 0.8, "train_seconds": 90.0},
+        "timing": {"step_seconds_median": 0.5 if loss == "none" else 0.8, "train_seconds": 90.0},
         "cost": {"parameters": 2e6, "weights_bytes": 8e6, "gflops": 1.5, "ms_per_image": 12.0},
         "world_size": 1,
         "versions": {"lshfm_pl": "0.1.0"},
@@ -84,15 +84,15 @@ def make_results(distill="none", *, role="student", seed=0, found=0.6, model="vg
     return json.loads(json.dumps(results).replace("NaN", "null"))
 
 
-def write_run(folder, distill="none", *, with_record=True, epochs=3, **settings):
+def write_run(folder, loss="none", *, with_record=True, epochs=3, **settings):
     """A finished run; returns its folder."""
     record = make_record(settings.pop("found", 0.6), seed=settings.get("seed", 0))
     folder.mkdir(parents=True)
-    results = make_results(distill, record=record, **settings)
+    results = make_results(loss, record=record, **settings)
     (folder / "results.json").write_text(json.dumps(results))
     if with_record:
         record.save(folder / "evaluation.npz")
-    write_begun(folder, epochs=epochs, overrides=[f"distill={distill}", f"seed={results['seed']}"])
+    write_begun(folder, epochs=epochs, overrides=[f"distill={loss}", f"seed={results['seed']}"])
     return folder
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "group_table",
     "line_rows",
     "markdown_table",
+    "markdown_text",
     "run_rows",
     "summary_rows",
     "write_csv",
@@ -210,8 +211,8 @@ def comparison_table(results: Iterable[Mapping[str, Any]], metrics: Sequence[str
         raise LSHFMError("comparison: expected the results.json of at least one run, found none")
     blocks = []
     for group in groups:
-        heading = f"### {_cell(group.title)}\n\n" if len(groups) > 1 else ""
-        told = f"{_cell(difference)}\n\n" if (difference := group_difference(group)) else ""
+        heading = f"### {markdown_text(group.title)}\n\n" if len(groups) > 1 else ""
+        told = f"{markdown_text(difference)}\n\n" if (difference := group_difference(group)) else ""
         blocks.append(heading + told + group_table(group, metrics))
     return "\n\n".join([*blocks, footnotes(metrics)])
 
@@ -283,8 +284,8 @@ def footnotes(metrics: Sequence[str], resamples: int = 0) -> str:
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
     """A Markdown table; the first `left` columns are aligned to the left, all others to the right."""
-    lines = [[_cell(cell) for cell in header], ["---"] * left + ["---:"] * (len(header) - left)]
-    lines += [[_cell(cell) for cell in row] for row in rows]
+    lines = [[markdown_text(cell) for cell in header], ["---"] * left + ["---:"] * (len(header) - left)]
+    lines += [[markdown_text(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -324,8 +325,8 @@ def _difference(run: Run, plain: Sequence[Run], metric: str, resampled: Resample
     }
 
 
-def _cell(text: str) -> str:
-    """Text that neither ends a cell nor is HTML."""
+def markdown_text(text: str) -> str:
+    """Text that is neither HTML nor the end of a cell, in one line."""
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;")):
         text = text.replace(character, entity)
     return " ".join(text.split())
