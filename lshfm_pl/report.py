@@ -32,7 +32,7 @@ __all__ = ["report"]
 
 log = logging.getLogger(__name__)
 
-GROUPS_WITH_PICTURES = 12
+GROUPS_WITH_PICTURES = 8
 """Later, smaller groups have their lines in the tables, but no curves: drawing takes a second each."""
 
 

@@ -12,6 +12,9 @@ __all__ = ["BOOTSTRAP_FIGURES", "Interval", "draw_images", "percentile_interval"
 
 BOOTSTRAP_FIGURES = ("AP", "AP50")
 
+BLOCK = 128
+"""Resamples made at once: small enough for the processor's cache."""
+
 FloatArray = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int32]
 
@@ -41,16 +44,10 @@ def resampled_figures(record: EvaluationRecord, counts: Counts) -> FloatArray:
         record: of I images.
         counts: [I, R], of `draw_images`.
     """
-    resamples = counts.shape[1]
-    sums, classes = np.zeros((2, resamples)), np.zeros(resamples)
-    for label in range(1, len(record.class_names) + 1):
-        num_positives = record.num_positives[:, label - 1].astype(np.int32) @ counts
-        if not num_positives.any():
-            continue
-        present = num_positives > 0
-        sums += np.where(present, _class_figures(record, label, counts, num_positives), 0.0)
-        classes += present
-    return sums / np.maximum(classes, 1)
+    blocks = range(0, counts.shape[1], BLOCK)
+    return np.concatenate(
+        [_block_figures(record, counts[:, start : start + BLOCK]) for start in blocks], axis=1
+    )
 
 
 def percentile_interval(values: Sequence[float] | FloatArray, confidence: float = 0.95) -> Interval:
@@ -60,6 +57,17 @@ def percentile_interval(values: Sequence[float] | FloatArray, confidence: float 
     return Interval(float(low), float(high))
 
 
+def _block_figures(record: EvaluationRecord, counts: Counts) -> FloatArray:
+    sums, classes = np.zeros((2, counts.shape[1])), np.zeros(counts.shape[1])
+    for label in range(1, len(record.class_names) + 1):
+        num_positives = record.num_positives[:, label - 1].astype(np.int32) @ counts
+        present = num_positives > 0
+        if present.any():
+            sums += np.where(present, _class_figures(record, label, counts, num_positives), 0.0)
+            classes += present
+    return sums / np.maximum(classes, 1)
+
+
 def _class_figures(record: EvaluationRecord, label: int, counts: Counts, num_positives: Counts) -> FloatArray:
     """[2, R] AP and AP50 of one class.
 
@@ -67,31 +75,31 @@ def _class_figures(record: EvaluationRecord, label: int, counts: Counts, num_pos
     there on times the share of recall points that this true positive is the first to reach.
     """
     order = record.by_score(label)
-    weights = counts[record.image[order]]  # [N, R]
-    resamples = np.arange(counts.shape[1])
-    # [P + 1, R]: how many recall points k true positives reach
+    weights = counts.T.take(record.image[order], axis=1)  # [R, N]
+    # [R, P + 1]: how many recall points k true positives reach
     true_positives = np.arange(int(num_positives.max()) + 1)
-    recall = true_positives[:, None] / np.maximum(num_positives, 1)
+    recall = true_positives / np.maximum(num_positives, 1)[:, None]
     reached = np.searchsorted(RECALL_POINTS, recall, side="right").astype(np.int32)
-    reached[0] = 0
+    reached[:, 0] = 0
+    rows = reached.shape[1] * np.arange(len(reached))[:, None]
 
-    figures = np.zeros((2, len(resamples)))
-    seen = np.cumsum(weights, axis=0, dtype=np.int32)
+    figures = np.zeros((2, len(weights)))
+    seen = np.cumsum(weights, axis=1, dtype=np.int32)
     for t in range(len(IOU_THRESHOLDS)):
         is_ignored = record.ignored[order] >> t & 1 == 1
         positions = np.flatnonzero((record.matched[order] >> t & 1 == 1) & ~is_ignored)
         if len(positions) == 0:
             continue
-        counted = seen[positions]
+        counted = seen.take(positions, axis=1)
         if is_ignored.any():
-            ignored = np.cumsum(weights[is_ignored], axis=0, dtype=np.int32)
-            ignored = np.concatenate([np.zeros_like(ignored[:1]), ignored])
-            counted = counted - ignored[np.cumsum(is_ignored)[positions]]
-        found = np.cumsum(weights[positions], axis=0, dtype=np.int32)
+            ignored = np.cumsum(weights[:, is_ignored], axis=1, dtype=np.int32)
+            ignored = np.concatenate([np.zeros_like(ignored[:, :1]), ignored], axis=1)
+            counted = counted - ignored[:, np.cumsum(is_ignored)[positions]]
+        found = np.cumsum(weights.take(positions, axis=1), axis=1, dtype=np.int32)
         precision = found / np.maximum(counted, 1)
-        best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-        points = np.diff(reached[found, resamples], axis=0, prepend=0)
-        area = np.einsum("nr,nr->r", best, points) * (100 / len(RECALL_POINTS))
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        points = np.diff(reached.ravel().take(rows + found), axis=1, prepend=0)
+        area = np.einsum("rn,rn->r", best, points) * (100 / len(RECALL_POINTS))
         figures[0] += area / len(IOU_THRESHOLDS)
         if t == 0:
             figures[1] = area

@@ -1,8 +1,10 @@
 """Runs that may be compared, a line a loss: means over seeds, differences to the plain student, intervals."""
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,16 +125,19 @@ class Resampled:
         )
         affordable = int(MAX_WORK / max(work, 1))
         self.resamples = min(resamples, max(FEWEST_RESAMPLES, affordable)) if work else 0
-        self._figures: dict[int, npt.NDArray[np.float64]] = {}
-        self._test_sets: dict[int, str] = {}
-        drawn: dict[str, npt.NDArray[np.int32]] = {}
-        for key, record in records.items():
-            if record is None or self.resamples < 2 or len(record.image_ids) == 0:
-                continue
-            test_set = self._test_sets[key] = record.test_set()
-            if test_set not in drawn:
-                drawn[test_set] = draw_images(len(record.image_ids), self.resamples, seed)
-            self._figures[key] = resampled_figures(record, drawn[test_set])
+        usable = {
+            key: record
+            for key, record in records.items()
+            if record and self.resamples > 1 and len(record.image_ids)
+        }
+        self._test_sets = {key: record.test_set() for key, record in usable.items()}
+        sizes = {self._test_sets[key]: len(record.image_ids) for key, record in usable.items()}
+        drawn = {test_set: draw_images(size, self.resamples, seed) for test_set, size in sizes.items()}
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            figures = pool.map(
+                resampled_figures, usable.values(), (drawn[self._test_sets[key]] for key in usable)
+            )
+            self._figures: dict[int, npt.NDArray[np.float64]] = dict(zip(usable, figures, strict=True))
 
     def interval(self, runs: Sequence[Run], plain: Sequence[Run], metric: str) -> Interval | None:
         """Of the difference of the means over seeds; None if a run kept no record or has another test set."""
