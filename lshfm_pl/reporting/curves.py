@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lshfm_pl.metrics.record import IOU_THRESHOLDS, RECALL_POINTS
+from lshfm_pl.metrics.record import RECALL_POINTS
 from lshfm_pl.reporting.runs import Run, read_metrics
 from lshfm_pl.reporting.summary import Group, Line, metric_of_run
 
@@ -23,7 +23,7 @@ STYLE: Any = {"text.parse_math": False, "font.size": 9, "axes.spines.top": False
 DPI = 110
 COLORS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5f2f")
 """Okabe and Ito's, which people with any colour vision can tell apart."""
-LINES_SHOWN, COLUMNS = 8, 5
+LINES_SHOWN, MAX_COLUMNS = 8, 5
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -77,9 +77,7 @@ def draw_training(group: Group, path: Path) -> Path | None:
         ):
             axis.set(xlabel="epoch", title=title)
             axis.grid(alpha=0.25)
-        positive = [value for _, values, _ in curves for value in values[:, 1]]
-        if positive and min(positive) > 0:
-            axes[0].set_yscale("log")
+        axes[0].set_ylim(bottom=0)
         _legend(figure, axes[0], group)
         return _saved(figure, path)
 
@@ -94,8 +92,8 @@ def draw_precision_recall(group: Group, path: Path) -> Path | None:
     if not names:
         return None
     with rc_context(STYLE):
-        columns = min(len(names), COLUMNS)
-        rows = math.ceil(len(names) / columns)
+        rows = math.ceil(len(names) / MAX_COLUMNS)
+        columns = math.ceil(len(names) / rows)
         figure = Figure(figsize=(1.1 + 1.75 * columns, 0.7 + 1.75 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axis, name in zip(axes, names, strict=False):
@@ -107,8 +105,7 @@ def draw_precision_recall(group: Group, path: Path) -> Path | None:
             axis.grid(alpha=0.25)
         for axis in axes[len(names) :]:
             axis.set_visible(False)
-        figure.supxlabel("recall", fontsize=9)
-        figure.supylabel(f"precision at IoU {IOU_THRESHOLDS[0]:g}", fontsize=9)
+        axes[(rows - 1) * columns].set(xlabel="recall", ylabel="precision")
         _legend(figure, axes[0], group)
         return _saved(figure, path)
 
@@ -145,7 +142,7 @@ def _legend(figure: Figure, axis: Axes, group: Group) -> None:
     shown: Sequence[Line] = group.lines[:LINES_SHOWN]
     handles = [axis.plot([], [], color=_color(group, line))[0] for line in shown]
     titles = [_short(line.title) for line in shown]
-    figure.legend(handles, titles, loc="outside lower center", ncols=min(len(shown), 5), frameon=False)
+    figure.legend(handles, titles, loc="outside lower center", ncols=min(len(shown), 4), frameon=False)
 
 
 def _short(title: str) -> str:
