@@ -94,7 +94,7 @@ def report(
         )
         for number, group in enumerate(groups[:GROUPS_WITH_PICTURES], start=1)
     }
-    title = f"Runs of {few(Path(item).name or str(item) for item in where)}"
+    title = f"Report: {few(Path(item).name or str(item) for item in where)}"
     made = f"Made by lshfm_pl {__version__} on {datetime.now():%Y-%m-%d %H:%M} of {_list(where)}."
     write_csv(run_rows(groups, resampled), folder / "results.csv")
     write_csv(line_rows(groups, metrics), folder / "summary.csv")

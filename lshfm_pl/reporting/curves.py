@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lshfm_pl.metrics.record import RECALL_POINTS
 from lshfm_pl.reporting.runs import Run, read_metrics
@@ -76,6 +77,7 @@ def draw_training(group: Group, path: Path) -> Path | None:
             axes, ("training loss, sum of all terms", "AP on the validation set"), strict=True
         ):
             axis.set(xlabel="epoch", title=title)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(alpha=0.25)
         axes[0].set_ylim(bottom=0)
         _legend(figure, axes[0], group)
