@@ -275,11 +275,12 @@ def _failure(folder: Path) -> str | None:
     if own.is_file() and (text := _text(own).strip()):
         return text.splitlines()[-1] if text.startswith("Traceback") else text
     for log in (folder / "output.txt", *sorted(folder.glob("*.log"))):
-        text = _text(log)
-        if "\nTraceback (most recent call last)" in f"\n{text}":
+        text = f"\n{_text(log)}"
+        if "\nTraceback (most recent call last)" in text:
             return f"{text.strip().splitlines()[-1]} (in {log.name})"
-        if "error: " in text:
-            return f"{text.rpartition('error: ')[2].strip()} (in {log.name})"
+        _, found, reason = text.rpartition("\nerror: ")
+        if found:
+            return f"{reason.strip()} (in {log.name})"
     return None
 
 
