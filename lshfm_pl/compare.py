@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,10 @@ import torch
 from omegaconf import DictConfig
 
 from lshfm_pl import cli
-from lshfm_pl.data import build_datamodule
-from lshfm_pl.detectors import load_detector
-from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.modules.detection import as_float
-from lshfm_pl.reporting import comparison_table, detection_grid, summary_rows, write_csv, write_markdown
+from lshfm_pl.report import report
+from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
+from lshfm_pl.reporting.pictures import draw_checkpoints
 from lshfm_pl.results import write_json
 
 __all__ = ["compare"]
@@ -37,7 +35,7 @@ def compare(config: DictConfig) -> Path:
     A run that is done is not repeated, one that was interrupted goes on.
 
     Returns:
-        The folder with `results.md`, `results.csv` and `detections.png`.
+        The folder with `results.md`, `results.csv`, `detections.png` and `report/index.html`.
 
     Raises:
         LSHFMError: a run failed (the message names its log), or is there with other settings.
@@ -82,10 +80,17 @@ def compare(config: DictConfig) -> Path:
     for name, title in (("none", "student"), ("lshl2", "LSHL2 student")):
         if name in config.distill:
             shown[title] = folder / f"{name}_seed{config.seeds[0]}"
-    picture = draw(shown, config, folder / "detections.png")
+    picture = draw_checkpoints(
+        {title: run / "checkpoints" / "last.ckpt" for title, run in shown.items()},
+        folder / "detections.png",
+        images=config.picture_images,
+        score_threshold=config.score_threshold,
+    )
+    page = report(folder, folder / "report")
     print(f"\n{comparison_table(contents)}\n")
     print(f"table: {folder / 'results.md'} and {folder / 'results.csv'}")
     print(f"pictures: {picture}")
+    print(f"report: {page.resolve()}")
     print(f"took {(time.perf_counter() - start) / 60:.1f} minutes on {cores} cores")
     return folder
 
@@ -176,25 +181,6 @@ def run_once(
 def read_results(run: Path) -> dict[str, Any]:
     """The content of a run's `results.json`."""
     return json.loads((run / "results.json").read_text(encoding="utf-8"))
-
-
-def draw(shown: Mapping[str, Path], config: DictConfig, path: Path) -> Path:
-    """Test images with the ground truth and what each run in `shown` (title → folder) detects, as one PNG."""
-    checkpoints = {title: run / "checkpoints" / "last.ckpt" for title, run in shown.items()}
-    datamodule = build_datamodule(read_torch_file(checkpoints["teacher"])["data"])
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    count = min(config.picture_images, len(datamodule.test_set))
-    # Spread over the test set, the same images for everybody.
-    step = len(datamodule.test_set) // count
-    samples = [datamodule.test_set[index * step] for index in range(count)]
-    images = [image for image, _ in samples]
-    columns: dict[str, list[dict[str, torch.Tensor]]] = {"ground truth": [target for _, target in samples]}
-    for title, checkpoint in checkpoints.items():
-        with torch.inference_mode():
-            columns[title] = load_detector(checkpoint)(as_float(images))
-    classes = datamodule.class_names
-    return detection_grid(images, columns, classes, score_threshold=config.score_threshold, path=path)
 
 
 def quoted(path: Path) -> str:

@@ -23,6 +23,7 @@ CUT_CHOICES = 6
 CLOSE = 0.6
 """Similarity, 0..1, from which a name is offered in place of a wrong one."""
 
+LAST_PART_LESS = 0.15
 NEARLY_AS_CLOSE = 0.1
 """How much less similar than the closest further names may be."""
 
@@ -128,11 +129,14 @@ def _dotted(config: DictConfig, prefix: str = "") -> Iterable[str]:
 
 
 def _closest(key: str, valid: Iterable[str]) -> list[str]:
-    """The most similar keys, at most 3; a key without a dot is compared with the last parts too."""
+    """The most similar keys, at most 3; one without a dot is compared with the last parts too, which count less."""
 
     def similarity(candidate: str) -> float:
-        forms = {candidate} if "." in key else {candidate, candidate.rpartition(".")[2]}
-        return max(difflib.SequenceMatcher(None, key, form).ratio() for form in forms)
+        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
+        if "." in key:
+            return whole
+        last = difflib.SequenceMatcher(None, key, candidate.rpartition(".")[2]).ratio()
+        return max(whole, last - LAST_PART_LESS)
 
     scored = sorted(
         ((similarity(candidate), candidate) for candidate in valid), key=lambda item: (-item[0], len(item[1]))

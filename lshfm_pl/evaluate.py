@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl import cli
 from lshfm_pl.cli import as_dict
+from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
@@ -22,7 +23,7 @@ from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
 from lshfm_pl.modules import DetectionModule
 from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS
-from lshfm_pl.results import write_json
+from lshfm_pl.results import RECORD_FILE, code_version, test_set_summary, write_json
 from lshfm_pl.train import load_teacher
 
 __all__ = ["evaluate"]
@@ -48,15 +49,25 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         )
     agreement = measure_agreement(config, detector, datamodule)
     module = DetectionModule(detector)
-    trainer: pl.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
+    timer = EvaluationTimer()
+    trainer: pl.Trainer = instantiate(
+        config.trainer, logger=False, enable_checkpointing=False, callbacks=[timer]
+    )
     trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
+        assert module.record is not None
+        cost = detector_cost(detector, datamodule.test_set[0][0])
         results = {
+            "status": "done",
             "checkpoint": str(config.checkpoint or config.weights),
             "model": detector.config["name"],
+            "test_set": test_set_summary(module.record),
             "metrics": module.results,
             "agreement": agreement,
+            "cost": {**cost, "ms_per_image": timer.ms_per_image()},
+            **code_version(),
         }
+        module.record.save(Path(config.output_dir) / RECORD_FILE)
         write_json(results, Path(config.output_dir) / "results.json")
         print(metrics_table(module.results))
         if agreement is not None:

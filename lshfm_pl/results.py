@@ -4,7 +4,10 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,39 @@ import torchvision
 from omegaconf import DictConfig, OmegaConf
 
 import lshfm_pl
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics import EvaluationRecord
 
-__all__ = ["config_hash", "git_commit", "run_results", "write_json"]
+__all__ = [
+    "ERROR_FILE",
+    "RECORD_FILE",
+    "code_hash",
+    "code_version",
+    "config_hash",
+    "git_commit",
+    "kept_failure",
+    "run_results",
+    "training_settings",
+    "write_json",
+]
+
+RECORD_FILE = "evaluation.npz"
+"""In a run's folder: the `EvaluationRecord` that the figures of its `results.json` can be computed from."""
+
+ERROR_FILE = "error.txt"
+"""In a run's folder: why it failed."""
+
+TRAINER_SETTINGS = (
+    "precision",
+    "accumulate_grad_batches",
+    "max_steps",
+    "max_time",
+    "gradient_clip_val",
+    "limit_train_batches",
+    "limit_test_batches",
+    "overfit_batches",
+)
+"""What of `trainer` may change the figures."""
 
 
 def run_results(
@@ -26,11 +60,14 @@ def run_results(
     teacher_metrics: Mapping[str, float] | None,
     timing: Mapping[str, Any],
     world_size: int,
+    record: EvaluationRecord,
+    cost: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """The content of `results.json`. AP figures are 0–100, times in seconds, memory in bytes.
 
     `teacher` is its detector's name and `teacher_metrics` what it reaches on the validation set, None for plain
-    training; `metrics` are those of the weights in `checkpoints/last.ckpt` on the data's test set.
+    training; `metrics` and `record` are those of the weights in `checkpoints/last.ckpt` on the data's test set;
+    `cost` is of `detector_cost`, with `ms_per_image`.
     """
     output_dir = Path(config.output_dir)
     distill = OmegaConf.to_container(config.distill, resolve=True)
@@ -41,18 +78,52 @@ def run_results(
             "checkpoint": config.teacher.weights or config.teacher.checkpoint,
             "metrics": dict(teacher_metrics) if teacher_metrics else None,
         }
+    content: Any = OmegaConf.to_container(config, resolve=True)
     return {
+        "status": "done",
         "run": "/".join(output_dir.resolve().parts[-2:]),
         "role": config.role,
         "model": config.model.name,
         "teacher": teacher_entry,
         "distill": distill,
         "schedule": config.schedule.name,
-        "data": OmegaConf.to_container(config.data, resolve=True),
+        "data": content["data"],
+        "test_set": test_set_summary(record),
         "seed": config.seed,
         "metrics": dict(metrics),
         "timing": dict(timing),
+        "cost": dict(cost),
         "world_size": world_size,
+        **code_version(),
+        "settings": training_settings(content),
+        "config_hash": config_hash(config),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a resolved config may change a run's figures, besides its data, its loss and its seed."""
+    return {
+        "model": config.get("model"),
+        "schedule": config.get("schedule"),
+        "trainer": {key: (config.get("trainer") or {}).get(key) for key in TRAINER_SETTINGS},
+    }
+
+
+def test_set_summary(record: EvaluationRecord) -> dict[str, Any]:
+    """Size of a test set, and a hash that is equal for equal ones."""
+    return {
+        "images": len(record.image_ids),
+        "objects": int(record.num_objects.sum()),
+        "positives": int(record.num_positives.sum()),
+        "classes": len(record.class_names),
+        "hash": record.test_set(),
+    }
+
+
+def code_version() -> dict[str, Any]:
+    """`versions` of this package and of what it computes with, `git_commit`, `code_hash`."""
+    return {
         "versions": {
             "lshfm_pl": lshfm_pl.__version__,
             "python": platform.python_version(),
@@ -61,8 +132,39 @@ def run_results(
             "pytorch_lightning": pl.__version__,
         },
         "git_commit": git_commit(),
-        "config_hash": config_hash(config),
+        "code_hash": code_hash(),
     }
+
+
+def code_hash() -> str:
+    """A hash of this package's Python files but those of reports, which only read what others wrote.
+
+    Equal where two commits differ in documents alone, another one where files were changed without a commit.
+    """
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(set(folder.rglob("*.py")) - set(folder.glob("report*/**/*.py"))):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def kept_failure(folder: Path) -> Iterator[None]:
+    """Leave why a run failed in its folder, for reports; an interrupted run has not failed.
+
+    A folder that holds a finished run, or an unfinished one that this attempt refuses to touch, is left as it is.
+    """
+    path = folder / ERROR_FILE
+    path.unlink(missing_ok=True)
+    held_run = (folder / "checkpoints").exists()
+    try:
+        yield
+    except Exception as error:
+        is_ours = isinstance(error, LSHFMError)
+        if folder.is_dir() and not (is_ours and held_run):
+            text = str(error) if is_ours else "".join(traceback.format_exception(error))
+            path.write_text(text.strip() + "\n", encoding="utf-8")
+        raise
 
 
 def config_hash(config: DictConfig) -> str:

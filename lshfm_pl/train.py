@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lshfm_pl import cli
 from lshfm_pl.callbacks import StepTimer
 from lshfm_pl.cli import as_dict, is_main_process
+from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
@@ -20,7 +21,7 @@ from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.optim import Schedule
-from lshfm_pl.results import run_results, write_json
+from lshfm_pl.results import RECORD_FILE, kept_failure, run_results, write_json
 
 __all__ = ["train"]
 
@@ -51,7 +52,10 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
     loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
-    trainer: pl.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    evaluation_timer = EvaluationTimer()
+    trainer: pl.Trainer = instantiate(
+        config.trainer, callbacks=[*callbacks, evaluation_timer], logger=loggers
+    )
     teacher_metrics = None
     if teacher is not None and config.distill.check_teacher:
         teacher_metrics = measure_teacher(trainer, teacher, datamodule)
@@ -61,6 +65,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     trainer.fit(module, datamodule=datamodule, ckpt_path=config.resume)
     trainer.test(module, datamodule=datamodule, verbose=False)
 
+    assert module.record is not None
     timer = next((callback for callback in callbacks if isinstance(callback, StepTimer)), None)
     results = run_results(
         config,
@@ -69,8 +74,14 @@ def train(config: DictConfig) -> dict[str, Any]:
         teacher_metrics=teacher_metrics,
         timing=timer.summary() if timer else {},
         world_size=trainer.world_size,
+        record=module.record,
+        cost={
+            **detector_cost(module.detector, datamodule.test_set[0][0]),
+            "ms_per_image": evaluation_timer.ms_per_image(),
+        },
     )
     if trainer.is_global_zero:
+        module.record.save(output_dir / RECORD_FILE)
         write_json(results, output_dir / "results.json")
         figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
         log.info("done: %s; results in %s", figures, output_dir / "results.json")
@@ -237,7 +248,8 @@ def main(config: DictConfig) -> None:
         if subprocess.run(command, check=False).returncode != 0:
             raise LSHFMError(f"the job in {config.output_dir} failed; see its output above")
         return
-    train(config)
+    with kept_failure(Path(config.output_dir)):
+        train(config)
 
 
 if __name__ == "__main__":

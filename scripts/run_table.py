@@ -21,6 +21,7 @@ from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.compare import quoted, read_results, refuse_older, run_once, train
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
+from lshfm_pl.reporting.published import published_ap50
 
 EXPERIMENTS = CONFIG_DIR / "experiment"
 LAST_ROW = "_lshl2"
@@ -46,13 +47,6 @@ def rows_of(table: str) -> dict[str, str]:
     prefix, student, teacher = table.rsplit("_", 2)
     rows = {"teacher": f"{prefix}_{teacher}", "student": f"{prefix}_{student}"}
     return rows | {loss: f"{table}_{loss}" for loss in ("l2", "lsh", "lshl2")}
-
-
-def published_ap50(experiment: str) -> float | None:
-    """The published AP50 (0–100), which an experiment's file tells in its head; None where none is."""
-    head = (EXPERIMENTS / f"{experiment}.yaml").read_text(encoding="utf-8")
-    found = re.search(r"^# .*Published: AP50 (\d+\.\d)", head, re.MULTILINE)
-    return float(found[1]) if found else None
 
 
 def composed(experiment: str, overrides: Sequence[str]) -> DictConfig:

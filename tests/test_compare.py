@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.compare import compare, quoted, refuse_older, train
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics import EvaluationRecord
 
 COMMON = [
     "data.num_train=8",
@@ -45,7 +47,28 @@ def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path, capsy
     assert float(rows[2]["AP50"]) == pytest.approx(stored["metrics"]["AP50"])
     assert "LSHL2" in (folder / "results.md").read_text()
     assert (folder / "detections.png").read_bytes().startswith(b"\x89PNG")
-    assert "results.md" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "results.md" in printed
+    page = folder / "report" / "index.html"
+    assert f"report: {page.resolve()}" in printed
+    assert "4 runs in 1 table." in page.read_text()
+    with (folder / "report" / "summary.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["distill"] for line in lines] == ["none", "none", "lsh", "lshl2"]
+    assert all(float(line["gflops"]) > 0 and float(line["ms_per_image"]) > 0 for line in lines)
+    assert lines[3]["AP50_difference_low"] != ""
+    for run in ("teacher", "none_seed3", "lshl2_seed3"):
+        record = EvaluationRecord.load(folder / run / "evaluation.npz")
+        metrics = json.loads((folder / run / "results.json").read_text())["metrics"]
+        for name, value in record.figures().items():
+            assert metrics[name] is None or value == pytest.approx(metrics[name], abs=1e-9), name
+
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    script = CONFIG_DIR.parent / "scripts" / "update_readme_picture.py"
+    subprocess.run([sys.executable, script, folder, "--docs", docs], check=True, capture_output=True)
+    assert sorted(path.name for path in docs.iterdir()) == ["comparison.png", "detections.png"]
+    assert all(1000 < path.stat().st_size <= 200_000 for path in docs.iterdir())
 
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("last.ckpt")}
     compare(config)

@@ -27,6 +27,7 @@ COMMANDS = {
     "import_checkpoint": ["dst=x.ckpt"],
     "visualize": ["output_dir=x"],
     "predict": ["checkpoint=x.ckpt", "images=x", "output_dir=x"],
+    "report": ["runs=x"],
 }
 
 

@@ -1,12 +1,14 @@
 """results.json."""
 
 import json
+import re
 import subprocess
 
 import pytest
 from omegaconf import OmegaConf
 
-from lshfm_pl.results import config_hash, git_commit, write_json
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.results import code_hash, config_hash, git_commit, kept_failure, training_settings, write_json
 
 
 def test_file_is_whole_json_with_null_for_nan(tmp_path):
@@ -38,3 +40,47 @@ def test_config_hash_is_of_the_settings_and_not_of_the_folder():
 def test_commit_is_that_of_the_checkout_or_none():
     shown = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     assert git_commit() == (shown.stdout.strip() if shown.returncode == 0 else None)
+
+
+def test_code_hash_is_one_of_the_files():
+    assert code_hash() == code_hash()
+    assert re.fullmatch(r"[0-9a-f]{16}", code_hash())
+
+
+def test_settings_are_those_that_may_change_figures():
+    config = {
+        "model": {"name": "m"},
+        "schedule": {"epochs": 2},
+        "trainer": {"precision": "32-true", "devices": 1, "log_every_n_steps": 5},
+        "seed": 1,
+    }
+    settings = training_settings(config)
+    assert (settings["model"], settings["schedule"]) == ({"name": "m"}, {"epochs": 2})
+    assert settings["trainer"]["precision"] == "32-true"
+    assert not {"devices", "log_every_n_steps"} & settings["trainer"].keys()
+
+
+def test_why_a_run_failed_is_kept_until_it_is_repeated(tmp_path):
+    with pytest.raises(LSHFMError), kept_failure(tmp_path):
+        raise LSHFMError("data.root: expected a folder")
+    assert (tmp_path / "error.txt").read_text() == "data.root: expected a folder\n"
+    with pytest.raises(ZeroDivisionError), kept_failure(tmp_path):
+        1 / 0
+    text = (tmp_path / "error.txt").read_text()
+    assert text.startswith("Traceback")
+    assert text.endswith("ZeroDivisionError: division by zero\n")
+    with kept_failure(tmp_path):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_interrupted_run_has_not_failed_and_one_that_is_there_is_not_touched(tmp_path):
+    with pytest.raises(KeyboardInterrupt), kept_failure(tmp_path):
+        raise KeyboardInterrupt
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(LSHFMError), kept_failure(tmp_path):
+        raise LSHFMError("holds a run already")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+    with pytest.raises(RuntimeError), kept_failure(tmp_path):
+        raise RuntimeError("out of memory")
+    assert (tmp_path / "error.txt").is_file()

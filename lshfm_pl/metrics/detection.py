@@ -18,6 +18,13 @@ from lshfm_pl.metrics.inputs import (
     check_images,
     copy_to_cpu,
 )
+from lshfm_pl.metrics.record import (
+    IOU_THRESHOLDS,
+    MAX_DETECTIONS,
+    RECALL_POINTS,
+    EvaluationRecord,
+    record_evaluation,
+)
 from lshfm_pl.metrics.voc_ap import voc_precision_recall
 
 __all__ = ["COCO_BACKENDS", "DetectionMetrics"]
@@ -25,10 +32,7 @@ __all__ = ["COCO_BACKENDS", "DetectionMetrics"]
 CocoBackend = Literal["faster_coco_eval", "pycocotools"]
 COCO_BACKENDS = get_args(CocoBackend)
 
-# Given as float64: torchmetrics' own are rounded to float32, by which a recall of 3/5 misses the point 0.6.
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
-RECALL_POINTS = np.linspace(0.0, 1.0, 101).tolist()
-MAX_DETECTIONS = [1, 10, 100]
+DETECTION_LIMITS = [1, 10, MAX_DETECTIONS]
 
 
 class CocoFigure(NamedTuple):
@@ -37,7 +41,7 @@ class CocoFigure(NamedTuple):
     table: Literal["precision", "recall"] = "precision"
     thresholds: slice = slice(None)  # of IOU_THRESHOLDS
     size: int = 0  # all, small (area up to 32² pixels), medium, large (from 96²)
-    detections: int = -1  # of MAX_DETECTIONS, per image and class
+    detections: int = -1  # of DETECTION_LIMITS, per image and class
 
 
 COCO_FIGURES = {
@@ -138,12 +142,21 @@ class DetectionMetrics:
 
     def compute(self) -> dict[str, float]:
         """All figures (see the class), from the images of all processes."""
-        images = self._gather()
-        predictions = [images[image_id][0] for image_id in sorted(images)]
-        targets = [images[image_id][1] for image_id in sorted(images)]
+        _, predictions, targets = self._all_images()
         figures = self._coco_figures(predictions, targets) | self._voc_figures(predictions, targets)
         # The means first: they are what a reader of the file looks for.
         return dict(sorted(figures.items(), key=lambda item: "/" in item[0]))
+
+    def record(self) -> EvaluationRecord:
+        """What AP, AP50, AP75 and the classes' are made of, image by image; of all processes, as `compute`."""
+        image_ids, predictions, targets = self._all_images()
+        return record_evaluation(predictions, targets, image_ids=image_ids, class_names=self.class_names)
+
+    def _all_images(self) -> tuple[list[int], list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+        """Ids, predictions and targets, by ascending id."""
+        images = self._gather()
+        image_ids = sorted(images)
+        return image_ids, [images[i][0] for i in image_ids], [images[i][1] for i in image_ids]
 
     def _check_labels(self, image_id: int, labels: Tensor) -> None:
         outside = labels[(labels < 1) | (labels > len(self.class_names))]
@@ -182,7 +195,7 @@ class DetectionMetrics:
                 box_format="xyxy",
                 iou_thresholds=IOU_THRESHOLDS,
                 rec_thresholds=RECALL_POINTS,
-                max_detection_thresholds=MAX_DETECTIONS,
+                max_detection_thresholds=DETECTION_LIMITS,
                 extended_summary=True,
                 backend=self.backend,
                 sync_on_compute=False,

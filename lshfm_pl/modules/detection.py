@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.metrics import DetectionMetrics
+from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord
 from lshfm_pl.optim import Schedule, build_optimizer, build_scheduler
 
 __all__ = ["Batch", "DetectionModule", "as_float", "count_parameters"]
@@ -46,6 +46,7 @@ class DetectionModule(pl.LightningModule):
         self.results: dict[str, float] = {}
         #: Every loss of the last training step by name, without gradient.
         self.loss_values: dict[str, Tensor] = {}
+        self.record: EvaluationRecord | None = None
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Every loss by name; the sum is what is trained."""
@@ -85,7 +86,8 @@ class DetectionModule(pl.LightningModule):
         self._evaluation_step(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Log `test/AP` and the other figures."""
+        """Log `test/AP` and the other figures, and keep the `record` that they are of."""
+        self.record = self.metrics.record()
         self._evaluation_end("test")
 
     def steps_per_epoch(self) -> int:

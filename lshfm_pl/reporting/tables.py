@@ -1,24 +1,45 @@
-"""Tables of finished runs, from the content of their `results.json`."""
+"""Tables of finished runs: Markdown for people, CSV for programs."""
 
 import csv
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics.bootstrap import BOOTSTRAP_FIGURES
+from lshfm_pl.reporting.runs import Run, checked_results
+from lshfm_pl.reporting.summary import (
+    COST_KEYS,
+    Figure,
+    Group,
+    Line,
+    Resampled,
+    cost_of_run,
+    group_runs,
+    metric_of_run,
+)
 
 __all__ = [
+    "COST_COLUMNS",
+    "DEFAULT_METRICS",
     "METRIC_DESCRIPTIONS",
     "SUMMARY_COLUMNS",
+    "check_metrics",
     "comparison_table",
+    "cost_cell",
+    "cost_table",
+    "figure_cells",
+    "footnotes",
+    "group_difference",
+    "group_table",
+    "line_rows",
+    "markdown_table",
+    "markdown_text",
+    "run_rows",
     "summary_rows",
     "write_csv",
     "write_markdown",
 ]
-
-Run = Mapping[str, Any]
 
 METRIC_DESCRIPTIONS = {
     "AP": "COCO-style AP (mean over IoU 0.50:0.05:0.95, 101-point), difficult objects dropped, crowds ignored",
@@ -37,57 +58,144 @@ METRIC_DESCRIPTIONS = {
     "voc07_mAP": "VOC07 11-point mAP at IoU 0.5, difficult objects ignored, crowds too",
     "voc_mAP": "VOC area mAP (2010 and later) at IoU 0.5, difficult objects ignored, crowds too",
 }
+DEFAULT_METRICS = ("AP", "AP50", "voc07_mAP")
 SUMMARY_METRICS = ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP")
 SUMMARY_COLUMNS = ("role", "distill", "seed", "model", *SUMMARY_METRICS, "train_seconds")
 
-PLAIN = "none"
-LOSS_TITLES = {PLAIN: "Student (none)", "l2": "L2", "lsh": "LSH", "lshl2": "LSHL2", "kd": "KD"}
-NOT_A_LOSS_SETTING = {"name", "seed", "check_teacher"}
-"""Entries of `distill` by which runs of one line may differ."""
+COST_COLUMNS = {
+    "parameters": ("parameters, M", 1e6, 2, "parameters of the detector, trainable and frozen, in millions"),
+    "gflops": ("GFLOPs", 1.0, 1, "of the forward pass on one test image; a multiply-add is two"),
+    "weights_bytes": (
+        "weights, MB",
+        1e6,
+        1,
+        "the detector's tensors, as a file of the weights alone holds them",
+    ),
+    "ms_per_image": (
+        "ms an image",
+        1.0,
+        1,
+        "at evaluation, median over the batches, on the machine of the run",
+    ),
+    "train_seconds": ("training, min", 60.0, 1, "of the whole training, on the machine of the run"),
+    "step_seconds": ("s a step", 1.0, 3, "median training step, on the machine of the run"),
+    "step_ratio": ("step ratio", 1.0, 2, "median training step as a multiple of the plain student's"),
+}
+"""Entry of `COST_KEYS` -> heading, what it is divided by, decimals, meaning."""
 
 UNKNOWN = "–"
 
 
-def summary_rows(results: Iterable[Run]) -> list[dict[str, Any]]:
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Stop if a metric is not one of `METRIC_DESCRIPTIONS`.
+
+    Raises:
+        LSHFMError: it is not.
+    """
+    unknown = [metric for metric in metrics if metric not in METRIC_DESCRIPTIONS]
+    if unknown:
+        raise LSHFMError(
+            f"metrics: expected some of {', '.join(METRIC_DESCRIPTIONS)}, found {', '.join(unknown)}"
+        )
+
+
+def summary_rows(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row a run with the keys `SUMMARY_COLUMNS`; a figure or time that the run doesn't have is None.
 
     Raises:
         LSHFMError: a run lacks `role`, `model`, `seed`, `distill.name` or `metrics`.
     """
+    return [_run_row(run) for run in _as_runs(results)]
+
+
+def run_rows(groups: Sequence[Group], resampled: Resampled) -> list[dict[str, Any]]:
+    """A row a run: `SUMMARY_COLUMNS`, its difference to the plain student of its seed, cost, origin.
+
+    A plain student or teacher that belongs to several groups has one row, with the number of the first.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for number, group in enumerate(groups, start=1):
+        for line in group.lines:
+            for run in line.runs:
+                if id(run) in rows:
+                    continue
+                row = _run_row(run) | {"group": number, "line": line.title, "teacher": run.teacher}
+                plain = [
+                    other
+                    for other in group.runs
+                    if other.is_plain and other.results["seed"] == run.results["seed"]
+                ]
+                for metric in BOOTSTRAP_FIGURES:
+                    row |= _difference(run, plain, metric, resampled)
+                cost = cost_of_run(run)
+                row |= {key: cost.get(key) for key in COST_KEYS if key not in ("step_ratio", "train_seconds")}
+                row |= {
+                    "data": group.data,
+                    "version": run.version,
+                    "folder": run.folder,
+                    "command": run.command,
+                }
+                rows[id(run)] = row
+    return list(rows.values())
+
+
+def line_rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a line of a table: figures with spread, difference, interval and share of the gap, cost, runs."""
     rows = []
-    for run in _checked(results):
-        row = {
-            "role": run["role"],
-            "distill": run["distill"]["name"],
-            "seed": run["seed"],
-            "model": run["model"],
-        }
-        row |= {metric: _figure(run, metric) for metric in SUMMARY_METRICS}
-        row["train_seconds"] = run.get("timing", {}).get("train_seconds")
-        rows.append(row)
+    for number, group in enumerate(groups, start=1):
+        for line in group.lines:
+            row: dict[str, Any] = {
+                "group": number,
+                "student": group.student,
+                "teacher": group.teacher,
+                "data": group.data,
+                "line": line.title,
+                "role": line.runs[0].role,
+                "distill": line.runs[0].loss,
+                "seeds": line.seeds,
+            }
+            for metric in metrics:
+                figure = line.figures.get(metric)
+                low, high = (None, None) if figure is None or figure.interval is None else figure.interval
+                row |= {
+                    metric: figure and figure.mean,
+                    f"{metric}_deviation": figure and figure.deviation,
+                    f"{metric}_difference": figure and figure.delta,
+                    f"{metric}_difference_low": low,
+                    f"{metric}_difference_high": high,
+                    f"{metric}_gap_closed": figure and figure.share,
+                }
+            row["published_AP50"] = line.published
+            row |= {key: line.cost.get(key) for key in COST_KEYS}
+            row["runs"] = "; ".join(str(run.folder) for run in line.runs)
+            rows.append(row)
     return rows
 
 
-def write_csv(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path:
-    """Write the rows of `summary_rows` with a header line; None becomes an empty field."""
-    path = Path(path)
+def write_csv(
+    rows: Iterable[Mapping[str, Any]], path: str | Path, columns: Sequence[str] | None = None
+) -> Path:
+    """Write rows with a header line; None becomes an empty field. `columns` None: those of the first row."""
+    path, rows = Path(path), list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, SUMMARY_COLUMNS, lineterminator="\n")
+    if columns is None:
+        columns = list(rows[0]) if rows else SUMMARY_COLUMNS
+    with path.open("w", newline="", encoding="utf-8", errors="replace") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return path
 
 
-def comparison_table(results: Iterable[Run], metrics: Sequence[str] = ("AP", "AP50", "voc07_mAP")) -> str:
+def comparison_table(results: Iterable[Mapping[str, Any]], metrics: Sequence[str] = DEFAULT_METRICS) -> str:
     """Teacher, plain student and distilled students as a Markdown table, a line each, over their seeds.
 
     A figure is the mean over the seeds ± their sample standard deviation (none for a single seed; runs
     that share a seed are averaged first). Next to it stand the difference of its mean to the plain
     student's and the share of the gap between plain student and teacher that this closes.
 
-    Students of different models or teachers get tables of their own, and losses whose settings differ get
-    lines of their own. All runs must share data and schedule.
+    Students of different models or teachers get tables of their own, as do those of other data, another schedule
+    or another code version as far as the results tell, and losses whose settings differ get lines of their own.
 
     Args:
         results: contents of `results.json`: `role`, `model`, `teacher` (its name, or a dict with `name`,
@@ -97,27 +205,92 @@ def comparison_table(results: Iterable[Run], metrics: Sequence[str] = ("AP", "AP
     Raises:
         LSHFMError: no run, a run that lacks one of these, or an unknown metric.
     """
-    unknown = [metric for metric in metrics if metric not in METRIC_DESCRIPTIONS]
-    if unknown:
-        raise LSHFMError(
-            f"metrics: expected some of {', '.join(METRIC_DESCRIPTIONS)}, found {', '.join(unknown)}"
-        )
-    groups = _groups(_checked(results))
+    check_metrics(metrics)
+    groups = group_runs(_as_runs(results), metrics)
     if not groups:
         raise LSHFMError("comparison: expected the results.json of at least one run, found none")
     blocks = []
-    for title, runs in groups.items():
-        heading = f"### {title}\n\n" if len(groups) > 1 else ""
-        blocks.append(heading + _group_table(runs, metrics))
-    footnotes = [f"- {metric}: {METRIC_DESCRIPTIONS[metric]}." for metric in metrics]
-    footnotes.append("- Δ: difference to the plain student, in points.")
-    footnotes.append("- gap closed: Δ as a share of the difference between teacher and plain student.")
-    footnotes.append("- ±: sample standard deviation over the seeds.")
-    return "\n\n".join([*blocks, "\n".join(footnotes)])
+    for group in groups:
+        heading = f"### {markdown_text(group.title)}\n\n" if len(groups) > 1 else ""
+        told = f"{markdown_text(difference)}\n\n" if (difference := group_difference(group)) else ""
+        blocks.append(heading + told + group_table(group, metrics))
+    return "\n\n".join([*blocks, footnotes(metrics)])
+
+
+def group_table(group: Group, metrics: Sequence[str]) -> str:
+    """A group as a Markdown table of its figures."""
+    has_published = "AP50" in metrics and any(line.published for line in group.lines)
+    header, rows = ["", "model", "seeds"], []
+    for metric in metrics:
+        header += [metric, f"{metric} Δ", f"{metric} gap closed"]
+        if metric == "AP50" and has_published:
+            header.append("AP50 published")
+    for line in group.lines:
+        cells = [line.title, line.runs[0].model, str(line.seeds)]
+        for metric in metrics:
+            cells += figure_cells(line.figures.get(metric))
+            if metric == "AP50" and has_published:
+                cells.append(UNKNOWN if line.published is None else f"{line.published:.1f}")
+        rows.append(cells)
+    return markdown_table(header, rows, left=3)
+
+
+def group_difference(group: Group) -> str:
+    """In what a group differs from the others of its pair, in a sentence; empty if in nothing."""
+    settings = ", ".join(f"{key}={value}" for key, value in sorted(group.settings.items()))
+    return f"Not comparable with other tables of its model and data: {settings}." if settings else ""
+
+
+def cost_table(group: Group) -> str:
+    """What the detectors of a group cost, as a Markdown table; empty if nothing is known."""
+    keys = [key for key in COST_KEYS if any(key in line.cost for line in group.lines)]
+    if not keys:
+        return ""
+    rows = [[line.title, *(cost_cell(line, key) for key in keys)] for line in group.lines]
+    return markdown_table(["", *(COST_COLUMNS[key][0] for key in keys)], rows)
+
+
+def cost_cell(line: Line, key: str) -> str:
+    """One of `COST_KEYS` of a line, in the unit of its column."""
+    _, unit, decimals, _ = COST_COLUMNS[key]
+    return f"{line.cost[key] / unit:.{decimals}f}" if key in line.cost else UNKNOWN
+
+
+def figure_cells(figure: Figure | None) -> tuple[str, str, str]:
+    """Mean ± deviation, difference to the plain student with its interval, share of the gap closed."""
+    if figure is None:
+        return UNKNOWN, UNKNOWN, UNKNOWN
+    deviation = "" if figure.deviation is None else f" ± {figure.deviation:.1f}"
+    difference = UNKNOWN if figure.delta is None else f"{figure.delta:+z.1f}"
+    if figure.interval is not None:
+        difference += f" [{figure.interval.low:+z.1f}, {figure.interval.high:+z.1f}]"
+    share = UNKNOWN if figure.share is None else f"{100 * figure.share:z.0f} %"
+    return f"{figure.mean:.1f}{deviation}", difference, share
+
+
+def footnotes(metrics: Sequence[str], resamples: int = 0) -> str:
+    """What the columns of `group_table` mean, as a Markdown list; `resamples` 0 where there are no intervals."""
+    notes = [f"- {metric}: {METRIC_DESCRIPTIONS[metric]}." for metric in metrics]
+    notes.append("- Δ: difference to the plain student, in points.")
+    if resamples:
+        notes.append(
+            f"- [low, high]: 95 % bootstrap interval of Δ over the test images ({resamples} resamples, the same "
+            "for both sides); it does not cover what another seed or training set would change."
+        )
+    notes.append("- gap closed: Δ as a share of the difference between teacher and plain student.")
+    notes.append("- ±: sample standard deviation over the seeds.")
+    return "\n".join(notes)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """A Markdown table; the first `left` columns are aligned to the left, all others to the right."""
+    lines = [[markdown_text(cell) for cell in header], ["---"] * left + ["---:"] * (len(header) - left)]
+    lines += [[markdown_text(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write_markdown(
-    results: Iterable[Run], path: str | Path, metrics: Sequence[str] = ("AP", "AP50", "voc07_mAP")
+    results: Iterable[Mapping[str, Any]], path: str | Path, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> Path:
     """Write `comparison_table` as a Markdown file; arguments and errors are its own."""
     path = Path(path)
@@ -127,129 +300,33 @@ def write_markdown(
     return path
 
 
-def _checked(results: Iterable[Run]) -> list[Run]:
-    runs = list(results)
-    for index, run in enumerate(runs):
-        where = f"results.json of {run.get('run', f'run {index}')}"
-        missing = [key for key in ("role", "model", "seed", "distill", "metrics") if key not in run]
-        if not missing and "name" not in run["distill"]:
-            missing = ["distill.name"]
-        if missing:
-            raise LSHFMError(f"{where}: expected the key {', '.join(missing)}, found {', '.join(run)}")
-        if run["role"] not in ("teacher", "student"):
-            raise LSHFMError(f"{where}: expected the role teacher or student, found {run['role']!r}")
-    return runs
-
-
-def _figure(run: Run, metric: str) -> float | None:
-    value = run["metrics"].get(metric)
-    return None if value is None or math.isnan(value) else float(value)
-
-
-def _teacher_name(run: Run) -> str | None:
-    teacher = run.get("teacher")
-    return teacher.get("name") if isinstance(teacher, Mapping) else teacher
-
-
-def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """What belongs in one table: a pair of student and teacher model, and the student's plain runs."""
-    teachers = [run for run in runs if run["role"] == "teacher"]
-    students = [run for run in runs if run["role"] == "student"]
-    if not students:
-        return {
-            f"{run['model']}": [other for other in teachers if other["model"] == run["model"]]
-            for run in teachers
-        }
-    distilled = [run for run in students if not _is_plain(run)]
-    pairs: dict[tuple[str, str | None], None] = {
-        (run["model"], _teacher_name(run)): None for run in distilled
-    }
-    pairs |= {
-        (run["model"], None): None for run in students if run["model"] not in {model for model, _ in pairs}
-    }
-    has_one_teacher = len({run["model"] for run in teachers}) == 1
-
-    groups = {}
-    for model, teacher in pairs:
-        of_pair = [
-            run for run in teachers if run["model"] == teacher or (teacher is None and has_one_teacher)
-        ]
-        of_pair += [run for run in students if run["model"] == model and _is_plain(run)]
-        of_pair += [run for run in distilled if (run["model"], _teacher_name(run)) == (model, teacher)]
-        groups[f"{model} with teacher {teacher}" if teacher else model] = of_pair
-    return groups
-
-
-def _group_table(runs: Sequence[Run], metrics: Sequence[str]) -> str:
-    lines: dict[str, list[Run]] = {}
-    for title, run in sorted(
-        ((_line_title(run, runs), run) for run in runs),
-        key=lambda item: (_line_position(item[1]), item[0]),
-    ):
-        lines.setdefault(title, []).append(run)
-    header = ["", "model", "seeds"]
-    for metric in metrics:
-        header += [metric, f"{metric} Δ", f"{metric} gap closed"]
-    table = [header, ["---"] * 3 + ["---:"] * (3 * len(metrics))]
-    for title, of_line in lines.items():
-        cells = [title, of_line[0]["model"], str(len({run["seed"] for run in of_line}))]
-        for metric in metrics:
-            cells += _metric_cells(of_line, runs, metric)
-        table.append(cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-
-
-def _metric_cells(of_line: Sequence[Run], runs: Sequence[Run], metric: str) -> tuple[str, str, str]:
-    """Mean ± deviation, difference to the plain student, share of the gap closed."""
-    values = _values_per_seed(of_line, metric)
-    plain = _values_per_seed((run for run in runs if _is_plain(run)), metric)
-    teacher = _values_per_seed((run for run in runs if run["role"] == "teacher"), metric)
-    if not values:
-        return UNKNOWN, UNKNOWN, UNKNOWN
-    mean = statistics.fmean(values)
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    difference = share = UNKNOWN
-    if plain and not _is_plain(of_line[0]):
-        gain = mean - statistics.fmean(plain)
-        difference = f"{gain:+.1f}"
-        if teacher and of_line[0]["role"] == "student":
-            gap = statistics.fmean(teacher) - statistics.fmean(plain)
-            share = f"{100 * gain / gap:.0f} %" if gap > 0 else UNKNOWN
-    return f"{mean:.1f}{deviation}", difference, share
-
-
-def _is_plain(run: Run) -> bool:
-    return run["role"] == "student" and run["distill"]["name"] == PLAIN
-
-
-def _line_position(run: Run) -> int:
-    if run["role"] == "teacher":
-        return -1
-    losses = list(LOSS_TITLES)
-    name = run["distill"]["name"]
-    return losses.index(name) if name in losses else len(losses)
-
-
-def _line_title(run: Run, runs: Sequence[Run]) -> str:
-    """The loss, with the settings in which it differs from other runs by the same loss."""
-    if run["role"] == "teacher":
-        return "Teacher"
-    name = run["distill"]["name"]
-    same_loss = [other for other in runs if other["role"] == "student" and other["distill"]["name"] == name]
-    settings = {key for other in same_loss for key in other["distill"]} - NOT_A_LOSS_SETTING
-    differing = [
-        f"{key}={run['distill'].get(key)}"
-        for key in sorted(settings)
-        if any(other["distill"].get(key) != run["distill"].get(key) for other in same_loss)
+def _as_runs(results: Iterable[Mapping[str, Any]]) -> list[Run]:
+    return [
+        Run(checked_results(content, f"results.json of {content.get('run', f'run {index}')}"))
+        for index, content in enumerate(results)
     ]
-    title = LOSS_TITLES.get(name, name)
-    return f"{title} ({', '.join(differing)})" if differing else title
 
 
-def _values_per_seed(runs: Iterable[Run], metric: str) -> list[float]:
-    per_seed: dict[Any, list[float]] = {}
-    for run in runs:
-        value = _figure(run, metric)
-        if value is not None:
-            per_seed.setdefault(run["seed"], []).append(value)
-    return [statistics.fmean(values) for values in per_seed.values()]
+def _run_row(run: Run) -> dict[str, Any]:
+    row = {"role": run.role, "distill": run.loss, "seed": run.results["seed"], "model": run.model}
+    row |= {metric: metric_of_run(run, metric) for metric in SUMMARY_METRICS}
+    return row | {"train_seconds": cost_of_run(run).get("train_seconds")}
+
+
+def _difference(run: Run, plain: Sequence[Run], metric: str, resampled: Resampled) -> dict[str, float | None]:
+    own = metric_of_run(run, metric)
+    others = [value for other in plain if (value := metric_of_run(other, metric)) is not None]
+    known = own is not None and bool(others) and not run.is_plain
+    interval = resampled.interval([run], plain, metric) if known else None
+    return {
+        f"{metric}_difference": own - sum(others) / len(others) if own is not None and known else None,
+        f"{metric}_difference_low": interval and interval.low,
+        f"{metric}_difference_high": interval and interval.high,
+    }
+
+
+def markdown_text(text: str) -> str:
+    """Text that is neither HTML nor the end of a cell, in one line."""
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;")):
+        text = text.replace(character, entity)
+    return " ".join(text.split())

@@ -1,0 +1,260 @@
+"""What a detector did on each image of a test set, small enough to keep: AP again without the boxes."""
+
+import hashlib
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["IOU_THRESHOLDS", "MAX_DETECTIONS", "RECALL_POINTS", "EvaluationRecord", "record_evaluation"]
+
+# Given as float64: torchmetrics' own are rounded to float32, by which a recall of 3/5 misses the point 0.6.
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
+RECALL_POINTS = np.linspace(0.0, 1.0, 101).tolist()
+MAX_DETECTIONS = 100
+"""Per image and class, those with the highest scores."""
+
+FORMAT = 1
+MEANS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
+"""Figure -> which of `IOU_THRESHOLDS` it is the mean over."""
+
+IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """The matching of detections and objects that COCO-style figures are made of, image by image.
+
+    I images, C classes, D detections. Detections are ordered by class, then image, then score, the highest first.
+
+    Attributes:
+        class_names: of the labels 1..C.
+        image_ids: [I] int64, ascending.
+        num_objects: [I, C] ground-truth boxes, also those that do not count.
+        num_positives: [I, C] those that do: neither difficult nor crowd.
+        image: [D] index into `image_ids`.
+        label: [D] in 1..C.
+        score: [D] float.
+        matched: [D] uint16, bit t is set if the detection matches an object at `IOU_THRESHOLDS[t]`.
+        ignored: [D] uint16, bit t is set if it counts neither way there, since that object is a crowd.
+    """
+
+    class_names: tuple[str, ...]
+    image_ids: IntArray
+    num_objects: IntArray
+    num_positives: IntArray
+    image: IntArray
+    label: IntArray
+    score: npt.NDArray[np.floating]
+    matched: IntArray
+    ignored: IntArray
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file `path` (.npz, compressed; about 2 MB for VOC2007's test set)."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays["class_names"] = np.array(self.class_names, dtype=np.str_)
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as stream:
+            np.savez_compressed(stream, format=np.array(FORMAT), **arrays)
+        temporary.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EvaluationRecord":
+        """Read what `save` wrote.
+
+        Raises:
+            LSHFMError: no such file, or not one of these.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {field.name: file[field.name] for field in fields(cls)}
+                form = int(file["format"])
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise LSHFMError(
+                f"{path}: expected the record of an evaluation, found something else ({error})"
+            ) from error
+        if form != FORMAT:
+            raise LSHFMError(f"{path}: expected format {FORMAT}, found {form}: evaluate again")
+        record = cls(**{**arrays, "class_names": tuple(arrays["class_names"].tolist())})
+        if not record._is_consistent():
+            raise LSHFMError(f"{path}: its arrays do not fit together: evaluate again")
+        return record
+
+    def _is_consistent(self) -> bool:
+        table = (len(self.image_ids), len(self.class_names))
+        lengths = {array.shape for array in (self.image, self.label, self.score, self.matched, self.ignored)}
+        return (
+            self.num_objects.shape == self.num_positives.shape == table
+            and lengths == {(len(self.image),)}
+            and all(
+                array.size == 0 or (array.min() >= low and array.max() <= high)
+                for array, low, high in ((self.image, 0, table[0] - 1), (self.label, 1, table[1]))
+            )
+        )
+
+    def test_set(self) -> str:
+        """A hash of images, classes and object counts: equal for equal test sets."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        for array in (self.image_ids, self.num_objects, self.num_positives):
+            digest.update(array.astype(np.int64).tobytes())
+        return digest.hexdigest()[:16]
+
+    def by_score(self, label: int) -> IntArray:
+        """Indices of the detections of a class, the highest score first; equal ones in the order of the images."""
+        begin, end = np.searchsorted(self.label, [label, label + 1])
+        return begin + np.argsort(-self.score[begin:end].astype(np.float64), kind="stable")
+
+    def precision(self, label: int) -> FloatArray:
+        """[10, 101] interpolated precision of a class at `IOU_THRESHOLDS` × `RECALL_POINTS`, NaN without positives.
+
+        As COCO's evaluation: the best precision at that recall or beyond, 0 where it is not reached.
+        """
+        num_positives = int(self.num_positives[:, label - 1].sum())
+        table = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS)), np.nan)
+        if num_positives == 0:
+            return table
+        order = self.by_score(label)
+        for t in range(len(IOU_THRESHOLDS)):
+            matched, ignored = _bit(self.matched[order], t), _bit(self.ignored[order], t)
+            true_positives = np.cumsum(matched & ~ignored)
+            counted = np.cumsum(~ignored)
+            precision = true_positives / np.maximum(counted, 1)
+            best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+            table[t] = best[np.searchsorted(true_positives / num_positives, RECALL_POINTS, side="left")]
+        return table
+
+    def figures(self) -> dict[str, float]:
+        """AP, AP50, AP75 and `AP/<class>`, `AP50/<class>`, 0..100, as `DetectionMetrics.compute` has them."""
+        tables = {name: self.precision(label) for label, name in enumerate(self.class_names, start=1)}
+        figures = {}
+        for figure, thresholds in MEANS.items():
+            known = [100 * float(table[thresholds].mean()) for table in tables.values() if table[0, 0] >= 0]
+            figures[figure] = math.fsum(known) / len(known) if known else 0.0
+        for figure in ("AP", "AP50"):
+            figures |= {
+                f"{figure}/{name}": 100 * float(table[MEANS[figure]].mean()) for name, table in tables.items()
+            }
+        return figures
+
+
+def record_evaluation(
+    predictions: Sequence[Mapping[str, Tensor]],
+    targets: Sequence[Mapping[str, Tensor]],
+    *,
+    image_ids: Sequence[int],
+    class_names: Sequence[str],
+) -> EvaluationRecord:
+    """Match the detections of a data set with its objects by COCO's rule.
+
+    At each IoU threshold the detections of an image and class, the highest score first, take the object that they
+    overlap most among those not taken yet, if by the threshold at least; only without one a crowd, which any number
+    may take. Objects marked difficult are left out.
+
+    Args:
+        predictions: per image `boxes` [N, 4] float64 (x1, y1, x2, y2), `scores` [N], `labels` [N] in 1..C.
+        targets: per image `boxes` [M, 4] float64, `labels` [M], `difficult` [M], `crowd` [M].
+        image_ids: of the images, ascending.
+        class_names: of the labels 1..C.
+    """
+    shape = (len(image_ids), len(class_names))
+    num_objects, num_positives = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
+    parts = []
+    for index, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
+        labels, difficult, crowd = (target[key].numpy() for key in ("labels", "difficult", "crowd"))
+        np.add.at(num_objects[index], labels - 1, 1)
+        np.add.at(num_positives[index], labels[~difficult & ~crowd] - 1, 1)
+        scores, found_labels = prediction["scores"].numpy(), prediction["labels"].numpy()
+        order = np.lexsort((-scores, found_labels))  # stable
+        first_of_label = np.searchsorted(found_labels[order], found_labels[order])
+        order = order[np.arange(len(order)) - first_of_label < MAX_DETECTIONS]
+        kept = np.flatnonzero(~difficult)
+        kept = kept[np.argsort(crowd[kept], kind="stable")]
+        matched, ignored = _match(
+            prediction["boxes"].numpy()[order],
+            found_labels[order],
+            target["boxes"].numpy()[kept],
+            labels[kept],
+            int((~crowd[kept]).sum()),
+        )
+        parts.append((np.full(len(order), index), found_labels[order], scores[order], matched, ignored))
+    empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.uint16))
+    image, label, score, matched, ignored = (
+        np.concatenate(arrays) for arrays in zip((*empty, empty[-1]), *parts, strict=True)
+    )
+    order = np.argsort(label, kind="stable")
+    short = score.astype(np.float32)
+    return EvaluationRecord(
+        class_names=tuple(class_names),
+        image_ids=np.asarray(image_ids, dtype=np.int64),
+        num_objects=num_objects,
+        num_positives=num_positives,
+        image=image[order].astype(np.int32),
+        label=label[order].astype(np.int16),
+        score=(short if np.array_equal(short, score) else score)[order],
+        matched=matched[order].astype(np.uint16),
+        ignored=ignored[order].astype(np.uint16),
+    )
+
+
+def _match(
+    boxes: FloatArray, labels: IntArray, true_boxes: FloatArray, true_labels: IntArray, num_single: int
+) -> tuple[IntArray, IntArray]:
+    """[D] bits `matched` and `ignored` of the detections of one image, which are sorted by score.
+
+    The true boxes from `num_single` on are crowds.
+    """
+    matched, ignored = np.zeros(len(boxes), np.uint16), np.zeros(len(boxes), np.uint16)
+    if len(boxes) == 0 or len(true_boxes) == 0:
+        return matched, ignored
+    overlaps = _overlaps(boxes, true_boxes, num_single)
+    overlaps[labels[:, None] != true_labels[None, :]] = -1.0
+    thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]
+    bits = 1 << np.arange(len(IOU_THRESHOLDS))
+    free = np.ones((len(IOU_THRESHOLDS), num_single), dtype=np.bool_)
+    rows = np.arange(len(IOU_THRESHOLDS))
+    for d in np.flatnonzero((overlaps >= thresholds[0]).any(axis=1)).tolist():
+        single, crowd = overlaps[d, :num_single], overlaps[d, num_single:]
+        takes_crowd = (crowd >= thresholds).any(axis=1)
+        takes = np.zeros_like(takes_crowd)
+        if num_single:
+            candidates = np.where(free & (single >= thresholds), single, -1.0)
+            best = num_single - 1 - candidates[:, ::-1].argmax(axis=1)  # the last of equals
+            takes = candidates[rows, best] >= 0
+            free[rows[takes], best[takes]] = False
+        takes_crowd &= ~takes
+        matched[d] = bits[takes | takes_crowd].sum()
+        ignored[d] = bits[takes_crowd].sum()
+    return matched, ignored
+
+
+def _overlaps(boxes: FloatArray, true_boxes: FloatArray, num_single: int) -> FloatArray:
+    """[D, G] IoU; with a crowd, the share of the detection inside it.
+
+    From x, y, width, height, rounded as there, so that an IoU on a threshold falls on COCO's side of it.
+    """
+    sizes, true_sizes = boxes[:, 2:] - boxes[:, :2], true_boxes[:, 2:] - true_boxes[:, :2]
+    ends, true_ends = boxes[:, :2] + sizes, true_boxes[:, :2] + true_sizes
+    sides = np.minimum(ends[:, None], true_ends[None]) - np.maximum(
+        boxes[:, None, :2], true_boxes[None, :, :2]
+    )
+    intersection = np.where((sides > 0).all(axis=-1), sides[..., 0] * sides[..., 1], 0.0)
+    area, true_area = sizes[:, 0] * sizes[:, 1], true_sizes[:, 0] * true_sizes[:, 1]
+    union = area[:, None] + true_area[None] - intersection
+    union[:, num_single:] = area[:, None]
+    return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
+
+
+def _bit(bits: IntArray, index: int) -> BoolArray:
+    return (bits >> index & 1).astype(np.bool_)

@@ -1,0 +1,196 @@
+"""`python -m lshfm_pl.report`: what came out of finished runs, from their folders alone."""
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from lshfm_pl import __version__, cli
+from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.reporting.curves import draw_comparison, draw_precision_recall, draw_training
+from lshfm_pl.reporting.page import Picture, write_page
+from lshfm_pl.reporting.pictures import draw_group, left_pictures
+from lshfm_pl.reporting.runs import SetAside, find_runs, matching_folders
+from lshfm_pl.reporting.summary import Group, Resampled, group_runs
+from lshfm_pl.reporting.tables import (
+    DEFAULT_METRICS,
+    check_metrics,
+    cost_table,
+    footnotes,
+    group_difference,
+    group_table,
+    line_rows,
+    markdown_table,
+    markdown_text,
+    run_rows,
+    write_csv,
+)
+
+__all__ = ["report"]
+
+log = logging.getLogger(__name__)
+
+GROUPS_WITH_PICTURES = 8
+"""Later, smaller groups have their lines in the tables, but no curves: drawing takes a second each."""
+
+
+def report(
+    runs: str | Path | Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    strict_version: bool = True,
+    resamples: int = 1000,
+    seed: int = 0,
+    picture_images: int = 4,
+    score_threshold: float = 0.5,
+) -> Path:
+    """Write the report of all runs below some folders.
+
+    Args:
+        runs: folders or glob patterns.
+        output: folder for the report; None for `report` in the first one of `runs`, or beside it for a pattern.
+        metrics: of the tables, some of `METRIC_DESCRIPTIONS`.
+        strict_version: runs of different code versions are not comparable.
+        resamples: of the test images, at most.
+        seed: of the resampling.
+        picture_images: test images in a picture, where the runs have left none and checkpoints and data are there.
+        score_threshold: of the detections in it.
+
+    Returns:
+        The page, `<output>/index.html`. Beside it are `report.md`, `results.csv` with a row a run, `summary.csv`
+        with a row a line of the tables, and the pictures.
+
+    Raises:
+        LSHFMError: nothing at `runs`, no run there at all, or an unknown metric.
+    """
+    check_metrics(metrics)
+    where = [runs] if isinstance(runs, str | Path) else list(runs)
+    tops = [folder for item in where for folder in matching_folders(item)]
+    found = find_runs(tops)
+    if not found.runs and not found.aside:
+        raise LSHFMError(
+            f"runs: expected folders with results.json of this project, found none in {_list(where)}"
+        )
+    first = matching_folders(where[0])
+    beside = first[0] if len(first) == 1 else first[0].parent
+    folder = beside / "report" if output is None else Path(output)
+    resampled = Resampled(found.runs, resamples, seed)
+    groups = sorted(
+        group_runs(found.runs, metrics, strict_version=strict_version, resampled=resampled),
+        key=lambda group: (-len(group.lines), -len(group.runs), group.title),
+    )
+    pictures = {
+        number: _pictures(
+            number,
+            group,
+            folder,
+            tops,
+            metrics=metrics,
+            images=picture_images,
+            score_threshold=score_threshold,
+        )
+        for number, group in enumerate(groups[:GROUPS_WITH_PICTURES], start=1)
+    }
+    title = f"Report: {few(Path(item).name or str(item) for item in where)}"
+    made = f"Made by lshfm_pl {__version__} on {datetime.now():%Y-%m-%d %H:%M} of {_list(where)}."
+    write_csv(run_rows(groups, resampled), folder / "results.csv")
+    write_csv(line_rows(groups, metrics), folder / "summary.csv")
+    markdown = _markdown(
+        title, made, folder, groups, found.aside, pictures, metrics=metrics, resamples=resampled.resamples
+    )
+    (folder / "report.md").write_text(markdown, encoding="utf-8", errors="replace")
+    return write_page(
+        folder / "index.html",
+        title=title,
+        made=made,
+        groups=groups,
+        aside=found.aside,
+        pictures=pictures,
+        metrics=metrics,
+        resamples=resampled.resamples,
+    )
+
+
+def _pictures(
+    number: int,
+    group: Group,
+    folder: Path,
+    tops: Sequence[Path],
+    *,
+    metrics: Sequence[str],
+    images: int,
+    score_threshold: float,
+) -> list[Picture]:
+    pictures: list[Picture] = []
+    if (path := draw_comparison(group, folder / f"comparison_{number}.png", metrics)) is not None:
+        pictures.append(("A dot a run, a bar at the mean of each line; dashed: the plain student", path))
+    if (path := draw_training(group, folder / f"training_{number}.png")) is not None:
+        pictures.append(("Training loss and validation AP, a curve a run", path))
+    if (path := draw_precision_recall(group, folder / f"precision_recall_{number}.png")) is not None:
+        pictures.append(("Precision over recall of each class at IoU 0.5, seeds averaged", path))
+    left = [path for path in left_pictures(group, tops) if path.resolve().parent != folder.resolve()]
+    if left:
+        return pictures + [(str(path), path) for path in left]
+    try:
+        path = draw_group(
+            group, folder / f"detections_{number}.png", images=images, score_threshold=score_threshold
+        )
+    except LSHFMError as error:
+        log.info("no picture of detections for %s: %s", group.title, error)
+    else:
+        if path is not None:
+            pictures.append((f"Test images: detections with a score of {score_threshold:g} or more", path))
+    return pictures
+
+
+def _markdown(
+    title: str,
+    made: str,
+    folder: Path,
+    groups: Sequence[Group],
+    aside: Sequence[SetAside],
+    pictures: dict[int, list[Picture]],
+    *,
+    metrics: Sequence[str],
+    resamples: int,
+) -> str:
+    blocks = [f"# {markdown_text(title)}", markdown_text(made)]
+    for number, group in enumerate(groups, start=1):
+        blocks += [f"## {number}. {markdown_text(group.title)}", f"{markdown_text(group.data)}."]
+        blocks += [f"> {markdown_text(note)}" for note in (group_difference(group), *group.notes) if note]
+        blocks += [group_table(group, metrics)]
+        blocks += [table for table in [cost_table(group)] if table]
+        own = [(text, path) for text, path in pictures.get(number, []) if path.parent == folder]
+        blocks += [f"![{text}]({path.name})" for text, path in own]
+    if aside:
+        rows = [[str(item.folder), item.kind, item.reason] for item in aside]
+        blocks += ["## Set apart", markdown_table(["folder", "what", "why"], rows, left=3)]
+    return "\n\n".join([*blocks, "## What the columns mean", footnotes(metrics, resamples)]) + "\n"
+
+
+def _list(where: Sequence[str | Path]) -> str:
+    return ", ".join(map(str, where))
+
+
+@cli.main("report")
+def main(config: DictConfig) -> None:
+    """Write a report and print where it is."""
+    runs = list(config.runs) if isinstance(config.runs, ListConfig) else config.runs
+    page = report(
+        runs,
+        config.output,
+        metrics=list(config.metrics),
+        strict_version=config.strict_version,
+        resamples=config.resamples,
+        seed=config.seed,
+        picture_images=config.picture_images,
+        score_threshold=config.score_threshold,
+    )
+    print(f"report: {page.resolve()}")
+
+
+if __name__ == "__main__":
+    main()

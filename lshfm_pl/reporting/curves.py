@@ -1,0 +1,158 @@
+"""Comparisons, training curves and precision–recall curves of runs, as PNG files."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lshfm_pl.metrics.record import RECALL_POINTS
+from lshfm_pl.reporting.runs import Run, read_metrics
+from lshfm_pl.reporting.summary import Group, Line, metric_of_run
+
+__all__ = ["draw_comparison", "draw_precision_recall", "draw_training"]
+
+# Names come from run folders: a dollar sign in one of them is no formula.
+STYLE: Any = {"text.parse_math": False, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+DPI = 110
+COLORS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5f2f")
+"""Okabe and Ito's, which people with any colour vision can tell apart."""
+LINES_SHOWN, MAX_COLUMNS = 8, 5
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | None:
+    """An axis a metric: a dot a run, a bar at each line's mean, dashed the plain student's; None for one line."""
+    shown = [metric for metric in metrics if any(metric in line.figures for line in group.lines)]
+    if not shown or len(group.lines) < 2:
+        return None
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 0.8 + 0.32 * len(group.lines)), layout="constrained")
+        axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axis, metric in zip(axes, shown, strict=True):
+            for place, line in enumerate(group.lines):
+                if metric not in line.figures:
+                    continue
+                values = [value for run in line.runs if (value := metric_of_run(run, metric)) is not None]
+                axis.plot(
+                    values, [place] * len(values), "o", color=_color(group, line), alpha=0.6, markersize=5
+                )
+                mean = line.figures[metric].mean
+                axis.plot([mean, mean], [place - 0.3, place + 0.3], color=_color(group, line), linewidth=2.5)
+                if line.runs[0].is_plain:
+                    axis.axvline(mean, color=_color(group, line), linewidth=0.8, linestyle="--")
+            axis.set(title=metric, xlabel="points")
+            axis.grid(axis="x", alpha=0.25)
+        axes[0].set_yticks(range(len(group.lines)), [_short(line.title) for line in group.lines])
+        axes[0].invert_yaxis()
+        return _saved(figure, path)
+
+
+def draw_training(group: Group, path: Path) -> Path | None:
+    """Training loss and validation AP by epoch, a curve a run; None if no run has any."""
+    curves = [
+        (line, _curve(run, "train/loss"), _curve(run, "val/AP"))
+        for line in group.lines[:LINES_SHOWN]
+        for run in line.runs
+    ]
+    if not any(len(values) for _, *both in curves for values in both):
+        return None
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 3.2), layout="constrained")
+        axes = figure.subplots(1, 2)
+        for line, *both in curves:
+            for axis, values in zip(axes, both, strict=True):
+                if len(values):
+                    marker = "." if len(values) < 30 else ""
+                    axis.plot(*values.T, color=_color(group, line), marker=marker, linewidth=1.2, alpha=0.85)
+        for axis, title in zip(
+            axes, ("training loss, sum of all terms", "AP on the validation set"), strict=True
+        ):
+            axis.set(xlabel="epoch", title=title)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.grid(alpha=0.25)
+        axes[0].set_ylim(bottom=0)
+        _legend(figure, axes[0], group)
+        return _saved(figure, path)
+
+
+def draw_precision_recall(group: Group, path: Path) -> Path | None:
+    """Precision over recall at IoU 0.5, an axis a class, a curve a line; None if no run kept its record.
+
+    Seeds are averaged at each recall. Classes without objects to find are left out.
+    """
+    tables = [(line, _mean_precision(line)) for line in group.lines[:LINES_SHOWN]]
+    names = sorted({name for _, table in tables for name in table})
+    if not names:
+        return None
+    with rc_context(STYLE):
+        rows = math.ceil(len(names) / MAX_COLUMNS)
+        columns = math.ceil(len(names) / rows)
+        figure = Figure(figsize=(1.1 + 1.75 * columns, 0.7 + 1.75 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for axis, name in zip(axes, names, strict=False):
+            for line, table in tables:
+                if name in table:
+                    axis.plot(RECALL_POINTS, table[name], color=_color(group, line), linewidth=1.2)
+            axis.set(xlim=(0, 1), ylim=(0, 1.02))
+            axis.set_title(name[:24], fontsize=9)
+            axis.grid(alpha=0.25)
+        for axis in axes[len(names) :]:
+            axis.set_visible(False)
+        axes[(rows - 1) * columns].set(xlabel="recall", ylabel="precision")
+        _legend(figure, axes[0], group)
+        return _saved(figure, path)
+
+
+def _curve(run: Run, column: str) -> FloatArray:
+    """[N, 2] epochs done and the mean of what was logged in each."""
+    of_epoch: dict[int, list[float]] = {}
+    for row in [] if run.folder is None else read_metrics(run.folder):
+        try:
+            value, epoch = float(row.get(column) or "nan"), int(row.get("epoch") or "")
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            of_epoch.setdefault(epoch + 1, []).append(value)
+    return np.array([(epoch, np.mean(of_epoch[epoch])) for epoch in sorted(of_epoch)]).reshape(-1, 2)
+
+
+def _mean_precision(line: Line) -> dict[str, FloatArray]:
+    of_class: dict[str, list[FloatArray]] = {}
+    for run in line.runs:
+        if run.record is None:
+            continue
+        for label, name in enumerate(run.record.class_names, start=1):
+            if run.record.num_positives[:, label - 1].any():
+                of_class.setdefault(name, []).append(run.record.precision(label)[0])
+    return {name: np.mean(curves, axis=0) for name, curves in of_class.items()}
+
+
+def _color(group: Group, line: Line) -> str:
+    return COLORS[group.lines.index(line) % len(COLORS)]
+
+
+def _legend(figure: Figure, axis: Axes, group: Group) -> None:
+    shown: Sequence[Line] = group.lines[:LINES_SHOWN]
+    handles = [axis.plot([], [], color=_color(group, line))[0] for line in shown]
+    titles = [_short(line.title) for line in shown]
+    figure.legend(handles, titles, loc="outside lower center", ncols=min(len(shown), 4), frameon=False)
+
+
+def _short(title: str) -> str:
+    return title if len(title) < 40 else title[:38] + "…"
+
+
+def _saved(figure: Figure, path: Path) -> Path:
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    return path

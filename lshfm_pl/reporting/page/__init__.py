@@ -1,0 +1,234 @@
+"""The report's HTML page: one file that opens without a network."""
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from lshfm_pl.reporting.runs import Run, SetAside
+from lshfm_pl.reporting.summary import COST_KEYS, Figure, Group, Line, metric_of_run
+from lshfm_pl.reporting.tables import (
+    COST_COLUMNS,
+    METRIC_DESCRIPTIONS,
+    UNKNOWN,
+    cost_cell,
+    figure_cells,
+    group_difference,
+)
+
+__all__ = ["Picture", "write_page"]
+
+Picture = tuple[str, Path]
+"""Caption and PNG file."""
+
+
+def write_page(
+    path: Path,
+    *,
+    title: str,
+    made: str,
+    groups: Sequence[Group],
+    aside: Sequence[SetAside],
+    pictures: Mapping[int, Sequence[Picture]],
+    metrics: Sequence[str],
+    resamples: int,
+) -> Path:
+    """Write the page.
+
+    Args:
+        path: of the HTML file.
+        title, made: its heading, and by what and when it was made.
+        groups: in their order, which numbers them from 1.
+        aside: what is in no group.
+        pictures: number of a group → those to show with it.
+        metrics: of the table.
+        resamples: of the intervals, 0 where there are none.
+    """
+    runs = {id(run): run for group in groups for run in group.runs}
+    numbers = {key: number for number, key in enumerate(runs, start=1)}
+    used = [key for key in COST_KEYS if any(key in line.cost for group in groups for line in group.lines)]
+    has_published = any(line.published for group in groups for line in group.lines)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(_resource("report.html.jinja"))
+    text = template.render(
+        title=title,
+        made=made,
+        counts=_counts(len(runs), len(groups), len(aside)),
+        css=Markup(_resource("report.css")),
+        script=Markup(_resource("report.js")),
+        columns=list(_columns(metrics, used, has_published)),
+        rows=[
+            _row(number, group, line, metrics, used, has_published, numbers)
+            for number, group in enumerate(groups, start=1)
+            for line in group.lines
+        ],
+        choices=_choices(groups),
+        groups=[
+            {
+                "number": number,
+                "title": group.title,
+                "data": group.data,
+                "notes": [note for note in (group_difference(group), *group.notes) if note],
+                "pictures": [
+                    {"text": caption, "uri": _data_uri(file)} for caption, file in pictures.get(number, ())
+                ],
+            }
+            for number, group in enumerate(groups, start=1)
+        ],
+        runs=[_run_entry(run, numbers[key], groups, metrics) for key, run in runs.items()],
+        metrics=metrics,
+        descriptions=METRIC_DESCRIPTIONS,
+        aside=aside,
+        meanings=list(_meanings(metrics, used, resamples, has_published)),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", errors="replace")
+    return path
+
+
+def _resource(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _data_uri(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def _counts(runs: int, groups: int, aside: int) -> str:
+    text = f"{runs} run{'s' * (runs != 1)} in {groups} table{'s' * (groups != 1)}"
+    return f"{text}, {aside} folder{'s' * (aside != 1)} set apart." if aside else f"{text}."
+
+
+def _columns(metrics: Sequence[str], cost: Sequence[str], has_published: bool) -> Iterable[dict[str, Any]]:
+    for title, note in (
+        ("table", "runs of different tables are not comparable"),
+        ("loss", "with the settings in which lines of one loss differ"),
+        ("model", "the detector"),
+        ("seeds", "how many runs of different seeds the means are over"),
+    ):
+        yield {"title": title, "note": note, "number": title == "seeds"}
+    for metric in metrics:
+        yield {"title": metric, "note": METRIC_DESCRIPTIONS[metric], "number": True}
+        yield {"title": f"{metric} Δ", "note": f"{metric} minus the plain student's", "number": True}
+        share = "Δ as a share of the difference between teacher and plain student"
+        yield {"title": f"{metric} gap closed", "note": share, "number": True}
+        if metric == "AP50" and has_published:
+            yield {"title": "AP50 published", "note": "the paper's figure of this row", "number": True}
+    for key in cost:
+        yield {"title": COST_COLUMNS[key][0], "note": COST_COLUMNS[key][3], "number": True}
+    yield {"title": "runs", "note": "the runs that the row is of", "number": False}
+
+
+def _row(
+    number: int,
+    group: Group,
+    line: Line,
+    metrics: Sequence[str],
+    cost: Sequence[str],
+    has_published: bool,
+    numbers: Mapping[int, int],
+) -> dict[str, Any]:
+    source = "of " + ", ".join(str(run.folder) for run in line.runs)
+    cells: list[dict[str, Any]] = [
+        {"text": str(number), "sort": number, "anchor": f"group-{number}"},
+        {"text": line.title, "sort": line.title},
+        {"text": line.runs[0].model, "sort": line.runs[0].model},
+        {"text": str(line.seeds), "sort": line.seeds, "number": True},
+    ]
+    for metric in metrics:
+        figure = line.figures.get(metric)
+        for text, value in zip(figure_cells(figure), _sort_values(figure), strict=True):
+            cells.append({"text": text, "sort": value, "number": True, "source": f"{metric} {source}"})
+        if metric == "AP50" and has_published:
+            text = UNKNOWN if line.published is None else f"{line.published:.1f}"
+            cells.append({"text": text, "sort": text, "number": True, "source": "published"})
+    for key in cost:
+        value = line.cost.get(key, "")
+        cells.append({"text": cost_cell(line, key), "sort": value, "number": True, "source": source})
+    links = [
+        {"anchor": f"run-{numbers[id(run)]}", "text": f"run {numbers[id(run)]}", "title": str(run.folder)}
+        for run in line.runs
+    ]
+    cells.append({"text": "", "sort": numbers[id(line.runs[0])], "links": links})
+    choices = {
+        "table": str(number),
+        "loss": line.runs[0].loss,
+        "student": group.student,
+        "role": line.runs[0].role,
+    }
+    return {
+        "cells": [{"number": False, "source": "", "links": [], "anchor": ""} | cell for cell in cells],
+        "choices": choices,
+        "strong": line.runs[0].role == "teacher" or line.runs[0].is_plain,
+    }
+
+
+def _sort_values(figure: Figure | None) -> tuple[float | str, float | str, float | str]:
+    if figure is None:
+        return "", "", ""
+    return (
+        figure.mean,
+        "" if figure.delta is None else figure.delta,
+        "" if figure.share is None else figure.share,
+    )
+
+
+def _choices(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    lines = [(number, group, line) for number, group in enumerate(groups, start=1) for line in group.lines]
+    values = {
+        ("loss", "Loss"): [line.runs[0].loss for _, _, line in lines],
+        ("student", "Student"): [group.student for _, group, _ in lines],
+        ("role", "Role"): [line.runs[0].role for _, _, line in lines],
+        ("table", "Table"): [str(number) for number, _, _ in lines],
+    }
+    return [
+        {"key": key, "title": title, "values": list(dict.fromkeys(found))}
+        for (key, title), found in values.items()
+        if len(set(found)) > 1
+    ]
+
+
+def _run_entry(run: Run, number: int, groups: Sequence[Group], metrics: Sequence[str]) -> dict[str, Any]:
+    places = [
+        (index, line.title)
+        for index, group in enumerate(groups, start=1)
+        for line in group.lines
+        if any(other is run for other in line.runs)
+    ]
+    seed = run.results["seed"]
+    figures = [metric_of_run(run, metric) for metric in metrics]
+    return {
+        "number": number,
+        "groups": [index for index, _ in places],
+        "line": places[0][1],
+        "seed": UNKNOWN if seed is None else str(seed),
+        "figures": [UNKNOWN if value is None or math.isnan(value) else f"{value:.2f}" for value in figures],
+        "folder": str(run.folder),
+        "command": run.command,
+        "version": run.version,
+    }
+
+
+def _meanings(
+    metrics: Sequence[str], cost: Sequence[str], resamples: int, has_published: bool
+) -> Iterable[tuple[str, str]]:
+    for metric in metrics:
+        yield metric, METRIC_DESCRIPTIONS[metric]
+    yield "±", "sample standard deviation over the seeds; runs of one seed are averaged first"
+    yield "Δ", "difference to the plain student's mean, in points"
+    if resamples:
+        yield (
+            "[low, high]",
+            f"95 % bootstrap interval of Δ over the test images ({resamples} resamples, the same images for both "
+            "sides); it does not cover what another seed or training set would change",
+        )
+    yield "gap closed", "Δ as a share of the difference between teacher and plain student"
+    if has_published:
+        yield "AP50 published", "the paper's figure for that data, pair and loss"
+    for key in cost:
+        yield COST_COLUMNS[key][0], COST_COLUMNS[key][3]

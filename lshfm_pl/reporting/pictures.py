@@ -1,0 +1,94 @@
+"""Pictures of detections: of checkpoints side by side, and those that runs have left."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lshfm_pl.data import build_datamodule
+from lshfm_pl.detectors import load_detector
+from lshfm_pl.detectors.torch_files import read_torch_file
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.modules.detection import as_float
+from lshfm_pl.reporting.drawing import detection_grid
+from lshfm_pl.reporting.summary import Group
+
+__all__ = ["draw_checkpoints", "draw_group", "left_pictures"]
+
+PICTURE_FOLDERS = (".", "pictures", "predictions")
+MOST_PICTURES = 6
+LARGEST_PICTURE = 4_000_000
+"""Bytes; a larger one would make the page slow."""
+
+
+def draw_checkpoints(shown: Mapping[str, Path], path: Path, *, images: int, score_threshold: float) -> Path:
+    """Test images of the first checkpoint's data: ground truth and what each checkpoint detects, as one PNG.
+
+    Args:
+        shown: title → file.
+        path: of the PNG.
+        images: how many, spread over the test set: the same ones for everybody.
+        score_threshold: of the detections shown.
+
+    Raises:
+        LSHFMError: a file does not load, or its data are not there.
+    """
+    stored = read_torch_file(next(iter(shown.values())))
+    if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
+        raise LSHFMError(f"{next(iter(shown.values()))}: does not say what data it was trained with")
+    datamodule = build_datamodule(stored["data"])
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    count = min(images, len(datamodule.test_set))
+    step = len(datamodule.test_set) // count
+    samples = [datamodule.test_set[index * step] for index in range(count)]
+    columns: dict[str, list[dict[str, torch.Tensor]]] = {"ground truth": [target for _, target in samples]}
+    for title, checkpoint in shown.items():
+        with torch.inference_mode():
+            columns[title] = load_detector(checkpoint)(as_float([image for image, _ in samples]))
+    return detection_grid(
+        [image for image, _ in samples],
+        columns,
+        datamodule.class_names,
+        score_threshold=score_threshold,
+        path=path,
+    )
+
+
+def draw_group(group: Group, path: Path, *, images: int, score_threshold: float) -> Path | None:
+    """Ground truth, teacher, plain student and the student with the best AP of a group; None without checkpoints.
+
+    Raises:
+        LSHFMError: what `draw_checkpoints` raises.
+    """
+    chosen = {
+        line.title: line for line in group.lines if line.runs[0].role == "teacher" or line.runs[0].is_plain
+    }
+    distilled = [line for line in group.lines if line.title not in chosen and "AP" in line.figures]
+    if distilled:
+        best = max(distilled, key=lambda line: line.figures["AP"].mean)
+        chosen[best.title] = best
+    shown = {}
+    for title, line in chosen.items():
+        folder = line.runs[0].folder
+        last = None if folder is None else folder / "checkpoints" / "last.ckpt"
+        if last is not None and last.is_file():
+            shown[title] = last
+    if not shown or images < 1:
+        return None
+    return draw_checkpoints(shown, path, images=images, score_threshold=score_threshold)
+
+
+def left_pictures(group: Group, top: Sequence[Path]) -> list[Path]:
+    """PNG files in the runs' folders and above them, up to the folders `top` that were searched."""
+    roots = {path.resolve() for path in top}
+    found: dict[Path, None] = {}
+    for run in group.runs:
+        if run.folder is None:
+            continue
+        folder = run.folder.resolve()
+        above = [parent for parent in folder.parents if any(parent.is_relative_to(root) for root in roots)]
+        for place in (folder, *above):
+            for name in PICTURE_FOLDERS:
+                found |= dict.fromkeys(sorted((place / name).glob("*.png")))
+    return [path for path in found if 0 < path.stat().st_size <= LARGEST_PICTURE][:MOST_PICTURES]

@@ -1,0 +1,476 @@
+"""Runs that may be compared, a line a loss: means over seeds, differences to the plain student, intervals."""
+
+import math
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lshfm_pl.errors import few
+from lshfm_pl.metrics.bootstrap import (
+    BOOTSTRAP_FIGURES,
+    Interval,
+    draw_images,
+    percentile_interval,
+    resampled_figures,
+)
+from lshfm_pl.reporting.published import data_name, published_of_run
+from lshfm_pl.reporting.runs import Run
+
+__all__ = ["COST_KEYS", "Figure", "Group", "Line", "Resampled", "cost_of_run", "group_runs", "metric_of_run"]
+
+PLAIN = "none"
+LOSS_TITLES = {PLAIN: "Student (none)", "l2": "L2", "lsh": "LSH", "lshl2": "LSHL2", "kd": "KD"}
+NOT_A_LOSS_SETTING = {"name", "seed", "check_teacher"}
+"""Entries of `distill` by which runs of one line may differ."""
+
+COST_KEYS = (
+    "parameters",
+    "gflops",
+    "weights_bytes",
+    "ms_per_image",
+    "train_seconds",
+    "step_seconds",
+    "step_ratio",
+)
+
+TRAINING_DATA = ("data.train_", "data.num_train", "data.num_val", "data.val_", "data.flip_", "data.batch_size",
+                 "data.aspect_ratio", "data.class_names")  # fmt: skip
+"""Keys in which a teacher's data may differ from its students': it is tested on the same images all the same."""
+
+MAX_WORK = 1.5e9
+"""Numbers that all resamples of a report together may touch: some ten seconds."""
+FEWEST_RESAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric of a line.
+
+    Attributes:
+        mean, deviation: over the seeds; the sample standard deviation, None for a single seed.
+        delta: difference of the mean to the plain student's; None without one, and for itself.
+        interval: 95 % of `delta` over resampled test images; None where the runs did not keep what that needs.
+        share: of the difference between teacher and plain student, the part that `delta` is.
+    """
+
+    mean: float
+    deviation: float | None = None
+    delta: float | None = None
+    interval: Interval | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs that differ in the seed alone. `figures` are by metric, `cost` by `COST_KEYS`, means over the runs."""
+
+    title: str
+    runs: tuple[Run, ...]
+    figures: Mapping[str, Figure]
+    cost: Mapping[str, float]
+    published: float | None
+
+    @property
+    def seeds(self) -> int:
+        """How many different ones."""
+        return len({run.results["seed"] for run in self.runs})
+
+
+@dataclass(frozen=True)
+class Group:
+    """What belongs in one table: students of one model, data, schedule and code version, and their teacher.
+
+    Attributes:
+        settings: in what the group differs from the others of its pair, key → value.
+        notes: what a reader of the table must know.
+    """
+
+    student: str
+    teacher: str | None
+    data: str
+    lines: tuple[Line, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The pair."""
+        return f"{self.student} with teacher {self.teacher}" if self.teacher else self.student
+
+    @property
+    def runs(self) -> list[Run]:
+        """Of all lines."""
+        return [run for line in self.lines for run in line.runs]
+
+
+class Resampled:
+    """AP and AP50 of runs on resampled test images, the same images for all runs on one test set.
+
+    Args:
+        runs: all of a report: the work is bounded over them together.
+        resamples: number of them, fewer where the test sets are large (see `resamples`).
+        seed: of the drawing.
+    """
+
+    def __init__(self, runs: Iterable[Run], resamples: int, seed: int) -> None:
+        records = {id(run): run.record for run in runs}
+        work = sum(
+            len(record.image) + 10 * int(record.num_positives.sum()) for record in records.values() if record
+        )
+        affordable = int(MAX_WORK / max(work, 1))
+        self.resamples = min(resamples, max(FEWEST_RESAMPLES, affordable)) if work else 0
+        usable = {
+            key: record
+            for key, record in records.items()
+            if record and self.resamples > 1 and len(record.image_ids)
+        }
+        self._test_sets = {key: record.test_set() for key, record in usable.items()}
+        sizes = {self._test_sets[key]: len(record.image_ids) for key, record in usable.items()}
+        drawn = {test_set: draw_images(size, self.resamples, seed) for test_set, size in sizes.items()}
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            figures = pool.map(
+                resampled_figures, usable.values(), (drawn[self._test_sets[key]] for key in usable)
+            )
+            self._figures: dict[int, npt.NDArray[np.float64]] = dict(zip(usable, figures, strict=True))
+
+    def interval(self, runs: Sequence[Run], plain: Sequence[Run], metric: str) -> Interval | None:
+        """Of the difference of the means over seeds; None if a run kept no record or has another test set."""
+        if metric not in BOOTSTRAP_FIGURES or not runs or not plain:
+            return None
+        ids = {id(run) for run in (*runs, *plain)}
+        if not ids <= self._figures.keys() or len({self._test_sets[key] for key in ids}) > 1:
+            return None
+        means = []
+        for side in (runs, plain):
+            per_seed = _per_seed(side, lambda run: self._figures[id(run)][BOOTSTRAP_FIGURES.index(metric)])
+            means.append(np.mean([np.mean(values, axis=0) for values in per_seed], axis=0))
+        return percentile_interval(means[0] - means[1])
+
+
+def group_runs(
+    runs: Iterable[Run],
+    metrics: Sequence[str],
+    *,
+    strict_version: bool = True,
+    resampled: Resampled | None = None,
+) -> list[Group]:
+    """Put together what may be compared, and nothing else.
+
+    Students belong together if model, teacher, data, schedule, trainer settings and code version are equal; a plain
+    student belongs to every teacher. A teacher's run joins the students that it taught, whatever its own schedule.
+
+    Args:
+        runs: finished ones.
+        metrics: of the figures of the lines.
+        strict_version: runs of different code versions do not belong together. False lets them, and then a setting
+            that only some of the runs know, all of them the same, is not compared.
+        resampled: for intervals; None for none.
+    """
+    runs = list(runs)
+    teachers = [run for run in runs if run.role == "teacher"]
+    keys = None if strict_version else _keys_by_kind(runs)
+    students: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        if run.role == "student":
+            students.setdefault((run.model, *_comparable(run, keys)), []).append(run)
+    groups: list[tuple[list[Run], list[Run]]] = []
+    for comparable in students.values():
+        pairs: dict[tuple[Any, ...], list[Run]] = {}
+        for run in comparable:
+            if not run.is_plain:
+                pairs.setdefault((run.teacher, run.teacher_file), []).append(run)
+        plain = [run for run in comparable if run.is_plain]
+        groups += [(plain, distilled) for distilled in pairs.values()] or [(plain, [])]
+    with_teachers = [
+        (_teachers_of(plain + distilled, teachers), plain, distilled) for plain, distilled in groups
+    ]
+    taught = {id(run) for found, _, _ in with_teachers for run in found}
+    alone: dict[tuple[Any, ...], list[Run]] = {}
+    for run in teachers:
+        if id(run) not in taught:
+            alone.setdefault((run.model, *_comparable(run, keys)), []).append(run)
+    with_teachers += [(found, [], []) for found in alone.values()]
+    members = [found + plain + distilled for found, plain, distilled in with_teachers]
+    return [
+        _summarised(
+            found,
+            plain,
+            distilled,
+            others=members,
+            metrics=metrics,
+            resampled=resampled,
+            strict=strict_version,
+        )
+        for found, plain, distilled in with_teachers
+    ]
+
+
+def metric_of_run(run: Run, metric: str) -> float | None:
+    """A figure, None where the run does not have it."""
+    value = run.results["metrics"].get(metric)
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def cost_of_run(run: Run) -> dict[str, float]:
+    """Those of `COST_KEYS` that a run's `results.json` tells, but `step_ratio`."""
+    found: dict[str, float] = {}
+    for part, keys in (
+        ("cost", {key: key for key in COST_KEYS[:4]}),
+        ("timing", {"train_seconds": "train_seconds", "step_seconds_median": "step_seconds"}),
+    ):
+        values = run.results.get(part)
+        for key, name in keys.items():
+            value = values.get(key) if isinstance(values, Mapping) else None
+            if isinstance(value, int | float):
+                found[name] = float(value)
+    return found
+
+
+def _comparable(run: Run, keys: Mapping[tuple[str, ...], set[str]] | None) -> tuple[Any, ...]:
+    """What is equal for runs that may be compared: all settings and the version, or the settings `keys` alone."""
+    settings = _compared_settings(run)
+    if keys is None:
+        return (*sorted(settings.items()), run.version)
+    return tuple((key, settings.get(key)) for key in sorted(keys[_kind(run)]))
+
+
+def _keys_by_kind(runs: Iterable[Run]) -> dict[tuple[str, ...], set[str]]:
+    kinds: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for run in runs:
+        kinds.setdefault(_kind(run), []).append(_compared_settings(run))
+    return {kind: _keys_that_differ(settings) for kind, settings in kinds.items()}
+
+
+def _keys_that_differ(settings: Sequence[Mapping[str, str]]) -> set[str]:
+    """Those with at least two values; not being told, as in results of older versions, is none."""
+    keys = {key for each in settings for key in each}
+    return {key for key in keys if len({each[key] for each in settings if key in each}) > 1}
+
+
+def _kind(run: Run) -> tuple[str, ...]:
+    return run.role, run.model, run.data_settings.get("data._target_", "")
+
+
+def _compared_settings(run: Run) -> dict[str, str]:
+    test_set = {} if run.test_set is None else {"test set": run.test_set}
+    return run.data_settings | run.training | test_set
+
+
+def _teachers_of(students: Sequence[Run], teachers: Sequence[Run]) -> list[Run]:
+    """The runs that made the teacher of a group, or that have its model; for plain students alone the only one."""
+    tested = [run for run in teachers if _same_test_set(run, students[0])]
+    distilled = [run for run in students if not run.is_plain]
+    if not distilled:
+        return tested if len({run.model for run in tested}) == 1 else []
+    named = [run for run in tested if run.model == distilled[0].teacher]
+    return [run for run in named if run.own_file and run.own_file == distilled[0].teacher_file] or named
+
+
+def _same_test_set(teacher: Run, student: Run) -> bool:
+    if teacher.test_set and student.test_set:
+        return teacher.test_set == student.test_set
+    test_settings = [
+        {key: value for key, value in run.data_settings.items() if not key.startswith(TRAINING_DATA)}
+        for run in (teacher, student)
+    ]
+    return not all(test_settings) or test_settings[0] == test_settings[1]
+
+
+def _summarised(
+    teachers: list[Run],
+    plain: list[Run],
+    distilled: list[Run],
+    *,
+    others: Sequence[Sequence[Run]],
+    metrics: Sequence[str],
+    resampled: Resampled | None,
+    strict: bool,
+) -> Group:
+    runs = teachers + plain + distilled
+    first = (distilled or plain or teachers)[0]
+    titled: dict[str, list[Run]] = {}
+    for title, run in sorted(
+        ((_title(run, runs, strict), run) for run in runs), key=lambda item: (_position(item[1]), item[0])
+    ):
+        titled.setdefault(title, []).append(run)
+    teacher_lines = [title for title, of_line in titled.items() if of_line[0].role == "teacher"]
+    only_teacher = titled[teacher_lines[0]] if len(teacher_lines) == 1 else []
+    step_of_plain = _mean(cost_of_run(run).get("step_seconds") for run in plain)
+    lines = []
+    for title, of_line in titled.items():
+        cost = {key: _mean(cost_of_run(run).get(key) for run in of_line) for key in COST_KEYS[:-1]}
+        if of_line[0].role == "student" and step_of_plain and cost["step_seconds"]:
+            cost["step_ratio"] = cost["step_seconds"] / step_of_plain
+        figures = {
+            metric: figure
+            for metric in metrics
+            if (figure := _figure(of_line, plain, only_teacher, metric, resampled)) is not None
+        }
+        known = {key: value for key, value in cost.items() if value is not None}
+        lines.append(Line(title, tuple(of_line), figures, known, published_of_run(of_line[0])))
+    of_pair = [
+        group
+        for group in others
+        if any(_has_pair_of(run, first) for run in group) and not any(run is first for run in group)
+    ]
+    return Group(
+        student=first.model,
+        teacher=first.teacher,
+        data=_data_title(first),
+        lines=tuple(lines),
+        settings=_differing(first, of_pair),
+        notes=tuple(_notes(lines, teachers, plain, distilled, resampled)),
+    )
+
+
+def _figure(
+    of_line: Sequence[Run],
+    plain: Sequence[Run],
+    teachers: Sequence[Run],
+    metric: str,
+    resampled: Resampled | None,
+) -> Figure | None:
+    values = _values_per_seed(of_line, metric)
+    if not values:
+        return None
+    mean = statistics.fmean(values)
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    of_plain, of_teacher = _values_per_seed(plain, metric), _values_per_seed(teachers, metric)
+    if not of_plain or of_line[0].is_plain:
+        return Figure(mean, deviation)
+    delta = mean - statistics.fmean(of_plain)
+    share = None
+    if of_teacher and of_line[0].role == "student":
+        gap = statistics.fmean(of_teacher) - statistics.fmean(of_plain)
+        share = delta / gap if gap > 0 else None
+    interval = None if resampled is None else resampled.interval(of_line, plain, metric)
+    return Figure(mean, deviation, delta, interval, share)
+
+
+def _notes(
+    lines: Sequence[Line],
+    teachers: Sequence[Run],
+    plain: Sequence[Run],
+    distilled: Sequence[Run],
+    resampled: Resampled | None,
+) -> Iterable[str]:
+    if distilled and not plain:
+        yield "No plain student with the same data, schedule and code version: there is nothing to compare with."
+    if distilled and not teachers:
+        yield "No run of the teacher on this test set: the gap is not known."
+    if len([line for line in lines if line.runs[0].role == "teacher"]) > 1:
+        yield "Several teachers of this name: the gap is not known."
+    if not plain and not distilled:
+        yield "A teacher; none of its students was found."
+    versions = sorted({run.version for run in (*plain, *distilled)})
+    if len(versions) > 1:
+        yield f"Runs of different code versions are in this table, as asked for: {', '.join(versions)}."
+        known = [_compared_settings(run) for run in (*plain, *distilled)]
+        if untold := sorted(
+            {key for each in known for key in each if any(key not in other for other in known)}
+        ):
+            yield f"Settings that not all of them tell were not compared: {', '.join(untold)}."
+    older = sorted({run.version for run in teachers} - set(versions))
+    if older and versions:
+        yield f"The teacher was trained with another code version: {', '.join(older)}."
+    for line in lines:
+        if len(line.runs) > line.seeds:
+            yield f"{line.title}: {len(line.runs)} runs, {line.seeds} seed(s); runs of one seed are averaged first."
+    if plain and (distilled or teachers) and resampled is not None:
+        without = [line.title for line in lines if any(run.record is None for run in line.runs)]
+        if len(without) == len(lines):
+            yield "No confidence intervals: these runs did not keep an evaluation.npz."
+        elif without:
+            yield f"No confidence intervals where a run did not keep an evaluation.npz: {few(without)}."
+
+
+def _differing(first: Run, groups: Sequence[Sequence[Run]]) -> dict[str, str]:
+    """In what a group's runs differ from those of other groups of the same model and data."""
+    own = _described(first)
+    others = [_described(next(run for run in group if _has_pair_of(run, first))) for group in groups]
+    everyone = (own, *others)
+    differing = _keys_that_differ(everyone) or {
+        key for each in everyone for key in each if any(key not in other for other in everyone)
+    }
+    return {key: own.get(key, "not told") for key in sorted(differing)}
+
+
+def _has_pair_of(run: Run, first: Run) -> bool:
+    return (run.role, run.model, _data_title(run)) == (first.role, first.model, _data_title(first))
+
+
+def _described(run: Run) -> dict[str, str]:
+    teacher = {"teacher.checkpoint": "/".join(run.teacher_file)} if run.teacher_file else {}
+    return _compared_settings(run) | {"code": run.version} | teacher
+
+
+def _data_title(run: Run) -> str:
+    data = run.results.get("data")
+    if not isinstance(data, Mapping):
+        return "data not told"
+    root = str(data.get("root", "")).rstrip("/").rpartition("/")[2]
+    name = data_name(data) or root or "data"
+    split = (
+        data.get("test_split")
+        or data.get("val_split")
+        or data.get("test_annotations")
+        or data.get("val_annotations")
+    )
+    return f"{name}, tested on {split}" if split else name
+
+
+def _position(run: Run) -> int:
+    if run.role == "teacher":
+        return -1
+    losses = list(LOSS_TITLES)
+    return losses.index(run.loss) if run.loss in losses else len(losses)
+
+
+def _title(run: Run, runs: Sequence[Run], strict_version: bool) -> str:
+    """The loss, with the settings in which it differs from other runs by the same loss; of teachers likewise."""
+    same = [other for other in runs if (other.role, other.loss) == (run.role, run.loss)]
+    if run.role == "teacher":
+        title = "Teacher"
+        settings = [_teacher_settings(other, strict_version) for other in same]
+        own = _teacher_settings(run, strict_version)
+    else:
+        title = LOSS_TITLES.get(run.loss, run.loss)
+        settings = [_loss_settings(other) for other in same]
+        own = _loss_settings(run)
+    keys = _keys_that_differ(settings)
+    if strict_version:
+        keys |= {key for each in settings for key in each if any(key not in other for other in settings)}
+    differing = [f"{key}={own.get(key, 'not told')}" for key in sorted(keys)]
+    title = f"{title} ({', '.join(differing)})" if differing else title
+    return title.encode("utf-8", "replace").decode()
+
+
+def _teacher_settings(run: Run, strict_version: bool) -> dict[str, str]:
+    return _compared_settings(run) | ({"code": run.version} if strict_version else {})
+
+
+def _loss_settings(run: Run) -> dict[str, str]:
+    return {key: str(value) for key, value in run.results["distill"].items() if key not in NOT_A_LOSS_SETTING}
+
+
+def _values_per_seed(runs: Iterable[Run], metric: str) -> list[float]:
+    known = [run for run in runs if metric_of_run(run, metric) is not None]
+    return [statistics.fmean(values) for values in _per_seed(known, lambda run: metric_of_run(run, metric))]
+
+
+def _per_seed(runs: Iterable[Run], value: Callable[[Run], Any]) -> list[list[Any]]:
+    per_seed: dict[Any, list[Any]] = {}
+    for run in runs:
+        per_seed.setdefault(run.results["seed"], []).append(value(run))
+    return list(per_seed.values())
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None

@@ -1,0 +1,371 @@
+"""Reports of made-up runs, from their folders alone."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hydra import compose, initialize_config_dir
+from run_files import DATA, make_results, write_begun, write_run
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.report import report
+
+FOUND = {"none": 0.4, "l2": 0.5, "lsh": 0.45, "lshl2": 0.6}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Nine comparable runs at three depths; a failed, an interrupted and five that are not ours or broken."""
+    top = tmp_path_factory.mktemp("all") / "runs"
+    write_run(top / "teacher", role="teacher", found=0.8)
+    for loss, found in FOUND.items():
+        for seed in (0, 1):
+            write_run(top / "sweep" / f"{seed}_job" / loss, loss, found=found, seed=seed)
+    failed = write_begun(top / "failed", overrides=["distill=l2"])
+    (failed / "error.txt").write_text("data.root: expected a folder, found none\n")
+    write_begun(top / "interrupted", epochs=2)
+    logged = write_begun(top / "crashed", epochs=0)
+    (logged / "output.txt").write_text(
+        "ok\nTraceback (most recent call last):\n  x\nRuntimeError: out of <memory>\n"
+    )
+    for name, text in {
+        "foreign": '{"accuracy": 1}',
+        "broken": "{",
+        "list": "[1]",
+        "odd": json.dumps({**make_results(), "metrics": {"AP": "high"}}),
+        "huge": json.dumps({**make_results(), "metrics": {"AP": 1e9}}),
+    }.items():
+        (top / name).mkdir()
+        (top / name / "results.json").write_text(text)
+    (top / "not_a_run").mkdir()
+    (top / "not_a_run" / "notes.json").write_text("{}")
+    return top
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    """Folder of the report."""
+    return report(folder, resamples=200).parent
+
+
+def rows_of(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_files_lie_in_the_folder_of_the_runs(folder, made):
+    assert made == folder / "report"
+    assert {path.name for path in made.iterdir()} == {
+        "index.html", "report.md", "results.csv", "summary.csv",
+        "comparison_1.png", "training_1.png", "precision_recall_1.png",
+    }  # fmt: skip
+
+
+def test_every_run_has_its_row_with_the_difference_to_the_plain_student_of_its_seed(folder, made):
+    rows = rows_of(made / "results.csv")
+    assert len(rows) == 9
+    stored = {
+        run["folder"]: json.loads((folder.parent / run["folder"]).joinpath("results.json").read_text())
+        for run in rows
+    }
+    for row in rows:
+        results = stored[row["folder"]]
+        assert float(row["AP50"]) == pytest.approx(results["metrics"]["AP50"])
+        assert (row["role"], row["distill"], row["seed"]) == (
+            results["role"], results["distill"]["name"], str(results["seed"]),
+        )  # fmt: skip
+        assert row["command"].startswith("python -m lshfm_pl.train distill=")
+        if row["role"] == "teacher" or row["distill"] == "none":
+            continue
+        (plain,) = [
+            other for other in rows
+            if (other["role"], other["distill"], other["seed"]) == ("student", "none", row["seed"])
+        ]  # fmt: skip
+        difference = float(row["AP50"]) - float(plain["AP50"])
+        assert float(row["AP50_difference"]) == pytest.approx(difference)
+        assert float(row["AP50_difference_low"]) < difference < float(row["AP50_difference_high"])
+
+
+def test_lines_are_those_of_the_published_tables(made):
+    rows = rows_of(made / "summary.csv")
+    assert [row["line"] for row in rows] == ["Teacher", "Student (none)", "L2", "LSH", "LSHL2"]
+    assert [row["seeds"] for row in rows] == ["1", "2", "2", "2", "2"]
+    assert {row["group"] for row in rows} == {"1"}
+    plain, l2 = rows[1], rows[2]
+    assert float(l2["AP_difference"]) == pytest.approx(float(l2["AP"]) - float(plain["AP"]))
+    gap = float(rows[0]["AP"]) - float(plain["AP"])
+    assert float(l2["AP_gap_closed"]) == pytest.approx(float(l2["AP_difference"]) / gap)
+    assert float(l2["step_ratio"]) == pytest.approx(0.8 / 0.5)
+    assert (plain["AP_difference_low"], plain["published_AP50"]) == ("", "")
+
+
+def test_what_is_no_finished_run_is_set_apart_with_the_reason(made):
+    text = (made / "report.md").read_text()
+    told = dict(re.findall(r"^\| \S*?([^/\s]+) \| (.*) \|$", text.split("## Set apart")[1], re.MULTILINE))
+    assert told.keys() - {"folder", "---"} == {
+        "failed", "interrupted", "crashed", "foreign", "broken", "list", "odd", "huge",
+    }  # fmt: skip
+    assert told["failed"] == "failed | data.root: expected a folder, found none"
+    assert told["crashed"] == "failed | RuntimeError: out of &lt;memory&gt; (in output.txt)"
+    assert told["interrupted"].startswith("unfinished | no results.json; 2 of 3 epochs, last written to on ")
+    assert told["interrupted"].endswith("perhaps still running")
+    assert told["foreign"].startswith(
+        "not readable | results.json is of something else: expected the key role, "
+    )
+    assert told["broken"].startswith("not readable | results.json is no JSON")
+    assert "expected an object" in told["list"]
+    assert "figures of 0 to 100" in told["odd"]
+    assert "figures of 0 to 100" in told["huge"]
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.links, self.text = [], set(), set(), ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        self.ids.add(attributes.get("id"))
+        if tag == "a":
+            self.links.add(attributes["href"])
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_needs_no_other_file_and_every_link_leads_to_a_place_in_it(made):
+    page = Page((made / "index.html").read_text())
+    sources = [
+        value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "srcset")
+    ]
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert all(link.removeprefix("#") in page.ids for link in page.links)
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "base"}
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+def test_every_figure_of_the_page_tells_its_runs(folder, made):
+    page = Page((made / "index.html").read_text())
+    titles = [
+        attributes["title"] for tag, attributes in page.tags
+        if tag == "td" and attributes.get("title", "").startswith("AP50 of ")
+    ]  # fmt: skip
+    assert len(titles) == 5 * 3
+    assert any("sweep/0_job/l2" in title and "sweep/1_job/l2" in title for title in titles)
+    assert {f"#run-{number}" for number in range(1, 10)} <= page.links
+    assert "COCO-style AP at IoU 0.5 (101-point), difficult objects dropped" in page.text
+    assert "python -m lshfm_pl.train distill=lshl2 seed=1" in page.text
+    assert "out of <memory>" in page.text
+
+
+def test_names_from_run_folders_are_shown_and_never_run(tmp_path):
+    evil = '"><script>alert(1)</script>$|`'
+    write_run(tmp_path / "runs" / "<img src=x onerror=alert(2)>", model=evil)
+    write_run(tmp_path / "runs" / "b", "l2", model=evil, teacher={"name": "<b>t</b>", "checkpoint": "{{ 7 * 7 }}"},
+              data={**DATA, "root": "/d/<i>"}, distill={"name": "</style>", "x": "<u>"})  # fmt: skip
+    failed = write_begun(tmp_path / "runs" / "c")
+    (failed / "error.txt").write_text("<script>alert(3)</script>\n\ud800".encode("utf-8", "replace").decode())
+    text = report(tmp_path / "runs", resamples=100).read_text()
+    page = Page(text)
+    assert [tag for tag, _ in page.tags if tag in ("script", "img", "b", "i", "u", "style")].count(
+        "script"
+    ) == 1
+    assert not [tag for tag, _ in page.tags if tag in ("b", "i", "u")]
+    assert all("onerror" not in attributes for _, attributes in page.tags)
+    assert evil in page.text
+    assert "<script>alert(3)</script>" in page.text
+    assert "<script" not in (tmp_path / "runs/report/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": {**DATA, "test_split": "other"}}, None),
+        ({"data": {**DATA, "root": "/elsewhere"}}, None),
+        ({"data": {**DATA, "train_split": "small"}}, 'data.train_split="small"'),
+        ({"settings": {"model": {}, "schedule": {"epochs": 9}, "trainer": {}}}, "schedule.epochs=9"),
+        (
+            {"settings": {"model": {"min_size": [64]}, "schedule": {"epochs": 3}, "trainer": {}}},
+            "model.min_size=[64]",
+        ),
+        ({"world_size": 4}, "world_size=4"),
+        ({"code_hash": "0ther"}, "code=code 0ther"),
+        ({"code_hash": None}, "code=commit 0123456789"),
+    ],
+)
+def test_runs_that_are_not_comparable_share_no_table(tmp_path, change, told):
+    write_run(tmp_path / "teacher", role="teacher", found=0.8)
+    write_run(tmp_path / "none", found=0.4)
+    write_run(tmp_path / "l2", "l2")
+    write_run(tmp_path / "other", "lsh", **change)
+    made = report(tmp_path, resamples=100).parent
+    rows = rows_of(made / "summary.csv")
+    of_other = [row for row in rows if row["distill"] == "lsh"]
+    assert [row["line"] for row in rows if row["group"] == "1"] == ["Teacher", "Student (none)", "L2"]
+    assert [row["AP_difference"] for row in of_other] == [""]
+    text = (made / "report.md").read_text()
+    assert "No plain student with the same data, schedule and code version" in text
+    if told is not None:
+        assert told in text.split("## 2.")[1].split("> No plain")[0]
+
+
+def test_code_versions_share_a_table_if_asked_to_and_it_says_so(tmp_path):
+    write_run(tmp_path / "none", found=0.4)
+    write_run(tmp_path / "none_old", found=0.4, seed=1, code_hash=None)
+    write_run(tmp_path / "l2", "l2", code_hash="0ther")
+    made = report(tmp_path, strict_version=False, resamples=100).parent
+    plain, l2 = rows_of(made / "summary.csv")
+    assert (plain["seeds"], l2["seeds"]) == ("2", "1")
+    versions = "code 0ther, code c0de, commit 0123456789"
+    assert (
+        f"Runs of different code versions are in this table, as asked for: {versions}."
+        in (made / "report.md").read_text()
+    )
+
+
+def test_losses_with_other_settings_and_another_teacher_are_not_averaged(tmp_path):
+    write_run(tmp_path / "none", found=0.4)
+    write_run(tmp_path / "b4", "l2", distill={"name": "l2", "beta": 4})
+    write_run(tmp_path / "b7", "l2", distill={"name": "l2", "beta": 7})
+    checkpoint = "/x/runs/teacher2/checkpoints/last.ckpt"
+    write_run(tmp_path / "t2", "l2", teacher={"name": "vgg16", "checkpoint": checkpoint}, seed=1)
+    rows = rows_of(report(tmp_path, resamples=100).parent / "summary.csv")
+    assert [row["line"] for row in rows] == [
+        "Student (none)", "L2 (beta=4)", "L2 (beta=7)", "Student (none)", "L2",
+    ]  # fmt: skip
+
+
+def test_the_teacher_is_the_run_that_taught(tmp_path):
+    write_run(tmp_path / "runs" / "teacher", role="teacher", found=0.8)
+    write_run(tmp_path / "other" / "teacher", role="teacher", found=0.9)
+    write_run(tmp_path / "none", found=0.4)
+    write_run(tmp_path / "l2", "l2")
+    rows = rows_of(report(tmp_path, resamples=100).parent / "results.csv")
+    groups = {row["folder"].rpartition(tmp_path.name)[2]: row["group"] for row in rows}
+    assert groups == {"/runs/teacher": "1", "/none": "1", "/l2": "1", "/other/teacher": "2"}
+
+
+def test_evaluated_teacher_file_is_the_teacher_and_any_other_evaluation_is_set_apart(tmp_path):
+    checkpoint = "/elsewhere/published.ckpt"
+    write_run(tmp_path / "none", found=0.4)
+    write_run(tmp_path / "l2", "l2", teacher={"name": "vgg16", "checkpoint": "published.ckpt"})
+    for name, file in (("teacher", checkpoint), ("another", "another.ckpt")):
+        results = make_results(role="teacher", found=0.8, record=None)
+        kept = {key: results[key] for key in ("model", "metrics", "test_set", "code_hash")}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps({"checkpoint": file, **kept}))
+    made = report(tmp_path, resamples=100).parent
+    assert [row["line"] for row in rows_of(made / "summary.csv")] == ["Teacher", "Student (none)", "L2"]
+    assert (
+        "| evaluation | the figures of another.ckpt, not a training run |" in (made / "report.md").read_text()
+    )
+
+
+def test_results_of_older_versions_are_read_without_what_they_lack(tmp_path):
+    for name, loss in (("none", "none"), ("l2", "l2")):
+        folder = write_run(tmp_path / name, loss, with_record=False)
+        results = json.loads((folder / "results.json").read_text())
+        for key in ("status", "test_set", "cost", "code_hash", "settings"):
+            del results[key]
+        (folder / "results.json").write_text(json.dumps(results))
+    made = report(tmp_path).parent
+    _, l2 = rows_of(made / "summary.csv")
+    assert l2["AP_difference"] != ""
+    assert (l2["AP_difference_low"], l2["parameters"]) == ("", "")
+    assert (
+        "No confidence intervals: these runs did not keep an evaluation.npz."
+        in (made / "report.md").read_text()
+    )
+    (tmp_path / "l2" / "config.yaml").write_text("schedule:\n  epochs: 8\n")
+    assert len({row["group"] for row in rows_of(report(tmp_path).parent / "summary.csv")}) == 2
+
+
+def test_the_same_detections_differ_by_nothing_in_any_resample(tmp_path):
+    write_run(tmp_path / "none")
+    write_run(tmp_path / "l2", "l2")
+    row = rows_of(report(tmp_path, resamples=50).parent / "summary.csv")[1]
+    names = ("AP_difference", "AP_difference_low", "AP_difference_high", "AP50_difference_high")
+    assert [float(row[name]) for name in names] == [0, 0, 0, 0]
+
+
+def test_no_interval_between_different_or_damaged_records(tmp_path):
+    write_run(tmp_path / "none")
+    (write_run(tmp_path / "l2", "l2") / "evaluation.npz").write_bytes(b"PK broken")
+    made = report(tmp_path, resamples=50).parent
+    assert rows_of(made / "summary.csv")[1]["AP_difference_low"] == ""
+    assert (
+        "No confidence intervals where a run did not keep an evaluation.npz: L2."
+        in (made / "report.md").read_text()
+    )
+
+
+def test_published_figure_stands_beside_a_run_of_that_row(tmp_path):
+    voc = {
+        "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
+        "root": "/any/where",
+        "train_split": ["VOC2007/trainval", "VOC2012/trainval"],
+        "val_split": "VOC2007/test",
+        "test_split": "VOC2007/test",
+    }
+    names = {"model": "retinanet_vgg11fpn", "data": voc}
+    teacher = {"name": "retinanet_vgg16fpn", "checkpoint": "x.ckpt"}
+    write_run(tmp_path / "none", found=0.4, **names)
+    write_run(tmp_path / "lshl2", "lshl2", teacher=teacher, **names)
+    write_run(tmp_path / "lsh", "lsh", teacher=teacher, **names)
+    made = report(tmp_path, resamples=50).parent
+    rows = rows_of(made / "summary.csv")
+    assert [(row["distill"], row["published_AP50"]) for row in rows] == [
+        ("none", "73.2"), ("lsh", ""), ("lshl2", "75.2"),
+    ]  # fmt: skip
+    assert "AP50 published" in (made / "report.md").read_text()
+    assert rows[0]["data"] == "voc0712, tested on VOC2007/test"
+
+
+def test_patterns_lists_and_single_folders_are_searched_once(folder, tmp_path):
+    made = report([f"{folder}/sweep/0_*", f"{folder}/sweep/0_job/l2"], tmp_path / "here", resamples=50).parent
+    assert made == tmp_path / "here"
+    assert len(rows_of(made / "results.csv")) == 4
+
+
+def test_nothing_to_report_is_told(tmp_path):
+    with pytest.raises(LSHFMError, match="found nothing at .*/no"):
+        report(tmp_path / "no")
+    with pytest.raises(LSHFMError, match="expected folders with results.json of this project"):
+        report(tmp_path)
+    with pytest.raises(LSHFMError, match="found mAP"):
+        report(tmp_path, metrics=["mAP"])
+
+
+def test_only_failed_runs_make_a_report_too(tmp_path):
+    write_begun(tmp_path / "failed")
+    text = report(tmp_path).read_text()
+    assert "0 runs in 0 tables, 1 folder set apart." in text
+
+
+def test_pictures_that_were_left_are_shown_and_large_ones_not(tmp_path):
+    write_run(tmp_path / "none")
+    png = next((CONFIG_DIR.parent / "docs").glob("*.png")).read_bytes()
+    (tmp_path / "detections.png").write_bytes(png)
+    (tmp_path / "none" / "large.png").write_bytes(png + bytes(4_000_000))
+    text = report(tmp_path).read_text()
+    assert "detections.png</figcaption>" in text
+    assert "large.png" not in text
+
+
+def test_command_takes_what_the_function_does():
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("report", overrides=["runs=x"])
+    given = set(config) - {"debug"}
+    names = report.__code__.co_varnames[: report.__code__.co_argcount + report.__code__.co_kwonlyargcount]
+    assert given == set(names)
+    assert list(config.metrics) == list(report.__defaults__ and ("AP", "AP50", "voc07_mAP"))
+    assert {key: config[key] for key in report.__kwdefaults__ if key != "metrics"} == {
+        key: value for key, value in report.__kwdefaults__.items() if key != "metrics"
+    }
