@@ -22,6 +22,7 @@ GROUPS = {
 COMMANDS = {
     "train": [],
     "evaluate": ["checkpoint=x.ckpt", "output_dir=x"],
+    "check_data": ["data=voc_folder", "data.root=x"],
     "compare": [],
     "import_checkpoint": ["dst=x.ckpt"],
 }

@@ -204,7 +204,7 @@ class _StorageSizes(pickle._Unpickler):
 
 
 def _refuse_stretched_tensors(content: Any) -> None:
-    """A tensor may repeat its elements (stride 0): small in the file, and as large as its shape once it is copied."""
+    """A tensor may repeat its elements (stride 0): small in the file, huge once it is copied."""
     stretched = 0
     for tensor in _tensors(content):
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:

@@ -171,7 +171,9 @@ def coco_weights(name):
 def test_weights_of_torchvision_detect_as_in_torchvision(tmp_path, monkeypatch, architecture):
     name = f"{architecture}_resnet50fpn"
     weights = coco_weights(name)
-    monkeypatch.setattr("lshfm_pl.detectors.checkpoint.download_torch_file", lambda url, **kwargs: dict(weights))
+    monkeypatch.setattr(
+        "lshfm_pl.detectors.checkpoint.download_torch_file", lambda url, **kwargs: dict(weights)
+    )
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *args, **kwargs: weights)
     settings = {"min_size": 128, "max_size": 160}
     box = "box_" if architecture == "fasterrcnn" else ""
