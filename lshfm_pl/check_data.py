@@ -133,8 +133,9 @@ def _look_at_images(
             faults += found
             if digest is None:
                 continue
-            if (first := paths.setdefault(digest, path)) != path:
-                faults.append(Fault("image-repeated", path, f"has the pixels of {first}."))
+            if digest in paths:
+                faults.append(Fault("image-repeated", path, f"has the pixels of {paths[digest]}."))
+            paths.setdefault(digest, path)
     return paths, faults
 
 

@@ -86,16 +86,18 @@ def read_coco_json(path: str | Path, log: FaultLog | None = None) -> COCOFile:
     path = Path(path)
     log = log or FaultLog()
     content = _parse(path)
-    categories = _read_entries(content, "categories", path, log, _read_category)
+    # Without one of the categories the labels would be others: nothing of that is one image's fault, to be skipped.
+    strict = FaultLog()
+    categories = _read_entries(content, "categories", path, strict, _read_category)
     if not categories:
         raise FaultError(Fault("split-empty", path, "'categories' is empty: there are no classes."))
     names: dict[str, int] = {}
     category_names: dict[int, str] = {}
     for category_id, name in categories:
-        _refuse_repeated("id", category_id, category_names, "categories", path, log)
-        _refuse_repeated("name", name, names, "categories", path, log)
-        category_names.setdefault(category_id, name)
-        names.setdefault(name, category_id)
+        _refuse_repeated("id", category_id, category_names, "categories", path, strict)
+        _refuse_repeated("name", name, names, "categories", path, strict)
+        category_names[category_id] = name
+        names[name] = category_id
     image_of: dict[int, COCOImage] = {}
     for image in _read_entries(content, "images", path, log, _read_image):
         _refuse_repeated("id", image.id, image_of, "images", path, log)

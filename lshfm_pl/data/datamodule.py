@@ -126,8 +126,8 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                 faults = self._train_log if split == "train" else FaultLog()
                 self._sets[split] = self.read_set(split, faults)
                 self._warn_of_overlap(split)
-        if errors := self._train_log.errors:
-            log.warning("data.on_bad_sample=skip: %d faults in the training annotations", len(errors))
+                if faults.errors:
+                    log.warning("data.on_bad_sample=skip: %d errors in the training set", len(faults.errors))
 
     def _twin(self, split: str) -> DetectionDataset | None:
         """The other evaluation set, if it has been read from the same source."""
