@@ -64,9 +64,7 @@ def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> 
         _refuse_stretched_tensors(content)
         return content
     except _AbsurdSizeError as error:
-        raise UnsafeFileError(
-            f"{path}: {error}, which torch.save does not write. The file was not loaded."
-        ) from error
+        raise UnsafeFileError(f"{path}: {error}; no file of weights does that. It was not loaded.") from error
     except OSError as error:
         raise LSHFMError(f"{path}: cannot be read ({error}).") from error
     except Exception as error:  # a broken stream can lead the unpickler to any exception
