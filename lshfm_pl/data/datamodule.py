@@ -100,11 +100,11 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         self._train_log = FaultLog(on_bad_sample)
 
     @abstractmethod
-    def read_set(self, split: str, log: FaultLog) -> DetectionDataset:
+    def read_set(self, split: str, faults: FaultLog) -> DetectionDataset:
         """Read the set `train`, `val` or `test`; once it has returned, the class names are known.
 
         Raises:
-            LSHFMError: files are missing, or wrong and `log` does not say to skip that.
+            LSHFMError: files are missing, or wrong and `faults` does not say to skip that.
         """
 
     @abstractmethod
@@ -331,7 +331,7 @@ class VOCDataModule(DetectionDataModule):
         if self.download:
             download_voc(self.root, [split for splits in self.splits.values() for split in splits])
 
-    def read_set(self, split: str, log: FaultLog) -> VOCDetection:
+    def read_set(self, split: str, faults: FaultLog) -> VOCDetection:
         """See the base class."""
         is_training = split == "train"
         if self._class_names is None and not is_training:
@@ -344,7 +344,7 @@ class VOCDataModule(DetectionDataModule):
             transforms=self.train_transform if is_training else eval_transform(),
             keep_difficult=not is_training,
             seed=self.seed,
-            log=log,
+            log=faults,
         )
         if is_training and not len(dataset):
             raise self._nothing_to_learn("No image is left")
@@ -427,7 +427,7 @@ class COCODataModule(DetectionDataModule):
             )
         return self.root / Path(annotations).expanduser(), self.root / Path(images).expanduser()
 
-    def read_set(self, split: str, log: FaultLog) -> COCODetection:
+    def read_set(self, split: str, faults: FaultLog) -> COCODetection:
         """See the base class."""
         files = self.files[split]
         if files is None:
@@ -444,7 +444,7 @@ class COCODataModule(DetectionDataModule):
             training=is_training,
             transforms=self.train_transform if is_training else eval_transform(),
             seed=self.seed,
-            log=log,
+            log=faults,
         )
         self._first_read = self._first_read or (annotations, dataset.categories)
         _require_same_categories(self._first_read, (annotations, dataset.categories))
