@@ -145,7 +145,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             except FaultError as error:
                 if not self._replaces:
                     # A loader's worker hands over the name of the type and the text.
-                    raise LSHFMError(str(error)) from error
+                    raise LSHFMError(str(error)) from None
                 self.is_bad[candidate] = True
         raise LSHFMError(
             f"{_REPLACEMENTS} images in a row can't be read, {self.records[index].image_path} the first. "
