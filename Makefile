@@ -27,5 +27,5 @@ check: $(INSTALLED)
 
 # Leaves outputs/, pretrained/ and data/ alone: they are the user's.
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

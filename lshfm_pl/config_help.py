@@ -24,6 +24,8 @@ CLOSE = 0.6
 """Similarity, 0..1, from which a name is offered in place of a wrong one."""
 
 LAST_PART_LESS = 0.15
+"""How much less a match with the last part of a key counts than one with the whole."""
+
 NEARLY_AS_CLOSE = 0.1
 """How much less similar than the closest further names may be."""
 

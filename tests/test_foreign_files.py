@@ -54,7 +54,7 @@ def test_teacher_with_torchvision_weights(monkeypatch):
         )
         detector = build_detector(config.teacher.detector, num_classes=91, load_backbone=False)
     weights = {key: torch.zeros(()).expand(value.shape) for key, value in detector.state_dict().items()}
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **kwargs: weights)
+    monkeypatch.setattr("lshfm_pl.detectors.checkpoint.download_torch_file", lambda url, **kwargs: weights)
     config.teacher.weights = "COCO_V1"
     teacher = load_teacher(config, default_class_names(91))
     assert teacher.config["norm_eps"] == 0

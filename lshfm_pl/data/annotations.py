@@ -4,21 +4,25 @@ A folder holds `Annotations/<id>.xml`, `JPEGImages/<id>.jpg` and `ImageSets/Main
 """
 
 import math
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+from xml.parsers import expat
 
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
 
 __all__ = [
     "ARCHIVES",
+    "AnnotatedImage",
     "Annotation",
     "VOCSource",
     "list_names",
+    "object_line",
     "read_class_names",
-    "read_source",
+    "read_sources",
     "read_split",
     "resolve_source",
     "sorted_names",
@@ -36,6 +40,11 @@ ARCHIVES = {
 """The torchvision archive (year, image_set) that holds a split."""
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+_LARGEST_XML = 8 * 2**20
+"""Bytes. An object takes about 300."""
+_LARGEST_COORDINATE = 1e9
+"""Pixels: no image has more, and NaN and the infinities are outside of ± this too."""
+_XML_ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,10 @@ class VOCSource:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """The content of one XML file; class names are not yet labels."""
+    """The content of one XML file; class names are not yet labels.
+
+    `positions` are the objects' places among the file's, from 1: in an annotation without faults 1, 2, …
+    """
 
     path: Path
     filename: str
@@ -62,13 +74,30 @@ class Annotation:
     names: list[str]
     boxes: list[tuple[float, float, float, float]]
     difficult: list[bool]
+    positions: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedImage:
+    """One line of a split. Path or annotation are None where they could not be had and that was to be skipped.
+
+    `image_id` is unique over the folders that are read together: `<folder>/<id>`.
+    """
+
+    image_id: str
+    image_path: Path | None
+    annotation: Annotation | None
+
+
+class _DoctypeError(ValueError):
+    """A document type, without which there are no entities."""
 
 
 class _TreeBuilderWithoutDoctype(ET.TreeBuilder):
     """Refuses the declaration that every XML entity attack needs, in any encoding, before it is read."""
 
     def doctype(self, name: str, public_id: str | None, system_id: str | None) -> NoReturn:
-        raise ValueError(f"<!DOCTYPE {name} …> is refused")
+        raise _DoctypeError(f"<!DOCTYPE {name} …> is refused: annotations need no document type or entities")
 
 
 def resolve_source(root: str | Path, split: str) -> VOCSource:
@@ -94,67 +123,93 @@ def resolve_source(root: str | Path, split: str) -> VOCSource:
         )
     else:
         advice = "Set data.root to a folder with Annotations/, JPEGImages/ and ImageSets/Main/."
-    raise LSHFMError(
-        f"No data folder for the split '{split}': {' and '.join(map(str, candidates))} not found.\n{advice}"
-    )
+    also = f", nor {candidates[0]}" if folder else ""
+    text = f"not found{also}: the split '{split}' needs this folder.\n{advice}"
+    raise FaultError(Fault("file-missing", candidates[-1], text))
 
 
-def read_class_names(sources: Sequence[VOCSource]) -> tuple[str, ...]:
+def read_class_names(sources: Sequence[VOCSource], log: FaultLog | None = None) -> tuple[str, ...]:
     """The class names in the annotations of `sources`, sorted.
 
     Raises:
-        LSHFMError: an annotation or image is missing or wrong.
+        LSHFMError: an annotation or image is missing or wrong, unless `log` says to skip it.
     """
-    return sorted_names(annotation for source in sources for *_, annotation in read_source(source))
+    images = read_sources(sources, log or FaultLog())
+    return sorted_names(image.annotation for image in images if image.annotation is not None)
 
 
-def read_source(source: VOCSource) -> list[tuple[str, Path, Annotation]]:
-    """The (image id, image path, annotation) of every line of a split.
+def read_sources(sources: Sequence[VOCSource], log: FaultLog) -> list[AnnotatedImage]:
+    """Every image of the splits, in their order.
 
     Raises:
-        LSHFMError: the split, an annotation or an image is missing or wrong.
+        LSHFMError: a split, an annotation or an image is missing or wrong, unless `log` says to skip it.
     """
-    image_ids = read_split(source)
-    images_folder = source.folder / "JPEGImages"
-    image_names = list_names(images_folder)
-    annotation_names = list_names(source.folder / "Annotations")
-    items = []
-    for image_id in image_ids:
-        annotation_path = source.folder / "Annotations" / f"{image_id}.xml"
-        if annotation_path.name not in annotation_names:
-            raise LSHFMError(
-                f"No annotation {annotation_path} for '{image_id}', which {source.split_file} lists. "
-                "Add the file or remove the line."
-            )
-        annotation = _read_annotation(annotation_path)
-        image_name = _find_image(image_names, image_id, annotation.filename)
-        if image_name is None:
-            raise LSHFMError(
-                f"No image '{image_id}' (.jpg, .jpeg or .png) in {images_folder}, but {source.split_file} "
-                "lists it. Add the file or remove the line."
-            )
-        items.append((image_id, images_folder / image_name, annotation))
-    return items
+    prefixes = _folder_prefixes(sources)
+    images: dict[str, AnnotatedImage] = {}
+    for source in sources:
+        image_names = list_names(source.folder / "JPEGImages")
+        annotation_names = list_names(source.folder / "Annotations")
+        for name, line in read_split(source, log):
+            image_id = f"{prefixes[source.folder]}/{name}"
+            if image_id in images:
+                text = f"'{name}' is listed twice in the splits that make up one data set. Remove one."
+                log.add(Fault("id-repeated", source.split_file, text, line))
+                continue
+            annotation = None
+            annotation_path = source.folder / "Annotations" / f"{name}.xml"
+            if annotation_path.name in annotation_names:
+                annotation = _read_annotation(annotation_path, image_id, log)
+            else:
+                text = f"'{name}' has no annotation {annotation_path}. Add the file or remove the line."
+                log.add(Fault("file-missing", source.split_file, text, line, image_id))
+            image_name = _find_image(image_names, name, annotation.filename if annotation else "")
+            if image_name is None:
+                text = (
+                    f"'{name}' has no image (.jpg, .jpeg or .png) in {source.folder / 'JPEGImages'}. "
+                    "Add the file or remove the line."
+                )
+                log.add(Fault("image-missing", source.split_file, text, line, image_id))
+            image_path = None if image_name is None else source.folder / "JPEGImages" / image_name
+            images[image_id] = AnnotatedImage(image_id, image_path, annotation)
+    return list(images.values())
 
 
-def read_split(source: VOCSource) -> list[str]:
-    """The image ids that a split lists, in its order.
+def _folder_prefixes(sources: Sequence[VOCSource]) -> dict[Path, str]:
+    """What makes image ids unique across folders: the folder's name, or its path where two share a name."""
+    folders = {source.folder for source in sources}
+    names = [folder.resolve().name for folder in folders]
+    return {
+        folder: name if names.count(name) == 1 else folder.as_posix()
+        for folder, name in zip(folders, names, strict=True)
+    }
+
+
+def read_split(source: VOCSource, log: FaultLog | None = None) -> list[tuple[str, int]]:
+    """The image ids that a split lists, in its order, with their lines from 1.
 
     Raises:
-        LSHFMError: the split file is missing, empty or no text.
+        LSHFMError: the split file is missing, empty or no text, or an id leads out of the folder.
     """
+    log = log or FaultLog()
     path = source.split_file
     if not path.is_file():
         existing = sorted(file.stem for file in path.parent.glob("*.txt"))
         found = f"its folder has: {', '.join(existing)}" if existing else "its folder has no split at all"
-        raise LSHFMError(
-            f"No split file {path}; {found}.\n"
-            "Name one that exists with data.train_split, data.val_split or data.test_split."
-        )
-    lines = (line.split() for line in _read_text(path).splitlines())
-    image_ids = [tokens[0] for tokens in lines if tokens]
+        text = f"no such split file; {found}.\nName one that exists with data.train_split, data.val_split or "
+        raise FaultError(Fault("file-missing", path, f"{text}data.test_split."))
+    image_ids = []
+    for line, content in enumerate(_read_text(path).split("\n"), start=1):
+        # A second column says whether the image has a class.
+        name = next(iter(content.split()), None)
+        if name is None:
+            continue
+        if (reason := unsafe_path(name)) is not None:
+            text = f"the image id {name!r} {reason}, which is refused."
+            log.add(Fault("path-unsafe", path, text, line))
+        else:
+            image_ids.append((name, line))
     if not image_ids:
-        raise LSHFMError(f"The split file {path} is empty: expected one image id a line.")
+        raise FaultError(Fault("split-empty", path, "is empty: expected one image id a line."))
     return image_ids
 
 
@@ -162,7 +217,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise LSHFMError(f"Can't read {path} as UTF-8 text: {error}.") from error
+        raise FaultError(Fault("file-missing", path, f"can't be read as UTF-8 text: {error}.")) from error
 
 
 def list_names(folder: Path) -> set[str]:
@@ -174,10 +229,11 @@ def list_names(folder: Path) -> set[str]:
     try:
         return {entry.name for entry in folder.iterdir()}
     except OSError as error:
-        raise LSHFMError(
-            f"Can't list {folder}: {error.strerror}. "
+        text = (
+            f"can't be listed: {error.strerror}. "
             "A folder in VOC layout has Annotations/, JPEGImages/ and ImageSets/Main/."
-        ) from error
+        )
+        raise FaultError(Fault("file-missing", folder, text)) from error
 
 
 def _find_image(names: set[str], image_id: str, filename: str) -> str | None:
@@ -186,22 +242,24 @@ def _find_image(names: set[str], image_id: str, filename: str) -> str | None:
     return next((name for name in candidates if name in names and name.endswith(_IMAGE_SUFFIXES)), None)
 
 
-def _read_annotation(path: Path) -> Annotation:
+def _read_annotation(path: Path, image_id: str, log: FaultLog) -> Annotation | None:
+    """None where the file as a whole can't be read; an object that can't is left out, and said to `log`."""
     try:
-        root = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_TreeBuilderWithoutDoctype()))
-    except (ET.ParseError, ValueError, LookupError, OSError) as error:
-        raise LSHFMError(f"Can't read the annotation {path}: {error}. Expected a VOC XML file.") from error
-    if root.tag != "annotation":
-        raise LSHFMError(f"Expected <annotation> in {path}, found <{root.tag}>: not a VOC annotation.")
-    names, boxes, difficult = [], [], []
+        root = _parse(path, image_id, log)
+    except FaultError as error:
+        log.add(error.fault)
+        return None
+    objects = []
     for position, node in enumerate(root.findall("object"), start=1):
-        where = f"object {position} in {path}"
-        name = _text(node, "name")
-        if not name:
-            raise LSHFMError(f"No <name> in {where}. Give the object's class.")
-        names.append(name)
-        boxes.append(_read_box(node, f"{where} ({name})"))
-        difficult.append(_read_difficult(node, f"{where} ({name})"))
+        try:
+            objects.append((_read_name(node), _read_box(node), _read_difficult(node), position))
+        except _ObjectError as error:
+            text = f"{error.subject} of object {position} ({_text(node, 'name') or 'no name'}) {error}"
+            line = object_line(path, position, error.tag)
+            log.add(Fault(error.kind, path, text, line, image_id))
+    names, boxes, difficult, positions = (
+        map(list, zip(*objects, strict=True)) if objects else ([], [], [], [])
+    )
     return Annotation(
         path=path,
         filename=_text(root, "filename"),
@@ -210,7 +268,76 @@ def _read_annotation(path: Path) -> Annotation:
         names=names,
         boxes=boxes,
         difficult=difficult,
+        positions=positions,
     )
+
+
+def _parse(path: Path, image_id: str, log: FaultLog) -> ET.Element:
+    def fault(kind: str, text: str, line: int | None = None) -> FaultError:
+        return FaultError(Fault(kind, path, text, line, image_id))
+
+    try:
+        data = path.read_bytes()
+        if len(data) > _LARGEST_XML:
+            raise fault("annotation-huge", f"has {len(data):,} bytes, above the limit of {_LARGEST_XML:,}.")
+        root = ET.fromstring(data, ET.XMLParser(target=_TreeBuilderWithoutDoctype()))
+    except _DoctypeError as error:
+        raise fault("annotation-doctype", f"{error}.") from error
+    except (ET.ParseError, ValueError, LookupError, OSError) as error:
+        line = error.position[0] if isinstance(error, ET.ParseError) else None
+        raise fault("annotation-broken", f"can't be read: {error}. Expected a VOC XML file.", line) from error
+    if root.tag != "annotation":
+        raise fault("annotation-broken", f"expected <annotation>, found <{root.tag}>: not a VOC annotation.")
+    declared = _XML_ENCODING.match(data)
+    encoding = (
+        declared[1].decode() if declared else "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    )
+    if encoding.lower() not in ("utf-8", "ascii", "us-ascii"):
+        log.add(Fault("encoding", path, f"is in {encoding}, not UTF-8; it was read."))
+    return root
+
+
+class _ObjectError(Exception):
+    """What is wrong with an object; `tag` is the element to point at."""
+
+    def __init__(self, kind: str, tag: str, text: str, subject: str | None = None) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.tag = tag
+        self.subject = subject or f"<{tag}>"
+
+
+def object_line(path: Path, position: int, tag: str = "object") -> int | None:
+    """The line, from 1, of an object of an annotation, or of an element in it.
+
+    Looked for only when there is something to tell, so that reading doesn't take the time.
+
+    Args:
+        path: an XML file that has been read.
+        position: of the object, from 1.
+        tag: of the element; the object itself where it has none.
+    """
+    depth = count = 0
+    is_inside = False
+    found: dict[str, int] = {}
+    parser = expat.ParserCreate()
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth, count, is_inside
+        if depth == 1:
+            count += name == "object"
+            is_inside = name == "object" and count == position
+        if is_inside:
+            found.setdefault(name, parser.CurrentLineNumber)
+        depth += 1
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.Parse(path.read_bytes(), True)
+    return found.get(tag, found.get("object"))
 
 
 def _text(node: ET.Element, tag: str) -> str:
@@ -225,10 +352,17 @@ def _read_size(root: ET.Element, tag: str) -> int:
         return 0
 
 
-def _read_box(node: ET.Element, where: str) -> tuple[float, float, float, float]:
+def _read_name(node: ET.Element) -> str:
+    name = _text(node, "name")
+    if not name:
+        raise _ObjectError("annotation-incomplete", "name", "is missing. Give the object's class.")
+    return name
+
+
+def _read_box(node: ET.Element) -> tuple[float, float, float, float]:
     corners = node.find("bndbox")
     if corners is None:
-        raise LSHFMError(f"No <bndbox> for {where}. Expected xmin, ymin, xmax, ymax.")
+        raise _ObjectError("annotation-incomplete", "bndbox", "is missing: expected xmin, ymin, xmax, ymax.")
     values = []
     for tag in ("xmin", "ymin", "xmax", "ymax"):
         text = _text(corners, tag)
@@ -236,22 +370,26 @@ def _read_box(node: ET.Element, where: str) -> tuple[float, float, float, float]
             value = float(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
-            raise LSHFMError(f"<{tag}> of {where} is '{text}': expected a number of pixels.")
+        if not abs(value) < _LARGEST_COORDINATE:
+            raise _ObjectError("box-not-a-number", tag, f"is '{text}': expected a number of pixels.")
         values.append(value)
     xmin, ymin, xmax, ymax = values
     if xmax <= xmin - 1 or ymax <= ymin - 1:
-        raise LSHFMError(
-            f"The box of {where} has no area: xmin, ymin, xmax, ymax = "
-            f"{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}. Correct or remove it."
+        is_reversed = xmax < xmin - 1 or ymax < ymin - 1
+        raise _ObjectError(
+            "box-reversed" if is_reversed else "box-without-area",
+            "bndbox",
+            f"{'has its corners changed over' if is_reversed else 'has no area'}: xmin, ymin, xmax, ymax = "
+            f"{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}. Correct or remove it.",
+            subject="the box",
         )
     return xmin - 1, ymin - 1, xmax, ymax
 
 
-def _read_difficult(node: ET.Element, where: str) -> bool:
+def _read_difficult(node: ET.Element) -> bool:
     text = _text(node, "difficult")
     if text not in ("", "0", "1"):
-        raise LSHFMError(f"<difficult> of {where} is '{text}': expected 0 or 1.")
+        raise _ObjectError("annotation-incomplete", "difficult", f"is '{text}': expected 0 or 1.")
     return text == "1"
 
 

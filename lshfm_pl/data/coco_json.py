@@ -2,14 +2,14 @@
 
 import json
 import reprlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
 
 __all__ = ["COCOFile", "COCOImage", "find_images", "read_coco_json"]
 
@@ -74,44 +74,53 @@ class _Annotation:
     crowd: bool
 
 
-def read_coco_json(path: str | Path) -> COCOFile:
+def read_coco_json(path: str | Path, log: FaultLog | None = None) -> COCOFile:
     """Read the annotations of object detection; segmentations are dropped while parsing.
 
     Raises:
-        LSHFMError: the file is missing, no JSON, or has an entry that is not as the format says; the message
-            names the file and the entry.
+        LSHFMError: the file is missing, no JSON, or has an entry that is not as the format says and that `log`
+            does not say to skip; the message names the file and the entry.
 
     Source: https://cocodataset.org/#format-data.
     """
     path = Path(path)
+    log = log or FaultLog()
     content = _parse(path)
-    categories = _read_entries(content, "categories", path, _read_category)
+    # Without one of the categories the labels would be others: nothing of that is one image's fault, to be skipped.
+    strict = FaultLog()
+    categories = _read_entries(content, "categories", path, strict, _read_category)
     if not categories:
-        raise LSHFMError(f"'categories' of {path} is empty: there are no classes.")
-    _refuse_repeated("id", [category_id for category_id, _ in categories], "categories", path)
-    _refuse_repeated("name", [name for _, name in categories], "categories", path)
-    images = sorted(_read_entries(content, "images", path, _read_image), key=lambda image: image.id)
-    if not images:
-        raise LSHFMError(f"'images' of {path} is empty.")
-    _refuse_repeated("id", [image.id for image in images], "images", path)
-
-    category_names = dict(sorted(categories))
+        raise FaultError(Fault("split-empty", path, "'categories' is empty: there are no classes."))
+    names: dict[str, int] = {}
+    category_names: dict[int, str] = {}
+    for category_id, name in categories:
+        _refuse_repeated("id", category_id, category_names, "categories", path, strict)
+        _refuse_repeated("name", name, names, "categories", path, strict)
+        category_names[category_id] = name
+        names[name] = category_id
+    image_of: dict[int, COCOImage] = {}
+    for image in _read_entries(content, "images", path, log, _read_image):
+        _refuse_repeated("id", image.id, image_of, "images", path, log)
+        image_of.setdefault(image.id, image)
+    if not image_of:
+        raise FaultError(Fault("split-empty", path, "'images' is empty."))
+    images = [image_of[image_id] for image_id in sorted(image_of)]
     index_of = {image.id: index for index, image in enumerate(images)}
 
     def read(entry: dict[str, Any]) -> _Annotation:
         annotation = _read_annotation(entry)
         if annotation.image_id not in index_of:
-            raise ValueError(f"image_id {annotation.image_id} is not the id of any entry of 'images'")
+            text = f"image_id {annotation.image_id} is not the id of any entry of 'images'"
+            raise _EntryError(text, "image-unknown")
         if annotation.category_id not in category_names:
-            raise ValueError(
-                f"category_id {annotation.category_id} is not the id of any entry of 'categories'"
-            )
+            text = f"category_id {annotation.category_id} is not the id of any entry of 'categories'"
+            raise _EntryError(text, "category-unknown")
         return annotation
 
-    annotations = _read_entries(content, "annotations", path, read)
+    annotations = _read_entries(content, "annotations", path, log, read)
     return COCOFile(
         path=path,
-        categories=category_names,
+        categories=dict(sorted(category_names.items())),
         images=images,
         image_index=np.array([index_of[entry.image_id] for entry in annotations], dtype=np.int64),
         category_ids=np.array([entry.category_id for entry in annotations], dtype=np.int64),
@@ -121,36 +130,45 @@ def read_coco_json(path: str | Path) -> COCOFile:
     )
 
 
-def find_images(folder: Path, images: Sequence[COCOImage], annotation_file: Path) -> list[Path]:
+def find_images(
+    folder: Path, images: Sequence[COCOImage], annotation_file: Path, log: FaultLog | None = None
+) -> list[Path | None]:
     """The path of every image, all of them looked for; each folder is listed once.
 
     Raises:
-        LSHFMError: the folder or an image is missing.
+        LSHFMError: the folder is missing, or an image is and `log` does not say to skip it; its path is None then.
     """
+    log = log or FaultLog()
     if not folder.is_dir():
-        raise LSHFMError(f"No image folder {folder}.\n{_advice(folder)}")
+        raise FaultError(Fault("file-missing", folder, f"no such folder of images.\n{_advice(folder)}"))
     names_in: dict[Path, set[str]] = {}
-    paths = [folder / image.file_name for image in images]
-    for path in paths:
+    paths: list[Path | None] = []
+    for image in images:
+        path = folder / image.file_name
         if path.parent not in names_in:
             parent = path.parent
             names_in[parent] = {entry.name for entry in parent.iterdir()} if parent.is_dir() else set()
-        if path.name not in names_in[path.parent]:
-            raise LSHFMError(
-                f"No image {path}, but {annotation_file} lists it. Add the file or remove the entry."
-            )
+        if path.name in names_in[path.parent]:
+            paths.append(path)
+        else:
+            text = f"no such image, but {annotation_file} lists it. Add the file or remove the entry."
+            log.add(Fault("image-missing", path, text, image_id=str(image.id)))
+            paths.append(None)
     return paths
 
 
 def _parse(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise LSHFMError(f"No annotation file {path}.\n{_advice(path)}")
+        raise FaultError(Fault("file-missing", path, f"no such annotation file.\n{_advice(path)}"))
     try:
         content = json.loads(path.read_bytes(), object_pairs_hook=_without_unread)
     except (ValueError, RecursionError, OSError) as error:
-        raise LSHFMError(f"Can't read {path}: {error}. Expected a JSON file in COCO's format.") from error
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else None
+        text = f"can't be read: {error}. Expected a JSON file in COCO's format."
+        raise FaultError(Fault("annotation-broken", path, text, line)) from error
     if not isinstance(content, dict):
-        raise LSHFMError(f"{path} holds a {type(content).__name__}: expected an object in COCO's format.")
+        text = f"holds a {type(content).__name__}: expected an object in COCO's format."
+        raise FaultError(Fault("annotation-broken", path, text))
     return content
 
 
@@ -168,33 +186,40 @@ def _advice(path: Path) -> str:
     )
 
 
+class _EntryError(ValueError):
+    """What is wrong with an entry."""
+
+    def __init__(self, text: str, kind: str = "annotation-incomplete") -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
 def _read_entries(
-    content: dict[str, Any], key: str, path: Path, read: Callable[[dict[str, Any]], T]
+    content: dict[str, Any], key: str, path: Path, log: FaultLog, read: Callable[[dict[str, Any]], T]
 ) -> list[T]:
     entries = content.get(key)
     if not isinstance(entries, list):
         found = ", ".join(content) or "none of these"
-        raise LSHFMError(
-            f"{path} has no list '{key}': expected images, annotations and categories, found {found}."
-        )
+        text = f"has no list '{key}': expected images, annotations and categories, found {found}."
+        raise FaultError(Fault("annotation-broken", path, text))
     values = []
     for position, entry in enumerate(entries, start=1):
         try:
             if not isinstance(entry, dict):
-                raise ValueError(f"is {reprlib.repr(entry)}, expected an object")
+                raise _EntryError(f"is {reprlib.repr(entry)}, expected an object")
             values.append(read(entry))
-        except ValueError as error:
-            known_id = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
-            raise LSHFMError(f"Entry {position}{known_id} of '{key}' in {path}: {error}.") from error
+        except _EntryError as error:
+            fields = entry if isinstance(entry, dict) else {}
+            known_id = f" (id {reprlib.repr(fields['id'])})" if "id" in fields else ""
+            image_id = fields.get({"images": "id", "annotations": "image_id"}.get(key, ""))
+            text = f"entry {position}{known_id} of '{key}': {error}."
+            log.add(Fault(error.kind, path, text, image_id=str(image_id) if type(image_id) is int else ""))
     return values
 
 
-def _refuse_repeated(what: str, values: Sequence[Hashable], key: str, path: Path) -> None:
-    seen: set[Hashable] = set()
-    for value in values:
-        if value in seen:
-            raise LSHFMError(f"'{key}' of {path} has the {what} {value!r} more than once.")
-        seen.add(value)
+def _refuse_repeated(what: str, value: T, seen: Mapping[T, Any], key: str, path: Path, log: FaultLog) -> None:
+    if value in seen:
+        log.add(Fault("id-repeated", path, f"'{key}' has the {what} {value!r} more than once."))
 
 
 def _read_category(entry: dict[str, Any]) -> tuple[int, str]:
@@ -205,8 +230,11 @@ def _read_image(entry: dict[str, Any]) -> COCOImage:
     width, height = (
         0 if entry.get(key) is None else _whole_number(entry, key) for key in ("width", "height")
     )
+    file_name = _text(entry, "file_name")
+    if (reason := unsafe_path(file_name)) is not None:
+        raise _EntryError(f"file_name {reprlib.repr(file_name)} {reason}, which is refused", "path-unsafe")
     # A size that can't be is no size: it is read from the image then.
-    return COCOImage(_whole_number(entry, "id"), _text(entry, "file_name"), max(width, 0), max(height, 0))
+    return COCOImage(_whole_number(entry, "id"), file_name, max(width, 0), max(height, 0))
 
 
 def _read_annotation(entry: dict[str, Any]) -> _Annotation:
@@ -214,16 +242,17 @@ def _read_annotation(entry: dict[str, Any]) -> _Annotation:
         _missing("bbox")
     box = entry["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(f"bbox is {reprlib.repr(box)}, expected four finite numbers: x, y, width, height")
+        text = f"bbox is {reprlib.repr(box)}, expected four finite numbers: x, y, width, height"
+        raise _EntryError(text, "box-not-a-number")
     x, y, width, height = box
     area = entry.get("area")
     if area is None:
         area = max(width, 0) * max(height, 0)
     elif not _is_number(area) or area < 0:
-        raise ValueError(f"area is {reprlib.repr(area)}, expected a number of square pixels")
+        raise _EntryError(f"area is {reprlib.repr(area)}, expected a number of square pixels")
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
-        raise ValueError(f"iscrowd is {reprlib.repr(crowd)}, expected 0 or 1")
+        raise _EntryError(f"iscrowd is {reprlib.repr(crowd)}, expected 0 or 1")
     return _Annotation(
         image_id=_whole_number(entry, "image_id"),
         category_id=_whole_number(entry, "category_id"),
@@ -242,7 +271,7 @@ def _whole_number(entry: dict[str, Any], key: str) -> int:
         _missing(key)
     value = entry[key]
     if not isinstance(value, int) or abs(value) >= 2**63:
-        raise ValueError(f"{key} is {reprlib.repr(value)}, expected a whole number")
+        raise _EntryError(f"{key} is {reprlib.repr(value)}, expected a whole number")
     return value
 
 
@@ -251,9 +280,9 @@ def _text(entry: dict[str, Any], key: str) -> str:
         _missing(key)
     value = entry[key]
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{key} is {reprlib.repr(value)}, expected text")
+        raise _EntryError(f"{key} is {reprlib.repr(value)}, expected text")
     return value
 
 
 def _missing(key: str) -> NoReturn:
-    raise ValueError(f"has no '{key}'")
+    raise _EntryError(f"has no '{key}'")

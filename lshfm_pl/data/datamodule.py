@@ -1,5 +1,6 @@
 """From configuration to batches."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_sourc
 from lshfm_pl.data.coco import CategoryIds, COCODetection
 from lshfm_pl.data.dataset import DetectionDataset, Target
 from lshfm_pl.data.download import download_voc
+from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
 from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
 from lshfm_pl.data.transforms import eval_transform, train_transform
@@ -28,6 +30,8 @@ __all__ = [
     "build_datamodule",
     "collate",
 ]
+
+log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test")
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: _SPLITS}
@@ -55,6 +59,10 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         aspect_ratio_groups: see `AspectRatioBatchSampler`; 0 does not group.
         flip_probability: of the horizontal flip in training.
         seed: of the order and of the random transforms.
+        on_bad_sample: what becomes of a training image that can't be read, or whose annotation can't: `error` stops
+            and names it; `skip` leaves it out where that is known before training, else takes another image in its
+            place, and lists all of them at the end. Evaluation always stops: figures without an image are another
+            set's.
 
     Raises:
         LSHFMError: a value is out of range.
@@ -70,8 +78,13 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         aspect_ratio_groups: int = 3,
         flip_probability: float = 0.5,
         seed: int = 0,
+        on_bad_sample: OnBadSample = "error",
     ) -> None:
         super().__init__()
+        if on_bad_sample not in ON_BAD_SAMPLE:
+            raise LSHFMError(
+                f"data.on_bad_sample: expected {' or '.join(ON_BAD_SAMPLE)}, found {on_bad_sample!r}."
+            )
         _require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         _require_at_least(0, num_workers=num_workers, aspect_ratio_groups=aspect_ratio_groups, seed=seed)
         self.root = Path(root).expanduser()
@@ -81,12 +94,18 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         self.aspect_ratio_groups = aspect_ratio_groups
         self.train_transform = train_transform(flip_probability)
         self.seed = seed
+        self.on_bad_sample: OnBadSample = on_bad_sample
         self._class_names: tuple[str, ...] | None = None
         self._sets: dict[str, DetectionDataset] = {}
+        self._train_log = FaultLog(on_bad_sample)
 
     @abstractmethod
-    def _make_set(self, split: str) -> DetectionDataset:
-        """Read the set `train`, `val` or `test`; once it has returned, `_class_names` are known."""
+    def read_set(self, split: str, faults: FaultLog) -> DetectionDataset:
+        """Read the set `train`, `val` or `test`; once it has returned, the class names are known.
+
+        Raises:
+            LSHFMError: files are missing, or wrong and `faults` does not say to skip that.
+        """
 
     @abstractmethod
     def _source(self, split: str) -> tuple[str, object]:
@@ -104,8 +123,11 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             if (twin := self._twin(split)) is not None:
                 self._sets[split] = twin
             else:
-                self._sets[split] = self._make_set(split)
+                faults = self._train_log if split == "train" else FaultLog()
+                self._sets[split] = self.read_set(split, faults)
                 self._warn_of_overlap(split)
+                if faults.errors:
+                    log.warning("data.on_bad_sample=skip: %d errors in the training set", len(faults.errors))
 
     def _twin(self, split: str) -> DetectionDataset | None:
         """The other evaluation set, if it has been read from the same source."""
@@ -113,6 +135,42 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         if twin is None or self._source(twin)[1] != self._source(split)[1]:
             return None
         return self._sets.get(twin)
+
+    def splits_to_read(self) -> dict[str, str]:
+        """The splits that are configured, each once: its name and what the config calls its source."""
+        sources = {split: self._source(split) for split in _SPLITS}
+        if sources["test"][1] == sources["val"][1]:
+            del sources["test"]
+        return {split: key for split, (key, source) in sources.items() if source is not None}
+
+    def teardown(self, stage: str) -> None:
+        """After training, list the images that were skipped, by all processes together."""
+        if stage == "fit" and self.on_bad_sample == "skip":
+            trainer = self.trainer
+            if trainer is not None and trainer.world_size > 1:
+                counts = self.train_set.is_bad.int().to(trainer.strategy.root_device)
+                self.train_set.is_bad |= trainer.strategy.reduce(counts, reduce_op="max").bool().cpu()
+            self._list_skipped()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """List what was skipped so far, of this process alone: the others may be gone."""
+        if self.on_bad_sample == "skip" and "train" in self._sets:
+            self._list_skipped()
+
+    def skipped(self) -> list[Fault]:
+        """The errors for which training images were left out or replaced so far, each image's first.
+
+        After `trainer.fit` those of all processes; after a resume those since then, which a whole epoch repeats.
+        """
+        by_image = {fault.image_id or str(fault): fault for fault in reversed(self._train_log.errors)}
+        images = list(by_image.values())[::-1]
+        return images + (self.train_set.skipped() if "train" in self._sets else [])
+
+    def _list_skipped(self) -> None:
+        faults = self.skipped()
+        if faults and self._rank == 0:
+            lines = "".join(f"\n  {fault}" for fault in faults)
+            log.warning("data.on_bad_sample=skip: %d training images were skipped:%s", len(faults), lines)
 
     def _warn_of_overlap(self, split: str) -> None:
         if split == "train" or "train" not in self._sets:
@@ -273,17 +331,23 @@ class VOCDataModule(DetectionDataModule):
         if self.download:
             download_voc(self.root, [split for splits in self.splits.values() for split in splits])
 
-    def _make_set(self, split: str) -> VOCDetection:
+    def read_set(self, split: str, faults: FaultLog) -> VOCDetection:
+        """See the base class."""
         is_training = split == "train"
         if self._class_names is None and not is_training:
-            self._class_names = self._some_names(read_class_names(self._sources("train")))
+            # As in training, so that labels are the same there and in a command that needs no training set.
+            names = read_class_names(self._sources("train"), FaultLog(self.on_bad_sample))
+            self._class_names = self._some_names(names)
         dataset = VOCDetection(
             self._sources(split),
             self._class_names,
             transforms=self.train_transform if is_training else eval_transform(),
             keep_difficult=not is_training,
             seed=self.seed,
+            log=faults,
         )
+        if is_training and not len(dataset):
+            raise self._nothing_to_learn("No image is left")
         self._class_names = self._some_names(dataset.class_names)
         return dataset
 
@@ -298,12 +362,14 @@ class VOCDataModule(DetectionDataModule):
 
     def _some_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names:
-            where = ", ".join(str(source.split_file) for source in self._sources("train"))
-            raise LSHFMError(
-                f"No object is annotated in {where}, so there are no classes to learn. "
-                "Annotate some, or set data.class_names."
-            )
+            raise self._nothing_to_learn("No object is annotated, so there are no classes to learn")
         return names
+
+    def _nothing_to_learn(self, reason: str) -> FaultError:
+        first, *others = (source.split_file for source in self._sources("train"))
+        also = f" (and {', '.join(map(str, others))})" if others else ""
+        text = f"{reason}{also}. Annotate some, or set data.class_names."
+        return FaultError(Fault("split-empty", first, text))
 
 
 class COCODataModule(DetectionDataModule):
@@ -361,7 +427,8 @@ class COCODataModule(DetectionDataModule):
             )
         return self.root / Path(annotations).expanduser(), self.root / Path(images).expanduser()
 
-    def _make_set(self, split: str) -> COCODetection:
+    def read_set(self, split: str, faults: FaultLog) -> COCODetection:
+        """See the base class."""
         files = self.files[split]
         if files is None:
             raise LSHFMError(
@@ -377,6 +444,7 @@ class COCODataModule(DetectionDataModule):
             training=is_training,
             transforms=self.train_transform if is_training else eval_transform(),
             seed=self.seed,
+            log=faults,
         )
         self._first_read = self._first_read or (annotations, dataset.categories)
         _require_same_categories(self._first_read, (annotations, dataset.categories))
@@ -437,12 +505,15 @@ class ShapesDataModule(VOCDataModule):
 def build_datamodule(config: Mapping[str, Any]) -> DetectionDataModule:
     """The data module of a `data` config that a checkpoint or `results.json` holds, interpolations resolved.
 
-    Only the classes of this module can be named by `_target_`, so that such a file can't run other code.
+    Only the classes of this module can be named by `_target_`, so that such a file can't run other code; nor is
+    anything downloaded at its word.
 
     Raises:
         LSHFMError: another class, or a key that it does not know.
     """
     arguments = {key: value for key, value in config.items() if key != "_target_"}
+    if "download" in arguments:
+        arguments["download"] = False
     known: dict[str, type[DetectionDataModule]] = {
         f"{kind.__module__}.{kind.__qualname__}": kind
         for kind in (VOCDataModule, COCODataModule, ShapesDataModule)
@@ -461,10 +532,11 @@ def _require_same_categories(first: tuple[Path, dict[int, str]], second: tuple[P
     differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if differing:
         key = differing[0]
-        raise LSHFMError(
-            f"The categories of {second[0]} are not those of {first[0]}: {len(differing)} differ.\n"
+        text = (
+            f"the categories are not those of {first[0]}: {len(differing)} differ.\n"
             f"The id {key} is '{found.get(key)}' and should be '{expected.get(key)}'."
         )
+        raise FaultError(Fault("category-unknown", second[0], text))
 
 
 def _require_at_least(lowest: int, **values: Any) -> None:

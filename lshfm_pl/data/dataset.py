@@ -1,7 +1,8 @@
 """What the object detection data sets of all formats share: records in memory, items on access."""
 
 import copy
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,13 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.data.sampler import Draw, mix_seed
+from lshfm_pl.errors import LSHFMError
 
-__all__ = ["DetectionDataset", "DetectionRecord", "Target", "Transform"]
+__all__ = ["DetectionDataset", "DetectionRecord", "Target", "Transform", "read_record"]
 
 Target = dict[str, Tensor]
 Transform = Callable[[tv_tensors.Image, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
+
+_REPLACEMENTS = 100
+"""How many bad images in a row end a run that skips them."""
 
 _OBJECT_FIELDS = ("boxes", "labels", "difficult", "crowd", "area")
 
@@ -29,7 +35,8 @@ class DetectionRecord:
 
     `boxes` float32 [N, 4] are (x1, y1, x2, y2) in pixels, 0-based and continuous; `labels` int64 [N] are
     1..C; `difficult` bool [N]; `crowd` bool [N] and `area` float32 [N] in square pixels are None where the
-    format has none. `width` and `height` are in pixels, as the annotation states them.
+    format has none. `width` and `height` are in pixels, as the annotation states them. `annotation_path` is the
+    file that annotates this image alone, in the order of `boxes`; None where there is no such file.
     """
 
     # Arrays, not tensors: a spawned loader worker would open one shared-memory file per tensor.
@@ -42,6 +49,25 @@ class DetectionRecord:
     difficult: np.ndarray
     crowd: np.ndarray | None = None
     area: np.ndarray | None = None
+    annotation_path: Path | None = None
+
+
+def read_record(record: DetectionRecord) -> Tensor:
+    """The image of a record: uint8 [3, H, W] RGB.
+
+    Raises:
+        FaultError: it can't be read, or has another size than the record.
+    """
+    image = decode_image(record.image_path)
+    height, width = image.shape[-2:]
+    if (width, height) != (record.width, record.height):
+        swapped = (height, width) == (record.width, record.height)
+        text = (
+            f"has {width} x {height} pixels, its annotation says {record.width} x {record.height}: "
+            f"the boxes are of another picture{', perhaps rotated' if swapped else ''}. Correct one of them."
+        )
+        raise FaultError(Fault("size-mismatch", record.image_path, text))
+    return image
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
@@ -55,12 +81,20 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     The key of an item is an int, or a `Draw(index, epoch)`: random transforms depend on (seed, epoch, index)
     and on nothing else, so neither on the loader's workers nor on the order of access.
 
+    With a log that skips, an image that can't be read on access is replaced by another one of the set, drawn from
+    (seed, epoch, index): batches keep their number and size on every process.
+
     Args:
         records: the images with their objects.
         class_names: names of the labels 1..C.
         transforms: called with `(tv_tensors.Image, target)` whose boxes are `tv_tensors.BoundingBoxes`.
         keep_difficult: False drops objects marked difficult from the targets (training).
         seed: the seed of the random transforms, at least 0.
+        log: says whether a bad image raises (the default) or is replaced.
+
+    Attributes:
+        left_out: paths of images that are there, but not in `records` because of an error.
+        is_bad: bool [N], the images that were replaced so far, in this process and the workers of its loaders.
     """
 
     def __init__(
@@ -71,20 +105,25 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         transforms: Transform | None = None,
         keep_difficult: bool = True,
         seed: int = 0,
+        log: FaultLog | None = None,
     ) -> None:
         self.records = records
         self.class_names = tuple(class_names)
         self.transforms = transforms
         self.keep_difficult = keep_difficult
         self.seed = seed
+        self.left_out: list[Path] = []
+        self._replaces = log is not None and log.on_error == "skip"
+        self.is_bad = torch.zeros(len(records), dtype=torch.bool)
+        if self._replaces:
+            self.is_bad.share_memory_()  # the loader's workers write there
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, key: int | Draw) -> tuple[Tensor, Target]:
         index, epoch = key if isinstance(key, Draw) else (key, 0)
-        index = range(len(self))[index]
-        image = decode_image(self.records[index].image_path)
+        index, image = self._read(range(len(self))[index], epoch)
         target = self.target(index)
         if self.transforms is None:
             return image, target
@@ -97,6 +136,40 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             image, target = self.transforms(tv_tensors.Image(image), target)
         plain = {name: value.as_subclass(Tensor) for name, value in target.items()}
         return image.as_subclass(Tensor), plain
+
+    def _read(self, index: int, epoch: int) -> tuple[int, Tensor]:
+        """An image and its index; where it is bad and to be skipped those of another one."""
+        for candidate in self._candidates(index, epoch):
+            try:
+                return candidate, read_record(self.records[candidate])
+            except FaultError as error:
+                if not self._replaces:
+                    # A loader's worker hands over the name of the type and the text.
+                    raise LSHFMError(str(error)) from None
+                self.is_bad[candidate] = True
+        raise LSHFMError(
+            f"{_REPLACEMENTS} images in a row can't be read, {self.records[index].image_path} the first. "
+            "See what is wrong with them by python -m lshfm_pl.check_data."
+        )
+
+    def _candidates(self, index: int, epoch: int) -> Iterator[int]:
+        yield index
+        random = np.random.Generator(np.random.PCG64([self.seed, epoch, index]))
+        for _ in range(_REPLACEMENTS - 1):
+            yield int(random.integers(len(self)))
+
+    def skipped(self) -> list[Fault]:
+        """What is wrong with the images of `is_bad`, found anew."""
+        faults = []
+        for index in self.is_bad.nonzero().flatten().tolist():
+            record = self.records[index]
+            try:
+                read_record(record)
+                fault = Fault("image-broken", record.image_path, "could not be read for a while.")
+            except FaultError as error:
+                fault = error.fault
+            faults.append(dataclasses.replace(fault, image_id=record.image_id))
+        return faults
 
     def target(self, index: int) -> Target:
         """The target of an item before transforms, without reading its image; the tensors are copies."""

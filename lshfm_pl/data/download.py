@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torchvision
+from torchvision.datasets import utils, voc
 
 from lshfm_pl.data.annotations import ARCHIVES, list_names, read_split, resolve_source
 from lshfm_pl.errors import LSHFMError
@@ -16,7 +16,8 @@ __all__ = ["download_voc"]
 def download_voc(root: str | Path, splits: Sequence[str]) -> None:
     """Fetch the PASCAL VOC archives that hold `splits` (`VOC2007/trainval`, …) into `root/VOCdevkit`.
 
-    The addresses and checksums are torchvision's. A split whose files are all there is not fetched again.
+    The addresses and checksums (MD5) are torchvision's; an archive that does not match is not unpacked, and nothing
+    of it may land outside of `root`. A split whose files are all there is not fetched again.
 
     Raises:
         LSHFMError: a split is not one of VOC2007 or VOC2012, or the download failed.
@@ -32,11 +33,12 @@ def download_voc(root: str | Path, splits: Sequence[str]) -> None:
     for year, image_set in sorted({ARCHIVES[split] for split in splits}):
         if _is_complete(root, f"VOC{year}/{image_set}"):
             continue
+        archive = voc.DATASET_YEAR_DICT["2007-test" if image_set == "test" else year]
         try:
-            torchvision.datasets.VOCDetection(str(parent), year=year, image_set=image_set, download=True)
+            utils.download_url(archive["url"], parent, archive["filename"], archive["md5"])
+            with tarfile.open(parent / archive["filename"]) as content:
+                content.extractall(parent, filter="data")
         except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
-            key = "2007-test" if image_set == "test" else year
-            archive = torchvision.datasets.voc.DATASET_YEAR_DICT[key]
             raise LSHFMError(
                 f"Downloading VOC{year} {image_set} failed (network or mirror): {error}.\n"
                 f"Fetch {archive['url']} (md5 {archive['md5']}) by hand and unpack it in {parent}, "
@@ -52,4 +54,4 @@ def _is_complete(root: Path, split: str) -> bool:
         annotations = list_names(source.folder / "Annotations")
     except LSHFMError:
         return False
-    return all(f"{name}.jpg" in images and f"{name}.xml" in annotations for name in image_ids)
+    return all(f"{name}.jpg" in images and f"{name}.xml" in annotations for name, _ in image_ids)

@@ -1,46 +1,165 @@
 """Reading of image files."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.data.faults import Fault, FaultError
 
-__all__ = ["decode_image", "image_size"]
+__all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "image_size", "inspect_image"]
+
+MAX_PIXELS = 89_478_485
+"""Where Pillow begins to warn of decompression bombs: 256 MiB as RGB. Larger images are refused by their header."""
+
+FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "WEBP": (".webp",)}
+"""What is read, by content, with the usual suffixes. Pillow's other decoders, some of which start programs, are not
+reached."""
 
 _DECODING_ERRORS = (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What torchvision and Pillow raise for files that are broken, too large or no images."""
+"""What torchvision and Pillow raise for files that are broken or too large."""
+
+_JPEG_START = b"\xff\xd8"
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers that begin a frame, whose header has the size (ITU-T T.81, table B.1)."""
+_PNG_BIT_DEPTH = 24
+"""The offset of the byte in a PNG file."""
 
 
 def decode_image(path: Path) -> Tensor:
-    """Read an image file as uint8 [3, H, W] RGB.
+    """Read an image file as uint8 [3, H, W] RGB, without the rotation that EXIF may ask for.
 
     Raises:
-        LSHFMError: the file can't be read or is no image.
+        FaultError: the file is missing, broken, too large or of another format.
     """
+    data = _read(path)
     try:
-        data = path.read_bytes()
-        if data.startswith(b"\xff\xd8"):
+        if data.startswith(_JPEG_START):
+            _refuse_huge(path, *_jpeg_size(data))
             return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-        with Image.open(io.BytesIO(data)) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+        with _open(path, io.BytesIO(data)) as image:
+            return torch.from_numpy(_rgb(image)).permute(2, 0, 1).contiguous()
     except _DECODING_ERRORS as error:
-        raise LSHFMError(f"Can't read the image {path}: {error}. Replace the file.") from error
+        raise FaultError(_broken(path, data, error)) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels from the file's header.
 
     Raises:
-        LSHFMError: the file can't be read or is no image.
+        FaultError: the file is missing, broken, too large or of another format.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path, path) as image:
             return image.size
     except _DECODING_ERRORS as error:
-        raise LSHFMError(f"Can't read the size of the image {path}: {error}. Replace the file.") from error
+        raise FaultError(_broken(path, _read(path), error)) from error
+
+
+def inspect_image(path: Path) -> list[Fault]:
+    """What is unusual about an image that `decode_image` reads: warnings.
+
+    Raises:
+        FaultError: as `image_size`.
+    """
+    data = _read(path)
+    try:
+        with _open(path, io.BytesIO(data)) as image:
+            return [Fault(kind, path, text) for kind, text in _unusual(image, path.suffix, data)]
+    except _DECODING_ERRORS as error:
+        raise FaultError(_broken(path, data, error)) from error
+
+
+def _unusual(image: Image.Image, suffix: str, data: bytes) -> Iterator[tuple[str, str]]:
+    """The kind of each warning and its text."""
+    if image.mode == "CMYK":
+        yield "image-cmyk", "is CMYK; it becomes RGB."
+    if image.mode in ("1", "L", "LA") or image.mode.startswith("I"):
+        yield "image-greyscale", "is greyscale; it becomes RGB."
+    if image.format == "PNG" and data[_PNG_BIT_DEPTH] == 16:
+        yield "image-16-bit", "has 16 bits a channel, of which the upper 8 are used."
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation != 1:
+        yield (
+            "image-exif-rotated",
+            f"EXIF orientation {orientation} is not followed: the boxes must be of the stored pixels.",
+        )
+    suffixes = FORMATS[str(image.format)]
+    if suffix.lower() not in suffixes:
+        yield "image-suffix", f"holds {image.format}, whose suffix is {suffixes[0]}."
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FaultError(Fault("image-missing", path, f"can't be read: {error.strerror}.")) from error
+    if not data:
+        raise FaultError(Fault("image-empty", path, "has 0 bytes. Replace the file."))
+    return data
+
+
+def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
+    """Pillow's image, its pixels not yet decoded."""
+    image = Image.open(source, formats=list(FORMATS))
+    _refuse_huge(path, *image.size)
+    return image
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Uint8 [H, W, 3]. Of 16 bits a channel the upper 8, which Pillow does for colours and not for grey."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.uint16) >> 8
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height from the first frame's header; ValueError without one."""
+    position = len(_JPEG_START)
+    while position + 9 <= len(data):
+        marker = data[position + 1]
+        if data[position] != 0xFF:
+            position += 1  # libjpeg passes over what is between segments too
+        elif marker in _JPEG_FRAMES:
+            height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
+            return int.from_bytes(width), int.from_bytes(height)
+        elif marker == 0xFF:
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            position += 2  # TEM and restarts have no segment
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    raise ValueError("the file ends before the image's size")
+
+
+def _refuse_huge(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        text = f"has {width} x {height} pixels, above the limit of {MAX_PIXELS:,}. Make it smaller."
+        raise FaultError(Fault("image-huge", path, text))
+
+
+def _broken(path: Path, data: bytes, error: Exception) -> Fault:
+    starts = {"JPEG": _JPEG_START, "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "WEBP": b"RIFF"}
+    if not data.startswith(tuple(starts.values())):
+        text = f"is no {', '.join(FORMATS)} image, it begins with {data[:8]!r}. Replace the file."
+        return Fault("image-format", path, text)
+    if isinstance(error, Image.DecompressionBombError):
+        return Fault("image-huge", path, f"is too large: {error} Make it smaller.")
+    if data.startswith(_JPEG_START):
+        is_cut = b"\xff\xd9" not in data[-1024:]
+    elif data.startswith(starts["PNG"]):
+        is_cut = b"IEND" not in data[-1024:]
+    else:
+        is_cut = "truncated" in str(error)
+    if is_cut:
+        return Fault("image-truncated", path, "is truncated: its end is missing. Replace the file.")
+    reason = " ".join(str(error).split()).rpartition(", ")[2][
+        :100
+    ]  # torchvision puts its source line in front
+    return Fault("image-broken", path, f"can't be decoded ({reason}). Replace the file.")

@@ -3,17 +3,24 @@
 `lshfm_pl.data.annotations` has the layout and reads the files; here they become images and targets.
 """
 
+import dataclasses
 import difflib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from lshfm_pl.data.annotations import Annotation, VOCSource, read_source, sorted_names
+from lshfm_pl.data.annotations import (
+    AnnotatedImage,
+    Annotation,
+    VOCSource,
+    object_line,
+    read_sources,
+    sorted_names,
+)
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import image_size
-from lshfm_pl.errors import LSHFMError
 
 __all__ = ["VOC_CLASSES", "VOCDetection"]
 
@@ -55,6 +62,7 @@ class VOCDetection(DetectionDataset):
         transforms: see `DetectionDataset`, also for the next two.
         keep_difficult: False drops objects marked difficult from the targets (training).
         seed: the seed of the random transforms, at least 0.
+        log: what is told of faults, and says whether they raise or leave the image out; see `DetectionDataset`.
 
     Raises:
         LSHFMError: a folder, split, image or annotation is missing or wrong; the message names the file.
@@ -68,20 +76,24 @@ class VOCDetection(DetectionDataset):
         transforms: Transform | None = None,
         keep_difficult: bool = True,
         seed: int = 0,
+        log: FaultLog | None = None,
     ) -> None:
-        annotated = [(source, *item) for source in sources for item in read_source(source)]
+        log = log or FaultLog()
+        images = read_sources(sources, log)
         if class_names is None:
-            class_names = sorted_names(annotation for *_, annotation in annotated)
-        prefixes = _folder_prefixes(sources)
+            class_names = sorted_names(image.annotation for image in images if image.annotation is not None)
         label_of = {name: label for label, name in enumerate(class_names, start=1)}
-        records = [
-            _make_record(f"{prefixes[source.folder]}/{image_id}", image_path, annotation, label_of)
-            for source, image_id, image_path, annotation in annotated
-        ]
-        _refuse_duplicates(records)
+        records = [_make_record(image, label_of, log) for image in images]
+        bad = log.bad_images()
         super().__init__(
-            records, class_names, transforms=transforms, keep_difficult=keep_difficult, seed=seed
+            [record for record in records if record is not None and record.image_id not in bad],
+            class_names,
+            transforms=transforms,
+            keep_difficult=keep_difficult,
+            seed=seed,
+            log=log,
         )
+        self.left_out = [image.image_path for image in images if image.image_id in bad and image.image_path]
         self.sources = tuple(sources)
 
     def describe(self) -> dict[str, Any]:
@@ -90,49 +102,50 @@ class VOCDetection(DetectionDataset):
         return {**super().describe(), "difficult": int(difficult)}
 
 
-def _make_record(
-    image_id: str, image_path: Path, annotation: Annotation, label_of: dict[str, int]
-) -> DetectionRecord:
+def _make_record(image: AnnotatedImage, label_of: dict[str, int], log: FaultLog) -> DetectionRecord | None:
+    """None where path, annotation or size could not be had; other faults are said to `log` alone."""
+    if image.image_path is None or image.annotation is None:
+        return None
+    annotation = image.annotation
     width, height = annotation.width, annotation.height
     if not (width and height):
-        width, height = image_size(image_path)
-    labels = [_label(name, label_of, annotation.path) for name in annotation.names]
+        log.add(Fault("size-unstated", annotation.path, "has no <size>; the image's is taken."))
+        try:
+            width, height = image_size(image.image_path)
+        except FaultError as error:
+            log.add(dataclasses.replace(error.fault, image_id=image.image_id))
+            return None
+    boxes = np.array(annotation.boxes, dtype=np.float32).reshape(-1, 4)
+    for kind, position, tag, text in _object_faults(annotation, boxes, (width, height), label_of):
+        line = object_line(annotation.path, position, tag)
+        log.add(Fault(kind, annotation.path, text, line, image.image_id))
     return DetectionRecord(
-        image_id=image_id,
-        image_path=image_path,
+        image_id=image.image_id,
+        image_path=image.image_path,
         width=width,
         height=height,
-        boxes=np.array(annotation.boxes, dtype=np.float32).reshape(-1, 4),
-        labels=np.array(labels, dtype=np.int64),
+        boxes=boxes,
+        labels=np.array([label_of.get(name, 0) for name in annotation.names], dtype=np.int64),
         difficult=np.array(annotation.difficult, dtype=np.bool_),
+        annotation_path=annotation.path,
     )
 
 
-def _label(name: str, label_of: dict[str, int], path: Path) -> int:
-    label = label_of.get(name)
-    if label is None:
-        closest = difflib.get_close_matches(name, label_of, n=1)
-        advice = f"Did you mean '{closest[0]}'?" if closest else f"The classes are: {', '.join(label_of)}."
-        raise LSHFMError(f"The class '{name}' in {path} is not in data.class_names. {advice}")
-    return label
-
-
-def _folder_prefixes(sources: Sequence[VOCSource]) -> dict[Path, str]:
-    """What makes image ids unique across folders: the folder's name, or its path where two share a name."""
-    folders = {source.folder for source in sources}
-    names = [folder.resolve().name for folder in folders]
-    return {
-        folder: name if names.count(name) == 1 else folder.as_posix()
-        for folder, name in zip(folders, names, strict=True)
-    }
-
-
-def _refuse_duplicates(records: Sequence[DetectionRecord]) -> None:
-    seen: set[str] = set()
-    for record in records:
-        if record.image_id in seen:
-            raise LSHFMError(
-                f"The image {record.image_id} is listed twice in the splits that make up one data set "
-                f"({record.image_path}). Remove one line or one split."
+def _object_faults(
+    annotation: Annotation, boxes: np.ndarray, size: tuple[int, int], label_of: dict[str, int]
+) -> Iterator[tuple[str, int, str, str]]:
+    """Kind, place among the objects, element and text of what the image and the classes show to be wrong."""
+    for name, position in zip(annotation.names, annotation.positions, strict=True):
+        if name not in label_of:
+            closest = difflib.get_close_matches(name, label_of, n=1)
+            advice = (
+                f"Did you mean '{closest[0]}'?" if closest else f"The classes are: {', '.join(label_of)}."
             )
-        seen.add(record.image_id)
+            text = f"the class '{name}' of object {position} is not in data.class_names. {advice}"
+            yield "class-unknown", position, "name", text
+    outside = (boxes[:, :2] >= size).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
+    for index in np.flatnonzero(outside):
+        position = annotation.positions[index]
+        corners = ", ".join(f"{value:g}" for value in annotation.boxes[index])
+        text = f"the box of object {position} ({corners} from 0) is outside of the image of {size[0]} x {size[1]}."
+        yield "box-outside", position, "bndbox", text

@@ -1,25 +1,48 @@
-"""Reading files of weights without running code from them."""
+"""The one place that reads files of weights: without running code from them, without filling the memory."""
 
+import hashlib
+import io
+import pickle
 import re
-from collections.abc import Sequence
+import urllib.parse
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import torch
+from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["UnsafeFileError", "download_torch_file", "read_torch_file"]
 
 _REFUSED_TYPE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
+_HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,})\.")
+_LEGACY_START = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
+_LARGEST_PICKLE = 64 * 2**20
+"""Bytes. A pickle holds names and shapes, the tensors' bytes are beside it: those of 300 MB take less than 1 MB."""
+_LARGEST_STRETCH = 2**30
+"""Bytes that tensors may have by repeating elements, which hardly anyone saves."""
+
+_BYTES_OF_ITEM = {
+    **dict.fromkeys(("ComplexDoubleStorage",), 16),
+    **dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8),
+    **dict.fromkeys(("FloatStorage", "IntStorage", "QInt32Storage"), 4),
+    **dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2),
+}
+"""Of torch's storage types; the others count bytes."""
 
 
 class UnsafeFileError(LSHFMError):
-    """A file that needs more than tensors and plain Python values to be read."""
+    """A file that needs more than tensors and plain Python values to be read, or more memory than its size."""
 
 
 def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> Any:
     """Read a file written by ``torch.save`` onto the CPU, with ``weights_only=True``.
+
+    What the file says of itself is checked before anything is allocated: tensors that are larger than their bytes
+    in the file, compressed or overlapping entries.
 
     Args:
         path: the file.
@@ -27,7 +50,7 @@ def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> 
 
     Raises:
         LSHFMError: there is no such file, or it is not a whole file of ``torch.save``.
-        UnsafeFileError: the file asks for another type; nothing of it was run.
+        UnsafeFileError: the file asks for another type, nothing of which was run, or for absurd sizes.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,8 +58,13 @@ def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> 
             f"{path}: expected a file of weights, found {'a folder' if path.is_dir() else 'nothing'}."
         )
     try:
+        _refuse_absurd_sizes(path)
         with torch.serialization.safe_globals(list(allowed_types)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_stretched_tensors(content)
+        return content
+    except _AbsurdSizeError as error:
+        raise UnsafeFileError(f"{path}: {error}; no file of weights does that. It was not loaded.") from error
     except OSError as error:
         raise LSHFMError(f"{path}: cannot be read ({error}).") from error
     except Exception as error:  # a broken stream can lead the unpickler to any exception
@@ -53,21 +81,143 @@ def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> 
 
 
 def download_torch_file(url: str, *, check_hash: bool, key: str, advice: str) -> Any:
-    """Read a file of ``torch.save`` from the web, or from torch's cache, with ``weights_only=True``.
+    """Read a file of ``torch.save`` from the web, or from torch's cache, as ``read_torch_file`` does.
 
     Args:
         url: where it is.
-        check_hash: compare it with the hash in its name.
+        check_hash: compare its SHA-256 with the start of it in its name, also where it is in the cache already.
         key: the setting that asked for it, for the message.
         advice: what to do where it cannot be had.
 
     Raises:
         LSHFMError: it cannot be had, or is not what it should be.
     """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(url).path).name
+    expected = _HASH_IN_NAME.search(path.name) if check_hash else None
     try:
-        return torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", check_hash=check_hash, weights_only=True
-        )
-    except Exception as error:  # no network, no such page, no room, wrong hash, not a file of torch.save
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), expected[1] if expected else None)
+    except Exception as error:  # no network, no such page, no room, wrong hash
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise LSHFMError(f"{key}: {url} could not be had ({reason}). {advice}") from error
+    if expected and not _sha256(path).startswith(expected[1]):
+        raise LSHFMError(
+            f"{key}: {path} is not the file of {url}: its SHA-256 does not begin with {expected[1]}. Delete it."
+        )
+    return read_torch_file(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _AbsurdSizeError(Exception):
+    """A file that would take more memory than it has bytes; the text says what is wrong with it."""
+
+
+def _refuse_absurd_sizes(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                _refuse_absurd_zip(archive, size)
+        else:
+            file.seek(0)
+            _refuse_absurd_legacy(file, size)
+
+
+def _refuse_absurd_zip(archive: zipfile.ZipFile, size: int) -> None:
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise _AbsurdSizeError("holds compressed entries")
+    if (total := sum(entry.file_size for entry in archive.infolist())) > size:
+        raise _AbsurdSizeError(f"has {size} bytes and says that {total} are in it")
+    (name,) = (name for name in entries if name.endswith("/data.pkl"))
+    if entries[name].file_size > _LARGEST_PICKLE:
+        raise _AbsurdSizeError(f"its data.pkl has {entries[name].file_size} bytes, above {_LARGEST_PICKLE}")
+    sizes = _StorageSizes(io.BytesIO(archive.read(name)))
+    sizes.load()
+    for key, declared in sizes.of_key.items():
+        held = entries[f"{name.removesuffix('data.pkl')}data/{key}"].file_size
+        if declared > held:
+            raise _AbsurdSizeError(f"a tensor says that it has {declared} bytes, {held} are there")
+
+
+def _refuse_absurd_legacy(file: IO[bytes], size: int) -> None:
+    """The format before zip files: three pickles of the format itself, one of the content, then the bytes."""
+    if file.read(len(_LEGACY_START)) != _LEGACY_START:
+        raise ValueError("neither a zip file nor of the older format")
+    for _ in ("protocol version", "system"):
+        _StorageSizes(file).load()
+    sizes = _StorageSizes(file)
+    sizes.load()
+    if (declared := sum(sizes.of_key.values())) > size:
+        raise _AbsurdSizeError(f"its tensors say that they have {declared} bytes, the whole file has {size}")
+
+
+class _Inert:
+    """Stands for whatever a pickle names: takes arguments, items and state, and does nothing."""
+
+    allocates = False
+
+    def __new__(cls, *args: Any) -> Self:
+        if cls.allocates and args and isinstance(args[0], int):
+            raise _AbsurdSizeError(f"asks for an empty {cls.__name__} of {args[0]}")
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any) -> None: ...
+
+    def __call__(self, *args: Any) -> Self:
+        return self
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, value: Any) -> None: ...
+
+    def extend(self, values: Any) -> None: ...
+
+    def add(self, value: Any) -> None: ...
+
+
+# In Python, as torch's own: the one in C makes room for as many memo entries as a number in the pickle says.
+class _StorageSizes(pickle._Unpickler):
+    """Walks through a pickle and notes the bytes that its tensors' storages claim; nothing of it is imported."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.of_key: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> type[_Inert]:
+        return type(name, (_Inert,), {"allocates": name.endswith(("Tensor", "Storage", "bytearray"))})
+
+    def persistent_load(self, saved_id: Any) -> _Inert:
+        _, storage_type, key, _, numel, *_ = saved_id
+        declared = numel * _BYTES_OF_ITEM.get(storage_type.__name__, 1)
+        self.of_key[key] = max(declared, self.of_key.get(key, 0))
+        return _Inert()
+
+
+def _refuse_stretched_tensors(content: Any) -> None:
+    """A tensor may repeat its elements (stride 0): small in the file, huge once it is copied."""
+    stretched = 0
+    for tensor in _tensors(content):
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            raise _AbsurdSizeError(f"holds a tensor {tuple(tensor.shape)} without elements of its own")
+        stretched += max(0, tensor.numel() * tensor.element_size() - tensor.untyped_storage().nbytes())
+    if stretched > _LARGEST_STRETCH:
+        raise _AbsurdSizeError(f"its tensors repeat their elements, {stretched} bytes of them")
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    rest, seen = [content], set()
+    while rest:
+        value = rest.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            rest.extend(value.values() if isinstance(value, Mapping) else value)

@@ -103,14 +103,14 @@ def test_folder_of_a_split_is_found_below_root_or_vocdevkit(tmp_path):
 def test_missing_voc_folder_says_how_to_get_it(tmp_path):
     with pytest.raises(LSHFMError, match=r"(?s)VOC2007.*not found.*data\.root.*data\.download=true"):
         resolve_source(tmp_path, "VOC2007/trainval")
-    with pytest.raises(LSHFMError, match=r"(?s)nowhere not found.*data\.root"):
+    with pytest.raises(LSHFMError, match=r"(?s)nowhere: not found.*data\.root"):
         resolve_source(tmp_path / "nowhere", "train")
 
 
 def test_missing_split_lists_those_that_exist(tmp_path):
     folder = one_image(tmp_path)
     write_split(folder, "val", ["a"])
-    with pytest.raises(LSHFMError, match=r"test\.txt; its folder has: train, val"):
+    with pytest.raises(LSHFMError, match=r"test\.txt: no such split file; its folder has: train, val"):
         read(folder, "test")
 
 
@@ -123,21 +123,22 @@ def test_missing_folder_of_images_is_named(tmp_path):
 def test_empty_split_is_refused(tmp_path):
     folder = one_image(tmp_path)
     write_split(folder, "train", ["", "  "])
-    assert "train.txt is empty" in error_text(folder)
+    assert "train.txt: is empty" in error_text(folder)
 
 
 def test_missing_image_is_found_before_the_first_epoch(tmp_path):
     folder = one_image(tmp_path)
     (folder / "JPEGImages" / "a.png").unlink()
     text = error_text(folder)
-    assert "No image 'a'" in text
-    assert "train.txt" in text
+    assert "train.txt:1: 'a' has no image" in text
 
 
 def test_missing_annotation_is_named(tmp_path):
     folder = one_image(tmp_path)
     write_split(folder, "train", ["a", "b"])
-    assert str(folder / "Annotations" / "b.xml") in error_text(folder)
+    text = error_text(folder)
+    assert "train.txt:2: " in text
+    assert str(folder / "Annotations" / "b.xml") in text
 
 
 @pytest.mark.parametrize(
@@ -173,15 +174,15 @@ def test_document_type_and_entities_are_refused_unread(tmp_path, encoding):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (("<name>cat</name>", ""), "No <name> in object 1"),
-        (("<name>cat</name>", "<name> </name>"), "No <name> in object 1"),
-        (("bndbox", "box"), "No <bndbox> for object 1"),
+        (("<name>cat</name>", ""), "<name> of object 1 (no name) is missing"),
+        (("<name>cat</name>", "<name> </name>"), "<name> of object 1 (no name) is missing"),
+        (("bndbox", "box"), "<bndbox> of object 1 (cat) is missing"),
         (("<xmin>11</xmin>", ""), "<xmin> of object 1"),
         (("<xmin>11</xmin>", "<xmin>left</xmin>"), "<xmin> of object 1"),
         (("<xmax>30</xmax>", "<xmax>nan</xmax>"), "'nan': expected a number"),
         (("<xmax>30</xmax>", "<xmax>inf</xmax>"), "'inf': expected a number"),
-        (("<xmax>30</xmax>", "<xmax>10</xmax>"), "has no area"),
-        (("<ymax>40</ymax>", "<ymax>5</ymax>"), "has no area"),
+        (("<xmax>30</xmax>", "<xmax>10</xmax>"), "the box of object 1 (cat) has no area"),
+        (("<ymax>40</ymax>", "<ymax>5</ymax>"), "has its corners changed over"),
         (("<difficult>0</difficult>", "<difficult>maybe</difficult>"), "'maybe': expected 0 or 1"),
     ],
 )

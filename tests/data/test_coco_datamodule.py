@@ -132,9 +132,11 @@ def test_training_images_in_the_evaluation_are_warned_of(root):
 
 
 def test_missing_files_are_told_with_layout_and_source(root, tmp_path):
-    with pytest.raises(LSHFMError, match=r"instances_train2017\.json\.\n.*zips/train2017\.zip"):
+    with pytest.raises(
+        LSHFMError, match=r"instances_train2017\.json: no such annotation file\.\n.*zips/train2017\.zip"
+    ):
         make(tmp_path, "fit")
-    with pytest.raises(LSHFMError, match=r"No annotation file .*instances_mine\.json\.\nSet data\.root"):
+    with pytest.raises(LSHFMError, match=r"instances_mine\.json: no such annotation file\.\nSet data\.root"):
         make(root, "fit", **files("train", "mine"))
 
 

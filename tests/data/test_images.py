@@ -3,7 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lshfm_pl.data.images import decode_image
+from lshfm_pl.data import images
+from lshfm_pl.data.faults import FaultError
+from lshfm_pl.data.images import decode_image, image_size, inspect_image
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -24,3 +26,42 @@ def test_png_of_any_mode_becomes_rgb(tmp_path, mode):
     assert image.shape == (3, 6, 8)
     assert image.dtype == torch.uint8
     assert image.unique().tolist() == [255]
+
+
+def test_of_16_bits_the_upper_8_are_used(tmp_path):
+    grey = (np.arange(8 * 6) * 1300).astype(np.uint16).reshape(6, 8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    image = decode_image(tmp_path / "a.png")
+    assert all(np.array_equal(channel.numpy(), grey // 256) for channel in image)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_exif_rotation_is_not_followed(tmp_path, name):
+    pixels = np.random.RandomState(0).randint(0, 256, (24, 36, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path, options in ((tmp_path / name, {"exif": exif}), (tmp_path / f"plain_{name}", {})):
+        Image.fromarray(pixels).save(path, **options)
+    assert torch.equal(decode_image(tmp_path / name), decode_image(tmp_path / f"plain_{name}"))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(9000)}])
+@pytest.mark.parametrize("limit", [48 * 64, 48 * 64 - 1])
+def test_the_pixels_of_a_jpeg_are_counted_before_decoding(tmp_path, monkeypatch, options, limit):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", comment=b"\xff\xc0 no frame", **options)
+    monkeypatch.setattr(images, "MAX_PIXELS", limit)
+    if limit == 48 * 64:
+        assert decode_image(tmp_path / "a.jpg").shape == (3, 48, 64)
+        return
+    monkeypatch.setattr(images, "decode_jpeg", None)
+    for read in (decode_image, image_size, inspect_image):
+        with pytest.raises(FaultError, match=r"a\.jpg: has 64 x 48 pixels, above the limit of 3,071"):
+            read(tmp_path / "a.jpg")
+
+
+def test_what_is_between_the_segments_of_a_jpeg_is_passed_over(tmp_path):
+    Image.new("RGB", (64, 48), (200, 10, 10)).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    table = data.index(b"\xff\xdb")
+    (tmp_path / "b.jpg").write_bytes(data[:table] + b"\0\0\xff" + data[table:])
+    assert torch.equal(decode_image(tmp_path / "b.jpg"), decode_image(tmp_path / "a.jpg"))

@@ -171,7 +171,9 @@ def coco_weights(name):
 def test_weights_of_torchvision_detect_as_in_torchvision(tmp_path, monkeypatch, architecture):
     name = f"{architecture}_resnet50fpn"
     weights = coco_weights(name)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **kwargs: dict(weights))
+    monkeypatch.setattr(
+        "lshfm_pl.detectors.checkpoint.download_torch_file", lambda url, **kwargs: dict(weights)
+    )
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *args, **kwargs: weights)
     settings = {"min_size": 128, "max_size": 160}
     box = "box_" if architecture == "fasterrcnn" else ""
@@ -211,13 +213,14 @@ def test_weights_of_torchvision_detect_as_in_torchvision(tmp_path, monkeypatch, 
         assert_same(detector)
 
 
-def test_torchvision_weights_that_are_not_there_are_told_in_one_line(monkeypatch):
-    def no_network(url, **kwargs):
+def test_torchvision_weights_that_are_not_there_are_told_in_one_line(monkeypatch, tmp_path):
+    def no_network(url, path, hash_prefix):
         assert url.startswith("https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-")
-        assert kwargs["weights_only"] is True
+        assert url.endswith(f"-{hash_prefix}.pth")
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     message = r"^weights: https.*could not be had \(.*no network.*\)\. Download it .* path as checkpoint\.$"
     with pytest.raises(LSHFMError, match=message):
         load_torchvision_detector("COCO_V1", model_config("retinanet_resnet50fpn"))

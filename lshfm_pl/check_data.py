@@ -1,0 +1,229 @@
+"""`python -m lshfm_pl.check_data`: what is wrong with a data set, found by the readers of training."""
+
+import difflib
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from lshfm_pl import cli
+from lshfm_pl.data import DetectionDataModule, DetectionDataset
+from lshfm_pl.data.annotations import object_line
+from lshfm_pl.data.dataset import DetectionRecord, read_record
+from lshfm_pl.data.faults import ERRORS, WARNINGS, Fault, FaultError, FaultLog
+from lshfm_pl.data.images import decode_image, inspect_image
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.results import write_json
+
+__all__ = ["Findings", "check_data", "find_faults"]
+
+_ALIKE = 0.8
+"""`difflib`'s ratio from which two class names look like one (`dog` and `dogs` have 0.86)."""
+_RARE = 0.05
+"""Such a class is suspected where it has less than this share of the other's objects."""
+_OVER_THE_BORDER = 0.01
+"""Pixels; less is rounding."""
+
+
+@dataclass
+class Findings:
+    """What `find_faults` found: the number of images of each split, and (split, fault) in the order of reading."""
+
+    images: dict[str, int] = field(default_factory=dict)
+    faults: list[tuple[str, Fault]] = field(default_factory=list)
+
+    @property
+    def num_errors(self) -> int:
+        """The number of faults that would stop training, or falsify it or its figures."""
+        return sum(fault.is_error for _, fault in self.faults)
+
+    def by_kind(self) -> dict[str, int]:
+        """The number of faults of each kind, errors first."""
+        counts = Counter(fault.kind for _, fault in self.faults)
+        return {kind: counts[kind] for kind in (*ERRORS, *WARNINGS) if kind in counts}
+
+
+def check_data(config: DictConfig) -> Findings:
+    """Print the faults of `config.data`, of all its splits, and a summary; write them to `config.output` too.
+
+    Raises:
+        LSHFMError: the data can't be prepared (downloaded, generated), or `output` can't be written.
+    """
+    datamodule: DetectionDataModule = instantiate(config.data)
+    datamodule.prepare_data()
+    findings = find_faults(datamodule, threads=config.threads or os.cpu_count() or 1, progress=True)
+    printed: Counter[str] = Counter()
+    for split, fault in findings.faults:
+        printed[fault.kind] += 1
+        if config.limit is None or printed[fault.kind] <= config.limit:
+            print(f"{split} {_severity(fault)} {fault.kind}: {fault}")
+    print(summary(findings))
+    if config.output is not None:
+        _write(findings, Path(config.output))
+    return findings
+
+
+def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: bool = False) -> Findings:
+    """Read every annotation and image of a prepared data module, with the readers of training.
+
+    Args:
+        datamodule: before `setup`.
+        threads: that decode images.
+        progress: show a bar on stderr where that is a terminal.
+    """
+    findings = Findings()
+    training: dict[str, Path] = {}
+    for split, key in datamodule.splits_to_read().items():
+        log = FaultLog("skip")
+        try:
+            dataset = datamodule.read_set(split, log)
+        except FaultError as error:
+            log.add(error.fault)
+        except LSHFMError as error:
+            log.add(Fault("setting", datamodule.root, f"data.{key}: {error}"))
+        else:
+            findings.images[split] = len(dataset) + len(dataset.left_out)
+            paths, of_images = _look_at_images(dataset, split, threads, progress)
+            log.faults += of_images
+            log.faults += [fault for record in dataset.records for fault in _box_faults(record)]
+            log.faults += [*_lookalikes(dataset), *_shared_with_training(paths, training)]
+            if split == "train":
+                training = paths
+        # One file may be read for two purposes, and would be told of twice.
+        findings.faults += [(split, fault) for fault in dict.fromkeys(log.faults)]
+    return findings
+
+
+def summary(findings: Findings) -> str:
+    """The number of faults by kind with what each means, errors first, and the number of images."""
+    lines = [
+        f"  {'error' if kind in ERRORS else 'warning':8}{kind:22}{count:>7}  {(ERRORS | WARNINGS)[kind]}"
+        for kind, count in findings.by_kind().items()
+    ]
+    images = ", ".join(f"{split} {count:,}" for split, count in findings.images.items()) or "none"
+    warnings = len(findings.faults) - findings.num_errors
+    return "\n".join([*lines, f"{findings.num_errors} errors, {warnings} warnings; images read: {images}"])
+
+
+def _severity(fault: Fault) -> str:
+    return "error" if fault.is_error else "warning"
+
+
+def _look_at_images(
+    dataset: DetectionDataset, label: str, threads: int, progress: bool
+) -> tuple[dict[str, Path], list[Fault]]:
+    """Decode every image: (digest of the pixels → its first image's path, faults)."""
+    paths: dict[str, Path] = {}
+    faults: list[Fault] = []
+    jobs = [*dataset.records, *dataset.left_out]
+    with ThreadPoolExecutor(threads) as pool:
+        looks = pool.map(_look_at, jobs)
+        for digest, path, found in tqdm(
+            looks, desc=label, total=len(jobs), unit="image", disable=None if progress else True
+        ):
+            faults += found
+            if digest is None:
+                continue
+            if digest in paths:
+                faults.append(Fault("image-repeated", path, f"has the pixels of {paths[digest]}."))
+            paths.setdefault(digest, path)
+    return paths, faults
+
+
+def _look_at(image: DetectionRecord | Path) -> tuple[str | None, Path, list[Fault]]:
+    """The digest of an image's pixels, None where it can't be read; its path; its faults."""
+    path = image if isinstance(image, Path) else image.image_path
+    try:
+        pixels = decode_image(path) if isinstance(image, Path) else read_record(image)
+        digest = hashlib.blake2b(str(pixels.shape).encode() + pixels.numpy().tobytes()).hexdigest()
+        return digest, path, inspect_image(path)
+    except FaultError as error:
+        is_readable = error.fault.kind == "size-mismatch"
+        return None, path, [error.fault, *(inspect_image(path) if is_readable else [])]
+
+
+def _shared_with_training(paths: dict[str, Path], training: dict[str, Path]) -> Iterator[Fault]:
+    for digest, path in paths.items():
+        if digest in training:
+            same = training[digest]
+            text = (
+                "is a training image too" if same == path else f"has the pixels of the training image {same}"
+            )
+            yield Fault("test-in-train", path, f"{text}: the figures would flatter the detector.")
+
+
+def _box_faults(record: DetectionRecord) -> Iterator[Fault]:
+    """The warnings about an image's boxes, which training doesn't need and so doesn't look for."""
+    path = record.annotation_path or record.image_path
+    if not len(record.boxes):
+        yield Fault("no-objects", path, "has no objects.")
+    size = np.array([record.width, record.height])
+    over = np.maximum(-record.boxes[:, :2], record.boxes[:, 2:] - size).max(axis=1, initial=-np.inf)
+    seen: set[tuple[float, ...]] = set()
+    for index, (box, label) in enumerate(zip(record.boxes.tolist(), record.labels.tolist(), strict=True)):
+        found = {}
+        if over[index] > _OVER_THE_BORDER:
+            found["box-partly-outside"] = f"over the border of {record.width} x {record.height}"
+        if record.annotation_path is not None and any(value != round(value) for value in box):
+            found["box-not-integer"] = "not of whole pixels"
+        if (*box, label) in seen:
+            found["box-repeated"] = "there already, with the same class"
+        seen.add((*box, label))
+        corners = ", ".join(f"{value:g}" for value in box)
+        for kind, reason in found.items():
+            line = None if record.annotation_path is None else object_line(path, index + 1, "bndbox")
+            yield Fault(kind, path, f"the box of object {index + 1} ({corners} from 0) is {reason}.", line)
+
+
+def _lookalikes(dataset: DetectionDataset) -> Iterator[Fault]:
+    """Classes that may be misspelt: rare, and named nearly like a frequent one."""
+    counts = {name: count for name, count in dataset.describe()["classes"].items() if count}
+    for rare, count in counts.items():
+        frequent = [name for name, other in counts.items() if count < _RARE * other]
+        alike = [name for name in frequent if _alike(rare, name)]
+        if alike:
+            label = dataset.class_names.index(rare) + 1
+            record = next(record for record in dataset.records if label in record.labels)
+            text = f"the class '{rare}' has {count} objects, '{alike[0]}' has {counts[alike[0]]}: misspelt?"
+            yield Fault("class-lookalike", record.annotation_path or record.image_path, text)
+
+
+def _alike(one: str, other: str) -> bool:
+    return difflib.SequenceMatcher(None, one.casefold(), other.casefold()).ratio() >= _ALIKE
+
+
+def _write(findings: Findings, path: Path) -> None:
+    content = {
+        "images": findings.images,
+        "errors": findings.num_errors,
+        "warnings": len(findings.faults) - findings.num_errors,
+        "kinds": findings.by_kind(),
+        "faults": [
+            {"split": split, "severity": _severity(fault), **asdict(fault), "path": str(fault.path)}
+            for split, fault in findings.faults
+        ],
+    }
+    try:
+        write_json(content, path)
+    except OSError as error:
+        raise LSHFMError(f"output: {path} can't be written ({error}).") from error
+
+
+@cli.main("check_data")
+def main(config: DictConfig) -> None:
+    """Check one data set; status 1 if it has errors."""
+    if check_data(config).num_errors:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

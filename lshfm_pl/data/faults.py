@@ -1,0 +1,157 @@
+"""What can be wrong with data: the kinds of faults, and what becomes of one that is found.
+
+The readers of this package say what they find to a `FaultLog`. In training it raises the first error; `check_data`
+reads with the same code and a log that collects.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = [
+    "ERRORS",
+    "ON_BAD_SAMPLE",
+    "WARNINGS",
+    "Fault",
+    "FaultError",
+    "FaultLog",
+    "OnBadSample",
+    "unsafe_path",
+]
+
+OnBadSample = Literal["error", "skip"]
+ON_BAD_SAMPLE = get_args(OnBadSample)
+
+ERRORS = {
+    "setting": "the data config names what can't be",
+    "file-missing": "a folder, split file or annotation file is not there or can't be read",
+    "split-empty": "a split without images, or without anything to learn",
+    "path-unsafe": "an image id or file name that leads out of its folder",
+    "id-repeated": "an id that should be unique comes again",
+    "annotation-broken": "XML or JSON that can't be parsed, or is something else",
+    "annotation-huge": "an XML file above the size limit",
+    "annotation-doctype": "XML with a document type, which entities need",
+    "annotation-incomplete": "an object or entry without what it must have, or with a value that can't be",
+    "box-not-a-number": "a corner that is no finite number",
+    "box-reversed": "left and right, or top and bottom, changed over",
+    "box-without-area": "a box without width or height",
+    "box-outside": "a box that has no pixel of its image",
+    "class-unknown": "a class that is not among the classes",
+    "category-unknown": "an annotation of a category that the file does not list",
+    "image-unknown": "an annotation of an image that the file does not list",
+    "image-missing": "no such file",
+    "image-empty": "a file of 0 bytes",
+    "image-truncated": "the end is missing",
+    "image-broken": "the pixels can't be decoded",
+    "image-format": "no JPEG, PNG, BMP or WebP",
+    "image-huge": "more pixels than the limit",
+    "size-mismatch": "the annotation's width and height are not the image's",
+    "test-in-train": "an image of the evaluation is a training image too",
+}
+"""Faults that stop training, or falsify it or its figures."""
+
+WARNINGS = {
+    "size-unstated": "the annotation has no width and height; the image's are taken",
+    "no-objects": "an image without objects: trained on as background",
+    "box-partly-outside": "a box that goes over the border",
+    "box-not-integer": "VOC coordinates that are no whole pixels: taken as they are",
+    "box-left-out": "a COCO box without area inside the image: not trained on",
+    "box-repeated": "the same box and class again in one image",
+    "class-lookalike": "a rare class whose name is nearly another's",
+    "crowd": "COCO crowds: not trained on, ignored in the evaluation",
+    "encoding": "XML that is not UTF-8, but says what it is",
+    "image-greyscale": "becomes RGB",
+    "image-cmyk": "becomes RGB",
+    "image-16-bit": "the upper 8 bits are used",
+    "image-exif-rotated": "EXIF asks for a rotation: not done, boxes are of the stored pixels",
+    "image-suffix": "the file's name says another format than its content",
+    "image-repeated": "the same pixels as another image of the set",
+}
+"""Faults that training gets along with, as said here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: a key of `ERRORS` or `WARNINGS`.
+        path: the file.
+        text: what is wrong with it, and what to do.
+        line: where in the file, from 1.
+        image_id: the image that can't be used because of it; "" where it is not one image's.
+    """
+
+    kind: str
+    path: Path
+    text: str
+    line: int | None = None
+    image_id: str = ""
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is of `ERRORS`."""
+        return self.kind in ERRORS
+
+    def __str__(self) -> str:
+        place = self.path if self.line is None else f"{self.path}:{self.line}"
+        return f"{place}: {self.text}"
+
+
+class FaultError(LSHFMError):
+    """A fault that stops."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+@dataclass
+class FaultLog:
+    """What readers say their findings to.
+
+    Attributes:
+        on_error: `error` raises the first error; `skip` notes it, and the reader leaves the image out.
+        faults: what was noted; warnings always are.
+    """
+
+    on_error: OnBadSample = "error"
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, fault: Fault) -> None:
+        """Note a fault.
+
+        Raises:
+            FaultError: it is an error and these are not to be skipped.
+        """
+        if fault.is_error and self.on_error == "error":
+            raise FaultError(fault)
+        self.faults.append(fault)
+
+    @property
+    def errors(self) -> list[Fault]:
+        """The errors among the faults."""
+        return [fault for fault in self.faults if fault.is_error]
+
+    def bad_images(self) -> set[str]:
+        """The ids of the images that have an error."""
+        return {fault.image_id for fault in self.errors if fault.image_id}
+
+
+def unsafe_path(name: str) -> str | None:
+    """Why a name from a data set's own files must not be joined to its folder; None where it may.
+
+    Links in the file system are followed: to place data by a link is the user's own doing, and an archive's links
+    are the unpacking's to refuse.
+    """
+    parts: Iterable[str] = name.replace("\\", "/").split("/")
+    if any(ord(character) < 32 for character in name):
+        return "has a control character"
+    if name.startswith(("/", "\\", "~")) or name[1:2] == ":":
+        return "is an absolute path"
+    if ".." in parts:
+        return "goes up by '..'"
+    return None

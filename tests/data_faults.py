@@ -1,0 +1,487 @@
+"""The table of data faults: what is done to a sound data set, and what comes of it.
+
+`tests/test_check_data.py` does each to a small data set, reads it with `check_data` and trains on it.
+"""
+
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from coco_files import annotation, coco_content, write_coco
+from PIL import Image
+from voc_files import annotation_xml, object_xml, write_split, write_voc
+
+SIZE = (64, 48)
+XML = "Annotations/a.xml"
+JPG = "JPEGImages/a.jpg"
+JSON = "annotations/instances_train.json"
+COCO_JPG = "train/000000000001.jpg"
+
+Outcome = Literal["stop", "fatal", "pass"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`change` gets the folder.
+
+    Outcome in training: `stop`, or with on_bad_sample=skip go on without the image; `fatal`, stop either way;
+    `pass`, go on. `place` is in the text of the finding, `settings` are those of the data module.
+    """
+
+    change: Callable[[Path], None]
+    kinds: str
+    outcome: Outcome
+    place: str
+    settings: tuple[tuple[str, object], ...] = ()
+
+
+def write_sound_voc(folder):
+    images = {
+        name: (SIZE, [object_xml(label, (11 + number, 21, 30, 40))])
+        for number, (name, label) in enumerate([("a", "cat"), ("b", "dog"), ("c", "cat")])
+    }
+    write_voc(folder, "train", images, suffix=".jpg")
+    validation = write_voc(folder / "other", "val", {"d": (SIZE, [object_xml("dog")])}, suffix=".jpg")
+    noise = np.random.RandomState(9).randint(0, 256, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(validation / "JPEGImages" / "d.jpg")
+    for name in ("Annotations/d.xml", "JPEGImages/d.jpg", "ImageSets/Main/val.txt"):
+        shutil.move(validation / name, folder / name)
+    shutil.rmtree(validation)
+
+
+def write_sound_coco(folder):
+    training = coco_content(
+        dict.fromkeys((1, 2, 3), SIZE), [annotation(1, 3), annotation(2, 7), annotation(3, 18)]
+    )
+    write_coco(folder, "train", training)
+    write_coco(folder, "val", coco_content({4: SIZE}, [annotation(4, 7)]))
+
+
+# Changes
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def write(name, content):
+    data = content.encode() if isinstance(content, str) else content
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def cut(name, keep):
+    def change(folder):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: int(keep * len(data))])
+
+    return change
+
+
+def save(mode, name=JPG, size=SIZE, image_format="JPEG", **options):
+    def change(folder):
+        pixels = np.random.RandomState(77).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / name, format=image_format, **options)
+
+    return change
+
+
+def save_as(suffix, mode="RGB", image_format="PNG", then=lambda data: data, **options):
+    """The image of `a` under another suffix, its bytes changed by `then`."""
+
+    def change(folder):
+        (folder / JPG).unlink()
+        path = folder / f"JPEGImages/a{suffix}"
+        save(mode, path, image_format=image_format, **options)(folder)
+        path.write_bytes(then(path.read_bytes()))
+
+    return change
+
+
+def png_of_16_bits(colour_type, stated_size=SIZE):
+    channels = {0: 1, 2: 3}[colour_type]
+    rows = b"".join(b"\0" + struct.pack(">H", 5000) * (SIZE[0] * channels) for _ in range(SIZE[1]))
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", *stated_size, 16, colour_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def other_png(content):
+    def change(folder):
+        (folder / JPG).unlink()
+        (folder / "JPEGImages/a.png").write_bytes(content)
+
+    return change
+
+
+def huge_jpeg(folder):
+    """A frame of 30,000 × 30,000 pixels in a few kilobytes."""
+    data = (folder / JPG).read_bytes()
+    frame = data.index(b"\xff\xc0")
+    (folder / JPG).write_bytes(data[: frame + 5] + struct.pack(">HH", 30_000, 30_000) + data[frame + 9 :])
+
+
+def with_orientation(value, size=SIZE):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return save("RGB", size=size, exif=exif)
+
+
+def image_folder(folder):
+    (folder / JPG).unlink()
+    (folder / JPG).mkdir()
+
+
+def xml(*objects, **fields):
+    return write(XML, annotation_xml(objects, fields.pop("size", SIZE), **fields))
+
+
+def object_with(old, new):
+    text = object_xml("cat", (11, 21, 30, 40))
+    assert old in text
+    return xml(text.replace(old, new))
+
+
+def box(*corners):
+    return xml(object_xml("cat", corners))
+
+
+def encoded(encoding, declared):
+    text = f"<?xml version='1.0' encoding='{declared}'?>" + annotation_xml([object_xml("cat")], SIZE, "café")
+    return write(XML, text.encode(encoding))
+
+
+def doctype(declarations, content="cat"):
+    return write(XML, f"<!DOCTYPE annotation [{declarations}]>" + annotation_xml([object_xml(content)], SIZE))
+
+
+LAUGHS = "".join(
+    f'<!ENTITY l{level} "{f"&l{level - 1};" * 10}">' if level else '<!ENTITY l0 "ha">' for level in range(10)
+)
+
+
+def split(*lines, name="train"):
+    return lambda folder: write_split(folder, name, lines)
+
+
+def split_bytes(content):
+    return write("ImageSets/Main/train.txt", content)
+
+
+def copy_image(source, target):
+    return lambda folder: shutil.copy(folder / source, folder / target)
+
+
+def misspelt_once(folder):
+    """40 cats, and one `cats`."""
+    xml(*[object_xml("cat", (1 + number, 1, 2 + number, 9)) for number in range(40)], object_xml("cats"))(
+        folder
+    )
+
+
+def moved(name):
+    return lambda folder: (folder / name).rename(folder / "elsewhere")
+
+
+def coco(change, name=JSON):
+    """Change the content of an annotation file."""
+
+    def apply(folder):
+        content = json.loads((folder / name).read_text())
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+
+    return apply
+
+
+def entry(key, file=JSON, /, **fields):
+    """Set fields of the first entry of a list; `...` deletes one."""
+
+    def change(content):
+        for field, value in fields.items():
+            if value is ...:
+                del content[key][0][field]
+            else:
+                content[key][0][field] = value
+
+    return coco(change, file)
+
+
+def without(key):
+    return coco(lambda content: content.pop(key))
+
+
+def emptied(key):
+    return coco(lambda content: content[key].clear())
+
+
+def repeated(key, **fields):
+    return coco(lambda content: content[key].append({**content[key][0], **fields}))
+
+
+def all_crowd(content):
+    for item in content["annotations"]:
+        item["iscrowd"] = 1
+
+
+KEEP = (("category_ids", "keep"),)
+OWN_CLASSES = (("class_names", None),)
+
+VOC_CASES = {
+    # Images
+    "image missing": Case(remove(JPG), "image-missing", "stop", "train.txt:1"),
+    "image a folder": Case(image_folder, "image-missing", "stop", "a.jpg"),
+    "image empty": Case(write(JPG, b""), "image-empty", "stop", "a.jpg"),
+    "jpeg cut in half": Case(cut(JPG, 0.5), "image-truncated", "stop", "a.jpg"),
+    "jpeg without its last bytes": Case(cut(JPG, 0.999), "image-truncated", "stop", "a.jpg"),
+    "jpeg cut in its header": Case(cut(JPG, 0.01), "image-truncated", "stop", "a.jpg"),
+    "jpeg without pixels": Case(write(JPG, b"\xff\xd8\xff\xd9"), "image-broken", "stop", "a.jpg"),
+    "png cut": Case(save_as(".png", then=lambda data: data[:-900]), "image-truncated", "stop", "a.png"),
+    "png with wrong bytes": Case(
+        save_as(".png", then=lambda data: data[:200] + bytes(50) + data[250:]),
+        "image-broken",
+        "stop",
+        "a.png",
+    ),
+    "text named jpg": Case(write(JPG, "<html>404 not found</html>"), "image-format", "stop", "a.jpg"),
+    "gif named jpg": Case(save("P", image_format="GIF"), "image-format", "stop", "a.jpg"),
+    "tiff named jpg": Case(save("RGB", image_format="TIFF"), "image-format", "stop", "a.jpg"),
+    "postscript named jpg": Case(
+        write(JPG, "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\n%%EndComments\n"),
+        "image-format",
+        "stop",
+        "a.jpg",
+    ),
+    "png named jpg": Case(save("RGB", image_format="PNG"), "image-suffix", "pass", "a.jpg"),
+    "huge jpeg": Case(huge_jpeg, "image-huge", "stop", "a.jpg"),
+    "huge png": Case(
+        other_png(png_of_16_bits(0, (40_000, 40_000))),
+        "image-huge",
+        "stop",
+        "a.png",
+    ),
+    "cmyk": Case(save("CMYK"), "image-cmyk", "pass", "a.jpg"),
+    "greyscale jpeg": Case(save("L"), "image-greyscale", "pass", "a.jpg"),
+    "greyscale png": Case(save_as(".png", "L"), "image-greyscale", "pass", "a.png"),
+    "black and white png": Case(save_as(".png", "1"), "image-greyscale", "pass", "a.png"),
+    "16 bits of grey": Case(other_png(png_of_16_bits(0)), "image-16-bit image-greyscale", "pass", "a.png"),
+    "16 bits a colour": Case(other_png(png_of_16_bits(2)), "image-16-bit", "pass", "a.png"),
+    "rotated by EXIF": Case(with_orientation(6), "image-exif-rotated", "pass", "a.jpg"),
+    "annotated as EXIF rotates": Case(
+        with_orientation(6, (48, 64)), "image-exif-rotated size-mismatch", "stop", "a.jpg"
+    ),
+    "other size than annotated": Case(save("RGB", size=(32, 24)), "size-mismatch", "stop", "a.jpg"),
+    "same pixels twice": Case(copy_image("JPEGImages/b.jpg", JPG), "image-repeated", "pass", "b.jpg"),
+    # XML
+    "annotation missing": Case(remove(XML), "file-missing", "stop", "train.txt:1"),
+    "annotation empty": Case(write(XML, ""), "annotation-broken", "stop", "a.xml:1"),
+    "element not closed": Case(
+        write(XML, "<annotation>\n<object>\n</annotation>"), "annotation-broken", "stop", "a.xml:3"
+    ),
+    "annotation cut": Case(cut(XML, 0.7), "annotation-broken", "stop", "a.xml:1"),
+    "other root": Case(write(XML, "<html></html>"), "annotation-broken", "stop", "a.xml"),
+    "annotation of bytes": Case(write(XML, bytes(range(256))), "annotation-broken", "stop", "a.xml"),
+    "unknown encoding": Case(encoded("utf-8", "klingon"), "annotation-broken", "stop", "a.xml"),
+    "latin-1 that says utf-8": Case(encoded("latin-1", "utf-8"), "annotation-broken", "stop", "a.xml"),
+    "latin-1 that says so": Case(encoded("latin-1", "iso-8859-1"), "encoding", "pass", "a.xml"),
+    "utf-16": Case(encoded("utf-16", "utf-16"), "encoding", "pass", "a.xml"),
+    "document type": Case(doctype(""), "annotation-doctype", "stop", "a.xml"),
+    "entity": Case(doctype('<!ENTITY a "cat">', "&a;"), "annotation-doctype", "stop", "a.xml"),
+    "entity of a file": Case(
+        doctype('<!ENTITY a SYSTEM "file:///etc/passwd">', "&a;"), "annotation-doctype", "stop", "a.xml"
+    ),
+    "billion laughs": Case(doctype(LAUGHS, "&l9;"), "annotation-doctype", "stop", "a.xml"),
+    "xml of 9 MB": Case(
+        write(XML, f"<annotation>{' ' * 9 * 2**20}</annotation>"), "annotation-huge", "stop", "a.xml"
+    ),
+    "no objects": Case(xml(), "no-objects", "pass", "a.xml"),
+    "no size": Case(
+        write(XML, f"<annotation>{object_xml('cat')}</annotation>"), "size-unstated", "pass", "a.xml"
+    ),
+    "size of zero": Case(xml(object_xml("cat"), size=(0, 0)), "size-unstated", "pass", "a.xml"),
+    "no size and no image": Case(
+        lambda folder: (xml(size=(0, 0))(folder), write(JPG, b"")(folder)),
+        "size-unstated image-empty",
+        "stop",
+        "a.jpg",
+    ),
+    # Objects
+    "no class": Case(object_with("<name>cat</name>", ""), "annotation-incomplete", "stop", "a.xml:1"),
+    "empty class": Case(object_with("cat", " "), "annotation-incomplete", "stop", "a.xml:1"),
+    "no box": Case(object_with("bndbox", "box"), "annotation-incomplete", "stop", "a.xml:1"),
+    "difficult maybe": Case(
+        object_with("<difficult>0", "<difficult>maybe"), "annotation-incomplete", "stop", "a.xml:1"
+    ),
+    "corner missing": Case(object_with("<xmin>11</xmin>", ""), "box-not-a-number", "stop", "a.xml:1"),
+    "corner in words": Case(box("left", 21, 30, 40), "box-not-a-number", "stop", "a.xml:1"),
+    "corner nan": Case(box(11, "nan", 30, 40), "box-not-a-number", "stop", "a.xml:1"),
+    "corner infinite": Case(box(11, 21, "-inf", 40), "box-not-a-number", "stop", "a.xml:1"),
+    "corner beyond all images": Case(box(11, 21, 1e300, 40), "box-not-a-number", "stop", "a.xml:1"),
+    "left and right changed over": Case(box(30, 21, 11, 40), "box-reversed", "stop", "a.xml:1"),
+    "top and bottom changed over": Case(box(11, 40, 30, 21), "box-reversed", "stop", "a.xml:1"),
+    "no width": Case(box(11, 21, 10, 40), "box-without-area", "stop", "a.xml:1"),
+    "no height": Case(box(11, 21, 30, 20), "box-without-area", "stop", "a.xml:1"),
+    "right of the image": Case(box(70, 21, 90, 40), "box-outside", "stop", "a.xml:1"),
+    "above the image": Case(box(11, -30, 30, -5), "box-outside", "stop", "a.xml:1"),
+    "over the border": Case(box(50, 21, 70, 40), "box-partly-outside", "pass", "a.xml:1"),
+    "counted from 0": Case(box(0, 0, 30, 40), "box-partly-outside", "pass", "a.xml:1"),
+    "fractions of pixels": Case(box(11.5, 21, 30.25, 40), "box-not-integer", "pass", "a.xml:1"),
+    "object twice": Case(xml(object_xml("cat"), object_xml("cat")), "box-repeated", "pass", "a.xml:1"),
+    "unknown class": Case(xml(object_xml("submarine")), "class-unknown", "stop", "The classes are: cat, dog"),
+    "misspelt class": Case(xml(object_xml("catt")), "class-unknown", "stop", "Did you mean 'cat'?"),
+    "class in capitals": Case(xml(object_xml("Cat")), "class-unknown", "stop", "Did you mean 'cat'?"),
+    "class misspelt once": Case(
+        misspelt_once, "class-lookalike", "pass", "'cats' has 1 objects", OWN_CLASSES
+    ),
+    # Splits
+    "split empty": Case(split(), "split-empty", "fatal", "train.txt"),
+    "split of blank lines": Case(split("", "  "), "split-empty", "fatal", "train.txt"),
+    "split missing": Case(remove("ImageSets/Main/train.txt"), "file-missing", "fatal", "train.txt"),
+    "split of bytes": Case(split_bytes(b"\xff\xfe\xfa"), "file-missing", "fatal", "train.txt"),
+    "id twice": Case(split("a", "b", "c", "a"), "id-repeated", "stop", "train.txt:4"),
+    "id without files": Case(split("a", "b", "c", "e"), "file-missing image-missing", "stop", "train.txt:4"),
+    "id that goes up": Case(split("a", "b", "c", "../d"), "path-unsafe", "stop", "train.txt:4"),
+    "id from the root": Case(split("a", "b", "c", "/etc/passwd"), "path-unsafe", "stop", "train.txt:4"),
+    "id from home": Case(split("a", "b", "c", "~/secret"), "path-unsafe", "stop", "train.txt:4"),
+    "id on a drive": Case(split("a", "b", "c", "C:\\d"), "path-unsafe", "stop", "train.txt:4"),
+    "id that goes up in Windows": Case(
+        split("a", "b", "c", "x\\..\\d"), "path-unsafe", "stop", "train.txt:4"
+    ),
+    "id with a NUL": Case(split_bytes(b"a\nb\nc\nd\0\n"), "path-unsafe", "stop", "train.txt:4"),
+    "no folder of images": Case(moved("JPEGImages"), "file-missing", "fatal", "JPEGImages"),
+    "no folder of annotations": Case(moved("Annotations"), "file-missing", "fatal", "Annotations"),
+    "test image in train": Case(split("d", "a", name="val"), "test-in-train", "pass", "a.jpg"),
+    "test image in train by another name": Case(
+        copy_image("JPEGImages/d.jpg", JPG), "test-in-train", "pass", "d.jpg"
+    ),
+    "nothing annotated": Case(
+        lambda folder: [write(f"Annotations/{name}.xml", annotation_xml())(folder) for name in "abc"],
+        "split-empty",
+        "fatal",
+        "train.txt",
+        OWN_CLASSES,
+    ),
+}
+
+COCO_CASES = {
+    # Files
+    "no file": Case(remove(JSON), "file-missing", "fatal", "instances_train.json"),
+    "no folder": Case(moved("train"), "file-missing", "fatal", "train"),
+    "empty file": Case(write(JSON, ""), "annotation-broken", "fatal", "instances_train.json:1"),
+    "cut file": Case(cut(JSON, 0.5), "annotation-broken", "fatal", "instances_train.json:1"),
+    "trailing comma": Case(
+        write(JSON, '{\n"images": [],\n}'), "annotation-broken", "fatal", "instances_train.json:3"
+    ),
+    "file of bytes": Case(write(JSON, b"\xff\xfe\xfa"), "annotation-broken", "fatal", "instances_train.json"),
+    "nested too deeply": Case(
+        write(JSON, "[" * 100_000), "annotation-broken", "fatal", "instances_train.json"
+    ),
+    "a list": Case(write(JSON, "[]"), "annotation-broken", "fatal", "holds a list"),
+    "no images": Case(without("images"), "annotation-broken", "fatal", "no list 'images'"),
+    "no annotations": Case(without("annotations"), "annotation-broken", "fatal", "no list 'annotations'"),
+    "no categories": Case(without("categories"), "annotation-broken", "fatal", "no list 'categories'"),
+    "images empty": Case(emptied("images"), "split-empty", "fatal", "'images' is empty"),
+    "categories empty": Case(emptied("categories"), "split-empty", "fatal", "'categories' is empty"),
+    "annotations empty": Case(emptied("annotations"), "split-empty", "fatal", "no image has an object"),
+    "all crowd": Case(coco(all_crowd), "split-empty", "fatal", "no image has an object"),
+    # Categories
+    "category without name": Case(
+        entry("categories", name=...), "annotation-incomplete", "fatal", "entry 1 (id 3)"
+    ),
+    "category id twice": Case(
+        repeated("categories", name="cow"), "id-repeated", "fatal", "the id 3 more than once"
+    ),
+    "category name twice": Case(repeated("categories", id=99), "id-repeated", "fatal", "the name 'cat'"),
+    "category id 0 kept": Case(
+        lambda folder: (entry("categories", id=0)(folder), entry("annotations", category_id=0)(folder)),
+        "annotation-incomplete",
+        "fatal",
+        "category id 0",
+        KEEP,
+    ),
+    "category id of billions kept": Case(
+        entry("categories", id=2**40),
+        "annotation-incomplete category-unknown",
+        "fatal",
+        f"category id {2**40}",
+        KEEP,
+    ),
+    "other categories in the test": Case(
+        entry("categories", "annotations/instances_val.json", name="cow"),
+        "category-unknown",
+        "fatal",
+        "instances_val.json",
+    ),
+    # Images
+    "image id twice": Case(repeated("images"), "id-repeated", "stop", "the id 1 more than once"),
+    "no file_name": Case(
+        entry("images", file_name=...), "annotation-incomplete image-unknown", "stop", "entry 1 (id 1)"
+    ),
+    "file_name goes up": Case(
+        entry("images", file_name="../val/4.jpg"), "path-unsafe image-unknown", "stop", "entry 1 (id 1)"
+    ),
+    "file_name from the root": Case(
+        entry("images", file_name="/etc/passwd"), "path-unsafe image-unknown", "stop", "entry 1 (id 1)"
+    ),
+    "file_name on a drive": Case(
+        entry("images", file_name="C:\\a.jpg"), "path-unsafe image-unknown", "stop", "entry 1 (id 1)"
+    ),
+    "file_name with a NUL": Case(
+        entry("images", file_name="a\0.jpg"), "path-unsafe image-unknown", "stop", "entry 1 (id 1)"
+    ),
+    "file missing": Case(remove(COCO_JPG), "image-missing", "stop", "000000000001.jpg"),
+    "file truncated": Case(cut(COCO_JPG, 0.6), "image-truncated", "stop", "000000000001.jpg"),
+    "file of text": Case(write(COCO_JPG, "no image"), "image-format", "stop", "000000000001.jpg"),
+    "size of another image": Case(entry("images", width=32), "size-mismatch", "stop", "000000000001.jpg"),
+    "width missing": Case(entry("images", width=...), "size-unstated", "pass", "instances_train.json"),
+    "width in words": Case(
+        entry("images", width="wide"), "annotation-incomplete image-unknown", "stop", "width is 'wide'"
+    ),
+    "one file for two images": Case(
+        entry("images", file_name="000000000002.jpg"), "image-repeated", "pass", "000000000002.jpg"
+    ),
+    "test file in train": Case(
+        copy_image(COCO_JPG, "val/000000000004.jpg"), "test-in-train", "pass", "000000000004.jpg"
+    ),
+    # Annotations
+    "bbox missing": Case(entry("annotations", bbox=...), "annotation-incomplete", "stop", "entry 1 (id 1)"),
+    "bbox of three": Case(
+        entry("annotations", bbox=[1, 2, 3]), "box-not-a-number", "stop", "entry 1 (id 1) of 'annotations'"
+    ),
+    "bbox nan": Case(entry("annotations", bbox=[1, 2, float("nan"), 4]), "box-not-a-number", "stop", "nan"),
+    "bbox in words": Case(entry("annotations", bbox=[1, 2, "3", 4]), "box-not-a-number", "stop", "'3'"),
+    "unknown image id": Case(entry("annotations", image_id=99), "image-unknown", "stop", "image_id 99"),
+    "unknown category id": Case(
+        entry("annotations", category_id=99), "category-unknown", "stop", "category_id 99"
+    ),
+    "iscrowd 2": Case(entry("annotations", iscrowd=2), "annotation-incomplete", "stop", "iscrowd is 2"),
+    "negative area": Case(entry("annotations", area=-1), "annotation-incomplete", "stop", "area is -1"),
+    "crowd": Case(
+        coco(lambda content: content["annotations"].append(annotation(2, 3, id=9, area=9, iscrowd=1))),
+        "crowd",
+        "pass",
+        "1 annotations are crowds",
+    ),
+    "bbox without width": Case(
+        repeated("annotations", bbox=[5, 5, 0, 9]), "box-left-out", "pass", "5, 5, 0, 9 of image 1"
+    ),
+    "bbox outside": Case(
+        repeated("annotations", bbox=[90, 5, 9, 9]), "box-left-out", "pass", "90, 5, 9, 9 of image 1"
+    ),
+    "bbox of negative width": Case(
+        repeated("annotations", bbox=[20, 5, -9, 9]), "box-left-out", "pass", "20, 5, -9, 9 of image 1"
+    ),
+}
