@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from small_detectors import small_detector
 
 import lshfm_pl
@@ -38,11 +39,17 @@ LOADING = {
         "evaluate",
         [*EVALUATE, "checkpoint={root}/sound.ckpt", "teacher.checkpoint={file}"],
     ),
+    "visualize: checkpoint": ("visualize", [*DATA, "checkpoint={file}", "output_dir={root}/out"]),
+    "visualize: checkpoints": ("visualize", [*DATA, "checkpoints=[{file}]", "output_dir={root}/out"]),
+    "predict: checkpoint": (
+        "predict",
+        ["checkpoint={file}", "images={root}/picture.png", "output_dir={root}/out"],
+    ),
     "import_checkpoint: src": ("import_checkpoint", ["src={file}", "dst={root}/new.ckpt"]),
 }
 """Every key of every command that names a file of tensors: the command, and its overrides."""
 
-LOAD_NO_FILE = {"compare", "check_data"}
+LOAD_NO_FILE = {"benchmark", "check_data", "compare", "report"}
 """Commands whose user names no such file."""
 
 
@@ -61,6 +68,7 @@ def root(tmp_path_factory):
         small_detector(MODEL).config, num_classes=len(SHAPE_CLASSES) + 1, class_names=SHAPE_CLASSES
     )
     torch.save(detector_checkpoint(detector), root / "sound.ckpt")
+    Image.new("RGB", (64, 64)).save(root / "picture.png")
     return root
 
 
@@ -118,12 +126,17 @@ def test_there_is_one_loader_of_tensors_and_it_loads_weights_only():
 @pytest.mark.parametrize(
     "name",
     [
-        "pickle.load", "pickle.loads", "torch.jit.load", "torch.hub.load", "yaml.load", "joblib.load", "eval",
+        "pickle.load", "pickle.loads", "torch.jit.load", "torch.hub.load", "joblib.load", "eval",
         "exec", "torch.hub.load_state_dict_from_url", "load_state_dict_from_url", "shutil.unpack_archive",
     ],
 )  # fmt: skip
 def test_nothing_that_could_run_a_file_is_called(name):
     assert [place for place, called, _ in calls() if called == name] == []
+
+
+def test_yaml_is_read_without_tags():
+    loaders = {words.get("Loader") for _, name, words in calls() if name == "yaml.load"}
+    assert loaders <= {"yaml.CSafeLoader"}
 
 
 def test_no_shell_runs():
