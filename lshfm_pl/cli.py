@@ -14,7 +14,6 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
@@ -26,6 +25,8 @@ EXPECTED_WARNINGS = (
     r".*does not have many workers",  # data.num_workers is the user's choice
     r".*sync_dist=True",  # every process gathers all images, so the figures are equal already
     r".*LeafSpec",  # between Lightning and torch, not ours to act on
+    r".*your dataloader is not resumable",  # the data module leaves out what was trained on before
+    r".*The dirpath has changed",  # resumed in another folder, whose best.ckpt is its own
 )
 
 
@@ -50,9 +51,8 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
                     raise
                 print(f"error: {told(error)}", file=sys.stderr)
                 sys.exit(1)
-            except SIGTERMException:
-                print("stopped by SIGTERM; go on with resume=<its checkpoints/last.ckpt>", file=sys.stderr)
-                sys.exit(128 + signal.SIGTERM)
+            except KeyboardInterrupt:  # where nothing was to be saved
+                sys.exit(128 + signal.SIGINT)
 
         return run
 

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
@@ -27,6 +28,7 @@ class DetectionModule(pl.LightningModule):
         schedule: optimizer and learning rate; None where only evaluation is wanted.
         name: prefix of the logged evaluation figures, e.g. `val/AP50`; the test loop always logs `test/…`.
         data_config: the data config to store in checkpoints, so that they can be evaluated by themselves.
+        seed: of the random image sizes and boxes of training.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class DetectionModule(pl.LightningModule):
         *,
         name: str = "val",
         data_config: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.detector = detector
         self.schedule = schedule
         self.eval_name = name
         self.data_config = data_config
+        self.seed = seed
         self.metrics = DetectionMetrics(detector.class_names)
         self.results: dict[str, float] = {}
 
@@ -52,6 +56,11 @@ class DetectionModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; logs every loss by name and their sum."""
         images, targets = batch
+        # torchvision draws image sizes and boxes from the global generator. Seeded by where the batch is, they do
+        # not depend on what was drawn before, so a resumed run has them again without any saved state.
+        torch.manual_seed(
+            mix_seed(self.seed, self.trainer.global_rank, self.trainer.current_epoch, batch_idx)
+        )
         losses = self.losses(as_float(images), targets)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         logged = {f"train/{name}": loss.detach() for name, loss in losses.items()}

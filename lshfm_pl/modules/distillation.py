@@ -29,7 +29,7 @@ class DistillationModule(DetectionModule):
         detector: the student.
         teacher: a trained detector of the same architecture; frozen here.
         losses: of `build_losses`.
-        schedule, data_config: as `DetectionModule`.
+        schedule, data_config, seed: as `DetectionModule`.
 
     Raises:
         LSHFMError: student and teacher do not fit.
@@ -43,8 +43,9 @@ class DistillationModule(DetectionModule):
         schedule: Schedule | None = None,
         *,
         data_config: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__(detector, schedule, data_config=data_config)
+        super().__init__(detector, schedule, data_config=data_config, seed=seed)
         self.mimic, self.kd = losses.features, losses.logits
         self._bias = losses.bias
         self._tap = make_tap(
