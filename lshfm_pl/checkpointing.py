@@ -255,7 +255,6 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
         self.signals = StopSignals()
-        self.blocked: Callable[[], bool] = lambda: False
         self._place = "epoch_end"
         self._validated = False
         self._saved_step, self._saved_time = 0, 0.0
@@ -340,7 +339,8 @@ class LastCheckpoint(Checkpoint):
         return bool(due_anywhere), signum
 
     def _save(self, trainer: pl.Trainer, place: str) -> None:
-        if trainer.fast_dev_run or self.blocked():  # type: ignore[attr-defined]
+        in_trouble = any(getattr(callback, "in_trouble", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.fast_dev_run or in_trouble:  # type: ignore[attr-defined]
             return
         for logger in trainer.loggers:
             logger.save()

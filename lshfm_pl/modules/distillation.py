@@ -10,7 +10,7 @@ from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import LSH, DistillLosses, make_tap
 from lshfm_pl.mimic.build import CHECKPOINT_PREFIX
-from lshfm_pl.modules.detection import DetectionModule
+from lshfm_pl.modules.detection import Batch, DetectionModule, Place
 from lshfm_pl.optim import Schedule
 
 __all__ = ["ZERO_STEPS_ALLOWED", "DistillationModule"]
@@ -91,6 +91,15 @@ class DistillationModule(DetectionModule):
                 terms |= head.terms(*pair)
         self._check_not_silent(terms)
         return {**losses, **{f"mimic_{name}": term for name, term in terms.items()}}
+
+    def losses_at(self, batch: Batch, place: Place) -> dict[str, Tensor]:
+        """As the plain module; the mimic terms are weighted by the schedule's warm-up."""
+        losses = super().losses_at(batch, place)
+        assert self.schedule is not None
+        factor = self.schedule.mimic_factor(place.step)
+        if factor == 1:
+            return losses
+        return {name: factor * loss if name.startswith("mimic_") else loss for name, loss in losses.items()}
 
     def _check_not_silent(self, terms: dict[str, Tensor]) -> None:
         beta = max(head.beta for head in (self.mimic, self.kd) if head is not None)

@@ -1,0 +1,223 @@
+"""Do to training runs what borrowed machines do to them, and see whether anything is lost.
+
+    python scripts/torture.py [--output outputs/torture] [--kills 7] [--only kill term disk processes]
+
+Runs are started as users start them and take seconds each. `torture.json` and `torture.md` in the output folder say
+what was done, how often, and what came of it. The status is 1 if anything was not as it should be.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+from lshfm_pl.paths import CONFIG_DIR
+
+ROOT = CONFIG_DIR.parent
+ARCHITECTURES = ("fasterrcnn", "retinanet")
+LOSSES = ("none", "l2", "lsh", "lshl2")
+SECONDS_ALLOWED = 300
+
+TINY = (
+    "data=shapes", "data.num_train=18", "data.num_val=4", "data.num_test=3", "data.batch_size=2",
+    "data.eval_batch_size=2", "schedule=quickstart", "schedule.epochs=2", "model.min_size=[48,64]",
+    "trainer.accelerator=cpu", "trainer.deterministic=true", "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1", "callbacks.last.every_n_steps=2", "resume=auto",
+)  # fmt: skip
+"""A run of 18 steps in seconds, which can be interrupted anywhere."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table: what was done to what, how often, and how often it came out as it should."""
+
+    fault: str
+    to: str
+    times: int
+    as_expected: int
+    outcome: str
+
+
+class Workbench:
+    """Starts runs below one folder."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.random = random.Random(seed)
+        self._seconds: dict[str, float] = {}
+        self._teachers: dict[str, Path] = {}
+
+    def command(self, run: Path, *overrides: str) -> list[str]:
+        """The command line of a tiny run in the folder `run`."""
+        data = f"data.root={self.folder / 'data'}"
+        return [sys.executable, "-m", "lshfm_pl.train", *TINY, data, *overrides, f"hydra.run.dir={run}"]
+
+    def start(self, run: Path, *overrides: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a tiny run; what it prints is appended to `<run>.log`."""
+        run.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with run.with_name(run.name + ".log").open("a") as printed:
+            return subprocess.Popen(
+                self.command(run, *overrides),
+                cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT, text=True, **options,
+            )  # fmt: skip
+
+    def finish(self, run: Path, *overrides: str, **options: Any) -> int:
+        """Run to its end; the exit status."""
+        return self.start(run, *overrides, **options).wait(SECONDS_ALLOWED)
+
+    def reference(self, name: str, *overrides: str) -> tuple[Path, float]:
+        """The folder of the uninterrupted run `name`, made when first asked for, and the seconds that it took."""
+        run = self.folder / name / "uninterrupted"
+        if name not in self._seconds:
+            begin = time.monotonic()
+            if status := self.finish(run, *overrides):
+                raise RuntimeError(f"{run}: the uninterrupted run ended with status {status}, see {run}.log")
+            self._seconds[name] = time.monotonic() - begin
+        return run, self._seconds[name]
+
+    def teacher(self, architecture: str) -> Path:
+        """A checkpoint to mimic; that it has learned nothing does not matter here."""
+        if architecture not in self._teachers:
+            run = self.folder / f"teacher_{architecture}"
+            model = f"model={architecture}_resnet18fpn_small"
+            if self.finish(run, model, "role=teacher", "schedule.epochs=1", "trainer.limit_train_batches=1"):
+                raise RuntimeError(f"{run}: no teacher, see {run}.log")
+            self._teachers[architecture] = run / "checkpoints" / "best.ckpt"
+        return self._teachers[architecture]
+
+    def settings(self, architecture: str, loss: str, workers: int) -> list[str]:
+        """The overrides of one combination."""
+        chosen = [f"model={architecture}_resnet10fpn_tiny", f"distill={loss}", f"data.num_workers={workers}"]
+        if loss != "none":
+            chosen.append(f"teacher.checkpoint={self.teacher(architecture)}")
+        return chosen + (["distill.num_hashes=64"] if loss.startswith("lsh") else [])
+
+
+def difference(run: Path, reference: Path) -> str | None:
+    """What of a run is not bit by bit as in the uninterrupted one; None if all is."""
+    checkpoints = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (run, reference)
+    ]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        if not same(*(checkpoint[key] for checkpoint in checkpoints)):
+            return key
+    results = [json.loads((folder / "results.json").read_text())["metrics"] for folder in (run, reference)]
+    if results[0] != results[1]:
+        return "metrics of results.json"
+    if len({(folder / "metrics.csv").read_text() for folder in (run, reference)}) > 1:
+        return "metrics.csv"
+    if scalars(run) != scalars(reference):
+        return "TensorBoard's curves"
+    return None
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit by bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(value, b[key]) for key, value in a.items())
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def scalars(run: Path) -> list[tuple[str, int, float]]:
+    """Every point of every curve, sorted."""
+    return sorted(
+        (value.tag, event.step, value.simple_value)
+        for path in (run / "tensorboard").glob("events.*")
+        for event in LegacyEventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    )
+
+
+def combinations() -> Iterator[tuple[str, str, int]]:
+    """Every detector with every loss, with loader processes and without by turns."""
+    for number, architecture in enumerate(ARCHITECTURES):
+        for position, loss in enumerate(LOSSES):
+            yield architecture, loss, 2 * ((number + position) % 2)
+
+
+def interrupted(bench: Workbench, signum: signal.Signals, times: int) -> Iterator[Case]:
+    """Send a signal at random moments, start the same command again each time, compare every end reached."""
+    for architecture, loss, workers in combinations():
+        settings = bench.settings(architecture, loss, workers)
+        name = f"{architecture}_{loss}_workers{workers}"
+        reference, seconds = bench.reference(name, *settings)
+        run = bench.folder / name / signum.name
+        wrong: list[str] = []
+        sent = 0
+        while True:
+            process = bench.start(run, *settings)
+            if sent < times:
+                try:
+                    process.wait(
+                        bench.random.uniform(0.25, 1.0) * seconds
+                    )  # the first quarter is starting up
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signum)
+                    sent += 1
+            status = process.wait(SECONDS_ALLOWED)
+            if status == 0:
+                if differs := difference(run, reference):
+                    wrong.append(f"differs in {differs}")
+                if sent >= times:
+                    break
+                shutil.rmtree(run)
+            elif status not in (-signum, 128 + signum):
+                wrong.append(f"status {status}")
+                break
+        outcome = "; ".join(wrong) or "end bit-identical: weights, optimizer, curves, results"
+        yield Case(
+            signum.name, f"{architecture}, {loss}, {workers} workers", sent, 0 if wrong else sent, outcome
+        )
+
+
+def table(cases: list[Case]) -> str:
+    """Markdown."""
+    rows = ["| fault | to | times | as expected | what happened |", "|---|---|---|---|---|"]
+    rows += [f"| {c.fault} | {c.to} | {c.times} | {c.as_expected} | {c.outcome} |" for c in cases]
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    """Run what is asked for and write the table after every case."""
+    kinds: dict[str, Callable[[Workbench], Iterator[Case]]] = {
+        "kill": lambda bench: interrupted(bench, signal.SIGKILL, arguments.kills),
+        "term": lambda bench: interrupted(bench, signal.SIGTERM, arguments.terms),
+    }
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("outputs/torture"))
+    parser.add_argument("--kills", type=int, default=7, help="SIGKILLs for each of the 8 combinations")
+    parser.add_argument("--terms", type=int, default=2, help="SIGTERMs for each of the 8 combinations")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--only", nargs="+", choices=list(kinds), default=list(kinds))
+    arguments = parser.parse_args()
+    bench = Workbench(arguments.output.resolve(), arguments.seed)
+    cases: list[Case] = []
+    for kind in arguments.only:
+        for case in kinds[kind](bench):
+            cases.append(case)
+            print(case, flush=True)
+            bench.folder.mkdir(parents=True, exist_ok=True)
+            (bench.folder / "torture.json").write_text(json.dumps([asdict(c) for c in cases], indent=2))
+            (bench.folder / "torture.md").write_text(table(cases))
+    sys.exit(any(case.as_expected < case.times for case in cases))
+
+
+if __name__ == "__main__":
+    main()
