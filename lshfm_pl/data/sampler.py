@@ -80,10 +80,15 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Select the permutation, and the random transforms, of an epoch (0-based)."""
+        if epoch != self.epoch:
+            self._first_batch = 0
         self.epoch = epoch
 
     def skip(self, batches: int) -> None:
-        """Leave out the first batches of the next iteration, and of that one alone: they were trained on before."""
+        """Leave out the first batches of the selected epoch, and of no other: they were trained on before.
+
+        Not of one iteration alone: a loader with workers makes two iterators at its start.
+        """
         self._first_batch = batches
 
     def __len__(self) -> int:
@@ -93,7 +98,6 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
         # Not a generator: the epoch counts when the iterator is made, whatever the loader prefetches.
         first = self.rank * self.batch_size
         remaining = self._global_batches()[self._first_batch :]
-        self._first_batch = 0
         return iter(
             [
                 [Draw(int(index), self.epoch) for index in batch[first : first + self.batch_size]]
