@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -17,7 +17,6 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.run_logs import log_position
@@ -31,8 +30,6 @@ __all__ = [
     "RunRecord",
     "StopSignals",
     "is_whole",
-    "refuse_full_disk",
-    "training_state_bytes",
     "write_checkpoint",
 ]
 
@@ -189,41 +186,6 @@ def is_whole(path: Path) -> bool:
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError):
         return False
-
-
-def training_state_bytes(module: pl.LightningModule, optimizer: str) -> int:
-    """Bytes of a checkpoint with the optimizer's state: as float32 one more per trainable value, for AdamW two."""
-    tensors: Iterable[Tensor] = module.state_dict().values()
-    moments = 2 if optimizer == "adamw" else 1
-    trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 4 * moments * trainable
-
-
-def refuse_full_disk(folder: Path, checkpoint_bytes: int) -> None:
-    """Stop before training if checkpoints will not fit into `folder` or it cannot be written.
-
-    Counted are the newest checkpoint, the one before and the one being written, and the best weights.
-
-    Raises:
-        LSHFMError: it cannot be written or has too little room.
-    """
-    probe = folder / ".write_test"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        raise LSHFMError(
-            f"{folder}: expected a folder that can be written, found: {error.strerror}. Give another hydra.run.dir"
-        ) from error
-    there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
-    needed = 4 * checkpoint_bytes - there
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise LSHFMError(
-            f"{folder}: expected room for the checkpoints, {needed / 1e6:,.0f} MB, found {free / 1e6:,.0f} MB. "
-            "Make room or give another hydra.run.dir"
-        )
 
 
 class LastCheckpoint(Checkpoint):

@@ -26,6 +26,7 @@ EXPECTED_WARNINGS = (
     r".*sync_dist=True",  # every process gathers all images, so the figures are equal already
     r".*LeafSpec",  # between Lightning and torch, not ours to act on
     r".*your dataloader is not resumable",  # the data module leaves out what was trained on before
+    r"Checkpoint directory .* exists and is not empty",  # it is gone on from
     r".*The dirpath has changed",  # resumed in another folder, whose best.ckpt is its own
 )
 

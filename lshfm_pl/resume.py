@@ -1,11 +1,7 @@
 """Which checkpoint a run goes on from, and whether it is the same run."""
 
-import fcntl
 import logging
-import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,7 @@ from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
 
-__all__ = ["AUTO", "comparable", "differing_keys", "lock_run", "read_resumable", "resolve_resume"]
+__all__ = ["AUTO", "comparable", "differing_keys", "read_resumable", "resolve_resume"]
 
 AUTO = "auto"
 """The value of `resume` that finds the checkpoint by itself."""
@@ -27,9 +23,6 @@ WITHOUT_EFFECT = (
     "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.max_time", "trainer.profiler",
 )  # fmt: skip
 """Keys, or groups of them, that do not change what is learned: they may differ on resume."""
-
-LOCK_SECONDS = 20
-"""How long to wait for a run that has just been killed: its loader's workers live a few seconds longer."""
 
 log = logging.getLogger(__name__)
 
@@ -148,36 +141,3 @@ def read_resumable(path: Path, config: DictConfig) -> dict[str, Any]:
                 "Resume with the same ones, or give resume.allow_changes=true"
             )
     return checkpoint
-
-
-@contextmanager
-def lock_run(output_dir: Path) -> Iterator[None]:
-    """Claim the run's folder inside this context, so that no second process writes there.
-
-    Where the file system knows no locks nothing is claimed.
-
-    Raises:
-        LSHFMError: a process that is alive has claimed it.
-    """
-    descriptor = os.open(output_dir, os.O_RDONLY)
-    end = time.monotonic() + LOCK_SECONDS
-    try:
-        while not _locked(descriptor):
-            if time.monotonic() > end:
-                raise LSHFMError(
-                    f"{output_dir}: another process is at this run; wait for it or give another hydra.run.dir"
-                )
-            time.sleep(0.2)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl import cli
 from lshfm_pl.callbacks import StepTimer
-from lshfm_pl.checkpointing import LAST, LastCheckpoint, RunRecord, refuse_full_disk, training_state_bytes
+from lshfm_pl.checkpointing import LAST, LastCheckpoint, RunRecord
 from lshfm_pl.cli import as_dict, is_main_process
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
@@ -24,7 +24,8 @@ from lshfm_pl.mimic import build_losses
 from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters
 from lshfm_pl.optim import Schedule
 from lshfm_pl.results import run_results, write_json
-from lshfm_pl.resume import AUTO, comparable, differing_keys, lock_run, read_resumable, resolve_resume
+from lshfm_pl.resume import AUTO, comparable, differing_keys, read_resumable, resolve_resume
+from lshfm_pl.run_folder import lock_run, refuse_full_disk, training_state_bytes
 from lshfm_pl.run_logs import START, rewind_logs
 
 __all__ = ["train"]

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": ["checkpoint=x.ckpt", "output_dir=x"],
     "compare": [],
     "import_checkpoint": ["dst=x.ckpt"],
+    "replay": ["file=step.json"],
 }
 
 
