@@ -82,13 +82,10 @@ def in_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def job_command(output_dir: Path) -> list[str]:
-    """The command line that runs this very job by itself, in `output_dir`."""
-    module = sys.modules["__main__"].__spec__
-    if module is None:
-        raise LSHFMError("sweeps over several devices: start the command as python -m lshfm_pl.<command>")
+def job_command(module: str, output_dir: Path) -> list[str]:
+    """The command line that runs this very job of a sweep over `module` by itself, in `output_dir`."""
     overrides = list(HydraConfig.get().overrides.task)
-    return [sys.executable, "-m", module.name, *overrides, f'hydra.run.dir="{output_dir}"']
+    return [sys.executable, "-m", module, *overrides, f'hydra.run.dir="{output_dir}"']
 
 
 def as_dict(config: DictConfig | None) -> dict[str, Any]:

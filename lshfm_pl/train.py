@@ -23,6 +23,7 @@ from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters
 from lshfm_pl.optim import Schedule
+from lshfm_pl.processes import end_with_parent, lost_processes_told, started_by_lightning, started_outside
 from lshfm_pl.results import run_results, write_json
 from lshfm_pl.resume import AUTO, comparable, differing_keys, read_resumable, resolve_resume
 from lshfm_pl.run_folder import lock_run, refuse_full_disk, training_state_bytes
@@ -73,6 +74,9 @@ def train(config: DictConfig) -> dict[str, Any]:
         for callback in callbacks:
             if isinstance(callback, LastCheckpoint):
                 stack.enter_context(callback.signals)
+        if started_by_lightning():
+            end_with_parent()
+        stack.enter_context(lost_processes_told())
         if teacher is not None and config.distill.check_teacher and record.teacher_metrics is None:
             record.teacher_metrics = measure_teacher(trainer, teacher, datamodule)
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
@@ -259,9 +263,9 @@ def measure_teacher(
 @cli.main("train")
 def main(config: DictConfig) -> None:
     """One run, or one job of a sweep."""
-    if cli.in_multirun() and str(config.trainer.devices) != "1":
+    if cli.in_multirun() and str(config.trainer.devices) != "1" and not started_outside():
         # Lightning starts its other processes by repeating the command line, which here is the whole sweep.
-        command = cli.job_command(Path(config.output_dir))
+        command = cli.job_command("lshfm_pl.train", Path(config.output_dir))
         if subprocess.run(command, check=False).returncode != 0:
             raise LSHFMError(f"the job in {config.output_dir} failed; see its output above")
         return

@@ -1,6 +1,6 @@
 """Do to training runs what borrowed machines do to them, and see whether anything is lost.
 
-    python scripts/torture.py [--output outputs/torture] [--kills 7] [--only kill term disk processes]
+    python scripts/torture.py [--output outputs/torture] [--kills 7] [--only kill term limit disk processes]
 
 Runs are started as users start them and take seconds each. `torture.json` and `torture.md` in the output folder say
 what was done, how often, and what came of it. The status is 1 if anything was not as it should be.
@@ -23,12 +23,13 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
+from lshfm_pl.checkpointing import is_whole
 from lshfm_pl.paths import CONFIG_DIR
 
 ROOT = CONFIG_DIR.parent
 ARCHITECTURES = ("fasterrcnn", "retinanet")
 LOSSES = ("none", "l2", "lsh", "lshl2")
-SECONDS_ALLOWED = 300
+SECONDS_ALLOWED = 900
 
 TINY = (
     "data=shapes", "data.num_train=18", "data.num_val=4", "data.num_test=3", "data.batch_size=2",
@@ -187,6 +188,128 @@ def interrupted(bench: Workbench, signum: signal.Signals, times: int) -> Iterato
         )
 
 
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until the file is there, or the run has ended without it."""
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.05)
+
+
+def last_line(run: Path) -> str:
+    """The message that a run ended with."""
+    told = [line for line in run.with_name(run.name + ".log").read_text().splitlines() if "error: " in line]
+    return told[-1] if told else ""
+
+
+def file_too_large(bench: Workbench) -> Iterator[Case]:
+    """The system refuses files as large as a checkpoint, once a good one is there."""
+    settings = bench.settings("retinanet", "lsh", 0)
+    reference, _ = bench.reference("retinanet_lsh_workers0", *settings)
+    run = bench.folder / "file_limit"
+    last = run / "checkpoints" / "last.ckpt"
+    process = bench.start(run, *settings)
+    wait_for(last, process)
+    process.kill()
+    process.wait()
+    before = last.read_bytes()
+    limit = (1_000_000, 1_000_000)
+    status = bench.finish(run, *settings, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    told = "could not be written" in last_line(run)
+    kept = last.read_bytes() == before
+    ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
+    good = status == 1 and told and kept and ended
+    outcome = f"status {status}, told: {told}, last checkpoint untouched: {kept}, then bit-identical: {ended}"
+    yield Case("no room for a checkpoint (RLIMIT_FSIZE)", "retinanet, lsh", 1, int(good), outcome)
+
+
+def full_disk(bench: Workbench) -> Iterator[Case]:
+    """A small file system: too small from the start, and filled up by somebody else during the run."""
+    disk = bench.folder / "disk"
+    disk.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=170m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        print("full disk: skipped, mounting a tmpfs takes root")
+        return
+    try:
+        settings = bench.settings("retinanet", "none", 0)
+        reference, _ = bench.reference("retinanet_none_workers2", *bench.settings("retinanet", "none", 2))
+        filler = disk / "filler"
+        filler.write_bytes(bytes(130_000_000))
+        status = bench.finish(disk / "small", *settings)
+        told = "expected room for the checkpoints" in last_line(disk / "small")
+        good = status == 1 and told and not (disk / "small" / "checkpoints" / "last.ckpt").exists()
+        outcome = f"status {status} before training, told: {told}"
+        yield Case("disk too small (tmpfs)", "retinanet, none", 1, int(good), outcome)
+        filler.unlink()
+        run = disk / "filled"
+        process = bench.start(run, *settings)
+        wait_for(run / "checkpoints" / "last-previous.ckpt", process)
+        with filler.open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(100_000))
+            except OSError:
+                pass
+        status = process.wait(SECONDS_ALLOWED)
+        told = "could not be written (No space left on device)" in last_line(run)
+        whole = is_whole(run / "checkpoints" / "last.ckpt")
+        filler.unlink()
+        ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
+        good = status == 1 and told and whole and ended
+        outcome = (
+            f"status {status}, told: {told}, last checkpoint whole: {whole}, then bit-identical: {ended}"
+        )
+        yield Case("disk filled during the run (tmpfs)", "retinanet, none", 1, int(good), outcome)
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
+
+
+def processes(bench: Workbench) -> Iterator[Case]:
+    """One of two processes is killed, or the run is asked to stop: both end, and go on as if nothing had been."""
+    for loss in ("none", "lshl2"):
+        settings = [*bench.settings("retinanet", loss, 0), "trainer.devices=2", "data.batch_size=1"]
+        reference, _ = bench.reference(f"two_processes_{loss}", *settings)
+        for fault, victim, signum in (
+            ("SIGKILL of the first process", 0, signal.SIGKILL),
+            ("SIGKILL of the second process", 1, signal.SIGKILL),
+            ("SIGTERM", 0, signal.SIGTERM),
+        ):
+            run = bench.folder / f"two_processes_{loss}" / f"{signum.name}_{victim}"
+            process = bench.start(run, *settings)
+            wait_for(run / "checkpoints" / "last.ckpt", process)
+            pids = [process.pid, *children(process.pid)]
+            os.kill(pids[victim], signum)
+            begin = time.monotonic()
+            process.wait(SECONDS_ALLOWED)
+            while any(is_alive(pid) for pid in pids[1:]) and time.monotonic() - begin < SECONDS_ALLOWED:
+                time.sleep(0.2)
+            seconds = time.monotonic() - begin
+            status_fits = process.returncode == 143 if signum == signal.SIGTERM else process.returncode != 0
+            ended = bench.finish(run, *settings) == 0
+            differs = difference(run, reference) if ended else "no end"
+            good = seconds < 60 and differs is None and status_fits
+            outcome = (
+                f"all ended after {seconds:.0f} s, status {process.returncode}; then "
+                f"{'bit-identical' if differs is None else differs}"
+            )
+            yield Case(f"{fault} of two", f"retinanet, {loss}", 1, int(good), outcome)
+
+
+def children(pid: int) -> list[int]:
+    """Processes of the same command that `pid` has started."""
+    listed = subprocess.run(
+        ["pgrep", "-P", str(pid), "-f", "lshfm_pl.train"], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in listed.stdout.split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, other than one that is only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def table(cases: list[Case]) -> str:
     """Markdown."""
     rows = ["| fault | to | times | as expected | what happened |", "|---|---|---|---|---|"]
@@ -199,6 +322,9 @@ def main() -> None:
     kinds: dict[str, Callable[[Workbench], Iterator[Case]]] = {
         "kill": lambda bench: interrupted(bench, signal.SIGKILL, arguments.kills),
         "term": lambda bench: interrupted(bench, signal.SIGTERM, arguments.terms),
+        "limit": file_too_large,
+        "disk": full_disk,
+        "processes": processes,
     }
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/torture"))
