@@ -225,6 +225,8 @@ class LastCheckpoint(Checkpoint):
         """All checkpoints of this trainer are written by `DurableCheckpointIO`; the signals are not Lightning's."""
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        # With max_steps Lightning would go on from the end of an epoch as from its middle, and count it twice.
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
         self.signals.forward = getattr(trainer.strategy.launcher, "kill", None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -281,17 +283,19 @@ class LastCheckpoint(Checkpoint):
         """Complete the progress of Lightning's loops, and note how far the logs were."""
         loops = checkpoint["loops"]["fit_loop"]
         batches, state = loops["epoch_loop.batch_progress"], loops["epoch_loop.state_dict"]
+        validation = loops["epoch_loop.val_loop.batch_progress"]
         steps = state["_batches_that_stepped"]
         if self._place == "between_batches":
             for tracker in (batches["total"], batches["current"]):
                 tracker["ready"] = tracker["started"] = tracker["processed"] = tracker["completed"]
             batches["is_last_batch"] = False
-        elif self._place == "before_validation":
+        if self._place == "before_validation":
             # To Lightning a validation interrupted in its first batch: it is run from there, that is, whole.
-            none = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-            progress = loops["epoch_loop.val_loop.batch_progress"]
-            progress |= {"total": dict(none), "current": dict(none), "is_last_batch": False}
+            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            validation |= {"total": dict(begun), "current": dict(begun), "is_last_batch": False}
             steps += not trainer.fit_loop._should_accumulate()
+        else:  # none is under way, whatever an interrupted one has left in the total
+            validation["total"] = dict(validation["current"])
         checkpoint["logs"] = {"steps": steps, **log_position(self.path.parent.parent)}
 
     def _agree(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:

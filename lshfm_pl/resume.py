@@ -1,16 +1,20 @@
 """Which checkpoint a run goes on from, and whether it is the same run."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.checkpointing import LAST, PREVIOUS, is_whole
 from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.processes import started_by_lightning
 
 __all__ = ["AUTO", "comparable", "differing_keys", "read_resumable", "resolve_resume"]
 
@@ -24,6 +28,9 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 """Keys, or groups of them, that do not change what is learned: they may differ on resume."""
 
+FOUND_RUN = "LSHFM_PL_FOUND_RUN"
+"""Environment variable by which a run tells the processes that Lightning starts for it where it goes on."""
+
 log = logging.getLogger(__name__)
 
 
@@ -31,8 +38,8 @@ def resolve_resume(config: DictConfig) -> Path | None:
     """The checkpoint that `config.resume` means, None for a run from the start.
 
     A path is that file, or the whole one before it if it is broken. `auto` is the newest whole checkpoint of the
-    run's folder; without any there, of the newest unfinished run of the same config beside that folder, which then
-    becomes `config.output_dir`; without any of those, none.
+    run's folder. Without any there, and if the folder is not one that the user chose, it is that of the newest
+    unfinished run of the same config beside, whose folder becomes `config.output_dir`; else none.
 
     Raises:
         LSHFMError: there is no such file, or only broken ones.
@@ -46,9 +53,15 @@ def resolve_resume(config: DictConfig) -> Path | None:
         return _whole_or_before(path) if path.name == LAST else path
     folder = Path(config.output_dir)
     checkpoint = _newest_checkpoint(folder)
-    if checkpoint is None and (found := _unfinished_run_beside(folder, config)) is not None:
-        folder, checkpoint = found
-        config.output_dir = str(folder)
+    if checkpoint is None:
+        if started_by_lightning():
+            found = os.environ.get(FOUND_RUN)
+        else:
+            os.environ.pop(FOUND_RUN, None)
+            found = None if _is_folder_chosen() else _unfinished_run_beside(folder, config)
+        if found is not None:
+            config.output_dir = os.environ[FOUND_RUN] = found
+            checkpoint = _newest_checkpoint(Path(found))
     if checkpoint is None:
         log.info("resume=auto: no checkpoint in %s, and no unfinished run like it beside: a new run", folder)
     else:
@@ -75,20 +88,27 @@ def _whole_or_before(path: Path) -> Path:
     return before
 
 
-def _unfinished_run_beside(folder: Path, config: DictConfig) -> tuple[Path, Path] | None:
-    """(folder, checkpoint) of the newest run beside it with the same settings and no results yet."""
+def _is_folder_chosen() -> bool:
+    """Whether the run's folder was given on the command line, or by a sweep."""
+    if not HydraConfig.initialized():
+        return True
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN or any(
+        override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra
+    )
+
+
+def _unfinished_run_beside(folder: Path, config: DictConfig) -> str | None:
+    """Folder of the newest run beside `folder` with the same settings, a checkpoint and no results yet."""
     wanted = comparable(as_dict(config))
-    candidates = [
-        path.parent.parent
-        for path in folder.parent.glob(f"*/checkpoints/{LAST}")
-        if path.parent.parent != folder and not (path.parent.parent / "results.json").exists()
-    ]
-    for other in sorted(
-        candidates, key=lambda run: (run / "checkpoints" / LAST).stat().st_mtime, reverse=True
-    ):
-        saved = other / "config.yaml"
-        if saved.is_file() and not differing_keys(comparable(as_dict(OmegaConf.load(saved))), wanted):  # type: ignore[arg-type]
-            return other, _whole_or_before(other / "checkpoints" / LAST)
+    lasts = [path for path in folder.parent.glob(f"*/checkpoints/{LAST}") if path.parent.parent != folder]
+    for last in sorted(lasts, key=lambda path: path.stat().st_mtime, reverse=True):
+        run = last.parent.parent
+        saved = run / "config.yaml"
+        if (run / "results.json").exists() or not saved.is_file():
+            continue
+        if not differing_keys(comparable(as_dict(OmegaConf.load(saved))), wanted):  # type: ignore[arg-type]
+            return str(run)
     return None
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -202,8 +203,8 @@ def last_line(run: Path) -> str:
 
 def file_too_large(bench: Workbench) -> Iterator[Case]:
     """The system refuses files as large as a checkpoint, once a good one is there."""
-    settings = bench.settings("retinanet", "lsh", 0)
-    reference, _ = bench.reference("retinanet_lsh_workers0", *settings)
+    settings = bench.settings("retinanet", "l2", 0)
+    reference, _ = bench.reference("retinanet_l2_workers0", *settings)
     run = bench.folder / "file_limit"
     last = run / "checkpoints" / "last.ckpt"
     process = bench.start(run, *settings)
@@ -218,7 +219,7 @@ def file_too_large(bench: Workbench) -> Iterator[Case]:
     ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
     good = status == 1 and told and kept and ended
     outcome = f"status {status}, told: {told}, last checkpoint untouched: {kept}, then bit-identical: {ended}"
-    yield Case("no room for a checkpoint (RLIMIT_FSIZE)", "retinanet, lsh", 1, int(good), outcome)
+    yield Case("no room for a checkpoint (RLIMIT_FSIZE)", "retinanet, l2", 1, int(good), outcome)
 
 
 def full_disk(bench: Workbench) -> Iterator[Case]:

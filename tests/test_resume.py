@@ -274,8 +274,9 @@ def test_broken_checkpoint_gives_way_to_the_one_before(
 
 
 def test_auto_without_a_folder_finds_the_newest_unfinished_run_of_the_same_settings(
-    finished, settings, data_root, tmp_path
+    finished, settings, data_root, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv(resume.FOUND_RUN, "")
     chosen = settings("fasterrcnn", "none")
     for name in ("unlike", "like", "done"):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
@@ -287,9 +288,16 @@ def test_auto_without_a_folder_finds_the_newest_unfinished_run_of_the_same_setti
         )
     (tmp_path / "done" / "results.json").write_text("{}")
     config = config_of(tmp_path / "new", data_root, *chosen)
+    assert resolve_resume(config) is None  # its folder was chosen
+    monkeypatch.setattr(resume, "_is_folder_chosen", lambda: False)
     assert resolve_resume(config) == tmp_path / "like" / "checkpoints" / LAST
     assert Path(config.output_dir) == tmp_path / "like"
     assert config.callbacks.last.dirpath == f"{tmp_path}/like/checkpoints"
+    # A process that Lightning starts beside has a folder on its command line, and is told by the first.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(resume, "_is_folder_chosen", lambda: True)
+    config = config_of(tmp_path / "new", data_root, *chosen)
+    assert resolve_resume(config) == tmp_path / "like" / "checkpoints" / LAST
 
 
 def test_auto_with_nothing_to_go_on_from_is_a_new_run(settings, data_root, tmp_path, caplog):
