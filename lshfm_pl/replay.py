@@ -98,7 +98,7 @@ def _replay_batch(
     with _autocast(str(settings.trainer.precision), device):
         losses = module.losses_at(batch, place)
     torch.stack([loss.float() for loss in losses.values()]).sum().backward()
-    return [_row(name, recorded["losses"].get(name, "nan"), float(loss)) for name, loss in losses.items()]
+    return [_row(name, recorded["losses"].get(name, "nan"), loss.item()) for name, loss in losses.items()]
 
 
 def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

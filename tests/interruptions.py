@@ -45,3 +45,21 @@ class StopWithSignal(StopAt):
 
     def __init__(self, signal_name, **place):
         super().__init__(signum=getattr(signal, signal_name), **place)
+
+
+class SpoilWeights(pl.Callback):
+    """Makes the box regression of the second step infinite, and puts it right again after."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        (name, self.weight), *_ = (
+            (name, weight)
+            for name, weight in pl_module.detector.named_parameters()
+            if name.endswith(("bbox_pred.weight", "bbox_reg.weight")) and "rpn" not in name
+        )
+        if batch_idx == 1:
+            self.before = self.weight.detach().clone()
+            self.weight.data.fill_(float("inf"))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 1:
+            self.weight.data.copy_(self.before)
