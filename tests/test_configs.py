@@ -17,7 +17,7 @@ FURTHER_NEEDS = {"data=coco_json": ["data.val_annotations=val.json", "data.val_i
 GROUPS = {
     path.name: sorted(file.stem for file in path.glob("[!_]*.yaml"))
     for path in CONFIG_DIR.iterdir()
-    if path.is_dir()
+    if path.is_dir() and path.name != "hydra"
 }
 COMMANDS = {
     "train": [],
@@ -40,8 +40,18 @@ def test_every_file_belongs_to_a_tested_group_or_command():
         "teacher_of", "trainer",
     }  # fmt: skip
     assert all(GROUPS.values())
-    nested = [path for path in CONFIG_DIR.rglob("*.yaml") if len(path.relative_to(CONFIG_DIR).parts) > 2]
-    assert not nested
+    nested = {str(path.relative_to(CONFIG_DIR)) for path in CONFIG_DIR.glob("*/*/**/*.yaml")}
+    assert nested == {"hydra/launcher/slurm.yaml"}
+
+
+def test_slurm_launcher_composes():
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="comes with the extra slurm")
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        launcher = compose(
+            "train", ["hydra/launcher=slurm", *OVERRIDES], return_hydra_config=True
+        ).hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.tasks_per_node, launcher.max_num_timeout) == (4, 10)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
