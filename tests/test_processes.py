@@ -42,7 +42,7 @@ def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(studen
 def start(tmp_path, *overrides, launcher=(sys.executable, "-m", "lshfm_pl.train")):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     return subprocess.run(
-        [*launcher, *TINY, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run", *overrides],
+        [*launcher, *overrides, *TINY, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280,
     )  # fmt: skip
 
