@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test check clean
+.PHONY: install quickstart test check torture clean
 
 install: $(INSTALLED)
 
@@ -24,6 +24,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Long: kills, stops and starves training runs, and writes what came of it to outputs/torture.
+torture: $(INSTALLED)
+	$(BIN)/python scripts/torture.py
 
 # Leaves outputs/, pretrained/ and data/ alone: they are the user's.
 clean:

@@ -8,37 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-__all__ = ["LastCheckpoint", "StepTimer"]
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """`last.ckpt`: everything to go on from, after every epoch and when the run is interrupted.
-
-    Lightning saves together on all processes. A failure is one process's own, so with several of them it is not
-    saved: the others would never come, and the message would be lost in their time-out.
-
-    Args:
-        dirpath: folder of the file.
-    """
-
-    def __init__(self, dirpath: str) -> None:
-        super().__init__(
-            dirpath=dirpath,
-            filename="last",
-            save_on_exception=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Save if all processes are here: alone, or interrupted by a signal."""
-        if trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            super().on_exception(trainer, pl_module, exception)
+__all__ = ["StepTimer"]
 
 
 class StepTimer(pl.Callback):

@@ -16,7 +16,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lshfm_pl.config_help import config_error
 from lshfm_pl.errors import LSHFMError
@@ -32,6 +31,9 @@ EXPECTED_WARNINGS = (
     r".*does not have many workers",  # data.num_workers is the user's choice
     r".*sync_dist=True",  # every process gathers all images, so the figures are equal already
     r".*LeafSpec",  # between Lightning and torch, not ours to act on
+    r".*your dataloader is not resumable",  # the data module leaves out what was trained on before
+    r"Checkpoint directory .* exists and is not empty",  # it is gone on from
+    r".*The dirpath has changed",  # resumed in another folder, whose best.ckpt is its own
 )
 
 
@@ -56,9 +58,8 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
                     raise
                 print(f"error: {told(error)}", file=sys.stderr)
                 sys.exit(1)
-            except SIGTERMException:
-                print("stopped by SIGTERM; go on with resume=<its checkpoints/last.ckpt>", file=sys.stderr)
-                sys.exit(128 + signal.SIGTERM)
+            except KeyboardInterrupt:  # where nothing was to be saved
+                sys.exit(128 + signal.SIGINT)
 
         return _telling_config_errors(run, config_name)
 
@@ -114,13 +115,10 @@ def in_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def job_command(output_dir: Path) -> list[str]:
-    """The command line that runs this very job by itself, in `output_dir`."""
-    module = sys.modules["__main__"].__spec__
-    if module is None:
-        raise LSHFMError("sweeps over several devices: start the command as python -m lshfm_pl.<command>")
+def job_command(module: str, output_dir: Path) -> list[str]:
+    """The command line that runs this very job of a sweep over `module` by itself, in `output_dir`."""
     overrides = list(HydraConfig.get().overrides.task)
-    return [sys.executable, "-m", module.name, *overrides, f'hydra.run.dir="{output_dir}"']
+    return [sys.executable, "-m", module, *overrides, f'hydra.run.dir="{output_dir}"']
 
 
 def as_dict(config: DictConfig | None) -> dict[str, Any]:

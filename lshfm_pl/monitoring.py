@@ -61,7 +61,7 @@ class StepMonitor(pl.Callback):
         self._start = now
         if not _is_logged(trainer, trainer.global_step):
             return
-        losses = pl_module.loss_values
+        losses = pl_module.last_batch.losses
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         logged = {f"share/{name}": loss / total for name, loss in losses.items()}
         head = pl_module.mimic if isinstance(pl_module, DistillationModule) else None
@@ -236,7 +236,7 @@ class EpochLine(pl.Callback):
         self._batch_start = now
         self._steps += 1
         self._images += len(batch[0])
-        for name, loss in pl_module.loss_values.items():
+        for name, loss in pl_module.last_batch.losses.items():
             self._sums[name] = self._sums[name] + loss if name in self._sums else loss.clone()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

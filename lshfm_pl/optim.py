@@ -33,6 +33,7 @@ class Schedule:
         milestones: epochs; only for multistep.
         gamma: only for multistep.
         clip_grad_norm: largest gradient norm, or None. Read by the trainer config.
+        mimic_warmup_steps: the mimic terms' weight rises linearly from 0 over so many steps.
         name: for run folders and tables.
     """
 
@@ -46,6 +47,7 @@ class Schedule:
     milestones: Sequence[int] = ()
     gamma: float = 0.1
     clip_grad_norm: float | None = None
+    mimic_warmup_steps: int = 0
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -60,7 +62,7 @@ class Schedule:
             value = getattr(self, key)
             if not isinstance(value, int | float) or not value > 0:
                 raise LSHFMError(f"schedule.{key}: expected a number > 0, found {value!r}")
-        for key in ("warmup_steps", "warmup_factor"):
+        for key in ("warmup_steps", "warmup_factor", "mimic_warmup_steps"):
             value = getattr(self, key)
             if not isinstance(value, int | float) or not value >= 0:
                 raise LSHFMError(f"schedule.{key}: expected a number ≥ 0, found {value!r}")
@@ -70,6 +72,10 @@ class Schedule:
     def scaled_lr(self, images_per_step: int) -> float:
         """The learning rate for `images_per_step` images (devices × nodes × batch × accumulation)."""
         return self.lr * images_per_step / self.reference_batch_size
+
+    def mimic_factor(self, step: int) -> float:
+        """What the mimic terms are multiplied with in optimizer step number `step` (from 0)."""
+        return min(1.0, (step + 1) / self.mimic_warmup_steps) if self.mimic_warmup_steps else 1.0
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """What the scaled rate is multiplied with before optimizer step number `step` (from 0)."""

@@ -1,7 +1,11 @@
 """`python -m lshfm_pl.train`: train a detector, plainly or mimicking a teacher."""
 
+import contextlib
+import json
 import logging
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +15,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl import cli
 from lshfm_pl.callbacks import StepTimer
+from lshfm_pl.checkpointing import LAST, LastCheckpoint, RunRecord
 from lshfm_pl.cli import as_dict, is_main_process
 from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule
-from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
-from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.optim import Schedule
+from lshfm_pl.processes import end_with_parent, lost_processes_told, started_by_lightning, started_outside
 from lshfm_pl.results import RECORD_FILE, kept_failure, run_results, write_json
+from lshfm_pl.resume import AUTO, comparable, differing_keys, read_resumable, resolve_resume
+from lshfm_pl.run_folder import lock_run, refuse_full_disk, training_state_bytes
+from lshfm_pl.run_logs import START, rewind_logs
 
 __all__ = ["train"]
 
@@ -35,57 +42,82 @@ def train(config: DictConfig) -> dict[str, Any]:
         LSHFMError: anything that the config, the data or a checkpoint got wrong.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
+    checkpoint = resolve_resume(config)
     output_dir = Path(config.output_dir)
-    refuse_unfit_settings(config)
+    if config.resume == AUTO and (finished := finished_results(output_dir, config)) is not None:
+        return finished
+    refuse_unfit_settings(config, checkpoint)
     datamodule: DetectionDataModule = instantiate(config.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
     module = build_module(config, datamodule)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher)
-    if config.resume is not None:
-        refuse_unfit_checkpoint(module, config.resume)
-    if is_main_process():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
-        keep_old_metrics(output_dir)
+    record = RunRecord(as_dict(config))
+    log_position: dict[str, Any] | None = START
+    if checkpoint is not None:
+        saved = read_resumable(checkpoint, config)
+        refuse_other_tensors(module, saved, checkpoint)
+        record.teacher_metrics = saved.get("teacher_metrics")
+        log_position = saved.get("logs")
+        del saved
 
-    callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
-    loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
-    evaluation_timer = EvaluationTimer()
-    trainer: pl.Trainer = instantiate(
-        config.trainer, callbacks=[*callbacks, evaluation_timer], logger=loggers
-    )
-    teacher_metrics = None
-    if teacher is not None and config.distill.check_teacher:
-        teacher_metrics = measure_teacher(trainer, teacher, datamodule)
-    # Anew, so that the run does not depend on what was built and measured before it; and of its own in each
-    # process, so that they draw image sizes and boxes independently.
-    pl.seed_everything(mix_seed(config.seed, trainer.global_rank) % 2**32, workers=True, verbose=False)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=config.resume)
-    trainer.test(module, datamodule=datamodule, verbose=False)
+    with contextlib.ExitStack() as stack:
+        if is_main_process():
+            checkpoint_bytes = training_state_bytes(module, config.schedule.optimizer.name)
+            refuse_full_disk(output_dir / "checkpoints", checkpoint_bytes)
+            stack.enter_context(lock_run(output_dir))
+            OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
+            rewind_logs(output_dir, log_position)
+        callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
+        loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
+        evaluation_timer = EvaluationTimer()
+        trainer: pl.Trainer = instantiate(
+            config.trainer, callbacks=[*callbacks, record, evaluation_timer], logger=loggers
+        )
+        for callback in callbacks:
+            if isinstance(callback, LastCheckpoint):
+                stack.enter_context(callback.signals)
+        if started_by_lightning():
+            end_with_parent()
+        stack.enter_context(lost_processes_told())
+        if teacher is not None and config.distill.check_teacher and record.teacher_metrics is None:
+            record.teacher_metrics = measure_teacher(trainer, teacher, datamodule)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
+        trainer.test(module, datamodule=datamodule, verbose=False)
 
-    assert module.record is not None
-    timer = next((callback for callback in callbacks if isinstance(callback, StepTimer)), None)
-    results = run_results(
-        config,
-        metrics=module.results,
-        teacher=None if teacher is None else teacher.config["name"],
-        teacher_metrics=teacher_metrics,
-        timing=timer.summary() if timer else {},
-        world_size=trainer.world_size,
-        record=module.record,
-        cost={
-            **detector_cost(module.detector, datamodule.test_set[0][0]),
-            "ms_per_image": evaluation_timer.ms_per_image(),
-        },
-    )
-    if trainer.is_global_zero:
-        module.record.save(output_dir / RECORD_FILE)
-        write_json(results, output_dir / "results.json")
-        figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
-        log.info("done: %s; results in %s", figures, output_dir / "results.json")
+        assert module.record is not None
+        timer = next((callback for callback in callbacks if isinstance(callback, StepTimer)), None)
+        results = run_results(
+            config,
+            metrics=module.results,
+            teacher=None if teacher is None else teacher.config["name"],
+            teacher_metrics=record.teacher_metrics,
+            timing=timer.summary() if timer else {},
+            world_size=trainer.world_size,
+            record=module.record,
+            cost={
+                **detector_cost(module.detector, datamodule.test_set[0][0]),
+                "ms_per_image": evaluation_timer.ms_per_image(),
+            },
+        )
+        if trainer.is_global_zero:
+            module.record.save(output_dir / RECORD_FILE)
+            write_json(results, output_dir / "results.json")
+            figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
+            log.info("done: %s; results in %s", figures, output_dir / "results.json")
     return results
+
+
+def finished_results(output_dir: Path, config: DictConfig) -> dict[str, Any] | None:
+    """What a finished run of the same settings wrote to its `results.json`; None if there is none."""
+    results, saved = output_dir / "results.json", output_dir / "config.yaml"
+    if not (results.is_file() and saved.is_file()):
+        return None
+    if differing_keys(comparable(as_dict(OmegaConf.load(saved))), comparable(as_dict(config))):  # type: ignore[arg-type]
+        return None
+    log.info("%s is finished: nothing to go on with", output_dir)
+    return json.loads(results.read_text(encoding="utf-8"))
 
 
 def build_module(config: DictConfig, datamodule: DetectionDataModule) -> DetectionModule:
@@ -102,11 +134,11 @@ def build_module(config: DictConfig, datamodule: DetectionDataModule) -> Detecti
     settings = as_dict(config.distill)
     distill = settings.pop("name")
     if distill == "none":
-        return DetectionModule(student, schedule, data_config=data_config)
+        return DetectionModule(student, schedule, data_config=data_config, seed=config.seed)
     teacher = load_teacher(config, names)
     del settings["check_teacher"]
     losses = build_losses(distill, teacher, **settings)
-    return DistillationModule(student, teacher, losses, schedule, data_config=data_config)
+    return DistillationModule(student, teacher, losses, schedule, data_config=data_config, seed=config.seed)
 
 
 def make_schedule(config: DictConfig) -> Schedule:
@@ -121,20 +153,18 @@ def make_schedule(config: DictConfig) -> Schedule:
         raise LSHFMError(f"schedule: {error}") from error
 
 
-def refuse_unfit_settings(config: DictConfig) -> None:
+def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
     """Stop before anything is built or written, where that can be known.
 
     Raises:
-        LSHFMError: the folder holds a run already, `resume` is no file, or precision or norm are not supported.
+        LSHFMError: the folder holds a run already, or precision or norm are not supported.
     """
-    checkpoints = Path(config.output_dir) / "checkpoints"
-    if config.resume is None and checkpoints.exists() and is_main_process():
+    last = Path(config.output_dir) / "checkpoints" / LAST
+    if checkpoint is None and last.exists() and is_main_process():
         raise LSHFMError(
-            f"{config.output_dir} holds a run already: go on with resume={checkpoints / 'last.ckpt'}, "
+            f"{config.output_dir} holds a run already: go on with resume=auto hydra.run.dir={config.output_dir}, "
             "or give another hydra.run.dir"
         )
-    if config.resume is not None and not Path(config.resume).is_file():
-        raise LSHFMError(f"resume: expected the last.ckpt of a run, found no file {config.resume}")
     if config.trainer.sync_batchnorm and config.model.norm == "bn_frozen_stats":
         raise LSHFMError(
             "trainer.sync_batchnorm: would make the frozen statistics of model.norm=bn_frozen_stats train; "
@@ -147,17 +177,12 @@ def refuse_unfit_settings(config: DictConfig) -> None:
         )
 
 
-def refuse_unfit_checkpoint(module: DetectionModule, path: str) -> None:
-    """Stop if `path` cannot be gone on from.
+def refuse_other_tensors(module: DetectionModule, checkpoint: dict[str, Any], path: Path | None) -> None:
+    """Stop if a checkpoint is of another network.
 
     Raises:
-        LSHFMError: it has no optimizer state, or other tensors than this run's student and mimic head.
+        LSHFMError: it has other tensors than this run's student and mimic head.
     """
-    checkpoint = read_torch_file(path)
-    if not isinstance(checkpoint, dict) or not {"optimizer_states", "state_dict"} <= checkpoint.keys():
-        raise LSHFMError(
-            f"resume: {path} holds weights alone (as best.ckpt does); give the last.ckpt of a run"
-        )
     expected = {key: value.shape for key, value in module.state_dict().items()}
     found = {key: value.shape for key, value in checkpoint["state_dict"].items()}
     differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
@@ -176,14 +201,6 @@ def stored_data_config(config: DictConfig, datamodule: DetectionDataModule) -> d
     if "download" in stored:
         stored["download"] = False
     return stored
-
-
-def keep_old_metrics(output_dir: Path) -> None:
-    """Put the `metrics.csv` of an interrupted run aside, as `metrics_<n>.csv`: the logger starts a new file."""
-    metrics = output_dir / "metrics.csv"
-    if metrics.is_file():
-        number = 1 + len(list(output_dir.glob("metrics_*.csv")))
-        metrics.rename(output_dir / f"metrics_{number}.csv")
 
 
 def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
@@ -242,9 +259,9 @@ def measure_teacher(
 @cli.main("train")
 def main(config: DictConfig) -> None:
     """One run, or one job of a sweep."""
-    if cli.in_multirun() and str(config.trainer.devices) != "1":
+    if cli.in_multirun() and str(config.trainer.devices) != "1" and not started_outside():
         # Lightning starts its other processes by repeating the command line, which here is the whole sweep.
-        command = cli.job_command(Path(config.output_dir))
+        command = cli.job_command("lshfm_pl.train", Path(config.output_dir))
         if subprocess.run(command, check=False).returncode != 0:
             raise LSHFMError(f"the job in {config.output_dir} failed; see its output above")
         return
@@ -253,4 +270,8 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    # `resume` is a value, auto or a path, so that Hydra has no key below it.
+    sys.argv = [
+        re.sub(r"^resume\.allow_changes=", "resume_allow_changes=", argument) for argument in sys.argv
+    ]
     main()

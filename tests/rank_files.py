@@ -1,5 +1,7 @@
 """A callback for runs of several processes that a test starts as a command."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,3 +16,22 @@ class SaveHashOfEachRank(pl.Callback):
 
     def on_train_start(self, trainer, pl_module):
         torch.save(pl_module.mimic.state_dict(), self.folder / f"hash_{trainer.global_rank}.pt")
+
+
+class FailOnRank(pl.Callback):
+    """In the third batch of training, one process is killed, or its loss is made NaN.
+
+    Args:
+        rank: which process.
+        how: `kill` or `nan`.
+    """
+
+    def __init__(self, rank, how):
+        self.rank, self.how = rank, how
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_rank != self.rank or batch_idx != 2:
+            return
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        batch[0][0] = batch[0][0].float() * float("nan")

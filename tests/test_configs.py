@@ -29,6 +29,7 @@ COMMANDS = {
     "visualize": ["output_dir=x"],
     "predict": ["checkpoint=x.ckpt", "images=x", "output_dir=x"],
     "report": ["runs=x"],
+    "replay": ["file=step.json"],
 }
 
 
@@ -48,7 +49,18 @@ def test_every_file_belongs_to_a_tested_group_or_command():
     assert {path.relative_to(CONFIG_DIR).as_posix() for path in nested} == {
         "hydra/help/command.yaml",
         "hydra/job_logging/command.yaml",
+        "hydra/launcher/slurm.yaml",
     }
+
+
+def test_slurm_launcher_composes():
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="comes with the extra slurm")
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        launcher = compose(
+            "train", ["hydra/launcher=slurm", *OVERRIDES], return_hydra_config=True
+        ).hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.tasks_per_node, launcher.max_num_timeout) == (4, 10)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ LOADING = {
         "predict",
         ["checkpoint={file}", "images={root}/picture.png", "output_dir={root}/out"],
     ),
+    "replay: weights": ("replay", ["file={root}/step.json"]),
     "import_checkpoint: src": ("import_checkpoint", ["src={file}", "dst={root}/new.ckpt"]),
 }
 """Every key of every command that names a file of tensors: the command, and its overrides."""
@@ -68,6 +70,7 @@ def root(tmp_path_factory):
         small_detector(MODEL).config, num_classes=len(SHAPE_CLASSES) + 1, class_names=SHAPE_CLASSES
     )
     torch.save(detector_checkpoint(detector), root / "sound.ckpt")
+    (root / "step.json").write_text('{"weights": "evil.ckpt"}')
     Image.new("RGB", (64, 64)).save(root / "picture.png")
     return root
 
@@ -79,6 +82,7 @@ def test_a_payload_is_refused_and_not_run(root, tmp_path, name, zip_file):
     witness = tmp_path / "witness"
     content = {"model": RunsACommand(witness), "state_dict": {}, "optimizer": {}, "args": {}, "weight": 0}
     torch.save(content, tmp_path / "evil.ckpt", _use_new_zipfile_serialization=zip_file)
+    shutil.copy(tmp_path / "evil.ckpt", root / "evil.ckpt")  # a step of replay has its weights beside it
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose(command, [text.format(file=tmp_path / "evil.ckpt", root=root) for text in overrides])
     run = getattr(importlib.import_module(f"lshfm_pl.{command}"), command)

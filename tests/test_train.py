@@ -73,7 +73,8 @@ def pair(request, data_root, tmp_path_factory):
 def test_run_folder_has_checkpoints_curves_and_results(pair):
     teacher, student, results = pair
     for folder in (teacher, student):
-        assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+        names = {path.name for path in (folder / "checkpoints").iterdir()}
+        assert names == {"last.ckpt", "last-previous.ckpt", "best.ckpt"}
         assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
     header, *rows = (student / "metrics.csv").read_text().splitlines()
     for column in (
@@ -160,25 +161,32 @@ def test_resumed_run_goes_on_from_its_epoch(pair, data_root, tmp_path):
         "distill.check_teacher=false",
         f"teacher.checkpoint={student.parent}/teacher/checkpoints/last.ckpt",
         f"resume={student}/checkpoints/last.ckpt",
+        "resume_allow_changes=true",
     )
     resumed = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert resumed["epoch"] == 1
     assert resumed["global_step"] == 8
 
 
-def test_interrupted_metrics_are_kept_and_a_finished_folder_is_not_overwritten(pair, data_root):
+def test_finished_folder_is_not_overwritten(pair, data_root):
     _, student, _ = pair
     before = (student / "checkpoints/last.ckpt").stat().st_mtime_ns
-    with pytest.raises(LSHFMError, match="holds a run already: go on with resume="):
+    with pytest.raises(LSHFMError, match="holds a run already: go on with resume=auto"):
         train_here(student, f"data.root={data_root}", "model=fasterrcnn_resnet10fpn_tiny")
     assert (student / "checkpoints/last.ckpt").stat().st_mtime_ns == before
-    with pytest.raises(LSHFMError, match="resume: expected the last.ckpt of a run, found no file /no.ckpt"):
+    with pytest.raises(
+        LSHFMError, match="resume: expected auto or the last.ckpt of a run, found no file /no.ckpt"
+    ):
         train_here(student, f"data.root={data_root}", "model=fasterrcnn_resnet10fpn_tiny", "resume=/no.ckpt")
 
 
 def test_resuming_from_what_cannot_be_gone_on_from_is_told(pair, data_root, tmp_path):
     teacher, student, _ = pair
-    common = (f"data.root={data_root}", f"model={read_results(student)['model']}")
+    common = (
+        f"data.root={data_root}",
+        f"model={read_results(student)['model']}",
+        "resume_allow_changes=true",
+    )
     with pytest.raises(LSHFMError, match="best.ckpt holds weights alone"):
         train_here(tmp_path, *common, f"resume={student}/checkpoints/best.ckpt")
     with pytest.raises(LSHFMError, match="another model or other hashes: .* tensors differ"):

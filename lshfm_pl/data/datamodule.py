@@ -226,7 +226,10 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         if self.trainer is not None:
             # On resume Lightning makes the first iterator before it calls set_epoch with this number;
             # current_epoch may still be the finished epoch's.
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+            fit_loop = self.trainer.fit_loop
+            sampler.set_epoch(fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+            if fit_loop.restarting:  # in the middle of an epoch
+                sampler.skip(fit_loop.epoch_loop.batch_progress.current.completed)
         return DataLoader(self.train_set, batch_sampler=sampler, **self._loader_arguments())
 
     def val_dataloader(self) -> DataLoader:

@@ -68,6 +68,7 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
         self.num_replicas = num_replicas
         self.rank = rank
         self.epoch = 0
+        self._first_batch = 0
         self._aspect_ratios = np.asarray(aspect_ratios, dtype=np.float64)
         borders = (2 ** np.linspace(-1, 1, 2 * group_factor + 1)).tolist() if group_factor else []
         self._groups = np.array([bisect.bisect_right(borders, ratio) for ratio in self._aspect_ratios])
@@ -79,7 +80,16 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Select the permutation, and the random transforms, of an epoch (0-based)."""
+        if epoch != self.epoch:
+            self._first_batch = 0
         self.epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of the selected epoch, and of no other: they were trained on before.
+
+        Not of one iteration alone: a loader with workers makes two iterators at its start.
+        """
+        self._first_batch = batches
 
     def __len__(self) -> int:
         return math.ceil(len(self._groups) / (self.batch_size * self.num_replicas))
@@ -87,10 +97,11 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
     def __iter__(self) -> Iterator[list[Draw]]:
         # Not a generator: the epoch counts when the iterator is made, whatever the loader prefetches.
         first = self.rank * self.batch_size
+        remaining = self._global_batches()[self._first_batch :]
         return iter(
             [
                 [Draw(int(index), self.epoch) for index in batch[first : first + self.batch_size]]
-                for batch in self._global_batches()
+                for batch in remaining
             ]
         )
 

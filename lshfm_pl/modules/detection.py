@@ -1,22 +1,43 @@
 """Plain training and evaluation of one detector."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord
 from lshfm_pl.optim import Schedule, build_optimizer, build_scheduler
 
-__all__ = ["Batch", "DetectionModule", "as_float", "count_parameters"]
+__all__ = ["Batch", "DetectionModule", "Place", "SeenBatch", "as_float", "count_parameters"]
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 """Images (uint8 [3, H, W], any size) and per-image targets (`boxes` float32 [N, 4], `labels` int64 [N], …)."""
+
+
+class Place(NamedTuple):
+    """Where in a run a batch is, on which alone its random numbers depend: counted from 0.
+
+    `step` counts optimizer steps, `batch_idx` the batches of the epoch.
+    """
+
+    step: int
+    epoch: int
+    batch_idx: int
+    rank: int
+
+
+class SeenBatch(NamedTuple):
+    """A batch that was trained on: its place, its images' numbers in the data set, its detached losses."""
+
+    place: Place
+    image_ids: list[Tensor]
+    losses: dict[str, Tensor]
 
 
 class DetectionModule(pl.LightningModule):
@@ -27,6 +48,7 @@ class DetectionModule(pl.LightningModule):
         schedule: optimizer and learning rate; None where only evaluation is wanted.
         name: prefix of the logged evaluation figures, e.g. `val/AP50`; the test loop always logs `test/…`.
         data_config: the data config to store in checkpoints, so that they can be evaluated by themselves.
+        seed: of the random image sizes and boxes of training.
     """
 
     def __init__(
@@ -36,30 +58,43 @@ class DetectionModule(pl.LightningModule):
         *,
         name: str = "val",
         data_config: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.detector = detector
         self.schedule = schedule
         self.eval_name = name
         self.data_config = data_config
+        self.seed = seed
         self.metrics = DetectionMetrics(detector.class_names)
         self.results: dict[str, float] = {}
-        #: Every loss of the last training step by name, without gradient.
-        self.loss_values: dict[str, Tensor] = {}
         self.record: EvaluationRecord | None = None
+        self.last_batch: SeenBatch
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Every loss by name; the sum is what is trained."""
         return self.detector(images, targets)
 
+    def losses_at(self, batch: Batch, place: Place) -> dict[str, Tensor]:
+        """Every loss by name, with the random numbers of this place of the run.
+
+        torchvision draws image sizes and boxes from the global generator. Seeded by place, they do not depend on
+        what was drawn before: a resumed run has them again without any saved state.
+        """
+        images, targets = batch
+        torch.manual_seed(mix_seed(self.seed, place.rank, place.epoch, place.batch_idx))
+        return self.losses(as_float(images), targets)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; logs every loss by name and their sum."""
-        images, targets = batch
-        losses = self.losses(as_float(images), targets)
+        trainer = self.trainer
+        place = Place(trainer.global_step, trainer.current_epoch, batch_idx, trainer.global_rank)
+        losses = self.losses_at(batch, place)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        self.loss_values = {name: loss.detach() for name, loss in losses.items()}
-        logged = {f"train/{name}": loss for name, loss in self.loss_values.items()}
-        self.log_dict({**logged, "train/loss": total.detach()}, batch_size=len(images))
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        self.last_batch = SeenBatch(place, [target["image_id"] for target in batch[1]], detached)
+        logged = {f"train/{name}": loss for name, loss in detached.items()}
+        self.log_dict({**logged, "train/loss": total.detach()}, batch_size=len(batch[0]))
         return total
 
     def _evaluation_step(self, batch: Batch) -> None:

@@ -11,7 +11,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import LSH, DistillLosses, make_tap
 from lshfm_pl.mimic.build import CHECKPOINT_PREFIX
 from lshfm_pl.mimic.features import Pairs
-from lshfm_pl.modules.detection import DetectionModule
+from lshfm_pl.modules.detection import Batch, DetectionModule, Place
 from lshfm_pl.optim import Schedule
 
 __all__ = ["ZERO_STEPS_ALLOWED", "DistillationModule"]
@@ -30,7 +30,7 @@ class DistillationModule(DetectionModule):
         detector: the student.
         teacher: a trained detector of the same architecture; frozen here.
         losses: of `build_losses`.
-        schedule, data_config: as `DetectionModule`.
+        schedule, data_config, seed: as `DetectionModule`.
 
     Raises:
         LSHFMError: student and teacher do not fit.
@@ -44,8 +44,9 @@ class DistillationModule(DetectionModule):
         schedule: Schedule | None = None,
         *,
         data_config: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__(detector, schedule, data_config=data_config)
+        super().__init__(detector, schedule, data_config=data_config, seed=seed)
         self.mimic, self.kd = losses.features, losses.logits
         self._bias = losses.bias
         self.tap = make_tap(
@@ -96,6 +97,15 @@ class DistillationModule(DetectionModule):
         if self.kd is not None and pairs.logits is not None:
             terms |= self.kd.terms(*pairs.logits)
         return terms
+
+    def losses_at(self, batch: Batch, place: Place) -> dict[str, Tensor]:
+        """As the plain module; the mimic terms are weighted by the schedule's warm-up."""
+        losses = super().losses_at(batch, place)
+        assert self.schedule is not None
+        factor = self.schedule.mimic_factor(place.step)
+        if factor == 1:
+            return losses
+        return {name: factor * loss if name.startswith("mimic_") else loss for name, loss in losses.items()}
 
     def _check_not_silent(self, terms: dict[str, Tensor]) -> None:
         beta = max(head.beta for head in (self.mimic, self.kd) if head is not None)

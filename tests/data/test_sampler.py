@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, Draw, ShardSampler, mix_seed
@@ -163,3 +163,34 @@ def test_evaluation_transforms_nothing():
     image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
     assert isinstance(eval_transform(), v2.Transform)
     assert torch.equal(eval_transform()(image), image)
+
+
+def test_skipped_batches_are_left_out_of_their_epoch_alone():
+    sampler, whole = (AspectRatioBatchSampler(ratios_of(20), 2) for _ in range(2))
+    for epoch in (3, 4):
+        whole.set_epoch(epoch)
+        sampler.set_epoch(epoch)
+        if epoch == 3:
+            sampler.skip(4)
+        expected = list(whole)[4 if epoch == 3 else 0 :]
+        assert list(sampler) == expected
+        assert list(DataLoader(range(20), batch_sampler=sampler, num_workers=0).batch_sampler) == expected
+        assert len(sampler) == len(whole) == 10
+
+
+def test_loader_with_workers_leaves_skipped_batches_out_too():
+    sampler = AspectRatioBatchSampler([1.0] * 8, 2)
+    expected = list(sampler)[3:]
+    sampler.skip(3)
+    loader = DataLoader(Keys(), batch_sampler=sampler, num_workers=1, collate_fn=list)
+    assert list(loader) == expected
+
+
+class Keys(Dataset):
+    """Its items are their keys."""
+
+    def __getitem__(self, key):
+        return key
+
+    def __len__(self):
+        return 8

@@ -1,0 +1,338 @@
+"""Checkpoints to go on from exactly, written so that a whole one is there at any moment."""
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.run_logs import log_position
+
+__all__ = [
+    "LAST",
+    "PREVIOUS",
+    "DurableCheckpointIO",
+    "Interrupted",
+    "LastCheckpoint",
+    "RunRecord",
+    "StopSignals",
+    "is_whole",
+    "write_checkpoint",
+]
+
+LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
+"""Names of the newest checkpoint with everything to go on from, and of the one before it."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl+C, `kill` and the end of a SLURM job, and those that SLURM jobs ask for ahead of it."""
+
+AGREE_EVERY = 10
+"""Optimizer steps between two agreements of several processes on whether to save or stop: each costs messages."""
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(SystemExit):
+    """A signal asked the run to stop. The status of the process is 128 + the signal's number, as of a shell.
+
+    Only the first process of a run tells: what started the others takes any other status than 0 for a crash.
+    """
+
+    def __init__(self, signum: int, status: int | None = None) -> None:
+        super().__init__(128 + signum if status is None else status)
+        self.signum = signum
+
+
+class StopSignals:
+    """While entered, the signals that ask a run to stop are noted or raise `Interrupted`.
+
+    Training notes them (`deferred`) and stops between two batches, where what it saves is whole; a second Ctrl+C
+    does not wait. Elsewhere nothing is lost by stopping at once. On leaving, a handler that somebody else had
+    installed, as submitit does to put its job into the queue again, gets the signal too.
+    """
+
+    def __init__(self) -> None:
+        self.deferred = False
+        self.received: int | None = None
+        self.forward: Callable[[int], None] | None = None
+        self._others: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for signum in STOP_SIGNALS:
+                if signum == signal.SIGTERM and callable(signal.getsignal(signum)):
+                    continue  # submitit's jobs get it beside the signal that is meant for them
+                self._others[signum] = signal.signal(signum, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, handler in self._others.items():
+            signal.signal(signum, handler)
+        if isinstance(error, Interrupted) and error.signum != signal.SIGINT:
+            handler = self._others.get(error.signum)
+            if callable(handler):
+                handler(error.signum, None)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.forward is not None and signum != signal.SIGINT:  # the terminal sends Ctrl+C to all of them
+            self.forward(signum)
+        if not self.deferred or (signum == signal.SIGINT and self.received == signum):
+            raise Interrupted(signum)
+        if self.received is None:
+            self.received = signum
+            log.warning("%s: saving after this batch, then stopping", signal.Signals(signum).name)
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to a file, by `write_checkpoint` and without running code from it."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write `checkpoint`; of `last.ckpt` keep the one before too."""
+        path = Path(path)
+        write_checkpoint(checkpoint, path, keep_as=path.with_name(PREVIOUS) if path.name == LAST else None)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, loc: storage,
+        weights_only: bool | None = True,
+    ) -> dict[str, Any]:
+        """Read tensors and plain values, and refuse anything else."""
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def write_checkpoint(checkpoint: Any, path: Path, *, keep_as: Path | None = None) -> None:
+    """Write by `torch.save` so that at any moment, even of a power cut, `path` is the old file or the new one.
+
+    Args:
+        checkpoint: what to write.
+        path: the file.
+        keep_as: where the old file stays, under another name.
+
+    Raises:
+        LSHFMError: it cannot be written; what was at `path` is as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_as is not None and path.exists():
+            _keep(path, keep_as)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer could not finish its archive
+        temporary.unlink(missing_ok=True)
+        kept = "the one before is kept" if path.exists() else "there is none yet"
+        raise LSHFMError(
+            f"{path}: the checkpoint could not be written ({_reason(error)}); {kept}. "
+            "Make room or give another hydra.run.dir, then go on with resume=auto"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's word where there is one: torch's writer fails after it, with one of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _keep(path: Path, keep_as: Path) -> None:
+    """Give the file a second name, so that the first one is never without a file."""
+    second = keep_as.with_name(keep_as.name + ".tmp")
+    second.unlink(missing_ok=True)
+    try:
+        second.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, second)
+    second.replace(keep_as)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the renaming itself on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of `torch.save` is neither cut off nor altered: every part has the checksum stored with it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError):
+        return False
+
+
+class LastCheckpoint(Checkpoint):
+    """`last.ckpt`: everything to go on from exactly, and `last-previous.ckpt`, the one before.
+
+    Written after every epoch, before a validation, every so many steps or minutes, and when a signal stops the run
+    (see `StopSignals`); always between two batches that complete an optimizer step. A failure writes nothing: what
+    it leaves in memory may be half a step.
+
+    Lightning's loops go on well from the end of an epoch. For the other places the progress that they wrote is
+    completed here: between two batches none is begun, and a validation is due that has seen no batch.
+
+    Args:
+        dirpath: folder of the files.
+        every_n_steps: optimizer steps between two checkpoints, or None.
+        every_n_minutes: minutes between two, or None.
+
+    Raises:
+        LSHFMError: an interval that is not above 0.
+    """
+
+    def __init__(
+        self, dirpath: str, *, every_n_steps: int | None = None, every_n_minutes: float | None = 10
+    ) -> None:
+        for key, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
+            if value is not None and not value > 0:
+                raise LSHFMError(f"callbacks.last.{key}: expected a number above 0 or null, found {value}")
+        self.path = Path(dirpath) / LAST
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.signals = StopSignals()
+        self._place = "epoch_end"
+        self._validated = False
+        self._saved_step, self._saved_time = 0, 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """All checkpoints of this trainer are written by `DurableCheckpointIO`; the signals are not Lightning's."""
+        trainer.strategy.checkpoint_io = DurableCheckpointIO()
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        # With max_steps Lightning would go on from the end of an epoch as from its middle, and count it twice.
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+        self.signals.forward = getattr(trainer.strategy.launcher, "kill", None)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from here."""
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        self.signals.deferred = True
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop if due: here the batch before is done, down to its line in the logs."""
+        validated, self._validated = self._validated, False
+        # After a validation inside the epoch Lightning would go on with one more step in the logs: wait a batch.
+        if batch_idx % trainer.accumulate_grad_batches or (validated and batch_idx):
+            return
+        steps = trainer.global_step - self._saved_step
+        minutes = (time.monotonic() - self._saved_time) / 60
+        due_by_steps = self.every_n_steps is not None and steps >= self.every_n_steps
+        due = due_by_steps or (
+            steps > 0 and self.every_n_minutes is not None and minutes >= self.every_n_minutes
+        )
+        if trainer.world_size > 1 and not due_by_steps and trainer.global_step % AGREE_EVERY:
+            return
+        due, signum = self._agree(trainer, due)
+        if batch_idx and (due or signum):
+            self._save(trainer, "between_batches")
+        self._stop_if(trainer, signum)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save before a validation of the training, which may be long; during it a signal stops at once."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._save(trainer, "before_validation")
+        self.signals.deferred = False
+        self._stop_if(trainer, self._agree(trainer)[1])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Back to training, which notes signals."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.signals.deferred = self._validated = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the epoch, with what the validation made of it."""
+        self._save(trainer, "epoch_end")
+        self._stop_if(trainer, self._agree(trainer)[1])
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing is left to be saved."""
+        self.signals.deferred = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Complete the progress of Lightning's loops, and note how far the logs were."""
+        loops = checkpoint["loops"]["fit_loop"]
+        batches, state = loops["epoch_loop.batch_progress"], loops["epoch_loop.state_dict"]
+        validation = loops["epoch_loop.val_loop.batch_progress"]
+        steps = state["_batches_that_stepped"]
+        if self._place == "between_batches":
+            for tracker in (batches["total"], batches["current"]):
+                tracker["ready"] = tracker["started"] = tracker["processed"] = tracker["completed"]
+            batches["is_last_batch"] = False
+        if self._place == "before_validation":
+            # To Lightning a validation interrupted in its first batch: it is run from there, that is, whole.
+            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            validation |= {"total": dict(begun), "current": dict(begun), "is_last_batch": False}
+            steps += not trainer.fit_loop._should_accumulate()
+        else:  # none is under way, whatever an interrupted one has left in the total
+            validation["total"] = dict(validation["current"])
+        checkpoint["logs"] = {"steps": steps, **log_position(self.path.parent.parent)}
+
+    def _agree(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
+        """Whether to save, and the signal to stop for or 0, if so for any process; all of them must ask."""
+        own = torch.tensor([int(due), self.signals.received or 0], device=trainer.strategy.root_device)
+        due_anywhere, signum = trainer.strategy.reduce(own, reduce_op="max").tolist()
+        return bool(due_anywhere), signum
+
+    def _save(self, trainer: pl.Trainer, place: str) -> None:
+        in_trouble = any(getattr(callback, "in_trouble", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.fast_dev_run or in_trouble:  # type: ignore[attr-defined]
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        self._place = place
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+
+    def _stop_if(self, trainer: pl.Trainer, signum: int) -> None:
+        if signum:
+            raise Interrupted(signum, None if trainer.is_global_zero else 0)
+
+
+class RunRecord(pl.Callback):
+    """Keeps in every checkpoint to go on from what the run is and what was measured before it.
+
+    Args:
+        config: the resolved config.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.teacher_metrics: dict[str, float] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add `config` and `teacher_metrics`."""
+        checkpoint["config"] = self.config
+        checkpoint["teacher_metrics"] = self.teacher_metrics

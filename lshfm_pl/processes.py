@@ -1,0 +1,69 @@
+"""What becomes of the other processes of a run when one of them ends."""
+
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import distributed
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["end_with_parent", "lost_processes_told", "started_by_lightning", "started_outside"]
+
+LOST = re.compile(
+    r"closed by peer|reset by peer|broken pipe|timed out|timeout|remote process exited|NCCL|gloo",
+    re.IGNORECASE,
+)
+"""In the messages of torch's backends when another process does not answer."""
+
+CHECK_SECONDS = 2
+
+
+def started_outside() -> bool:
+    """Whether torchrun or SLURM has started this process beside the others of its run."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
+def started_by_lightning() -> bool:
+    """Whether this is a process that Lightning started beside the one of the command."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0 and not started_outside()
+
+
+def end_with_parent() -> None:
+    """Watch the process that started this one from a thread, and end when it has.
+
+    One that was killed tells nobody, and the others would compute on to the next exchange, or wait for it.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(CHECK_SECONDS)
+        print("error: the first process of this run has ended; so does this one", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+@contextmanager
+def lost_processes_told() -> Iterator[None]:
+    """Turn a backend's failure to reach the other processes into one line.
+
+    Raises:
+        LSHFMError: another process of the run has ended or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        several = distributed.is_available() and distributed.is_initialized()
+        if not (several and LOST.search(str(error))):
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        raise LSHFMError(
+            f"another process of this run has ended or does not answer ({reason}). "
+            "Its own message is above; go on with resume=auto"
+        ) from error

@@ -1,0 +1,163 @@
+"""Which checkpoint a run goes on from, and whether it is the same run."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from lshfm_pl.checkpointing import LAST, PREVIOUS, is_whole
+from lshfm_pl.cli import as_dict
+from lshfm_pl.detectors.torch_files import read_torch_file
+from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.processes import started_by_lightning
+
+__all__ = ["AUTO", "comparable", "differing_keys", "read_resumable", "resolve_resume"]
+
+AUTO = "auto"
+"""The value of `resume` that finds the checkpoint by itself."""
+
+WITHOUT_EFFECT = (
+    "callbacks", "data.download", "data.num_workers", "data.root", "debug", "logger", "output_dir", "resume",
+    "resume_allow_changes", "trainer.default_root_dir", "trainer.enable_model_summary",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.max_time", "trainer.profiler",
+)  # fmt: skip
+"""Keys, or groups of them, that do not change what is learned: they may differ on resume."""
+
+FOUND_RUN = "LSHFM_PL_FOUND_RUN"
+"""Environment variable by which a run tells the processes that Lightning starts for it where it goes on."""
+
+log = logging.getLogger(__name__)
+
+
+def resolve_resume(config: DictConfig) -> Path | None:
+    """The checkpoint that `config.resume` means, None for a run from the start.
+
+    A path is that file, or the whole one before it if it is broken. `auto` is the newest whole checkpoint of the
+    run's folder. Without any there, and if the folder is not one that the user chose, it is that of the newest
+    unfinished run of the same config beside, whose folder becomes `config.output_dir`; else none.
+
+    Raises:
+        LSHFMError: there is no such file, or only broken ones.
+    """
+    if config.resume is None:
+        return None
+    if config.resume != AUTO:
+        path = Path(config.resume)
+        if not path.is_file():
+            raise LSHFMError(f"resume: expected auto or the last.ckpt of a run, found no file {path}")
+        return _whole_or_before(path) if path.name == LAST else path
+    folder = Path(config.output_dir)
+    checkpoint = _newest_checkpoint(folder)
+    if checkpoint is None:
+        if started_by_lightning():
+            found = os.environ.get(FOUND_RUN)
+        else:
+            os.environ.pop(FOUND_RUN, None)
+            found = None if _is_folder_chosen() else _unfinished_run_beside(folder, config)
+        if found is not None:
+            config.output_dir = os.environ[FOUND_RUN] = found
+            checkpoint = _newest_checkpoint(Path(found))
+    if checkpoint is None:
+        log.info("resume=auto: no checkpoint in %s, and no unfinished run like it beside: a new run", folder)
+    else:
+        log.info("resume=auto: going on from %s", checkpoint)
+    return checkpoint
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    paths = [folder / "checkpoints" / name for name in (LAST, PREVIOUS)]
+    there = [path for path in paths if path.is_file()]
+    return _whole_or_before(there[0]) if there else None
+
+
+def _whole_or_before(path: Path) -> Path:
+    if is_whole(path):
+        return path
+    before = path.with_name(PREVIOUS)
+    if before == path or not is_whole(before):
+        raise LSHFMError(
+            f"resume: {path} is cut off or altered, and there is no whole {PREVIOUS} beside it: "
+            "start the run anew in another hydra.run.dir"
+        )
+    log.warning("resume: %s is cut off or altered; going on from %s, the one before", path, before.name)
+    return before
+
+
+def _is_folder_chosen() -> bool:
+    """Whether the run's folder was given on the command line, or by a sweep."""
+    if not HydraConfig.initialized():
+        return True
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN or any(
+        override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra
+    )
+
+
+def _unfinished_run_beside(folder: Path, config: DictConfig) -> str | None:
+    """Folder of the newest run beside `folder` with the same settings, a checkpoint and no results yet."""
+    wanted = comparable(as_dict(config))
+    lasts = [path for path in folder.parent.glob(f"*/checkpoints/{LAST}") if path.parent.parent != folder]
+    for last in sorted(lasts, key=lambda path: path.stat().st_mtime, reverse=True):
+        run = last.parent.parent
+        saved = run / "config.yaml"
+        if (run / "results.json").exists() or not saved.is_file():
+            continue
+        if not differing_keys(comparable(as_dict(OmegaConf.load(saved))), wanted):  # type: ignore[arg-type]
+            return str(run)
+    return None
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that change what is learned, flat: `{"schedule.lr": 0.01, …}`."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if prefix in WITHOUT_EFFECT:
+            return
+        if isinstance(value, Mapping) and value:
+            for key, item in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            flat[prefix] = value
+
+    walk("", config)
+    return flat
+
+
+def differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """`key: saved → wanted` for each that differs, between configs made `comparable`."""
+    absent = "absent"
+    return [
+        f"{key}: {saved.get(key, absent)} → {wanted.get(key, absent)}"
+        for key in sorted(saved.keys() | wanted.keys())
+        if saved.get(key, absent) != wanted.get(key, absent)
+    ]
+
+
+def read_resumable(path: Path, config: DictConfig) -> dict[str, Any]:
+    """The checkpoint at `path`, if the run of `config` can go on from it.
+
+    Raises:
+        LSHFMError: it holds weights alone, or is of a run with other settings and `resume_allow_changes` is false.
+    """
+    checkpoint = read_torch_file(path)
+    if not isinstance(checkpoint, dict) or not {"optimizer_states", "state_dict"} <= checkpoint.keys():
+        raise LSHFMError(
+            f"resume: {path} holds weights alone (as best.ckpt does); give the last.ckpt of a run"
+        )
+    saved = checkpoint.get("config")
+    if saved is None:
+        log.warning("resume: %s does not say its config, so it cannot be compared with this one", path)
+    elif not config.resume_allow_changes:
+        differing = differing_keys(comparable(saved), comparable(as_dict(config)))
+        if differing:
+            raise LSHFMError(
+                f"resume: {path} is of a run with other settings: {few(differing, 8)}. "
+                "Resume with the same ones, or give resume.allow_changes=true"
+            )
+    return checkpoint

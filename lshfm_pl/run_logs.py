@@ -1,0 +1,114 @@
+"""Curves of a run that was interrupted: what is logged a second time is taken out of the files first."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.utilities import rank_zero_only
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+__all__ = ["START", "ContinuedCSVLogger", "log_position", "rewind_logs"]
+
+START: dict[str, Any] = {"rows": 0, "events": {}, "steps": 0}
+"""The position of logs without a line."""
+
+METRICS = "metrics.csv"
+EVENTS = "tensorboard"
+
+
+class ContinuedCSVLogger(CSVLogger):
+    """Lightning's logger into `metrics.csv`, which goes on with a file that is there instead of removing it."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "_ContinuedWriter":
+        """What writes the file."""
+        if not isinstance(self._experiment, _ContinuedWriter):
+            self._experiment = _ContinuedWriter(log_dir=self.log_dir)
+        return self._experiment
+
+
+class _ContinuedWriter(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        """Take the columns over; Lightning's removes the file."""
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        _write_rows(path, fieldnames, _read_rows(path))
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write_rows(path: Path, fieldnames: list[str], rows: list[dict[str, str]]) -> None:
+    """In one go: whoever reads, or is killed, sees the old file or the new one."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=fieldnames)
+    writer.writeheader()
+    writer.writerows(rows)
+    _replace(path, text.getvalue().encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def log_position(folder: Path) -> dict[str, Any]:
+    """How far the logs of a run are: `rows` of metrics.csv, and `events`, the bytes of each TensorBoard file."""
+    metrics = folder / METRICS
+    rows = len(_read_rows(metrics)) if metrics.is_file() else 0
+    return {"rows": rows, "events": {path.name: path.stat().st_size for path in _event_files(folder)}}
+
+
+def _event_files(folder: Path) -> list[Path]:
+    return sorted((folder / EVENTS).glob("events.out.tfevents.*"))
+
+
+@rank_zero_only
+def rewind_logs(folder: Path, position: dict[str, Any] | None) -> None:
+    """Take out of the logs in `folder` what was written after a checkpoint: going on from it will write it again.
+
+    Args:
+        folder: of the run.
+        position: of `log_position` when the checkpoint was written, and its number of `steps`; None, of a
+            checkpoint that does not know it, leaves all.
+    """
+    if position is None:
+        return
+    metrics = folder / METRICS
+    if metrics.is_file():
+        rows = _read_rows(metrics)
+        kept = [row for row in rows[: position["rows"]] if int(row["step"]) < position["steps"]]
+        if rows:
+            _write_rows(metrics, list(rows[0]), kept)
+    for path in _event_files(folder):
+        if path.name not in position["events"]:
+            path.unlink()
+            continue
+        _rewind_events(path, position["events"][path.name], position["steps"])
+
+
+def _rewind_events(path: Path, size: int, steps: int) -> None:
+    before = io.BytesIO()
+    cut = path.with_name(path.name + ".cut")
+    cut.write_bytes(path.read_bytes()[:size])
+    writer = RecordWriter(before)
+    for record in RawEventFileLoader(str(cut)).Load():
+        if Event.FromString(record).step < steps or Event.FromString(record).HasField("file_version"):
+            writer.write(record)
+    cut.unlink()
+    _replace(path, before.getvalue())

@@ -1,0 +1,350 @@
+"""Do to training runs what borrowed machines do to them, and see whether anything is lost.
+
+    python scripts/torture.py [--output outputs/torture] [--kills 7] [--only kill term limit disk processes]
+
+Runs are started as users start them and take seconds each. `torture.json` and `torture.md` in the output folder say
+what was done, how often, and what came of it. The status is 1 if anything was not as it should be.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+from lshfm_pl.checkpointing import is_whole
+from lshfm_pl.paths import CONFIG_DIR
+
+ROOT = CONFIG_DIR.parent
+ARCHITECTURES = ("fasterrcnn", "retinanet")
+LOSSES = ("none", "l2", "lsh", "lshl2")
+SECONDS_ALLOWED = 900
+
+TINY = (
+    "data=shapes", "data.num_train=18", "data.num_val=4", "data.num_test=3", "data.batch_size=2",
+    "data.eval_batch_size=2", "schedule=quickstart", "schedule.epochs=2", "model.min_size=[48,64]",
+    "trainer.accelerator=cpu", "trainer.deterministic=true", "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1", "callbacks.last.every_n_steps=2", "resume=auto",
+)  # fmt: skip
+"""A run of 18 steps in seconds, which can be interrupted anywhere."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table: what was done to what, how often, and how often it came out as it should."""
+
+    fault: str
+    to: str
+    times: int
+    as_expected: int
+    outcome: str
+
+
+class Workbench:
+    """Starts runs below one folder."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.random = random.Random(seed)
+        self._seconds: dict[str, float] = {}
+        self._teachers: dict[str, Path] = {}
+
+    def command(self, run: Path, *overrides: str) -> list[str]:
+        """The command line of a tiny run in the folder `run`."""
+        data = f"data.root={self.folder / 'data'}"
+        return [sys.executable, "-m", "lshfm_pl.train", *TINY, data, *overrides, f"hydra.run.dir={run}"]
+
+    def start(self, run: Path, *overrides: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a tiny run; what it prints is appended to `<run>.log`."""
+        run.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with run.with_name(run.name + ".log").open("a") as printed:
+            return subprocess.Popen(
+                self.command(run, *overrides),
+                cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT, text=True, **options,
+            )  # fmt: skip
+
+    def finish(self, run: Path, *overrides: str, **options: Any) -> int:
+        """Run to its end; the exit status."""
+        return self.start(run, *overrides, **options).wait(SECONDS_ALLOWED)
+
+    def reference(self, name: str, *overrides: str) -> tuple[Path, float]:
+        """The folder of the uninterrupted run `name`, made when first asked for, and the seconds that it took."""
+        run = self.folder / name / "uninterrupted"
+        if name not in self._seconds:
+            begin = time.monotonic()
+            if status := self.finish(run, *overrides):
+                raise RuntimeError(f"{run}: the uninterrupted run ended with status {status}, see {run}.log")
+            self._seconds[name] = time.monotonic() - begin
+        return run, self._seconds[name]
+
+    def teacher(self, architecture: str) -> Path:
+        """A checkpoint to mimic; that it has learned nothing does not matter here."""
+        if architecture not in self._teachers:
+            run = self.folder / f"teacher_{architecture}"
+            model = f"model={architecture}_resnet18fpn_small"
+            if self.finish(run, model, "role=teacher", "schedule.epochs=1", "trainer.limit_train_batches=1"):
+                raise RuntimeError(f"{run}: no teacher, see {run}.log")
+            self._teachers[architecture] = run / "checkpoints" / "best.ckpt"
+        return self._teachers[architecture]
+
+    def settings(self, architecture: str, loss: str, workers: int) -> list[str]:
+        """The overrides of one combination."""
+        chosen = [f"model={architecture}_resnet10fpn_tiny", f"distill={loss}", f"data.num_workers={workers}"]
+        if loss != "none":
+            chosen.append(f"teacher.checkpoint={self.teacher(architecture)}")
+        return chosen + (["distill.num_hashes=64"] if loss.startswith("lsh") else [])
+
+
+def difference(run: Path, reference: Path) -> str | None:
+    """What of a run is not bit by bit as in the uninterrupted one; None if all is."""
+    checkpoints = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (run, reference)
+    ]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        if not same(*(checkpoint[key] for checkpoint in checkpoints)):
+            return key
+    results = [json.loads((folder / "results.json").read_text())["metrics"] for folder in (run, reference)]
+    if results[0] != results[1]:
+        return "metrics of results.json"
+    if len({(folder / "metrics.csv").read_text() for folder in (run, reference)}) > 1:
+        return "metrics.csv"
+    if scalars(run) != scalars(reference):
+        return "TensorBoard's curves"
+    return None
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit by bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(value, b[key]) for key, value in a.items())
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def scalars(run: Path) -> list[tuple[str, int, float]]:
+    """Every point of every curve, sorted."""
+    return sorted(
+        (value.tag, event.step, value.simple_value)
+        for path in (run / "tensorboard").glob("events.*")
+        for event in LegacyEventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    )
+
+
+def combinations() -> Iterator[tuple[str, str, int]]:
+    """Every detector with every loss, with loader processes and without by turns."""
+    for number, architecture in enumerate(ARCHITECTURES):
+        for position, loss in enumerate(LOSSES):
+            yield architecture, loss, 2 * ((number + position) % 2)
+
+
+def interrupted(bench: Workbench, signum: signal.Signals, times: int) -> Iterator[Case]:
+    """Send a signal at random moments, start the same command again each time, compare every end reached."""
+    for architecture, loss, workers in combinations():
+        settings = bench.settings(architecture, loss, workers)
+        name = f"{architecture}_{loss}_workers{workers}"
+        reference, seconds = bench.reference(name, *settings)
+        run = bench.folder / name / signum.name
+        wrong: list[str] = []
+        sent = 0
+        while True:
+            process = bench.start(run, *settings)
+            if sent < times:
+                try:
+                    process.wait(
+                        bench.random.uniform(0.25, 1.0) * seconds
+                    )  # the first quarter is starting up
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signum)
+                    sent += 1
+            status = process.wait(SECONDS_ALLOWED)
+            if status == 0:
+                if differs := difference(run, reference):
+                    wrong.append(f"differs in {differs}")
+                if sent >= times:
+                    break
+                shutil.rmtree(run)
+            elif status not in (-signum, 128 + signum):
+                wrong.append(f"status {status}")
+                break
+        outcome = "; ".join(wrong) or "end bit-identical: weights, optimizer, curves, results"
+        yield Case(
+            signum.name, f"{architecture}, {loss}, {workers} workers", sent, 0 if wrong else sent, outcome
+        )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until the file is there, or the run has ended without it."""
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.05)
+
+
+def last_line(run: Path) -> str:
+    """The message that a run ended with."""
+    told = [line for line in run.with_name(run.name + ".log").read_text().splitlines() if "error: " in line]
+    return told[-1] if told else ""
+
+
+def file_too_large(bench: Workbench) -> Iterator[Case]:
+    """The system refuses files as large as a checkpoint, once a good one is there."""
+    settings = bench.settings("retinanet", "l2", 0)
+    reference, _ = bench.reference("retinanet_l2_workers0", *settings)
+    run = bench.folder / "file_limit"
+    last = run / "checkpoints" / "last.ckpt"
+    process = bench.start(run, *settings)
+    wait_for(last, process)
+    process.kill()
+    process.wait()
+    before = last.read_bytes()
+    limit = (1_000_000, 1_000_000)
+    status = bench.finish(run, *settings, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    told = "could not be written" in last_line(run)
+    kept = last.read_bytes() == before
+    ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
+    good = status == 1 and told and kept and ended
+    outcome = f"status {status}, told: {told}, last checkpoint untouched: {kept}, then bit-identical: {ended}"
+    yield Case("no room for a checkpoint (RLIMIT_FSIZE)", "retinanet, l2", 1, int(good), outcome)
+
+
+def full_disk(bench: Workbench) -> Iterator[Case]:
+    """A small file system: too small from the start, and filled up by somebody else during the run."""
+    disk = bench.folder / "disk"
+    disk.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=170m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        print("full disk: skipped, mounting a tmpfs takes root")
+        return
+    try:
+        settings = bench.settings("retinanet", "none", 0)
+        reference, _ = bench.reference("retinanet_none_workers2", *bench.settings("retinanet", "none", 2))
+        filler = disk / "filler"
+        filler.write_bytes(bytes(130_000_000))
+        status = bench.finish(disk / "small", *settings)
+        told = "expected room for the checkpoints" in last_line(disk / "small")
+        good = status == 1 and told and not (disk / "small" / "checkpoints" / "last.ckpt").exists()
+        outcome = f"status {status} before training, told: {told}"
+        yield Case("disk too small (tmpfs)", "retinanet, none", 1, int(good), outcome)
+        filler.unlink()
+        run = disk / "filled"
+        process = bench.start(run, *settings)
+        wait_for(run / "checkpoints" / "last-previous.ckpt", process)
+        with filler.open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(100_000))
+            except OSError:
+                pass
+        status = process.wait(SECONDS_ALLOWED)
+        told = "could not be written (No space left on device)" in last_line(run)
+        whole = is_whole(run / "checkpoints" / "last.ckpt")
+        filler.unlink()
+        ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
+        good = status == 1 and told and whole and ended
+        outcome = (
+            f"status {status}, told: {told}, last checkpoint whole: {whole}, then bit-identical: {ended}"
+        )
+        yield Case("disk filled during the run (tmpfs)", "retinanet, none", 1, int(good), outcome)
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
+
+
+def processes(bench: Workbench) -> Iterator[Case]:
+    """One of two processes is killed, or the run is asked to stop: both end, and go on as if nothing had been."""
+    for loss in ("none", "lshl2"):
+        settings = [*bench.settings("retinanet", loss, 0), "trainer.devices=2", "data.batch_size=1"]
+        reference, _ = bench.reference(f"two_processes_{loss}", *settings)
+        for fault, victim, signum in (
+            ("SIGKILL of the first process", 0, signal.SIGKILL),
+            ("SIGKILL of the second process", 1, signal.SIGKILL),
+            ("SIGTERM", 0, signal.SIGTERM),
+        ):
+            run = bench.folder / f"two_processes_{loss}" / f"{signum.name}_{victim}"
+            process = bench.start(run, *settings)
+            wait_for(run / "checkpoints" / "last.ckpt", process)
+            pids = [process.pid, *children(process.pid)]
+            os.kill(pids[victim], signum)
+            begin = time.monotonic()
+            process.wait(SECONDS_ALLOWED)
+            while any(is_alive(pid) for pid in pids[1:]) and time.monotonic() - begin < SECONDS_ALLOWED:
+                time.sleep(0.2)
+            seconds = time.monotonic() - begin
+            status_fits = process.returncode == 143 if signum == signal.SIGTERM else process.returncode != 0
+            ended = bench.finish(run, *settings) == 0
+            differs = difference(run, reference) if ended else "no end"
+            good = seconds < 60 and differs is None and status_fits
+            outcome = (
+                f"all ended after {seconds:.0f} s, status {process.returncode}; then "
+                f"{'bit-identical' if differs is None else differs}"
+            )
+            yield Case(f"{fault} of two", f"retinanet, {loss}", 1, int(good), outcome)
+
+
+def children(pid: int) -> list[int]:
+    """Processes of the same command that `pid` has started."""
+    listed = subprocess.run(
+        ["pgrep", "-P", str(pid), "-f", "lshfm_pl.train"], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in listed.stdout.split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, other than one that is only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def table(cases: list[Case]) -> str:
+    """Markdown."""
+    rows = ["| fault | to | times | as expected | what happened |", "|---|---|---|---|---|"]
+    rows += [f"| {c.fault} | {c.to} | {c.times} | {c.as_expected} | {c.outcome} |" for c in cases]
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    """Run what is asked for and write the table after every case."""
+    kinds: dict[str, Callable[[Workbench], Iterator[Case]]] = {
+        "kill": lambda bench: interrupted(bench, signal.SIGKILL, arguments.kills),
+        "term": lambda bench: interrupted(bench, signal.SIGTERM, arguments.terms),
+        "limit": file_too_large,
+        "disk": full_disk,
+        "processes": processes,
+    }
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("outputs/torture"))
+    parser.add_argument("--kills", type=int, default=7, help="SIGKILLs for each of the 8 combinations")
+    parser.add_argument("--terms", type=int, default=2, help="SIGTERMs for each of the 8 combinations")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--only", nargs="+", choices=list(kinds), default=list(kinds))
+    arguments = parser.parse_args()
+    bench = Workbench(arguments.output.resolve(), arguments.seed)
+    cases: list[Case] = []
+    for kind in arguments.only:
+        for case in kinds[kind](bench):
+            cases.append(case)
+            print(case, flush=True)
+            bench.folder.mkdir(parents=True, exist_ok=True)
+            (bench.folder / "torture.json").write_text(json.dumps([asdict(c) for c in cases], indent=2))
+            (bench.folder / "torture.md").write_text(table(cases))
+    sys.exit(any(case.as_expected < case.times for case in cases))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""One step of a small distillation on one process or several, for comparing their gradients."""
+
+import os
+
+import torch
+from small_detectors import TEACHER_OF, as_float, random_batch, small_detector
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lshfm_pl.mimic import build_losses
+from lshfm_pl.modules import DistillationModule
+
+
+class TotalLoss(nn.Module):
+    """The sum of a module's losses as a forward, which is what DDP wraps."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, images, targets):
+        return sum(self.module.losses(images, targets).values())
+
+
+def gradients(student, rank, world_size):
+    """Name → gradient after one backward over this rank's share of four images.
+
+    Sampling takes the first boxes instead of random ones, so that it is the same however images are shared out.
+    """
+    torch.manual_seed(0)
+    torch.randperm = lambda number, **options: torch.arange(number, device=options.get("device"))
+    teacher = small_detector(TEACHER_OF[student], seed=1)
+    losses = build_losses("lshl2", teacher, beta=7.0, num_hashes=32, seed=0)
+    module = DistillationModule(
+        small_detector(student, norm="bn_frozen_stats", min_size=[64]), teacher, losses
+    )
+    images, targets = random_batch(3, num_images=4)
+    share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+    total = TotalLoss(module.train())
+    if world_size > 1:
+        ignored = [f"module.{name}" for name in module._ddp_params_and_buffers_to_ignore]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(total, ignored)
+        total = DistributedDataParallel(total)
+    total(as_float(images[share]), targets[share]).backward()
+    return {name: value.grad for name, value in module.detector.named_parameters() if value.grad is not None}
+
+
+def one_of_several(rank, world_size, student, folder):
+    """Write this process's gradients to `<folder>/<rank>.pt`."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
+    )
+    torch.save(gradients(student, rank, world_size), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()

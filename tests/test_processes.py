@@ -1,0 +1,143 @@
+"""Several processes learn what one would, and the end of one is the end of all."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from rank_gradients import gradients, one_of_several
+from small_detectors import STUDENTS
+from torch import distributed, multiprocessing
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.processes import lost_processes_told, started_by_lightning, started_outside
+
+ROOT = CONFIG_DIR.parent
+TINY = (
+    "data=shapes", "data.num_train=24", "data.num_val=3", "data.num_test=3", "data.batch_size=2",
+    "data.eval_batch_size=2", "schedule=quickstart", "schedule.epochs=1", "model=retinanet_resnet10fpn_tiny",
+    "model.min_size=[48,64]", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", STUDENTS)
+def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(student, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "randperm", torch.randperm)  # put back after `gradients` has replaced it
+    multiprocessing.spawn(one_of_several, (2, student, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    whole = gradients(student, 0, 1)
+    assert first.keys() == second.keys() == whole.keys()
+    for name, gradient in whole.items():
+        assert torch.equal(first[name], second[name])
+        # Sums in another order: float32 rounds them otherwise, relative to the largest entry.
+        assert (first[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-7, name
+
+
+def start(tmp_path, *overrides, launcher=(sys.executable, "-m", "lshfm_pl.train")):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.run(
+        [*launcher, *overrides, *TINY, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+FAIL = ("trainer.devices=2", "+callbacks.fail._target_=rank_files.FailOnRank")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_killed_process_ends_the_others_within_a_minute_and_it_is_told(tmp_path, rank):
+    begin = time.monotonic()
+    done = start(tmp_path, *FAIL, f"+callbacks.fail.rank={rank}", "+callbacks.fail.how=kill")
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    assert any(
+        line in told
+        for line in (
+            "another process of this run has ended",
+            "the first process of this run has ended",
+            "terminated with code -9",
+        )
+    )
+    assert time.monotonic() - begin < 200  # that is, start and a minute
+    time.sleep(3)
+    left = subprocess.run(["pgrep", "-f", f"hydra.run.dir={tmp_path}/run"], capture_output=True, text=True)
+    assert left.stdout == ""
+
+
+@pytest.mark.slow
+def test_nan_on_one_process_skips_the_step_on_all(tmp_path):
+    done = start(tmp_path, *FAIL, "+callbacks.fail.rank=1", "+callbacks.fail.how=nan")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "(1 skipped so far)" in done.stdout + done.stderr
+    state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in state.values())
+    steps = [json.loads(path.read_text()) for path in sorted((tmp_path / "run/nonfinite").glob("*.json"))]
+    assert [step["batches"][0]["place"]["rank"] for step in steps] == [0, 1]
+    losses = [list(map(float, step["batches"][0]["losses"].values())) for step in steps]
+    assert all(loss == loss for loss in losses[0])
+    assert any(loss != loss for loss in losses[1])
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes(tmp_path):
+    torchrun = (
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lshfm_pl.train"
+    )  # fmt: skip
+    done = start(tmp_path, "trainer.devices=2", launcher=torchrun)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_submitit_runs_the_jobs_of_a_sweep(tmp_path):
+    pytest.importorskip("submitit")
+    done = start(
+        tmp_path,
+        "--multirun",
+        "hydra/launcher=submitit_local",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+        "seed=0,1",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads(path.read_text()) for path in sorted((tmp_path / "sweep").rglob("results.json"))]
+    assert [result["seed"] for result in results] == [0, 1]
+
+
+def test_only_a_backends_failure_to_reach_others_is_retold(monkeypatch):
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    with (
+        pytest.raises(LSHFMError, match="another process of this run has ended .*Connection closed by peer"),
+        lost_processes_told(),
+    ):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(RuntimeError, match="shapes"), lost_processes_told():
+        raise RuntimeError("shapes differ")
+    monkeypatch.setattr(distributed, "is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match="Connection closed"), lost_processes_told():
+        raise RuntimeError("Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("environment", "outside", "by_lightning"),
+    [
+        ({}, False, False),
+        ({"LOCAL_RANK": "0"}, False, False),
+        ({"LOCAL_RANK": "1"}, False, True),
+        ({"LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x"}, True, False),
+        ({"SLURM_NTASKS": "4"}, True, False),
+        ({"SLURM_NTASKS": "1"}, False, False),
+    ],
+)
+def test_who_started_a_process_is_told_by_its_environment(environment, outside, by_lightning, monkeypatch):
+    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (started_outside(), started_by_lightning()) == (outside, by_lightning)

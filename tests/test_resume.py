@@ -1,0 +1,306 @@
+"""A run that was interrupted anywhere ends as if it had not been, or says why it cannot go on."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from interruptions import Killed
+from omegaconf import open_dict
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+from lshfm_pl import resume
+from lshfm_pl.checkpointing import LAST, PREVIOUS, Interrupted
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.resume import comparable, differing_keys, resolve_resume
+from lshfm_pl.train import train
+
+TINY = [
+    "data=shapes", "data.num_train=10", "data.num_val=3", "data.num_test=2", "data.batch_size=2",
+    "data.eval_batch_size=2", "data.num_workers=0", "schedule=quickstart", "schedule.epochs=2",
+    "model.min_size=[48,64]", "trainer.accelerator=cpu", "trainer.deterministic=true",
+    "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "resume=auto",
+]  # fmt: skip
+STEPS_PER_EPOCH = 5
+
+
+def config_of(run, data_root, *overrides):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("train", overrides=[*TINY, f"data.root={data_root}", f"output_dir={run}", *overrides])
+
+
+def run_to_end(run, data_root, *overrides, **stop):
+    config = config_of(run, data_root, *overrides)
+    if stop:
+        with open_dict(config):
+            config.callbacks.stop = {"_target_": "interruptions.StopAt", **stop}
+    try:
+        return train(config)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.fixture(scope="module")
+def teachers(data_root, tmp_path_factory):
+    """Checkpoint of a teacher by architecture, made when asked for."""
+    folder, made = tmp_path_factory.mktemp("teachers"), {}
+
+    def teacher(architecture):
+        if architecture not in made:
+            run = folder / architecture
+            run_to_end(
+                run, data_root, f"model={architecture}_resnet18fpn_small", "schedule.epochs=1",
+                "trainer.limit_train_batches=1",
+            )  # fmt: skip
+            made[architecture] = run / "checkpoints" / LAST
+        return made[architecture]
+
+    return teacher
+
+
+@pytest.fixture(scope="module")
+def settings(teachers):
+    def of(architecture, loss):
+        chosen = [f"model={architecture}_resnet10fpn_tiny", f"distill={loss}"]
+        if loss != "none":
+            chosen.append(f"teacher.checkpoint={teachers(architecture)}")
+        return [*chosen, *(["distill.num_hashes=64"] if loss.startswith("lsh") else [])]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data_root, settings, tmp_path_factory):
+    """Folder of a finished run by its settings, made when asked for."""
+    folder, made = tmp_path_factory.mktemp("uninterrupted"), {}
+
+    def run(architecture, loss, *further):
+        key = (architecture, loss, *further)
+        if key not in made:
+            made[key] = folder / str(len(made))
+            run_to_end(made[key], data_root, *settings(architecture, loss), *further)
+        return made[key]
+
+    return run
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(value, b[key]) for key, value in a.items())
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def points(run):
+    return sorted(
+        (value.tag, event.step, value.simple_value)
+        for path in (run / "tensorboard").glob("events.*")
+        for event in LegacyEventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    )
+
+
+def read_last(run, name=LAST):
+    return torch.load(run / "checkpoints" / name, weights_only=True)
+
+
+def assert_same_end(run, reference):
+    a, b = read_last(run), read_last(reference)
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert same(a[key], b[key]), key
+    assert a["loops"]["fit_loop"] == b["loops"]["fit_loop"]
+    assert (run / "metrics.csv").read_text() == (reference / "metrics.csv").read_text()
+    assert points(run) == points(reference)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (run, reference)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[0]["teacher"] == results[1]["teacher"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["none", "l2", "lsh", "lshl2"])
+@pytest.mark.parametrize("architecture", ["fasterrcnn", "retinanet"])
+def test_killed_in_the_middle_of_an_epoch(architecture, loss, uninterrupted, settings, data_root, tmp_path):
+    reference = uninterrupted(architecture, loss)
+    every_two = "callbacks.last.every_n_steps=2"
+    chosen = settings(architecture, loss)
+    for batch in (3, 6):
+        with pytest.raises(Killed):
+            run_to_end(tmp_path, data_root, *chosen, every_two, batch=batch)
+    assert read_last(tmp_path)["global_step"] == 5
+    run_to_end(tmp_path, data_root, *chosen, every_two, "data.num_workers=1")
+    assert_same_end(tmp_path, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("further", "stop", "step"),
+    [
+        ((), {"validation": 0}, 5),
+        ((), {"validation": 1}, 10),
+        ((), {"batch": 4}, None),
+        (("trainer.check_val_every_n_epoch=2",), {"batch": 5}, 5),
+        (("trainer.val_check_interval=2", "callbacks.last.every_n_steps=1"), {"batch": 3}, 3),
+        (("trainer.val_check_interval=2", "callbacks.last.every_n_steps=1"), {"batch": 2}, 2),
+        (("trainer.accumulate_grad_batches=2", "callbacks.last.every_n_steps=1"), {"batch": 3}, 1),
+        (("trainer.max_steps=7", "callbacks.last.every_n_steps=2"), {"batch": 5}, 5),
+    ],
+)
+def test_killed_at_other_places(further, stop, step, uninterrupted, settings, data_root, tmp_path):
+    reference = uninterrupted("fasterrcnn", "none", *further)
+    chosen = [*settings("fasterrcnn", "none"), *further]
+    with pytest.raises(Killed):
+        run_to_end(tmp_path, data_root, *chosen, **stop)
+    if step is None:
+        assert not (tmp_path / "checkpoints" / LAST).exists()
+    else:
+        assert read_last(tmp_path)["global_step"] == step
+    run_to_end(tmp_path, data_root, *chosen)
+    assert_same_end(tmp_path, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [{"batch": 2}, {"batch": 4}, {"batch": 7}, {"validation": 0}])
+def test_a_signal_saves_and_ends_with_its_status(stop, uninterrupted, settings, data_root, tmp_path):
+    chosen = settings("fasterrcnn", "none")
+    for signum in (signal.SIGTERM, signal.SIGUSR1):
+        before = signal.getsignal(signum)
+        with pytest.raises(Interrupted) as caught:
+            run_to_end(tmp_path / signum.name, data_root, *chosen, signum=int(signum), **stop)
+        assert caught.value.code == 128 + signum
+        assert signal.getsignal(signum) == before
+        done = stop.get("batch", 4) + 1
+        assert read_last(tmp_path / signum.name)["global_step"] == done
+    run_to_end(tmp_path / "SIGTERM", data_root, *chosen)
+    assert_same_end(tmp_path / "SIGTERM", uninterrupted("fasterrcnn", "none"))
+
+
+@pytest.fixture
+def finished(uninterrupted):
+    return uninterrupted("fasterrcnn", "none")
+
+
+def test_finished_run_is_not_made_again(finished, settings, data_root):
+    before = (finished / "checkpoints" / LAST).stat().st_mtime_ns
+    results = run_to_end(finished, data_root, *settings("fasterrcnn", "none"))
+    assert results == json.loads((finished / "results.json").read_text())
+    assert (finished / "checkpoints" / LAST).stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_by_name_and_those_without_effect_are_not(
+    finished, settings, data_root, tmp_path
+):
+    chosen = settings("fasterrcnn", "none")
+    path = finished / "checkpoints" / LAST
+    config = config_of(tmp_path, data_root, *chosen, f"resume={path}", "schedule.lr=0.5", "data.batch_size=1")
+    with pytest.raises(
+        LSHFMError, match=r"data.batch_size: 2 → 1, schedule.lr: 0.001 → 0.5\. .*allow_changes"
+    ):
+        resume.read_resumable(path, config)
+    config.resume_allow_changes = True
+    assert resume.read_resumable(path, config)["global_step"] == 10
+    harmless = ("data.num_workers=1", "trainer.enable_progress_bar=true", "callbacks.timer=null")
+    config = config_of(tmp_path, data_root, *chosen, f"resume={path}", *harmless)
+    assert resume.read_resumable(path, config)["global_step"] == 10
+
+
+def test_checkpoint_without_its_config_is_gone_on_from_with_a_warning(
+    finished, settings, data_root, tmp_path, caplog
+):
+    checkpoint = read_last(finished)
+    del checkpoint["config"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    config = config_of(tmp_path, data_root, *settings("fasterrcnn", "none"), "schedule.lr=0.5")
+    assert resume.read_resumable(tmp_path / "old.ckpt", config)["global_step"] == 10
+    assert "does not say its config" in caplog.text
+
+
+def test_differing_keys_are_told_with_both_values():
+    saved = comparable(
+        {"a": {"b": 1, "c": [1, 2]}, "output_dir": "x", "data": {"num_workers": 2}, "gone": None}
+    )
+    wanted = comparable({"a": {"b": 2, "c": [1, 2]}, "output_dir": "y", "data": {"num_workers": 0}, "new": 3})
+    assert differing_keys(saved, wanted) == ["a.b: 1 → 2", "gone: None → absent", "new: absent → 3"]
+
+
+@pytest.fixture
+def broken_copy(finished, tmp_path):
+    """A run folder with whole checkpoints, and what to do to one of its files."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name in (LAST, PREVIOUS):
+        (folder / name).write_bytes((finished / "checkpoints" / name).read_bytes())
+
+    def spoil(name, how):
+        content = bytearray((folder / name).read_bytes())
+        if how == "cut off":
+            content = content[: len(content) // 2]
+        elif how == "altered":
+            content[len(content) // 2] ^= 1
+        else:
+            content = bytearray()
+        (folder / name).write_bytes(content)
+
+    return folder.parent, spoil
+
+
+@pytest.mark.parametrize("how", ["cut off", "altered", "empty"])
+@pytest.mark.parametrize("by_path", [False, True])
+def test_broken_checkpoint_gives_way_to_the_one_before(
+    how, by_path, broken_copy, settings, data_root, caplog
+):
+    run, spoil = broken_copy
+    spoil(LAST, how)
+    chosen = settings("fasterrcnn", "none")
+    given = [f"resume={run}/checkpoints/{LAST}"] if by_path else []
+    config = config_of(run, data_root, *chosen, *given)
+    assert resolve_resume(config) == run / "checkpoints" / PREVIOUS
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "last.ckpt is cut off or altered; going on from last-previous.ckpt" in warning
+    assert "\n" not in warning
+    spoil(PREVIOUS, how)
+    with pytest.raises(LSHFMError, match="no whole last-previous.ckpt beside it"):
+        resolve_resume(config)
+
+
+def test_auto_without_a_folder_finds_the_newest_unfinished_run_of_the_same_settings(
+    finished, settings, data_root, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(resume.FOUND_RUN, "")
+    chosen = settings("fasterrcnn", "none")
+    for name in ("unlike", "like", "done"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        checkpoint = tmp_path / name / "checkpoints" / LAST
+        checkpoint.write_bytes((finished / "checkpoints" / LAST).read_bytes())
+        text = (finished / "config.yaml").read_text()
+        (tmp_path / name / "config.yaml").write_text(
+            text.replace("lr: 0.001", "lr: 0.002") if name == "unlike" else text
+        )
+    (tmp_path / "done" / "results.json").write_text("{}")
+    config = config_of(tmp_path / "new", data_root, *chosen)
+    assert resolve_resume(config) is None  # its folder was chosen
+    monkeypatch.setattr(resume, "_is_folder_chosen", lambda: False)
+    assert resolve_resume(config) == tmp_path / "like" / "checkpoints" / LAST
+    assert Path(config.output_dir) == tmp_path / "like"
+    assert config.callbacks.last.dirpath == f"{tmp_path}/like/checkpoints"
+    # A process that Lightning starts beside has a folder on its command line, and is told by the first.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(resume, "_is_folder_chosen", lambda: True)
+    config = config_of(tmp_path / "new", data_root, *chosen)
+    assert resolve_resume(config) == tmp_path / "like" / "checkpoints" / LAST
+
+
+def test_auto_with_nothing_to_go_on_from_is_a_new_run(settings, data_root, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert resolve_resume(config_of(tmp_path / "new", data_root, *settings("fasterrcnn", "none"))) is None
+    assert "a new run" in caplog.text

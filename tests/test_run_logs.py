@@ -1,0 +1,92 @@
+"""Curves of an interrupted run: what would come a second time is taken out, nothing else."""
+
+import csv
+
+import pytest
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+from lshfm_pl.run_logs import START, ContinuedCSVLogger, log_position, rewind_logs
+
+
+def csv_logger(folder):
+    return ContinuedCSVLogger(folder, name="", version="")
+
+
+def log_rows(folder, rows):
+    logger = csv_logger(folder)
+    for step, metrics in rows:
+        logger.log_metrics(metrics, step)
+        logger.save()
+
+
+def rows_in(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [
+            (int(row.pop("step")), {key: float(value) for key, value in row.items() if value})
+            for row in csv.DictReader(file)
+        ]
+
+
+ROWS = [(0, {"a": 1.0}), (1, {"a": 2.0}), (1, {"b": 3.0}), (2, {"a": 4.0})]
+
+
+def test_second_logger_goes_on_with_the_file_and_takes_new_columns(tmp_path):
+    log_rows(tmp_path, ROWS[:2])
+    log_rows(tmp_path, ROWS[2:])
+    assert rows_in(tmp_path) == ROWS
+
+
+@pytest.mark.parametrize(("count", "steps", "kept"), [(4, 3, 4), (2, 2, 2), (4, 2, 3), (2, 3, 2), (3, 1, 1)])
+def test_rows_after_the_position_are_taken_out(tmp_path, count, steps, kept):
+    log_rows(tmp_path, ROWS)
+    rewind_logs(tmp_path, {"rows": count, "events": {}, "steps": steps})
+    assert rows_in(tmp_path) == ROWS[:kept]
+
+
+def points(folder):
+    return [
+        (event.step, value.simple_value)
+        for path in sorted((folder / "tensorboard").glob("events.*"))
+        for event in LegacyEventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    ]
+
+
+def test_events_after_the_position_are_taken_out_and_the_rest_goes_on(tmp_path):
+    def logger():
+        return TensorBoardLogger(tmp_path, name="", version="tensorboard")
+
+    first = logger()
+    for step in range(3):
+        first.log_metrics({"loss": float(step)}, step)
+    first.save()
+    position = {**log_position(tmp_path), "steps": 2}
+    first.log_metrics({"loss": 30.0}, 3)
+    first.log_metrics({"val": 9.0}, 1)
+    first.finalize("success")
+    (later,) = [tmp_path / "tensorboard" / "events.out.tfevents.99999999999.later"]
+    later.write_bytes(b"cut off")
+    rewind_logs(tmp_path, position)
+    assert not later.exists()
+    assert points(tmp_path) == [(0, 0.0), (1, 1.0)]
+
+
+def test_half_written_event_at_the_end_is_left_out(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.finalize("success")
+    (path,) = (tmp_path / "tensorboard").glob("events.*")
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b"\x20\x00\x00")
+    rewind_logs(tmp_path, {"rows": 0, "events": {path.name: size + 3}, "steps": 1})
+    assert points(tmp_path) == [(0, 1.0)]
+
+
+def test_start_takes_all_and_an_unknown_position_nothing(tmp_path):
+    log_rows(tmp_path, ROWS)
+    rewind_logs(tmp_path, None)
+    assert rows_in(tmp_path) == ROWS
+    rewind_logs(tmp_path, START)
+    assert rows_in(tmp_path) == []
+    rewind_logs(tmp_path / "without_logs", START)
