@@ -25,6 +25,7 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 from lshfm_pl.checkpointing import is_whole
+from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.paths import CONFIG_DIR
 
 ROOT = CONFIG_DIR.parent
@@ -110,9 +111,7 @@ class Workbench:
 
 def difference(run: Path, reference: Path) -> str | None:
     """What of a run is not bit by bit as in the uninterrupted one; None if all is."""
-    checkpoints = [
-        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (run, reference)
-    ]
+    checkpoints = [read_torch_file(folder / "checkpoints" / "last.ckpt") for folder in (run, reference)]
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         if not same(*(checkpoint[key] for checkpoint in checkpoints)):
             return key

@@ -55,7 +55,8 @@ class DistillationModule(DetectionModule):
             features=self.mimic is not None,
             logits=self.kd is not None,
         )
-        self._zero_steps = 0
+        self._steps = 0
+        self._zero_steps: int | Tensor = 0
         # The hash matrix never changes; without this DDP would send it to every process every step.
         buffers = [] if self.mimic is None else self.mimic.named_buffers()
         self._ddp_params_and_buffers_to_ignore = [CHECKPOINT_PREFIX + key for key, _ in buffers]
@@ -117,9 +118,10 @@ class DistillationModule(DetectionModule):
                 f"the mimic term {without[0]} has no gradient, so the student would not learn from it: is "
                 "everything before it frozen? Raise model.trainable_stages"
             )
-        is_zero = not torch.stack(list(terms.values())).any()
-        self._zero_steps = self._zero_steps + 1 if is_zero else 0
-        if self._zero_steps >= ZERO_STEPS_ALLOWED:
+        self._zero_steps = (self._zero_steps + 1) * (torch.stack(list(terms.values())) == 0).all()
+        self._steps += 1
+        # Counted on the device and looked at now and then: a look waits for all that a GPU has still to do.
+        if self._steps % ZERO_STEPS_ALLOWED == 0 and int(self._zero_steps) >= ZERO_STEPS_ALLOWED:
             raise LSHFMError(
                 f"the mimic term was exactly 0 for {ZERO_STEPS_ALLOWED} steps running, β = {beta:g}: "
                 "nothing is distilled. Is the teacher trained, and not the student itself? Have the images boxes?"
