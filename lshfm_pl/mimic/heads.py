@@ -236,6 +236,8 @@ class LSH(FeatureHead):
         std: standard deviation of the entries of W. The published value is that of the teacher's classifier
             weight (`lshfm_pl.mimic.features.mimic_size` reads it).
         hash_loss: `bce` on the teacher's bits, or `l1` / `l2` between the two projections.
+        hashes_per_step: draw so many of the hash functions anew for each loss: its expectation is the loss with all
+            of them. None takes all.
         seed: of the random W: the same seed and sizes give the same W on every machine and process.
     """
 
@@ -250,11 +252,16 @@ class LSH(FeatureHead):
         beta: float = 1.0,
         std: float = 0.01,
         hash_loss: HashLoss = "bce",
+        hashes_per_step: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(beta)
         num_hashes = 4 * num_features if num_hashes is None else num_hashes
-        for key, value, least in (("num_hashes", num_hashes, 1), ("seed", seed, 0)):
+        self.hashes_per_step = hashes_per_step
+        numbers = [("num_hashes", num_hashes, 1), ("seed", seed, 0)]
+        if hashes_per_step is not None:
+            numbers.append(("hashes_per_step", hashes_per_step, 1))
+        for key, value, least in numbers:
             if not isinstance(value, int) or value < least:
                 raise LSHFMError(f"distill.{key}: expected a whole number ≥ {least}, found {value!r}")
         _require_number("std", std)
@@ -330,7 +337,7 @@ class LSH(FeatureHead):
     ) -> dict[str, tuple[float, Tensor]]:
         self._require_features(student_ND.shape[1])
         loss, self.bit_agreement = hash_loss_of_rows(
-            student_ND, teacher_ND, self.weight, self.bias, row_weights_N, self.hash_loss
+            student_ND, teacher_ND, *self._functions_of_step(), row_weights_N, self.hash_loss
         )
         return {"lsh": (1.0, loss)}
 
@@ -339,9 +346,16 @@ class LSH(FeatureHead):
     ) -> dict[str, tuple[float, Tensor]]:
         self._require_features(student[0].shape[1] * SIDE**2)
         loss, self.bit_agreement = hash_loss_of_maps(
-            student, teacher, location_weights, self.weight, self.bias, self.hash_loss
+            student, teacher, location_weights, *self._functions_of_step(), self.hash_loss
         )
         return {"lsh": (1.0, loss)}
+
+    def _functions_of_step(self) -> tuple[Tensor, Tensor]:
+        """W and b of the hash functions that this loss is of."""
+        if self.hashes_per_step is None or self.hashes_per_step >= len(self.weight):
+            return self.weight, self.bias
+        drawn = torch.randperm(len(self.weight), device=self.weight.device)[: self.hashes_per_step]
+        return self.weight[drawn], self.bias[drawn]
 
     def _require_features(self, num_features: int) -> None:
         if num_features != self.weight.shape[1]:
@@ -369,9 +383,18 @@ class LSHL2(LSH):
         lsh_weight: float = 1.0,
         std: float = 0.01,
         hash_loss: HashLoss = "bce",
+        hashes_per_step: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(num_features, num_hashes, beta=beta, std=std, hash_loss=hash_loss, seed=seed)
+        super().__init__(
+            num_features,
+            num_hashes,
+            beta=beta,
+            std=std,
+            hash_loss=hash_loss,
+            hashes_per_step=hashes_per_step,
+            seed=seed,
+        )
         _require_number("l2_weight", l2_weight)
         _require_number("lsh_weight", lsh_weight)
         self.l2_weight, self.lsh_weight = float(l2_weight), float(lsh_weight)

@@ -156,3 +156,20 @@ def test_nothing_kept_gives_zero_with_a_graph(way):
     value.backward()
     assert value.item() == 0
     assert all(level.grad.abs().max() == 0 for level in student)
+
+
+def test_some_of_the_hashes_give_the_loss_of_all_in_the_mean(way):
+    student, teacher, weights = random_maps()
+    whole = random_head("bce")
+    some = LSH(CHANNELS * 9, HASHES, std=0.2, hashes_per_step=10)
+    some.bias.copy_(whole.bias)
+    torch.manual_seed(0)
+    values = [some(student, teacher, weights).item() for _ in range(200)]
+    error = torch.tensor(values).std().item() / len(values) ** 0.5
+    assert len(set(values)) > 190
+    assert sum(values) / len(values) == pytest.approx(whole(student, teacher, weights).item(), abs=4 * error)
+    torch.manual_seed(7)
+    first = some(student, teacher, weights)
+    torch.manual_seed(7)
+    assert some(student, teacher, weights).item() == first.item()
+    assert LSH(8, 4, hashes_per_step=9)._functions_of_step()[0].shape == (4, 8)
