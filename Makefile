@@ -16,8 +16,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)
 	$(BIN)/python -m lshfm_pl.compare
 
+# Without the slow tests, which train whole comparisons or start many processes; `make check` runs them too.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
