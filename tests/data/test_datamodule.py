@@ -165,7 +165,7 @@ class FakeTrainer:
         self.overfit_batches = 0.0
         self.strategy = SimpleNamespace(root_device=torch.device("cpu"))
         progress = SimpleNamespace(current=SimpleNamespace(processed=0))
-        self.fit_loop = SimpleNamespace(epoch_progress=progress)
+        self.fit_loop = SimpleNamespace(epoch_progress=progress, restarting=False)
 
 
 def batches_by_process(folder, world_size, batch_size, loader_name):
