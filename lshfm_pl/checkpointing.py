@@ -73,8 +73,9 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for signum in STOP_SIGNALS:
-                if signum == signal.SIGTERM and callable(signal.getsignal(signum)):
-                    continue  # submitit's jobs get it beside the signal that is meant for them
+                before = signal.getsignal(signum)
+                if before is signal.SIG_IGN or (signum == signal.SIGTERM and callable(before)):
+                    continue  # ignored by wish; submitit's jobs get SIGTERM beside the signal meant for them
                 self._others[signum] = signal.signal(signum, self._on_signal)
         return self
 

@@ -168,6 +168,20 @@ def test_intervals_must_be_above_zero(tmp_path, interval):
         LastCheckpoint(str(tmp_path), **interval)
 
 
+@pytest.fixture(autouse=True)
+def attentive_to_ctrl_c():
+    """A shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_signal_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopSignals():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_signal_is_noted_while_deferred_and_stops_at_once_otherwise():
     with StopSignals() as signals:
         signals.deferred = True
