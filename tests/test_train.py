@@ -384,7 +384,8 @@ def test_debug_shows_the_traceback(tmp_path):
     overrides = ["debug=traceback", "data=voc_folder", "data.root=/nowhere", f"hydra.run.dir={tmp_path}"]
     done = run_command("train", *overrides)
     assert done.returncode == 1
-    assert "LSHFMError" in done.stderr
+    assert "Traceback" in done.stderr
+    assert "FaultError" in done.stderr
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from lshfm_pl.reporting.runs import Run
 __all__ = ["data_name", "published_ap50", "published_of_run"]
 
 NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "aspect_ratio_groups",
-                  "flip_probability", "seed", "class_names")  # fmt: skip
+                  "flip_probability", "seed", "class_names", "on_bad_sample")  # fmt: skip
 """Keys of `data` that do not say which images it is."""
 
 
