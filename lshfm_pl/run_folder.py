@@ -79,7 +79,7 @@ def training_state_bytes(module: pl.LightningModule, optimizer: str) -> int:
 
 
 def refuse_full_disk(folder: Path, checkpoint_bytes: int) -> None:
-    """Stop before training if checkpoints will not fit into `folder` or it cannot be written.
+    """Stop before training if the run's `folder` has no room for its checkpoints or cannot be written.
 
     Counted are the newest checkpoint, the one before and the one being written, and the best weights.
 
@@ -87,7 +87,7 @@ def refuse_full_disk(folder: Path, checkpoint_bytes: int) -> None:
         LSHFMError: it cannot be written or has too little room.
     """
     refuse_unwritable(folder)
-    there = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
+    there = sum(path.stat().st_size for path in folder.glob("checkpoints/*.ckpt"))
     needed = 4 * checkpoint_bytes - there
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -65,7 +65,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         if is_main_process():
             checkpoint_bytes = training_state_bytes(module, config.schedule.optimizer.name)
-            refuse_full_disk(output_dir / "checkpoints", checkpoint_bytes)
+            refuse_full_disk(output_dir, checkpoint_bytes)
             stack.enter_context(lock_run(output_dir))
             OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
             rewind_logs(output_dir, log_position)
