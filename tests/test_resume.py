@@ -1,6 +1,5 @@
 """A run that was interrupted anywhere ends as if it had not been, or says why it cannot go on."""
 
-import csv
 import json
 import signal
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from interruptions import Killed
 from omegaconf import open_dict
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from torture import rows, same, scalars
 
 from lshfm_pl import resume
 from lshfm_pl.checkpointing import LAST, PREVIOUS, Interrupted
@@ -93,35 +92,6 @@ def uninterrupted(data_root, settings, tmp_path_factory):
     return run
 
 
-SPEED = "monitor/images_per_second"
-"""The only curve that two equal runs do not share."""
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(value, b[key]) for key, value in a.items())
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def points(run):
-    return sorted(
-        (value.tag, event.step, value.simple_value)
-        for path in (run / "tensorboard").glob("events.*")
-        for event in LegacyEventFileLoader(str(path)).Load()
-        for value in event.summary.value
-        if value.tag != SPEED
-    )
-
-
-def rows(run):
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key != SPEED} for row in csv.DictReader(file)]
-
-
 def read_last(run, name=LAST):
     return torch.load(run / "checkpoints" / name, weights_only=True)
 
@@ -132,7 +102,7 @@ def assert_same_end(run, reference):
         assert same(a[key], b[key]), key
     assert a["loops"]["fit_loop"] == b["loops"]["fit_loop"]
     assert rows(run) == rows(reference)
-    assert points(run) == points(reference)
+    assert scalars(run) == scalars(reference)
     results = [json.loads((folder / "results.json").read_text()) for folder in (run, reference)]
     assert results[0]["metrics"] == results[1]["metrics"]
     assert results[0]["teacher"] == results[1]["teacher"]
