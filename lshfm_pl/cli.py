@@ -1,5 +1,6 @@
 """What the commands share: Hydra, and failures told in one or two lines."""
 
+import errno
 import logging
 import os
 import signal
@@ -37,6 +38,10 @@ EXPECTED_WARNINGS = (
 )
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk, or of a user's full share of it."""
+
+
 def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a command of a function of its config `conf/<config_name>.yaml`.
 
@@ -57,6 +62,12 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
                 if config.get("debug"):
                     raise
                 print(f"error: {told(error)}", file=sys.stderr)
+                sys.exit(1)
+            except OSError as error:
+                if config.get("debug") or error.errno not in NO_ROOM:
+                    raise
+                where = "" if error.filename is None else f"{error.filename}: "
+                print(f"error: {where}{error.strerror}; make room, then start again", file=sys.stderr)
                 sys.exit(1)
             except KeyboardInterrupt:  # where nothing was to be saved
                 sys.exit(128 + signal.SIGINT)

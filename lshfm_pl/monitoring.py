@@ -125,7 +125,16 @@ class DetectionPictures(pl.Callback):
             score_threshold=self.score_threshold,
         )
         for writer in writers:
-            writer.experiment.add_image("val/detections", picture, trainer.global_step)
+            # The step of the validation's figures: what a checkpoint of this epoch counts as logged already.
+            writer.experiment.add_image("val/detections", picture, max(0, trainer.global_step - 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """So that a resumed run draws the epochs that an uninterrupted one does."""
+        return {"drawn_epoch": self._drawn_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._drawn_epoch = state_dict["drawn_epoch"]
 
 
 class Hyperparameters(pl.Callback):

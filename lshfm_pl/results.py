@@ -6,7 +6,7 @@ import platform
 import subprocess
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,8 @@ def kept_failure(folder: Path) -> Iterator[None]:
     A folder that holds a finished run, or an unfinished one that this attempt refuses to touch, is left as it is.
     """
     path = folder / ERROR_FILE
-    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
     held_run = (folder / "checkpoints").exists()
     try:
         yield
@@ -163,7 +164,8 @@ def kept_failure(folder: Path) -> Iterator[None]:
         is_ours = isinstance(error, LSHFMError)
         if folder.is_dir() and not (is_ours and held_run):
             text = str(error) if is_ours else "".join(traceback.format_exception(error))
-            path.write_text(text.strip() + "\n", encoding="utf-8")
+            with suppress(OSError):  # a full disk, say, must not hide the failure itself
+                path.write_text(text.strip() + "\n", encoding="utf-8")
         raise
 
 

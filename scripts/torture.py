@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,25 @@ class Workbench:
         return [sys.executable, "-m", "lshfm_pl.train", *TINY, data, *overrides, f"hydra.run.dir={run}"]
 
     def start(self, run: Path, *overrides: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a tiny run; what it prints is appended to `<run>.log`."""
+        """Start a tiny run; what it prints is appended to `log_of(run)`."""
         run.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        with run.with_name(run.name + ".log").open("a") as printed:
+        with self.log_of(run).open("a") as printed:
             return subprocess.Popen(
                 self.command(run, *overrides),
                 cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT, text=True, **options,
             )  # fmt: skip
+
+    def log_of(self, run: Path) -> Path:
+        """What a run has printed; never on a disk that is filled for it."""
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        return logs / ("_".join(run.relative_to(self.folder).parts) + ".log")
+
+    def last_line(self, run: Path) -> str:
+        """The message that a run ended with."""
+        told = [line for line in self.log_of(run).read_text().splitlines() if "error: " in line]
+        return told[-1] if told else ""
 
     def finish(self, run: Path, *overrides: str, **options: Any) -> int:
         """Run to its end; the exit status."""
@@ -90,7 +102,9 @@ class Workbench:
         if name not in self._seconds:
             begin = time.monotonic()
             if status := self.finish(run, *overrides):
-                raise RuntimeError(f"{run}: the uninterrupted run ended with status {status}, see {run}.log")
+                raise RuntimeError(
+                    f"{run}: the uninterrupted run ended with status {status}, see {self.log_of(run)}"
+                )
             self._seconds[name] = time.monotonic() - begin
         return run, self._seconds[name]
 
@@ -100,7 +114,7 @@ class Workbench:
             run = self.folder / f"teacher_{architecture}"
             model = f"model={architecture}_resnet18fpn_small"
             if self.finish(run, model, "role=teacher", "schedule.epochs=1", "trainer.limit_train_batches=1"):
-                raise RuntimeError(f"{run}: no teacher, see {run}.log")
+                raise RuntimeError(f"{run}: no teacher, see {self.log_of(run)}")
             self._teachers[architecture] = run / "checkpoints" / "best.ckpt"
         return self._teachers[architecture]
 
@@ -207,12 +221,6 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def last_line(run: Path) -> str:
-    """The message that a run ended with."""
-    told = [line for line in run.with_name(run.name + ".log").read_text().splitlines() if "error: " in line]
-    return told[-1] if told else ""
-
-
 def file_too_large(bench: Workbench) -> Iterator[Case]:
     """The system refuses files as large as a checkpoint, once a good one is there."""
     settings = bench.settings("retinanet", "l2", 0)
@@ -226,7 +234,7 @@ def file_too_large(bench: Workbench) -> Iterator[Case]:
     before = last.read_bytes()
     limit = (1_000_000, 1_000_000)
     status = bench.finish(run, *settings, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    told = "could not be written" in last_line(run)
+    told = "could not be written" in bench.last_line(run)
     kept = last.read_bytes() == before
     ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
     good = status == 1 and told and kept and ended
@@ -248,7 +256,7 @@ def full_disk(bench: Workbench) -> Iterator[Case]:
         filler = disk / "filler"
         filler.write_bytes(bytes(130_000_000))
         status = bench.finish(disk / "small", *settings)
-        told = "expected room for the checkpoints" in last_line(disk / "small")
+        told = "expected room for the checkpoints" in bench.last_line(disk / "small")
         good = status == 1 and told and not (disk / "small" / "checkpoints" / "last.ckpt").exists()
         outcome = f"status {status} before training, told: {told}"
         yield Case("disk too small (tmpfs)", "retinanet, none", 1, int(good), outcome)
@@ -256,14 +264,11 @@ def full_disk(bench: Workbench) -> Iterator[Case]:
         run = disk / "filled"
         process = bench.start(run, *settings)
         wait_for(run / "checkpoints" / "last-previous.ckpt", process)
-        with filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(100_000))
-            except OSError:
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(100_000)):
                 pass
         status = process.wait(SECONDS_ALLOWED)
-        told = "could not be written (No space left on device)" in last_line(run)
+        told = "could not be written (No space left on device)" in bench.last_line(run)
         whole = is_whole(run / "checkpoints" / "last.ckpt")
         filler.unlink()
         ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None

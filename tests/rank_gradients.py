@@ -25,7 +25,9 @@ class TotalLoss(nn.Module):
 def gradients(student, rank, world_size):
     """Name → gradient after one backward over this rank's share of four images.
 
-    Sampling takes the first boxes instead of random ones, so that it is the same however images are shared out.
+    Sampling takes the first boxes instead of random ones, so that it is the same however images are shared out. The
+    detectors compute in float64: in float32, sums in another order can put a value on the other side of a ReLU, and
+    a gradient of that location is then missing. The mimic loss itself is float32 as ever.
     """
     torch.manual_seed(0)
     torch.randperm = lambda number, **options: torch.arange(number, device=options.get("device"))
@@ -36,12 +38,14 @@ def gradients(student, rank, world_size):
     )
     images, targets = random_batch(3, num_images=4)
     share = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+    for detector in (module.detector, module.teacher):
+        detector.double()
     total = TotalLoss(module.train())
     if world_size > 1:
         ignored = [f"module.{name}" for name in module._ddp_params_and_buffers_to_ignore]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(total, ignored)
         total = DistributedDataParallel(total)
-    total(as_float(images[share]), targets[share]).backward()
+    total([image.double() for image in as_float(images[share])], targets[share]).backward()
     return {name: value.grad for name, value in module.detector.named_parameters() if value.grad is not None}
 
 

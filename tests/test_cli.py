@@ -126,18 +126,31 @@ def test_list_without_brackets_is_told_from_a_sweep():
     )
 
 
-def test_defects_still_show_their_traceback(tmp_path):
+def run_raising(tmp_path, error):
+    """A command of its own that raises, run in a process."""
     command = tmp_path / "command.py"
     command.write_text(
         "from lshfm_pl import cli\n"
         "@cli.main('import_checkpoint')\n"
         "def main(config):\n"
-        "    raise KeyError('oops')\n"
+        f"    raise {error}\n"
         "main()\n"
     )
-    process = subprocess.run(
+    return subprocess.run(
         [sys.executable, str(command), "dst=x"], capture_output=True, text=True, timeout=120, cwd=tmp_path
     )
+
+
+def test_defects_still_show_their_traceback(tmp_path):
+    process = run_raising(tmp_path, "KeyError('oops')")
     assert process.returncode == 1
     assert "KeyError: 'oops'" in process.stderr
     assert "command.py" in process.stderr
+
+
+def test_full_disk_is_told_in_one_line(tmp_path):
+    process = run_raising(tmp_path, "OSError(28, 'No space left on device', 'run/metrics.csv')")
+    assert process.returncode == 1
+    assert process.stderr == (
+        "error: run/metrics.csv: No space left on device; make room, then start again\n"
+    )

@@ -35,8 +35,8 @@ def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(studen
     assert first.keys() == second.keys() == whole.keys()
     for name, gradient in whole.items():
         assert torch.equal(first[name], second[name])
-        # Sums in another order: float32 rounds them otherwise, relative to the largest entry.
-        assert (first[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-7, name
+        # The mimic loss is float32, which sums in another order round otherwise; all else is float64.
+        assert (first[name] - gradient).abs().max() <= 1e-6 * gradient.abs().max(), name
 
 
 def start(tmp_path, *overrides, launcher=(sys.executable, "-m", "lshfm_pl.train")):

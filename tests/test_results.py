@@ -84,3 +84,9 @@ def test_an_interrupted_run_has_not_failed_and_one_that_is_there_is_not_touched(
     with pytest.raises(RuntimeError), kept_failure(tmp_path):
         raise RuntimeError("out of memory")
     assert (tmp_path / "error.txt").is_file()
+
+
+def test_failure_that_cannot_be_kept_is_raised_all_the_same(tmp_path):
+    (tmp_path / "error.txt").mkdir()  # as a full disk: neither removed nor written
+    with pytest.raises(ZeroDivisionError), kept_failure(tmp_path):
+        1 / 0

@@ -130,6 +130,7 @@ def test_killed_in_the_middle_of_an_epoch(architecture, loss, uninterrupted, set
         ((), {"validation": 0}, 5),
         ((), {"validation": 1}, 10),
         ((), {"batch": 4}, None),
+        (("callbacks.images.every_n_epochs=1",), {"batch": 5}, 5),
         (("trainer.check_val_every_n_epoch=2",), {"batch": 5}, 5),
         (("trainer.val_check_interval=2", "callbacks.last.every_n_steps=1"), {"batch": 3}, 3),
         (("trainer.val_check_interval=2", "callbacks.last.every_n_steps=1"), {"batch": 2}, 2),
