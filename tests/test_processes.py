@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -39,12 +40,38 @@ def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(studen
         assert (first[name] - gradient).abs().max() <= 1e-6 * gradient.abs().max(), name
 
 
-def start(tmp_path, *overrides, launcher=(sys.executable, "-m", "lshfm_pl.train")):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    return subprocess.run(
-        [*launcher, *overrides, *TINY, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+TRAIN = (sys.executable, "-m", "lshfm_pl.train")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
+
+def start(tmp_path, *overrides, launcher=TRAIN, times=1, **environment):
+    """Run to the end, so many times beside each other; `environment` may hold a list of values, one a time."""
+    command = [*launcher, *overrides, *TINY, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run"]
+    python_path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    started = []
+    for index in range(times):
+        own = {
+            name: value[index] if isinstance(value, list) else value for name, value in environment.items()
+        }
+        started.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path, **own},
+            )  # fmt: skip
+        )
+    done = []
+    try:
+        for process in started:
+            printed, errors = process.communicate(timeout=280)
+            done.append(subprocess.CompletedProcess(command, process.returncode, printed, errors))
+    finally:
+        for process in started:
+            process.kill()
+    return done[0] if times == 1 else done
 
 
 FAIL = ("trainer.devices=2", "+callbacks.fail._target_=rank_files.FailOnRank")
@@ -87,11 +114,40 @@ def test_nan_on_one_process_skips_the_step_on_all(tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_starts_the_processes(tmp_path):
-    torchrun = (
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lshfm_pl.train"
-    )  # fmt: skip
-    done = start(tmp_path, "trainer.devices=2", launcher=torchrun)
+    launcher = (*TORCHRUN, "--standalone", "--nproc-per-node=2", "-m", "lshfm_pl.train")
+    done = start(tmp_path, "trainer.devices=2", launcher=launcher)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return str(probe.getsockname()[1])
+
+
+TWO_NODES = ("trainer.num_nodes=2", "trainer.devices=1")
+
+
+@pytest.mark.slow
+def test_two_nodes_by_torchrun_train_together(tmp_path, free_port):
+    rendezvous = ("--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port}", "--rdzv-id=test")
+    launcher = (*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", *rendezvous, "-m", "lshfm_pl.train")
+    for done in start(tmp_path, *TWO_NODES, launcher=launcher, times=2, GLOO_SOCKET_IFNAME="lo"):
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_two_nodes_as_slurm_starts_them_train_together(tmp_path, free_port):
+    """With the variables that `srun` gives its tasks; there is no SLURM itself."""
+    job = {"JOB_ID": "4242", "JOB_NAME": "train", "NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2"}
+    task = {"PROCID": ["0", "1"], "NODEID": ["0", "1"], "LOCALID": "0", "NODELIST": "localhost"}
+    variables = {f"SLURM_{name}": value for name, value in {**job, **task}.items()}
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port, "GLOO_SOCKET_IFNAME": "lo"}
+    for done in start(tmp_path, *TWO_NODES, times=2, **variables, **meeting):
+        assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
 
 
