@@ -61,7 +61,7 @@ def start(tmp_path, *overrides, launcher=TRAIN, times=1, **environment):
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path, **own},
-            )  # fmt: skip
+            )
         )
     done = []
     try:
