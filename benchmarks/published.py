@@ -22,11 +22,11 @@ from lshfm_pl.mimic import LSH, LSHL2
 
 
 def as_published(detector: nn.Module) -> nn.Module:
-    """The same detector, its norms applied as layers of their own and its weights laid out contiguously."""
+    """The same detector of torch's and torchvision's own layers, and its weights laid out contiguously."""
     for module in detector.modules():
-        for block in (BasicBlock, Bottleneck):
-            if isinstance(module, block):
-                module.__class__ = block
+        for layer in (BasicBlock, Bottleneck, nn.Conv2d):
+            if isinstance(module, layer):
+                module.__class__ = layer
     return detector.to(memory_format=torch.contiguous_format)
 
 

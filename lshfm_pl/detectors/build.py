@@ -11,6 +11,7 @@ from lshfm_pl.detectors.config import resolve_config
 from lshfm_pl.detectors.faster_rcnn import build_faster_rcnn
 from lshfm_pl.detectors.retinanet import build_retinanet
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.winograd import use_winograd
 
 __all__ = ["Detector", "build_detector"]
 
@@ -71,6 +72,7 @@ def build_detector(
             f"found {len(names)}."
         )
     network = _BUILDERS[resolved["architecture"]](resolved, num_classes)
+    use_winograd(network)
     # The layout that convolutions are quickest in, on CPUs and GPUs; maps take it over from the kernels.
     detector = cast(Detector, network.to(memory_format=torch.channels_last))
     detector.config = resolved

@@ -8,16 +8,27 @@ block by block beside the student's projections and used up at once; the gradien
 added up meanwhile and is all that is kept for the backward pass.
 """
 
-import math
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from lshfm_pl.winograd import (
+    INPUTS,
+    OUTPUTS,
+    SIDE,
+    Buffers,
+    OverlappingSum,
+    groups_of_pieces,
+    input_windows,
+    kernel_of,
+    matrices,
+    output_windows,
+    take_pieces,
+)
 
 __all__ = ["HASH_LOSSES", "HashLoss", "hash_loss_of_maps", "hash_loss_of_rows"]
 
@@ -30,10 +41,8 @@ GPU_BLOCK = 2**25
 """Projections in a block on a GPU, where launching costs more than fetching: 128 MB in float32."""
 HASHES_AT_ONCE = 256
 """Hash functions in a block of tiles."""
-SIDE = 3
-"""Side of a location's neighbourhood."""
-TILE = 4
-"""Side of the square of outputs that the CPU computes together."""
+TILES_OF_A_KERNEL = 512
+"""Tiles (16 locations each) that share a transformed kernel, and the memory for the maps' transforms with it."""
 
 
 def hash_loss_of_rows(
@@ -167,11 +176,7 @@ class _ConvolutionHashLoss(_MapHashLoss):
 
 
 class _WinogradHashLoss(_MapHashLoss):
-    """Tiles of 6×6 inputs give 4×4 outputs each: [36, T, C] inputs, [16, T, h] outputs, T tiles of all levels.
-
-    output = A (G W ⊙ B x), with a matrix product over channels for each of the 36 places; all of it is linear, so
-    the gradient goes back through the transposes of the same matrices.
-    """
+    """The projections by tiles of 4×4 locations; see `lshfm_pl.winograd` for what its shapes are."""
 
     @staticmethod
     def forward(
@@ -179,39 +184,38 @@ class _WinogradHashLoss(_MapHashLoss):
     ) -> tuple[Tensor, Tensor]:
         student, teacher, location_weights = _MapHashLoss.unpack(tensors)
         num_hashes, channels = len(weight_HD), student[0].shape[1]
-        to_output, to_kernel, to_input = _winograd_matrices()
-        places = len(to_input)
-        student_PTC, teacher_PTC = (_input_tiles(maps, to_input) for maps in (student, teacher))
-        weights_QT1 = torch.cat([_output_tiles(weights) for weights in location_weights], dim=1) / num_hashes
-        num_tiles = student_PTC.shape[1]
-        kernel_H9C = weight_HD.view(num_hashes, channels, SIDE**2).transpose(1, 2)
-
+        to_output, _, to_input = matrices()
+        weight_HC33 = weight_HD.view(num_hashes, channels, SIDE, SIDE)
         hashes = min(HASHES_AT_ONCE, num_hashes)
-        tiles = max(1, CPU_BLOCK // (hashes * TILE**2))
-        # Memory that is taken anew for every block would be cleared by the system every time.
-        products_buffer = student_PTC.new_empty(places * tiles * hashes)
-        student_buffer, teacher_buffer = student_PTC.new_empty(2, TILE**2 * tiles * hashes)
-        totals = _Totals(student_PTC)
-        gradient_PTC = torch.zeros_like(student_PTC)
-        for start in range(0, num_hashes, hashes):
-            chunk = slice(start, min(start + hashes, num_hashes))
-            bias_h = bias_H[chunk]
-            kernel_9Ch = kernel_H9C[chunk].permute(1, 2, 0).reshape(SIDE**2, -1)
-            kernel_PCh = (to_kernel @ kernel_9Ch).view(places, channels, -1)
-            for first in range(0, num_tiles, tiles):
-                block = slice(first, min(first + tiles, num_tiles))
-                shape = (block.stop - first, len(bias_h))
-                products_PTh = _view(products_buffer, places, *shape)
-                logits = []
-                for inputs_PTC, buffer in ((student_PTC, student_buffer), (teacher_PTC, teacher_buffer)):
-                    torch.bmm(inputs_PTC[:, block], kernel_PCh, out=products_PTh)
-                    logits_QTh = _view(buffer, TILE**2, *shape)
-                    torch.mm(to_output, products_PTh.flatten(1), out=logits_QTh.flatten(1))
-                    logits.append(logits_QTh.add_(bias_h))
-                totals.add(logits[0], logits[1], weights_QT1[:, block], kind, hash_axis=2)
-                torch.mm(to_output.T, logits[0].flatten(1), out=products_PTh.flatten(1))
-                gradient_PTC[:, block].baddbmm_(products_PTh, kernel_PCh.transpose(1, 2))
-        ctx.save_for_backward(*_untile(gradient_PTC, to_input, student))
+        tiles_at_once = max(1, CPU_BLOCK // (hashes * OUTPUTS))
+        inputs = [[input_windows(level.detach().float()) for level in maps] for maps in (student, teacher)]
+        weights = [output_windows(level_Bhw[:, None] / num_hashes) for level_Bhw in location_weights]
+        totals = _Totals(weight_HD)
+        gradient = OverlappingSum(student)
+        buffers = Buffers(weight_HD, tiles_at_once, (INPUTS, hashes), (OUTPUTS, hashes), (OUTPUTS, hashes))
+        for num_tiles, group in groups_of_pieces([level.shape for level in student], TILES_OF_A_KERNEL):
+            taken_PTC = weight_HD.new_empty(INPUTS, num_tiles, channels)
+            networks_PTC = []
+            for windows in inputs:
+                take_pieces(windows, group, taken_PTC)
+                networks_PTC.append((to_input @ taken_PTC.flatten(1)).view_as(taken_PTC))
+            weights_QT1 = weight_HD.new_empty(OUTPUTS, num_tiles, 1)
+            take_pieces(weights, group, weights_QT1)
+            gradient_PTC = taken_PTC.zero_()
+            for weight_hC33, bias_h in zip(weight_HC33.split(hashes), bias_H.split(hashes), strict=True):
+                kernel_PCh = kernel_of(weight_hC33)
+                for first in range(0, num_tiles, tiles_at_once):
+                    block = slice(first, min(first + tiles_at_once, num_tiles))
+                    products_PTh, *logits = buffers.views(block.stop - first, len(bias_h))
+                    for inputs_PTC, logits_QTh in zip(networks_PTC, logits, strict=True):
+                        torch.bmm(inputs_PTC[:, block], kernel_PCh, out=products_PTh)
+                        torch.mm(to_output, products_PTh.flatten(1), out=logits_QTh.flatten(1))
+                        logits_QTh.add_(bias_h)
+                    totals.add(logits[0], logits[1], weights_QT1[:, block], kind, hash_axis=2)
+                    torch.mm(to_output.T, logits[0].flatten(1), out=products_PTh.flatten(1))
+                    gradient_PTC[:, block].baddbmm_(products_PTh, kernel_PCh.transpose(1, 2))
+            gradient.add((to_input.T @ gradient_PTC.flatten(1)).view_as(gradient_PTC), group)
+        ctx.save_for_backward(*gradient.maps())
         return totals.results(ctx)
 
 
@@ -272,73 +276,3 @@ class _Totals:
 def _hashes_at_once(rows: int, device: torch.device) -> int:
     """Hash functions in a block of all rows; on a GPU more."""
     return max(1, (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // max(1, rows))
-
-
-def _view(buffer: Tensor, *shape: int) -> Tensor:
-    """The beginning of a flat buffer in a shape."""
-    return buffer.flatten()[: math.prod(shape)].view(shape)
-
-
-@cache
-def _winograd_matrices() -> tuple[Tensor, Tensor, Tensor]:
-    """To output [16, 36], to kernel [36, 9] and to input [36, 36] of F(4×4, 3×3), float32.
-
-    Toom-Cook on the points 0, ±1, 1/2, −2 and ∞, which lose the fewest digits (arXiv 1803.10986, table 1); the
-    matrices for squares are Kronecker products of those for lines.
-    """
-    points = np.array([0, 1, -1, 0.5, -2])
-    side = TILE + SIDE - 1
-    to_output, to_kernel, to_input = np.zeros((side, TILE)), np.zeros((side, SIDE)), np.zeros((side, side))
-    for row, point in enumerate(points):
-        others = np.delete(points, row)
-        to_output[row] = point ** np.arange(TILE)
-        to_kernel[row] = point ** np.arange(SIDE) / np.prod(point - others)
-        to_input[row, :-1] = np.poly(others)[::-1]
-    to_output[-1, -1] = to_kernel[-1, -1] = 1
-    to_input[-1] = np.poly(points)[::-1]
-    squares = (np.kron(matrix, matrix) for matrix in (to_output.T, to_kernel, to_input))
-    to_output_QP, to_kernel_P9, to_input_PP = (torch.from_numpy(square).float() for square in squares)
-    return to_output_QP, to_kernel_P9, to_input_PP
-
-
-def _tiled_size(size: int) -> int:
-    return -(-size // TILE) * TILE
-
-
-def _input_tiles(maps: Sequence[Tensor], to_input: Tensor) -> Tensor:
-    """Maps [B, C, h, w] of all levels → transformed, overlapping tiles [36, T, C]."""
-    side = TILE + SIDE - 1
-    tiles = []
-    for level in maps:
-        _, channels, height, width = level.shape
-        right, below = 1 + _tiled_size(width) - width, 1 + _tiled_size(height) - height
-        padded = F.pad(level.detach().float(), (1, right, 1, below))
-        windows = padded.unfold(2, side, TILE).unfold(3, side, TILE)  # [B, C, tiles down, tiles right, 6, 6]
-        tiles.append(windows.permute(4, 5, 0, 2, 3, 1).reshape(side**2, -1, channels))
-    tiles_PTC = torch.cat(tiles, dim=1)
-    return (to_input @ tiles_PTC.flatten(1)).view_as(tiles_PTC)
-
-
-def _output_tiles(weights_Bhw: Tensor) -> Tensor:
-    """Weights [B, h, w] of a level → tiles [16, T, 1], zero outside of the map."""
-    _, height, width = weights_Bhw.shape
-    padded = F.pad(weights_Bhw, (0, _tiled_size(width) - width, 0, _tiled_size(height) - height))
-    windows = padded.unfold(1, TILE, TILE).unfold(2, TILE, TILE)
-    return windows.permute(3, 4, 0, 1, 2).reshape(TILE**2, -1, 1)
-
-
-def _untile(gradient_PTC: Tensor, to_input: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of the transformed tiles → that of each level's map: overlapping tiles add up."""
-    side = TILE + SIDE - 1
-    tiles_PTC = (to_input.T @ gradient_PTC.flatten(1)).view_as(gradient_PTC)
-    gradients, first = [], 0
-    for level in maps:
-        batch, channels, height, width = level.shape
-        padded = _tiled_size(height) + SIDE - 1, _tiled_size(width) + SIDE - 1
-        per_image = (padded[0] - SIDE + 1) * (padded[1] - SIDE + 1) // TILE**2
-        of_level = tiles_PTC[:, first : first + batch * per_image].unflatten(1, (batch, per_image))
-        first += batch * per_image
-        columns = of_level.permute(1, 3, 0, 2).reshape(batch, channels * side**2, per_image)
-        gradient = F.fold(columns, padded, side, stride=TILE)[:, :, 1 : 1 + height, 1 : 1 + width]
-        gradients.append(gradient.to(level.dtype, memory_format=torch.channels_last))
-    return gradients

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.hashing import HASH_LOSSES, SIDE, HashLoss, hash_loss_of_maps, hash_loss_of_rows
+from lshfm_pl.mimic.hashing import HASH_LOSSES, HashLoss, hash_loss_of_maps, hash_loss_of_rows
+from lshfm_pl.winograd import SIDE
 
 __all__ = ["KD", "L2", "LSH", "LSHL2", "Activation", "Centre", "FeatureHead", "HashLoss", "MimicHead"]
 
