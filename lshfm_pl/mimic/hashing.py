@@ -246,16 +246,20 @@ class _Totals:
             kind: as `hash_loss_of_rows`.
             hash_axis: the axis of the hash functions.
         """
+        # Bits as floats: operations on bool, and their sums, take several times as long on CPUs.
+        # Strictly greater: a projection of exactly 0 has bit 0, as published.
+        differing = student.clone().gt_(0)
         if kind == "bce":
-            # Strictly greater: a projection of exactly 0 has label 0, as published. With s = −1 for bit 1 and +1
-            # for bit 0 the loss is log(1 + exp(s z)) = max(s z, 0) + log1p(exp(−|z|)): no overflow, no lost digits.
-            sign = teacher.gt_(0).mul_(-2).add_(1)
+            # With s = −1 for the teacher's bit 1 and +1 for bit 0 the loss is log(1 + exp(s z)) =
+            # max(s z, 0) + log1p(exp(−|z|)): no overflow, no lost digits.
+            bits = teacher.gt_(0)
+            differing.sub_(bits).abs_()
+            sign = bits.mul_(-2).add_(1)
             student.mul_(sign)
-            agreeing = (student < 0) | ((student == 0) & (sign > 0))
             loss = _log1p(student.abs().neg_().exp_()).add_(student.clamp(min=0))
             student.sigmoid_().mul_(sign)
         else:
-            agreeing = (student > 0) == (teacher > 0)
+            differing.sub_(teacher.clone().gt_(0)).abs_()
             student.sub_(teacher)
             loss = student.abs() if kind == "l1" else student.square()
             if kind == "l1":
@@ -264,7 +268,8 @@ class _Totals:
                 student.mul_(2)
         student.mul_(weights)
         self.loss += (loss.sum(hash_axis, keepdim=True) * weights).sum()
-        self.agreeing += (agreeing.sum(hash_axis, keepdim=True) * weights).sum()
+        agreeing = student.shape[hash_axis] - differing.sum(hash_axis, keepdim=True)
+        self.agreeing += (agreeing * weights).sum()
 
     def results(self, ctx: Any) -> tuple[Tensor, Tensor]:
         """Loss and share of agreeing bits in float32; the share has no gradient."""
