@@ -3,7 +3,7 @@
 Shapes: maps [B, C, h, w]; a tile is 4×4 outputs and the 6×6 inputs around it; T tiles; P = 36 and Q = 16 places
 of a tile; O output channels. With the matrices of `matrices`, all of it linear:
 
-    output [Q, T, O] = to_output (to_kernel kernel [P, C, O] ⊙ to_input input [P, T, C]),
+    output [Q, T, O] = to_output (to_input input [P, T, C] ⊙ to_kernel kernel [P, O, C]),
 
 where ⊙ is a matrix product over channels for each of the 36 places. Gradients go back through the transposes.
 
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -31,11 +32,11 @@ __all__ = [
     "WinogradConv2d",
     "convolve",
     "groups_of_pieces",
-    "input_windows",
     "kernel_of",
     "matrices",
-    "output_windows",
-    "take_pieces",
+    "take_inputs",
+    "take_outputs",
+    "transform_inputs",
     "use_winograd",
 ]
 
@@ -53,20 +54,20 @@ FEWEST_CHANNELS, FEWEST_TILES = 160, 128
 
 
 class Matrices(NamedTuple):
-    """The transforms of F(4×4, 3×3) for squares, float32: Kronecker products of those for lines."""
+    """The transforms of F(4×4, 3×3), float32; for squares they are Kronecker products of those for lines."""
 
     #: [16, 36]
     to_output: Tensor
     #: [36, 9]
     to_kernel: Tensor
-    #: [36, 36]
-    to_input: Tensor
+    #: [6, 6]
+    to_input_line: Tensor
 
 
 @cache
 def matrices() -> Matrices:
-    """Toom-Cook on the points 0, ±1, 1/2, −2 and ∞, which lose the fewest digits (arXiv 1803.10986, table 1)."""
-    points = np.array([0, 1, -1, 0.5, -2])
+    """Toom-Cook on the points 0, ±5/8, ±3/2 and ∞; of those tried these lose the fewest digits."""
+    points = np.array([0, 0.625, -0.625, 1.5, -1.5])
     side = TILE + SIDE - 1
     to_output, to_kernel, to_input = np.zeros((side, TILE)), np.zeros((side, SIDE)), np.zeros((side, side))
     for row, point in enumerate(points):
@@ -76,66 +77,52 @@ def matrices() -> Matrices:
         to_input[row, :-1] = np.poly(others)[::-1]
     to_output[-1, -1] = to_kernel[-1, -1] = 1
     to_input[-1] = np.poly(points)[::-1]
-    squares = (np.kron(matrix, matrix) for matrix in (to_output.T, to_kernel, to_input))
-    return Matrices(*(torch.from_numpy(square).float() for square in squares))
+    squares = (np.kron(matrix, matrix) for matrix in (to_output.T, to_kernel))
+    return Matrices(*(torch.from_numpy(matrix).float() for matrix in (*squares, to_input)))
 
 
 def kernel_of(weight_OC33: Tensor) -> Tensor:
-    """A convolution's weight → the transformed kernel [P, C, O]."""
+    """A convolution's weight → the transformed kernel [P, O, C]."""
     outputs, channels = weight_OC33.shape[:2]
-    kernel_9CO = weight_OC33.permute(2, 3, 1, 0).reshape(SIDE**2, -1)
-    return (matrices().to_kernel @ kernel_9CO).view(INPUTS, channels, outputs)
+    weight_9OC = weight_OC33.permute(2, 3, 0, 1).reshape(SIDE**2, -1)
+    return (matrices().to_kernel @ weight_9OC).view(INPUTS, outputs, channels)
+
+
+def transform_inputs(taken_PTC: Tensor, spare_PTC: Tensor, *, adjoint: bool = False) -> None:
+    """`to_input @ taken` (or its transpose's) in place: lines first, then columns, a third of the multiplications.
+
+    Args:
+        taken_PTC: overwritten.
+        spare_PTC: memory of the same size, overwritten.
+        adjoint: with the transpose, which takes gradients back.
+    """
+    line = matrices().to_input_line
+    line = line.T if adjoint else line
+    torch.mm(line, taken_PTC.view(len(line), -1), out=spare_PTC.view(len(line), -1))
+    square = len(line), len(line), -1
+    torch.matmul(line, spare_PTC.view(square), out=taken_PTC.view(square))
 
 
 def _tiled_size(size: int) -> int:
     return -(-size // TILE) * TILE
 
 
-def _padded(map_BChw: Tensor, border: int) -> Tensor:
-    """A copy [B, h', w', C] with zeros around it, of whole tiles and `border` on each side."""
-    height, width = map_BChw.shape[2:]
-    padded = _zeros(map_BChw, border)
-    padded[:, border : border + height, border : border + width] = map_BChw.permute(0, 2, 3, 1)
-    return padded
-
-
-def _zeros(like_BChw: Tensor, border: int) -> Tensor:
-    batch, channels, height, width = like_BChw.shape
-    return like_BChw.new_zeros(
-        batch,
-        _tiled_size(height) + 2 * border,
-        _tiled_size(width) + 2 * border,
-        channels,
-        dtype=torch.float32,
-    )
-
-
-def _windows(padded_Bhwc: Tensor, side: int) -> Tensor:
+def _windows(map_Bhwc: Tensor, side: int) -> Tensor:
     """View [side, side, B, rows, columns, C] of the squares of every tile."""
-    return padded_Bhwc.unfold(1, side, TILE).unfold(2, side, TILE).permute(4, 5, 0, 1, 2, 3)
-
-
-def input_windows(map_BChw: Tensor) -> Tensor:
-    """The overlapping 6×6 inputs of all tiles, zero outside of the map: [6, 6, B, rows, columns, C]."""
-    return _windows(_padded(map_BChw, SIDE // 2), TILE + SIDE - 1)
-
-
-def output_windows(map_BChw: Tensor) -> Tensor:
-    """The 4×4 outputs of all tiles, zero outside of the map: [4, 4, B, rows, columns, C]."""
-    return _windows(_padded(map_BChw, 0), TILE)
+    return map_Bhwc.unfold(1, side, TILE).unfold(2, side, TILE).permute(4, 5, 0, 1, 2, 3)
 
 
 class Piece(NamedTuple):
-    """Tiles of some images and some rows of one of several maps, and their place among the tiles of a group."""
+    """Some rows of tiles of an image of one of several maps, and their place among the tiles of a group."""
 
     level: int
-    images: slice
+    image: int
     rows: slice
     tiles: slice
 
 
 def groups_of_pieces(shapes: Sequence[Sequence[int]], at_once: int) -> Iterator[tuple[int, list[Piece]]]:
-    """Share out the tiles of maps [B, C, h, w] into groups of about `at_once`, and no fewer than a row of tiles.
+    """Share out the tiles of maps [B, C, h, w] into groups of at most `at_once`, but no fewer than a row of tiles.
 
     Yields:
         The number of tiles of a group, and the pieces it consists of.
@@ -144,33 +131,44 @@ def groups_of_pieces(shapes: Sequence[Sequence[int]], at_once: int) -> Iterator[
     count = 0
     for level, (batch, _, height, width) in enumerate(shapes):
         rows, columns = (_tiled_size(size) // TILE for size in (height, width))
-        rows_at_once = min(rows, max(1, at_once // columns))
-        images_at_once = max(1, at_once // (rows * columns))
-        for image in range(0, batch, images_at_once):
-            images = slice(image, min(image + images_at_once, batch))
-            for row in range(0, rows, rows_at_once):
-                of_map = slice(row, min(row + rows_at_once, rows))
-                size = (images.stop - images.start) * (of_map.stop - of_map.start) * columns
-                if group and count + size > at_once:
+        for image in range(batch):
+            row = 0
+            while row < rows:
+                if group and count + columns > at_once:
                     yield count, group
                     group, count = [], 0
-                group.append(Piece(level, images, of_map, slice(count, count + size)))
-                count += size
+                end = min(rows, row + max(1, (at_once - count) // columns))
+                tiles = slice(count, count + (end - row) * columns)
+                group.append(Piece(level, image, slice(row, end), tiles))
+                row, count = end, tiles.stop
     if group:
         yield count, group
 
 
-def _placed(tiles_PTC: Tensor, piece: Piece, windows: Tensor) -> tuple[Tensor, Tensor]:
-    """A piece's part of the tiles, in the shape of its part of the windows, and that part."""
-    part = windows[:, :, piece.images, piece.rows]
-    return tiles_PTC[:, piece.tiles].unflatten(1, part.shape[2:5]).unflatten(0, part.shape[:2]), part
+def take_inputs(maps: Sequence[Tensor], group: Sequence[Piece], out_PTC: Tensor) -> None:
+    """Copy the overlapping 6×6 inputs of a group's tiles, zero outside of the maps [B, C, h, w], in float32."""
+    _take(maps, group, SIDE // 2, out_PTC)
 
 
-def take_pieces(windows: Sequence[Tensor], group: Sequence[Piece], out_PTC: Tensor) -> None:
-    """Copy a group's squares out of the windows of each level."""
+def take_outputs(maps: Sequence[Tensor], group: Sequence[Piece], out_QTC: Tensor) -> None:
+    """Copy the 4×4 outputs of a group's tiles, zero outside of the maps [B, C, h, w], in float32."""
+    _take(maps, group, 0, out_QTC)
+
+
+def _take(maps: Sequence[Tensor], group: Sequence[Piece], border: int, out: Tensor) -> None:
     for piece in group:
-        tiles, part = _placed(out_PTC, piece, windows[piece.level])
-        tiles.copy_(part)
+        map_Chw = maps[piece.level][piece.image]
+        height, width = map_Chw.shape[1:]
+        first, last = piece.rows.start * TILE - border, piece.rows.stop * TILE + border
+        inside = slice(max(0, first), min(last, height))
+        margins = border, _tiled_size(width) + border - width, inside.start - first, last - inside.stop
+        padded_hwC = F.pad(map_Chw[:, inside].permute(1, 2, 0).float(), (0, 0, *margins))
+        _placed(out, piece, windows := _windows(padded_hwC[None], TILE + 2 * border)).copy_(windows)
+
+
+def _placed(tiles_PTC: Tensor, piece: Piece, windows: Tensor) -> Tensor:
+    """A piece's part of the tiles, in the shape of its windows."""
+    return tiles_PTC[:, piece.tiles].unflatten(1, windows.shape[2:5]).unflatten(0, windows.shape[:2])
 
 
 class OverlappingSum:
@@ -182,16 +180,27 @@ class OverlappingSum:
 
     def __init__(self, like: Sequence[Tensor]) -> None:
         self._shapes = [level.shape[2:] for level in like]
-        self._padded = [_zeros(level, SIDE // 2) for level in like]
-        self._windows = [_windows(level, TILE + SIDE - 1) for level in self._padded]
+        self._padded = [
+            level.new_zeros(
+                len(level),
+                *(_tiled_size(size) + 2 * (SIDE // 2) for size in level.shape[2:]),
+                level.shape[1],
+                dtype=torch.float32,
+            )
+            for level in like
+        ]
 
     def add(self, tiles_PTC: Tensor, group: Sequence[Piece]) -> None:
         """Add the tiles of a group."""
         for piece in group:
-            tiles, part = _placed(tiles_PTC, piece, self._windows[piece.level])
-            for row in range(part.shape[0]):
-                for column in range(part.shape[1]):  # the same place of two tiles is never the same element
-                    part[row, column].add_(tiles[row, column])
+            image_1hwC = self._padded[piece.level][piece.image, None]
+            windows = _windows(image_1hwC, TILE + SIDE - 1)[:, :, :, piece.rows]
+            tiles = _placed(tiles_PTC, piece, windows)
+            for row in range(windows.shape[0]):
+                for column in range(
+                    windows.shape[1]
+                ):  # the same place of two tiles is never the same element
+                    windows[row, column].add_(tiles[row, column])
 
     def maps(self) -> list[Tensor]:
         """The sums, channels last."""
@@ -226,25 +235,25 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BChw: Tensor, weight_OC33: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_BChw, weight_OC33)
-        to_output, _, to_input = matrices()
-        kernel_PCO = kernel_of(weight_OC33)
+        to_output = matrices().to_output
+        kernel_PCO = kernel_of(weight_OC33).transpose(1, 2)
         batch, _, height, width = x_BChw.shape
         tiled = batch, len(weight_OC33), _tiled_size(height), _tiled_size(width)
         y_BOhw = torch.empty(tiled, memory_format=torch.channels_last)
-        inputs, y_windows = input_windows(x_BChw), _windows(y_BOhw.permute(0, 2, 3, 1), TILE)
+        y_windows = _windows(y_BOhw.permute(0, 2, 3, 1), TILE)
         groups = list(groups_of_pieces([x_BChw.shape], TILES_AT_ONCE))
         buffers = _buffers_of(x_BChw, weight_OC33, groups)
         for tiles, group in groups:
-            taken_PTC, inputs_PTC, products_PTO, y_QTO = buffers.views(tiles)
-            take_pieces([inputs], group, taken_PTC)
-            torch.mm(to_input, taken_PTC.flatten(1), out=inputs_PTC.flatten(1))
+            inputs_PTC, spare_PTC, products_PTO, y_QTO = buffers.views(tiles)
+            take_inputs([x_BChw], group, inputs_PTC)
+            transform_inputs(inputs_PTC, spare_PTC)
             torch.bmm(inputs_PTC, kernel_PCO, out=products_PTO)
             torch.mm(to_output, products_PTO.flatten(1), out=y_QTO.flatten(1))
             if bias_O is not None:
                 y_QTO += bias_O
             for piece in group:
-                placed, part = _placed(y_QTO, piece, y_windows)
-                part.copy_(placed)
+                windows = y_windows[:, :, piece.image, None, piece.rows]
+                windows.copy_(_placed(y_QTO, piece, windows))
         if tiled[2:] == (height, width):
             return y_BOhw
         # A copy even where it could be a view: in-place ReLUs follow.
@@ -255,36 +264,38 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient_BOhw: Tensor) -> tuple[Tensor | None, ...]:
         x_BChw, weight_OC33 = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        to_output, to_kernel, to_input = matrices()
-        kernel_POC = kernel_of(weight_OC33).transpose(1, 2)
+        to_output, to_kernel, _ = matrices()
+        kernel_POC = kernel_of(weight_OC33)
         outputs, channels = weight_OC33.shape[:2]
-        y_windows, inputs = output_windows(gradient_BOhw), input_windows(x_BChw)
         x_gradient = OverlappingSum([x_BChw]) if needs_x else None
-        kernel_gradient_PCO = x_BChw.new_zeros(INPUTS, channels, outputs)  # left 0 where it is not needed
+        kernel_gradient_POC = x_BChw.new_empty(INPUTS, outputs, channels) if needs_weight else None
         groups = list(groups_of_pieces([x_BChw.shape], TILES_AT_ONCE))
         buffers = _buffers_of(x_BChw, weight_OC33, groups)
-        for tiles, group in groups:
-            taken_PTC, inputs_PTC, products_PTO, y_QTO = buffers.views(tiles)
-            take_pieces([y_windows], group, y_QTO)
+        for index, (tiles, group) in enumerate(groups):
+            inputs_PTC, spare_PTC, products_PTO, y_QTO = buffers.views(tiles)
+            take_outputs([gradient_BOhw], group, y_QTO)
             torch.mm(to_output.T, y_QTO.flatten(1), out=products_PTO.flatten(1))
-            if needs_weight:
-                take_pieces([inputs], group, taken_PTC)
-                torch.mm(to_input, taken_PTC.flatten(1), out=inputs_PTC.flatten(1))
-                kernel_gradient_PCO.baddbmm_(inputs_PTC.transpose(1, 2), products_PTO)
+            if kernel_gradient_POC is not None:
+                take_inputs([x_BChw], group, inputs_PTC)
+                transform_inputs(inputs_PTC, spare_PTC)
+                kernel_gradient_POC.baddbmm_(products_PTO.transpose(1, 2), inputs_PTC, beta=float(index > 0))
             if x_gradient is not None:
                 torch.bmm(products_PTO, kernel_POC, out=inputs_PTC)
-                torch.mm(to_input.T, inputs_PTC.flatten(1), out=taken_PTC.flatten(1))
-                x_gradient.add(taken_PTC, group)
-        weight_gradient = (to_kernel.T @ kernel_gradient_PCO.flatten(1)).view(SIDE, SIDE, channels, outputs)
+                transform_inputs(inputs_PTC, spare_PTC, adjoint=True)
+                x_gradient.add(inputs_PTC, group)
+        weight_gradient = None
+        if kernel_gradient_POC is not None:
+            gradient_9OC = to_kernel.T @ kernel_gradient_POC.flatten(1)
+            weight_gradient = gradient_9OC.view(SIDE, SIDE, outputs, channels).permute(2, 3, 0, 1)
         return (
             None if x_gradient is None else x_gradient.maps()[0],
-            weight_gradient.permute(3, 2, 0, 1) if needs_weight else None,
+            weight_gradient,
             gradient_BOhw.sum((0, 2, 3)) if needs_bias else None,
         )
 
 
 def _buffers_of(x_BChw: Tensor, weight_OC33: Tensor, groups: list[tuple[int, list[Piece]]]) -> Buffers:
-    """For inputs before and after their transform, products, and outputs."""
+    """For inputs and their transform, products, and outputs."""
     outputs, channels = weight_OC33.shape[:2]
     sizes = (INPUTS, channels), (INPUTS, channels), (INPUTS, outputs), (OUTPUTS, outputs)
     return Buffers(x_BChw, max(tiles for tiles, _ in groups), *sizes)

@@ -13,6 +13,7 @@ from lshfm_pl.winograd import (
     convolve,
     groups_of_pieces,
     matrices,
+    transform_inputs,
     use_winograd,
 )
 
@@ -66,15 +67,25 @@ def test_output_can_be_changed_in_place():
         torch.testing.assert_close(own.grad, exact.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_transforms_of_a_line_make_a_correlation():
-    """The Kronecker products' first rows and columns are those of the line, as point 0 comes first."""
-    to_output, to_kernel, to_input = (matrix.double() for matrix in matrices())
+def test_transforms_make_a_correlation_of_squares():
+    to_output, to_kernel, line_to_input = (matrix.double() for matrix in matrices())
+    to_input = torch.kron(line_to_input, line_to_input)
     line = torch.arange(1.0, 7).double()
     kernel = torch.tensor([2.0, -1, 3]).double()
     image, filter_ = torch.outer(line, line), torch.outer(kernel, kernel)
     found = to_output @ ((to_kernel @ filter_.flatten()) * (to_input @ image.flatten()))
     expected = F.conv2d(image[None, None], filter_[None, None]).flatten()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_inputs_are_transformed_by_lines_as_by_squares(adjoint):
+    inputs = torch.randn(36, 3, 5, generator=torch.Generator().manual_seed(0))
+    line = matrices().to_input_line
+    square = torch.kron(line, line)
+    expected = ((square.T if adjoint else square) @ inputs.flatten(1)).view_as(inputs)
+    transform_inputs(inputs, torch.empty_like(inputs), adjoint=adjoint)
+    torch.testing.assert_close(inputs, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 40, 1000])
@@ -86,7 +97,7 @@ def test_pieces_hold_every_tile_once_and_no_group_is_larger_than_asked_but_for_s
         assert [piece.tiles.start for piece in group] == [0, *(piece.tiles.stop for piece in group[:-1])]
         assert group[-1].tiles.stop == tiles
         for piece in group:
-            part = seen[piece.level][piece.images, piece.rows]
+            part = seen[piece.level][piece.image, piece.rows]
             assert part.numel() == piece.tiles.stop - piece.tiles.start
             part += 1
     assert all((counts == 1).all() for counts in seen)

@@ -22,12 +22,13 @@ from lshfm_pl.winograd import (
     SIDE,
     Buffers,
     OverlappingSum,
+    Piece,
     groups_of_pieces,
-    input_windows,
     kernel_of,
     matrices,
-    output_windows,
-    take_pieces,
+    take_inputs,
+    take_outputs,
+    transform_inputs,
 )
 
 __all__ = ["HASH_LOSSES", "HashLoss", "hash_loss_of_maps", "hash_loss_of_rows"]
@@ -39,10 +40,12 @@ CPU_BLOCK = 2**19
 """Projections in a block on the CPU: its 2 MB stay in the cache between the steps."""
 GPU_BLOCK = 2**25
 """Projections in a block on a GPU, where launching costs more than fetching: 128 MB in float32."""
-HASHES_AT_ONCE = 256
-"""Hash functions in a block of tiles."""
-TILES_OF_A_KERNEL = 512
-"""Tiles (16 locations each) that share a transformed kernel, and the memory for the maps' transforms with it."""
+TILES_IN_A_BLOCK = 128
+"""Tiles of 4×4 locations in a block of `_WinogradHashLoss`, for student and teacher each."""
+HASHES_IN_A_BLOCK = {torch.float32: 256, torch.bfloat16: 512}
+"""Hash functions in such a block, by the type of the products."""
+BLOCKS_OF_A_KERNEL = 4
+"""Blocks that share a transformed kernel, and are in memory together."""
 
 
 def hash_loss_of_rows(
@@ -149,7 +152,7 @@ class _ConvolutionHashLoss(_MapHashLoss):
         ctx: Any, weight_HD: Tensor, bias_H: Tensor, kind: HashLoss, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         student, teacher, location_weights = _MapHashLoss.unpack(tensors)
-        dtype = torch.bfloat16 if student[0].dtype == torch.bfloat16 else torch.float32
+        dtype = _dtype_of_products(student)
         num_hashes, channels = len(weight_HD), student[0].shape[1]
         kernel_HC33 = weight_HD.view(num_hashes, channels, SIDE, SIDE).to(dtype)
         totals = _Totals(student[0])
@@ -183,40 +186,82 @@ class _WinogradHashLoss(_MapHashLoss):
         ctx: Any, weight_HD: Tensor, bias_H: Tensor, kind: HashLoss, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         student, teacher, location_weights = _MapHashLoss.unpack(tensors)
+        dtype = _dtype_of_products(student)
         num_hashes, channels = len(weight_HD), student[0].shape[1]
-        to_output, _, to_input = matrices()
+        to_output = matrices().to_output.to(dtype)
         weight_HC33 = weight_HD.view(num_hashes, channels, SIDE, SIDE)
-        hashes = min(HASHES_AT_ONCE, num_hashes)
-        tiles_at_once = max(1, CPU_BLOCK // (hashes * OUTPUTS))
-        inputs = [[input_windows(level.detach().float()) for level in maps] for maps in (student, teacher)]
-        weights = [output_windows(level_Bhw[:, None] / num_hashes) for level_Bhw in location_weights]
+        has_bias = bool(bias_H.any())  # a pass over all projections less where it has not
+        hashes = min(HASHES_IN_A_BLOCK[dtype], num_hashes)
+        groups = list(groups_of_pieces([level.shape for level in student], TILES_IN_A_BLOCK))
+        most_tiles = max(tiles for tiles, _ in groups)
         totals = _Totals(weight_HD)
         gradient = OverlappingSum(student)
-        buffers = Buffers(weight_HD, tiles_at_once, (INPUTS, hashes), (OUTPUTS, hashes), (OUTPUTS, hashes))
-        for num_tiles, group in groups_of_pieces([level.shape for level in student], TILES_OF_A_KERNEL):
-            taken_PTC = weight_HD.new_empty(INPUTS, num_tiles, channels)
-            networks_PTC = []
-            for windows in inputs:
-                take_pieces(windows, group, taken_PTC)
-                networks_PTC.append((to_input @ taken_PTC.flatten(1)).view_as(taken_PTC))
-            weights_QT1 = weight_HD.new_empty(OUTPUTS, num_tiles, 1)
-            take_pieces(weights, group, weights_QT1)
-            gradient_PTC = taken_PTC.zero_()
+        products = Buffers(weight_HD.new_empty(0, dtype=dtype), 2 * most_tiles, (INPUTS, hashes))
+        logits = Buffers(weight_HD, 2 * most_tiles, (OUTPUTS, hashes))
+        for first in range(0, len(groups), BLOCKS_OF_A_KERNEL):
+            blocks = [
+                _Block(tiles, group, student, teacher, location_weights, dtype)
+                for tiles, group in groups[first : first + BLOCKS_OF_A_KERNEL]
+            ]
             for weight_hC33, bias_h in zip(weight_HC33.split(hashes), bias_H.split(hashes), strict=True):
-                kernel_PCh = kernel_of(weight_hC33)
-                for first in range(0, num_tiles, tiles_at_once):
-                    block = slice(first, min(first + tiles_at_once, num_tiles))
-                    products_PTh, *logits = buffers.views(block.stop - first, len(bias_h))
-                    for inputs_PTC, logits_QTh in zip(networks_PTC, logits, strict=True):
-                        torch.bmm(inputs_PTC[:, block], kernel_PCh, out=products_PTh)
-                        torch.mm(to_output, products_PTh.flatten(1), out=logits_QTh.flatten(1))
-                        logits_QTh.add_(bias_h)
-                    totals.add(logits[0], logits[1], weights_QT1[:, block], kind, hash_axis=2)
-                    torch.mm(to_output.T, logits[0].flatten(1), out=products_PTh.flatten(1))
-                    gradient_PTC[:, block].baddbmm_(products_PTh, kernel_PCh.transpose(1, 2))
-            gradient.add((to_input.T @ gradient_PTC.flatten(1)).view_as(gradient_PTC), group)
+                kernel_PhC = kernel_of(weight_hC33).to(dtype)
+                for block in blocks:
+                    (products_PTh,) = products.views(2 * block.tiles, len(bias_h))
+                    (logits_QTh,) = logits.views(2 * block.tiles, len(bias_h))
+                    torch.bmm(block.inputs_PTC, kernel_PhC.transpose(1, 2), out=products_PTh)
+                    _matmul_into(logits_QTh.flatten(1), to_output, products_PTh.flatten(1))
+                    if has_bias:
+                        logits_QTh += bias_h
+                    student_Qth, teacher_Qth = logits_QTh.split(block.tiles, dim=1)
+                    weights_Qt1 = block.weights_Qt1 / num_hashes
+                    totals.add(student_Qth, teacher_Qth, weights_Qt1, kind, hash_axis=2)
+                    (products_Pth,) = products.views(block.tiles, len(bias_h))
+                    torch.mm(to_output.T, student_Qth.to(dtype).flatten(1), out=products_Pth.flatten(1))
+                    block.gradient_PtC += products_Pth @ kernel_PhC
+            for block in blocks:
+                transform_inputs(block.gradient_PtC, torch.empty_like(block.gradient_PtC), adjoint=True)
+                gradient.add(block.gradient_PtC, block.group)
         ctx.save_for_backward(*gradient.maps())
         return totals.results(ctx)
+
+
+class _Block:
+    """Some tiles t of the maps: transformed inputs of both networks, weights, and the gradient that adds up.
+
+    Student and teacher lie one after the other among T = 2t tiles: larger products are quicker ones.
+    """
+
+    def __init__(
+        self,
+        tiles: int,
+        group: list[Piece],
+        student: Sequence[Tensor],
+        teacher: Sequence[Tensor],
+        location_weights: Sequence[Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        self.tiles, self.group = tiles, group
+        inputs_PTC = student[0].new_empty(INPUTS, 2 * tiles, student[0].shape[1], dtype=torch.float32)
+        for maps, inputs_PtC in zip((student, teacher), inputs_PTC.split(tiles, dim=1), strict=True):
+            take_inputs([level.detach() for level in maps], group, inputs_PtC)
+        transform_inputs(inputs_PTC, torch.empty_like(inputs_PTC))
+        self.inputs_PTC = inputs_PTC.to(dtype)
+        self.weights_Qt1 = inputs_PTC.new_empty(OUTPUTS, tiles, 1)
+        take_outputs([level_Bhw[:, None] for level_Bhw in location_weights], group, self.weights_Qt1)
+        self.gradient_PtC = inputs_PTC.new_zeros(INPUTS, tiles, inputs_PTC.shape[2])
+
+
+def _matmul_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """`out` = a @ b, whose type may be another."""
+    if out.dtype == b.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(a @ b)
+
+
+def _dtype_of_products(maps: Sequence[Tensor]) -> torch.dtype:
+    """bfloat16, accumulated in float32, for maps of that type; float32 for all others."""
+    return torch.bfloat16 if maps[0].dtype == torch.bfloat16 else torch.float32
 
 
 def _log1p(x: Tensor) -> Tensor:
