@@ -81,11 +81,14 @@ def matrices() -> Matrices:
     return Matrices(*(torch.from_numpy(matrix).float() for matrix in (*squares, to_input)))
 
 
-def kernel_of(weight_OC33: Tensor) -> Tensor:
-    """A convolution's weight → the transformed kernel [P, O, C]."""
+def kernel_of(weight_OC33: Tensor, out_POC: Tensor | None = None) -> Tensor:
+    """A convolution's weight → the transformed kernel [P, O, C], in given memory or in new."""
     outputs, channels = weight_OC33.shape[:2]
     weight_9OC = weight_OC33.permute(2, 3, 0, 1).reshape(SIDE**2, -1)
-    return (matrices().to_kernel @ weight_9OC).view(INPUTS, outputs, channels)
+    if out_POC is None:
+        out_POC = weight_OC33.new_empty(INPUTS, outputs, channels)
+    torch.mm(matrices().to_kernel, weight_9OC, out=out_POC.flatten(1))
+    return out_POC
 
 
 def transform_inputs(taken_PTC: Tensor, spare_PTC: Tensor, *, adjoint: bool = False) -> None:

@@ -44,7 +44,7 @@ TILES_IN_A_BLOCK = 128
 """Tiles of 4×4 locations in a block of `_WinogradHashLoss`, for student and teacher each."""
 HASHES_IN_A_BLOCK = {torch.float32: 256, torch.bfloat16: 512}
 """Hash functions in such a block, by the type of the products."""
-BLOCKS_OF_A_KERNEL = 4
+BLOCKS_OF_A_KERNEL = 3
 """Blocks that share a transformed kernel, and are in memory together."""
 
 
@@ -198,13 +198,14 @@ class _WinogradHashLoss(_MapHashLoss):
         gradient = OverlappingSum(student)
         products = Buffers(weight_HD.new_empty(0, dtype=dtype), 2 * most_tiles, (INPUTS, hashes))
         logits = Buffers(weight_HD, 2 * most_tiles, (OUTPUTS, hashes))
+        kernel = Buffers(weight_HD, hashes, (INPUTS, channels))
         for first in range(0, len(groups), BLOCKS_OF_A_KERNEL):
             blocks = [
                 _Block(tiles, group, student, teacher, location_weights, dtype)
                 for tiles, group in groups[first : first + BLOCKS_OF_A_KERNEL]
             ]
             for weight_hC33, bias_h in zip(weight_HC33.split(hashes), bias_H.split(hashes), strict=True):
-                kernel_PhC = kernel_of(weight_hC33).to(dtype)
+                kernel_PhC = kernel_of(weight_hC33, *kernel.views(len(bias_h))).to(dtype)
                 for block in blocks:
                     (products_PTh,) = products.views(2 * block.tiles, len(bias_h))
                     (logits_QTh,) = logits.views(2 * block.tiles, len(bias_h))
@@ -217,7 +218,7 @@ class _WinogradHashLoss(_MapHashLoss):
                     totals.add(student_Qth, teacher_Qth, weights_Qt1, kind, hash_axis=2)
                     (products_Pth,) = products.views(block.tiles, len(bias_h))
                     torch.mm(to_output.T, student_Qth.to(dtype).flatten(1), out=products_Pth.flatten(1))
-                    block.gradient_PtC += products_Pth @ kernel_PhC
+                    _add_matmul(block.gradient_PtC, products_Pth, kernel_PhC)
             for block in blocks:
                 transform_inputs(block.gradient_PtC, torch.empty_like(block.gradient_PtC), adjoint=True)
                 gradient.add(block.gradient_PtC, block.group)
@@ -257,6 +258,14 @@ def _matmul_into(out: Tensor, a: Tensor, b: Tensor) -> None:
         torch.mm(a, b, out=out)
     else:
         out.copy_(a @ b)
+
+
+def _add_matmul(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total` += a @ b, whose type may be another."""
+    if total.dtype == b.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total += a @ b
 
 
 def _dtype_of_products(maps: Sequence[Tensor]) -> torch.dtype:

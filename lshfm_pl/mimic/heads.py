@@ -409,8 +409,9 @@ class LSHL2(LSH):
     def _map_parts(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
     ) -> dict[str, tuple[float, Tensor]]:
-        l2 = _mean_squared_error_of_maps(student, teacher, location_weights)
-        return self._both(l2, super()._map_parts(student, teacher, location_weights))
+        lsh = super()._map_parts(student, teacher, location_weights)
+        # Last, as it keeps the differences for its gradient: they would add to the peak of the hash term.
+        return self._both(_mean_squared_error_of_maps(student, teacher, location_weights), lsh)
 
     def _both(self, l2: Tensor, lsh: dict[str, tuple[float, Tensor]]) -> dict[str, tuple[float, Tensor]]:
         return {"l2": (self.l2_weight, l2), "lsh": (self.lsh_weight, lsh["lsh"][1])}
