@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +18,7 @@ from lshfm_pl import cli
 from lshfm_pl.callbacks import StepTimer
 from lshfm_pl.checkpointing import LAST, LastCheckpoint, RunRecord
 from lshfm_pl.cli import as_dict, is_main_process
+from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
@@ -53,6 +55,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     module = build_module(config, datamodule)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher)
+    if config.compile:
+        compile_backbones(module.detector, *([] if teacher is None else [teacher]))
     record = RunRecord(as_dict(config))
     log_position: dict[str, Any] | None = START
     if checkpoint is not None:
@@ -88,6 +92,8 @@ def train(config: DictConfig) -> dict[str, Any]:
 
         assert module.record is not None
         timer = next((callback for callback in callbacks if isinstance(callback, StepTimer)), None)
+        with torch.compiler.set_stance("force_eager"):  # operations are counted one by one
+            cost = detector_cost(module.detector, datamodule.test_set[0][0])
         results = run_results(
             config,
             metrics=module.results,
@@ -96,10 +102,7 @@ def train(config: DictConfig) -> dict[str, Any]:
             timing=timer.summary() if timer else {},
             world_size=trainer.world_size,
             record=module.record,
-            cost={
-                **detector_cost(module.detector, datamodule.test_set[0][0]),
-                "ms_per_image": evaluation_timer.ms_per_image(),
-            },
+            cost={**cost, "ms_per_image": evaluation_timer.ms_per_image()},
         )
         if trainer.is_global_zero:
             module.record.save(output_dir / RECORD_FILE)

@@ -322,7 +322,8 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
     batch, _, height, width = x.shape
     tiles = batch * -(-height // TILE) * -(-width // TILE)
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # a graph of torch's own operations is compiled in one piece
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and min(weight.shape[:2]) >= FEWEST_CHANNELS
         and tiles >= FEWEST_TILES

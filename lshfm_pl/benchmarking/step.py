@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, peak_memory_bytes
 from lshfm_pl.cli import as_dict
+from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.detectors import Detector, build_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import build_losses
@@ -97,7 +98,7 @@ class StepParts:
     @cached_property
     def student(self) -> Detector:
         """The student of random weights, in training mode."""
-        return self._build(as_dict(self.config.model)).train()
+        return self._compiled(self._build(as_dict(self.config.model))).train()
 
     @cached_property
     def teacher(self) -> Detector:
@@ -106,7 +107,13 @@ class StepParts:
             raise LSHFMError(
                 f"benchmark: {self.config.model.name} has no teacher of its own; give model@teacher.detector=…"
             )
-        return self._build(as_dict(self.config.teacher.detector)).eval().requires_grad_(False)
+        teacher = self._compiled(self._build(as_dict(self.config.teacher.detector)))
+        return teacher.eval().requires_grad_(False)
+
+    def _compiled(self, detector: Detector) -> Detector:
+        if self.config.compile:
+            compile_backbones(detector)
+        return detector
 
     @cached_property
     def distillation(self) -> DistillationModule:

@@ -84,9 +84,9 @@ def hash_loss_of_maps(
 ) -> tuple[Tensor, Tensor]:
     """The hash loss of the neighbourhoods of all locations of paired maps.
 
-    On the CPU the projections are made by Winograd's minimal filtering F(4×4, 3×3) (arXiv 1509.09308) in float32: a
-    quarter of the multiplications of a convolution. On a GPU they are convolutions; in bfloat16, accumulated in
-    float32, if the maps are bfloat16.
+    On the CPU the projections are made by Winograd's minimal filtering F(4×4, 3×3) (arXiv 1509.09308): a quarter of
+    the multiplications of a convolution. On a GPU they are convolutions. Products are bfloat16, accumulated in
+    float32, if the maps are bfloat16; else float32.
 
     Args:
         student: maps [B, C, h, w] of each level, with gradient.
@@ -192,6 +192,7 @@ class _WinogradHashLoss(_MapHashLoss):
         weight_HC33 = weight_HD.view(num_hashes, channels, SIDE, SIDE)
         has_bias = bool(bias_H.any())  # a pass over all projections less where it has not
         hashes = min(HASHES_IN_A_BLOCK[dtype], num_hashes)
+        weights = [level_Bhw / num_hashes for level_Bhw in location_weights]
         groups = list(groups_of_pieces([level.shape for level in student], TILES_IN_A_BLOCK))
         most_tiles = max(tiles for tiles, _ in groups)
         totals = _Totals(weight_HD)
@@ -201,7 +202,7 @@ class _WinogradHashLoss(_MapHashLoss):
         kernel = Buffers(weight_HD, hashes, (INPUTS, channels))
         for first in range(0, len(groups), BLOCKS_OF_A_KERNEL):
             blocks = [
-                _Block(tiles, group, student, teacher, location_weights, dtype)
+                _Block(tiles, group, student, teacher, weights, dtype)
                 for tiles, group in groups[first : first + BLOCKS_OF_A_KERNEL]
             ]
             for weight_hC33, bias_h in zip(weight_HC33.split(hashes), bias_H.split(hashes), strict=True):
@@ -214,8 +215,7 @@ class _WinogradHashLoss(_MapHashLoss):
                     if has_bias:
                         logits_QTh += bias_h
                     student_Qth, teacher_Qth = logits_QTh.split(block.tiles, dim=1)
-                    weights_Qt1 = block.weights_Qt1 / num_hashes
-                    totals.add(student_Qth, teacher_Qth, weights_Qt1, kind, hash_axis=2)
+                    totals.add(student_Qth, teacher_Qth, block.weights_Qt1, kind, hash_axis=2)
                     (products_Pth,) = products.views(block.tiles, len(bias_h))
                     torch.mm(to_output.T, student_Qth.to(dtype).flatten(1), out=products_Pth.flatten(1))
                     _add_matmul(block.gradient_PtC, products_Pth, kernel_PhC)
