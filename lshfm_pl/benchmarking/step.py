@@ -32,8 +32,6 @@ PARTS = {
 }
 MEMORY_STEPS = 2
 """Steps in a process that measures memory: the second one has the first one's gradients and caches."""
-MEMORY_PROCESSES = 3
-"""Processes whose median is the peak: it differs by some 5 % with how the C library reuses what was freed."""
 
 
 def load_published() -> ModuleType:
@@ -247,7 +245,7 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
     memory = {}
     if config.memory:
         memory = {
-            name: int(median(in_own_process(_peak_of, config, name) for _ in range(MEMORY_PROCESSES)))
+            name: int(median(in_own_process(_peak_of, config, name) for _ in range(config.memory_repeats)))
             for name in ("plain", "distill", "reference")
             if name in seconds
         }

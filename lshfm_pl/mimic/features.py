@@ -10,7 +10,7 @@ the ground truth; `feature_grids` reads them all over an image.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -181,13 +181,16 @@ def _refuse_unlike_logits(student: Any, teacher: Any) -> None:
 
 
 class FeatureTap(ABC):
-    """Records one student forward, then pairs its features with the teacher's.
+    """Pairs the features of one student forward with the teacher's.
+
+        with tap.pairing(use):  # use(pairs) is called on the way
+            losses = student(images, targets)
 
         with tap.recording() as record:
             losses = student(images, targets)
         features, logits = tap.pairs(record)
 
-    The hooks exist only inside `recording`. Batches are resized and normalised once, by the student: both
+    The hooks exist only inside these contexts. Batches are resized and normalised once, by the student: both
     networks see the same tensor. Arguments as `make_tap`, which checks that the two fit.
     """
 
@@ -203,8 +206,35 @@ class FeatureTap(ABC):
         """Names of what a complete record holds."""
 
     @contextmanager
+    def pairing(self, use: Callable[[Pairs], None]) -> Iterator[None]:
+        """Give `use` the pairs while the student runs inside this context, as soon as its part of them is made.
+
+        That is before the student's own losses fill the memory with what their gradients need.
+
+        Raises:
+            LSHFMError: nothing was recorded, so that there would be no mimic term.
+        """
+        used = False
+
+        def pair(record: dict[str, Any]) -> None:
+            nonlocal used
+            used = True
+            use(self.pairs(record))
+            record.clear()  # the teacher's maps need not outlive the mimic term
+
+        with self._hooked(pair):
+            yield
+        if not used:
+            raise _nothing_recorded()
+
+    @contextmanager
     def recording(self) -> Iterator[dict[str, Any]]:
-        """Record while the student runs inside this context."""
+        """Record while the student runs inside this context, for `pairs`."""
+        with self._hooked(lambda record: None) as record:
+            yield record
+
+    @contextmanager
+    def _hooked(self, complete: Callable[[dict[str, Any]], None]) -> Iterator[dict[str, Any]]:
         record: dict[str, Any] = {}
 
         def keep_batch(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -213,7 +243,7 @@ class FeatureTap(ABC):
 
         with ExitStack() as stack:
             stack.callback(self.student.transform.register_forward_hook(keep_batch).remove)
-            self._hook(stack, record)
+            self._hook(stack, record, complete)
             yield record
 
     def pairs(self, record: dict[str, Any]) -> Pairs:
@@ -223,15 +253,14 @@ class FeatureTap(ABC):
             LSHFMError: nothing was recorded, so that there would be no mimic term.
         """
         if not self.needs <= record.keys():
-            raise LSHFMError(
-                "mimicking: no student features were recorded, so the mimic term is missing; "
-                "run the student in training mode inside recording()"
-            )
+            raise _nothing_recorded()
         return self._pairs(record)
 
     @abstractmethod
-    def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
-        """Add hooks that fill `record`; `stack` removes them."""
+    def _hook(
+        self, stack: ExitStack, record: dict[str, Any], complete: Callable[[dict[str, Any]], None]
+    ) -> None:
+        """Add hooks that fill `record` and pass it to `complete` once it is; `stack` removes them."""
 
     @abstractmethod
     def _pairs(self, record: dict[str, Any]) -> Pairs:
@@ -247,6 +276,13 @@ class FeatureTap(ABC):
         """The part of the teacher's forward that needs no box of the student."""
 
 
+def _nothing_recorded() -> LSHFMError:
+    return LSHFMError(
+        "mimicking: no student features were recorded, so the mimic term is missing; "
+        "run the student in training mode inside pairing() or recording()"
+    )
+
+
 class FasterRCNNTap(FeatureTap):
     """Output of the box head (after the last ReLU; C4: layer4, averaged) for the student's sampled training RoIs.
 
@@ -259,7 +295,9 @@ class FasterRCNNTap(FeatureTap):
         """The teacher's maps, sampled boxes, the box head's output, and the box predictor's if wanted."""
         return {"teacher", "boxes", "image_sizes", "features"} | ({"logits"} if self.wants_logits else set())
 
-    def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
+    def _hook(
+        self, stack: ExitStack, record: dict[str, Any], complete: Callable[[dict[str, Any]], None]
+    ) -> None:
         def keep_boxes(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             _, record["boxes"], record["image_sizes"] = inputs
 
@@ -268,6 +306,7 @@ class FasterRCNNTap(FeatureTap):
 
         def keep_logits(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
             record["logits"] = output[0]
+            complete(record)
 
         heads = self.student.roi_heads
         stack.callback(heads.box_roi_pool.register_forward_pre_hook(keep_boxes).remove)
@@ -310,7 +349,9 @@ class RetinaNetTap(FeatureTap):
         """The teacher's maps, the tower's output per level, the matcher's values, and the logits if wanted."""
         return {"teacher", "maps", "matches", "has_boxes"} | ({"logits"} if self.wants_logits else set())
 
-    def _hook(self, stack: ExitStack, record: dict[str, Any]) -> None:
+    def _hook(
+        self, stack: ExitStack, record: dict[str, Any], complete: Callable[[dict[str, Any]], None]
+    ) -> None:
         head = self.student.head
         compute_loss = head.compute_loss
 
@@ -323,6 +364,7 @@ class RetinaNetTap(FeatureTap):
             record["matches"] = torch.stack(matched_idxs)
             record["has_boxes"] = [target["boxes"].shape[0] > 0 for target in targets]
             record["logits"] = outputs["cls_logits"]
+            complete(record)
             return compute_loss(targets, outputs, anchors, matched_idxs)
 
         stack.callback(head.classification_head.cls_logits.register_forward_pre_hook(keep_map).remove)
@@ -511,9 +553,17 @@ def _maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
 def _box_features(
     detector: Any, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
 ) -> Tensor:
-    """Output [N, D] of a Faster R-CNN's box head for given boxes per image."""
+    """Output [N, D] of a Faster R-CNN's box head for given boxes per image.
+
+    An image at a time: the pooled boxes of a batch may take more memory than its maps. All sizes are given each
+    time, as the pooling finds its maps' strides by the largest image.
+    """
     heads = detector.roi_heads
-    return heads.box_head(heads.box_roi_pool(maps, boxes, image_sizes))
+    features = []
+    for index in range(len(boxes)):
+        of_image = [each if at == index else each[:0] for at, each in enumerate(boxes)]
+        features.append(heads.box_head(heads.box_roi_pool(maps, of_image, image_sizes)))
+    return torch.cat(features)
 
 
 def _tower_maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:

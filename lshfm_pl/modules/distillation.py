@@ -84,9 +84,9 @@ class DistillationModule(DetectionModule):
         Raises:
             LSHFMError: the mimic term is missing or without gradient, or was exactly zero too often, while β > 0.
         """
-        with self.tap.recording() as record:
+        terms: dict[str, Tensor] = {}
+        with self.tap.pairing(lambda pairs: terms.update(self.mimic_terms(pairs))):
             losses = super().losses(images, targets)
-        terms = self.mimic_terms(self.tap.pairs(record))
         self._check_not_silent(terms)
         return {**losses, **{f"mimic_{name}": term for name, term in terms.items()}}
 
