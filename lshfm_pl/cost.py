@@ -65,7 +65,8 @@ def detector_cost(detector: Detector, image: Tensor) -> dict[str, float]:
     """
     trainable, frozen = count_parameters([detector])
     device = next(detector.parameters()).device
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    eager = torch.compiler.set_stance("force_eager")  # operations are counted one by one
+    with eager, torch.no_grad(), FlopCounterMode(display=False) as counter:
         detector.eval()(as_float([image.to(device)]))
     return {
         "parameters": trainable + frozen,

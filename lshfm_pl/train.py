@@ -92,8 +92,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
         assert module.record is not None
         timer = next((callback for callback in callbacks if isinstance(callback, StepTimer)), None)
-        with torch.compiler.set_stance("force_eager"):  # operations are counted one by one
-            cost = detector_cost(module.detector, datamodule.test_set[0][0])
+        cost = detector_cost(module.detector, datamodule.test_set[0][0])
         results = run_results(
             config,
             metrics=module.results,
