@@ -34,7 +34,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     """
     if config.what not in MEASURES:
         raise LSHFMError(f"benchmark: what: expected one of {', '.join(MEASURES)}, found {config.what}")
-    for key, least in (("repeats", 1), ("warmup", 0)):
+    for key, least in (("repeats", 1), ("warmup", 0), ("memory_repeats", 1)):
         if not isinstance(config[key], int) or config[key] < least:
             raise LSHFMError(f"benchmark: {key}: expected a whole number ≥ {least}, found {config[key]}")
     if config.threads is not None:

@@ -193,6 +193,12 @@ class StepParts:
         """Forward and backward of the same step done the published way."""
         self._reference().backward()
 
+    def frozen_bytes(self) -> int:
+        """What distillation cannot do without beside the student: the teacher's weights and the hash functions."""
+        losses = (self.teacher, self.distillation.mimic, self.distillation.kd)
+        frozen = [module for module in losses if module is not None]
+        return sum(tensor.nbytes for module in frozen for tensor in module.state_dict().values())
+
     def by_name(self) -> dict[str, Callable[[], None]]:
         """The parts that the config asks for, by their names in `PARTS`."""
         parts = {
@@ -230,7 +236,8 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
     """Seconds, ratios, images a second and peak memory.
 
     Returns:
-        `seconds`, `peak_memory_bytes`, `images_per_second` by the names in `PARTS`; `ratios`.
+        `seconds`, `peak_memory_bytes`, `images_per_second` by the names in `PARTS`; `ratios`, of which those to the
+        floor are to a plain step with the teacher's forward, and to a plain step's memory with all frozen weights.
     """
     parts = StepParts(config)
     seconds = median_seconds(
@@ -250,6 +257,7 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
             if name in seconds
         }
         ratios["memory_distill_over_plain"] = memory["distill"] / memory["plain"]
+        ratios["memory_floor_over_plain"] = 1 + parts.frozen_bytes() / memory["plain"]
     whole = [name for name in ("plain", "distill", "reference") if name in seconds]
     return {
         "seconds": seconds,

@@ -63,6 +63,10 @@ def test_figures_are_ratios_of_what_was_timed_and_peaks_are_each_processes_own()
     assert measured["ratios"]["distill_over_reference"] == seconds["distill"] / seconds["reference"]
     assert memory["plain"] < memory["distill"]
     assert len(set(memory.values())) == len(memory)
+    parts = StepParts(benchmark_config(STUDENTS[1]))
+    frozen = [*parts.teacher.parameters(), *parts.teacher.buffers(), *parts.distillation.mimic.buffers()]
+    floor = 1 + sum(tensor.numel() * tensor.element_size() for tensor in frozen) / memory["plain"]
+    assert measured["ratios"]["memory_floor_over_plain"] == pytest.approx(floor)
 
 
 @pytest.mark.parametrize(
