@@ -195,9 +195,10 @@ class StepParts:
 
     def frozen_bytes(self) -> int:
         """What distillation cannot do without beside the student: the teacher's weights and the hash functions."""
-        losses = (self.teacher, self.distillation.mimic, self.distillation.kd)
-        frozen = [module for module in losses if module is not None]
-        return sum(tensor.nbytes for module in frozen for tensor in module.state_dict().values())
+        frozen = (self.teacher, self.distillation.mimic, self.distillation.kd)
+        return sum(
+            tensor.nbytes for part in frozen if part is not None for tensor in part.state_dict().values()
+        )
 
     def by_name(self) -> dict[str, Callable[[], None]]:
         """The parts that the config asks for, by their names in `PARTS`."""
