@@ -184,8 +184,10 @@ class RunSummary(pl.Callback):
             f"{module.detector.config['name']}: {trainable:,} parameters trainable, {frozen:,} frozen",
         )
         if isinstance(module, DistillationModule):
-            total = sum(count_parameters([module.teacher]))
-            yield "teacher", f"{module.teacher.config['name']}: {total:,} parameters, all frozen"
+            yield (
+                "teacher",
+                f"{module.teacher.config['name']}: {module.teacher_parameters:,} parameters, all frozen",
+            )
         describe = getattr(trainer.datamodule, "describe", dict)  # type: ignore[attr-defined]
         for split, counts in describe().items():
             yield split, _told_counts(counts)

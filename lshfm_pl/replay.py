@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.modules.detection import DetectionModule, Place
+from lshfm_pl.precision import autocast
 from lshfm_pl.train import build_module
 
 __all__ = ["replay"]
@@ -94,15 +94,10 @@ def _replay_batch(
         [image.to(device) for image in images],
         [{key: value.to(device) for key, value in target.items()} for target in targets],
     )
-    with _autocast(str(settings.trainer.precision), device):
+    with autocast(settings.trainer.precision, device):
         losses = module.losses_at(batch, place)
     torch.stack([loss.float() for loss in losses.values()]).sum().backward()
     return [_row(name, recorded["losses"].get(name, "nan"), loss.item()) for name, loss in losses.items()]
-
-
-def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    dtype = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(precision)
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype, cache_enabled=False)
 
 
 def _row(name: str, recorded: str, replayed: float) -> dict[str, Any]:

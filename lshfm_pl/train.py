@@ -25,6 +25,7 @@ from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.optim import Schedule
+from lshfm_pl.precision import autocast_dtype
 from lshfm_pl.processes import end_with_parent, lost_processes_told, started_by_lightning, started_outside
 from lshfm_pl.results import RECORD_FILE, kept_failure, run_results, write_json
 from lshfm_pl.resume import AUTO, comparable, differing_keys, read_resumable, resolve_resume
@@ -139,7 +140,15 @@ def build_module(config: DictConfig, datamodule: DetectionDataModule) -> Detecti
     teacher = load_teacher(config, names)
     del settings["check_teacher"]
     losses = build_losses(distill, teacher, **settings)
-    return DistillationModule(student, teacher, losses, schedule, data_config=data_config, seed=config.seed)
+    return DistillationModule(
+        student,
+        teacher,
+        losses,
+        schedule,
+        data_config=data_config,
+        seed=config.seed,
+        teacher_dtype=autocast_dtype(config.trainer.precision),
+    )
 
 
 def make_schedule(config: DictConfig) -> Schedule:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from statistics import median
 from types import ModuleType
@@ -20,6 +21,7 @@ from lshfm_pl.mimic import build_losses
 from lshfm_pl.mimic.features import FeaturePair, LogitPair, MapPair, Pairs
 from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.paths import CONFIG_DIR
+from lshfm_pl.precision import autocast, autocast_dtype
 
 __all__ = ["PARTS", "StepParts", "load_published", "measure_steps"]
 
@@ -30,6 +32,7 @@ PARTS = {
     "distill": "whole step of distillation",
     "reference": "the same step done the published way, float32",
 }
+PRECISIONS = ("32-true", "bf16-mixed")
 MEMORY_STEPS = 2
 """Steps in a process that measures memory: the second one has the first one's gradients and caches."""
 
@@ -68,12 +71,10 @@ class StepParts:
         self.device = torch.device(config.device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise LSHFMError("benchmark: device=cuda, but torch finds no GPU; give device=cpu")
-        precisions = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
-        if config.precision not in precisions:
+        if config.precision not in PRECISIONS:
             raise LSHFMError(
-                f"benchmark: precision: expected {' or '.join(precisions)}, found {config.precision}"
+                f"benchmark: precision: expected {' or '.join(PRECISIONS)}, found {config.precision}"
             )
-        self._dtype = precisions[config.precision]
         self.config = config
         self.images = [
             torch.rand(3, config.height, config.width, device=self.device) for _ in range(config.batch_size)
@@ -125,7 +126,9 @@ class StepParts:
             raise LSHFMError("benchmark: distill: expected a loss, such as lshl2, found none")
         settings.pop("check_teacher")
         losses = build_losses(name, self.teacher, **settings)
-        return DistillationModule(self.student, self.teacher, losses).to(self.device).train()
+        dtype = autocast_dtype(self.config.precision)
+        module = DistillationModule(self.student, self.teacher, losses, teacher_dtype=dtype)
+        return module.to(self.device).train()
 
     @cached_property
     def _plain(self) -> DetectionModule:
@@ -154,8 +157,8 @@ class StepParts:
         published.as_published(teacher)
         return lambda: published.published_step(student, teacher, head, self.images, self.targets)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.config.precision, self.device)
 
     def _forward_backward(self, module: DetectionModule) -> None:
         with self._autocast():

@@ -336,8 +336,9 @@ class RetinaNetTap(FeatureTap):
 
     Zero padding; a row's order is channel-major (C, kh, kw), so that a hash matrix [H, C·9] is also a
     convolution weight [H, C, 3, 3]. Kept is every location of P3..P7 but those whose anchors are all between
-    the matcher's thresholds; an image without boxes keeps none. The loss is the mean over an image's kept
-    locations, then the mean over the images that keep any: `location_weights` says so.
+    the matcher's thresholds; an image without boxes keeps none, so its matches are recorded as all of that value.
+    The loss is the mean over an image's kept locations, then the mean over the images that keep any:
+    `location_weights` says so.
 
     Logits: those of every anchor that is not between the thresholds, of images with boxes. As in the focal loss
     (arXiv 1708.02002, section 4), an image's sum is divided by its number of foreground anchors, and the batch's
@@ -347,7 +348,7 @@ class RetinaNetTap(FeatureTap):
     @property
     def needs(self) -> set[str]:
         """The teacher's maps, the tower's output per level, the matcher's values, and the logits if wanted."""
-        return {"teacher", "maps", "matches", "has_boxes"} | ({"logits"} if self.wants_logits else set())
+        return {"teacher", "maps", "matches"} | ({"logits"} if self.wants_logits else set())
 
     def _hook(
         self, stack: ExitStack, record: dict[str, Any], complete: Callable[[dict[str, Any]], None]
@@ -361,8 +362,12 @@ class RetinaNetTap(FeatureTap):
         def keep_matches(
             targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
         ) -> dict[str, Tensor]:
-            record["matches"] = torch.stack(matched_idxs)
-            record["has_boxes"] = [target["boxes"].shape[0] > 0 for target in targets]
+            record["matches"] = torch.stack(
+                [
+                    matches if len(target["boxes"]) else torch.full_like(matches, Matcher.BETWEEN_THRESHOLDS)
+                    for matches, target in zip(matched_idxs, targets, strict=True)
+                ]
+            )
             record["logits"] = outputs["cls_logits"]
             complete(record)
             return compute_loss(targets, outputs, anchors, matched_idxs)
@@ -375,7 +380,6 @@ class RetinaNetTap(FeatureTap):
     def _pairs(self, record: dict[str, Any]) -> Pairs:
         features = logits = None
         matches_BA = record["matches"]
-        has_boxes_B = torch.tensor(record["has_boxes"], device=matches_BA.device)
         levels = list(record["teacher"].values())
         if self.wants_logits:
             student_BAK = record["logits"]
@@ -384,13 +388,12 @@ class RetinaNetTap(FeatureTap):
                 teacher_BAK = torch.cat(
                     [_by_anchor(classifier(level), student_BAK.shape[2]) for level in levels], dim=1
                 )
-            keep_BA = (matches_BA != Matcher.BETWEEN_THRESHOLDS) & has_boxes_B[:, None]
-            weights_BA = 1 / ((matches_BA >= 0).sum(dim=1, keepdim=True).clamp(min=1) * len(matches_BA))
-            logits = LogitPair(
-                student_BAK[keep_BA], teacher_BAK[keep_BA], weights_BA.expand_as(keep_BA)[keep_BA]
-            )
+            weights_B1 = 1 / ((matches_BA >= 0).sum(dim=1, keepdim=True).clamp(min=1) * len(matches_BA))
+            # A weight of 0 leaves an anchor out; to pick the others a GPU would have to tell how many there are.
+            weights_BA = weights_B1 * (matches_BA != Matcher.BETWEEN_THRESHOLDS)
+            logits = LogitPair(student_BAK.flatten(0, 1), teacher_BAK.flatten(0, 1), weights_BA.flatten())
         if self.wants_features:
-            keep_BL = kept_locations(matches_BA, _anchors_per_location(self.student)) & has_boxes_B[:, None]
+            keep_BL = kept_locations(matches_BA, _anchors_per_location(self.student))
             sizes = [level.shape[-2:] for level in levels]
             of_levels = location_weights(keep_BL).split([height * width for height, width in sizes], dim=1)
             weights = [level.unflatten(1, size) for level, size in zip(of_levels, sizes, strict=True)]
@@ -555,14 +558,17 @@ def _box_features(
 ) -> Tensor:
     """Output [N, D] of a Faster R-CNN's box head for given boxes per image.
 
-    An image at a time: the pooled boxes of a batch may take more memory than its maps. All sizes are given each
-    time, as the pooling finds its maps' strides by the largest image.
+    On the CPU an image at a time: the pooled boxes of a batch may take more memory than its maps. On a GPU all at
+    once, as the host waits for it in every pooling. All sizes are given each time, as the pooling finds its maps'
+    strides by the largest image.
     """
     heads = detector.roi_heads
+    at_once = 1 if boxes[0].device.type == "cpu" else len(boxes)
     features = []
-    for index in range(len(boxes)):
-        of_image = [each if at == index else each[:0] for at, each in enumerate(boxes)]
-        features.append(heads.box_head(heads.box_roi_pool(maps, of_image, image_sizes)))
+    for first in range(0, len(boxes), at_once):
+        taken = range(first, first + at_once)
+        of_images = [each if index in taken else each[:0] for index, each in enumerate(boxes)]
+        features.append(heads.box_head(heads.box_roi_pool(maps, of_images, image_sizes)))
     return torch.cat(features)
 
 

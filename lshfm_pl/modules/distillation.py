@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from lshfm_pl.detectors import Detector
+from lshfm_pl.detectors.frozen import freeze
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import LSH, DistillLosses, make_tap
 from lshfm_pl.mimic.build import CHECKPOINT_PREFIX
 from lshfm_pl.mimic.features import Pairs
-from lshfm_pl.modules.detection import Batch, DetectionModule, Place
+from lshfm_pl.modules.detection import Batch, DetectionModule, Place, count_parameters
 from lshfm_pl.optim import Schedule
 
 __all__ = ["ZERO_STEPS_ALLOWED", "DistillationModule"]
@@ -28,9 +29,10 @@ class DistillationModule(DetectionModule):
 
     Args:
         detector: the student.
-        teacher: a trained detector of the same architecture; frozen here.
+        teacher: a trained detector of the same architecture; frozen here for good (`freeze`).
         losses: of `build_losses`.
         schedule, data_config, seed: as `DetectionModule`.
+        teacher_dtype: of the teacher's weights; that of autocast if training runs in mixed precision.
 
     Raises:
         LSHFMError: student and teacher do not fit.
@@ -45,13 +47,16 @@ class DistillationModule(DetectionModule):
         *,
         data_config: Mapping[str, Any] | None = None,
         seed: int = 0,
+        teacher_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(detector, schedule, data_config=data_config, seed=seed)
         self.mimic, self.kd = losses.features, losses.logits
         self._bias = losses.bias
+        #: Of the teacher as it was given: freezing makes a few of its parameters one.
+        self.teacher_parameters = sum(count_parameters([teacher]))
         self.tap = make_tap(
             detector,
-            teacher.eval().requires_grad_(False),
+            freeze(teacher, teacher_dtype),
             features=self.mimic is not None,
             logits=self.kd is not None,
         )
@@ -75,7 +80,8 @@ class DistillationModule(DetectionModule):
         if self._bias is not None and self.trainer.ckpt_path is None:
             assert isinstance(self.mimic, LSH)
             sample = self.trainer.datamodule.sample_dataloader(self._bias.num_images)  # type: ignore[attr-defined]
-            self._bias.apply(self.mimic, self.teacher, sample)
+            with self.trainer.precision_plugin.forward_context():
+                self._bias.apply(self.mimic, self.teacher, sample)
             self.mimic.bias.copy_(self.trainer.strategy.broadcast(self.mimic.bias))
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -69,6 +69,23 @@ def test_beta_changes_the_student_and_nothing_changes_the_teacher(tmp_path, stud
     assert all(parameter.grad is None for parameter in module.teacher.parameters())
 
 
+@pytest.mark.parametrize("student", STUDENTS)
+def test_teacher_of_a_run_in_mixed_precision_keeps_its_weights_in_the_type_of_autocast(tmp_path, student):
+    terms = []
+    for dtype in (None, torch.bfloat16):
+        teacher = small_detector(TEACHER_OF[student], seed=1)
+        losses = build_losses("lshl2", teacher, num_hashes=64, bias="mean", bias_images=4)
+        module = DistillationModule(
+            small_detector(student), teacher, losses, short_schedule(), teacher_dtype=dtype
+        )
+        trainer = fit(module, tmp_path, max_steps=1, precision="bf16-mixed")
+        terms.append({key: value.item() for key, value in trainer.logged_metrics.items() if "mimic" in key})
+        assert module.mimic.bias.any()
+        assert module.mimic.weight.dtype == torch.float32
+        assert module.teacher.backbone.body.conv1.weight.dtype == (dtype or torch.float32)
+    assert terms[1] == pytest.approx(terms[0], rel=0.01)
+
+
 def test_teacher_stays_in_eval_and_out_of_everything_that_is_saved_or_trained(tmp_path):
     module = distillation(STUDENTS[0])
     module.train()

@@ -1,0 +1,51 @@
+"""A detector that is never trained again: fewer operations and smaller weights, the same outputs."""
+
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.ops import FrozenBatchNorm2d
+
+from lshfm_pl.detectors.build import Detector
+
+__all__ = ["freeze"]
+
+
+def freeze(detector: Detector, dtype: torch.dtype | None = None) -> Detector:
+    """Put a detector into evaluation mode for good, in place, without gradients.
+
+    Norms of fixed statistics become part of the convolution before them: its kernel and bias are multiplied once
+    instead of every step. The names of the tensors are others afterwards, so a frozen detector is not for saving.
+
+    Args:
+        detector: of `build_detector` or `load_detector`.
+        dtype: that of autocast where the detector will run in it, else None. Convolutions and linear layers keep
+            their weights in it, as autocast would make them of float32 at every use; outside of autocast the
+            detector no longer runs then.
+
+    Returns:
+        The same detector.
+    """
+    network = cast(nn.Module, detector)
+    for parent in list(network.modules()):
+        # In all our networks a layer registered after another runs after it.
+        for (_, layer), (name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d | _BatchNorm):
+                _fold(layer, norm)
+                setattr(parent, name, nn.Identity())
+    if dtype is not None:
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.to(dtype)
+    network.eval().requires_grad_(False)
+    return detector
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:
+    statistics = [getattr(norm, name) for name in ("running_mean", "running_var", "eps", "weight", "bias")]
+    convolution.weight, convolution.bias = fuse_conv_bn_weights(
+        convolution.weight, convolution.bias, *statistics
+    )
