@@ -22,6 +22,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou, clip_boxes_to_image, remove_small_boxes
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.memory import give_back_freed_memory
 
 __all__ = [
     "FasterRCNNTap",
@@ -221,6 +222,7 @@ class FeatureTap(ABC):
             used = True
             use(self.pairs(record))
             record.clear()  # the teacher's maps need not outlive the mimic term
+            give_back_freed_memory(next(self.student.parameters()).device)
 
         with self._hooked(pair):
             yield

@@ -1,0 +1,28 @@
+"""Freed memory goes back to the system where that is worth while."""
+
+import ctypes
+import sys
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+__all__ = ["give_back_freed_memory"]
+
+
+def give_back_freed_memory(device: torch.device) -> None:
+    """Have the C library return what was freed on the CPU; nothing for another device, or without glibc.
+
+    It keeps freed blocks for later, and where the next tensors do not fit into them they add to the peak. A call
+    costs some hundredths of a second, and as much again until the pages are there once more (docs/benchmarks.md).
+    """
+    trim = _malloc_trim() if device.type == "cpu" else None
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
