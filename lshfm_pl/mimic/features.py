@@ -330,7 +330,9 @@ class FasterRCNNTap(FeatureTap):
         return Pairs(features, logits)
 
     def _teacher_maps(self, batch: Tensor) -> dict[str, Tensor]:
-        return _maps(self.teacher, batch)
+        maps = _maps(self.teacher, batch)
+        give_back_freed_memory(batch.device)  # the student's pooled boxes are to come, the peak of the step
+        return maps
 
 
 class RetinaNetTap(FeatureTap):
@@ -560,17 +562,17 @@ def _box_features(
 ) -> Tensor:
     """Output [N, D] of a Faster R-CNN's box head for given boxes per image.
 
-    On the CPU an image at a time: the pooled boxes of a batch may take more memory than its maps. On a GPU all at
-    once, as the host waits for it in every pooling. All sizes are given each time, as the pooling finds its maps'
-    strides by the largest image.
+    On the CPU an image at a time: pooling copies the maps it is given, and the pooled boxes of a batch may take
+    more memory than its maps. On a GPU all at once, as the host waits for it in every pooling. All sizes are given
+    each time, as the pooling finds its maps' strides by the largest image.
     """
     heads = detector.roi_heads
     at_once = 1 if boxes[0].device.type == "cpu" else len(boxes)
     features = []
     for first in range(0, len(boxes), at_once):
-        taken = range(first, first + at_once)
-        of_images = [each if index in taken else each[:0] for index, each in enumerate(boxes)]
-        features.append(heads.box_head(heads.box_roi_pool(maps, of_images, image_sizes)))
+        taken = slice(first, first + at_once)
+        of_images = {name: level[taken] for name, level in maps.items()}
+        features.append(heads.box_head(heads.box_roi_pool(of_images, boxes[taken], image_sizes)))
     return torch.cat(features)
 
 
