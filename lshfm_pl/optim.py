@@ -89,9 +89,15 @@ class Schedule:
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], schedule: Schedule, images_per_step: int
+    parameters: Iterable[nn.Parameter], schedule: Schedule, images_per_step: int, *, fused: bool = False
 ) -> Optimizer:
     """The optimizer over the parameters that require a gradient.
+
+    Args:
+        parameters: of the student.
+        schedule: its `optimizer` may say `fused` itself, which goes before the argument.
+        images_per_step: the learning rate scales with it.
+        fused: update all parameters in one kernel.
 
     Raises:
         LSHFMError: nothing is trainable, or the optimizer does not take one of its arguments.
@@ -100,6 +106,8 @@ def build_optimizer(
     if not trainable:
         raise LSHFMError("the student has no trainable parameter: raise model.trainable_stages")
     settings = {key: value for key, value in schedule.optimizer.items() if key != "name"}
+    if fused:
+        settings.setdefault("fused", True)
     try:
         return OPTIMIZERS[schedule.optimizer["name"]](
             trainable, lr=schedule.scaled_lr(images_per_step), **settings

@@ -66,6 +66,29 @@ def test_frozen_parameters_are_left_out_and_settings_reach_the_optimizer():
     assert isinstance(adamw, torch.optim.AdamW)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_optimizers_do_what_the_others_do_and_the_config_goes_first(name):
+    settings = SGD if name == "sgd" else {"name": "adamw", "weight_decay": 0.01}
+    schedule = Schedule(epochs=1, lr=0.1, optimizer=settings)
+    values = []
+    for fused in (False, True):
+        parameters = [nn.Parameter(torch.linspace(-1, 1, 20)), nn.Parameter(torch.ones(3, 2))]
+        optimizer = build_optimizer(parameters, schedule, 8, fused=fused)
+        assert bool(optimizer.defaults["fused"]) is fused
+        for step in range(3):
+            for parameter in parameters:
+                parameter.grad = (step + 1) * parameter.detach().cos()
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        before = [parameter.clone() for parameter in parameters]
+        optimizer.step()  # without gradients nothing moves: how a step is skipped
+        assert all(map(torch.equal, parameters, before))
+        values.append(parameters)
+    torch.testing.assert_close(values[1], values[0], rtol=1e-6, atol=1e-7)
+    asked = Schedule(epochs=1, lr=0.1, optimizer={**settings, "fused": False})
+    assert build_optimizer(values[0], asked, 8, fused=True).defaults["fused"] is False
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -8,7 +8,8 @@ block by block beside the student's projections and used up at once; the gradien
 added up meanwhile and is all that is kept for the backward pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -146,8 +147,21 @@ class _MapHashLoss(torch.autograd.Function):
         return None, None, None, *gradients, *[None] * (2 * len(gradients))
 
 
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """No TF32: cuDNN would round what float32 convolutions multiply to 11 bits, and flip bits of the hash by it."""
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
+
+
 class _ConvolutionHashLoss(_MapHashLoss):
     @staticmethod
+    @_exact_convolutions()
     def forward(
         ctx: Any, weight_HD: Tensor, bias_H: Tensor, kind: HashLoss, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -200,3 +200,21 @@ def test_some_of_the_hashes_give_the_loss_of_all_in_the_mean(way):
     torch.manual_seed(7)
     assert some(student, teacher, weights).item() == first.item()
     assert LSH(8, 4, hashes_per_step=9)._functions_of_step()[0].shape == (4, 8)
+
+
+def test_convolutions_of_the_hash_are_exact_on_gpus_whatever_torch_allows_for_others(monkeypatch):
+    used = []
+    convolve = F.conv2d
+
+    def recorded(*args, **settings):
+        used.append(torch.backends.cudnn.conv.fp32_precision)
+        return convolve(*args, **settings)
+
+    monkeypatch.setattr(hashing, "_WinogradHashLoss", hashing._ConvolutionHashLoss)
+    monkeypatch.setattr(hashing.F, "conv2d", recorded)
+    student, teacher, weights = random_maps()
+    before = torch.backends.cudnn.conv.fp32_precision
+    random_head("bce").terms(student, teacher, weights)
+    assert before == "tf32"  # torch's default
+    assert set(used) == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == before

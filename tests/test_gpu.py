@@ -1,0 +1,123 @@
+"""What a GPU does otherwise than a CPU: other kernels, bf16-mixed, a fused optimizer, no waiting of the host."""
+
+import pytest
+import torch
+from small_detectors import (
+    STUDENTS,
+    TEACHER_OF,
+    RandomData,
+    as_float,
+    quiet_trainer,
+    random_batch,
+    short_schedule,
+    small_detector,
+)
+
+from lshfm_pl.benchmarking.step import PARTS, measure_steps
+from lshfm_pl.mimic import LSHL2, build_losses
+from lshfm_pl.modules import DistillationModule
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+LOSSES = ("l2", "lsh", "lshl2", "kd")
+
+
+def distillation(student, distill, dtype=None):
+    teacher = small_detector(TEACHER_OF[student], seed=1)
+    settings = {"num_hashes": 64} if "lsh" in distill else {}
+    losses = build_losses(distill, teacher, **settings)
+    return DistillationModule(small_detector(student), teacher, losses, short_schedule(), teacher_dtype=dtype)
+
+
+@pytest.mark.parametrize("hash_loss", ["bce", "l1", "l2"])
+def test_terms_and_gradients_of_maps_and_rows_equal_those_of_the_cpu(hash_loss):
+    generator = torch.Generator().manual_seed(0)
+    head = LSHL2(256 * 9, 512, hash_loss=hash_loss)
+    rows = [torch.randn(200, 256 * 9, generator=generator) for _ in "st"]
+    maps = [[torch.randn(2, 256, *size, generator=generator) for size in ((20, 30), (5, 7))] for _ in "st"]
+    weights = [torch.rand(2, *level.shape[2:], generator=generator) / 1000 for level in maps[0]]
+    for inputs, counts in ((rows, None), (maps, weights)):
+        found = []
+        for device in ("cpu", "cuda"):
+            student, teacher, of_places = _to(inputs[0], device), _to(inputs[1], device), _to(counts, device)
+            leaves = [student] if isinstance(student, torch.Tensor) else student
+            for leaf in leaves:
+                leaf.requires_grad_()
+            terms = head.to(device).terms(student, teacher, of_places)
+            gradients = torch.autograd.grad(sum(terms.values()), leaves)
+            found.append(([float(term) for term in terms.values()], [x.cpu() for x in gradients]))
+        assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+        for ours, expected in zip(found[1][1], found[0][1], strict=True):
+            assert (ours - expected).norm() < 1e-3 * expected.norm()  # a bit next to 0 may flip
+
+
+def _to(tensors, device):
+    if tensors is None:
+        return None
+    return (
+        [_to(x, device) for x in tensors]
+        if isinstance(tensors, list)
+        else tensors.detach().to(device).clone()
+    )
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("distill", LOSSES)
+@pytest.mark.parametrize("student", STUDENTS)
+def test_every_detector_trains_by_every_loss_in_every_precision(tmp_path, student, distill, precision):
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    module = distillation(student, distill, dtype)
+    before = [parameter.clone() for parameter in module.detector.parameters()]
+    trainer = quiet_trainer(
+        tmp_path, accelerator="gpu", precision=precision, max_steps=3, gradient_clip_val=35.0
+    )
+    trainer.fit(module, datamodule=RandomData())
+    logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    assert any("mimic" in name for name in logged)
+    assert all(value == value and abs(value) < 1e4 for value in logged.values())
+    after = [parameter.cpu() for parameter in module.detector.parameters()]
+    assert any(not torch.equal(*pair) for pair in zip(before, after, strict=True))
+    assert bool(trainer.optimizers[0].defaults["fused"]) is (precision != "16-mixed")
+    assert next(module.teacher.parameters()).device.type == "cuda"
+
+
+@pytest.mark.parametrize("distill", LOSSES)
+def test_host_does_not_wait_for_the_mimic_term(distill):
+    module = distillation(STUDENTS[1], distill).cuda().train()
+    module.teacher.cuda()
+    images, targets = random_batch()
+    images = [image.cuda() for image in as_float(images)]
+    targets = [{key: value.cuda() for key, value in target.items()} for target in targets]
+
+    def use(pairs):
+        module.mimic_terms(pairs)  # the first time libraries set themselves up
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            sum(module.mimic_terms(pairs).values()).backward(retain_graph=True)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    with module.tap.pairing(use):
+        module.detector(images, targets)
+
+
+def test_benchmark_measures_times_and_peaks_of_the_gpu():
+    from hydra import compose, initialize_config_dir
+
+    from lshfm_pl.cli import CONFIG_DIR
+
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose(
+            "benchmark",
+            [
+                f"model={STUDENTS[1]}", f"+model@teacher.detector={TEACHER_OF[STUDENTS[1]]}", "device=cuda",
+                "precision=bf16-mixed", "distill.num_hashes=32", "height=96", "width=128", "num_classes=4",
+                "num_boxes=3", "repeats=1", "memory_repeats=1", "output_dir=x",
+            ],
+        )  # fmt: skip
+    measured = measure_steps(config)
+    assert set(measured["seconds"]) == set(PARTS)
+    assert 0 < measured["peak_memory_bytes"]["plain"] < measured["peak_memory_bytes"]["distill"]
