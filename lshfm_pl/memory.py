@@ -1,23 +1,29 @@
 """Freed memory goes back to the system where that is worth while."""
 
 import ctypes
+import resource
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import torch
 
-__all__ = ["give_back_freed_memory"]
+__all__ = ["FEWEST_BYTES", "give_back_freed_memory"]
+
+FEWEST_BYTES = 2**30
+"""Resident memory below which a peak matters less than time: a small detector's step would take a tenth longer."""
 
 
 def give_back_freed_memory(device: torch.device) -> None:
     """Have the C library return what was freed on the CPU; nothing for another device, or without glibc.
 
     It keeps freed blocks for later, and where the next tensors do not fit into them they add to the peak. A call
-    costs some hundredths of a second, and as much again until the pages are there once more (docs/benchmarks.md).
+    costs some hundredths of a second, and as much again until the pages are there once more (docs/benchmarks.md),
+    so nothing is done for a process of less than `FEWEST_BYTES`.
     """
     trim = _malloc_trim() if device.type == "cpu" else None
-    if trim is not None:
+    if trim is not None and _resident_bytes() >= FEWEST_BYTES:
         trim(0)
 
 
@@ -26,3 +32,7 @@ def _malloc_trim() -> Callable[[int], int] | None:
     if not sys.platform.startswith("linux"):
         return None
     return getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -56,10 +56,11 @@ class DistillationModule(DetectionModule):
         self.teacher_parameters = sum(count_parameters([teacher]))
         self.tap = make_tap(
             detector,
-            freeze(teacher, teacher_dtype),
+            teacher,
             features=self.mimic is not None,
             logits=self.kd is not None,
         )
+        freeze(teacher, teacher_dtype)
         self._steps = 0
         self._zero_steps: int | Tensor = 0
         # The hash matrix never changes; without this DDP would send it to every process every step.
