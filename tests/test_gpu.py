@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from small_detectors import (
     STUDENTS,
     TEACHER_OF,
@@ -14,6 +15,7 @@ from small_detectors import (
 )
 
 from lshfm_pl.benchmarking.step import PARTS, measure_steps
+from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.mimic import LSHL2, build_losses
 from lshfm_pl.modules import DistillationModule
 
@@ -105,10 +107,6 @@ def test_host_does_not_wait_for_the_mimic_term(distill):
 
 
 def test_benchmark_measures_times_and_peaks_of_the_gpu():
-    from hydra import compose, initialize_config_dir
-
-    from lshfm_pl.cli import CONFIG_DIR
-
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose(
             "benchmark",
