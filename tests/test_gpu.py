@@ -18,6 +18,7 @@ from lshfm_pl.benchmarking.step import PARTS, measure_steps
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.mimic import LSHL2, build_losses
 from lshfm_pl.modules import DistillationModule
+from lshfm_pl.precision import autocast_dtype
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,11 +28,13 @@ pytestmark = [
 LOSSES = ("l2", "lsh", "lshl2", "kd")
 
 
-def distillation(student, distill, dtype=None):
+def distillation(student, distill, precision="32-true"):
     teacher = small_detector(TEACHER_OF[student], seed=1)
     settings = {"num_hashes": 64} if "lsh" in distill else {}
     losses = build_losses(distill, teacher, **settings)
-    return DistillationModule(small_detector(student), teacher, losses, short_schedule(), teacher_dtype=dtype)
+    return DistillationModule(
+        small_detector(student), teacher, losses, short_schedule(), teacher_dtype=autocast_dtype(precision)
+    )
 
 
 @pytest.mark.parametrize("hash_loss", ["bce", "l1", "l2"])
@@ -70,8 +73,7 @@ def _to(tensors, device):
 @pytest.mark.parametrize("distill", LOSSES)
 @pytest.mark.parametrize("student", STUDENTS)
 def test_every_detector_trains_by_every_loss_in_every_precision(tmp_path, student, distill, precision):
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    module = distillation(student, distill, dtype)
+    module = distillation(student, distill, precision)
     before = [parameter.clone() for parameter in module.detector.parameters()]
     trainer = quiet_trainer(
         tmp_path, accelerator="gpu", precision=precision, max_steps=3, gradient_clip_val=35.0
