@@ -49,7 +49,7 @@ INPUTS = (TILE + SIDE - 1) ** 2
 
 TILES_AT_ONCE = 160
 """Tiles whose inputs, products and outputs stay in the cache between the steps."""
-FEWEST_CHANNELS, FEWEST_TILES = 160, 128
+FEWEST_CHANNELS, FEWEST_TILES = 128, 128
 """Below, the transforms cost what the multiplications save (measured: docs/benchmarks.md)."""
 
 
