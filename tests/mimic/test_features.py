@@ -1,14 +1,15 @@
-"""Tap points: the RetinaNet location rule against published values, and what a tap records."""
+"""Parts of detectors: the RetinaNet location rule against published values; boxes pooled as torchvision does."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_detectors import STUDENTS, TEACHER_OF, small_detector
 from test_heads import make_head
 
 from lshfm_pl.mimic import hashing
-from lshfm_pl.mimic.features import kept_locations, location_weights, neighbourhoods
+from lshfm_pl.mimic.features.parts import box_features, kept_locations, location_weights, neighbourhoods
 
 RETINANET = Path(__file__).parent.parent / "goldens" / "mimic" / "retinanet.npz"
 LEVELS = ("P3", "P4", "P5", "P6", "P7")
@@ -78,3 +79,16 @@ def test_location_weights_average_within_images_then_over_images_that_keep_any()
     expected = torch.tensor([[0.25, 0.25, 0], [0, 0, 0], [0, 0.5, 0]])
     torch.testing.assert_close(location_weights(keep), expected)
     assert location_weights(torch.zeros(2, 3, dtype=torch.bool)).sum() == 0
+
+
+def test_boxes_of_unlike_images_are_pooled_one_by_one_as_all_at_once():
+    # The pooling finds its maps' strides by the largest image and keeps them: here that is the second one.
+    detector = small_detector(TEACHER_OF[STUDENTS[0]])
+    heads = detector.roi_heads
+    maps = detector.backbone(torch.rand(2, 3, 128, 128))
+    sizes = [(64, 48), (128, 128)]
+    boxes = [torch.tensor([[4.0, 4, 40, 40], [0, 0, 48, 64]]), torch.tensor([[10.0, 20, 110, 120]])]
+    heads.box_roi_pool.scales = None
+    at_once = heads.box_head(heads.box_roi_pool(maps, boxes, sizes))
+    heads.box_roi_pool.scales = None
+    torch.testing.assert_close(box_features(detector, maps, boxes, sizes), at_once)

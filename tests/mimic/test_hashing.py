@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lshfm_pl.mimic import L2, LSH, hashing
-from lshfm_pl.mimic.features import neighbourhoods
+from lshfm_pl.mimic.features.parts import neighbourhoods
 
 SIZES = ((9, 14), (4, 7), (1, 3))
 CHANNELS, HASHES = 12, 40

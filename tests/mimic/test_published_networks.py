@@ -12,7 +12,7 @@ from published_files import published_file, published_layout
 from lshfm_pl.detectors import build_detector, load_weights, model_config
 from lshfm_pl.mimic import LSHL2, make_tap
 from lshfm_pl.mimic.build import read_hash_file
-from lshfm_pl.mimic.features import neighbourhoods
+from lshfm_pl.mimic.features.parts import neighbourhoods
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "goldens/mimic/end_to_end_forward.json").read_text())
 BETA = 7.0

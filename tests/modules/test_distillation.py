@@ -20,7 +20,6 @@ from lshfm_pl.detectors import load_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import L2, DistillLosses, build_losses, make_tap
 from lshfm_pl.mimic.calibration import collect_features
-from lshfm_pl.mimic.features import _box_features
 from lshfm_pl.modules import DetectionModule, DistillationModule
 
 MIMIC = ("l2", "lsh", "lshl2", "kd")
@@ -251,19 +250,6 @@ def test_pairs_are_given_once_before_the_students_own_losses_and_as_recorded(stu
         tap.student(as_float(images), targets)
     for one, other in zip(given[0][:2], tap.pairs(record).features[:2], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-
-
-def test_teacher_pools_boxes_of_unlike_images_as_the_student_does():
-    # The pooling finds its maps' strides by the largest image and keeps them: here that is the second one.
-    tap = distillation(STUDENTS[0]).tap
-    detector = tap.teacher
-    maps = detector.backbone(torch.rand(2, 3, 128, 128))
-    sizes = [(64, 48), (128, 128)]
-    boxes = [torch.tensor([[4.0, 4, 40, 40], [0, 0, 48, 64]]), torch.tensor([[10.0, 20, 110, 120]])]
-    detector.roi_heads.box_roi_pool.scales = None
-    at_once = detector.roi_heads.box_head(detector.roi_heads.box_roi_pool(maps, boxes, sizes))
-    detector.roi_heads.box_roi_pool.scales = None
-    torch.testing.assert_close(_box_features(detector, maps, boxes, sizes), at_once)
 
 
 def test_mimic_term_of_zero_for_twenty_steps_stops_the_run():

@@ -1,48 +1,45 @@
-"""Tap points: paired student and teacher features of torchvision's detectors.
+"""Taps: what student and teacher have for the same box or location, from the student's training forward.
 
-This is the only module that knows torchvision's insides. A tap records what it needs while the student makes
-its ordinary training forward, and runs just the parts of the teacher that lead to the feature: backbone, RoI
-pooling of the student's boxes and box head for Faster R-CNN; backbone and classification tower for RetinaNet;
-and the classifier behind them where its logits are wanted. The teacher's RPN, NMS and post-processing never run.
-
-`ground_truth_features` reads the same features without a student's training forward, at places that follow from
-the ground truth; `feature_grids` reads them all over an image.
+A tap records what it needs while the student makes its ordinary training forward, and runs just the parts of
+the teacher that lead to the feature: backbone, RoI pooling of the student's boxes and box head for Faster R-CNN;
+backbone and classification tower for RetinaNet; and the classifier behind them where its logits are wanted. The
+teacher's RPN, NMS and post-processing never run.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection._utils import Matcher
-from torchvision.ops import box_iou, clip_boxes_to_image, remove_small_boxes
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.memory import give_back_freed_memory
+from lshfm_pl.mimic.features.parts import (
+    anchors_at_location,
+    backbone_maps,
+    box_features,
+    classifier_of,
+    kept_locations,
+    location_weights,
+    logits_by_anchor,
+    mimic_size,
+    tower_maps,
+)
 
 __all__ = [
     "FasterRCNNTap",
-    "FeatureGrid",
     "FeaturePair",
     "FeatureTap",
     "LogitPair",
     "MapPair",
-    "MimicSize",
     "Pairs",
     "RetinaNetTap",
-    "class_activation",
-    "feature_grids",
-    "ground_truth_features",
     "make_tap",
-    "mimic_size",
 ]
-
-NEIGHBOURHOOD = 3
-"""Side of the neighbourhood of a location that RetinaNet's classifier, a 3×3 convolution, sees."""
 
 
 class FeaturePair(NamedTuple):
@@ -80,42 +77,6 @@ class Pairs(NamedTuple):
 
     features: FeaturePair | MapPair | None
     logits: LogitPair | None
-
-
-class MimicSize(NamedTuple):
-    """Number of features D at a detector's tap point, and the standard deviation of its classifier weight."""
-
-    num_features: int
-    classifier_std: float
-
-
-def _classifier(detector: nn.Module) -> nn.Linear | nn.Conv2d:
-    if isinstance(detector, FasterRCNN):
-        return detector.roi_heads.box_predictor.cls_score
-    if isinstance(detector, RetinaNet):
-        return detector.head.classification_head.cls_logits
-    raise LSHFMError(
-        f"mimicking: expected a torchvision FasterRCNN or RetinaNet, found {type(detector).__name__}"
-    )
-
-
-def mimic_size(detector: nn.Module) -> MimicSize:
-    """D and the published default for the hash std of a Faster R-CNN or RetinaNet.
-
-    Raises:
-        LSHFMError: another kind of detector.
-    """
-    weight = _classifier(detector).weight
-    return MimicSize(weight[0].numel(), weight.std().item())
-
-
-def class_activation(detector: nn.Module) -> Literal["softmax", "sigmoid"]:
-    """What turns the detector's class logits into scores: softmax over exclusive classes, or a sigmoid for each.
-
-    Raises:
-        LSHFMError: neither a Faster R-CNN nor a RetinaNet.
-    """
-    return "softmax" if isinstance(_classifier(detector), nn.Linear) else "sigmoid"
 
 
 def make_tap(student: Any, teacher: Any, *, features: bool = True, logits: bool = False) -> "FeatureTap":
@@ -163,7 +124,7 @@ def make_tap(student: Any, teacher: Any, *, features: bool = True, logits: bool 
 
 
 def _refuse_unlike_logits(student: Any, teacher: Any) -> None:
-    counts = [len(_classifier(detector).weight) for detector in (student, teacher)]
+    counts = [len(classifier_of(detector).weight) for detector in (student, teacher)]
     if counts[0] != counts[1]:
         raise LSHFMError(
             f"distill.kd: expected as many class logits of both, found {counts[0]} (student) and {counts[1]} "
@@ -318,9 +279,7 @@ class FasterRCNNTap(FeatureTap):
     def _pairs(self, record: dict[str, Any]) -> Pairs:
         features = logits = None
         with torch.no_grad():
-            teacher_ND = _box_features(
-                self.teacher, record["teacher"], record["boxes"], record["image_sizes"]
-            )
+            teacher_ND = box_features(self.teacher, record["teacher"], record["boxes"], record["image_sizes"])
             if self.wants_logits:
                 teacher_NK = self.teacher.roi_heads.box_predictor(teacher_ND)[0]
                 weights_N = teacher_NK.new_full(teacher_NK.shape[:1], 1 / max(1, len(teacher_NK)))
@@ -330,7 +289,7 @@ class FasterRCNNTap(FeatureTap):
         return Pairs(features, logits)
 
     def _teacher_maps(self, batch: Tensor) -> dict[str, Tensor]:
-        maps = _maps(self.teacher, batch)
+        maps = backbone_maps(self.teacher, batch)
         give_back_freed_memory(batch.device)  # the student's pooled boxes are to come, the peak of the step
         return maps
 
@@ -388,16 +347,16 @@ class RetinaNetTap(FeatureTap):
         if self.wants_logits:
             student_BAK = record["logits"]
             with torch.no_grad():
-                classifier = _classifier(self.teacher)
+                classifier = classifier_of(self.teacher)
                 teacher_BAK = torch.cat(
-                    [_by_anchor(classifier(level), student_BAK.shape[2]) for level in levels], dim=1
+                    [logits_by_anchor(classifier(level), student_BAK.shape[2]) for level in levels], dim=1
                 )
             weights_B1 = 1 / ((matches_BA >= 0).sum(dim=1, keepdim=True).clamp(min=1) * len(matches_BA))
             # A weight of 0 leaves an anchor out; to pick the others a GPU would have to tell how many there are.
             weights_BA = weights_B1 * (matches_BA != Matcher.BETWEEN_THRESHOLDS)
             logits = LogitPair(student_BAK.flatten(0, 1), teacher_BAK.flatten(0, 1), weights_BA.flatten())
         if self.wants_features:
-            keep_BL = kept_locations(matches_BA, _anchors_per_location(self.student))
+            keep_BL = kept_locations(matches_BA, anchors_at_location(self.student))
             sizes = [level.shape[-2:] for level in levels]
             of_levels = location_weights(keep_BL).split([height * width for height, width in sizes], dim=1)
             weights = [level.unflatten(1, size) for level, size in zip(of_levels, sizes, strict=True)]
@@ -405,214 +364,4 @@ class RetinaNetTap(FeatureTap):
         return Pairs(features, logits)
 
     def _teacher_maps(self, batch: Tensor) -> dict[str, Tensor]:
-        return _tower_maps(self.teacher, batch)
-
-
-def ground_truth_features(
-    detectors: Sequence[Any],
-    images: list[Tensor],
-    targets: list[dict[str, Tensor]],
-    *,
-    rows_per_image: int,
-    generator: torch.Generator,
-) -> list[Tensor]:
-    """Features of one or more detectors at the same places, which follow from the ground truth.
-
-    Faster R-CNN: the ground-truth boxes and four jittered copies of each, whose centre is moved by up to half a
-    side and whose sides are scaled by 1/2 to 2: foreground RoIs and background near them. RetinaNet: the
-    locations that training keeps. Of these places `rows_per_image` are drawn, or all if they are fewer.
-
-    Args:
-        detectors: of one architecture, in evaluation mode; the first resizes the images, to its test size.
-        images: float [3, H, W] in 0..1.
-        targets: `boxes` [N, 4] and `labels` [N] of each; an image without boxes gives no features.
-        rows_per_image: the most features of an image.
-        generator: of the draws, on the CPU.
-
-    Returns:
-        For each detector the features [M, D], without gradient, rows in the same order.
-    """
-    first = detectors[0]
-    with torch.no_grad():
-        resized, targets = first.transform(images, targets)
-        batch, sizes = resized.tensors, resized.image_sizes
-        boxes = [target["boxes"] for target in targets]
-        if isinstance(first, FasterRCNN):
-            boxes = [
-                _draw(_with_jittered(of_image, size, generator), rows_per_image, generator)
-                for of_image, size in zip(boxes, sizes, strict=True)
-            ]
-            if not sum(len(of_image) for of_image in boxes):
-                return [batch.new_zeros(0, mimic_size(detector).num_features) for detector in detectors]
-            return [_box_features(detector, _maps(detector, batch), boxes, sizes) for detector in detectors]
-        levels = [list(_tower_maps(detector, batch).values()) for detector in detectors]
-        anchors = first.anchor_generator(resized, levels[0])
-        places = []
-        for index, (of_image, anchors_A4) in enumerate(zip(boxes, anchors, strict=True)):
-            if len(of_image):
-                matches_1A = first.proposal_matcher(box_iou(of_image, anchors_A4))[None]
-                kept = torch.where(kept_locations(matches_1A, _anchors_per_location(first))[0])[0]
-                kept = _draw(kept, rows_per_image, generator)
-                places += [(index, location) for location in kept.tolist()]
-        rows = tuple(torch.tensor(places, dtype=torch.long, device=batch.device).reshape(-1, 2).T)
-        return [neighbourhoods(of_detector)[rows] for of_detector in levels]
-
-
-class FeatureGrid(NamedTuple):
-    """Features of several detectors at the same places, evenly spaced over an image.
-
-    `maps` holds a tensor [C, h, w] for each detector, whose C may differ; the feature of a place is its
-    neighbourhood of `side` × `side` places. `is_mimicked` says whether it is the one that mimic losses compare.
-    """
-
-    title: str
-    maps: list[Tensor]
-    side: int
-    is_mimicked: bool
-
-
-def feature_grids(detectors: Sequence[Any], image: Tensor) -> list[FeatureGrid]:
-    """Features of detectors of one architecture over an image, a grid a pyramid level.
-
-    RetinaNet: the classification tower's output, whose 3×3 neighbourhoods are what is mimicked. Faster R-CNN: what
-    is mimicked belongs to boxes, not to locations of a map, so there are two kinds of grids: the backbone's maps
-    themselves, and the box head's output for square boxes of each anchor size, half a side apart.
-
-    Args:
-        detectors: in evaluation mode, on one device; the first resizes the image, to its test size.
-        image: float [3, H, W] in 0..1, on that device.
-
-    Returns:
-        The grids, from the finest to the coarsest of a kind; without gradient, cropped to the image.
-    """
-    first = detectors[0]
-    with torch.no_grad():
-        resized, _ = first.transform([image])
-        batch, size = resized.tensors, resized.image_sizes[0]
-        is_faster_rcnn = isinstance(first, FasterRCNN)
-        levels = [(_maps if is_faster_rcnn else _tower_maps)(detector, batch) for detector in detectors]
-        grids = [
-            FeatureGrid(
-                f"{'backbone map' if is_faster_rcnn else 'tower'}, stride {batch.shape[-1] // maps[0].shape[-1]}",
-                [_cropped(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
-                1 if is_faster_rcnn else NEIGHBOURHOOD,
-                not is_faster_rcnn,
-            )
-            for maps in zip(*(of_detector.values() for of_detector in levels), strict=True)
-        ]
-        if is_faster_rcnn:
-            sides = sorted({side for sizes in first.rpn.anchor_generator.sizes for side in sizes})
-            grids += [_box_grid(detectors, levels, size, side) for side in sides if side <= max(size)]
-    return grids
-
-
-def _cropped(level: Tensor, padded: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """The part of a map [C, h, w] of a padded batch that an image of `size` (height, width) fills."""
-    height, width = (
-        -(-of_map * of_image // of_batch)
-        for of_map, of_image, of_batch in zip(level.shape[-2:], size, padded, strict=True)
-    )
-    return level[:, :height, :width]
-
-
-def _box_grid(
-    detectors: Sequence[Any], levels: Sequence[dict[str, Tensor]], size: tuple[int, int], side: float
-) -> FeatureGrid:
-    """The box head's output for boxes of `side` pixels whose centres are half of that apart, cut at the borders."""
-    counts = [max(1, round(2 * length / side)) for length in size]
-    centres = torch.cartesian_prod(
-        *((torch.arange(count) + 0.5) * length / count for count, length in zip(counts, size, strict=True))
-    ).to(next(iter(levels[0].values())))
-    centres = centres.flip(1)  # (y, x) → (x, y)
-    boxes = clip_boxes_to_image(torch.cat([centres - side / 2, centres + side / 2], dim=1), size)
-    maps = [
-        _box_features(detector, of_detector, [boxes], [size]).T.unflatten(1, counts)
-        for detector, of_detector in zip(detectors, levels, strict=True)
-    ]
-    return FeatureGrid(f"boxes of {side:g} pixels", maps, side=1, is_mimicked=True)
-
-
-_JITTERED_COPIES = 4
-
-
-def _with_jittered(boxes_N4: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """The boxes of an image of `size` (height, width) and, after them, jittered copies inside it."""
-    copies = boxes_N4.repeat(_JITTERED_COPIES, 1)
-    random = torch.rand(len(copies), 4, generator=generator).to(boxes_N4)
-    sides = copies[:, 2:] - copies[:, :2]
-    centres = (copies[:, 2:] + copies[:, :2]) / 2 + (random[:, :2] - 0.5) * sides
-    sides = sides * 4 ** (random[:, 2:] - 0.5)
-    jittered = clip_boxes_to_image(torch.cat([centres - sides / 2, centres + sides / 2], dim=1), size)
-    return torch.cat([boxes_N4, jittered[remove_small_boxes(jittered, min_size=1)]])
-
-
-def _draw(rows: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """`number` different rows at random, or all of them."""
-    order = torch.randperm(len(rows), generator=generator)[:number]
-    return rows[order.to(rows.device)]
-
-
-def _maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
-    maps = detector.backbone(batch)
-    return {"0": maps} if isinstance(maps, Tensor) else maps
-
-
-def _box_features(
-    detector: Any, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
-) -> Tensor:
-    """Output [N, D] of a Faster R-CNN's box head for given boxes per image.
-
-    On the CPU an image at a time: pooling copies the maps it is given, and the pooled boxes of a batch may take
-    more memory than its maps. On a GPU all at once, as the host waits for it in every pooling. All sizes are given
-    each time, as the pooling finds its maps' strides by the largest image.
-    """
-    heads = detector.roi_heads
-    at_once = 1 if boxes[0].device.type == "cpu" else len(boxes)
-    features = []
-    for first in range(0, len(boxes), at_once):
-        taken = slice(first, first + at_once)
-        of_images = {name: level[taken] for name, level in maps.items()}
-        features.append(heads.box_head(heads.box_roi_pool(of_images, boxes[taken], image_sizes)))
-    return torch.cat(features)
-
-
-def _tower_maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
-    """Outputs [B, C, h, w] of a RetinaNet's classification tower, a level each."""
-    tower = detector.head.classification_head.conv
-    return {name: tower(level) for name, level in _maps(detector, batch).items()}
-
-
-def _by_anchor(logits: Tensor, num_classes: int) -> Tensor:
-    """Output [B, A·K, h, w] of `cls_logits` → [B, h·w·A, K], the order of torchvision's anchors."""
-    batch, _, height, width = logits.shape
-    return (
-        logits.view(batch, -1, num_classes, height, width)
-        .permute(0, 3, 4, 1, 2)
-        .reshape(batch, -1, num_classes)
-    )
-
-
-def _anchors_per_location(detector: Any) -> int:
-    return detector.anchor_generator.num_anchors_per_location()[0]
-
-
-def neighbourhoods(maps: list[Tensor]) -> Tensor:
-    """Maps [B, C, h, w] per level → [B, L, C·9]: every location's 3×3 neighbourhood, L over all levels."""
-    unfolded = [F.unfold(level, NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2) for level in maps]
-    return torch.cat(unfolded, dim=2).transpose(1, 2)
-
-
-def kept_locations(matches_BA: Tensor, anchors_per_location: int) -> Tensor:
-    """Matcher values [B, L·A] (location-major) → bool [B, L]: not all anchors lie between the thresholds."""
-    between_BA = matches_BA == Matcher.BETWEEN_THRESHOLDS
-    return ~between_BA.unflatten(1, (-1, anchors_per_location)).all(dim=2)
-
-
-def location_weights(keep_BL: Tensor) -> Tensor:
-    """Kept locations [B, L] → weights [B, L], 0 where not kept: a mean per image, then over images that keep any.
-
-    Example: of images that keep 2, 0 and 1 locations each one counts [1/4, 0, 1/2].
-    """
-    kept_B = keep_BL.sum(dim=1)
-    weight_B = 1.0 / (kept_B.clamp(min=1) * (kept_B > 0).sum().clamp(min=1))
-    return weight_B[:, None] * keep_BL
+        return tower_maps(self.teacher, batch)

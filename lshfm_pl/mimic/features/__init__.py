@@ -1,0 +1,34 @@
+"""Tap points: paired student and teacher features of torchvision's detectors.
+
+This package is the only place that knows torchvision's insides.
+"""
+
+from lshfm_pl.mimic.features.parts import MimicSize, class_activation, mimic_size
+from lshfm_pl.mimic.features.places import FeatureGrid, feature_grids, ground_truth_features
+from lshfm_pl.mimic.features.taps import (
+    FasterRCNNTap,
+    FeaturePair,
+    FeatureTap,
+    LogitPair,
+    MapPair,
+    Pairs,
+    RetinaNetTap,
+    make_tap,
+)
+
+__all__ = [
+    "FasterRCNNTap",
+    "FeatureGrid",
+    "FeaturePair",
+    "FeatureTap",
+    "LogitPair",
+    "MapPair",
+    "MimicSize",
+    "Pairs",
+    "RetinaNetTap",
+    "class_activation",
+    "feature_grids",
+    "ground_truth_features",
+    "make_tap",
+    "mimic_size",
+]
