@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, peak_memory_bytes
+from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, peak_memory_bytes, reset_peak_memory
 from lshfm_pl.cli import as_dict
 from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.detectors import Detector, build_detector
@@ -136,7 +136,8 @@ class StepParts:
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        with self._autocast(), self.distillation.tap.recording() as record:
+        # Without a gradient: the parts that are given the record go back to its tensors at most.
+        with torch.no_grad(), self._autocast(), self.distillation.tap.recording() as record:
             self.student(self.images, self.targets)
         return record
 
@@ -195,6 +196,13 @@ class StepParts:
     def run_reference(self) -> None:
         """Forward and backward of the same step done the published way."""
         self._reference().backward()
+
+    def prepare(self, name: str) -> None:
+        """Make what a part is given by the rest of the step, so that it does not count as the part's."""
+        if name == "teacher":
+            _ = self._record, self._batch
+        elif name == "mimic":
+            _ = self._pairs
 
     def frozen_bytes(self) -> int:
         """What distillation cannot do without beside the student: the teacher's weights and the hash functions."""
@@ -257,8 +265,7 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
     if config.memory:
         memory = {
             name: int(median(in_own_process(_peak_of, config, name) for _ in range(config.memory_repeats)))
-            for name in ("plain", "distill", "reference")
-            if name in seconds
+            for name in seconds
         }
         ratios["memory_distill_over_plain"] = memory["distill"] / memory["plain"]
         ratios["memory_floor_over_plain"] = 1 + parts.frozen_bytes() / memory["plain"]
@@ -276,6 +283,8 @@ def _peak_of(config: DictConfig, name: str) -> int:
         torch.set_num_threads(config.threads)
     parts = StepParts(config)
     part = parts.by_name()[name]
+    parts.prepare(name)
+    reset_peak_memory(parts.device)
     for _ in range(MEMORY_STEPS):
         part()
     return peak_memory_bytes(parts.device)

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 import torch
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.memory import give_back_freed_memory
 
-__all__ = ["in_own_process", "median_seconds", "peak_memory_bytes"]
+__all__ = ["in_own_process", "median_seconds", "peak_memory_bytes", "reset_peak_memory"]
 
 
 def median_seconds(
@@ -67,6 +69,16 @@ def peak_memory_bytes(device: torch.device) -> int:
         return int(peak_kib) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the peak begin anew at what is in memory now; without Linux a process keeps the peak it had."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    give_back_freed_memory(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
 
 
 def in_own_process(work: Callable[..., Any], *args: Any) -> Any:

@@ -61,6 +61,7 @@ def test_figures_are_ratios_of_what_was_timed_and_peaks_are_each_processes_own()
     assert set(seconds) == set(PARTS)
     assert measured["ratios"]["distill_over_plain"] == seconds["distill"] / seconds["plain"]
     assert measured["ratios"]["distill_over_reference"] == seconds["distill"] / seconds["reference"]
+    assert set(memory) == set(PARTS)
     assert memory["plain"] < memory["distill"]
     assert len(set(memory.values())) == len(memory)
     parts = StepParts(benchmark_config(STUDENTS[1]))

@@ -1,0 +1,34 @@
+"""Timing in turn and peaks of memory."""
+
+import sys
+
+import pytest
+import torch
+
+from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, peak_memory_bytes, reset_peak_memory
+
+CPU = torch.device("cpu")
+MANY_BYTES = 400_000_000
+
+
+def peaks_around_a_large_tensor():
+    large = torch.zeros(MANY_BYTES, dtype=torch.uint8)
+    with_it = peak_memory_bytes(CPU)
+    del large
+    before = peak_memory_bytes(CPU)
+    reset_peak_memory(CPU)
+    return with_it, before, peak_memory_bytes(CPU)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak")
+def test_peak_stays_until_it_is_reset():
+    with_it, before, after = in_own_process(peaks_around_a_large_tensor)
+    assert before > with_it - 0.1 * MANY_BYTES  # the system counts in steps
+    assert after < before - 0.9 * MANY_BYTES
+
+
+def test_parts_take_turns_and_warm_up_rounds_do_not_count():
+    calls = []
+    parts = {name: lambda name=name: calls.append(name) for name in "ab"}
+    assert set(median_seconds(parts, repeats=3, warmup=1, device=CPU)) == {"a", "b"}
+    assert calls == list("ab" * 4)
