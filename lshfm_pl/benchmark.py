@@ -17,6 +17,7 @@ from lshfm_pl.benchmarking.evaluation import measure_evaluation
 from lshfm_pl.benchmarking.step import PARTS, measure_steps
 from lshfm_pl.cli import as_dict
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.precision import cpu_capabilities, is_emulated
 from lshfm_pl.results import write_json
 
 __all__ = ["benchmark"]
@@ -59,7 +60,8 @@ def device_name(device: str) -> str:
     """What the work ran on, in words."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+    name = cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    return f"{name} CPU ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
 
 
 def as_text(results: Mapping[str, Any]) -> str:
@@ -71,6 +73,8 @@ def as_text(results: Mapping[str, Any]) -> str:
             f"; {config['model']['name']}, {config['distill']['name']}, {config['precision']}, "
             f"{config['batch_size']} × {config['width']}×{config['height']}"
         )
+        if is_emulated(config["precision"], torch.device(config["device"])):
+            lines.append(f"{config['precision']} is emulated by this CPU, which makes it slower than 32-true")
     memory, speed = results.get("peak_memory_bytes", {}), results.get("images_per_second", {})
     lines.append(f"{'':10} {'seconds':>9} {'images/s':>9} {'peak MiB':>9}")
     for name, seconds in results["seconds"].items():

@@ -16,6 +16,7 @@ from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import LSH
 from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters
 from lshfm_pl.modules.detection import as_float
+from lshfm_pl.precision import is_emulated
 from lshfm_pl.reporting.drawing import TRUTH, detection_picture
 
 __all__ = ["DetectionPictures", "EpochLine", "Hyperparameters", "RunSummary", "StepMonitor"]
@@ -206,7 +207,9 @@ class RunSummary(pl.Callback):
                 f"{schedule.reference_batch_size} images a step; {schedule.decay} decay after a warm-up of "
                 f"{min(schedule.warmup_steps, steps - 1):,} steps",
             )
-        yield "runs on", f"{module.device}, precision {trainer.precision}"
+        precision = trainer.precision
+        slow = " (emulated by this CPU: 32-true is quicker)" if is_emulated(precision, module.device) else ""
+        yield "runs on", f"{module.device}, precision {precision}{slow}"
         yield "output", self.output_dir
 
 

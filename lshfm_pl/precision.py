@@ -1,12 +1,15 @@
 """Mixed precision outside of Lightning's loops, as it is inside of them."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-__all__ = ["autocast", "autocast_dtype"]
+__all__ = ["autocast", "autocast_dtype", "cpu_capabilities", "is_emulated"]
 
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_1")
+"""Of x86 CPUs, as `torch.cpu.get_capabilities` calls them."""
 AUTOCAST_DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
@@ -25,3 +28,16 @@ def autocast(precision: str | int | None, device: torch.device) -> AbstractConte
     """
     dtype = autocast_dtype(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype, cache_enabled=False)
+
+
+def is_emulated(precision: str | int | None, device: torch.device) -> bool:
+    """Whether an x86 CPU without bfloat16 instructions is asked for them: it is then several times as slow."""
+    if autocast_dtype(precision) != torch.bfloat16 or device.type != "cpu":
+        return False
+    found = cpu_capabilities()
+    return found.get("architecture") == "x86_64" and not any(map(found.get, BFLOAT16_INSTRUCTIONS))
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """What torch knows of this CPU: `cpu_name`, `architecture`, instructions; empty where torch does not tell."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

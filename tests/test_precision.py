@@ -1,10 +1,12 @@
-"""Training in bf16-mixed reaches what training in float32 reaches."""
+"""Training in bf16-mixed reaches what training in float32 reaches; where it is known to be slow."""
 
 import statistics
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
+from lshfm_pl import precision
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.train import train
 
@@ -46,3 +48,22 @@ def test_bf16_mixed_reaches_the_same_ap_as_float32_within_the_spread_over_seeds(
     assert min(exact) > 10  # it has learned
     spread = max(max(exact) - min(exact), max(mixed) - min(mixed))
     assert abs(statistics.mean(exact) - statistics.mean(mixed)) <= spread
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "capabilities", "expected"),
+    [
+        ("bf16-mixed", "cpu", {"architecture": "x86_64", "avx512_bf16": False, "avx2": True}, True),
+        ("bf16-mixed", "cpu", {"architecture": "x86_64", "avx512_bf16": True}, False),
+        ("bf16-mixed", "cpu", {"architecture": "x86_64", "amx_bf16": True}, False),
+        ("bf16-mixed", "cpu", {"architecture": "aarch64"}, False),
+        ("bf16-mixed", "cpu", {}, False),
+        ("bf16-mixed", "cuda", {"architecture": "x86_64"}, False),
+        ("32-true", "cpu", {"architecture": "x86_64"}, False),
+    ],
+)
+def test_emulated_is_bfloat16_on_an_x86_cpu_without_its_instructions(
+    name, device, capabilities, expected, monkeypatch
+):
+    monkeypatch.setattr(precision, "cpu_capabilities", lambda: capabilities)
+    assert precision.is_emulated(name, torch.device(device)) is expected
