@@ -11,17 +11,21 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["compile_backbones"]
 
 
-def compile_backbones(*detectors: Detector) -> None:
+def compile_backbones(*detectors: Detector, device: torch.device) -> None:
     """Have the backbones compiled when they first run; the names and weights of the detectors stay.
 
     For any size of images at once (`dynamic`), so that multi-scale training compiles no more than the first batch
     and the first evaluation do.
 
+    Args:
+        *detectors: may still be on another device.
+        device: where they will run.
+
     Raises:
         LSHFMError: nothing can be compiled here, such as for want of a C++ compiler.
     """
     try:
-        _probe(next(detectors[0].parameters()).device)
+        _probe(device)
     except Exception as error:  # whatever is wrong with compilers and their settings
         reason = str(error).strip().splitlines()
         raise LSHFMError(

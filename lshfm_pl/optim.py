@@ -95,7 +95,7 @@ def build_optimizer(
 
     Args:
         parameters: of the student.
-        schedule: its `optimizer` may say `fused` itself, which goes before the argument.
+        schedule: its `optimizer` may say `fused` or `foreach` itself, which goes before the argument.
         images_per_step: the learning rate scales with it.
         fused: update all parameters in one kernel.
 
@@ -106,13 +106,13 @@ def build_optimizer(
     if not trainable:
         raise LSHFMError("the student has no trainable parameter: raise model.trainable_stages")
     settings = {key: value for key, value in schedule.optimizer.items() if key != "name"}
-    if fused:
+    if fused and not settings.get("foreach"):
         settings.setdefault("fused", True)
     try:
         return OPTIMIZERS[schedule.optimizer["name"]](
             trainable, lr=schedule.scaled_lr(images_per_step), **settings
         )
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise LSHFMError(
             f"schedule.optimizer: {schedule.optimizer['name']} does not take it: {error}"
         ) from error

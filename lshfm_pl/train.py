@@ -55,8 +55,6 @@ def train(config: DictConfig) -> dict[str, Any]:
     module = build_module(config, datamodule)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher)
-    if config.compile:
-        compile_backbones(module.detector, *([] if teacher is None else [teacher]))
     record = RunRecord(as_dict(config))
     log_position: dict[str, Any] | None = START
     if checkpoint is not None:
@@ -79,6 +77,9 @@ def train(config: DictConfig) -> dict[str, Any]:
         trainer: pl.Trainer = instantiate(
             config.trainer, callbacks=[*callbacks, record, evaluation_timer], logger=loggers
         )
+        if config.compile:
+            detectors = [module.detector, *([] if teacher is None else [teacher])]
+            compile_backbones(*detectors, device=trainer.strategy.root_device)
         for callback in callbacks:
             if isinstance(callback, LastCheckpoint):
                 stack.enter_context(callback.signals)

@@ -36,7 +36,7 @@ def losses_and_gradients(module, batch):
 def test_losses_gradients_and_names_of_tensors_are_the_same(student):
     plain, compiled = module_of(student), module_of(student)
     try:
-        compile_backbones(compiled.detector, compiled.teacher)
+        compile_backbones(compiled.detector, compiled.teacher, device=torch.device("cpu"))
     except LSHFMError as error:
         pytest.skip(str(error))
     assert compiled.state_dict().keys() == plain.state_dict().keys()
@@ -58,6 +58,6 @@ def test_want_of_a_compiler_is_told_in_one_line(monkeypatch):
 
     monkeypatch.setattr(compiling, "_probe", fail)
     with pytest.raises(LSHFMError, match="compile: torch.compile does not work here") as caught:
-        compile_backbones(small_detector(STUDENTS[0]))
+        compile_backbones(small_detector(STUDENTS[0]), device=torch.device("cpu"))
     assert "\n" not in str(caught.value)
     assert "RuntimeError: no working C++ compiler" in str(caught.value)

@@ -85,8 +85,18 @@ def test_fused_optimizers_do_what_the_others_do_and_the_config_goes_first(name):
         assert all(map(torch.equal, parameters, before))
         values.append(parameters)
     torch.testing.assert_close(values[1], values[0], rtol=1e-6, atol=1e-7)
-    asked = Schedule(epochs=1, lr=0.1, optimizer={**settings, "fused": False})
-    assert build_optimizer(values[0], asked, 8, fused=True).defaults["fused"] is False
+    for key, value in (("fused", False), ("foreach", True)):
+        asked = Schedule(epochs=1, lr=0.1, optimizer={**settings, key: value})
+        defaults = build_optimizer(values[0], asked, 8, fused=True).defaults
+        assert defaults[key] is value
+        assert not defaults["fused"]
+
+
+@pytest.mark.parametrize("wrong", [{"momentum": -1}, {"nesterov": True, "momentum": 0}, {"beta": 1}])
+def test_what_the_optimizer_does_not_take_is_told_in_one_line(wrong):
+    schedule = Schedule(epochs=1, lr=0.1, optimizer={"name": "sgd", **wrong})
+    with pytest.raises(LSHFMError, match=r"^schedule.optimizer: sgd does not take it: .+$"):
+        build_optimizer([nn.Parameter(torch.zeros(1))], schedule, 8)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +119,6 @@ def test_bad_schedules_are_told(changes, message):
         Schedule(**{"epochs": 1, "lr": 1.0, "optimizer": SGD, **changes})
 
 
-def test_unknown_optimizer_settings_and_nothing_trainable_are_told():
-    schedule = Schedule(epochs=1, lr=1.0, optimizer={"name": "sgd", "beta": 1})
-    with pytest.raises(LSHFMError, match=r"schedule.optimizer: sgd does not take it"):
-        build_optimizer([nn.Parameter(torch.zeros(1))], schedule, 8)
+def test_nothing_trainable_is_told():
     with pytest.raises(LSHFMError, match="no trainable parameter"):
         build_optimizer([], Schedule(epochs=1, lr=1.0, optimizer=SGD), 8)

@@ -1,5 +1,6 @@
 """What a step of distillation costs, whole and in parts, against plain training and against the published way."""
 
+import gc
 import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.detectors import Detector, build_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import build_losses
+from lshfm_pl.mimic.build import DistillLosses
 from lshfm_pl.mimic.features import FeaturePair, LogitPair, MapPair, Pairs
 from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.paths import CONFIG_DIR
@@ -33,8 +35,9 @@ PARTS = {
     "reference": "the same step done the published way, float32",
 }
 PRECISIONS = ("32-true", "bf16-mixed")
+DEVICES = ("cpu", "cuda")
 MEMORY_STEPS = 2
-"""Steps in a process that measures memory: the second one has the first one's gradients and caches."""
+"""Steps in a process that measures memory: the second one finds the first one's freed memory."""
 
 
 def load_published() -> ModuleType:
@@ -68,6 +71,8 @@ class StepParts:
 
     def __init__(self, config: DictConfig) -> None:
         torch.manual_seed(config.seed)
+        if str(config.device).partition(":")[0] not in DEVICES:
+            raise LSHFMError(f"benchmark: device: expected {' or '.join(DEVICES)}, found {config.device}")
         self.device = torch.device(config.device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise LSHFMError("benchmark: device=cuda, but torch finds no GPU; give device=cpu")
@@ -92,7 +97,8 @@ class StepParts:
 
     def _build(self, model: dict[str, Any]) -> Detector:
         names = [f"class_{label}" for label in range(1, self.config.num_classes)]
-        model = {**model, "backbone_weights": None, "min_size": [self.config.height]}
+        sides = self.config.height, self.config.width
+        model = {**model, "backbone_weights": None, "min_size": [min(sides)], "max_size": max(sides)}
         detector = build_detector(model, num_classes=len(names) + 1, class_names=names)
         tame_random_norms(detector)
         return detector.to(self.device)
@@ -105,27 +111,32 @@ class StepParts:
     @cached_property
     def teacher(self) -> Detector:
         """The teacher of random weights."""
+        return self._compiled(self._build_teacher()).eval().requires_grad_(False)
+
+    def _build_teacher(self) -> Detector:
         if self.config.teacher.detector is None:
             raise LSHFMError(
-                f"benchmark: {self.config.model.name} has no teacher of its own; give model@teacher.detector=…"
+                f"benchmark: {self.config.model.name} has no teacher of its own; give +model@teacher.detector=…"
             )
-        teacher = self._compiled(self._build(as_dict(self.config.teacher.detector)))
-        return teacher.eval().requires_grad_(False)
+        return self._build(as_dict(self.config.teacher.detector))
 
     def _compiled(self, detector: Detector) -> Detector:
         if self.config.compile:
-            compile_backbones(detector)
+            compile_backbones(detector, device=self.device)
         return detector
 
-    @cached_property
-    def distillation(self) -> DistillationModule:
-        """Student, teacher and mimic losses."""
+    def _losses(self, teacher: Detector) -> DistillLosses:
         settings = as_dict(self.config.distill)
         name = settings.pop("name")
         if name == "none":
             raise LSHFMError("benchmark: distill: expected a loss, such as lshl2, found none")
         settings.pop("check_teacher")
-        losses = build_losses(name, self.teacher, **settings)
+        return build_losses(name, teacher, **settings)
+
+    @cached_property
+    def distillation(self) -> DistillationModule:
+        """Student, teacher and mimic losses."""
+        losses = self._losses(self.teacher)
         dtype = autocast_dtype(self.config.precision)
         module = DistillationModule(self.student, self.teacher, losses, teacher_dtype=dtype)
         return module.to(self.device).train()
@@ -148,15 +159,17 @@ class StepParts:
         return Pairs(_as_leaves(pairs.features), _as_leaves(pairs.logits))
 
     @cached_property
-    def _reference(self) -> Callable[[], Tensor]:
+    def _reference(self) -> tuple[nn.Module, Callable[[], Tensor]]:
+        """The student of the published way, and its loss; of networks of its own, without ours in memory."""
         published = load_published()
         student = published.as_published(self._build(as_dict(self.config.model)).train())
-        teacher = self._build(as_dict(self.config.teacher.detector)).eval().requires_grad_(False)
-        head = self.distillation.mimic
+        teacher = self._build_teacher().eval().requires_grad_(False)
+        head = self._losses(teacher).features
         if head is None:
             raise LSHFMError("benchmark: distill=kd has no published way; give published=false")
+        head.to(self.device)
         published.as_published(teacher)
-        return lambda: published.published_step(student, teacher, head, self.images, self.targets)
+        return student, lambda: published.published_step(student, teacher, head, self.images, self.targets)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.config.precision, self.device)
@@ -191,18 +204,25 @@ class StepParts:
         """The mimic losses of given features, and their gradient with respect to the student's."""
         with self._autocast():
             terms = self.distillation.mimic_terms(self._pairs)
-        torch.stack(list(terms.values())).sum().backward()
+        torch.autograd.grad(torch.stack(list(terms.values())).sum(), _students_of(self._pairs))
 
     def run_reference(self) -> None:
         """Forward and backward of the same step done the published way."""
-        self._reference().backward()
+        student, loss = self._reference
+        loss().backward()
+        student.zero_grad(set_to_none=True)
 
     def prepare(self, name: str) -> None:
-        """Make what a part is given by the rest of the step, so that it does not count as the part's."""
-        if name == "teacher":
-            _ = self._record, self._batch
-        elif name == "mimic":
-            _ = self._pairs
+        """Make the networks of a part, and what the rest of the step gives it, so that they do not count."""
+        needed = {
+            "plain": ("_plain",),
+            "teacher": ("_record", "_batch"),
+            "mimic": ("_pairs",),
+            "distill": ("distillation",),
+            "reference": ("_reference",),
+        }
+        for made_once in needed[name]:
+            getattr(self, made_once)
 
     def frozen_bytes(self) -> int:
         """What distillation cannot do without beside the student: the teacher's weights and the hash functions."""
@@ -244,6 +264,14 @@ def _as_leaves(pair: Any) -> Any:
     return pair
 
 
+def _students_of(pairs: Pairs) -> list[Tensor]:
+    """The student's tensors, which are what is first in a pair."""
+    students: list[Any] = [pair[0] for pair in pairs if pair is not None]
+    return [
+        tensor for student in students for tensor in (student if isinstance(student, list) else [student])
+    ]
+
+
 def measure_steps(config: DictConfig) -> dict[str, Any]:
     """Seconds, ratios, images a second and peak memory.
 
@@ -252,9 +280,16 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
         floor are to a plain step with the teacher's forward, and to a plain step's memory with all frozen weights.
     """
     parts = StepParts(config)
+    for name in parts.by_name():
+        parts.prepare(name)
     seconds = median_seconds(
         parts.by_name(), repeats=config.repeats, warmup=config.warmup, device=parts.device
     )
+    frozen_bytes = parts.frozen_bytes()
+    del parts  # a GPU has to hold the processes that measure memory beside this one
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     ratios = {
         "distill_over_plain": seconds["distill"] / seconds["plain"],
         "distill_over_floor": seconds["distill"] / (seconds["plain"] + seconds["teacher"]),
@@ -268,7 +303,7 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
             for name in seconds
         }
         ratios["memory_distill_over_plain"] = memory["distill"] / memory["plain"]
-        ratios["memory_floor_over_plain"] = 1 + parts.frozen_bytes() / memory["plain"]
+        ratios["memory_floor_over_plain"] = 1 + frozen_bytes / memory["plain"]
     whole = [name for name in ("plain", "distill", "reference") if name in seconds]
     return {
         "seconds": seconds,

@@ -85,7 +85,7 @@ def in_own_process(work: Callable[..., Any], *args: Any) -> Any:
     """`work(*args)` in a new process, which starts from nothing; both must be importable or picklable.
 
     Raises:
-        LSHFMError: the process died, as it does when memory runs out.
+        LSHFMError: the work failed there, or the process died, as it does when memory runs out.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -93,14 +93,22 @@ def in_own_process(work: Callable[..., Any], *args: Any) -> Any:
     process.start()
     sender.close()
     try:
-        return receiver.recv()
+        result, failure = receiver.recv()
     except EOFError as error:
         raise LSHFMError(
             "benchmark: a process that measured memory died; is there enough? Else leave it out with memory=false"
         ) from error
     finally:
         process.join()
+    if failure is not None:
+        raise LSHFMError(f"benchmark: measuring memory failed: {failure}; leave it out with memory=false")
+    return result
 
 
 def _send(sender: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    sender.send(work(*args))
+    outcome: tuple[Any, str | None]
+    try:
+        outcome = work(*args), None
+    except Exception as error:  # whatever it is, the other process is to tell it
+        outcome = None, f"{type(error).__name__}: {error}"
+    sender.send(outcome)

@@ -5,13 +5,16 @@ from typing import Any
 
 from torch import nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from lshfm_pl.detectors.backbones import build_fpn_backbone, build_single_scale
 from lshfm_pl.detectors.config import FASTER_RCNN_KEYS
+from lshfm_pl.detectors.full_precision import (
+    FullPrecisionAnchors,
+    FullPrecisionPredictor,
+    FullPrecisionRPNHead,
+)
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["build_faster_rcnn"]
@@ -51,7 +54,7 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
         if last_stage is None
         else nn.Sequential(last_stage, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     )
-    anchor_generator = AnchorGenerator(config["anchor_sizes"], config["anchor_aspect_ratios"])
+    anchor_generator = FullPrecisionAnchors(config["anchor_sizes"], config["anchor_aspect_ratios"])
     return FasterRCNN(
         backbone,
         min_size=config["min_size"],
@@ -60,13 +63,13 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
         image_std=config["image_std"],
         size_divisible=config["size_divisible"],
         rpn_anchor_generator=anchor_generator,
-        rpn_head=RPNHead(backbone.out_channels, anchor_generator.num_anchors_per_location()[0]),
+        rpn_head=FullPrecisionRPNHead(backbone.out_channels, anchor_generator.num_anchors_per_location()[0]),
         box_roi_pool=MultiScaleRoIAlign(
             featmap_names=[str(level) for level in range(_NUM_STAGES if config["neck"] == "fpn" else 1)],
             output_size=pool_size,
             sampling_ratio=config["box_sampling_ratio"],
         ),
         box_head=box_head,
-        box_predictor=FastRCNNPredictor(num_features, num_classes),
+        box_predictor=FullPrecisionPredictor(num_features, num_classes),
         **{key: config[key] for key in FASTER_RCNN_KEYS},
     )

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision.models import detection
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 from lshfm_pl.detectors.backbones import build_fpn_backbone, build_single_scale, group_norm
 from lshfm_pl.detectors.config import RETINANET_KEYS
+from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, FullPrecisionRetinaNetHead
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["RetinaNet", "build_retinanet"]
@@ -97,7 +96,7 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
                 "model.neck: a RetinaNet without a pyramid needs a VGG, as there is no box head for the last stage "
                 f"of {config['backbone']}; give neck: fpn or another backbone."
             )
-    anchor_generator = AnchorGenerator(config["anchor_sizes"], config["anchor_aspect_ratios"])
+    anchor_generator = FullPrecisionAnchors(config["anchor_sizes"], config["anchor_aspect_ratios"])
     return RetinaNet(
         backbone,
         num_classes,
@@ -107,7 +106,7 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
         image_std=config["image_std"],
         size_divisible=config["size_divisible"],
         anchor_generator=anchor_generator,
-        head=RetinaNetHead(
+        head=FullPrecisionRetinaNetHead(
             backbone.out_channels,
             anchor_generator.num_anchors_per_location()[0],
             num_classes,

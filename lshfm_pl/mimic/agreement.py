@@ -11,6 +11,7 @@ from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.build import read_hash_file
 from lshfm_pl.mimic.features import FeatureGrid, feature_grids, make_tap, mimic_size
+from lshfm_pl.mimic.hashing import exact_products
 from lshfm_pl.mimic.heads import LSH
 
 __all__ = ["AgreementMap", "agreement_maps", "hash_of"]
@@ -103,8 +104,9 @@ def _agreement(grid: FeatureGrid, head: LSH) -> AgreementMap:
     weights, biases = head.weight[:HASHES_COMPARED], head.bias[:HASHES_COMPARED]
     for weight, bias in zip(weights.split(HASHES_AT_ONCE), biases.split(HASHES_AT_ONCE), strict=True):
         kernel = weight.unflatten(1, (-1, grid.side, grid.side))
-        student_bits, teacher_bits = (
-            F.conv2d(of_detector, kernel, bias, padding=grid.side // 2) > 0 for of_detector in grid.maps
-        )
+        with exact_products():
+            student_bits, teacher_bits = (
+                F.conv2d(of_detector, kernel, bias, padding=grid.side // 2) > 0 for of_detector in grid.maps
+            )
         equal_hw += (student_bits == teacher_bits).sum(dim=0)
     return AgreementMap(grid.title, cosine_hw, (equal_hw / len(weights)).cpu())

@@ -11,7 +11,7 @@ from lshfm_pl.detectors.published import PUBLISHED_HASH_PREFIXES
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.calibration import BiasCalibration
 from lshfm_pl.mimic.features import MimicSize, class_activation, mimic_size
-from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, FeatureHead, MimicHead
+from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, FeatureHead, MimicHead, require_number
 
 __all__ = ["MIMIC_HEADS", "DistillLosses", "build_losses", "build_mimic_head", "read_hash_file"]
 
@@ -50,10 +50,15 @@ def build_losses(name: str, teacher: nn.Module, **settings: Any) -> DistillLosse
     activation = class_activation(teacher)
     if name == "kd":
         return DistillLosses(None, _construct(KD, activation=activation, **settings))
-    kd = KD(settings.pop("kd_beta", 0.0), temperature=settings.pop("temperature", 1.0), activation=activation)
+    kd_beta, temperature = settings.pop("kd_beta", 0.0), settings.pop("temperature", 1.0)
+    require_number("kd_beta", kd_beta)
+    kd = KD(kd_beta, temperature=temperature, activation=activation)
     centre, num_images = settings.pop("bias", 0), settings.pop("bias_images", 1)
+    head = build_mimic_head(name, mimic_size(teacher), **settings)
+    if str(centre) != "0" and not isinstance(head, LSH):
+        raise LSHFMError(f"distill.bias: {name} has no hash; leave it out, or choose lsh or lshl2")
     return DistillLosses(
-        build_mimic_head(name, mimic_size(teacher), **settings),
+        head,
         kd if kd.beta > 0 else None,
         None if str(centre) == "0" else BiasCalibration(centre, num_images),
     )

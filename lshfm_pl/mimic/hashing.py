@@ -33,7 +33,7 @@ from lshfm_pl.winograd import (
     transform_inputs,
 )
 
-__all__ = ["HASH_LOSSES", "HashLoss", "hash_loss_of_maps", "hash_loss_of_rows"]
+__all__ = ["HASH_LOSSES", "HashLoss", "exact_products", "hash_loss_of_maps", "hash_loss_of_rows"]
 
 HashLoss = Literal["bce", "l1", "l2"]
 HASH_LOSSES: tuple[HashLoss, ...] = ("bce", "l1", "l2")
@@ -105,8 +105,23 @@ def hash_loss_of_maps(
     return method.apply(weight_HD, bias_H, kind, *student, *teacher, *location_weights)
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """No TF32 on GPUs: it would round what float32 products multiply to 11 bits, and flip bits of the hash."""
+    kinds: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
 class _RowHashLoss(torch.autograd.Function):
     @staticmethod
+    @exact_products()
     def forward(
         ctx: Any,
         student_ND: Tensor,
@@ -150,21 +165,9 @@ class _MapHashLoss(torch.autograd.Function):
         return None, None, None, *gradients, *[None] * (2 * len(gradients))
 
 
-@contextmanager
-def _exact_convolutions() -> Iterator[None]:
-    """No TF32: cuDNN would round what float32 convolutions multiply to 11 bits, and flip bits of the hash by it."""
-    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before
-
-
 class _ConvolutionHashLoss(_MapHashLoss):
     @staticmethod
-    @_exact_convolutions()
+    @exact_products()
     def forward(
         ctx: Any, weight_HD: Tensor, bias_H: Tensor, kind: HashLoss, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -190,7 +193,7 @@ class _ConvolutionHashLoss(_MapHashLoss):
                 # The adjoint of a 3×3 convolution with padding is one with the kernel turned around.
                 adjoint = kernel.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
                 gradient += F.conv2d(student_logits.to(dtype), adjoint, padding=SIDE // 2)
-            gradients.append(gradient.to(student_BChw.dtype))
+            gradients.append(gradient.to(dtype))  # float32 for float16 maps: the loss is scaled after this
         ctx.save_for_backward(*gradients)
         return totals.results(ctx)
 

@@ -14,10 +14,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.hashing import HASH_LOSSES, HashLoss, hash_loss_of_maps, hash_loss_of_rows
+from lshfm_pl.mimic.hashing import (
+    HASH_LOSSES,
+    HashLoss,
+    exact_products,
+    hash_loss_of_maps,
+    hash_loss_of_rows,
+)
 from lshfm_pl.winograd import SIDE
 
-__all__ = ["KD", "L2", "LSH", "LSHL2", "Activation", "Centre", "FeatureHead", "HashLoss", "MimicHead"]
+__all__ = [
+    "KD",
+    "L2",
+    "LSH",
+    "LSHL2",
+    "Activation",
+    "Centre",
+    "FeatureHead",
+    "HashLoss",
+    "MimicHead",
+    "require_number",
+]
 
 Activation = Literal["softmax", "sigmoid"]
 Centre = Literal["mean", "median"]
@@ -35,7 +52,7 @@ class MimicHead(nn.Module, ABC):
 
     def __init__(self, beta: float) -> None:
         super().__init__()
-        _require_number("beta", beta)
+        require_number("beta", beta)
         self.beta = float(beta)
 
     def terms(
@@ -129,8 +146,14 @@ class FeatureHead(MimicHead):
         """Name → (weight of the part, its unweighted value)."""
 
 
-def _require_number(key: str, value: Any) -> None:
-    if not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+def require_number(key: str, value: Any) -> None:
+    """Refuse what is no finite number ≥ 0.
+
+    Raises:
+        LSHFMError: names `distill.<key>`.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and value >= 0):
         raise LSHFMError(f"distill.{key}: expected a finite number ≥ 0, found {value!r}")
 
 
@@ -176,7 +199,7 @@ class KD(MimicHead):
         self, beta: float = 1.0, *, temperature: float = 2.0, activation: Activation = "softmax"
     ) -> None:
         super().__init__(beta)
-        _require_number("temperature", temperature)
+        require_number("temperature", temperature)
         if temperature == 0:
             raise LSHFMError("distill.temperature: expected a number > 0, found 0")
         if activation not in get_args(Activation):
@@ -263,9 +286,9 @@ class LSH(FeatureHead):
         if hashes_per_step is not None:
             numbers.append(("hashes_per_step", hashes_per_step, 1))
         for key, value, least in numbers:
-            if not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise LSHFMError(f"distill.{key}: expected a whole number ≥ {least}, found {value!r}")
-        _require_number("std", std)
+        require_number("std", std)
         if std == 0:
             raise LSHFMError("distill.std: expected a number > 0, found 0")
         normalized = str(hash_loss).lower()
@@ -301,6 +324,7 @@ class LSH(FeatureHead):
         self.weight = weight.detach().to(self.weight)
         self.bias = self.weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().to(self.weight)
 
+    @exact_products()
     def centre_bias(self, features_ND: Tensor, centre: Centre) -> None:
         """Set b = −mean or −median of W f per hash over the given features [N, D], N ≥ 1.
 
@@ -329,6 +353,7 @@ class LSH(FeatureHead):
             )
         self.bias.copy_(-centres_H)
 
+    @exact_products()
     def project(self, features_ND: Tensor) -> Tensor:
         """W f + b, [N, H]."""
         return F.linear(features_ND, self.weight, self.bias)
@@ -396,8 +421,8 @@ class LSHL2(LSH):
             hashes_per_step=hashes_per_step,
             seed=seed,
         )
-        _require_number("l2_weight", l2_weight)
-        _require_number("lsh_weight", lsh_weight)
+        require_number("l2_weight", l2_weight)
+        require_number("lsh_weight", lsh_weight)
         self.l2_weight, self.lsh_weight = float(l2_weight), float(lsh_weight)
 
     def _parts(

@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector
@@ -13,6 +16,7 @@ from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord
 from lshfm_pl.optim import Schedule, build_optimizer, build_scheduler
+from lshfm_pl.precision import autocast_dtype
 
 __all__ = ["Batch", "DetectionModule", "Place", "SeenBatch", "as_float", "count_parameters"]
 
@@ -146,13 +150,30 @@ class DetectionModule(pl.LightningModule):
         """The schedule's optimizer and its per-iteration scheduler."""
         if self.schedule is None:
             raise LSHFMError("this module was made for evaluation: it has no schedule")
-        # On CPUs it gains nothing; in 16-mixed Lightning clips no gradients of a fused optimizer.
+        # On CPUs it gains nothing; in 16-mixed it would unscale gradients after they are clipped.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         optimizer = build_optimizer(
             self.detector.parameters(), self.schedule, self.images_per_step(), fused=fused
         )
         scheduler = build_scheduler(optimizer, self.schedule, self.steps_per_epoch())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning's, which refuses fused optimizers in bf16-mixed too, where no gradient is scaled."""
+        if autocast_dtype(self.trainer.precision) == torch.bfloat16:
+            Precision.clip_gradients(
+                self.trainer.precision_plugin,
+                optimizer,
+                gradient_clip_val or 0.0,
+                GradClipAlgorithmType(gradient_clip_algorithm or "norm"),
+            )
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint say for itself what detector, classes and data it belongs to."""

@@ -83,7 +83,8 @@ class DistillationModule(DetectionModule):
             sample = self.trainer.datamodule.sample_dataloader(self._bias.num_images)  # type: ignore[attr-defined]
             with self.trainer.precision_plugin.forward_context():
                 self._bias.apply(self.mimic, self.teacher, sample)
-            self.mimic.bias.copy_(self.trainer.strategy.broadcast(self.mimic.bias))
+            # By the CPU: a pickled tensor of a GPU would open that GPU in every process.
+            self.mimic.bias.copy_(self.trainer.strategy.broadcast(self.mimic.bias.cpu()))
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The student's losses and `mimic_<term>` for each term of the mimic losses.

@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from small_detectors import STUDENTS, TEACHER_OF
 
-from lshfm_pl.benchmarking.step import PARTS, StepParts, load_published, measure_steps
+from lshfm_pl.benchmarking.step import PARTS, StepParts, _students_of, load_published, measure_steps
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.modules.detection import DetectionModule
@@ -49,9 +49,24 @@ def test_step_and_gradient_equal_the_published_way(student, distill):
 def test_parts_run_and_leave_no_gradient(student):
     parts = StepParts(benchmark_config(student))
     assert list(parts.by_name()) == list(PARTS)
-    for name in ("plain", "teacher", "mimic", "distill"):
+    for name in PARTS:
         parts.by_name()[name]()
-        assert all(parameter.grad is None for parameter in parts.student.parameters())
+    published, _ = parts._reference
+    leaves = [*parts.student.parameters(), *published.parameters(), *_students_of(parts._pairs)]
+    assert all(leaf.grad is None for leaf in leaves)
+
+
+def test_published_way_is_measured_without_our_networks_in_memory():
+    parts = StepParts(benchmark_config(STUDENTS[1]))
+    parts.prepare("reference")
+    parts.run_reference()
+    assert not {"student", "teacher", "distillation"} & vars(parts).keys()
+
+
+@pytest.mark.parametrize("sides", [("height=96", "width=160"), ("height=160", "width=96")])
+def test_images_are_not_resized(sides):
+    parts = StepParts(benchmark_config(STUDENTS[1], *sides))
+    assert parts._batch.shape[2:] == parts.images[0].shape[1:]
 
 
 @pytest.mark.slow
@@ -72,22 +87,17 @@ def test_figures_are_ratios_of_what_was_timed_and_peaks_are_each_processes_own()
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("key", "value", "message"),
     [
-        (["distill=none"], "distill: expected a loss"),
-        (["precision=16-true"], "precision: expected 32-true or bf16-mixed"),
-        (["teacher.detector=null"], "has no teacher of its own"),
+        ("distill", {"name": "none"}, "distill: expected a loss"),
+        ("precision", "16-true", "precision: expected 32-true or bf16-mixed"),
+        ("device", "gpu", "device: expected cpu or cuda, found gpu"),
+        ("teacher", {"detector": None}, "has no teacher of its own"),
     ],
 )
-def test_settings_that_do_not_fit_are_told(overrides, message):
+def test_settings_that_do_not_fit_are_told(key, value, message):
     config = benchmark_config(STUDENTS[0])
-    key, value = overrides[0].split("=")
-    if key == "distill":
-        config.distill = {"name": value}
-    elif key == "precision":
-        config.precision = value
-    else:
-        config.teacher.detector = None
+    config[key] = value
     with pytest.raises(LSHFMError, match=message):
         StepParts(config).by_name()["distill"]()
 

@@ -1,11 +1,13 @@
 """Timing in turn and peaks of memory."""
 
+import math
 import sys
 
 import pytest
 import torch
 
 from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, peak_memory_bytes, reset_peak_memory
+from lshfm_pl.errors import LSHFMError
 
 CPU = torch.device("cpu")
 MANY_BYTES = 400_000_000
@@ -25,6 +27,11 @@ def test_peak_stays_until_it_is_reset():
     with_it, before, after = in_own_process(peaks_around_a_large_tensor)
     assert before > with_it - 0.1 * MANY_BYTES  # the system counts in steps
     assert after < before - 0.9 * MANY_BYTES
+
+
+def test_what_fails_in_the_other_process_is_told():
+    with pytest.raises(LSHFMError, match="measuring memory failed: ValueError: .*domain error"):
+        in_own_process(math.sqrt, -1.0)
 
 
 def test_parts_take_turns_and_warm_up_rounds_do_not_count():

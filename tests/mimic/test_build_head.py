@@ -63,10 +63,17 @@ def test_bias_setting_becomes_a_calibration(bias, expected):
         ({"bias": "mode"}, "distill.bias: expected 0, mean or median, found 'mode'"),
         ({"bias": "mean", "bias_images": 0}, "distill.bias_images: expected a whole number of at least 1"),
         ({"num_hashs": 3}, "distill: .*num_hashs"),
-        ({"kd_beta": -1}, "distill.beta: expected a finite number"),
+        ({"num_hashes": True}, "distill.num_hashes: expected a whole number ≥ 1, found True"),
+        ({"beta": True}, "distill.beta: expected a finite number ≥ 0, found True"),
+        ({"kd_beta": -1}, "distill.kd_beta: expected a finite number"),
         ({"kd_beta": 1, "temperature": 0}, "distill.temperature: expected a number > 0"),
     ],
 )
 def test_wrong_settings_are_told(settings, message):
     with pytest.raises(LSHFMError, match=message):
         build_losses("lsh", small_detector(STUDENTS[0]), **settings)
+
+
+def test_bias_of_a_loss_without_hash_is_refused():
+    with pytest.raises(LSHFMError, match="distill.bias: l2 has no hash"):
+        build_losses("l2", small_detector(STUDENTS[0]), bias="mean")

@@ -177,6 +177,16 @@ def test_bfloat16_maps_change_a_bit_only_near_its_hyperplane(way, monkeypatch):
     assert exact[differing].abs().max() < distance * exact.std()
 
 
+def test_gradient_of_float16_maps_does_not_vanish_before_the_loss_is_scaled(way):
+    student, teacher, weights = random_maps(torch.float16)
+    scale, tiny = 2.0**16, 2.0**-16  # of Lightning's scaler at the start; of a loss over many locations
+    head = random_head("bce")
+    expected = whole_in_float64(head, student, teacher, weights)[2]
+    (scale * head(student, teacher, [level * tiny for level in weights])).backward()
+    for level, gradient in zip(student, expected, strict=True):
+        assert (level.grad - gradient).norm() < 0.01 * gradient.norm()
+
+
 def test_nothing_kept_gives_zero_with_a_graph(way):
     student, teacher, weights = random_maps()
     value = random_head("bce")(student, teacher, [0 * level for level in weights])
@@ -202,19 +212,24 @@ def test_some_of_the_hashes_give_the_loss_of_all_in_the_mean(way):
     assert LSH(8, 4, hashes_per_step=9)._functions_of_step()[0].shape == (4, 8)
 
 
-def test_convolutions_of_the_hash_are_exact_on_gpus_whatever_torch_allows_for_others(monkeypatch):
-    used = []
-    convolve = F.conv2d
+@pytest.mark.parametrize(("inputs", "product"), [("maps", "conv2d"), ("rows", "linear")])
+def test_products_of_the_hash_are_exact_on_gpus_whatever_torch_allows_for_others(
+    inputs, product, monkeypatch
+):
+    kinds = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    multiply, used = getattr(F, product), []
 
     def recorded(*args, **settings):
-        used.append(torch.backends.cudnn.conv.fp32_precision)
-        return convolve(*args, **settings)
+        used.append([kind.fp32_precision for kind in kinds])
+        return multiply(*args, **settings)
 
     monkeypatch.setattr(hashing, "_WinogradHashLoss", hashing._ConvolutionHashLoss)
-    monkeypatch.setattr(hashing.F, "conv2d", recorded)
-    student, teacher, weights = random_maps()
-    before = torch.backends.cudnn.conv.fp32_precision
-    random_head("bce").terms(student, teacher, weights)
-    assert before == "tf32"  # torch's default
-    assert set(used) == {"ieee"}
-    assert torch.backends.cudnn.conv.fp32_precision == before
+    monkeypatch.setattr(hashing.F, product, recorded)
+    before = [kind.fp32_precision for kind in kinds]
+    assert before[0] == "tf32"  # torch's default
+    if inputs == "maps":
+        random_head("bce").terms(*random_maps())
+    else:
+        random_head("bce").terms(torch.randn(5, CHANNELS * 9), torch.randn(5, CHANNELS * 9))
+    assert used == [["ieee", "ieee"]] * len(used) != []
+    assert [kind.fp32_precision for kind in kinds] == before

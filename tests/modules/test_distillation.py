@@ -21,6 +21,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import L2, DistillLosses, build_losses, make_tap
 from lshfm_pl.mimic.calibration import collect_features
 from lshfm_pl.modules import DetectionModule, DistillationModule
+from lshfm_pl.optim import build_optimizer
 
 MIMIC = ("l2", "lsh", "lshl2", "kd")
 
@@ -454,3 +455,26 @@ def test_bias_of_images_without_boxes_is_told(tmp_path):
     data.batches = [random_batch(boxless=(0, 1))]
     with pytest.raises(LSHFMError, match="no teacher feature to find the centre of"):
         quiet_trainer(tmp_path).fit(module, datamodule=data)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_for_a_fused_optimizer(tmp_path, monkeypatch, precision):
+    # Fused as on GPUs. Lightning by itself refuses to clip for it in bf16-mixed.
+    monkeypatch.setattr(
+        "lshfm_pl.modules.detection.build_optimizer",
+        lambda *args, fused: build_optimizer(*args, fused=True),
+    )
+    norms = []
+    monkeypatch.setattr(
+        torch.optim.SGD,
+        "step",
+        lambda self, closure: (
+            closure(),
+            norms.append(torch.nn.utils.get_total_norm([p.grad for p in self.param_groups[0]["params"]])),
+        ),
+    )
+    module = distillation(STUDENTS[0], "l2")
+    trainer = quiet_trainer(tmp_path, precision=precision, max_steps=1, gradient_clip_val=0.125)
+    trainer.fit(module, datamodule=RandomData())
+    assert trainer.optimizers[0].defaults["fused"]
+    assert float(norms[0]) == pytest.approx(0.125, rel=1e-3)

@@ -43,14 +43,10 @@ __all__ = [
 
 
 class FeaturePair(NamedTuple):
-    """N paired features: what the student has and what the teacher has for the same box or location.
-
-    `row_weights_N` [N] sums to 1 where the mean is not the plain one over all rows, else it is None.
-    """
+    """N paired features: what the student has and what the teacher has for the same box."""
 
     student_ND: Tensor
     teacher_ND: Tensor
-    row_weights_N: Tensor | None = None
 
 
 class MapPair(NamedTuple):
