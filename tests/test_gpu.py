@@ -97,7 +97,8 @@ def test_host_does_not_wait_for_the_mimic_term(distill):
     targets = [{key: value.cuda() for key, value in target.items()} for target in targets]
 
     def use(pairs):
-        module.mimic_terms(pairs)  # the first time libraries set themselves up
+        # The first time libraries set themselves up.
+        sum(module.mimic_terms(pairs).values()).backward(retain_graph=True)
         torch.cuda.set_sync_debug_mode("error")
         try:
             sum(module.mimic_terms(pairs).values()).backward(retain_graph=True)
