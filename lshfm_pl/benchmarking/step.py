@@ -147,7 +147,7 @@ class StepParts:
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        # Without a gradient: the parts that are given the record go back to its tensors at most.
+        # No graph: what is given the record takes gradients back to its tensors at most.
         with torch.no_grad(), self._autocast(), self.distillation.tap.recording() as record:
             self.student(self.images, self.targets)
         return record

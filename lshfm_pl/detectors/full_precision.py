@@ -1,8 +1,8 @@
 """torchvision's anchors and heads, but what they say of boxes is float32 in mixed precision too.
 
 Under autocast torchvision's are of the maps' type, and with them proposals, matched ground truth and detections.
-bfloat16 has 8 bits of mantissa: coordinates above 512 are then multiples of 4 pixels, and NMS, which tells classes
-apart by offsets of label × image size, takes boxes of neighbours for duplicates and the other way round.
+bfloat16 has 8 bits of mantissa: coordinates above 512 are then multiples of 4 pixels. NMS keeps classes apart by
+moving boxes by label × image size, where the numbers are tens of pixels apart: duplicates stay, other objects go.
 """
 
 from typing import Any
@@ -39,10 +39,8 @@ class FullPrecisionRPNHead(RPNHead):
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """As torchvision's."""
-        objectness, deltas = super().forward(x)
-        return [_at_least_float32(level) for level in objectness], [
-            _at_least_float32(level) for level in deltas
-        ]
+        objectness, deltas = ([_at_least_float32(level) for level in levels] for levels in super().forward(x))
+        return objectness, deltas
 
 
 class FullPrecisionPredictor(FastRCNNPredictor):
