@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["OPTIMIZERS", "Schedule", "build_optimizer", "build_scheduler"]
+__all__ = ["OPTIMIZERS", "FactorLR", "Schedule", "build_optimizer", "build_scheduler"]
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
@@ -93,6 +93,8 @@ def build_optimizer(
 ) -> Optimizer:
     """The optimizer over the parameters that require a gradient.
 
+    A state loaded into it brings momentum and the like; its settings stay those of the schedule (see `FactorLR`).
+
     Args:
         parameters: of the student.
         schedule: its `optimizer` may say `fused` or `foreach` itself, which goes before the argument.
@@ -109,15 +111,48 @@ def build_optimizer(
     if fused and not settings.get("foreach"):
         settings.setdefault("fused", True)
     try:
-        return OPTIMIZERS[schedule.optimizer["name"]](
+        optimizer = OPTIMIZERS[schedule.optimizer["name"]](
             trainable, lr=schedule.scaled_lr(images_per_step), **settings
         )
     except (TypeError, ValueError, RuntimeError) as error:
         raise LSHFMError(
             f"schedule.optimizer: {schedule.optimizer['name']} does not take it: {error}"
         ) from error
+    optimizer.register_load_state_dict_pre_hook(_with_own_settings)
+    return optimizer
 
 
-def build_scheduler(optimizer: Optimizer, schedule: Schedule, steps_per_epoch: int) -> LambdaLR:
+def _with_own_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """`state` with the settings that `optimizer` has, in place of those that it was saved with."""
+    groups = [
+        {**saved, **{key: value for key, value in own.items() if key != "params"}}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=False)
+    ]
+    # What is left over is torch's to refuse.
+    return {**state, "param_groups": [*groups, *state["param_groups"][len(groups) :]]}
+
+
+class FactorLR(LambdaLR):
+    """The base rate times a factor of the step, also after loading a state.
+
+    A resumed run may be given another `schedule.lr`. Torch would restore the saved base rate and so pass over the
+    new one without a word; here the state brings the step alone, and the rate follows from it. With the same
+    settings that is the saved rate to the bit: it was computed in the same way.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the step of `state_dict`, with the base rate of this scheduler."""
+        base_lrs = self.base_lrs
+        super().load_state_dict(state_dict)
+        self.base_lrs = base_lrs
+        rates = [
+            base * factor(self.last_epoch) for base, factor in zip(base_lrs, self.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._last_lr = rates
+
+
+def build_scheduler(optimizer: Optimizer, schedule: Schedule, steps_per_epoch: int) -> FactorLR:
     """A scheduler to be stepped after every optimizer step."""
-    return LambdaLR(optimizer, lambda step: schedule.factor(step, steps_per_epoch))
+    return FactorLR(optimizer, lambda step: schedule.factor(step, steps_per_epoch))

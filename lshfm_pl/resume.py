@@ -31,6 +31,9 @@ WITHOUT_EFFECT = (
 FOUND_RUN = "LSHFM_PL_FOUND_RUN"
 """Environment variable by which a run tells the processes that Lightning starts for it where it goes on."""
 
+STATE_OF_OPTIMIZER = ("name", "amsgrad")
+"""Keys of `schedule.optimizer` that decide what it keeps for each parameter."""
+
 log = logging.getLogger(__name__)
 
 
@@ -143,7 +146,8 @@ def read_resumable(path: Path, config: DictConfig) -> dict[str, Any]:
     """The checkpoint at `path`, if the run of `config` can go on from it.
 
     Raises:
-        LSHFMError: it holds weights alone, or is of a run with other settings and `resume_allow_changes` is false.
+        LSHFMError: it holds weights alone, is of a run with other settings and `resume_allow_changes` is false, or
+            of one with an optimizer that keeps other things.
     """
     checkpoint = read_torch_file(path)
     if not isinstance(checkpoint, dict) or not {"optimizer_states", "state_dict"} <= checkpoint.keys():
@@ -160,4 +164,19 @@ def read_resumable(path: Path, config: DictConfig) -> dict[str, Any]:
                 f"resume: {path} is of a run with other settings: {few(differing, 8)}. "
                 "Resume with the same ones, or give resume.allow_changes=true"
             )
+    else:
+        _refuse_other_optimizer(saved, config, path)
     return checkpoint
+
+
+def _refuse_other_optimizer(saved: Mapping[str, Any], config: DictConfig, path: Path) -> None:
+    """Stop where torch would load the optimizer's state, and miss some of it in the first step."""
+    before, now = saved.get("schedule", {}).get("optimizer"), config.schedule.optimizer
+    if before is None:
+        return
+    for key in STATE_OF_OPTIMIZER:
+        if (before.get(key) or False) != (now.get(key) or False):
+            raise LSHFMError(
+                f"resume: {path} has the state of an optimizer with {key} {before.get(key)}, which one with {key} "
+                f"{now.get(key)} cannot go on with. Keep schedule.optimizer.{key}, or start a new run"
+            )

@@ -99,6 +99,65 @@ def test_what_the_optimizer_does_not_take_is_told_in_one_line(wrong):
         build_optimizer([nn.Parameter(torch.zeros(1))], schedule, 8)
 
 
+def saved_after(steps, schedule, steps_per_epoch=10):
+    """A parameter, its optimizer and scheduler after some steps."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer([parameter], schedule, 8)
+    scheduler = build_scheduler(optimizer, schedule, steps_per_epoch)
+    for _ in range(steps):
+        parameter.grad = parameter.detach().cos()
+        optimizer.step()
+        scheduler.step()
+    return parameter, optimizer, scheduler
+
+
+SCHEDULES = [
+    {"optimizer": SGD, "warmup_steps": 7, "milestones": (1,)},
+    {"optimizer": {"name": "adamw", "weight_decay": 0.05}, "decay": "cosine"},
+]
+
+
+@pytest.mark.parametrize("steps", [4, 15])
+@pytest.mark.parametrize("settings", SCHEDULES)
+def test_loaded_state_with_the_same_settings_is_the_saved_one_to_the_bit(settings, steps):
+    schedule = Schedule(epochs=3, lr=0.013, **settings)
+    _, optimizer, scheduler = saved_after(steps, schedule)
+    _, again, scheduler_again = saved_after(0, schedule)
+    again.load_state_dict(optimizer.state_dict())
+    scheduler_again.load_state_dict(scheduler.state_dict())
+    assert again.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert scheduler_again.state_dict() == scheduler.state_dict()
+
+
+@pytest.mark.parametrize("steps", [4, 15])
+@pytest.mark.parametrize("settings", SCHEDULES)
+def test_other_settings_take_effect_on_a_loaded_state(settings, steps):
+    parameter, optimizer, scheduler = saved_after(steps, Schedule(epochs=3, lr=0.013, **settings))
+    saved, saved_scheduler = optimizer.state_dict(), scheduler.state_dict()
+    weight_decay = saved["param_groups"][0]["weight_decay"]
+    other = {**settings, "optimizer": {**settings["optimizer"], "weight_decay": 0.5}}
+    _, lower, lower_scheduler = saved_after(0, Schedule(epochs=3, lr=0.002, **other))
+    lower.load_state_dict(saved)
+    lower_scheduler.load_state_dict(saved_scheduler)
+    for further in range(3):
+        _, expected, _ = saved_after(steps + further, Schedule(epochs=3, lr=0.002, **other))
+        assert lower.state_dict()["param_groups"] == expected.state_dict()["param_groups"]
+        assert lower_scheduler.get_last_lr() == [lower.param_groups[0]["lr"]]
+        lower.step()
+        lower_scheduler.step()
+    assert lower.param_groups[0]["weight_decay"] == 0.5
+    (momenta,), (before,) = lower.state.values(), optimizer.state.values()
+    assert all(torch.equal(momenta[key], before[key]) for key in momenta)
+    assert saved["param_groups"][0]["weight_decay"] == weight_decay  # the file's content is left alone
+
+
+def test_state_of_another_network_is_still_refused():
+    _, optimizer, _ = saved_after(1, Schedule(epochs=1, lr=0.1, optimizer=SGD))
+    state = optimizer.state_dict()
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        optimizer.load_state_dict({**state, "param_groups": state["param_groups"] * 2})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

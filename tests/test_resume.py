@@ -16,7 +16,7 @@ from lshfm_pl.checkpointing import LAST, PREVIOUS, Interrupted
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.resume import comparable, differing_keys, resolve_resume
-from lshfm_pl.train import train
+from lshfm_pl.train import make_schedule, train
 
 TINY = [
     "data=shapes", "data.num_train=10", "data.num_val=3", "data.num_test=2", "data.batch_size=2",
@@ -194,6 +194,36 @@ def test_other_settings_are_refused_by_name_and_those_without_effect_are_not(
     harmless = ("data.num_workers=1", "trainer.enable_progress_bar=true", "callbacks.timer=null")
     config = config_of(tmp_path, data_root, *chosen, f"resume={path}", *harmless)
     assert resume.read_resumable(path, config)["global_step"] == 10
+
+
+def test_changed_schedule_takes_effect_on_resume(finished, settings, data_root, tmp_path):
+    path = finished / "checkpoints" / LAST
+    changes = ("schedule.epochs=3", "schedule.lr=0.0002", "schedule.optimizer.weight_decay=0.1")
+    allowed = (f"resume={path}", "resume_allow_changes=true")
+    run_to_end(tmp_path, data_root, *settings("fasterrcnn", "none"), *changes, *allowed)
+    schedule = make_schedule(config_of(tmp_path, data_root, *changes))
+    (group,) = read_last(tmp_path)["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == 0.1
+    assert group["initial_lr"] == schedule.scaled_lr(2) == 0.0002 * 2 / 8
+    (name,) = {key for row in rows(tmp_path) for key in row if key.startswith("lr-")}
+    rates = [float(row[name]) for row in rows(tmp_path) if row.get(name)]
+    assert rates == pytest.approx(
+        [schedule.scaled_lr(2) * schedule.factor(step, STEPS_PER_EPOCH) for step in range(10, 15)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("schedule.optimizer={name:sgd}", "name adamw, which one with name sgd cannot go on with"),
+        ("+schedule.optimizer.amsgrad=true", "amsgrad None, which one with amsgrad True cannot go on with"),
+    ],
+)
+def test_state_of_another_optimizer_is_refused(other, message, finished, settings, data_root, tmp_path):
+    chosen = (*settings("fasterrcnn", "none"), "resume_allow_changes=true", other)
+    config = config_of(tmp_path, data_root, *chosen)
+    with pytest.raises(LSHFMError, match=message):
+        resume.read_resumable(finished / "checkpoints" / LAST, config)
 
 
 def test_checkpoint_without_its_config_is_gone_on_from_with_a_warning(
