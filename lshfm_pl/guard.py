@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
-from lshfm_pl.checkpointing import RunRecord, write_checkpoint
+from lshfm_pl.checkpointing import LastCheckpoint, RunRecord, write_checkpoint
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.modules.detection import DetectionModule, SeenBatch
 
@@ -116,8 +116,8 @@ class NonFiniteGuard(pl.Callback):
         if self.in_a_row >= self.stop_after:
             raise LSHFMError(
                 f"the loss or its gradient was not finite in {self.in_a_row} steps running, the last of them "
-                f"{step}; checkpoints/last.ckpt is from before. Look at {self.folder}, and go on from it with "
-                "resume=auto resume.allow_changes=true and a lower schedule.lr, or schedule.clip_grad_norm=…"
+                f"{step}. Look at {self.folder}, and {_way_on(trainer)} a lower schedule.lr, "
+                "or schedule.clip_grad_norm=…"
             )
 
     def _culprits(self) -> list[str]:
@@ -168,6 +168,16 @@ def _running_statistics(module: nn.Module) -> list[Tensor]:
         if isinstance(part, _BatchNorm) and part.training
         for buffer in part.buffers()
     ]
+
+
+def _way_on(trainer: pl.Trainer) -> str:
+    """How to give the command again. It names the file, since resume=auto looks for a run of the same settings."""
+    own = [callback.path for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)]  # type: ignore[attr-defined]
+    # Before its first checkpoint a run that was resumed has the one that it went on from.
+    before = next((path for path in own if path.is_file()), trainer.ckpt_path)
+    if before is None:
+        return "start anew, as there is no checkpoint yet, with"
+    return f"go on from before with resume={before} resume.allow_changes=true and"
 
 
 def _is_left_to_scaler(trainer: pl.Trainer) -> bool:
