@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from, and whether it is the same run."""
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.processes import started_by_lightning
 
-__all__ = ["AUTO", "comparable", "differing_keys", "read_resumable", "resolve_resume"]
+__all__ = ["AUTO", "comparable", "differing_keys", "finished_results", "read_resumable", "resolve_resume"]
 
 AUTO = "auto"
 """The value of `resume` that finds the checkpoint by itself."""
@@ -28,6 +29,9 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 """Keys, or groups of them, that do not change what is learned: they may differ on resume."""
 
+RESULTS = "results.json"
+"""In a run's folder: there once it is finished."""
+
 FOUND_RUN = "LSHFM_PL_FOUND_RUN"
 """Environment variable by which a run tells the processes that Lightning starts for it where it goes on."""
 
@@ -38,11 +42,12 @@ log = logging.getLogger(__name__)
 
 
 def resolve_resume(config: DictConfig) -> Path | None:
-    """The checkpoint that `config.resume` means, None for a run from the start.
+    """The checkpoint that `config.resume` means, None for a run from the start and for one that is finished.
 
     A path is that file, or the whole one before it if it is broken. `auto` is the newest whole checkpoint of the
-    run's folder. Without any there, and if the folder is not one that the user chose, it is that of the newest
-    unfinished run of the same config beside, whose folder becomes `config.output_dir`; else none.
+    run's folder. Without any there, and if the folder is not one that the user chose, it is that of the newest run
+    of the same config beside, whose folder becomes `config.output_dir`; else none. Whether the run in
+    `config.output_dir` is finished `finished_results` tells.
 
     Raises:
         LSHFMError: there is no such file, or only broken ones.
@@ -61,12 +66,14 @@ def resolve_resume(config: DictConfig) -> Path | None:
             found = os.environ.get(FOUND_RUN)
         else:
             os.environ.pop(FOUND_RUN, None)
-            found = None if _is_folder_chosen() else _unfinished_run_beside(folder, config)
+            found = None if _is_folder_chosen() else _run_beside(folder, config)
         if found is not None:
             config.output_dir = os.environ[FOUND_RUN] = found
+            if (Path(found) / RESULTS).is_file():
+                return None
             checkpoint = _newest_checkpoint(Path(found))
     if checkpoint is None:
-        log.info("resume=auto: no checkpoint in %s, and no unfinished run like it beside: a new run", folder)
+        log.info("resume=auto: no checkpoint in %s, and no run like it beside: a new run", folder)
     else:
         log.info("resume=auto: going on from %s", checkpoint)
     return checkpoint
@@ -101,18 +108,35 @@ def _is_folder_chosen() -> bool:
     )
 
 
-def _unfinished_run_beside(folder: Path, config: DictConfig) -> str | None:
-    """Folder of the newest run beside `folder` with the same settings, a checkpoint and no results yet."""
-    wanted = comparable(as_dict(config))
-    lasts = [path for path in folder.parent.glob(f"*/checkpoints/{LAST}") if path.parent.parent != folder]
-    for last in sorted(lasts, key=lambda path: path.stat().st_mtime, reverse=True):
-        run = last.parent.parent
-        saved = run / "config.yaml"
-        if (run / "results.json").exists() or not saved.is_file():
-            continue
-        if not differing_keys(comparable(as_dict(OmegaConf.load(saved))), wanted):  # type: ignore[arg-type]
-            return str(run)
-    return None
+def _run_beside(folder: Path, config: DictConfig) -> str | None:
+    """Folder of the newest run beside `folder` with the same settings that has a checkpoint or results."""
+    touched: dict[Path, float] = {}
+    for name in (f"checkpoints/{LAST}", RESULTS):
+        for path in folder.parent.glob(f"*/{name}"):
+            run = folder.parent / path.relative_to(folder.parent).parts[0]
+            touched[run] = max(path.stat().st_mtime, touched.get(run, 0))
+    touched.pop(folder, None)
+    newest_first = sorted(touched, key=lambda run: touched[run], reverse=True)
+    return next((str(run) for run in newest_first if _is_run_of(config, run)), None)
+
+
+def _is_run_of(config: DictConfig, folder: Path) -> bool:
+    """Whether the run in `folder` has the settings of `config`."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return False
+    saved = as_dict(OmegaConf.load(path))  # type: ignore[arg-type]
+    return not differing_keys(comparable(saved), comparable(as_dict(config)))
+
+
+def finished_results(config: DictConfig) -> dict[str, Any] | None:
+    """`results.json` of the finished run of these settings in `config.output_dir`; None if there is none."""
+    folder = Path(config.output_dir)
+    if not ((folder / RESULTS).is_file() and _is_run_of(config, folder)):
+        return None
+    ways = "another hydra.run.dir" if _is_folder_chosen() else "hydra.run.dir=… or resume=null"
+    log.info("resume=auto: %s is finished, nothing to go on with; %s starts a new run", folder, ways)
+    return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:

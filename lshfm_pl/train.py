@@ -1,7 +1,6 @@
 """`python -m lshfm_pl.train`: train a detector, plainly or mimicking a teacher."""
 
 import contextlib
-import json
 import logging
 import re
 import subprocess
@@ -28,7 +27,7 @@ from lshfm_pl.optim import Schedule
 from lshfm_pl.precision import autocast_dtype
 from lshfm_pl.processes import end_with_parent, lost_processes_told, started_by_lightning, started_outside
 from lshfm_pl.results import RECORD_FILE, kept_failure, run_results, write_json
-from lshfm_pl.resume import AUTO, comparable, differing_keys, read_resumable, resolve_resume
+from lshfm_pl.resume import AUTO, finished_results, read_resumable, resolve_resume
 from lshfm_pl.run_folder import lock_run, refuse_full_disk, training_state_bytes
 from lshfm_pl.run_logs import START, rewind_logs
 
@@ -45,9 +44,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
     checkpoint = resolve_resume(config)
-    output_dir = Path(config.output_dir)
-    if config.resume == AUTO and (finished := finished_results(output_dir, config)) is not None:
+    if config.resume == AUTO and (finished := finished_results(config)) is not None:
         return finished
+    output_dir = Path(config.output_dir)
     refuse_unfit_settings(config, checkpoint)
     datamodule: DetectionDataModule = instantiate(config.data)
     datamodule.prepare_data()
@@ -110,17 +109,6 @@ def train(config: DictConfig) -> dict[str, Any]:
             figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
             log.info("done: %s; results in %s", figures, output_dir / "results.json")
     return results
-
-
-def finished_results(output_dir: Path, config: DictConfig) -> dict[str, Any] | None:
-    """What a finished run of the same settings wrote to its `results.json`; None if there is none."""
-    results, saved = output_dir / "results.json", output_dir / "config.yaml"
-    if not (results.is_file() and saved.is_file()):
-        return None
-    if differing_keys(comparable(as_dict(OmegaConf.load(saved))), comparable(as_dict(config))):  # type: ignore[arg-type]
-        return None
-    log.info("%s is finished: nothing to go on with", output_dir)
-    return json.loads(results.read_text(encoding="utf-8"))
 
 
 def build_module(config: DictConfig, datamodule: DetectionDataModule) -> DetectionModule:

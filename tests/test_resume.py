@@ -1,6 +1,7 @@
 """A run that was interrupted anywhere ends as if it had not been, or says why it cannot go on."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -285,31 +286,78 @@ def test_broken_checkpoint_gives_way_to_the_one_before(
         resolve_resume(config)
 
 
-def test_auto_without_a_folder_finds_the_newest_unfinished_run_of_the_same_settings(
-    finished, settings, data_root, tmp_path, monkeypatch
-):
+@pytest.fixture
+def runs_beside(finished, tmp_path, monkeypatch):
+    """Makes runs (name, rate, results or None for an unfinished one), newest first, beside a default folder."""
     monkeypatch.setenv(resume.FOUND_RUN, "")
-    chosen = settings("fasterrcnn", "none")
-    for name in ("unlike", "like", "done"):
-        (tmp_path / name / "checkpoints").mkdir(parents=True)
-        checkpoint = tmp_path / name / "checkpoints" / LAST
-        checkpoint.write_bytes((finished / "checkpoints" / LAST).read_bytes())
-        text = (finished / "config.yaml").read_text()
-        (tmp_path / name / "config.yaml").write_text(
-            text.replace("lr: 0.001", "lr: 0.002") if name == "unlike" else text
-        )
-    (tmp_path / "done" / "results.json").write_text("{}")
-    config = config_of(tmp_path / "new", data_root, *chosen)
-    assert resolve_resume(config) is None  # its folder was chosen
     monkeypatch.setattr(resume, "_is_folder_chosen", lambda: False)
-    assert resolve_resume(config) == tmp_path / "like" / "checkpoints" / LAST
-    assert Path(config.output_dir) == tmp_path / "like"
-    assert config.callbacks.last.dirpath == f"{tmp_path}/like/checkpoints"
+
+    def make(*runs):
+        for age, (name, lr, results) in enumerate(runs):
+            (tmp_path / name / "checkpoints").mkdir(parents=True)
+            checkpoint = tmp_path / name / "checkpoints" / LAST
+            checkpoint.write_bytes((finished / "checkpoints" / LAST).read_bytes())
+            text = (finished / "config.yaml").read_text()
+            (tmp_path / name / "config.yaml").write_text(text.replace("lr: 0.001\n", f"lr: {lr}\n"))
+            written = [checkpoint]
+            if results is not None:
+                written.append(tmp_path / name / "results.json")
+                written[-1].write_text(json.dumps(results))
+            for path in written:
+                os.utime(path, (1e9 - age, 1e9 - age))
+        return tmp_path
+
+    return make
+
+
+def test_auto_without_a_folder_goes_on_with_the_newest_run_of_the_same_settings(
+    runs_beside, settings, data_root, monkeypatch
+):
+    chosen = settings("fasterrcnn", "none")
+    folder = runs_beside(("unlike", 0.002, None), ("like", 0.001, None), ("done", 0.001, {"figures": 1}))
+    config = config_of(folder / "new", data_root, *chosen)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "_is_folder_chosen", lambda: True)
+        assert resolve_resume(config) is None
+    assert resolve_resume(config) == folder / "like" / "checkpoints" / LAST
+    assert resume.finished_results(config) is None
+    assert Path(config.output_dir) == folder / "like"
+    assert config.callbacks.last.dirpath == f"{folder}/like/checkpoints"
     # A process that Lightning starts beside has a folder on its command line, and is told by the first.
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(resume, "_is_folder_chosen", lambda: True)
-    config = config_of(tmp_path / "new", data_root, *chosen)
-    assert resolve_resume(config) == tmp_path / "like" / "checkpoints" / LAST
+    config = config_of(folder / "new", data_root, *chosen)
+    assert resolve_resume(config) == folder / "like" / "checkpoints" / LAST
+
+
+@pytest.mark.parametrize("keeps_checkpoints", [True, False])
+def test_auto_without_a_folder_does_nothing_if_the_newest_run_of_the_same_settings_is_finished(
+    keeps_checkpoints, runs_beside, settings, data_root, caplog
+):
+    caplog.set_level("INFO")
+    folder = runs_beside(
+        ("unlike", 0.002, {"figures": 2}), ("done", 0.001, {"figures": 1}), ("like", 0.001, None)
+    )
+    if not keeps_checkpoints:
+        (folder / "done" / "checkpoints" / LAST).unlink()
+    config = config_of(folder / "new", data_root, *settings("fasterrcnn", "none"))
+    assert train(config) == {"figures": 1}
+    (line,) = [record.getMessage() for record in caplog.records if record.name == resume.__name__]
+    assert f"{folder}/done is finished, nothing to go on with" in line
+    assert "hydra.run.dir=… or resume=null starts a new run" in line
+    assert not (folder / "new").exists()
+
+
+def test_auto_without_a_folder_is_a_new_run_beside_those_of_other_settings(
+    runs_beside, settings, data_root, caplog
+):
+    caplog.set_level("INFO")
+    folder = runs_beside(("unlike", 0.002, {"figures": 2}), ("unlike_too", 0.003, None))
+    config = config_of(folder / "new", data_root, *settings("fasterrcnn", "none"))
+    assert resolve_resume(config) is None
+    assert resume.finished_results(config) is None
+    assert Path(config.output_dir) == folder / "new"
+    assert "a new run" in caplog.text
 
 
 def test_auto_with_nothing_to_go_on_from_is_a_new_run(settings, data_root, tmp_path, caplog):
