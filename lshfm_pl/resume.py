@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.checkpointing import LAST, PREVIOUS, is_whole
-from lshfm_pl.cli import as_dict
+from lshfm_pl.cli import as_dict, in_multirun
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.processes import started_by_lightning
@@ -60,6 +59,8 @@ def resolve_resume(config: DictConfig) -> Path | None:
             raise LSHFMError(f"resume: expected auto or the last.ckpt of a run, found no file {path}")
         return _whole_or_before(path) if path.name == LAST else path
     folder = Path(config.output_dir)
+    if _is_finished(folder, config):
+        return None
     checkpoint = _newest_checkpoint(folder)
     if checkpoint is None:
         if started_by_lightning():
@@ -69,7 +70,7 @@ def resolve_resume(config: DictConfig) -> Path | None:
             found = None if _is_folder_chosen() else _run_beside(folder, config)
         if found is not None:
             config.output_dir = os.environ[FOUND_RUN] = found
-            if (Path(found) / RESULTS).is_file():
+            if _is_finished(Path(found), config):
                 return None
             checkpoint = _newest_checkpoint(Path(found))
     if checkpoint is None:
@@ -102,10 +103,8 @@ def _is_folder_chosen() -> bool:
     """Whether the run's folder was given on the command line, or by a sweep."""
     if not HydraConfig.initialized():
         return True
-    hydra = HydraConfig.get()
-    return hydra.mode == RunMode.MULTIRUN or any(
-        override.startswith("hydra.run.dir=") for override in hydra.overrides.hydra
-    )
+    overrides = HydraConfig.get().overrides.hydra
+    return in_multirun() or any(override.startswith("hydra.run.dir=") for override in overrides)
 
 
 def _run_beside(folder: Path, config: DictConfig) -> str | None:
@@ -117,10 +116,10 @@ def _run_beside(folder: Path, config: DictConfig) -> str | None:
             touched[run] = max(path.stat().st_mtime, touched.get(run, 0))
     touched.pop(folder, None)
     newest_first = sorted(touched, key=lambda run: touched[run], reverse=True)
-    return next((str(run) for run in newest_first if _is_run_of(config, run)), None)
+    return next((str(run) for run in newest_first if _is_run_of(run, config)), None)
 
 
-def _is_run_of(config: DictConfig, folder: Path) -> bool:
+def _is_run_of(folder: Path, config: DictConfig) -> bool:
     """Whether the run in `folder` has the settings of `config`."""
     path = folder / "config.yaml"
     if not path.is_file():
@@ -129,12 +128,19 @@ def _is_run_of(config: DictConfig, folder: Path) -> bool:
     return not differing_keys(comparable(saved), comparable(as_dict(config)))
 
 
+def _is_finished(folder: Path, config: DictConfig) -> bool:
+    return (folder / RESULTS).is_file() and _is_run_of(folder, config)
+
+
 def finished_results(config: DictConfig) -> dict[str, Any] | None:
     """`results.json` of the finished run of these settings in `config.output_dir`; None if there is none."""
     folder = Path(config.output_dir)
-    if not ((folder / RESULTS).is_file() and _is_run_of(config, folder)):
+    if not _is_finished(folder, config):
         return None
-    ways = "another hydra.run.dir" if _is_folder_chosen() else "hydra.run.dir=… or resume=null"
+    if in_multirun():
+        ways = "another hydra.sweep.dir"
+    else:
+        ways = "another hydra.run.dir" if _is_folder_chosen() else "hydra.run.dir=… or resume=null"
     log.info("resume=auto: %s is finished, nothing to go on with; %s starts a new run", folder, ways)
     return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
 

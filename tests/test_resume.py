@@ -173,10 +173,13 @@ def finished(uninterrupted):
     return uninterrupted("fasterrcnn", "none")
 
 
-def test_finished_run_is_not_made_again(finished, settings, data_root):
+def test_finished_run_is_not_made_again(finished, settings, data_root, caplog):
+    caplog.set_level("INFO")
     before = (finished / "checkpoints" / LAST).stat().st_mtime_ns
     results = run_to_end(finished, data_root, *settings("fasterrcnn", "none"))
     assert results == json.loads((finished / "results.json").read_text())
+    assert "going on from" not in caplog.text
+    assert "is finished, nothing to go on with; another hydra.run.dir starts a new run" in caplog.text
     assert (finished / "checkpoints" / LAST).stat().st_mtime_ns == before
 
 
