@@ -67,6 +67,7 @@ def test_slurm_launcher_composes():
 def test_every_command_composes(command):
     needs = OVERRIDES if command == "train" else COMMANDS[command]
     OmegaConf.resolve(composed(name=command, needs=needs))
+    assert composed("debug=traceback", name=command, needs=needs).debug == "traceback"
 
 
 @pytest.mark.parametrize(
