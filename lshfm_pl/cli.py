@@ -57,6 +57,7 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
             logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
             try:
                 refuse_missing_values(config)
+                refuse_named_teacher(config)
                 command(config)
             except (LSHFMError, InstantiationException) as error:
                 if config.get("debug"):
@@ -109,6 +110,19 @@ def refuse_missing_values(config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise LSHFMError(f"no value for {', '.join(missing)}: give {missing[0]}=…")
+
+
+def refuse_named_teacher(config: DictConfig) -> None:
+    """Raise an LSHFMError if `teacher.detector` is the name of a model where its settings belong."""
+    teacher = config.get("teacher")
+    detector = teacher.get("detector") if isinstance(teacher, DictConfig) else None
+    if detector is None or isinstance(detector, DictConfig):
+        return
+    choice = f"model@teacher.detector={detector}"
+    raise LSHFMError(
+        f"teacher.detector={detector}: expected the settings of a detector, found a name; give {choice} "
+        f"(+{choice} in evaluate, and where conf/teacher_of has no file of the student)"
+    )
 
 
 def told(error: LSHFMError | InstantiationException) -> str:

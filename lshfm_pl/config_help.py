@@ -1,6 +1,7 @@
 """What helps on the command line: the groups that `--help` lists, and the closest valid names for wrong ones."""
 
 import difflib
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,6 +29,9 @@ LAST_PART_LESS = 0.15
 
 NEARLY_AS_CLOSE = 0.1
 """How much less similar than the closest further names may be."""
+
+LIST_ITEM = re.compile(r"""(?:[^,\[\]"']|\[[^\[\]]*\]|"[^"]*"|'[^']*')+""")
+"""An item of a list on the command line, with what it has in quotes or brackets of its own."""
 
 
 def group_choices(group: str) -> list[str]:
@@ -71,11 +75,15 @@ def config_error(error: Exception, command: str, overrides: Sequence[str]) -> st
         return _no_such_choice(str(error.missing_cfg_file))
     if isinstance(error, OverrideParseException):
         reason = message.splitlines()[0]
-        return f"{error.override}: cannot be read ({reason}); quote it for the shell, as in 'key=[1,2]'"
+        return f"{error.override}: cannot be read ({reason}); {_quoting_advice(str(error.override))}"
     if message.startswith("Could not override '"):
         _, _, named = message.partition("Did you mean to override ")
         further = named.partition("?")[0].removeprefix("one of ").split(", ") if named else []
         return _no_such_key(message.split("'")[1], command, overrides, further)
+    if message.startswith("Multiple values for "):
+        key = message.removeprefix("Multiple values for ").partition(". ")[0]
+        typed = next((item for item in overrides if item.startswith(f"+{key}=")), f"+{key}=…")
+        return f"{typed}: a file is chosen for {key} already; leave the + out: {typed.removeprefix('+')}"
     if message.startswith("Ambiguous value for argument '"):
         argument = message.removeprefix("Ambiguous value for argument '").partition("'\n")[0]
         key, _, value = argument.partition("=")
@@ -94,8 +102,25 @@ def _no_such_choice(missing: str) -> str:
     return f"{group}={name}: no such file in conf/{group}; {advice} (--help lists them)"
 
 
+def _quoting_advice(override: str) -> str:
+    """How to write an override that does not parse: what has a `=` inside a list needs quotes of its own."""
+    key, _, value = override.partition("=")
+    items = LIST_ITEM.findall(value[1:-1]) if value.startswith("[") and value.endswith("]") else []
+    if not any("=" in item and item[0] not in "\"'" for item in items):
+        return "quote it for the shell, as in 'key=[1,2]'"
+    quoted = [f'"{item}"' if "=" in item and not {'"', "'"} & set(item) else item for item in items]
+    return f"what has a = inside a list needs quotes of its own: '{key}=[{','.join(quoted)}]'"
+
+
 def _no_such_key(key: str, command: str, overrides: Sequence[str], further: Sequence[str]) -> str:
-    close = _closest(key, [*further, *_valid_keys(command, key, overrides)])
+    valid = _valid_keys(command, key, overrides)
+    group, at, package = key.partition("@")
+    if at and package in valid and (CONFIG_DIR / group).is_dir():
+        typed = next((item for item in overrides if item.startswith(f"{key}=")), f"{key}=…")
+        return (
+            f"{typed}: no file is chosen for {package} here that this would replace; add one by a +: +{typed}"
+        )
+    close = _closest(key, [*further, *valid])
     advice = (
         f"did you mean {_alternatives(close)}?" if close else "--help lists the groups, --cfg job all keys"
     )

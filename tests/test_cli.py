@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import ListConfig, OmegaConf, open_dict
 
-from lshfm_pl.cli import CONFIG_DIR, refuse_missing_values, told
+from lshfm_pl.cli import CONFIG_DIR, refuse_missing_values, refuse_named_teacher, told
 from lshfm_pl.config_help import config_error
 from lshfm_pl.errors import LSHFMError
 
@@ -35,6 +35,23 @@ def test_values_that_must_be_given_are_named():
     refuse_missing_values(OmegaConf.create({"a": 1}))
     with pytest.raises(LSHFMError, match="no value for data.root: give data.root="):
         refuse_missing_values(OmegaConf.create({"data": {"root": "???"}}))
+
+
+def test_name_of_a_model_as_the_teachers_settings_is_answered_with_how_to_choose_it():
+    for fine in (
+        {},
+        {"teacher": "b"},
+        {"teacher": {"detector": None}},
+        {"teacher": {"detector": {"name": "x"}}},
+    ):
+        refuse_named_teacher(OmegaConf.create(fine))
+    with pytest.raises(
+        LSHFMError, match=r"give model@teacher.detector=vgg16 \(\+model@teacher.detector=vgg16 in"
+    ):
+        refuse_named_teacher(OmegaConf.create({"teacher": {"detector": "vgg16"}}))
+    process = run_command("train", "teacher.detector=retinanet_vgg16fpn", "data.root=/nowhere")
+    assert (process.returncode, len(process.stderr.splitlines())) == (1, 1)
+    assert "give model@teacher.detector=retinanet_vgg16fpn" in process.stderr
 
 
 def run_command(module, *arguments):
@@ -101,13 +118,45 @@ def test_help_is_printed_with_the_default_marked():
         (["model@teacher.detectr=x"], r"did you mean model@teacher.detector\?"),
         (["trainer.precison=3"], r"did you mean trainer.precision\? .*\+trainer.precison=…"),
         (["xyzzy=3"], "xyzzy: no such key or group; --help lists the groups"),
-        (["a=[1"], "a=\\[1: cannot be read"),
+        (["a=[1"], "a=\\[1: cannot be read .* as in 'key=\\[1,2\\]'$"),
+        (
+            ["common=[data=voc_folder,seed=1,2,model.min_size=[1,2]]"],
+            "common=.*: cannot be read .* quotes of its own: "
+            '\'common=\\["data=voc_folder","seed=1",2,"model.min_size=\\[1,2\\]"\\]\'$',
+        ),
+        (
+            ["model=retinanet_resnet18fpn", "model@teacher.detector=retinanet_resnet34fpn"],
+            r"model@teacher.detector=\S+: .* add one by a \+: \+model@teacher.detector=retinanet_resnet34fpn$",
+        ),
+        (
+            ["model=retinanet_vgg11fpn", "+model@teacher.detector=retinanet_resnet34fpn"],
+            r"\+model@.*: a file is chosen .* leave the \+ out: model@teacher.detector=retinanet_resnet34fpn$",
+        ),
     ],
 )
 def test_wrong_names_are_answered_with_the_closest_valid_ones(overrides, told_text):
     text = error_of(overrides)
     assert re.match(f".*{told_text}", text)
     assert len(text.splitlines()) == 1
+
+
+def test_teacher_for_evaluation_needs_a_plus():
+    text = error_of(["checkpoint=x", "model@teacher.detector=retinanet_vgg16fpn"], "evaluate")
+    assert text.endswith("add one by a +: +model@teacher.detector=retinanet_vgg16fpn")
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("evaluate", overrides=["+model@teacher.detector=retinanet_vgg16fpn"])
+    assert config.teacher.detector.name == "retinanet_vgg16fpn"
+
+
+def test_ways_of_compare_help_to_give_overrides_of_every_run_compose():
+    header = OmegaConf.load(CONFIG_DIR / "compare.yaml").hydra.help
+    shown = re.findall(r"'(common=[^']*)'", header.header + header.footer)
+    assert len(shown) == 2
+    for override in shown:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            common = compose("compare", overrides=[override.replace("<dir>", "/x")]).common
+        assert common[0] == "data=voc_folder"
+        assert common[1].startswith("data.root=/")
 
 
 def test_wrong_name_ends_the_command_with_status_1_and_one_line():
