@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+IS_SUPPORTED := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
 .PHONY: install quickstart test check torture clean
 
 install: $(INSTALLED)
 
+# The version is checked before anything is made: pip would tell it late, and leave a .venv that can never be used.
+# A .venv that is there already is kept, unless it is of an older Python.
 $(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(IS_SUPPORTED) 2>/dev/null || $(PYTHON) $(IS_SUPPORTED) || { \
+		echo "error: expected Python 3.11 or newer, found $$($(PYTHON) --version 2>&1): give another one," \
+			"as in: make $(or $(MAKECMDGOALS),install) PYTHON=python3.12" >&2; exit 1; }
+	$(BIN)/python $(IS_SUPPORTED) 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
