@@ -156,7 +156,8 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
     """Stop before anything is built or written, where that can be known.
 
     Raises:
-        LSHFMError: the folder holds a run already, or precision or norm are not supported.
+        LSHFMError: the folder holds a run already, the teacher's file is not there, or precision or norm are not
+            supported.
     """
     last = Path(config.output_dir) / "checkpoints" / LAST
     if checkpoint is None and last.exists() and is_main_process():
@@ -173,6 +174,30 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
         raise LSHFMError(
             f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "
             "the mimic loss and the boxes need float32 weights"
+        )
+    if config.distill.name != "none":
+        refuse_missing_teacher(config)
+
+
+def refuse_missing_teacher(config: DictConfig) -> None:
+    """Stop if there is nothing to load a teacher from.
+
+    Raises:
+        LSHFMError: neither `teacher.weights` nor `teacher.checkpoint` is given, or the latter is no file.
+    """
+    path, weights = config.teacher.checkpoint, config.teacher.weights
+    if weights is not None:
+        return
+    if path is None:
+        raise LSHFMError(
+            f"distill={config.distill.name} needs a teacher: give teacher.checkpoint=<file> "
+            "(best.ckpt or last.ckpt of a run, or a published file), or teacher.weights=COCO_V1"
+        )
+    if not Path(path).is_file():
+        found = "a folder" if Path(path).is_dir() else "nothing"
+        raise LSHFMError(
+            f"teacher.checkpoint: expected a file of weights, found {found} at {path}; "
+            f"pretrained/README.md tells where the released ones are and how to train any other"
         )
 
 
@@ -209,14 +234,10 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
     published one that holds two.
 
     Raises:
-        LSHFMError: neither given, weights that do not load, or other classes than the data's.
+        LSHFMError: neither given, no such file, weights that do not load, or other classes than the data's.
     """
     path, weights, named = config.teacher.checkpoint, config.teacher.weights, as_dict(config.teacher.detector)
-    if path is None and weights is None:
-        raise LSHFMError(
-            f"distill={config.distill.name} needs a teacher: give teacher.checkpoint=<file> "
-            "(best.ckpt or last.ckpt of a run, or a published file), or teacher.weights=COCO_V1"
-        )
+    refuse_missing_teacher(config)
     if weights is not None:
         teacher = load_torchvision_detector(weights, named)
     else:

@@ -333,6 +333,15 @@ def test_sweep_over_two_processes_has_one_folder_a_job(pair, data_root, tmp_path
 
 
 FAILURES = {
+    # Told before the data are looked for or the backbone's weights downloaded.
+    "teacher missing besides all else": (
+        [
+            "experiment=voc0712_retinanet_vgg11fpn_vgg16fpn_l2",
+            "data.root=/nowhere",
+            "teacher.checkpoint=/no.ckpt",
+        ],
+        "found nothing at /no.ckpt; pretrained/README.md tells",
+    ),
     "missing folder": (["data=voc_folder", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
     "missing VOC": (["data=voc0712", "data.root=/nowhere/at/all"], "data.download=true"),
     "no root": (["data=voc_folder"], "no value for data.root: give data.root=…"),
