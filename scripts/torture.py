@@ -1,4 +1,4 @@
-"""Do to training runs what borrowed machines do to them, and see whether anything is lost.
+"""Interrupt training runs as machines do: kill, stop and starve them, and see whether anything is lost.
 
     python scripts/torture.py [--output outputs/torture] [--kills 7] [--only kill term limit disk processes]
 
