@@ -7,11 +7,16 @@ from html.parser import HTMLParser
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from run_files import DATA, make_results, write_begun, write_run
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.report import report
+from lshfm_pl.reporting.published import published_of_run
+from lshfm_pl.reporting.runs import Run
+from lshfm_pl.results import training_settings
 
 FOUND = {"none": 0.4, "l2": 0.5, "lsh": 0.45, "lshl2": 0.6}
 
@@ -306,19 +311,86 @@ def test_no_interval_between_different_or_damaged_records(tmp_path):
     )
 
 
-def test_published_figure_stands_beside_a_run_of_that_row(tmp_path):
-    voc = {
-        "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
-        "root": "/any/where",
-        "train_split": ["VOC2007/trainval", "VOC2012/trainval"],
-        "val_split": "VOC2007/test",
-        "test_split": "VOC2007/test",
+VOC0712 = {
+    "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
+    "root": "/any/where",
+    "train_split": ["VOC2007/trainval", "VOC2012/trainval"],
+    "val_split": "VOC2007/test",
+    "test_split": "VOC2007/test",
+}
+
+
+def results_of(experiment, *overrides):
+    """What the results of a run of an experiment say of its settings."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose(
+            "train", overrides=[f"experiment={experiment}", "output_dir=x", "data.root=x", *overrides]
+        )
+    content = OmegaConf.to_container(config, resolve=True)
+    teacher = None
+    if content["distill"]["name"] != "none":
+        teacher = {"name": content["teacher"]["detector"]["name"], "checkpoint": "x.ckpt"}
+    return {
+        "model": content["model"]["name"],
+        "role": content["role"],
+        "data": VOC0712,
+        "teacher": teacher,
+        "distill": content["distill"],
+        "settings": training_settings(content),
     }
-    names = {"model": "retinanet_vgg11fpn", "data": voc}
-    teacher = {"name": "retinanet_vgg16fpn", "checkpoint": "x.ckpt"}
-    write_run(tmp_path / "none", found=0.4, **names)
-    write_run(tmp_path / "lshl2", "lshl2", teacher=teacher, **names)
-    write_run(tmp_path / "lsh", "lsh", teacher=teacher, **names)
+
+
+PAIR = "voc0712_retinanet_vgg11fpn_vgg16fpn"
+OTHER_SETTINGS = {
+    "hashes": "distill.num_hashes=64",
+    "weight": "distill.beta=4",
+    "epochs": "schedule.epochs=2",
+    "learning rate": "schedule.lr=0.1",
+    "test-time rule": "model.postprocess=torchvision",
+    "size": "model.min_size=[800]",
+    "no backbone": "model.backbone_weights=null",
+    "few batches": "trainer.limit_train_batches=3",
+}
+SAME_SETTINGS = [
+    "seed=3", "model.backbone_weights=vgg11.pth", "trainer.precision=bf16-mixed", "distill.beta=8",
+    "distill.check_teacher=false", "schedule.clip_grad_norm=null",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_no_published_figure_beside_a_run_with_other_settings(name):
+    run = Run(make_results("lshl2", **results_of(f"{PAIR}_lshl2", OTHER_SETTINGS[name])))
+    assert published_of_run(run) is None
+
+
+def test_published_figure_beside_a_run_whose_settings_do_not_define_the_row():
+    assert published_of_run(Run(make_results("lshl2", **results_of(f"{PAIR}_lshl2", *SAME_SETTINGS)))) == 75.2
+    untold = {**results_of(f"{PAIR}_lshl2"), "settings": None}
+    assert published_of_run(Run(make_results("lshl2", **untold))) == 75.2
+
+
+@pytest.mark.parametrize(
+    ("config", "figure"),
+    [({"postprocess": "published"}, 76.6), ({"postprocess": None}, 76.6), ({"postprocess": "torchvision"}, None),
+     ({"model": {"postprocess": "torchvision"}}, None)],
+)  # fmt: skip
+def test_published_figure_beside_an_evaluated_file_depends_on_its_test_time_rule(config, figure):
+    results = make_results(role="teacher", data=VOC0712, checkpoint="x.ckpt", settings=None)
+    assert published_of_run(Run(results | {"model": "retinanet_vgg16fpn"}, config=config)) == figure
+
+
+def test_published_figures_are_found_within_a_command_of_hydra():
+    run = Run(make_results("l2", **results_of(f"{PAIR}_l2")))
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        outer = GlobalHydra.instance().hydra
+        assert published_of_run(run) is not None
+        assert GlobalHydra.instance().hydra is outer
+
+
+def test_published_figure_stands_beside_a_run_of_that_row(tmp_path):
+    write_run(tmp_path / "none", found=0.4, **results_of("voc0712_retinanet_vgg11fpn"))
+    write_run(tmp_path / "lshl2", "lshl2", **results_of(f"{PAIR}_lshl2"))
+    write_run(tmp_path / "lsh", "lsh", **results_of(f"{PAIR}_lsh"))
     made = report(tmp_path, resamples=50).parent
     rows = rows_of(made / "summary.csv")
     assert [(row["distill"], row["published_AP50"]) for row in rows] == [

@@ -6,15 +6,28 @@ from functools import cache
 from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.reporting.runs import Run
 
-__all__ = ["data_name", "published_ap50", "published_of_run"]
+__all__ = ["NOT_A_LOSS_SETTING", "data_name", "published_ap50", "published_of_run"]
 
 NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "aspect_ratio_groups",
                   "flip_probability", "seed", "class_names", "on_bad_sample")  # fmt: skip
 """Keys of `data` that do not say which images it is."""
+
+NOT_A_LOSS_SETTING = {"name", "seed", "check_teacher"}
+"""Entries of `distill` by which runs of one line may differ, and a run from the published row."""
+
+ROW_SETTINGS = {
+    "schedule": ("epochs", "lr", "reference_batch_size", "optimizer", "decay", "milestones", "gamma",
+                 "mimic_warmup_steps"),
+    "trainer": ("max_steps", "max_time", "limit_train_batches", "limit_test_batches", "overfit_batches"),
+}  # fmt: skip
+"""What of a run's settings a published row stands for, besides its detector and loss."""
 
 
 @cache
@@ -28,12 +41,66 @@ def published_ap50(experiment: str) -> float | None:
 
 
 def published_of_run(run: Run) -> float | None:
-    """The published AP50 of the row that has a run's data, detector, teacher and loss; None where there is none."""
+    """The published AP50 of the row that has a run's data, detector, teacher, loss and settings.
+
+    None where there is none. Settings that the run does not tell are taken for the row's.
+    """
     names = [data_name(run.results.get("data")), run.model]
     if run.role == "student" and not run.is_plain:
         architecture = run.model.partition("_")[0]
         names += [str(run.teacher).removeprefix(f"{architecture}_"), run.loss]
-    return None if names[0] is None else published_ap50("_".join(map(str, names)))
+    if names[0] is None:
+        return None
+    experiment = "_".join(map(str, names))
+    figure = published_ap50(experiment)
+    return figure if figure is not None and _has_settings_of(run, experiment) else None
+
+
+def _has_settings_of(run: Run, experiment: str) -> bool:
+    row = _row_settings(experiment)
+    if "checkpoint" in run.results:
+        # Nothing was trained: the file's own weights, and what `evaluate` was told.
+        model = run.config.get("model")
+        named = model.get("postprocess") if isinstance(model, Mapping) else None
+        told = run.config.get("postprocess") or named
+        return told is None or told == row["model"].get("postprocess", told)
+    settings = run.results.get("settings")
+    if not isinstance(settings, Mapping):
+        settings = run.config
+    own = _defining({**settings, "distill": run.results["distill"]})
+    return all(
+        row[part][key] == value for part in row for key, value in own[part].items() if key in row[part]
+    )
+
+
+@cache
+def _row_settings(experiment: str) -> dict[str, dict[str, Any]]:
+    # Hydra composes once at a time, and a report may itself be one of its commands.
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose("train", overrides=[f"experiment={experiment}", "output_dir=unused"])
+    finally:
+        GlobalHydra.instance().hydra = outer
+    parts = ("model", "schedule", "trainer", "distill")
+    return _defining({part: OmegaConf.to_container(config[part], resolve=True) for part in parts})
+
+
+def _defining(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of a run's settings those that make it the run of a published row, by the parts of the config."""
+    parts = {
+        part: dict(value) if isinstance(value := settings.get(part), Mapping) else {}
+        for part in ("model", "distill", *ROW_SETTINGS)
+    }
+    if "backbone_weights" in parts["model"]:
+        # ImageNet's are the same from a file.
+        parts["model"]["backbone_weights"] = parts["model"]["backbone_weights"] is not None
+    for key in NOT_A_LOSS_SETTING:
+        parts["distill"].pop(key, None)
+    for part, keys in ROW_SETTINGS.items():
+        parts[part] = {key: value for key, value in parts[part].items() if key in keys}
+    return parts
 
 
 def data_name(data: Any) -> str | None:

@@ -19,16 +19,13 @@ from lshfm_pl.metrics.bootstrap import (
     percentile_interval,
     resampled_figures,
 )
-from lshfm_pl.reporting.published import data_name, published_of_run
+from lshfm_pl.reporting.published import NOT_A_LOSS_SETTING, data_name, published_of_run
 from lshfm_pl.reporting.runs import Run
 
 __all__ = ["COST_KEYS", "Figure", "Group", "Line", "Resampled", "cost_of_run", "group_runs", "metric_of_run"]
 
 PLAIN = "none"
 LOSS_TITLES = {PLAIN: "Student (none)", "l2": "L2", "lsh": "LSH", "lshl2": "LSHL2", "kd": "KD"}
-NOT_A_LOSS_SETTING = {"name", "seed", "check_teacher"}
-"""Entries of `distill` by which runs of one line may differ."""
-
 COST_KEYS = (
     "parameters",
     "gflops",

@@ -16,7 +16,15 @@ from lshfm_pl.modules.detection import DetectionModule
 def benchmark_config(student, *overrides):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         teacher = [f"+model@teacher.detector={TEACHER_OF[student]}"] if student in TEACHER_OF else []
-        small = ["height=96", "width=128", "num_classes=4", "num_boxes=3", "repeats=1", "warmup=0"]
+        small = [
+            "height=96",
+            "width=128",
+            "num_classes=4",
+            "num_boxes=3",
+            "repeats=1",
+            "warmup=0",
+            "memory_repeats=1",
+        ]
         return compose(
             "benchmark",
             [f"model={student}", *teacher, *small, "output_dir=x", "distill.num_hashes=32", *overrides],

@@ -229,6 +229,9 @@ def _meanings(
         )
     yield "gap closed", "Δ as a share of the difference between teacher and plain student"
     if has_published:
-        yield "AP50 published", "the paper's figure for that data, pair and loss"
+        yield (
+            "AP50 published",
+            "the paper's figure, where the settings are those of its file in conf/experiment",
+        )
     for key in cost:
         yield COST_COLUMNS[key][0], COST_COLUMNS[key][3]
