@@ -143,10 +143,14 @@ def write_checkpoint(checkpoint: Any, path: Path, *, keep_as: Path | None = None
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer could not finish its archive
         temporary.unlink(missing_ok=True)
-        kept = "the one before is kept" if path.exists() else "there is none yet"
+        way_on = (
+            f"the one before is kept. Make room and go on with resume=auto, or with resume={path} in another "
+            "hydra.run.dir"
+            if path.exists()
+            else "there is none yet. Make room or give another hydra.run.dir"
+        )
         raise LSHFMError(
-            f"{path}: the checkpoint could not be written ({_reason(error)}); {kept}. "
-            "Make room or give another hydra.run.dir, then go on with resume=auto"
+            f"{path}: the checkpoint could not be written ({_reason(error)}); {way_on}"
         ) from error
 
 

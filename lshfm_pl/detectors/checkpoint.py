@@ -161,7 +161,7 @@ def load_torchvision_detector(
     if not config:
         raise LSHFMError(
             f"weights: {weights} of which detector? Name it: model=<a file of conf/model>, or as a "
-            "teacher model@teacher.detector=…"
+            "teacher model@teacher.detector=… (+model@… where none is chosen)"
         )
     architecture, backbone = str(config["architecture"]), str(config["backbone"])
     url, class_names = torchvision_weights(weights, architecture, backbone)
@@ -277,7 +277,8 @@ def _describe_by_layout(
         if name is None:
             raise LSHFMError(
                 f"{contents.source}: {contents.format}, which does not say what detector it belongs to. "
-                "Name it: model=<a file of conf/model> to evaluate it, model@teacher.detector=… as a teacher."
+                "Name it: model=<a file of conf/model> to evaluate it, as a teacher model@teacher.detector=… "
+                "(+model@… where none is chosen)."
             )
         config = model_config(name)
     if not class_names:
