@@ -197,7 +197,7 @@ def refuse_missing_teacher(config: DictConfig) -> None:
         found = "a folder" if Path(path).is_dir() else "nothing"
         raise LSHFMError(
             f"teacher.checkpoint: expected a file of weights, found {found} at {path}; "
-            f"pretrained/README.md tells where the released ones are and how to train any other"
+            "pretrained/README.md tells where the released ones are and how to train any other"
         )
 
 

@@ -46,10 +46,10 @@ TILES_IN_A_BLOCK = 128
 """Tiles of 4×4 locations in a block of `_WinogradHashLoss`, for student and teacher each."""
 HASHES_IN_A_BLOCK = {torch.float32: 256, torch.bfloat16: 512}
 """Hash functions in such a block, by the type of the products."""
-FACTORS_OF_A_LOGARITHM = 64
-"""Factors from ½ to 1 whose product's logarithm is taken: float32 goes down to 2^−126."""
 BLOCKS_OF_A_KERNEL = 3
 """Blocks that share a transformed kernel, and are in memory together."""
+FACTORS_OF_A_LOGARITHM = 64
+"""Factors from ½ to 1 whose product's logarithm is taken: float32 goes down to 2^−126."""
 
 
 def hash_loss_of_rows(

@@ -1,6 +1,7 @@
 """Tap points: paired student and teacher features of torchvision's detectors.
 
-This package is the only place that knows torchvision's insides.
+This package is the only place that reads inside of torchvision's detectors; what they are built of is
+`lshfm_pl.detectors`' business.
 """
 
 from lshfm_pl.mimic.features.parts import MimicSize, class_activation, mimic_size
