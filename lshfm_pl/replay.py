@@ -12,7 +12,6 @@ from torch.nn.utils import get_total_norm
 
 from lshfm_pl import cli
 from lshfm_pl.data import DetectionDataModule, build_datamodule
-from lshfm_pl.data.datamodule import collate
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
@@ -89,7 +88,7 @@ def _replay_batch(
     )
     log.info("images: %s", ", ".join(str(image["id"]) for image in recorded["images"]))
     items = [datamodule.train_set[Draw(image["index"], place.epoch)] for image in recorded["images"]]
-    images, targets = collate(items)
+    images, targets = zip(*items, strict=True)
     batch = (
         [image.to(device) for image in images],
         [{key: value.to(device) for key, value in target.items()} for target in targets],

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
+from lshfm_pl.data.batches import collate
 from lshfm_pl.data.coco import CategoryIds, COCODetection
-from lshfm_pl.data.dataset import DetectionDataset, Target
+from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.download import download_voc
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
@@ -28,19 +28,12 @@ __all__ = [
     "ShapesDataModule",
     "VOCDataModule",
     "build_datamodule",
-    "collate",
 ]
 
 log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test")
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: _SPLITS}
-
-
-def collate(items: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
-    """A batch: the images, of different sizes, and their targets, as two lists."""
-    images, targets = zip(*items, strict=True)
-    return list(images), list(targets)
 
 
 class DetectionDataModule(pl.LightningDataModule, ABC):

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lshfm_pl.data.batches import Batch
 from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
@@ -18,9 +19,8 @@ from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord
 from lshfm_pl.optim import Schedule, build_optimizer, build_scheduler
 from lshfm_pl.precision import autocast_dtype
 
-__all__ = ["Batch", "DetectionModule", "Place", "SeenBatch", "as_float", "count_parameters"]
+__all__ = ["DetectionModule", "Place", "SeenBatch", "as_float", "count_parameters"]
 
-Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 """Images (uint8 [3, H, W], any size) and per-image targets (`boxes` float32 [N, 4], `labels` int64 [N], …)."""
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lshfm_pl.data.batches import Batch
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.frozen import freeze
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import LSH, DistillLosses, make_tap
 from lshfm_pl.mimic.build import CHECKPOINT_PREFIX
 from lshfm_pl.mimic.features import Pairs
-from lshfm_pl.modules.detection import Batch, DetectionModule, Place, count_parameters
+from lshfm_pl.modules.detection import DetectionModule, Place, count_parameters
 from lshfm_pl.optim import Schedule
 
 __all__ = ["ZERO_STEPS_ALLOWED", "DistillationModule"]

@@ -14,7 +14,6 @@ from lshfm_pl.data.datamodule import (
     ShapesDataModule,
     VOCDataModule,
     build_datamodule,
-    collate,
 )
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.data.voc import VOC_CLASSES
@@ -106,7 +105,6 @@ def test_batch_is_two_lists(folder):
     assert isinstance(targets, list)
     assert len(images) == len(targets) == 3
     assert all(image.dtype == torch.uint8 and image.shape[0] == 3 for image in images)
-    assert collate([(1, 2), (3, 4)]) == ([1, 3], [2, 4])
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

@@ -1,0 +1,66 @@
+"""Batches, and how they come from a loader's worker: in two pieces of memory instead of one for each tensor."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from lshfm_pl.data.dataset import Target
+
+__all__ = ["Batch", "collate"]
+
+Batch = tuple[list[Tensor], list[Target]]
+"""Images uint8 [3, H, W] of different sizes, and their targets."""
+
+ALIGNMENT = 16
+"""Bytes: where a tensor may begin, whatever its type."""
+
+
+def collate(items: Sequence[tuple[Tensor, Target]]) -> "Batch | _Sent":
+    """A `Batch` of items of a `DetectionDataset`; in a loader's worker what becomes one on its way out."""
+    images, targets = zip(*items, strict=True)
+    batch = list(images), list(targets)
+    return batch if get_worker_info() is None else _Sent(batch)
+
+
+class _Sent:
+    """A batch that lies in shared memory. Whoever unpickles it has the batch itself.
+
+    torch hands over a file descriptor for each tensor, of which a target has four or more: more work than reading
+    the image. Images and targets are apart, so that a target which is kept does not keep the images.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        images, targets = batch
+        self._parts = (
+            _Packed(images),
+            _Packed([value for target in targets for value in target.values()]),
+            [list(target) for target in targets],
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, self._parts
+
+
+class _Packed:
+    """Tensors one after the other in one piece of shared memory."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.kinds = [(tensor.dtype, tensor.shape) for tensor in tensors]
+        self.sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
+        self.memory = torch.empty(sum(self.sizes), dtype=torch.uint8).share_memory_()
+        for view, tensor in zip(self.views(), tensors, strict=True):
+            view.copy_(tensor)
+
+    def views(self) -> list[Tensor]:
+        parts = zip(self.memory.split(self.sizes), self.kinds, strict=True)
+        return [
+            part[: shape.numel() * dtype.itemsize].view(dtype).view(shape) for part, (dtype, shape) in parts
+        ]
+
+
+def _received(images: _Packed, values: _Packed, names: list[list[str]]) -> Batch:
+    views = iter(values.views())
+    return images.views(), [{name: next(views) for name in of_target} for of_target in names]
