@@ -65,7 +65,12 @@ def measure_loaders(config: DictConfig) -> dict[str, Any]:
         if config.published:
             published = load_published().PublishedVOC(root, "train")
             loaders["published"] = DataLoader(
-                published, BATCH_SIZE, shuffle=True, num_workers=config.num_workers, collate_fn=_as_lists
+                published,
+                BATCH_SIZE,
+                shuffle=True,
+                num_workers=config.num_workers,
+                persistent_workers=config.num_workers > 0,  # as ours: their start is no part of an epoch here
+                collate_fn=_as_lists,
             )
         seconds = median_seconds(
             {name: lambda loader=loader: _exhaust(loader) for name, loader in loaders.items()},  # type: ignore[misc]
