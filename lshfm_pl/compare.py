@@ -22,7 +22,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.report import report
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
 from lshfm_pl.reporting.pictures import draw_checkpoints
-from lshfm_pl.results import write_json
+from lshfm_pl.results import RESULTS_FILE, write_json
 
 __all__ = ["compare"]
 
@@ -108,8 +108,8 @@ def refuse_older(students: Iterable[Path], teacher: Path) -> None:
         LSHFMError: it has learned from another teacher.
     """
     for run in students:
-        results = run / "results.json"
-        if results.is_file() and results.stat().st_mtime < (teacher / "results.json").stat().st_mtime:
+        results = run / RESULTS_FILE
+        if results.is_file() and results.stat().st_mtime < (teacher / RESULTS_FILE).stat().st_mtime:
             raise LSHFMError(f"{run} was done before {teacher} was: delete the folder to repeat it")
 
 
@@ -141,7 +141,7 @@ def run_once(
     Raises:
         LSHFMError: the run failed, or the folder holds one of other settings.
     """
-    settings, results = run / "overrides.json", run / "results.json"
+    settings, results = run / "overrides.json", run / RESULTS_FILE
     # A run that failed before it kept anything may be given again with other settings.
     has_begun = results.is_file() or (run / "checkpoints").is_dir()
     before = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else list(overrides)
@@ -180,7 +180,7 @@ def run_once(
 
 def read_results(run: Path) -> dict[str, Any]:
     """The content of a run's `results.json`."""
-    return json.loads((run / "results.json").read_text(encoding="utf-8"))
+    return json.loads((run / RESULTS_FILE).read_text(encoding="utf-8"))
 
 
 def quoted(path: Path) -> str:

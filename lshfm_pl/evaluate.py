@@ -23,7 +23,7 @@ from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
 from lshfm_pl.modules import DetectionModule
 from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS
-from lshfm_pl.results import RECORD_FILE, code_version, test_set_summary, write_json
+from lshfm_pl.results import RECORD_FILE, RESULTS_FILE, code_version, test_set_summary, write_json
 from lshfm_pl.train import load_teacher
 
 __all__ = ["evaluate"]
@@ -68,11 +68,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             **code_version(),
         }
         module.record.save(Path(config.output_dir) / RECORD_FILE)
-        write_json(results, Path(config.output_dir) / "results.json")
+        write_json(results, Path(config.output_dir) / RESULTS_FILE)
         print(metrics_table(module.results))
         if agreement is not None:
             print(f"\n{agreement_table(agreement)}")
-        log.info("results in %s", Path(config.output_dir) / "results.json")
+        log.info("results in %s", Path(config.output_dir) / RESULTS_FILE)
     return module.results
 
 

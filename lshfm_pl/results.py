@@ -23,6 +23,7 @@ from lshfm_pl.metrics import EvaluationRecord
 __all__ = [
     "ERROR_FILE",
     "RECORD_FILE",
+    "RESULTS_FILE",
     "code_hash",
     "code_version",
     "config_hash",
@@ -35,6 +36,9 @@ __all__ = [
 
 RECORD_FILE = "evaluation.npz"
 """In a run's folder: the `EvaluationRecord` that the figures of its `results.json` can be computed from."""
+
+RESULTS_FILE = "results.json"
+"""In a run's folder: its figures and settings, there once it is finished."""
 
 ERROR_FILE = "error.txt"
 """In a run's folder: why it failed."""

@@ -15,8 +15,17 @@ from lshfm_pl.cli import as_dict, in_multirun
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.processes import started_by_lightning
+from lshfm_pl.results import RESULTS_FILE
 
-__all__ = ["AUTO", "comparable", "differing_keys", "finished_results", "read_resumable", "resolve_resume"]
+__all__ = [
+    "AUTO",
+    "comparable",
+    "differing_keys",
+    "finished_results",
+    "read_resumable",
+    "resolve_resume",
+    "set_results_aside",
+]
 
 AUTO = "auto"
 """The value of `resume` that finds the checkpoint by itself."""
@@ -28,8 +37,8 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 """Keys, or groups of them, that do not change what is learned: they may differ on resume."""
 
-RESULTS = "results.json"
-"""In a run's folder: there once it is finished."""
+RESULTS_BEFORE = "results-previous.json"
+"""In the folder of a run that was finished and goes on: what it had reached."""
 
 FOUND_RUN = "LSHFM_PL_FOUND_RUN"
 """Environment variable by which a run tells the processes that Lightning starts for it where it goes on."""
@@ -110,7 +119,7 @@ def _is_folder_chosen() -> bool:
 def _run_beside(folder: Path, config: DictConfig) -> str | None:
     """Folder of the newest run beside `folder` with the same settings that has a checkpoint or results."""
     touched: dict[Path, float] = {}
-    for name in (f"checkpoints/{LAST}", RESULTS):
+    for name in (f"checkpoints/{LAST}", RESULTS_FILE):
         for path in folder.parent.glob(f"*/{name}"):
             run = folder.parent / path.relative_to(folder.parent).parts[0]
             touched[run] = max(path.stat().st_mtime, touched.get(run, 0))
@@ -129,7 +138,7 @@ def _is_run_of(folder: Path, config: DictConfig) -> bool:
 
 
 def _is_finished(folder: Path, config: DictConfig) -> bool:
-    return (folder / RESULTS).is_file() and _is_run_of(folder, config)
+    return (folder / RESULTS_FILE).is_file() and _is_run_of(folder, config)
 
 
 def finished_results(config: DictConfig) -> dict[str, Any] | None:
@@ -142,7 +151,15 @@ def finished_results(config: DictConfig) -> dict[str, Any] | None:
     else:
         ways = "another hydra.run.dir" if _is_folder_chosen() else "hydra.run.dir=… or resume=null"
     log.info("resume=auto: %s is finished, nothing to go on with; %s starts a new run", folder, ways)
-    return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+
+
+def set_results_aside(folder: Path) -> None:
+    """Keep the results of a finished run that goes on under another name: until its new end it is not finished."""
+    results = folder / RESULTS_FILE
+    if results.is_file():
+        results.replace(folder / RESULTS_BEFORE)
+        log.info("%s was finished and goes on: what it had reached is in %s", folder, RESULTS_BEFORE)
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:

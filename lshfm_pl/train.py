@@ -26,8 +26,8 @@ from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.optim import Schedule
 from lshfm_pl.precision import autocast_dtype
 from lshfm_pl.processes import end_with_parent, lost_processes_told, started_by_lightning, started_outside
-from lshfm_pl.results import RECORD_FILE, kept_failure, run_results, write_json
-from lshfm_pl.resume import AUTO, finished_results, read_resumable, resolve_resume
+from lshfm_pl.results import RECORD_FILE, RESULTS_FILE, kept_failure, run_results, write_json
+from lshfm_pl.resume import AUTO, finished_results, read_resumable, resolve_resume, set_results_aside
 from lshfm_pl.run_folder import lock_run, refuse_full_disk, training_state_bytes
 from lshfm_pl.run_logs import START, rewind_logs
 
@@ -68,6 +68,7 @@ def train(config: DictConfig) -> dict[str, Any]:
             checkpoint_bytes = training_state_bytes(module, config.schedule.optimizer.name)
             refuse_full_disk(output_dir, checkpoint_bytes)
             stack.enter_context(lock_run(output_dir))
+            set_results_aside(output_dir)
             OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
             rewind_logs(output_dir, log_position)
         callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
@@ -105,9 +106,9 @@ def train(config: DictConfig) -> dict[str, Any]:
         )
         if trainer.is_global_zero:
             module.record.save(output_dir / RECORD_FILE)
-            write_json(results, output_dir / "results.json")
+            write_json(results, output_dir / RESULTS_FILE)
             figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
-            log.info("done: %s; results in %s", figures, output_dir / "results.json")
+            log.info("done: %s; results in %s", figures, output_dir / RESULTS_FILE)
     return results
 
 

@@ -9,24 +9,26 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.compare import quoted, read_results, refuse_older, run_once, train
+from lshfm_pl.compare import quoted, refuse_older, run_once, train
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
-from lshfm_pl.reporting.published import published_ap50
+from lshfm_pl.reporting.published import published_of_run
+from lshfm_pl.reporting.runs import Run, read_run
 
 EXPERIMENTS = CONFIG_DIR / "experiment"
 LAST_ROW = "_lshl2"
 #: What of a table's overrides `evaluate` knows too; the choice of data is told to it apart.
 EVALUATE_OVERRIDE = re.compile(r"[+~]*(data\.|trainer[.=]|debug=|seed=)")
+
+OF_THE_SAME = "A published figure stands beside runs of the same detectors, data, loss and settings alone."
 
 
 def table_names() -> list[str]:
@@ -87,10 +89,8 @@ def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teach
     file, of_teacher = configs["lshl2"].teacher.checkpoint, []
     if file is not None and Path(file).is_file():
         run_once("evaluate", teacher, evaluate_overrides(configs["lshl2"], overrides))
-        results = {**read_results(teacher), "role": "teacher", "distill": {"name": "none"}, "seed": None}
     elif train_teacher and not any(item.startswith("teacher.checkpoint=") for item in overrides):
         train(teacher, [f"experiment={rows['teacher']}", *overrides])
-        results = read_results(teacher)
         of_teacher = [f"teacher.checkpoint={quoted(teacher / 'checkpoints' / 'last.ckpt')}"]
     else:
         raise LSHFMError(
@@ -98,15 +98,16 @@ def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teach
             "trained, by neither --no-teacher-training nor teacher.checkpoint"
         )
 
-    contents = [results]
+    runs = [read_run(teacher)]
     students = {folder / row: experiment for row, experiment in rows.items() if row != "teacher"}
     refuse_older(students, teacher)
-    for run, experiment in students.items():
-        train(run, [f"experiment={experiment}", *of_teacher, *overrides])
-        contents.append(read_results(run))
+    for student, experiment in students.items():
+        train(student, [f"experiment={experiment}", *of_teacher, *overrides])
+        runs.append(read_run(student))
+    contents = [run.results for run in runs]
     write_csv(summary_rows(contents), folder / "results.csv")
     markdown = write_markdown(contents, folder / "results.md")
-    beside = beside_published(dict(zip(rows.values(), contents, strict=True)))
+    beside = beside_published(dict(zip(rows.values(), runs, strict=True)))
     with markdown.open("a", encoding="utf-8") as stream:
         stream.write(f"\n## Beside the published figures\n\n{beside}\n")
         stream.write(f"\nOverrides of every run: {', '.join(f'`{item}`' for item in overrides) or 'none'}.\n")
@@ -126,16 +127,19 @@ def evaluate_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str
     ]
 
 
-def beside_published(results: dict[str, Any]) -> str:
-    """Experiment → content of its `results.json`, as a Markdown table of AP50 reached and published."""
+def beside_published(runs: Mapping[str, Run]) -> str:
+    """Experiment → its run, as a Markdown table of AP50 reached and published.
+
+    The published figure is left out where overrides made the run another one than the published.
+    """
     lines = ["| experiment | AP50 | published | difference |", "| --- | ---: | ---: | ---: |"]
-    for experiment, content in results.items():
-        reached, published = content["metrics"]["AP50"], published_ap50(experiment)
+    for experiment, run in runs.items():
+        reached, published = run.results["metrics"]["AP50"], published_of_run(run)
         cells = ["–" if value is None else f"{value:.1f}" for value in (reached, published)]
         known = reached is not None and published is not None
         cells.append(f"{reached - published:+.1f}" if known else "–")
         lines.append(f"| {experiment} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", OF_THE_SAME])
 
 
 def main() -> int:

@@ -3,9 +3,13 @@
 import json
 
 import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.results import test_set_summary as summary_of_test_set
+from lshfm_pl.results import training_settings
 
 CLASSES = ("cat", "dog", "never")
 DATA = {
@@ -17,6 +21,14 @@ DATA = {
     "batch_size": 2,
     "num_workers": 2,
     "seed": 0,
+}
+
+VOC0712 = {
+    "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
+    "root": "/any/where",
+    "train_split": ["VOC2007/trainval", "VOC2012/trainval"],
+    "val_split": "VOC2007/test",
+    "test_split": "VOC2007/test",
 }
 
 
@@ -82,6 +94,26 @@ def make_results(loss="none", *, role="student", seed=0, found=0.6, model="vgg11
     for key, value in changes.items():
         results[key] = value
     return json.loads(json.dumps(results).replace("NaN", "null"))
+
+
+def results_of(experiment, *overrides):
+    """What the results of a run of an experiment say of its settings."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose(
+            "train", overrides=[f"experiment={experiment}", "output_dir=x", "data.root=x", *overrides]
+        )
+    content = OmegaConf.to_container(config, resolve=True)
+    teacher = None
+    if content["distill"]["name"] != "none":
+        teacher = {"name": content["teacher"]["detector"]["name"], "checkpoint": "x.ckpt"}
+    return {
+        "model": content["model"]["name"],
+        "role": content["role"],
+        "data": VOC0712,
+        "teacher": teacher,
+        "distill": content["distill"],
+        "settings": training_settings(content),
+    }
 
 
 def write_run(folder, loss="none", *, with_record=True, epochs=3, **settings):

@@ -8,15 +8,13 @@ from html.parser import HTMLParser
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
-from run_files import DATA, make_results, write_begun, write_run
+from run_files import DATA, VOC0712, make_results, results_of, write_begun, write_run
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.report import report
 from lshfm_pl.reporting.published import published_of_run
 from lshfm_pl.reporting.runs import Run
-from lshfm_pl.results import training_settings
 
 FOUND = {"none": 0.4, "l2": 0.5, "lsh": 0.45, "lshl2": 0.6}
 
@@ -309,35 +307,6 @@ def test_no_interval_between_different_or_damaged_records(tmp_path):
         "No confidence intervals where a run did not keep an evaluation.npz: L2."
         in (made / "report.md").read_text()
     )
-
-
-VOC0712 = {
-    "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
-    "root": "/any/where",
-    "train_split": ["VOC2007/trainval", "VOC2012/trainval"],
-    "val_split": "VOC2007/test",
-    "test_split": "VOC2007/test",
-}
-
-
-def results_of(experiment, *overrides):
-    """What the results of a run of an experiment say of its settings."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = compose(
-            "train", overrides=[f"experiment={experiment}", "output_dir=x", "data.root=x", *overrides]
-        )
-    content = OmegaConf.to_container(config, resolve=True)
-    teacher = None
-    if content["distill"]["name"] != "none":
-        teacher = {"name": content["teacher"]["detector"]["name"], "checkpoint": "x.ckpt"}
-    return {
-        "model": content["model"]["name"],
-        "role": content["role"],
-        "data": VOC0712,
-        "teacher": teacher,
-        "distill": content["distill"],
-        "settings": training_settings(content),
-    }
 
 
 PAIR = "voc0712_retinanet_vgg11fpn_vgg16fpn"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -181,6 +182,21 @@ def test_finished_run_is_not_made_again(finished, settings, data_root, caplog):
     assert "going on from" not in caplog.text
     assert "is finished, nothing to go on with; another hydra.run.dir starts a new run" in caplog.text
     assert (finished / "checkpoints" / LAST).stat().st_mtime_ns == before
+
+
+def test_finished_run_that_goes_on_is_not_taken_for_finished_until_its_new_end(
+    finished, settings, data_root, tmp_path
+):
+    run = shutil.copytree(finished, tmp_path / "run")
+    reached = (run / "results.json").read_text()
+    longer = (*settings("fasterrcnn", "none"), "schedule.epochs=3", "resume_allow_changes=true")
+    with pytest.raises(Killed):
+        run_to_end(run, data_root, *longer, batch=12)
+    assert not (run / "results.json").exists()
+    assert (run / "results-previous.json").read_text() == reached
+    run_to_end(run, data_root, *longer)
+    assert read_last(run)["global_step"] == 15
+    assert (run / "results.json").is_file()
 
 
 def test_other_settings_are_refused_by_name_and_those_without_effect_are_not(

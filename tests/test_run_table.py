@@ -12,8 +12,10 @@ import time
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from run_files import make_results, results_of
 
 from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.reporting.runs import Run
 from lshfm_pl.train import train
 
 ROOT = CONFIG_DIR.parent
@@ -120,7 +122,7 @@ def test_table_is_interrupted_resumed_finished_and_not_repeated(folder):
         assert results["distill"]["beta"] == 7
     figure = read_json(runs / "teacher/results.json")["metrics"]["AP50"]
     text = (runs / "results.md").read_text()
-    assert f"| voc0712_fasterrcnn_vgg16 | {figure:.1f} | 78.4 | {figure - 78.4:+.1f} |" in text
+    assert f"| voc0712_fasterrcnn_vgg16 | {figure:.1f} | – | – |" in text  # not trained as the published row
     assert "LSHL2" in text.split("## Beside")[0]
     assert "`data=shapes`" in text
     assert text.split("## Beside")[1].split("Overrides")[0].strip().splitlines()[-1] in done.stdout
@@ -196,17 +198,21 @@ def test_list_prints_the_tables(script, monkeypatch, capsys):
     assert "voc0712_retinanet_resnet50fpn_resnet101fpn" in capsys.readouterr().out.splitlines()
 
 
-def test_figures_stand_beside_the_published_ones(script):
-    results = {
-        "voc0712_retinanet_resnet50fpn": {"metrics": {"AP50": 81.3}},
-        "voc0712_retinanet_resnet50fpn_resnet101fpn_lsh": {"metrics": {"AP50": 81.0}},
-        "voc0712_retinanet_resnet50fpn_resnet101fpn_l2": {"metrics": {"AP50": None}},
-    }
-    assert script.beside_published(results).splitlines()[2:] == [
-        "| voc0712_retinanet_resnet50fpn | 81.3 | 82.5 | -1.2 |",
-        "| voc0712_retinanet_resnet50fpn_resnet101fpn_lsh | 81.0 | – | – |",
-        "| voc0712_retinanet_resnet50fpn_resnet101fpn_l2 | – | 82.6 | – |",
+def test_figures_stand_beside_the_published_ones_of_the_same_settings(script):
+    plain = "voc0712_retinanet_resnet50fpn"
+    lsh, l2 = (f"{plain}_resnet101fpn_{loss}" for loss in ("lsh", "l2"))
+
+    def run_of(loss, ap50, experiment, *overrides):
+        return Run(make_results(loss, **results_of(experiment, *overrides), metrics={"AP50": ap50}))
+
+    runs = {plain: run_of("none", 81.3, plain), lsh: run_of("lsh", 81.0, lsh), l2: run_of("l2", None, l2)}
+    assert script.beside_published(runs).splitlines()[2:5] == [
+        f"| {plain} | 81.3 | 82.5 | -1.2 |",
+        f"| {lsh} | 81.0 | – | – |",
+        f"| {l2} | – | 82.6 | – |",
     ]
+    short = {plain: run_of("none", 81.3, plain, "schedule.epochs=2")}
+    assert f"| {plain} | 81.3 | – | – |" in script.beside_published(short)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,18 @@ import yaml
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
-from lshfm_pl.results import ERROR_FILE, RECORD_FILE, training_settings
+from lshfm_pl.results import ERROR_FILE, RECORD_FILE, RESULTS_FILE, training_settings
 
-__all__ = ["Run", "RunSet", "SetAside", "checked_results", "find_runs", "matching_folders", "read_metrics"]
+__all__ = [
+    "Run",
+    "RunSet",
+    "SetAside",
+    "checked_results",
+    "find_runs",
+    "matching_folders",
+    "read_metrics",
+    "read_run",
+]
 
 SKIPPED_FOLDERS = {"checkpoints", "tensorboard", "__pycache__"}
 STILL_RUNNING_SECONDS = 600
@@ -156,8 +165,8 @@ def find_runs(folders: Iterable[Path]) -> RunSet:
     evaluations: list[Run] = []
     for folder in _run_folders(folders):
         try:
-            if (folder / "results.json").is_file():
-                run = _read_run(folder)
+            if (folder / RESULTS_FILE).is_file():
+                run = read_run(folder)
                 (evaluations if "checkpoint" in run.results else runs).append(run)
             else:
                 aside.append(_without_results(folder))
@@ -221,7 +230,7 @@ def _run_folders(starts: Iterable[Path]) -> list[Path]:
                 entry for entry in folders if entry not in SKIPPED_FOLDERS and not entry.startswith(".")
             )
             folder = Path(name)
-            if "results.json" in files or "overrides.json" in files or _is_training(folder):
+            if RESULTS_FILE in files or "overrides.json" in files or _is_training(folder):
                 found[folder.resolve()] = None
     return [_shown(folder) for folder in found]
 
@@ -237,8 +246,13 @@ def _is_training(folder: Path) -> bool:
     return isinstance(job, Mapping) and (job.get("job") or {}).get("name") == "train"
 
 
-def _read_run(folder: Path) -> Run:
-    path = folder / "results.json"
+def read_run(folder: Path) -> Run:
+    """The finished run in a folder; what `evaluate` wrote is a teacher's.
+
+    Raises:
+        LSHFMError: its `results.json` cannot be read or is of something else.
+    """
+    path = folder / RESULTS_FILE
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
