@@ -13,7 +13,7 @@ __all__ = ["StepTimer"]
 
 
 class StepTimer(pl.Callback):
-    """Times optimizer batches and the whole training.
+    """Times optimizer batches and the whole training, what came before an interruption included.
 
     Args:
         skip: first batches to leave out of the median: they warm caches and allocators up.
@@ -25,7 +25,7 @@ class StepTimer(pl.Callback):
         self._images = 0
         self._batches = 0
         self._batch_start = self._fit_start = time.perf_counter()
-        self._fit_seconds = 0.0
+        self._fit_seconds = self._seconds_before = 0.0
         self._world_size, self._device = 1, torch.device("cpu")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -50,7 +50,18 @@ class StepTimer(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
-        self._fit_seconds = time.perf_counter() - self._fit_start
+        self._fit_seconds = self._seconds_so_far()
+
+    def _seconds_so_far(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._fit_start
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints: the seconds of training up to now."""
+        return {"train_seconds": self._seconds_so_far()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the seconds of a checkpoint."""
+        self._seconds_before = state_dict["train_seconds"]
 
     def summary(self) -> dict[str, float | int | None]:
         """Seconds a batch (median, count), images a second of all processes, seconds of training, peak bytes."""

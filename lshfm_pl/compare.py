@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,7 @@ def compare(config: DictConfig) -> Path:
     refuse_older(students, teacher)
     # Several students would share one GPU's memory; on CPU cores one thread each is the best use of them.
     jobs = min(config.jobs or (1 if torch.cuda.is_available() else cores), len(students))
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [
-            pool.submit(train, run, overrides, threads=max(1, cores // jobs))
-            for run, overrides in students.items()
-        ]
-        for future in futures:
-            future.result()
+    train_all(students, jobs, threads=max(1, cores // jobs))
 
     runs = [teacher, *students]
     contents = [read_results(run) for run in runs]
@@ -93,6 +87,24 @@ def compare(config: DictConfig) -> Path:
     print(f"report: {page.resolve()}")
     print(f"took {(time.perf_counter() - start) / 60:.1f} minutes on {cores} cores")
     return folder
+
+
+def train_all(runs: Mapping[Path, Sequence[str]], jobs: int, *, threads: int) -> None:
+    """`train` of each folder with its overrides, `jobs` at a time.
+
+    After a failure or Ctrl-C those that run come to their end, and no other one is begun.
+
+    Raises:
+        LSHFMError: as `train`.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(train, run, overrides, threads=threads) for run, overrides in runs.items()]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def loss_of(name: str, overrides: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lshfm_pl.detectors import Detector
 from lshfm_pl.modules import count_parameters
 from lshfm_pl.modules.detection import as_float
+from lshfm_pl.winograd import without_winograd
 
 __all__ = ["EvaluationTimer", "detector_cost"]
 
@@ -66,7 +67,7 @@ def detector_cost(detector: Detector, image: Tensor) -> dict[str, float]:
     trainable, frozen = count_parameters([detector])
     device = next(detector.parameters()).device
     eager = torch.compiler.set_stance("force_eager")  # operations are counted one by one
-    with eager, torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with eager, torch.no_grad(), without_winograd(), FlopCounterMode(display=False) as counter:
         detector.eval()(as_float([image.to(device)]))
     return {
         "parameters": trainable + frozen,

@@ -38,7 +38,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         LSHFMError: a file that does not load, data that are not there, or classes that differ.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    datamodule = load_data(config)
+    datamodule, data_settings = load_data(config)
     class_names = datamodule.class_names
     detector = load_checkpoint(config, class_names)
     log.info("%s: %s", detector.config["name"], detector.load_report)
@@ -61,6 +61,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             "status": "done",
             "checkpoint": str(config.checkpoint or config.weights),
             "model": detector.config["name"],
+            "data": data_settings,
             "test_set": test_set_summary(module.record),
             "metrics": module.results,
             "agreement": agreement,
@@ -110,21 +111,22 @@ def measure_agreement(
     return feature_agreement(*collect_features([detector.to(device), teacher.to(device)], sample))
 
 
-def load_data(config: DictConfig) -> DetectionDataModule:
-    """The data module of `data=…`, or of what the checkpoint was trained with; ready for testing."""
-    data = config.get("data")
-    if data is not None and "_target_" in data:
-        datamodule: DetectionDataModule = instantiate(data)
+def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
+    """The data of `data=…`, or of what the checkpoint was trained with, ready for testing; and their config."""
+    data = as_dict(config.get("data"))
+    if "_target_" in data:
+        datamodule: DetectionDataModule = instantiate(config.data)
     else:
         stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
         if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
             raise LSHFMError(
                 f"{config.checkpoint or config.weights} does not say what data it was trained with: give data=…"
             )
-        datamodule = build_datamodule(stored["data"])
+        data = stored["data"]
+        datamodule = build_datamodule(data)
     datamodule.prepare_data()
     datamodule.setup("test")
-    return datamodule
+    return datamodule, data
 
 
 def metrics_table(metrics: dict[str, float]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torchvision
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import lshfm_pl
@@ -28,6 +29,7 @@ __all__ = [
     "code_version",
     "config_hash",
     "git_commit",
+    "is_known_data",
     "kept_failure",
     "run_results",
     "training_settings",
@@ -54,6 +56,16 @@ TRAINER_SETTINGS = (
     "overfit_batches",
 )
 """What of `trainer` may change the figures."""
+
+
+DEFINED_ELSEWHERE = ("VOC2007/", "VOC2012/", "instances_train2017", "ShapesDataModule")
+"""Data sets that are the same wherever they lie; of any other one its folder is what tells it apart."""
+
+
+def is_known_data(data: Mapping[str, Any]) -> bool:
+    """Whether a `data` config names a data set that is the same in any folder."""
+    kept = json.dumps({key: value for key, value in data.items() if key != "root"})
+    return any(name in kept for name in DEFINED_ELSEWHERE)
 
 
 def run_results(
@@ -101,6 +113,7 @@ def run_results(
         **code_version(),
         "settings": training_settings(content),
         "config_hash": config_hash(config),
+        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -159,6 +172,7 @@ def kept_failure(folder: Path) -> Iterator[None]:
     A folder that holds a finished run, or an unfinished one that this attempt refuses to touch, is left as it is.
     """
     path = folder / ERROR_FILE
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
     with suppress(OSError):
         path.unlink(missing_ok=True)
     held_run = (folder / "checkpoints").exists()
@@ -166,8 +180,11 @@ def kept_failure(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         is_ours = isinstance(error, LSHFMError)
-        if folder.is_dir() and not (is_ours and held_run):
+        if is_ours and held_run:
+            text = before
+        else:
             text = str(error) if is_ours else "".join(traceback.format_exception(error))
+        if folder.is_dir() and text is not None:
             with suppress(OSError):  # a full disk, say, must not hide the failure itself
                 path.write_text(text.strip() + "\n", encoding="utf-8")
         raise

@@ -15,7 +15,7 @@ from lshfm_pl.cli import as_dict, in_multirun
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.processes import started_by_lightning
-from lshfm_pl.results import RESULTS_FILE
+from lshfm_pl.results import RESULTS_FILE, is_known_data
 
 __all__ = [
     "AUTO",
@@ -125,16 +125,24 @@ def _run_beside(folder: Path, config: DictConfig) -> str | None:
             touched[run] = max(path.stat().st_mtime, touched.get(run, 0))
     touched.pop(folder, None)
     newest_first = sorted(touched, key=lambda run: touched[run], reverse=True)
-    return next((str(run) for run in newest_first if _is_run_of(run, config)), None)
+    return next((str(run) for run in newest_first if _is_run_of(run, config, same_data_folder=True)), None)
 
 
-def _is_run_of(folder: Path, config: DictConfig) -> bool:
-    """Whether the run in `folder` has the settings of `config`."""
+def _is_run_of(folder: Path, config: DictConfig, *, same_data_folder: bool = False) -> bool:
+    """Whether the run in `folder` has the settings of `config`.
+
+    With `same_data_folder` data of one's own must lie in the same folder: other data may have the same settings.
+    Those of a run whose folder was chosen may have been moved.
+    """
     path = folder / "config.yaml"
     if not path.is_file():
         return False
-    saved = as_dict(OmegaConf.load(path))  # type: ignore[arg-type]
-    return not differing_keys(comparable(saved), comparable(as_dict(config)))
+    saved, wanted = as_dict(OmegaConf.load(path)), as_dict(config)  # type: ignore[arg-type]
+    if same_data_folder and not is_known_data(wanted["data"]):
+        roots = [Path(settings["data"]["root"]).expanduser().resolve() for settings in (saved, wanted)]
+        if roots[0] != roots[1]:
+            return False
+    return not differing_keys(comparable(saved), comparable(wanted))
 
 
 def _is_finished(folder: Path, config: DictConfig) -> bool:

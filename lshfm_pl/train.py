@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl import cli
 from lshfm_pl.callbacks import StepTimer
-from lshfm_pl.checkpointing import LAST, LastCheckpoint, RunRecord
+from lshfm_pl.checkpointing import LAST, Interrupted, LastCheckpoint, RunRecord, StopSignals
 from lshfm_pl.cli import as_dict, is_main_process
 from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.cost import EvaluationTimer, detector_cost
@@ -161,7 +161,8 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
             supported.
     """
     last = Path(config.output_dir) / "checkpoints" / LAST
-    if checkpoint is None and last.exists() and is_main_process():
+    is_of_another = checkpoint is None or checkpoint.resolve().parent != last.resolve().parent
+    if is_of_another and last.exists() and is_main_process():
         raise LSHFMError(
             f"{config.output_dir} holds a run already: go on with resume=auto hydra.run.dir={config.output_dir}, "
             "or give another hydra.run.dir"
@@ -277,14 +278,34 @@ def measure_teacher(
     return measured.results
 
 
+def run_job(output_dir: Path) -> None:
+    """Run this job of a sweep as a command of its own, which saves what it has before a signal ends both.
+
+    Raises:
+        Interrupted: by a signal, after the job has ended.
+        LSHFMError: the job failed.
+    """
+    with StopSignals() as signals:
+        signals.deferred = True
+        job = subprocess.Popen(cli.job_command("lshfm_pl.train", output_dir))
+        signals.forward = job.send_signal
+        try:
+            status = job.wait()
+        except Interrupted:  # a second Ctrl+C, which the job has got too
+            job.wait()
+            raise
+        if signals.received is not None:
+            raise Interrupted(signals.received)
+    if status != 0:
+        raise LSHFMError(f"the job in {output_dir} failed; see its output above")
+
+
 @cli.main("train")
 def main(config: DictConfig) -> None:
     """One run, or one job of a sweep."""
     if cli.in_multirun() and str(config.trainer.devices) != "1" and not started_outside():
         # Lightning starts its other processes by repeating the command line, which here is the whole sweep.
-        command = cli.job_command("lshfm_pl.train", Path(config.output_dir))
-        if subprocess.run(command, check=False).returncode != 0:
-            raise LSHFMError(f"the job in {config.output_dir} failed; see its output above")
+        run_job(Path(config.output_dir))
         return
     with kept_failure(Path(config.output_dir)):
         train(config)

@@ -121,6 +121,7 @@ def evaluate_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str
     return [
         f"checkpoint={quoted(Path(config.teacher.checkpoint))}",
         *([f"model={detector.name}"] if detector is not None else []),
+        f"which={config.teacher.which}",
         *([f"postprocess={postprocess}"] if postprocess is not None else []),
         f"data={config.hydra.runtime.choices.data}",
         *(item for item in overrides if EVALUATE_OVERRIDE.match(item)),

@@ -1,5 +1,6 @@
 """What the timer reports."""
 
+import torch
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
 
 from lshfm_pl.callbacks import StepTimer
@@ -21,3 +22,17 @@ def test_timer_without_steps_reports_none():
     summary = StepTimer().summary()
     assert summary["step_seconds_median"] is None
     assert summary["images_per_second"] is None
+
+
+def test_seconds_of_training_go_on_after_an_interruption(tmp_path):
+    first = StepTimer()
+    trainer = quiet_trainer(tmp_path, callbacks=[first])
+    trainer.fit(DetectionModule(small_detector(STUDENTS[1]), short_schedule()), datamodule=RandomData())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["StepTimer"]["train_seconds"]
+    assert saved >= first.summary()["train_seconds"] > 0
+    second = StepTimer()
+    again = quiet_trainer(tmp_path, callbacks=[second])
+    module = DetectionModule(small_detector(STUDENTS[1]), short_schedule())
+    again.fit(module, datamodule=RandomData(), ckpt_path=tmp_path / "last.ckpt")
+    assert second.summary()["train_seconds"] > saved

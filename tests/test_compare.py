@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from hydra import compose, initialize_config_dir
 
+from lshfm_pl import compare as compare_module
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.compare import compare, quoted, refuse_older, train
+from lshfm_pl.compare import compare, quoted, refuse_older, train, train_all
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
 
@@ -115,6 +117,24 @@ def test_run_that_failed_before_it_kept_anything_may_have_other_settings(tmp_pat
     (tmp_path / "run" / "checkpoints").mkdir()
     with pytest.raises(LSHFMError, match="holds a run with other settings"):
         train(tmp_path / "run", ["data.root=third"])
+
+
+@pytest.mark.parametrize("failure", [LSHFMError("no room"), KeyboardInterrupt()])
+def test_after_a_failure_no_other_student_is_begun(failure, monkeypatch):
+    begun = []
+
+    def train(run, overrides, *, threads):
+        begun.append(run)
+        if run == "second":
+            raise failure
+        time.sleep(0.2)
+
+    monkeypatch.setattr(compare_module, "train", train)
+    runs = dict.fromkeys(("first", "second", "third", "fourth", "fifth", "sixth"), ())
+    with pytest.raises(type(failure)):
+        train_all(runs, 2, threads=1)
+    assert begun[:2] == ["first", "second"]
+    assert len(begun) <= 3  # the worker that failed may have taken another one
 
 
 def test_student_older_than_its_teacher_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from small_detectors import STUDENTS, small_detector
 
 from lshfm_pl.cost import EvaluationTimer, detector_cost
+from lshfm_pl.winograd import FEWEST_CHANNELS, use_winograd
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -30,6 +31,21 @@ def test_operations_are_two_a_multiply_add():
 
     cost = detector_cost(Convolution(), torch.zeros(3, 10, 20, dtype=torch.uint8))
     assert cost["gflops"] == pytest.approx(2 * 3 * 5 * 9 * 200 / 1e9)
+
+
+def test_operations_are_those_of_convolutions_however_they_are_made():
+    class Convolution(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(FEWEST_CHANNELS, FEWEST_CHANNELS, 3, padding=1, bias=False)
+
+        def forward(self, images):
+            return self.layer(torch.zeros(1, FEWEST_CHANNELS, 64, 64))
+
+    detector = Convolution()
+    use_winograd(detector)
+    gflops = detector_cost(detector, torch.zeros(3, 64, 64, dtype=torch.uint8))["gflops"]
+    assert gflops == pytest.approx(2 * FEWEST_CHANNELS**2 * 9 * 64**2 / 1e9)
 
 
 def test_time_an_image_is_the_median_of_the_batches(monkeypatch):

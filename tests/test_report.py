@@ -14,7 +14,7 @@ from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.report import report
 from lshfm_pl.reporting.published import published_of_run
-from lshfm_pl.reporting.runs import Run
+from lshfm_pl.reporting.runs import Run, read_run
 
 FOUND = {"none": 0.4, "l2": 0.5, "lsh": 0.45, "lshl2": 0.6}
 
@@ -253,6 +253,26 @@ def test_the_teacher_is_the_run_that_taught(tmp_path):
     rows = rows_of(report(tmp_path, resamples=100).parent / "results.csv")
     groups = {row["folder"].rpartition(tmp_path.name)[2]: row["group"] for row in rows}
     assert groups == {"/runs/teacher": "1", "/none": "1", "/l2": "1", "/other/teacher": "2"}
+
+
+def test_evaluation_of_a_teacher_that_was_trained_here_is_set_apart(tmp_path):
+    write_run(tmp_path / "runs" / "teacher", role="teacher", found=0.8)
+    write_run(tmp_path / "none", found=0.4)
+    write_run(tmp_path / "l2", "l2")
+    results = make_results(role="teacher", found=0.7)
+    kept = {key: results[key] for key in ("model", "metrics", "test_set")}
+    (tmp_path / "evaluate").mkdir()
+    file = f"{tmp_path}/runs/teacher/checkpoints/last.ckpt"
+    (tmp_path / "evaluate" / "results.json").write_text(json.dumps({"checkpoint": file, **kept}))
+    rows = rows_of(report(tmp_path, resamples=50).parent / "summary.csv")
+    assert [row["line"] for row in rows] == ["Teacher", "Student (none)", "L2"]
+
+
+def test_command_is_the_one_that_made_the_run(tmp_path):
+    folder = write_run(tmp_path / "l2", "l2", overrides=["distill=l2", "seed=5"])
+    assert read_run(folder).command == "python -m lshfm_pl.train distill=l2 seed=5"
+    older = write_run(tmp_path / "none")
+    assert read_run(older).command == "python -m lshfm_pl.train distill=none seed=0"
 
 
 def test_evaluated_teacher_file_is_the_teacher_and_any_other_evaluation_is_set_apart(tmp_path):

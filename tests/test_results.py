@@ -83,7 +83,11 @@ def test_an_interrupted_run_has_not_failed_and_one_that_is_there_is_not_touched(
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     with pytest.raises(RuntimeError), kept_failure(tmp_path):
         raise RuntimeError("out of memory")
-    assert (tmp_path / "error.txt").is_file()
+    kept = (tmp_path / "error.txt").read_text()
+    assert kept.endswith("RuntimeError: out of memory\n")
+    with pytest.raises(LSHFMError), kept_failure(tmp_path):
+        raise LSHFMError("holds a run already")
+    assert (tmp_path / "error.txt").read_text() == kept
 
 
 def test_failure_that_cannot_be_kept_is_raised_all_the_same(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from interruptions import Killed
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from torture import rows, same, scalars
 
 from lshfm_pl import resume
@@ -365,6 +365,32 @@ def test_auto_without_a_folder_does_nothing_if_the_newest_run_of_the_same_settin
     assert f"{folder}/done is finished, nothing to go on with" in line
     assert "hydra.run.dir=… or resume=null starts a new run" in line
     assert not (folder / "new").exists()
+
+
+def test_auto_without_a_folder_does_not_take_a_run_on_other_data_for_this_one(
+    runs_beside, settings, monkeypatch
+):
+    own = (*settings("fasterrcnn", "none"), "data=voc_folder", "data.batch_size=2")
+
+    def config_on(root, run):
+        kept = [item for item in TINY if not item.startswith("data")]
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return compose("train", overrides=[*kept, *own, f"data.root={root}", f"output_dir={run}"])
+
+    folder = runs_beside(("cells", 0.001, None))
+    OmegaConf.save(config_on("/data/cells", folder / "cells"), folder / "cells/config.yaml", resolve=True)
+    assert resolve_resume(config_on("/data/birds", folder / "new")) is None
+    monkeypatch.chdir("/")
+    assert resolve_resume(config_on("data/cells", folder / "new")) == folder / "cells" / "checkpoints" / LAST
+
+
+def test_folder_of_another_run_is_not_gone_on_in(finished, settings, data_root, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    before = (run / "metrics.csv").read_bytes()
+    longer = (*settings("fasterrcnn", "none"), "schedule.epochs=3", "resume_allow_changes=true")
+    with pytest.raises(LSHFMError, match="run holds a run already"):
+        run_to_end(run, data_root, *longer, f"resume={finished}/checkpoints/{LAST}")
+    assert (run / "metrics.csv").read_bytes() == before
 
 
 def test_auto_without_a_folder_is_a_new_run_beside_those_of_other_settings(

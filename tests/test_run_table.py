@@ -251,8 +251,8 @@ def test_evaluation_of_the_teacher_takes_what_it_knows_of_the_overrides(script):
     ]
     config = script.composed("voc07_retinanet_vgg11", ["teacher.checkpoint=a b.ckpt", *overrides])
     assert script.evaluate_overrides(config, overrides) == [
-        "checkpoint='a b.ckpt'", "postprocess=published", "data=voc07", "data.root=/d", "trainer.devices=2",
-        "+trainer.x=1", "seed=3",
+        "checkpoint='a b.ckpt'", "which=student", "postprocess=published", "data=voc07", "data.root=/d",
+        "trainer.devices=2", "+trainer.x=1", "seed=3",
     ]  # fmt: skip
     config = script.composed("voc0712_retinanet_vgg11fpn", [])
     assert "model=retinanet_vgg16fpn" in script.evaluate_overrides(config, [])

@@ -1,20 +1,26 @@
 """Runs as a user starts them: run folder, figures from the file alone, sweeps, two processes, failures."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
+from lshfm_pl import cli
+from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.cli import CONFIG_DIR, refuse_missing_values, told
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import evaluate
-from lshfm_pl.train import train
+from lshfm_pl.train import run_job, train
 
 SMALL = [
     "data=shapes",
@@ -121,7 +127,9 @@ def test_evaluate_gives_the_same_numbers_from_the_file_alone(pair, tmp_path):
         config = compose("evaluate", overrides=overrides)
     figures = evaluate(config)
     assert figures == pytest.approx(results["metrics"], rel=0, abs=0, nan_ok=True)  # to the last digit
-    assert json.loads((tmp_path / "results.json").read_text())["metrics"]["AP50"] == figures["AP50"]
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["metrics"]["AP50"] == figures["AP50"]
+    assert written["data"]["_target_"] == results["data"]["_target_"]
 
 
 def test_evaluate_tells_how_alike_the_teacher_is(pair, tmp_path, capsys):
@@ -291,6 +299,43 @@ def test_sweep_gives_each_job_its_own_folder(pair, data_root, tmp_path):
     assert [job.name.split("_")[0] for job in jobs] == [str(number) for number in range(8)]
     ran = [(content["distill"]["name"], content["seed"]) for content in map(read_results, jobs)]
     assert ran == [(name, seed) for name in ("none", "l2", "lsh", "lshl2") for seed in (0, 1)]
+
+
+JOB = """
+import pathlib, signal, sys, time
+def save(signum, frame):
+    pathlib.Path("saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("begun").touch()
+time.sleep(60)
+"""
+
+
+def test_signal_to_a_sweep_ends_it_after_its_job_has_saved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "job_command", lambda module, folder: [sys.executable, "-c", JOB])
+
+    def stop_when_begun():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop_when_begun)
+    thread.start()
+    with pytest.raises(Interrupted) as stopped:
+        run_job(tmp_path)
+    thread.join()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert (tmp_path / "saved").exists()
+
+
+def test_job_of_a_sweep_that_fails_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        cli, "job_command", lambda module, folder: [sys.executable, "-c", "raise SystemExit(1)"]
+    )
+    with pytest.raises(LSHFMError, match=f"the job in {tmp_path} failed"):
+        run_job(tmp_path)
 
 
 def read_results(folder):

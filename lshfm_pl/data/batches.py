@@ -12,7 +12,7 @@ from lshfm_pl.data.dataset import Target
 __all__ = ["Batch", "collate"]
 
 Batch = tuple[list[Tensor], list[Target]]
-"""Images uint8 [3, H, W] of different sizes, and their targets."""
+"""Images (uint8 [3, H, W], any size) and per-image targets (`boxes` float32 [N, 4], `labels` int64 [N], …)."""
 
 ALIGNMENT = 16
 """Bytes: where a tensor may begin, whatever its type."""

@@ -21,8 +21,6 @@ from lshfm_pl.precision import autocast_dtype
 
 __all__ = ["DetectionModule", "Place", "SeenBatch", "as_float", "count_parameters"]
 
-"""Images (uint8 [3, H, W], any size) and per-image targets (`boxes` float32 [N, 4], `labels` int64 [N], …)."""
-
 
 class Place(NamedTuple):
     """Where in a run a batch is, on which alone its random numbers depend: counted from 0.

@@ -15,7 +15,7 @@ import yaml
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
-from lshfm_pl.results import ERROR_FILE, RECORD_FILE, RESULTS_FILE, training_settings
+from lshfm_pl.results import ERROR_FILE, RECORD_FILE, RESULTS_FILE, is_known_data, training_settings
 
 __all__ = [
     "Run",
@@ -33,8 +33,6 @@ STILL_RUNNING_SECONDS = 600
 """A folder that was written to within so long may belong to a run that goes on."""
 
 NOT_COMPARED_DATA = {"num_workers", "seed", "download"}
-DEFINED_ELSEWHERE = ("VOC2007/", "VOC2012/", "instances_train2017", "ShapesDataModule")
-"""Data sets that are the same wherever they lie; of any other one its folder is what tells it apart."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ class Run:
         if not isinstance(data, Mapping):
             return {}
         kept = {key: value for key, value in data.items() if key not in NOT_COMPARED_DATA}
-        if any(name in json.dumps(kept) for name in DEFINED_ELSEWHERE):
+        if is_known_data(kept):
             kept.pop("root", None)
         return _flat({"data": kept})
 
@@ -172,9 +170,9 @@ def find_runs(folders: Iterable[Path]) -> RunSet:
                 aside.append(_without_results(folder))
         except LSHFMError as error:
             aside.append(SetAside(folder, "not readable", str(error)))
-    teachers = {run.teacher_file for run in runs if run.teacher_file}
+    # A published teacher is evaluated, not trained.
+    teachers = {run.teacher_file for run in runs} - {run.own_file for run in runs}
     for run in evaluations:
-        # A published teacher is evaluated, not trained.
         if run.own_file in teachers:
             runs.append(run)
         else:
@@ -265,7 +263,7 @@ def read_run(folder: Path) -> Run:
     if "checkpoint" in results and not isinstance(results["checkpoint"], str):
         raise LSHFMError(f"{path.name} is of something else: expected checkpoint to be a path")
     config = {} if isinstance(results.get("settings"), Mapping) else _read_config(folder)
-    return Run(results, folder, config, _command(folder, "evaluate" if "checkpoint" in results else "train"))
+    return Run(results, folder, config, _command(folder, results))
 
 
 def _without_results(folder: Path) -> SetAside:
@@ -307,19 +305,21 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _command(folder: Path, command: str) -> str:
+def _command(folder: Path, results: Mapping[str, Any]) -> str:
+    """What was typed. Hydra's own note of it comes last: it is of the last command that named the folder."""
     overrides = folder / "overrides.json"
     hydra = folder / ".hydra" / "overrides.yaml"
-    typed: Any = None
+    typed: Any = results.get("overrides")
     try:
         if overrides.is_file():
             typed = json.loads(_text(overrides))
-        elif hydra.is_file():
+        elif typed is None and hydra.is_file():
             typed = yaml.load(_text(hydra), Loader=yaml.CSafeLoader)
     except (ValueError, yaml.YAMLError):
         return ""
     if not isinstance(typed, list):
         return ""
+    command = "evaluate" if "checkpoint" in results else "train"
     return " ".join([f"python -m lshfm_pl.{command}", *map(str, typed)])
 
 
