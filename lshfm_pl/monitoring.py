@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.mimic import LSH
 from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters
 from lshfm_pl.modules.detection import as_float
@@ -120,7 +121,9 @@ class DetectionPictures(pl.Callback):
             images,
             {
                 TRUTH: [target for _, target in samples],
-                f"epoch {epoch}": [{key: value.cpu() for key, value in entry.items()} for entry in found],
+                f"epoch {epoch}": [
+                    {key: value.cpu() for key, value in foreground(entry).items()} for entry in found
+                ],
             },
             pl_module.detector.class_names,
             score_threshold=self.score_threshold,

@@ -21,6 +21,7 @@ from lshfm_pl.data.images import decode_image
 from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.modules.detection import as_float
 from lshfm_pl.reporting.drawing import draw_detections, save_picture
 from lshfm_pl.results import write_json
@@ -179,11 +180,14 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def detect(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-    """`boxes` [N, 4], `labels` [N] and `scores` [N] of uint8 images [3, H, W], on the CPU, in their pixels."""
+    """`boxes` [N, 4], `labels` [N] and `scores` [N] of uint8 images [3, H, W], on the CPU, in their pixels.
+
+    Labels are those of classes, from 1.
+    """
     device = next(detector.parameters()).device
     with torch.inference_mode():
         found = detector(as_float([image.to(device) for image in images]))
-    return [{key: value.cpu() for key, value in of_image.items()} for of_image in found]
+    return [{key: value.cpu() for key, value in foreground(of_image).items()} for of_image in found]
 
 
 def _categories(detector: Detector) -> list[dict[str, Any]]:

@@ -312,6 +312,7 @@ VOC_CASES = {
         write(XML, f"<annotation>{object_xml('cat')}</annotation>"), "size-unstated", "pass", "a.xml"
     ),
     "size of zero": Case(xml(object_xml("cat"), size=(0, 0)), "size-unstated", "pass", "a.xml"),
+    "size of fractions": Case(xml(object_xml("cat"), size=(64.5, 48)), "size-unstated", "pass", "a.xml"),
     "no size and no image": Case(
         lambda folder: (xml(size=(0, 0))(folder), write(JPG, b"")(folder)),
         "size-unstated image-empty",

@@ -14,6 +14,9 @@ CLASS_NAMES = ("circle", "square", "star")
 STUDENTS = ("fasterrcnn_resnet10fpn_tiny", "retinanet_resnet10fpn_tiny")
 TEACHER_OF = {name: name.replace("resnet10fpn_tiny", "resnet18fpn_small") for name in STUDENTS}
 
+ALL_LABELS = {"postprocess": "published", "score_thresh": 0.0, "detections_per_img": 5}
+"""Settings with which a RetinaNet of any weights reports five boxes of each label, and of label 0."""
+
 
 def small_detector(name, seed=0, **changes):
     with initialize_config_dir(str(CONFIG_DIR / "model"), version_base="1.3"):

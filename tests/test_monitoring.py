@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from small_detectors import (
+    ALL_LABELS,
     CLASS_NAMES,
     STUDENTS,
     TEACHER_OF,
@@ -216,6 +217,17 @@ def test_losses_of_the_line_are_means_over_the_epoch(tmp_path, caplog):
         quiet_trainer(tmp_path, callbacks=[Keep()]).fit(module, datamodule=RandomData(num_batches=3))
     told = float(re.search(r"loss ([\d.]+)", next(text for text in caplog.messages if "1/1" in text))[1])
     assert told == pytest.approx(sum(seen) / 3, abs=1e-3)
+
+
+def test_the_background_that_a_retinanet_scores_does_not_stop_the_pictures(tmp_path):
+    module = DetectionModule(small_detector(STUDENTS[1], **ALL_LABELS), short_schedule())
+    trainer = quiet_trainer(
+        tmp_path, callbacks=[DetectionPictures(1, 1, score_threshold=0.0)], limit_val_batches=1,
+        log_every_n_steps=1, logger=TensorBoardLogger(tmp_path, name="", version="pictures"),
+    )  # fmt: skip
+    trainer.fit(module, datamodule=WatchedData())
+    accumulator = EventAccumulator(str(tmp_path / "pictures"), size_guidance={"images": 0})
+    assert len(accumulator.Reload().Images("val/detections")) == 1
 
 
 def test_monitoring_changes_nothing_of_the_training(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from pycocotools.coco import COCO
-from small_detectors import CLASS_NAMES, STUDENTS, as_float, random_batch, small_detector
+from small_detectors import ALL_LABELS, CLASS_NAMES, STUDENTS, as_float, random_batch, small_detector
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.images import decode_image
@@ -77,6 +77,18 @@ def test_predictions_are_those_of_evaluation_in_coco_format(checkpoint, folder, 
     assert "broken.jpg: is truncated" in told.err
     assert "1 of 5 files could not be read and were left out" in told.err
     assert "\r" not in told.err  # no bar where there is no terminal
+
+
+def test_the_background_that_a_retinanet_scores_is_not_detected(folder, tmp_path):
+    detector = small_detector(STUDENTS[1], **ALL_LABELS).eval()
+    torch.save(detector_checkpoint(detector), tmp_path / "retinanet.ckpt")
+    _, content = run(tmp_path / "retinanet.ckpt", folder / "a.jpg", tmp_path / "out", "score_threshold=0")
+    with torch.no_grad():
+        assert (
+            detector(as_float([decode_image(folder / "a.jpg")]))[0]["labels"].bincount().tolist() == [5] * 4
+        )
+    assert [entry["category_id"] for entry in content["annotations"]] == [1] * 5 + [2] * 5 + [3] * 5
+    assert (tmp_path / "out/pictures/a.jpg.png").is_file()
 
 
 def test_pictures_of_one_name_in_two_folders_are_both_kept(checkpoint, folder, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
-from small_detectors import CLASS_NAMES, STUDENTS, TEACHER_OF, small_detector
+from small_detectors import ALL_LABELS, CLASS_NAMES, STUDENTS, TEACHER_OF, small_detector
 from torchvision.transforms.v2.functional import pil_to_tensor
 from voc_files import object_xml, write_voc
 
@@ -121,6 +121,15 @@ def test_checkpoints_stand_side_by_side_with_the_data_they_were_trained_with(che
     assert read(path).shape[2] == 3 * (300 + 6) + 6
     (alone,) = run(tmp_path, f"checkpoint='{checkpoints['teacher']}'", "index=0")
     assert read(alone).shape[2] == 2 * (300 + 6) + 6
+
+
+def test_the_background_that_a_retinanet_scores_is_not_drawn(folder, tmp_path):
+    detector = small_detector(STUDENTS[1], **ALL_LABELS)
+    torch.save(
+        {**detector_checkpoint(detector), "data": {**DATA, "root": str(folder)}}, tmp_path / "low.ckpt"
+    )
+    (path,) = run(tmp_path, f"checkpoint='{tmp_path}/low.ckpt'", "index=0", "score_threshold=0")
+    assert read(path).shape[2] == 2 * (300 + 6) + 6
 
 
 def test_errors_mark_what_an_untrained_detector_misses(checkpoints, tmp_path):

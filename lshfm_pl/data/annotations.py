@@ -40,6 +40,7 @@ ARCHIVES = {
 """The torchvision archive (year, image_set) that holds a split."""
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+_CLASS_COLUMN = ("-1", "0", "1")
 _LARGEST_XML = 8 * 2**20
 """Bytes. An object takes about 300."""
 _LARGEST_COORDINATE = 1e9
@@ -199,9 +200,8 @@ def read_split(source: VOCSource, log: FaultLog | None = None) -> list[tuple[str
         raise FaultError(Fault("file-missing", path, f"{text}data.test_split."))
     image_ids = []
     for line, content in enumerate(_read_text(path).split("\n"), start=1):
-        # A second column says whether the image has a class.
-        name = next(iter(content.split()), None)
-        if name is None:
+        name = _image_id(content)
+        if not name:
             continue
         if (reason := unsafe_path(name)) is not None:
             text = f"the image id {name!r} {reason}, which is refused."
@@ -211,6 +211,16 @@ def read_split(source: VOCSource, log: FaultLog | None = None) -> list[tuple[str
     if not image_ids:
         raise FaultError(Fault("split-empty", path, "is empty: expected one image id a line."))
     return image_ids
+
+
+def _image_id(line: str) -> str:
+    """What a line of a split names: all of it, as ids may have spaces, but for VOC's second column.
+
+    In the lists of one class that column says whether the image has it: 1, -1, or 0 where it is difficult to see.
+    """
+    name = line.strip()
+    columns = name.rsplit(maxsplit=1)
+    return columns[0] if len(columns) == 2 and columns[1] in _CLASS_COLUMN else name
 
 
 def _read_text(path: Path) -> str:
@@ -345,11 +355,12 @@ def _text(node: ET.Element, tag: str) -> str:
 
 
 def _read_size(root: ET.Element, tag: str) -> int:
-    """The image's width or height as stated, 0 where it is not."""
+    """The image's width or height as stated, 0 where it is not; some tools write 500.0."""
     try:
-        return max(int(_text(root, f"size/{tag}")), 0)
+        value = float(_text(root, f"size/{tag}"))
     except ValueError:
         return 0
+    return max(int(value), 0) if value.is_integer() else 0
 
 
 def _read_name(node: ET.Element) -> str:

@@ -1,6 +1,7 @@
 """Reading of image files."""
 
 import io
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,11 @@ reached."""
 
 _DECODING_ERRORS = (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What torchvision and Pillow raise for files that are broken or too large."""
+
+_EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError)
+"""What Pillow raises for EXIF without a TIFF header, cut in it, given as text, or of no hexadecimal digits."""
+_ROTATED = range(2, 9)
+"""EXIF orientations that turn or mirror; 1 is upright, 0 unknown, and others are none."""
 
 _JPEG_START = b"\xff\xd8"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -83,15 +89,25 @@ def _unusual(image: Image.Image, suffix: str, data: bytes) -> Iterator[tuple[str
         yield "image-greyscale", "is greyscale; it becomes RGB."
     if image.format == "PNG" and data[_PNG_BIT_DEPTH] == 16:
         yield "image-16-bit", "has 16 bits a channel, of which the upper 8 are used."
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation != 1:
+    orientation = _orientation(image)
+    if orientation in _ROTATED:
         yield (
             "image-exif-rotated",
             f"EXIF orientation {orientation} is not followed: the boxes must be of the stored pixels.",
         )
-    suffixes = FORMATS[str(image.format)]
+    # Pillow's name for a JPEG with further pictures, such as a camera's preview, after the one that is read.
+    image_format = "JPEG" if image.format == "MPO" else str(image.format)
+    suffixes = FORMATS[image_format]
     if suffix.lower() not in suffixes:
-        yield "image-suffix", f"holds {image.format}, whose suffix is {suffixes[0]}."
+        yield "image-suffix", f"holds {image_format}, whose suffix is {suffixes[0]}."
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """What EXIF says, None where it says nothing or can't be read: the pixels don't depend on it."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except _EXIF_ERRORS:
+        return None
 
 
 def _read(path: Path) -> bytes:

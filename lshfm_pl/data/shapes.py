@@ -28,6 +28,8 @@ DIFFICULT_BELOW = 0.55
 
 _RECIPE_VERSION = 1
 _STAMP = "shapes.json"
+_LARGEST_SEED = 2**32 - 1
+"""Of numpy's RandomState."""
 _DRAWN_AT_LEAST = 0.25
 _FAINT_SHARE = 0.04
 _PLACEMENT_TRIES = 20
@@ -43,10 +45,10 @@ class ShapesSpec:
         num_train: scenes in the split `train`.
         num_val: scenes in the split `val`.
         num_test: scenes in the split `test`.
-        seed: seed of the scenes, at least 0.
+        seed: seed of the scenes, 0 to 2^32 - 1.
 
     Raises:
-        LSHFMError: a number is too small.
+        LSHFMError: a number is too small, or the seed too large.
     """
 
     image_size: int = 128
@@ -63,6 +65,11 @@ class ShapesSpec:
                     f"The shapes data set needs a whole number of at least {lowest[name]} for {name}, "
                     f"found {value!r}."
                 )
+        if self.seed > _LARGEST_SEED:
+            raise LSHFMError(
+                f"The shapes data set needs a whole number of at most {_LARGEST_SEED} for seed, "
+                f"found {self.seed!r}."
+            )
 
     @property
     def stamp(self) -> dict[str, int]:

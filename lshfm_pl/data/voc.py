@@ -109,7 +109,9 @@ def _make_record(image: AnnotatedImage, label_of: dict[str, int], log: FaultLog)
     annotation = image.annotation
     width, height = annotation.width, annotation.height
     if not (width and height):
-        log.add(Fault("size-unstated", annotation.path, "has no <size>; the image's is taken."))
+        log.add(
+            Fault("size-unstated", annotation.path, "has no <size> in whole pixels; the image's is taken.")
+        )
         try:
             width, height = image_size(image.image_path)
         except FaultError as error:

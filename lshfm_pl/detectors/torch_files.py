@@ -86,13 +86,18 @@ def download_torch_file(url: str, *, check_hash: bool, key: str, advice: str) ->
     Args:
         url: where it is.
         check_hash: compare its SHA-256 with the start of it in its name, also where it is in the cache already.
+            Without, the name in the cache begins with a hash of the URL.
         key: the setting that asked for it, for the message.
         advice: what to do where it cannot be had.
 
     Raises:
         LSHFMError: it cannot be had, or is not what it should be.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(url).path).name
+    name = Path(urllib.parse.urlparse(url).path).name
+    if not check_hash:
+        # Nothing else tells the files of one name from two addresses apart.
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
     expected = _HASH_IN_NAME.search(path.name) if check_hash else None
     try:
         if not path.exists():

@@ -17,6 +17,7 @@ from lshfm_pl.metrics.inputs import (
     TARGET_KEYS,
     check_images,
     copy_to_cpu,
+    foreground,
 )
 from lshfm_pl.metrics.record import (
     IOU_THRESHOLDS,
@@ -135,7 +136,7 @@ class DetectionMetrics:
         check_images(predictions, targets, further_target_keys=("image_id",))
         for prediction, target in zip(predictions, targets, strict=True):
             image_id = int(target["image_id"])
-            kept = (_foreground(copy_to_cpu(prediction, PREDICTION_KEYS)), _completed(target))
+            kept = (foreground(copy_to_cpu(prediction, PREDICTION_KEYS)), _completed(target))
             for part in kept:
                 self._check_labels(image_id, part["labels"])
             self._images.setdefault(image_id, kept)
@@ -237,11 +238,6 @@ class DetectionMetrics:
             f"{figure}/{name}": value
             for name, value in zip(self.class_names, per_class.tolist(), strict=True)
         }
-
-
-def _foreground(prediction: dict[str, Tensor]) -> dict[str, Tensor]:
-    keep = prediction["labels"] != 0
-    return {key: value[keep] for key, value in prediction.items()}
 
 
 def _completed(target: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["OPTIONAL_TARGET_KEYS", "PREDICTION_KEYS", "TARGET_KEYS", "check_images", "copy_to_cpu"]
+__all__ = [
+    "OPTIONAL_TARGET_KEYS",
+    "PREDICTION_KEYS",
+    "TARGET_KEYS",
+    "check_images",
+    "copy_to_cpu",
+    "foreground",
+]
 
 PREDICTION_KEYS = ("boxes", "scores", "labels")
 TARGET_KEYS = ("boxes", "labels", "difficult")
@@ -63,6 +70,16 @@ def copy_to_cpu(image: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, T
     }
     copies["boxes"] = copies["boxes"].reshape(-1, 4)
     return copies
+
+
+def foreground(prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The detections of an image without those of label 0, the background, which a RetinaNet scores like a class.
+
+    Dropped after the detector's limits on the number of boxes, in which they count, so that what is shown is what
+    is evaluated.
+    """
+    keep = prediction["labels"] != 0
+    return {key: value[keep] for key, value in prediction.items()}
 
 
 def _check_keys(where: str, image: Mapping[str, Tensor], keys: Iterable[str]) -> None:

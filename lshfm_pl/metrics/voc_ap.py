@@ -59,7 +59,7 @@ class PrecisionRecall:
         best_precision = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)
         if method == "area":
             return float(np.sum(np.diff(self.recall, prepend=0.0) * best_precision[:-1]))
-        # Rounding puts three points just above 0.3, 0.6, 0.7: a recall of 3/5 misses 0.6, as in the kit.
+        # Rounding puts three points just above 0.3, 0.6, 0.7: a recall of 3/5 misses 0.6, as in the kit's ports.
         recall_points = np.arange(0.0, 1.1, 0.1)
         return float(best_precision[np.searchsorted(self.recall, recall_points, side="left")].mean())
 
@@ -71,7 +71,10 @@ def voc_average_precision(
     iou_threshold: float = 0.5,
     method: Literal["voc07", "area"] = "voc07",
 ) -> dict[int, float]:
-    """Average precision per label as the VOC development kit defines it.
+    """Average precision per label as the VOC development kit defines it, in the form of its Python ports.
+
+    The ports ask for an IoU strictly above the threshold, where the kit's VOCevaldet takes an equal one too, and
+    their recall points are numpy's `arange(0, 1.1, 0.1)`.
 
     A detection, the highest score first, is compared with the one box of its image and label that it
     overlaps most (difficult boxes included; the first of equals). IoU > `iou_threshold`, strictly, is a

@@ -9,6 +9,7 @@ from lshfm_pl.data import build_datamodule
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.modules.detection import as_float
 from lshfm_pl.reporting.drawing import detection_grid
 from lshfm_pl.reporting.summary import Group
@@ -45,7 +46,8 @@ def draw_checkpoints(shown: Mapping[str, Path], path: Path, *, images: int, scor
     columns: dict[str, list[dict[str, torch.Tensor]]] = {"ground truth": [target for _, target in samples]}
     for title, checkpoint in shown.items():
         with torch.inference_mode():
-            columns[title] = load_detector(checkpoint)(as_float([image for image, _ in samples]))
+            found = load_detector(checkpoint)(as_float([image for image, _ in samples]))
+        columns[title] = [foreground(of_image) for of_image in found]
     return detection_grid(
         [image for image, _ in samples],
         columns,

@@ -14,6 +14,7 @@ from voc_files import (
 )
 
 from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
+from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.data.voc import VOCDetection
 from lshfm_pl.errors import LSHFMError
 
@@ -48,11 +49,40 @@ def test_size_comes_from_the_image_when_the_annotation_lacks_it(tmp_path, size_e
     assert read(folder).aspect_ratios == [64 / 48]
 
 
+def test_size_may_be_written_with_a_decimal_point(tmp_path):
+    folder = one_image(tmp_path)
+    set_annotation(folder, annotation_xml(size=("64.0", "48.00")))
+    log = FaultLog()
+    (record,) = read(folder, log=log).records
+    assert (record.width, record.height) == SIZE
+    assert isinstance(record.width, int)
+    assert log.faults == []
+
+
+@pytest.mark.parametrize("width", ["64.5", "nan", "inf", "1e400", "-64.0"])
+def test_a_size_that_is_no_number_of_pixels_is_not_stated(tmp_path, width):
+    folder = one_image(tmp_path)
+    set_annotation(folder, annotation_xml(size=(width, 48)))
+    log = FaultLog()
+    assert read(folder, log=log).records[0].width == SIZE[0]
+    assert [fault.kind for fault in log.faults] == ["size-unstated"]
+
+
 def test_second_column_blank_lines_and_byte_order_mark_of_a_split_are_skipped(tmp_path):
     folder = write_voc(tmp_path / "set", "train", {"000005": (SIZE, []), "000007": (SIZE, [])})
     path = write_split(folder, "cat_train", [])
     path.write_bytes("\ufeff000005 -1\r\n\r\n000007  1\r\n".encode())
     assert [record.image_id for record in read(folder, "cat_train").records] == ["set/000005", "set/000007"]
+
+
+@pytest.mark.parametrize("image_id", ["IMG 001", "IMG 01 2", "1", "holiday (1)"])
+@pytest.mark.parametrize("second_column", ["", " 1", "  0", "\t-1"])
+def test_image_ids_may_have_spaces(tmp_path, image_id, second_column):
+    folder = write_voc(tmp_path / "set", "train", {image_id: (SIZE, [object_xml()])})
+    write_split(folder, "train", [f"{image_id}{second_column} "])
+    (record,) = read(folder).records
+    assert record.image_id == f"set/{image_id}"
+    assert record.image_path.stem == image_id
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.jpeg", "a.JPG", "a.PNG"])

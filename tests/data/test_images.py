@@ -1,7 +1,9 @@
+import struct
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from lshfm_pl.data import images
 from lshfm_pl.data.faults import FaultError
@@ -65,3 +67,64 @@ def test_what_is_between_the_segments_of_a_jpeg_is_passed_over(tmp_path):
     table = data.index(b"\xff\xdb")
     (tmp_path / "b.jpg").write_bytes(data[:table] + b"\0\0\xff" + data[table:])
     assert torch.equal(decode_image(tmp_path / "b.jpg"), decode_image(tmp_path / "a.jpg"))
+
+
+@pytest.mark.parametrize(("suffix", "kinds"), [(".jpg", []), (".png", ["image-suffix"])])
+def test_a_jpeg_of_several_pictures_is_a_jpeg(tmp_path, suffix, kinds):
+    path = tmp_path / f"a{suffix}"
+    first, second = (Image.new("RGB", (36, 24), colour) for colour in ((200, 10, 10), (10, 10, 200)))
+    first.save(path, format="MPO", save_all=True, append_images=[second])
+    with Image.open(path) as image:
+        assert image.format == "MPO"
+    faults = inspect_image(path)
+    assert [fault.kind for fault in faults] == kinds
+    assert all("holds JPEG, whose suffix is .jpg" in fault.text for fault in faults)
+    assert image_size(path) == (36, 24)
+    assert decode_image(path)[0].float().mean() > 190
+
+
+def with_exif_block(path, block, **options):
+    """A JPEG with a block that Pillow itself would not write."""
+    Image.new("RGB", (36, 24)).save(path, **options)
+    data = path.read_bytes()
+    segment = b"Exif\0\0" + block
+    start = data.index(b"\xff\xdb")  # after the header of JFIF, which has the resolution
+    path.write_bytes(
+        data[:start] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[start:]
+    )
+
+
+def with_png_text(path, key, text):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text(key, text)
+    Image.new("RGB", (36, 24)).save(path, pnginfo=chunks)
+
+
+UNREADABLE_EXIF = {
+    "no header": ("a.jpg", lambda path: with_exif_block(path, b"no TIFF at all", dpi=(72, 72))),
+    "cut in its header": ("a.jpg", lambda path: with_exif_block(path, b"II*\0", dpi=(72, 72))),
+    "no hexadecimal digits": (
+        "a.png",
+        lambda path: with_png_text(path, "Raw profile type exif", "\nexif\n 4\nno digits"),
+    ),
+    "text for bytes": ("a.png", lambda path: with_png_text(path, "exif", "a note")),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE_EXIF)
+def test_exif_that_cannot_be_read_is_no_fault_of_the_image(tmp_path, case):
+    name, write = UNREADABLE_EXIF[case]
+    write(tmp_path / name)
+    assert decode_image(tmp_path / name).shape == (3, 24, 36)
+    assert inspect_image(tmp_path / name) == []
+
+
+@pytest.mark.parametrize(
+    ("orientation", "is_told"), [(0, False), (1, False), (2, True), (8, True), (9, False)]
+)
+def test_only_orientations_that_turn_or_mirror_are_told(tmp_path, orientation, is_told):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (36, 24)).save(tmp_path / "a.jpg", exif=exif)
+    kinds = [fault.kind for fault in inspect_image(tmp_path / "a.jpg")]
+    assert kinds == (["image-exif-rotated"] if is_told else [])

@@ -154,6 +154,18 @@ def test_other_parameters_have_another_folder(tmp_path):
     assert len(folders) == 6
 
 
+@pytest.mark.parametrize("seed", [2**32, 2**70])
+def test_a_seed_that_numpy_does_not_take_is_refused_in_one_line(tmp_path, seed):
+    with pytest.raises(LSHFMError, match=rf"at most 4294967295 for seed, found {seed}\.$") as caught:
+        generate_shapes(tmp_path, ShapesSpec(num_train=1, num_val=1, num_test=1, seed=seed))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_largest_seed_draws_scenes(tmp_path):
+    spec = ShapesSpec(num_train=1, num_val=1, num_test=1, seed=2**32 - 1)
+    assert len(read(generate_shapes(tmp_path, spec))) == 1
+
+
 def test_folder_with_another_stamp_is_refused(tmp_path):
     spec = ShapesSpec(num_train=2, num_val=1, num_test=1)
     folder = generate_shapes(tmp_path, spec)

@@ -258,6 +258,23 @@ def test_a_file_in_the_cache_that_is_another_is_refused(monkeypatch, tmp_path):
     assert download("model-01234567.pth", check_hash=False)["weight"].shape == (1000,)
 
 
+def test_files_of_one_name_from_two_addresses_are_kept_apart(monkeypatch, tmp_path):
+    fetched = []
+
+    def fetch(url, path, hash_prefix):
+        fetched.append(url)
+        torch.save({"from": url}, path)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    addresses = ["mine/weights.pth", "yours/weights.pth", "file?name=mine", "file?name=yours", ""]
+    for _ in range(2):
+        for address in addresses:
+            assert download(address, check_hash=False) == {"from": f"https://host.example/{address}"}
+    assert len(fetched) == len(addresses)
+    assert len(list((tmp_path / "hub" / "checkpoints").glob("*-weights.pth"))) == 2
+
+
 def test_a_downloaded_payload_is_refused_too(monkeypatch, tmp_path):
     buffer = io.BytesIO()
     torch.save(RunsACommand(tmp_path / "witness"), buffer)
