@@ -257,16 +257,19 @@ class LastCheckpoint(Checkpoint):
             return
         due, signum = self._agree(trainer, due)
         if batch_idx and (due or signum):
-            self._save(trainer, "between_batches")
+            self._save(trainer, "between_batches", signum)
         self._stop_if(trainer, signum)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save before a validation of the training, which may be long; during it a signal stops at once."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        self._save(trainer, "before_validation")
+        if trainer.fit_loop._should_accumulate():
+            return  # nothing could go on from the middle of a step; a signal waits for its end
+        _, signum = self._agree(trainer)
+        self._save(trainer, "before_validation", signum)
         self.signals.deferred = False
-        self._stop_if(trainer, self._agree(trainer)[1])
+        self._stop_if(trainer, signum)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Back to training, which notes signals."""
@@ -275,8 +278,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the epoch, with what the validation made of it."""
-        self._save(trainer, "epoch_end")
-        self._stop_if(trainer, self._agree(trainer)[1])
+        _, signum = self._agree(trainer)
+        self._save(trainer, "epoch_end", signum)
+        self._stop_if(trainer, signum)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is left to be saved."""
@@ -305,13 +309,21 @@ class LastCheckpoint(Checkpoint):
 
     def _agree(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
         """Whether to save, and the signal to stop for or 0, if so for any process; all of them must ask."""
+        if trainer.world_size == 1:
+            return due, self.signals.received or 0  # a GPU's answer would have to be waited for
         own = torch.tensor([int(due), self.signals.received or 0], device=trainer.strategy.root_device)
         due_anywhere, signum = trainer.strategy.reduce(own, reduce_op="max").tolist()
         return bool(due_anywhere), signum
 
-    def _save(self, trainer: pl.Trainer, place: str) -> None:
+    def _save(self, trainer: pl.Trainer, place: str, signum: int) -> None:
+        """Save, but not after a skipped step, so that there is a checkpoint from before the trouble.
+
+        Where the run ends here it is saved all the same: a skipped step has changed nothing.
+        """
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         in_trouble = any(getattr(callback, "in_trouble", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if trainer.fast_dev_run or in_trouble:  # type: ignore[attr-defined]
+        if in_trouble and not signum and not (place == "epoch_end" and trainer.fit_loop.done):
             return
         for logger in trainer.loggers:
             logger.save()

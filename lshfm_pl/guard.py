@@ -94,10 +94,13 @@ class NonFiniteGuard(pl.Callback):
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         norm = get_total_norm(gradients) if gradients else self._loss.new_zeros(())
         finite = torch.stack([self._loss.float(), norm.float()]).isfinite()
-        if not int(trainer.strategy.reduce((~finite).any().long(), reduce_op="max")):
+        bad = torch.stack([~finite[0], ~finite.all()]).long()
+        # Of all processes: they must come to the same, or one would wait for the others at the next checkpoint.
+        is_loss_bad, is_bad = trainer.strategy.reduce(bad, reduce_op="max").tolist()
+        if not is_bad:
             self.in_a_row = 0
             return
-        if bool(finite[0]) and _is_left_to_scaler(trainer):
+        if not is_loss_bad and _is_left_to_scaler(trainer):
             return
         optimizer.zero_grad(set_to_none=True)
         for buffer, before in self._statistics:

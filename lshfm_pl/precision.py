@@ -6,11 +6,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["autocast", "autocast_dtype", "cpu_capabilities", "is_emulated"]
+__all__ = ["PRECISIONS", "autocast", "autocast_dtype", "cpu_capabilities", "is_emulated"]
 
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_1")
 """Of x86 CPUs, as `torch.cpu.get_capabilities` calls them."""
 AUTOCAST_DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
+
+PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
+"""What `trainer.precision` may be: boxes and the mimic loss need float32 weights. Short names are older ones."""
 
 
 def autocast_dtype(precision: str | int | None) -> torch.dtype | None:

@@ -24,7 +24,7 @@ from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.optim import Schedule
-from lshfm_pl.precision import autocast_dtype
+from lshfm_pl.precision import PRECISIONS, autocast_dtype
 from lshfm_pl.processes import end_with_parent, lost_processes_told, started_by_lightning, started_outside
 from lshfm_pl.results import RECORD_FILE, RESULTS_FILE, kept_failure, run_results, write_json
 from lshfm_pl.resume import AUTO, finished_results, read_resumable, resolve_resume, set_results_aside
@@ -172,7 +172,7 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
             "trainer.sync_batchnorm: would make the frozen statistics of model.norm=bn_frozen_stats train; "
             "leave it false: there is nothing to synchronise"
         )
-    if str(config.trainer.precision) in ("16-true", "bf16-true", "transformer-engine"):
+    if config.trainer.precision is not None and str(config.trainer.precision) not in PRECISIONS:
         raise LSHFMError(
             f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "
             "the mimic loss and the boxes need float32 weights"

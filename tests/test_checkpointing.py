@@ -121,8 +121,8 @@ class Recorded(LastCheckpoint):
         super().__init__(*args, **kwargs)
         self.steps = []
 
-    def _save(self, trainer, place):
-        super()._save(trainer, place)
+    def _save(self, trainer, place, signum):
+        super()._save(trainer, place, signum)
         self.steps.append((trainer.global_step, place))
 
 

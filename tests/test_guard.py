@@ -1,14 +1,18 @@
 """Steps that are not finite leave nothing behind, stop a run when they go on, and can be made again."""
 
 import json
+import os
+import signal
+from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
 
-from lshfm_pl.checkpointing import LastCheckpoint
+from lshfm_pl.checkpointing import Interrupted, LastCheckpoint
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.guard import NonFiniteGuard
+from lshfm_pl.guard import NonFiniteGuard, _is_left_to_scaler
 from lshfm_pl.modules import DetectionModule
 
 
@@ -146,10 +150,6 @@ def test_only_the_first_bad_steps_are_written(tmp_path):
 
 
 def test_an_infinite_gradient_is_the_scalers_business_while_its_scale_is_high(tmp_path):
-    from types import SimpleNamespace
-
-    from lshfm_pl.guard import _is_left_to_scaler
-
     def trainer(scale):
         scaler = SimpleNamespace(get_scale=lambda: scale)
         return SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
@@ -157,6 +157,44 @@ def test_an_infinite_gradient_is_the_scalers_business_while_its_scale_is_high(tm
     assert _is_left_to_scaler(trainer(2.0**16))
     assert not _is_left_to_scaler(trainer(1.0))
     assert not _is_left_to_scaler(SimpleNamespace(precision_plugin=SimpleNamespace()))
+
+
+def test_a_loss_that_is_not_finite_in_another_process_skips_the_step_in_this_one_too(tmp_path, monkeypatch):
+    guard = NonFiniteGuard(str(tmp_path), stop_after=9)
+    trainer = quiet_trainer(tmp_path, callbacks=[guard])
+    trainer.precision_plugin.scaler = SimpleNamespace(get_scale=lambda: 2.0**16)
+    monkeypatch.setattr(trainer.strategy, "reduce", lambda own, reduce_op: torch.ones_like(own))
+    module = poisoned(())
+    before = [value.clone() for value in module.parameters()]
+    trainer.fit(module, datamodule=RandomData())
+    assert guard.skipped == 5
+    assert equal(before, list(module.parameters()))
+
+
+def test_the_last_step_of_a_run_is_saved_even_if_it_was_skipped(tmp_path):
+    callbacks = [NonFiniteGuard(str(tmp_path / "nonfinite")), LastCheckpoint(str(tmp_path))]
+    module = poisoned({9}, epochs=2)
+    quiet_trainer(tmp_path, enable_checkpointing=True, max_epochs=2, callbacks=callbacks).fit(
+        module, datamodule=RandomData()
+    )
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 10
+    assert equal(list(saved["state_dict"].values()), list(module.state_dict().values()))
+
+
+class SignalInBadStep(pl.Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_in_a_step_that_is_skipped_saves_too(tmp_path):
+    last = LastCheckpoint(str(tmp_path))
+    callbacks = [NonFiniteGuard(str(tmp_path / "nonfinite")), SignalInBadStep(), last]
+    trainer = quiet_trainer(tmp_path, enable_checkpointing=True, callbacks=callbacks)
+    with pytest.raises(Interrupted), last.signals:
+        trainer.fit(poisoned({2}), datamodule=RandomData())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
 def test_stopping_after_no_step_is_refused(tmp_path):

@@ -137,6 +137,7 @@ def test_killed_in_the_middle_of_an_epoch(architecture, loss, uninterrupted, set
         (("trainer.val_check_interval=2", "callbacks.last.every_n_steps=1"), {"batch": 3}, 3),
         (("trainer.val_check_interval=2", "callbacks.last.every_n_steps=1"), {"batch": 2}, 2),
         (("trainer.accumulate_grad_batches=2", "callbacks.last.every_n_steps=1"), {"batch": 3}, 1),
+        (("trainer.accumulate_grad_batches=2", "trainer.val_check_interval=3"), {"validation": 0}, None),
         (("trainer.max_steps=7", "callbacks.last.every_n_steps=2"), {"batch": 5}, 5),
     ],
 )

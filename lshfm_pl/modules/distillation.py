@@ -96,7 +96,7 @@ class DistillationModule(DetectionModule):
         terms: dict[str, Tensor] = {}
         with self.tap.pairing(lambda pairs: terms.update(self.mimic_terms(pairs))):
             losses = super().losses(images, targets)
-        self._check_not_silent(terms)
+        self._check_not_silent(terms, has_boxes=any(len(target["boxes"]) for target in targets))
         return {**losses, **{f"mimic_{name}": term for name, term in terms.items()}}
 
     def mimic_terms(self, pairs: Pairs) -> dict[str, Tensor]:
@@ -117,7 +117,7 @@ class DistillationModule(DetectionModule):
             return losses
         return {name: factor * loss if name.startswith("mimic_") else loss for name, loss in losses.items()}
 
-    def _check_not_silent(self, terms: dict[str, Tensor]) -> None:
+    def _check_not_silent(self, terms: dict[str, Tensor], *, has_boxes: bool) -> None:
         beta = max(head.beta for head in (self.mimic, self.kd) if head is not None)
         if beta == 0:
             return
@@ -127,13 +127,15 @@ class DistillationModule(DetectionModule):
                 f"the mimic term {without[0]} has no gradient, so the student would not learn from it: is "
                 "everything before it frozen? Raise model.trainable_stages"
             )
+        if not has_boxes:
+            return  # a RetinaNet's terms are of locations near boxes: none in images of background
         self._zero_steps = (self._zero_steps + 1) * (torch.stack(list(terms.values())) == 0).all()
         self._steps += 1
         # Counted on the device and looked at now and then: a look waits for all that a GPU has still to do.
         if self._steps % ZERO_STEPS_ALLOWED == 0 and int(self._zero_steps) >= ZERO_STEPS_ALLOWED:
             raise LSHFMError(
                 f"the mimic term was exactly 0 for {ZERO_STEPS_ALLOWED} steps running, β = {beta:g}: "
-                "nothing is distilled. Is the teacher trained, and not the student itself? Have the images boxes?"
+                "nothing is distilled. Is the teacher trained, and not the student itself?"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

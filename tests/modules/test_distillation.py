@@ -21,6 +21,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import L2, DistillLosses, build_losses, make_tap
 from lshfm_pl.mimic.calibration import collect_features
 from lshfm_pl.modules import DetectionModule, DistillationModule
+from lshfm_pl.modules.distillation import ZERO_STEPS_ALLOWED
 from lshfm_pl.optim import build_optimizer
 
 MIMIC = ("l2", "lsh", "lshl2", "kd")
@@ -257,15 +258,39 @@ def test_mimic_term_of_zero_for_twenty_steps_stops_the_run():
     module = distillation(STUDENTS[1], "l2")
     zero, some = ({"l2": value.requires_grad_()} for value in (torch.zeros(()), torch.ones(())))
     for _ in range(19):
-        module._check_not_silent(zero)
-    module._check_not_silent(some)
+        module._check_not_silent(zero, has_boxes=True)
+    module._check_not_silent(some, has_boxes=True)
     for _ in range(19):
-        module._check_not_silent(zero)
+        module._check_not_silent(zero, has_boxes=True)
+    for _ in range(30):
+        module._check_not_silent(zero, has_boxes=False)
     with pytest.raises(LSHFMError, match="exactly 0 for 20 steps"):
-        module._check_not_silent(zero)
+        module._check_not_silent(zero, has_boxes=True)
     silent = distillation(STUDENTS[1], "l2", beta=0.0)
     for _ in range(30):
-        silent._check_not_silent(zero)
+        silent._check_not_silent(zero, has_boxes=True)
+
+
+@pytest.mark.parametrize("loss", ["lshl2", "kd"])
+def test_maps_of_other_sizes_than_the_teachers_are_told(loss):
+    teacher = small_detector(TEACHER_OF[STUDENTS[1]], seed=1)
+    rounding_down = {"backbone": "vgg11", "width": 0.25, "norm": "bn", "size_divisible": 1, "min_size": [101]}
+    student = small_detector(STUDENTS[1], **rounding_down)
+    losses = build_losses(loss, teacher, **({"num_hashes": 16} if loss != "kd" else {}))
+    module = DistillationModule(student, teacher, losses, short_schedule()).train()
+    images, targets = random_batch()
+    with pytest.raises(LSHFMError, match="expected"):
+        module.losses(as_float(images), targets)
+
+
+def test_images_without_boxes_do_not_stop_a_retinanet():
+    module = distillation("retinanet_resnet10fpn_tiny", "l2").train()
+    images, targets = random_batch()
+    empty = [
+        {key: value[:0] if value.dim() else value for key, value in target.items()} for target in targets
+    ]
+    for _ in range(3 * ZERO_STEPS_ALLOWED):
+        assert module.losses(as_float(images), empty)["mimic_l2"] == 0
 
 
 @pytest.mark.parametrize(
@@ -374,7 +399,7 @@ def test_every_term_reaches_the_first_layer_of_the_student(student, distill):
 def test_mimic_term_without_gradient_stops_the_run():
     module = distillation(STUDENTS[1], "kd")
     with pytest.raises(LSHFMError, match="mimic term kd has no gradient"):
-        module._check_not_silent({"kd": torch.ones(())})
+        module._check_not_silent({"kd": torch.ones(())}, has_boxes=True)
 
 
 @pytest.mark.parametrize("student", STUDENTS)

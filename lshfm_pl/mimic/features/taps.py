@@ -353,7 +353,7 @@ class RetinaNetTap(FeatureTap):
             logits = LogitPair(student_BAK.flatten(0, 1), teacher_BAK.flatten(0, 1), weights_BA.flatten())
         if self.wants_features:
             keep_BL = kept_locations(matches_BA, anchors_at_location(self.student))
-            sizes = [level.shape[-2:] for level in levels]
+            sizes = [level.shape[-2:] for level in record["maps"]]
             of_levels = location_weights(keep_BL).split([height * width for height, width in sizes], dim=1)
             weights = [level.unflatten(1, size) for level, size in zip(of_levels, sizes, strict=True)]
             features = MapPair(record["maps"], levels, weights)
