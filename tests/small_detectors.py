@@ -1,5 +1,8 @@
 """The small detectors of the quickstart and random batches for them."""
 
+import copy
+import functools
+
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
@@ -18,11 +21,17 @@ ALL_LABELS = {"postprocess": "published", "score_thresh": 0.0, "detections_per_i
 """Settings with which a RetinaNet of any weights reports five boxes of each label, and of label 0."""
 
 
-def small_detector(name, seed=0, **changes):
+@functools.cache
+def model_file(name):
+    """The content of a file of `conf/model`; composing takes longer than building a small detector."""
     with initialize_config_dir(str(CONFIG_DIR / "model"), version_base="1.3"):
-        config = OmegaConf.to_container(compose(name))
+        return OmegaConf.to_container(compose(name))
+
+
+def small_detector(name, seed=0, **changes):
+    config = {**copy.deepcopy(model_file(name)), **changes}
     torch.manual_seed(seed)
-    return build_detector({**config, **changes}, num_classes=4, class_names=CLASS_NAMES)
+    return build_detector(config, num_classes=4, class_names=CLASS_NAMES)
 
 
 def random_batch(seed=0, num_images=2, boxless=()):

@@ -1,8 +1,7 @@
-import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+import copy
 
-from lshfm_pl.cli import CONFIG_DIR
+import pytest
+from small_detectors import model_file
 
 
 @pytest.fixture(scope="session")
@@ -10,7 +9,6 @@ def model_config():
     """A function from the name of a conf/model file, and changes to it, to a plain config."""
 
     def composed(name, **changes):
-        with initialize_config_dir(str(CONFIG_DIR / "model"), version_base="1.3"):
-            return {**OmegaConf.to_container(compose(name)), **changes}
+        return {**copy.deepcopy(model_file(name)), **changes}
 
     return composed
