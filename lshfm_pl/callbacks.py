@@ -13,7 +13,7 @@ __all__ = ["StepTimer"]
 
 
 class StepTimer(pl.Callback):
-    """Times optimizer batches and the whole training, what came before an interruption included.
+    """Times batches, and the whole training with what came before an interruption.
 
     Args:
         skip: first batches to leave out of the median: they warm caches and allocators up.

@@ -269,7 +269,7 @@ class LastCheckpoint(Checkpoint):
         _, signum = self._agree(trainer)
         self._save(trainer, "before_validation", signum)
         self.signals.deferred = False
-        self._stop_if(trainer, signum)
+        self._stop_if(trainer, signum or self._agree(trainer)[1])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Back to training, which notes signals."""
@@ -280,7 +280,7 @@ class LastCheckpoint(Checkpoint):
         """Save the epoch, with what the validation made of it."""
         _, signum = self._agree(trainer)
         self._save(trainer, "epoch_end", signum)
-        self._stop_if(trainer, signum)
+        self._stop_if(trainer, signum or self._agree(trainer)[1])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is left to be saved."""

@@ -172,8 +172,10 @@ def kept_failure(folder: Path) -> Iterator[None]:
     A folder that holds a finished run, or an unfinished one that this attempt refuses to touch, is left as it is.
     """
     path = folder / ERROR_FILE
-    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    before = None
     with suppress(OSError):
+        if path.is_file():
+            before = path.read_text(encoding="utf-8", errors="replace")
         path.unlink(missing_ok=True)
     held_run = (folder / "checkpoints").exists()
     try:

@@ -139,8 +139,8 @@ def _is_run_of(folder: Path, config: DictConfig, *, same_data_folder: bool = Fal
         return False
     saved, wanted = as_dict(OmegaConf.load(path)), as_dict(config)  # type: ignore[arg-type]
     if same_data_folder and not is_known_data(wanted["data"]):
-        roots = [Path(settings["data"]["root"]).expanduser().resolve() for settings in (saved, wanted)]
-        if roots[0] != roots[1]:
+        root, other = (Path(settings["data"].get("root") or "").expanduser() for settings in (saved, wanted))
+        if root.resolve() != other.resolve():
             return False
     return not differing_keys(comparable(saved), comparable(wanted))
 

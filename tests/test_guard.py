@@ -197,6 +197,20 @@ def test_a_signal_in_a_step_that_is_skipped_saves_too(tmp_path):
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
+class SignalWhileSaving(LastCheckpoint):
+    def _save(self, trainer, place, signum):
+        super()._save(trainer, place, signum)
+        if place == "epoch_end":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_while_the_last_epoch_is_saved_is_obeyed(tmp_path):
+    last = SignalWhileSaving(str(tmp_path))
+    trainer = quiet_trainer(tmp_path, enable_checkpointing=True, callbacks=[last])
+    with pytest.raises(Interrupted), last.signals:
+        trainer.fit(poisoned(()), datamodule=RandomData())
+
+
 def test_stopping_after_no_step_is_refused(tmp_path):
     with pytest.raises(LSHFMError, match="stop_after: expected a number of at least 1, found 0"):
         NonFiniteGuard(str(tmp_path), stop_after=0)
