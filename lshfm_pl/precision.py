@@ -11,17 +11,15 @@ __all__ = ["PRECISIONS", "autocast", "autocast_dtype", "cpu_capabilities", "is_e
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_1")
 """Of x86 CPUs, as `torch.cpu.get_capabilities` calls them."""
 AUTOCAST_DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
-
-
-PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
-"""What `trainer.precision` may be: boxes and the mimic loss need float32 weights. Short names are older ones."""
+OLDER_NAMES = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+"""Lightning's, of the same."""
+PRECISIONS = ("32-true", *AUTOCAST_DTYPES, *OLDER_NAMES)
+"""What `trainer.precision` may be: boxes and the mimic loss need float32 weights."""
 
 
 def autocast_dtype(precision: str | int | None) -> torch.dtype | None:
     """What `trainer.precision` casts the inputs of products to; None where it casts nothing."""
-    # Lightning's older names of the same.
-    name = {"16": "16-mixed", "bf16": "bf16-mixed"}.get(str(precision), str(precision))
-    return AUTOCAST_DTYPES.get(name)
+    return AUTOCAST_DTYPES.get(OLDER_NAMES.get(str(precision), str(precision)))
 
 
 def autocast(precision: str | int | None, device: torch.device) -> AbstractContextManager[Any]:

@@ -127,7 +127,7 @@ def test_after_a_failure_no_other_student_is_begun(failure, monkeypatch):
         begun.append(run)
         if run == "second":
             raise failure
-        time.sleep(0.2)
+        time.sleep(1)
 
     monkeypatch.setattr(compare_module, "train", train)
     runs = dict.fromkeys(("first", "second", "third", "fourth", "fifth", "sixth"), ())

@@ -7,7 +7,6 @@ from lshfm_pl.data.datamodule import (
     ShapesDataModule,
     VOCDataModule,
     build_datamodule,
-    collate,
 )
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.voc import VOC_CLASSES, VOCDetection
@@ -22,5 +21,4 @@ __all__ = [
     "VOCDataModule",
     "VOCDetection",
     "build_datamodule",
-    "collate",
 ]
