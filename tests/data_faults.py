@@ -44,8 +44,9 @@ class Case:
 def write_sound_voc(folder):
     images = {
         name: (SIZE, [object_xml(label, (11 + number, 21, 30, 40))])
-        for number, (name, label) in enumerate([("a", "cat"), ("b", "dog"), ("c", "cat")])
+        for number, (name, label) in enumerate([("a", "cat"), ("b", "dog")])
     }
+    images["c"] = (SIZE, [object_xml("cat", (13, 21, 30, 40)), object_xml("dog", (3, 5, 20, 30))])
     write_voc(folder, "train", images, suffix=".jpg")
     validation = write_voc(folder / "other", "val", {"d": (SIZE, [object_xml("dog")])}, suffix=".jpg")
     noise = np.random.RandomState(9).randint(0, 256, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
@@ -57,7 +58,11 @@ def write_sound_voc(folder):
 
 def write_sound_coco(folder):
     training = coco_content(
-        dict.fromkeys((1, 2, 3), SIZE), [annotation(1, 3), annotation(2, 7), annotation(3, 18)]
+        dict.fromkeys((1, 2, 3), SIZE),
+        [
+            annotation(1, 3),
+            *(annotation(image_id, label, (label, 5, 20, 15)) for image_id in (2, 3) for label in (3, 7, 18)),
+        ],
     )
     write_coco(folder, "train", training)
     write_coco(folder, "val", coco_content({4: SIZE}, [annotation(4, 7)]))
@@ -237,6 +242,37 @@ def all_crowd(content):
         item["iscrowd"] = 1
 
 
+def corners(content):
+    for item in content["annotations"]:
+        item |= {"bbox": [40, 20, 60, 45], "area": 500}
+
+
+def relative(content):
+    for item in content["annotations"]:
+        item |= {"bbox": [0.1, 0.2, 0.3, 0.5], "area": 0.15}
+
+
+def from_zero(content):
+    """The first category gets the id 0."""
+    first = content["categories"][0]["id"]
+    content["categories"][0]["id"] = 0
+    for item in content["annotations"]:
+        item["category_id"] = 0 if item["category_id"] == first else item["category_id"]
+
+
+def many_of_one(content):
+    for number in range(300):
+        item = {**content["annotations"][0], "id": 100 + number, "bbox": [number / 8, 1, 9, 9], "area": 81}
+        content["annotations"].append(item)
+
+
+def renumbered(content):
+    """Dog alone, under another id."""
+    content["categories"] = [{"id": 1, "name": "dog"}]
+    for item in content["annotations"]:
+        item["category_id"] = 1
+
+
 KEEP = (("category_ids", "keep"),)
 OWN_CLASSES = (("class_names", None),)
 
@@ -397,7 +433,12 @@ COCO_CASES = {
     "images empty": Case(emptied("images"), "split-empty", "fatal", "'images' is empty"),
     "categories empty": Case(emptied("categories"), "split-empty", "fatal", "'categories' is empty"),
     "annotations empty": Case(emptied("annotations"), "split-empty", "fatal", "no image has an object"),
-    "all crowd": Case(coco(all_crowd), "split-empty", "fatal", "no image has an object"),
+    "all crowd": Case(coco(all_crowd), "crowd split-empty", "fatal", "no image has an object"),
+    "packed": Case(write(JSON, b"\x1f\x8b\x08\0"), "annotation-broken", "fatal", "is packed by gzip"),
+    "json lines": Case(write(JSON, '{"a": 1}\n{"a": 2}'), "annotation-broken", "fatal", "more than one JSON"),
+    "list twice": Case(
+        write(JSON, '{"images": [], "images": [1]}'), "annotation-broken", "fatal", "'images' more than once"
+    ),
     # Categories
     "category without name": Case(
         entry("categories", name=...), "annotation-incomplete", "fatal", "entry 1 (id 3)"
@@ -407,7 +448,7 @@ COCO_CASES = {
     ),
     "category name twice": Case(repeated("categories", id=99), "id-repeated", "fatal", "the name 'cat'"),
     "category id 0 kept": Case(
-        lambda folder: (entry("categories", id=0)(folder), entry("annotations", category_id=0)(folder)),
+        coco(from_zero),
         "annotation-incomplete",
         "fatal",
         "category id 0",
@@ -427,32 +468,42 @@ COCO_CASES = {
         "instances_val.json",
     ),
     # Images
-    "image id twice": Case(repeated("images"), "id-repeated", "stop", "the id 1 more than once"),
-    "no file_name": Case(
-        entry("images", file_name=...), "annotation-incomplete image-unknown", "stop", "entry 1 (id 1)"
+    "image id twice": Case(
+        repeated("images", width=32), "id-repeated", "stop", "the id 1 more than once: of '000000000001.jpg'"
     ),
+    "image twice": Case(repeated("images"), "entry-repeated", "pass", "the id 1 of 'images'"),
+    "no file_name": Case(entry("images", file_name=...), "annotation-incomplete", "stop", "entry 1 (id 1)"),
     "file_name goes up": Case(
-        entry("images", file_name="../val/4.jpg"), "path-unsafe image-unknown", "stop", "entry 1 (id 1)"
+        entry("images", file_name="../val/4.jpg"), "path-unsafe", "stop", "image 1: file_name '../val/4.jpg'"
     ),
     "file_name from the root": Case(
-        entry("images", file_name="/etc/passwd"), "path-unsafe image-unknown", "stop", "entry 1 (id 1)"
+        entry("images", file_name="/etc/passwd"), "path-unsafe", "stop", "is an absolute path"
     ),
-    "file_name on a drive": Case(
-        entry("images", file_name="C:\\a.jpg"), "path-unsafe image-unknown", "stop", "entry 1 (id 1)"
-    ),
+    "file_name on a drive": Case(entry("images", file_name="C:\\a.jpg"), "path-unsafe", "stop", "image 1"),
     "file_name with a NUL": Case(
-        entry("images", file_name="a\0.jpg"), "path-unsafe image-unknown", "stop", "entry 1 (id 1)"
+        entry("images", file_name="a\0.jpg"), "path-unsafe", "stop", "entry 1 (id 1)"
+    ),
+    "file_name too long": Case(
+        entry("images", file_name="a" * 6000), "path-unsafe", "stop", "has 6,000 bytes: longer than"
+    ),
+    "file_name of half a character": Case(
+        entry("images", file_name="a\ud800.jpg"), "path-unsafe", "stop", "has a character that no file name"
+    ),
+    "file_name with its folder": Case(
+        entry("images", file_name="train/000000000001.jpg"), "file-name-read", "pass", "of image 1 is train/0"
     ),
     "file missing": Case(remove(COCO_JPG), "image-missing", "stop", "000000000001.jpg"),
     "file truncated": Case(cut(COCO_JPG, 0.6), "image-truncated", "stop", "000000000001.jpg"),
     "file of text": Case(write(COCO_JPG, "no image"), "image-format", "stop", "000000000001.jpg"),
     "size of another image": Case(entry("images", width=32), "size-mismatch", "stop", "000000000001.jpg"),
     "width missing": Case(entry("images", width=...), "size-unstated", "pass", "instances_train.json"),
-    "width in words": Case(
-        entry("images", width="wide"), "annotation-incomplete image-unknown", "stop", "width is 'wide'"
-    ),
+    "width in words": Case(entry("images", width="wide"), "annotation-incomplete", "stop", "width is 'wide'"),
+    "width as text": Case(entry("images", width="64.0"), "value-read", "pass", "'64.0', read as 64"),
     "one file for two images": Case(
-        entry("images", file_name="000000000002.jpg"), "image-repeated", "pass", "000000000002.jpg"
+        entry("images", file_name="./000000000002.jpg"),
+        "file-repeated",
+        "stop",
+        "has several ids, 1 and 2",
     ),
     "test file in train": Case(
         copy_image(COCO_JPG, "val/000000000004.jpg"), "test-in-train", "pass", "000000000004.jpg"
@@ -463,8 +514,47 @@ COCO_CASES = {
         entry("annotations", bbox=[1, 2, 3]), "box-not-a-number", "stop", "entry 1 (id 1) of 'annotations'"
     ),
     "bbox nan": Case(entry("annotations", bbox=[1, 2, float("nan"), 4]), "box-not-a-number", "stop", "nan"),
-    "bbox in words": Case(entry("annotations", bbox=[1, 2, "3", 4]), "box-not-a-number", "stop", "'3'"),
-    "unknown image id": Case(entry("annotations", image_id=99), "image-unknown", "stop", "image_id 99"),
+    "bbox in words": Case(entry("annotations", bbox=[1, 2, "c", 4]), "box-not-a-number", "stop", "'c'"),
+    "unknown image id": Case(
+        entry("annotations", image_id=99), "image-unknown images-left-out", "stop", "image_id 99"
+    ),
+    "image id null": Case(
+        entry("annotations", image_id=None), "annotation-incomplete", "fatal", "image_id is null"
+    ),
+    "image id as text": Case(entry("annotations", image_id="1"), "value-read", "pass", "'1', read as 1"),
+    "annotation twice": Case(repeated("annotations"), "entry-repeated", "pass", "the id 1 of 'annotations'"),
+    "annotation id twice": Case(
+        repeated("annotations", bbox=[5, 5, 20, 15]), "annotation-id-repeated", "pass", "the id 1"
+    ),
+    "bbox over the border": Case(
+        entry("annotations", bbox=[50, 5, 20, 15]), "box-partly-outside", "pass", "[50, 5, 20, 15] goes over"
+    ),
+    "bbox of corners": Case(coco(corners), "boxes-as-corners", "fatal", "looks like x1, y1, x2, y2"),
+    "bbox of parts": Case(coco(relative), "boxes-relative", "fatal", "within 0 and 1: relative ones?"),
+    "area of the image": Case(
+        entry("annotations", area=64 * 48), "area-replaced", "pass", "3072 instead of 300"
+    ),
+    "image without annotations": Case(
+        coco(lambda content: content["annotations"].pop(0)),
+        "images-left-out",
+        "pass",
+        "1 without annotations",
+    ),
+    "category without objects": Case(
+        coco(lambda content: content["categories"].append({"id": 30, "name": "yak"})),
+        "class-without-objects category-matched",
+        "pass",
+        "have no training objects: yak",
+    ),
+    "category of one object in many": Case(
+        coco(many_of_one), "class-rare", "pass", "next to no training objects: dog (2), hen (2); cat has 303"
+    ),
+    "other category ids in the test": Case(
+        coco(renumbered, "annotations/instances_val.json"),
+        "category-matched",
+        "pass",
+        "matched by name",
+    ),
     "unknown category id": Case(
         entry("annotations", category_id=99), "category-unknown", "stop", "category_id 99"
     ),
@@ -477,12 +567,12 @@ COCO_CASES = {
         "1 annotations are crowds",
     ),
     "bbox without width": Case(
-        repeated("annotations", bbox=[5, 5, 0, 9]), "box-left-out", "pass", "5, 5, 0, 9 of image 1"
+        repeated("annotations", id=9, area=0, bbox=[5, 5, 0, 9]), "box-left-out", "pass", "5, 5, 0, 9 has no"
     ),
     "bbox outside": Case(
-        repeated("annotations", bbox=[90, 5, 9, 9]), "box-left-out", "pass", "90, 5, 9, 9 of image 1"
+        repeated("annotations", id=9, area=81, bbox=[90, 5, 9, 9]), "box-left-out", "pass", "90, 5, 9, 9 has"
     ),
     "bbox of negative width": Case(
-        repeated("annotations", bbox=[20, 5, -9, 9]), "box-left-out", "pass", "20, 5, -9, 9 of image 1"
+        repeated("annotations", id=9, bbox=[20, 5, -9, 9]), "box-reversed", "stop", "[20, 5, -9, 9]"
     ),
 }

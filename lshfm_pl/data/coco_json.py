@@ -1,40 +1,56 @@
 """Reading of annotation files in COCO's JSON format: categories, images and boxes."""
 
 import json
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
+from lshfm_pl.data.coco_images import advice, file_name_of
+from lshfm_pl.data.coco_values import (
+    EntryError,
+    Notes,
+    read_box,
+    read_crowd,
+    read_id,
+    read_number,
+    read_text,
+    read_whole_number,
+    shown,
+)
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 
-__all__ = ["COCOFile", "COCOImage", "find_images", "read_coco_json"]
+__all__ = ["COCOFile", "COCOImage", "read_coco_json"]
 
 _READ_KEYS = frozenset(
-    {"images", "annotations", "categories", "id", "name", "file_name", "width", "height"}
+    {"images", "annotations", "categories", "id", "name", "supercategory", "file_name", "width", "height"}
     | {"image_id", "category_id", "bbox", "area", "iscrowd"}
 )
-_LARGEST_NUMBER = 1e30
-"""No coordinate is larger; NaN, infinities and integers without a float are outside of ± this too."""
+_REPEATED = "repeated key"
+"""What an object of the file gets that has a key twice, with different values."""
+_LARGEST_FILE = 4 * 2**30
+"""Bytes. COCO's largest file has 0.5 GB, LVIS's 1.2 GB; in memory it takes a few times as much."""
+_PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZh": "bzip2", b"\xfd7z": "xz"}
 
-_COCO2017_NAMES = ("instances_train2017.json", "instances_val2017.json", "train2017", "val2017")
-_COCO2017_ADVICE = (
-    "data.root needs annotations/instances_train2017.json, annotations/instances_val2017.json, train2017/*.jpg "
-    "and val2017/*.jpg: unpack http://images.cocodataset.org/zips/train2017.zip, …/zips/val2017.zip and "
-    "…/annotations/annotations_trainval2017.zip there."
-)
+_NOTES = {
+    "value-read": "values are not as the format says, but can mean one thing only",
+    "entry-repeated": "entries are there already, letter for letter; each is read once",
+    "annotation-id-repeated": "annotations have the id of another one with other content; all are kept",
+}
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class COCOImage:
-    """An entry of `images`; `width` and `height` in pixels are 0 where it doesn't state them."""
+    """An entry of `images`; `width` and `height` in pixels are 0 where it doesn't state them.
 
-    id: int
+    `id` is a number, or text that is not the text of a number.
+    """
+
+    id: int | str
     file_name: str
     width: int
     height: int
@@ -47,27 +63,46 @@ class COCOFile:
     Attributes:
         path: the file.
         categories: id → name, by id.
-        images: by id, as COCO's own tools order them.
+        root_category: the name of a category that is the supercategory of all others; None without one.
+        images: by id, as COCO's own tools order them; numbers before text.
         image_index: int64 [A] of each annotation, into `images`.
         category_ids: int64 [A].
         boxes: float64 [A, 4], (x, y, width, height) in pixels, 0-based and continuous.
         area: float64 [A] of the segmentation in square pixels; of the box where the file has none.
         crowd: bool [A], COCO's `iscrowd`.
+        positions: int64 [A], the place of each in the file's list, from 1.
     """
 
     path: Path
     categories: dict[int, str]
+    root_category: str | None
     images: list[COCOImage]
     image_index: np.ndarray
     category_ids: np.ndarray
     boxes: np.ndarray
     area: np.ndarray
     crowd: np.ndarray
+    positions: np.ndarray
+
+    def entry(self, index: int) -> str:
+        """An annotation's place for a message: its entry, and the image that it is of."""
+        image = self.images[self.image_index[index]]
+        return (
+            f"entry {self.positions[index]} of 'annotations', of image {image.id} ({shown(image.file_name)})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Category:
+    id: int
+    name: str
+    supercategory: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    image_id: int
+    id: int | str | float | None
+    image_id: int | str
     category_id: int
     box: tuple[float, float, float, float]
     area: float
@@ -77,212 +112,323 @@ class _Annotation:
 def read_coco_json(path: str | Path, log: FaultLog | None = None) -> COCOFile:
     """Read the annotations of object detection; segmentations are dropped while parsing.
 
+    Values that can mean one thing only are read (`"128"`, `128.0`), and so are entries that come twice; each kind
+    is one warning of the file.
+
     Raises:
         LSHFMError: the file is missing, no JSON, or has an entry that is not as the format says and that `log`
-            does not say to skip; the message names the file and the entry.
+            does not say to skip; the message names the file and the entry. Objects whose image can't be told are
+            not skipped: an image would lose them.
 
     Source: https://cocodataset.org/#format-data.
     """
     path = Path(path)
     log = log or FaultLog()
-    content = _parse(path)
-    # Without one of the categories the labels would be others: nothing of that is one image's fault, to be skipped.
-    strict = FaultLog()
-    categories = _read_entries(content, "categories", path, strict, _read_category)
-    if not categories:
-        raise FaultError(Fault("split-empty", path, "'categories' is empty: there are no classes."))
-    names: dict[str, int] = {}
-    category_names: dict[int, str] = {}
-    for category_id, name in categories:
-        _refuse_repeated("id", category_id, category_names, "categories", path, strict)
-        _refuse_repeated("name", name, names, "categories", path, strict)
-        category_names[category_id] = name
-        names[name] = category_id
-    image_of: dict[int, COCOImage] = {}
-    for image in _read_entries(content, "images", path, log, _read_image):
-        _refuse_repeated("id", image.id, image_of, "images", path, log)
-        image_of.setdefault(image.id, image)
-    if not image_of:
-        raise FaultError(Fault("split-empty", path, "'images' is empty."))
-    images = [image_of[image_id] for image_id in sorted(image_of)]
-    index_of = {image.id: index for index, image in enumerate(images)}
-
-    def read(entry: dict[str, Any]) -> _Annotation:
-        annotation = _read_annotation(entry)
-        if annotation.image_id not in index_of:
-            text = f"image_id {annotation.image_id} is not the id of any entry of 'images'"
-            raise _EntryError(text, "image-unknown")
-        if annotation.category_id not in category_names:
-            text = f"category_id {annotation.category_id} is not the id of any entry of 'categories'"
-            raise _EntryError(text, "category-unknown")
-        return annotation
-
-    annotations = _read_entries(content, "annotations", path, log, read)
+    reader = _Reader(path, _parse(path), log)
+    categories = reader.categories()
+    images, unusable = reader.images()
+    positions, annotations = reader.annotations(categories, images, unusable)
+    reader.notes.tell(path, log, _NOTES)
+    index_of = {image_id: index for index, image_id in enumerate(images)}
     return COCOFile(
         path=path,
-        categories=dict(sorted(category_names.items())),
-        images=images,
+        categories={category_id: entry.name for category_id, entry in categories.items()},
+        root_category=_root(categories.values()),
+        images=list(images.values()),
         image_index=np.array([index_of[entry.image_id] for entry in annotations], dtype=np.int64),
         category_ids=np.array([entry.category_id for entry in annotations], dtype=np.int64),
         boxes=np.array([entry.box for entry in annotations], dtype=np.float64).reshape(-1, 4),
         area=np.array([entry.area for entry in annotations], dtype=np.float64),
         crowd=np.array([entry.crowd for entry in annotations], dtype=np.bool_),
+        positions=np.array(positions, dtype=np.int64),
     )
 
 
-def find_images(
-    folder: Path, images: Sequence[COCOImage], annotation_file: Path, log: FaultLog | None = None
-) -> list[Path | None]:
-    """The path of every image, all of them looked for; each folder is listed once.
+class _Reader:
+    """Reads the three lists of one file."""
 
-    Raises:
-        LSHFMError: the folder is missing, or an image is and `log` does not say to skip it; its path is None then.
-    """
-    log = log or FaultLog()
-    if not folder.is_dir():
-        raise FaultError(Fault("file-missing", folder, f"no such folder of images.\n{_advice(folder)}"))
-    names_in: dict[Path, set[str]] = {}
-    paths: list[Path | None] = []
-    for image in images:
-        path = folder / image.file_name
-        if path.parent not in names_in:
-            parent = path.parent
-            names_in[parent] = {entry.name for entry in parent.iterdir()} if parent.is_dir() else set()
-        if path.name in names_in[path.parent]:
-            paths.append(path)
-        else:
-            text = f"no such image, but {annotation_file} lists it. Add the file or remove the entry."
-            log.add(Fault("image-missing", path, text, image_id=str(image.id)))
-            paths.append(None)
-    return paths
+    def __init__(self, path: Path, content: dict[str, Any], log: FaultLog) -> None:
+        self.path = path
+        self.content = content
+        self.log = log
+        self.notes = Notes()
+
+    def categories(self) -> dict[int, _Category]:
+        """By id. Without one of them the labels would be others: nothing of them is to be skipped."""
+        strict = FaultLog()
+        categories: dict[int, _Category] = {}
+        id_of: dict[str, int] = {}
+        for _, entry in self._entries("categories", strict, self._category):
+            known = categories.get(entry.id)
+            if known is not None and known.name != entry.name:
+                text = f"the id {entry.id} more than once: of '{known.name}' and of '{entry.name}'"
+                strict.add(self._fault("id-repeated", f"'categories' has {text}."))
+            elif known is not None:
+                self._note_repeated("categories", entry.id)
+            elif entry.name in id_of:
+                ids = f"its ids are {id_of[entry.name]} and {entry.id}"
+                text = f"'categories' has the name '{entry.name}' more than once: {ids}."
+                strict.add(self._fault("id-repeated", text))
+            categories.setdefault(entry.id, entry)
+            id_of.setdefault(entry.name, entry.id)
+        if not categories:
+            raise FaultError(self._fault("split-empty", "'categories' is empty: there are no classes."))
+        return dict(sorted(categories.items()))
+
+    def images(self) -> tuple[dict[int | str, COCOImage], set[int | str]]:
+        """By id, in the order of the ids; and the ids of entries that can't be used."""
+        images: dict[int | str, COCOImage] = {}
+        unusable: set[int | str] = set()
+        for _, image in self._entries("images", self.log, self._image, unusable):
+            known = images.setdefault(image.id, image)
+            if known != image:
+                text = f"the id {shown(image.id)} more than once: of {shown(known.file_name)} and of "
+                text += f"{shown(image.file_name)}, {image.width} x {image.height}"
+                self.log.add(self._fault("id-repeated", f"'images' has {text}.", image_id=str(image.id)))
+            elif known is not image:
+                self._note_repeated("images", image.id)
+        if not images:
+            raise FaultError(self._fault("split-empty", "'images' is empty."))
+        ordered = sorted(images, key=lambda image_id: (isinstance(image_id, str), image_id))
+        return {image_id: images[image_id] for image_id in ordered}, unusable
+
+    def annotations(
+        self,
+        categories: dict[int, _Category],
+        images: dict[int | str, COCOImage],
+        unusable: set[int | str],
+    ) -> tuple[list[int], list[_Annotation]]:
+        """The places, from 1, and the annotations, without those of images that can't be used."""
+        by_number = _by_number(images)
+
+        def read(entry: dict[str, Any]) -> _Annotation | None:
+            image_id = self._image_id(entry, images, by_number)
+            if image_id in unusable and image_id not in images:
+                return None  # the image is left out already
+            if image_id not in images:
+                text = f"image_id {shown(image_id)} is not the id of any entry of 'images'"
+                raise EntryError(text, "image-unknown")
+            annotation = _read_annotation(entry, image_id, self.notes)
+            if annotation.category_id not in categories:
+                text = f"category_id {annotation.category_id} is not the id of any entry of 'categories'"
+                raise EntryError(text, "category-unknown")
+            return annotation
+
+        positions, annotations = [], []
+        seen: dict[object, _Annotation] = {}
+        for position, annotation in self._entries("annotations", self.log, read):
+            if annotation is None:
+                continue
+            if (
+                annotation.id is not None
+                and (known := seen.setdefault(annotation.id, annotation)) != annotation
+            ):
+                self.notes.place = f"entry {position} of 'annotations'"
+                self.notes.add("annotation-id-repeated", f"the id {shown(annotation.id)}")
+            elif annotation.id is not None and known is not annotation:
+                self._note_repeated("annotations", annotation.id)
+                continue
+            positions.append(position)
+            annotations.append(annotation)
+        return positions, annotations
+
+    def _entries(
+        self,
+        key: str,
+        log: FaultLog,
+        read: Callable[[dict[str, Any]], T],
+        unusable: set[int | str] | None = None,
+    ) -> list[tuple[int, T]]:
+        """The place, from 1, and the content of each entry that can be read; the others are said to `log`."""
+        entries = self.content.get(key)
+        if not isinstance(entries, list):
+            found = ", ".join(key for key in self.content if key in _READ_KEYS) or "none of these"
+            text = (
+                f"has no list '{key}': expected images, annotations and categories, found {found}. "
+                "Files of captions, of panoptic segments or of images alone have no boxes."
+            )
+            raise FaultError(self._fault("annotation-broken", text))
+        values: list[tuple[int, T]] = []
+        faults: list[Fault] = []
+        lost: list[Fault] = []
+        for position, entry in enumerate(entries, start=1):
+            self.notes.place = f"entry {position} of '{key}'"
+            try:
+                if not isinstance(entry, dict):
+                    raise EntryError(f"is {shown(entry)}, expected an object")
+                if _REPEATED in entry:
+                    raise EntryError(f"has '{entry[_REPEATED]}' more than once, with different values")
+                values.append((position, read(entry)))
+            except EntryError as error:
+                fields = entry if isinstance(entry, dict) else {}
+                known_id = f" (id {shown(fields['id'])})" if "id" in fields else ""
+                image_id = _known_image_id(fields, {"images": "id", "annotations": "image_id"}.get(key))
+                text = f"entry {position}{known_id} of '{key}': {error}."
+                fault = self._fault(error.kind, text, image_id="" if image_id is None else str(image_id))
+                if unusable is not None and image_id is not None:
+                    unusable.add(image_id)
+                (lost if error.loses_image else faults).append(fault)
+        self.notes.place = ""
+        if lost:
+            raise FaultError(
+                self._summed(lost, "The image of these objects can't be told: skip would not help.")
+            )
+        if len(faults) == len(entries) > 1:
+            raise FaultError(self._summed(faults, "No entry of the list can be read."))
+        for fault in faults:
+            log.add(fault)
+        return values
+
+    def _summed(self, faults: list[Fault], advice: str) -> Fault:
+        others = f" And {len(faults) - 1:,} more of {faults[0].kind}." if len(faults) > 1 else ""
+        return self._fault(faults[0].kind, f"{faults[0].text}{others} {advice}")
+
+    def _fault(self, kind: str, text: str, image_id: str = "") -> Fault:
+        return Fault(kind, self.path, text, image_id=image_id)
+
+    def _note_repeated(self, key: str, identifier: object) -> None:
+        self.notes.place = ""
+        self.notes.add("entry-repeated", f"the id {shown(identifier)} of '{key}'")
+
+    def _category(self, entry: dict[str, Any]) -> _Category:
+        above = entry.get("supercategory")
+        name = read_text(entry, "name")
+        return _Category(
+            _read_category_id(entry, "id", self.notes), name, above if isinstance(above, str) else None
+        )
+
+    def _image(self, entry: dict[str, Any]) -> COCOImage:
+        image_id = read_id(entry, "id", self.notes)
+        width, height = (read_whole_number(entry, key, self.notes) or 0 for key in ("width", "height"))
+        # A size that can't be is no size: it is read from the image then.
+        return COCOImage(image_id, file_name_of(entry), max(width, 0), max(height, 0))
+
+    def _image_id(
+        self,
+        entry: dict[str, Any],
+        images: dict[int | str, COCOImage],
+        by_number: dict[int, int | str | None],
+    ) -> int | str:
+        """The id of an annotation's image, which may be written otherwise there (`7` and `"007"`)."""
+        try:
+            image_id = read_id(entry, "image_id", self.notes)
+        except EntryError as error:
+            raise EntryError(str(error), error.kind, loses_image=True) from None
+        if image_id in images:
+            return image_id
+        number = _as_number(image_id)
+        meant = None if number is None else by_number.get(number)
+        if meant is None:
+            return image_id
+        self.notes.add("value-read", f"image_id is {shown(image_id)}, read as {shown(meant)}")
+        return meant
+
+
+def _read_annotation(entry: dict[str, Any], image_id: int | str, notes: Notes) -> _Annotation:
+    x, y, width, height = read_box(entry, notes)
+    area = read_number(entry, "area", notes)
+    if area is not None and area < 0:
+        raise EntryError(f"area is {shown(area)}, expected a number of square pixels")
+    identifier = entry.get("id")
+    return _Annotation(
+        id=identifier if isinstance(identifier, int | float | str) else None,
+        image_id=image_id,
+        category_id=_read_category_id(entry, "category_id", notes),
+        box=(x, y, width, height),
+        area=width * height if area is None else area,
+        crowd=read_crowd(entry, notes),
+    )
+
+
+def _read_category_id(entry: dict[str, Any], key: str, notes: Notes) -> int:
+    found = read_id(entry, key, notes)
+    if not isinstance(found, int) or abs(found) >= 2**63:
+        raise EntryError(f"{key} is {shown(entry[key])}, expected a whole number")
+    return found
+
+
+def _known_image_id(fields: dict[str, Any], key: str | None) -> int | str | None:
+    """The image that a faulty entry is of, where that can be told."""
+    if key is None:
+        return None
+    try:
+        return read_id(fields, key, Notes())
+    except EntryError:
+        return None
+
+
+def _as_number(image_id: int | str) -> int | None:
+    if isinstance(image_id, int):
+        return image_id
+    return int(image_id) if image_id.isascii() and image_id.isdigit() and len(image_id) < 40 else None
+
+
+def _by_number(image_ids: Iterable[int | str]) -> dict[int, int | str | None]:
+    """The id of each number, as 7 of `"007"`; None where two ids are of one number."""
+    found: dict[int, int | str | None] = {}
+    for image_id in image_ids:
+        if (number := _as_number(image_id)) is not None:
+            found[number] = None if number in found else image_id
+    return found
+
+
+def _root(categories: Iterable[_Category]) -> str | None:
+    """The category that all others are below, as Roboflow writes it."""
+    entries = list(categories)
+    for root in entries:
+        if len(entries) > 1 and all(
+            entry.supercategory == root.name for entry in entries if entry is not root
+        ):
+            return root.name
+    return None
 
 
 def _parse(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FaultError(Fault("file-missing", path, f"no such annotation file.\n{_advice(path)}"))
+        found = "is a folder, expected an annotation file" if path.is_dir() else "no such annotation file"
+        raise FaultError(Fault("file-missing", path, f"{found}.\n{advice(path)}"))
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=_without_unread)
-    except (ValueError, RecursionError, OSError) as error:
+        if path.stat().st_size > _LARGEST_FILE:
+            text = f"has {path.stat().st_size:,} bytes, above the limit of {_LARGEST_FILE:,}."
+            raise FaultError(Fault("annotation-huge", path, text))
+        data = path.read_bytes()
+        for start, name in _PACKED.items():
+            if data.startswith(start):
+                text = f"is packed by {name}: unpack it and name the JSON file."
+                raise FaultError(Fault("annotation-broken", path, text))
+        content = json.loads(data, object_pairs_hook=_without_unread)
+    except (ValueError, RecursionError, OSError, MemoryError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
-        text = f"can't be read: {error}. Expected a JSON file in COCO's format."
+        text = f"can't be read: {_reason(error)}. Expected a JSON file in COCO's format."
         raise FaultError(Fault("annotation-broken", path, text, line)) from error
     if not isinstance(content, dict):
-        text = f"holds a {type(content).__name__}: expected an object in COCO's format."
+        kind = "Detections are written so. " if isinstance(content, list) else ""
+        text = f"holds a {type(content).__name__}: expected an object in COCO's format. {kind}".strip()
+        raise FaultError(Fault("annotation-broken", path, text))
+    if _REPEATED in content:
+        text = f"has the key '{content[_REPEATED]}' more than once, with different contents. Keep one."
         raise FaultError(Fault("annotation-broken", path, text))
     return content
 
 
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"its text is not {error.encoding} (byte {error.start:,})"
+    if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+        return "it holds more than one JSON document (JSON lines?)"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _without_unread(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The polygons are most of a file: let go of them object by object, and not after all is parsed."""
-    return {key: value for key, value in pairs if key in _READ_KEYS}
-
-
-def _advice(path: Path) -> str:
-    if path.name in _COCO2017_NAMES:
-        return _COCO2017_ADVICE
-    return (
-        "Set data.root, and data.{train,val,test}_annotations and data.{train,val,test}_images below it "
-        "(or as absolute paths)."
-    )
-
-
-class _EntryError(ValueError):
-    """What is wrong with an entry."""
-
-    def __init__(self, text: str, kind: str = "annotation-incomplete") -> None:
-        super().__init__(text)
-        self.kind = kind
-
-
-def _read_entries(
-    content: dict[str, Any], key: str, path: Path, log: FaultLog, read: Callable[[dict[str, Any]], T]
-) -> list[T]:
-    entries = content.get(key)
-    if not isinstance(entries, list):
-        found = ", ".join(content) or "none of these"
-        text = f"has no list '{key}': expected images, annotations and categories, found {found}."
-        raise FaultError(Fault("annotation-broken", path, text))
-    values = []
-    for position, entry in enumerate(entries, start=1):
-        try:
-            if not isinstance(entry, dict):
-                raise _EntryError(f"is {reprlib.repr(entry)}, expected an object")
-            values.append(read(entry))
-        except _EntryError as error:
-            fields = entry if isinstance(entry, dict) else {}
-            known_id = f" (id {reprlib.repr(fields['id'])})" if "id" in fields else ""
-            image_id = fields.get({"images": "id", "annotations": "image_id"}.get(key, ""))
-            text = f"entry {position}{known_id} of '{key}': {error}."
-            log.add(Fault(error.kind, path, text, image_id=str(image_id) if type(image_id) is int else ""))
-    return values
-
-
-def _refuse_repeated(what: str, value: T, seen: Mapping[T, Any], key: str, path: Path, log: FaultLog) -> None:
-    if value in seen:
-        log.add(Fault("id-repeated", path, f"'{key}' has the {what} {value!r} more than once."))
-
-
-def _read_category(entry: dict[str, Any]) -> tuple[int, str]:
-    return _whole_number(entry, "id"), _text(entry, "name")
-
-
-def _read_image(entry: dict[str, Any]) -> COCOImage:
-    width, height = (
-        0 if entry.get(key) is None else _whole_number(entry, key) for key in ("width", "height")
-    )
-    file_name = _text(entry, "file_name")
-    if (reason := unsafe_path(file_name)) is not None:
-        raise _EntryError(f"file_name {reprlib.repr(file_name)} {reason}, which is refused", "path-unsafe")
-    # A size that can't be is no size: it is read from the image then.
-    return COCOImage(_whole_number(entry, "id"), file_name, max(width, 0), max(height, 0))
-
-
-def _read_annotation(entry: dict[str, Any]) -> _Annotation:
-    if "bbox" not in entry:
-        _missing("bbox")
-    box = entry["bbox"]
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        text = f"bbox is {reprlib.repr(box)}, expected four finite numbers: x, y, width, height"
-        raise _EntryError(text, "box-not-a-number")
-    x, y, width, height = box
-    area = entry.get("area")
-    if area is None:
-        area = max(width, 0) * max(height, 0)
-    elif not _is_number(area) or area < 0:
-        raise _EntryError(f"area is {reprlib.repr(area)}, expected a number of square pixels")
-    crowd = entry.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        raise _EntryError(f"iscrowd is {reprlib.repr(crowd)}, expected 0 or 1")
-    return _Annotation(
-        image_id=_whole_number(entry, "image_id"),
-        category_id=_whole_number(entry, "category_id"),
-        box=(x, y, width, height),
-        area=area,
-        crowd=bool(crowd),
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and -_LARGEST_NUMBER < value < _LARGEST_NUMBER
-
-
-def _whole_number(entry: dict[str, Any], key: str) -> int:
-    if key not in entry:
-        _missing(key)
-    value = entry[key]
-    if not isinstance(value, int) or abs(value) >= 2**63:
-        raise _EntryError(f"{key} is {reprlib.repr(value)}, expected a whole number")
-    return value
-
-
-def _text(entry: dict[str, Any], key: str) -> str:
-    if key not in entry:
-        _missing(key)
-    value = entry[key]
-    if not isinstance(value, str) or not value:
-        raise _EntryError(f"{key} is {reprlib.repr(value)}, expected text")
-    return value
-
-
-def _missing(key: str) -> NoReturn:
-    raise _EntryError(f"has no '{key}'")
+    entry = {key: value for key, value in pairs if key in _READ_KEYS}
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):  # Python would take the last
+        for key, value in pairs:
+            if key in entry and value != entry[key]:
+                entry[_REPEATED] = key
+    if not entry.get("bbox") and "segmentation" in keys:
+        entry["segmentation"] = any(value for key, value in pairs if key == "segmentation")
+    return entry

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
 from lshfm_pl.data.batches import collate
+from lshfm_pl.data.class_counts import tell_of_evaluated_alone, tell_of_rare_classes
 from lshfm_pl.data.coco import CategoryIds, COCODetection
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.download import download_voc
@@ -89,6 +90,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         self.seed = seed
         self.on_bad_sample: OnBadSample = on_bad_sample
         self._class_names: tuple[str, ...] | None = None
+        self._train_counts: dict[str, int] | None = None
         self._sets: dict[str, DetectionDataset] = {}
         self._train_log = FaultLog(on_bad_sample)
 
@@ -103,6 +105,9 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
     @abstractmethod
     def _source(self, split: str) -> tuple[str, object]:
         """The key of the config that names where a set is read from, and what it names."""
+
+    _advice_on_empty_classes = ""
+    """What to do about a class without objects; `{names}` are the classes."""
 
     def setup(self, stage: str | None = None) -> None:
         """Read the annotations that a stage needs (`fit`, `validate`, `test`, None for all), once.
@@ -135,6 +140,17 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         if sources["test"][1] == sources["val"][1]:
             del sources["test"]
         return {split: key for split, (key, source) in sources.items() if source is not None}
+
+    def _tell_of_classes(
+        self, dataset: DetectionDataset, path: Path, faults: FaultLog, is_training: bool
+    ) -> None:
+        """Which classes have nothing to be learnt of."""
+        counts = dataset.describe()["classes"]
+        if is_training:
+            self._train_counts = counts
+            tell_of_rare_classes(counts, path, faults, dataset.root_category, self._advice_on_empty_classes)
+        elif self._train_counts is not None:
+            tell_of_evaluated_alone(counts, self._train_counts, path, faults)
 
     def teardown(self, stage: str) -> None:
         """After training, list the images that were skipped, by all processes together."""
@@ -345,6 +361,7 @@ class VOCDataModule(DetectionDataModule):
         if is_training and not len(dataset):
             raise self._nothing_to_learn("No image is left")
         self._class_names = self._some_names(dataset.class_names)
+        self._tell_of_classes(dataset, self._sources(split)[0].split_file, faults, is_training)
         return dataset
 
     def _source(self, split: str) -> tuple[str, object]:
@@ -371,7 +388,8 @@ class VOCDataModule(DetectionDataModule):
 class COCODataModule(DetectionDataModule):
     """Data in COCO's JSON format, COCO 2017 itself or one's own; see `COCODetection`.
 
-    The class names are those of the file that is read first; every other file must have its categories.
+    The class names are those of the file that is read first; the categories of every other file are matched with
+    them by name.
 
     Args:
         root: what relative paths below are relative to.
@@ -381,12 +399,16 @@ class COCODataModule(DetectionDataModule):
         val_images: likewise for validation.
         test_annotations: likewise for the test; None is `val_annotations` with `val_images`.
         test_images: likewise for the test.
-        category_ids: how categories become labels, see `COCODetection`.
+        category_ids: how categories become labels, see `COCODetection`, also for the next two.
+        drop_categories: names of categories without objects that get no label.
+        keep_empty_images: train also on images without annotations, as background.
         **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
 
     Raises:
         LSHFMError: a value is out of range, or only one of a JSON file and its folder is given.
     """
+
+    _advice_on_empty_classes = "'data.drop_categories=[{names}]' leaves them out."
 
     def __init__(
         self,
@@ -399,6 +421,8 @@ class COCODataModule(DetectionDataModule):
         test_annotations: str | Path | None = None,
         test_images: str | Path | None = None,
         category_ids: CategoryIds = "contiguous",
+        drop_categories: Sequence[str] | None = None,
+        keep_empty_images: bool = False,
         **loading: Any,
     ) -> None:
         super().__init__(root=root, **loading)
@@ -409,7 +433,9 @@ class COCODataModule(DetectionDataModule):
         }
         self.files["test"] = self.files["test"] or self.files["val"]
         self.category_ids: CategoryIds = category_ids
-        self._first_read: tuple[Path, dict[int, str]] | None = None
+        self.drop_categories = _name_list("drop_categories", drop_categories or [])
+        self.keep_empty_images = keep_empty_images
+        self._classes_of: object = None
 
     def _file_and_folder(
         self, split: str, annotations: str | Path | None, images: str | Path | None
@@ -437,14 +463,21 @@ class COCODataModule(DetectionDataModule):
             annotations,
             images,
             category_ids=self.category_ids,
+            class_names=self._class_names,
+            classes_of=self._classes_of,
+            drop_categories=self.drop_categories,
+            keep_empty_images=self.keep_empty_images,
             training=is_training,
+            setting=f"data.{split}_images",
             transforms=self.train_transform if is_training else eval_transform(),
             seed=self.seed,
             log=faults,
         )
-        self._first_read = self._first_read or (annotations, dataset.categories)
-        _require_same_categories(self._first_read, (annotations, dataset.categories))
-        self._class_names = dataset.class_names
+        if is_training and (unknown := set(self.drop_categories).difference(dataset.all_categories)):
+            raise LSHFMError(f"data.drop_categories: {annotations} has no category '{min(unknown)}'.")
+        if self._class_names is None:
+            self._class_names, self._classes_of = dataset.class_names, annotations
+        self._tell_of_classes(dataset, annotations, faults, is_training)
         return dataset
 
     def _source(self, split: str) -> tuple[str, object]:
@@ -523,18 +556,6 @@ def build_datamodule(config: Mapping[str, Any]) -> DetectionDataModule:
         raise LSHFMError(f"data: {error}. The settings do not fit this version; give data=… anew.") from error
 
 
-def _require_same_categories(first: tuple[Path, dict[int, str]], second: tuple[Path, dict[int, str]]) -> None:
-    expected, found = first[1], second[1]
-    differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if differing:
-        key = differing[0]
-        text = (
-            f"the categories are not those of {first[0]}: {len(differing)} differ.\n"
-            f"The id {key} is '{found.get(key)}' and should be '{expected.get(key)}'."
-        )
-        raise FaultError(Fault("category-unknown", second[0], text))
-
-
 def _require_at_least(lowest: int, **values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
@@ -551,10 +572,16 @@ def _split_list(name: str, value: Any) -> list[str]:
     return splits
 
 
+def _name_list(key: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+        raise LSHFMError(f"data.{key} must be a list of names, such as [cat,dog], found {value!r}.")
+    return tuple(str(name) for name in value)
+
+
 def _check_class_names(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str | Mapping) or not isinstance(value, Sequence) or not value:
+    names = _name_list("class_names", value)
+    if not names:
         raise LSHFMError(f"data.class_names must be a list of names, such as [cat,dog], found {value!r}.")
-    names = tuple(str(name) for name in value)
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise LSHFMError(f"data.class_names has {', '.join(sorted(repeated))} more than once.")

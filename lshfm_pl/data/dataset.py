@@ -93,6 +93,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         log: says whether a bad image raises (the default) or is replaced.
 
     Attributes:
+        root_category: a class that all others are below, as Roboflow writes one; None without one.
         left_out: paths of images that are there, but not in `records` because of an error.
         is_bad: bool [N], the images that were replaced so far, in this process and the workers of its loaders.
     """
@@ -113,6 +114,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.keep_difficult = keep_difficult
         self.seed = seed
         self.left_out: list[Path] = []
+        self.root_category: str | None = None
         self._replaces = log is not None and log.on_error == "skip"
         self.is_bad = torch.zeros(len(records), dtype=torch.bool)
         if self._replaces:

@@ -198,11 +198,11 @@ def test_every_object_is_the_one_that_pycocotools_reads(tmp_path, seed, capsys):
         annotation(
             int(random.choice(list(images))),
             int(random.choice([3, 7, 18])),
-            np.round(random.uniform(0, 20, 4), 2).tolist(),
-            area=round(random.uniform(0, 400), 3),
+            box,
+            area=round(random.uniform(0.1, 1) * box[2] * box[3], 3),
             iscrowd=int(random.uniform() < 0.2),
         )
-        for _ in range(60)
+        for box in np.round(random.uniform(0, 20, (60, 4)), 2).tolist()
     ]
     dataset = read(tmp_path, images, annotations, category_ids="keep")
     reference = COCO(tmp_path / "annotations" / "instances_own.json")

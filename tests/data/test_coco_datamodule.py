@@ -101,8 +101,6 @@ def test_a_test_set_of_its_own_is_read(root):
     "categories",
     [
         {3: "cat", 7: "cow", 18: "hen"},
-        {3: "cat", 8: "dog", 18: "hen"},
-        {3: "cat", 18: "hen"},
         {**CATEGORIES, 19: "pig"},
     ],
 )

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from coco_files import CATEGORIES, annotation, coco_content, write_coco
 
-from lshfm_pl.data.coco_json import find_images, read_coco_json
+from lshfm_pl.data.coco_images import find_images
+from lshfm_pl.data.coco_json import read_coco_json
 from lshfm_pl.errors import LSHFMError
 
 IMAGES = {8: (64, 48), 2: (48, 64)}
@@ -58,7 +59,7 @@ def test_categories_are_ordered_by_id(tmp_path, content):
 def test_what_the_file_may_leave_out(tmp_path, content):
     for entry in content["annotations"]:
         del entry["area"], entry["segmentation"], entry["iscrowd"]
-    content["annotations"][0]["bbox"] = [1, 2, -3, 4]
+    content["annotations"][0]["bbox"] = [1, 2, 0, 4]
     for image in content["images"]:
         del image["width"]
         image["height"] = None
@@ -99,12 +100,20 @@ def test_what_is_no_coco_file_is_told(tmp_path, text, message):
 DEFECTS = {
     "no annotations": ("annotations", None, "has no list 'annotations': .* found images, categories"),
     "annotation is a number": ("annotations", 5, "entry 2 of 'annotations': is 5, expected an object"),
-    "no bbox": ("annotations", {"bbox": ...}, r"entry 2 \(id 2\) of 'annotations': has no 'bbox'"),
+    "no bbox": (
+        "annotations",
+        {"bbox": ..., "segmentation": ...},
+        r"entry 2 \(id 2\) of 'annotations': has no 'bbox'",
+    ),
+    "a segmentation alone": ("annotations", {"bbox": ...}, "has a segmentation, but its bbox is missing"),
+    "bbox null": ("annotations", {"bbox": None}, "has a segmentation, but its bbox is null"),
+    "bbox empty": ("annotations", {"bbox": []}, r"has a segmentation, but its bbox is \[\]"),
     "three numbers": ("annotations", {"bbox": [1, 2, 3]}, r"bbox is \[1, 2, 3\], expected four finite"),
     "NaN": ("annotations", {"bbox": [1, 2, float("nan"), 4]}, "expected four finite numbers"),
     "infinity": ("annotations", {"bbox": [1, 2, float("inf"), 4]}, "expected four finite numbers"),
     "integer beyond floats": ("annotations", {"bbox": [1, 2, 10**400, 4]}, "expected four finite numbers"),
-    "text": ("annotations", {"bbox": [1, 2, "3", 4]}, "expected four finite numbers"),
+    "text": ("annotations", {"bbox": [1, 2, "three", 4]}, "expected four finite numbers"),
+    "negative width": ("annotations", {"bbox": [9, 9, -3, 4]}, "its width or height is negative"),
     "no list": ("annotations", {"bbox": "1 2 3 4"}, "expected four finite numbers"),
     "unknown image": ("annotations", {"image_id": 99}, r"\(id 2\).*image_id 99 is not the id"),
     "no image": ("annotations", {"image_id": ...}, "has no 'image_id'"),
@@ -116,10 +125,10 @@ DEFECTS = {
     "iscrowd": ("annotations", {"iscrowd": 2}, "iscrowd is 2, expected 0 or 1"),
     "repeated image": ("images", {"id": 8}, "'images' has the id 8 more than once"),
     "no file_name": ("images", {"file_name": ...}, r"entry 2 \(id 2\) of 'images': has no 'file_name'"),
-    "image id as text": ("images", {"id": "2"}, "id is '2', expected a whole number"),
-    "huge image id": ("images", {"id": 2**70}, "expected a whole number"),
+    "image id as a fraction": ("images", {"id": 2.5}, "id is 2.5, expected a whole number or text"),
+    "image id null": ("images", {"id": None}, "id is null, expected a whole number or text"),
     "width": ("images", {"width": 1.5}, "width is 1.5, expected a whole number"),
-    "repeated category": ("categories", {"id": 3}, "'categories' has the id 3 more than once"),
+    "repeated category": ("categories", {"id": 3}, "'categories' has the id 3 more than once: of 'cat' and of"),
     "repeated name": ("categories", {"name": "cat"}, "has the name 'cat' more than once"),
     "empty name": ("categories", {"name": ""}, "name is '', expected text"),
 }  # fmt: skip

@@ -1,0 +1,71 @@
+"""Classes that a training set has nothing, or next to nothing, to learn of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lshfm_pl.data.faults import Fault, FaultLog
+from lshfm_pl.errors import few
+
+__all__ = ["tell_of_evaluated_alone", "tell_of_rare_classes"]
+
+_RARE_COUNT = 5
+_RARE_SHARE = 0.01
+"""Of the most frequent class: a class with fewer objects, at most `_RARE_COUNT`, is very rare."""
+_NAMED = 10
+
+
+def tell_of_rare_classes(
+    counts: Mapping[str, int], path: Path, log: FaultLog, root_category: str | None = None, advice: str = ""
+) -> None:
+    """Say to `log` which classes have no training objects, or one or two of hundreds.
+
+    Args:
+        counts: class name → training objects.
+        path: the file that the classes are from.
+        log: is told.
+        root_category: the name of a category that all others are below.
+        advice: what to do about classes without objects.
+    """
+    without = [name for name, count in counts.items() if not count]
+    if root_category in without:
+        text = f"the class '{root_category}' has no objects: it is the supercategory of all others, no class."
+        log.add(Fault("class-without-objects", path, f"{text} {_filled(advice, [root_category])}".strip()))
+        without.remove(root_category)
+    if without:
+        text = f"{len(without)} of {len(counts)} classes have no training objects: {few(without, _NAMED)}."
+        log.add(Fault("class-without-objects", path, f"{text} {_filled(advice, without)}".strip()))
+    limit = _RARE_SHARE * max(counts.values(), default=0)
+    rare = [f"{name} ({count})" for name, count in counts.items() if 0 < count <= min(limit, _RARE_COUNT)]
+    if rare:
+        most = max(counts, key=lambda name: counts[name])
+        text = f"classes with next to no training objects: {few(rare, _NAMED)}; {most} has {counts[most]:,}."
+        log.add(Fault("class-rare", path, text))
+
+
+def tell_of_evaluated_alone(
+    counts: Mapping[str, int], training: Mapping[str, int], path: Path, log: FaultLog
+) -> None:
+    """Say to `log` which classes have objects to find, but none to learn.
+
+    Args:
+        counts: class name → objects of the evaluation.
+        training: class name → training objects.
+        path: the file that the objects are from.
+        log: is told.
+    """
+    names = [f"{name} ({count})" for name, count in counts.items() if count and not training.get(name)]
+    if names:
+        text = (
+            f"has objects of classes that no training object has: {few(names, _NAMED)}. They can't be found."
+        )
+        log.add(Fault("class-without-objects", path, text))
+
+
+def _filled(advice: str, names: list[str]) -> str:
+    """`advice` with the names in place of `{names}`, each in the quotes that Hydra needs."""
+    return advice.replace("{names}", ",".join(_quoted(name) for name in names))
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

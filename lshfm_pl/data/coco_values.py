@@ -1,0 +1,250 @@
+"""Values of an entry in COCO's JSON format: read where they have one meaning, refused where they have none."""
+
+import re
+import reprlib
+import unicodedata
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from lshfm_pl.data.faults import Fault, FaultLog
+
+__all__ = [
+    "EntryError",
+    "Notes",
+    "has_unprintable",
+    "read_box",
+    "read_crowd",
+    "read_id",
+    "read_number",
+    "read_text",
+    "read_whole_number",
+    "refuse_missing",
+    "shown",
+]
+
+_LARGEST_NUMBER = 1e30
+"""No coordinate is larger; NaN, infinities and integers without a float are outside of ± this too."""
+_LARGEST_EXACT_FLOAT = 2**53
+"""From here on a float no longer holds every whole number."""
+_LONGEST_NAME = 255
+"""Characters of a category's name or an image's id."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
+_MOST_DIGITS = 40
+_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode's categories of control characters, surrogates and separators of lines and paragraphs."""
+_CROWD = {"0": False, "false": False, "1": True, "true": True}
+
+
+class EntryError(ValueError):
+    """What is wrong with an entry.
+
+    Attributes:
+        kind: of `faults.ERRORS`.
+        loses_image: whether the entry is an object whose image can't be told.
+    """
+
+    def __init__(self, text: str, kind: str = "annotation-incomplete", *, loses_image: bool = False) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.loses_image = loses_image
+
+
+class Notes:
+    """Counts what was read although it is not as the format says: one warning for each kind and file."""
+
+    def __init__(self) -> None:
+        self.place = ""
+        self._counts: dict[str, int] = {}
+        self._firsts: dict[str, str] = {}
+
+    def add(self, kind: str, text: str | Callable[[], str]) -> None:
+        """Count one; the text of the first is kept, with `place`, the entry that is being read."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        if kind not in self._firsts:
+            place = f"{self.place}: " if self.place else ""
+            self._firsts[kind] = place + (text if isinstance(text, str) else text())
+
+    def tell(self, path: Any, log: FaultLog, texts: dict[str, str]) -> None:
+        """Say the warnings of a file to `log`. `texts` say what was counted, by kind."""
+        for kind, count in self._counts.items():
+            log.add(Fault(kind, path, f"{count:,} {texts[kind]}; the first: {self._firsts[kind]}."))
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, on one line, printable; what JSON calls `null` is called so."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case int() if abs(value) >= 10**_MOST_DIGITS:  # Python refuses to print the longest ones
+            return f"a whole number of {value.bit_length():,} bits"
+        case _:
+            return reprlib.repr(value)
+
+
+def refuse_missing(key: str) -> NoReturn:
+    """Raise that an entry has no such key."""
+    raise EntryError(f"has no '{key}'")
+
+
+def read_id(entry: dict[str, Any], key: str, notes: Notes) -> int | str:
+    """An id: a whole number, or text. Text of a whole number is that number.
+
+    Raises:
+        EntryError: it is missing or neither of these.
+    """
+    value = entry.get(key)
+    if type(value) is int:
+        return value
+    if key not in entry:
+        refuse_missing(key)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_EXACT_FLOAT:
+        found: int | str = int(value)
+    elif isinstance(value, str) and value.strip():
+        text = value.strip()
+        is_number = _WHOLE_NUMBER.fullmatch(text) and len(text) <= _MOST_DIGITS
+        if not is_number:
+            return _checked_text(value, key)
+        found = int(text)
+    else:
+        raise EntryError(f"{key} is {shown(value)}, expected a whole number or text")
+    notes.add("value-read", lambda: f"{key} is {shown(value)}, read as {found}")
+    return found
+
+
+def read_whole_number(entry: dict[str, Any], key: str, notes: Notes) -> int | None:
+    """A whole number; None where it is not given: missing, null or empty text.
+
+    Raises:
+        EntryError: it is something else.
+    """
+    value = entry.get(key)
+    if type(value) is int and abs(value) < 2**63:
+        return value
+    if _is_not_given(entry, key, notes):
+        return None
+    number = _number(value)
+    if number is None or number != int(number) or abs(number) >= _LARGEST_EXACT_FLOAT:
+        raise EntryError(f"{key} is {shown(value)}, expected a whole number")
+    notes.add("value-read", lambda: f"{key} is {shown(value)}, read as {int(number)}")
+    return int(number)
+
+
+def read_number(entry: dict[str, Any], key: str, notes: Notes) -> float | None:
+    """A finite number; None where it is not given: missing, null or empty text.
+
+    Raises:
+        EntryError: it is something else.
+    """
+    value = entry.get(key)
+    if _is_number(value):
+        return value
+    if _is_not_given(entry, key, notes):
+        return None
+    number = _number(value)
+    if number is None:
+        raise EntryError(f"{key} is {shown(value)}, expected a number of square pixels")
+    notes.add("value-read", lambda: f"{key} is {shown(value)}, read as {number:g}")
+    return number
+
+
+def read_crowd(entry: dict[str, Any], notes: Notes) -> bool:
+    """`iscrowd`, False where it is not given.
+
+    Raises:
+        EntryError: it is neither 0 nor 1.
+    """
+    value = entry.get("iscrowd", 0)
+    if isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if _is_not_given(entry, "iscrowd", notes):
+        return False
+    if isinstance(value, str) and (number := _number(value)) in (0, 1):
+        crowd = bool(number)
+    elif isinstance(value, str) and value.strip().lower() in _CROWD:
+        crowd = _CROWD[value.strip().lower()]
+    else:
+        raise EntryError(f"iscrowd is {shown(value)}, expected 0 or 1")
+    notes.add("value-read", lambda: f"iscrowd is {shown(value)}, read as {int(crowd)}")
+    return crowd
+
+
+def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, float]:
+    """`bbox`: x, y, width, height in pixels.
+
+    Raises:
+        EntryError: there is none, it is not four finite numbers, or a side is negative.
+    """
+    box = entry.get("bbox")
+    if box is None or box == []:
+        if entry.get("segmentation"):
+            raise EntryError(f"has a segmentation, but its bbox is {_missing_or(entry)}. Give its box")
+        if box is None and "bbox" not in entry:
+            refuse_missing("bbox")
+    numbers = [_number(value) for value in box] if isinstance(box, list) else []
+    finite = [number for number in numbers if number is not None]
+    if len(numbers) != 4 or len(finite) != 4:
+        text = f"bbox is {shown(box)}, expected four finite numbers: x, y, width, height"
+        raise EntryError(text, "box-not-a-number")
+    x, y, width, height = finite
+    if width < 0 or height < 0:
+        text = f"bbox is {shown(box)}: its width or height is negative. Give x, y of the upper left corner"
+        raise EntryError(text, "box-reversed")
+    if any(isinstance(value, str) for value in box):
+        notes.add("value-read", lambda: f"bbox is {shown(box)}, read as its numbers")
+    return x, y, width, height
+
+
+def read_text(entry: dict[str, Any], key: str) -> str:
+    """Text that is not empty and can be a name.
+
+    Raises:
+        EntryError: it is missing or something else.
+    """
+    if key not in entry:
+        refuse_missing(key)
+    value = entry[key]
+    if not isinstance(value, str) or not value.strip():
+        raise EntryError(f"{key} is {shown(value)}, expected text")
+    return _checked_text(value, key)
+
+
+def has_unprintable(text: str) -> bool:
+    """Whether text has a control character, a line break or half of a surrogate pair."""
+    return any(unicodedata.category(character) in _UNPRINTABLE for character in text)
+
+
+def _checked_text(value: str, key: str) -> str:
+    if len(value) > _LONGEST_NAME:
+        raise EntryError(f"{key} has {len(value):,} characters: expected {_LONGEST_NAME} at most")
+    if has_unprintable(value):
+        raise EntryError(f"{key} is {shown(value)}: has characters that can't be printed")
+    return value
+
+
+def _missing_or(entry: dict[str, Any]) -> str:
+    return shown(entry["bbox"]) if "bbox" in entry else "missing"
+
+
+def _is_not_given(entry: dict[str, Any], key: str, notes: Notes) -> bool:
+    value = entry.get(key)
+    if key not in entry:
+        return True
+    if value is None or (isinstance(value, str) and not value.strip()):
+        notes.add("value-read", lambda: f"{key} is {shown(value)}, read as not given")
+        return True
+    return False
+
+
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and -_LARGEST_NUMBER < value < _LARGEST_NUMBER  # type: ignore[operator]
+
+
+def _number(value: object) -> float | None:
+    """A number, or the text of one; None where it is neither or not finite."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    return value if _is_number(value) else None  # type: ignore[return-value]
