@@ -192,7 +192,7 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
     if width < 0 or height < 0:
         text = f"bbox is {shown(box)}: its width or height is negative. Give x, y of the upper left corner"
         raise EntryError(text, "box-reversed")
-    if any(isinstance(value, str) for value in box):
+    if any(isinstance(value, str) for value in box or ()):
         notes.add("value-read", lambda: f"bbox is {shown(box)}, read as its numbers")
     return x, y, width, height
 
