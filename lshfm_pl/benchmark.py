@@ -1,8 +1,12 @@
 """`python -m lshfm_pl.benchmark`: seconds and memory of a distillation step, of the loader, of evaluation."""
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("benchmark")  # before the imports below, which take seconds
+
 import logging
 import platform
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,6 @@ import torch
 import torchvision
 from omegaconf import DictConfig
 
-from lshfm_pl import cli
 from lshfm_pl.benchmarking.data import measure_loaders
 from lshfm_pl.benchmarking.evaluation import measure_evaluation
 from lshfm_pl.benchmarking.step import PARTS, measure_steps
@@ -86,16 +89,6 @@ def as_text(results: Mapping[str, Any]) -> str:
 
 
 @cli.main("benchmark")
-def run(config: DictConfig) -> None:
-    """One benchmark."""
+def main(config: DictConfig) -> None:
+    """One benchmark; `benchmark data` is short for `benchmark what=data`."""
     benchmark(config)
-
-
-def main() -> None:
-    """`benchmark data` is short for `benchmark what=data`."""
-    sys.argv[1:] = [f"what={argument}" if argument in MEASURES else argument for argument in sys.argv[1:]]
-    run()
-
-
-if __name__ == "__main__":
-    main()

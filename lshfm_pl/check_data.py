@@ -1,5 +1,10 @@
 """`python -m lshfm_pl.check_data`: what is wrong with a data set, found by the readers of training."""
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("check_data")  # before the imports below, which take seconds
+
 import difflib
 import hashlib
 import os
@@ -15,7 +20,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from lshfm_pl import cli
 from lshfm_pl.data import DetectionDataModule, DetectionDataset
 from lshfm_pl.data.annotations import object_line
 from lshfm_pl.data.dataset import DetectionRecord, read_record
@@ -223,7 +227,3 @@ def main(config: DictConfig) -> None:
     """Check one data set; status 1 if it has errors."""
     if check_data(config).num_errors:
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

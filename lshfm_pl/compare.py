@@ -3,6 +3,11 @@
 As it stands it is the quickstart; with other experiments and overrides it is the same comparison on other data.
 """
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("compare")  # before the imports below, which take seconds
+
 import json
 import logging
 import os
@@ -17,7 +22,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lshfm_pl import cli
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.report import report
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
@@ -204,7 +208,3 @@ def quoted(path: Path) -> str:
 def main(config: DictConfig) -> None:
     """Run the comparison."""
     compare(config)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,10 +3,12 @@
 import logging
 import os
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import pytorch_lightning as pl
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 __all__ = ["ConsoleFormatter", "ConsoleHandler", "in_colour", "is_terminal", "make_trainer"]
 
@@ -54,13 +56,15 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-def make_trainer(*, enable_progress_bar: bool | None = None, **arguments: Any) -> pl.Trainer:
+def make_trainer(*, enable_progress_bar: bool | None = None, **arguments: Any) -> "pl.Trainer":
     """Lightning's trainer, with a progress bar only where there is a terminal to show it on.
 
     Args:
         enable_progress_bar: None shows the bar if stdout, where Lightning draws it, and stderr are terminals.
         **arguments: of `pytorch_lightning.Trainer`.
     """
+    import pytorch_lightning as pl  # here: log lines are set up before anything heavy is imported
+
     if enable_progress_bar is None:
         enable_progress_bar = is_terminal(sys.stdout) and is_terminal(sys.stderr)
     return pl.Trainer(enable_progress_bar=enable_progress_bar, **arguments)

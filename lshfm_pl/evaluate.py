@@ -1,5 +1,10 @@
 """`python -m lshfm_pl.evaluate`: the figures of a checkpoint, from the file alone."""
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("evaluate")  # before the imports below, which take seconds
+
 import logging
 import math
 from collections.abc import Sequence
@@ -11,7 +16,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lshfm_pl import cli
 from lshfm_pl.cli import as_dict
 from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule, build_datamodule
@@ -167,7 +171,3 @@ def main(config: DictConfig) -> None:
     """Evaluate one checkpoint."""
     OmegaConf.resolve(config)
     evaluate(config)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,16 @@
 """`python -m lshfm_pl.import_checkpoint`: any detector file becomes one that describes itself."""
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("import_checkpoint")  # before the imports below, which take seconds
+
 from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lshfm_pl import cli
 from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors import Detector, detector_checkpoint, load_detector, load_torchvision_detector
 from lshfm_pl.errors import LSHFMError, few
@@ -79,7 +83,3 @@ def write(detector: Detector, target: Path) -> None:
 def main(config: DictConfig) -> None:
     """Import one file."""
     import_checkpoint(config)
-
-
-if __name__ == "__main__":
-    main()

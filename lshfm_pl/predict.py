@@ -1,5 +1,10 @@
 """`python -m lshfm_pl.predict`: what a checkpoint detects in pictures, drawn and as COCO-format JSON."""
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("predict")  # before the imports below, which take seconds
+
 import glob
 import itertools
 import os
@@ -14,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from lshfm_pl import cli
 from lshfm_pl.cli import as_dict
 from lshfm_pl.console import is_terminal
 from lshfm_pl.data.images import decode_image
@@ -227,7 +231,3 @@ def main(config: DictConfig) -> None:
     """Predict, and tell by the exit status whether all pictures could be read."""
     if predict(config):
         sys.exit(SOME_UNREADABLE)
-
-
-if __name__ == "__main__":
-    main()

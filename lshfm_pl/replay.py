@@ -1,5 +1,10 @@
 """`python -m lshfm_pl.replay`: make a training step again that `NonFiniteGuard` skipped."""
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("replay")  # before the imports below, which take seconds
+
 import json
 import logging
 import math
@@ -10,7 +15,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.utils import get_total_norm
 
-from lshfm_pl import cli
 from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors.torch_files import read_torch_file
@@ -115,7 +119,3 @@ def main(config: DictConfig) -> None:
             f"replayed otherwise than recorded: {', '.join(differing)}. "
             "Are data, teacher, versions, device and precision those of the run?"
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,5 +1,10 @@
 """`python -m lshfm_pl.report`: what came out of finished runs, from their folders alone."""
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("report")  # before the imports below, which take seconds
+
 import logging
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from lshfm_pl import __version__, cli
+from lshfm_pl import __version__
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.reporting.curves import draw_comparison, draw_precision_recall, draw_training
 from lshfm_pl.reporting.page import Picture, write_page
@@ -190,7 +195,3 @@ def main(config: DictConfig) -> None:
         score_threshold=config.score_threshold,
     )
     print(f"report: {page.resolve()}")
-
-
-if __name__ == "__main__":
-    main()

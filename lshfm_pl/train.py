@@ -1,10 +1,13 @@
 """`python -m lshfm_pl.train`: train a detector, plainly or mimicking a teacher."""
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("train")  # before the imports below, which take seconds
+
 import contextlib
 import logging
-import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,6 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lshfm_pl import cli
 from lshfm_pl.callbacks import StepTimer
 from lshfm_pl.checkpointing import LAST, Interrupted, LastCheckpoint, RunRecord, StopSignals
 from lshfm_pl.cli import as_dict, is_main_process
@@ -309,11 +311,3 @@ def main(config: DictConfig) -> None:
         return
     with kept_failure(Path(config.output_dir)):
         train(config)
-
-
-if __name__ == "__main__":
-    # `resume` is a value, auto or a path, so that Hydra has no key below it.
-    sys.argv = [
-        re.sub(r"^resume\.allow_changes=", "resume_allow_changes=", argument) for argument in sys.argv
-    ]
-    main()

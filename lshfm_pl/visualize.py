@@ -1,5 +1,10 @@
 """`python -m lshfm_pl.visualize`: ground truth, detections and agreement of features, as PNG files."""
 
+from lshfm_pl import cli
+
+if __name__ == "__main__":
+    cli.start("visualize")  # before the imports below, which take seconds
+
 import os
 import re
 import sys
@@ -16,7 +21,6 @@ from PIL import Image, ImageShow
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from lshfm_pl import cli
 from lshfm_pl.cli import as_dict
 from lshfm_pl.data import DetectionDataModule, DetectionDataset, build_datamodule
 from lshfm_pl.detectors import Detector, build_detector, load_detector
@@ -347,7 +351,3 @@ def show(path: Path) -> None:
 def main(config: DictConfig) -> None:
     """Draw."""
     visualize(config)
-
-
-if __name__ == "__main__":
-    main()

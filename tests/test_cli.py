@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import ListConfig, OmegaConf, open_dict
 
 from lshfm_pl.cli import CONFIG_DIR, refuse_missing_values, refuse_named_teacher, told
-from lshfm_pl.config_help import config_error
+from lshfm_pl.cli.closest import config_error
 from lshfm_pl.errors import LSHFMError
 
 
@@ -187,19 +187,4 @@ def run_raising(tmp_path, error):
     )
     return subprocess.run(
         [sys.executable, str(command), "dst=x"], capture_output=True, text=True, timeout=120, cwd=tmp_path
-    )
-
-
-def test_defects_still_show_their_traceback(tmp_path):
-    process = run_raising(tmp_path, "KeyError('oops')")
-    assert process.returncode == 1
-    assert "KeyError: 'oops'" in process.stderr
-    assert "command.py" in process.stderr
-
-
-def test_full_disk_is_told_in_one_line(tmp_path):
-    process = run_raising(tmp_path, "OSError(28, 'No space left on device', 'run/metrics.csv')")
-    assert process.returncode == 1
-    assert process.stderr == (
-        "error: run/metrics.csv: No space left on device; make room, then start again\n"
     )

@@ -1,0 +1,90 @@
+"""What is printed of a failure: one or two lines, whatever was raised."""
+
+from __future__ import annotations
+
+import errno
+
+from hydra.errors import InstantiationException
+from omegaconf.errors import OmegaConfBaseException
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["told"]
+
+LONGEST_REASON = 300
+"""Characters of a library's message; some print whole arrays."""
+
+OS_ADVICE = {
+    errno.ENOSPC: "make room, then start again",
+    errno.EDQUOT: "make room, then start again",
+    errno.EACCES: "change its permissions, or give another path",
+    errno.EPERM: "change its permissions, or give another path",
+    errno.EROFS: "this file system is read-only: give another path",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of the path is a file where a folder is expected: check the path",
+    errno.EISDIR: "a file is expected here, and this is a folder: check the path",
+    errno.EEXIST: "there is something of this name already: give another path",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "a symbolic link leads back to itself: check the path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n 4096), or lower data.num_workers",
+    errno.ENFILE: "too many files are open on this machine: end other programs",
+    errno.ENOMEM: "free memory: lower data.batch_size or data.num_workers, or end other programs",
+    errno.EAGAIN: "the machine has no resources left for it: lower data.num_workers, or end other programs",
+    errno.EIO: "the disk or the network drive fails: check it, or give another path",
+    errno.ESTALE: "the network drive has lost this file: mount it again, then start again",
+    errno.EBUSY: "something else is using it: end that, or give another path",
+    errno.ETXTBSY: "something else is using it: end that, or give another path",
+    errno.EXDEV: "the two paths are on different file systems: give paths on one",
+    errno.EFBIG: "the file system or a limit (ulimit -f) does not allow a file of this size",
+}
+"""What to do about the errors of the operating system."""
+
+
+def told(error: BaseException) -> str:
+    """What to print of a failure: ours as it is, any other as the key or file that it is about, and the reason."""
+    own = _own(error)
+    if own is not None:
+        # A loader's worker hands its failure over with the traceback as text in front.
+        return str(own).rpartition("LSHFMError: ")[2].strip()
+    cause = error.__cause__
+    if isinstance(error, InstantiationException):
+        key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else "config"
+        return f"{key}: {type(cause).__name__}: {_short(cause)}" if cause else f"{key}: {_short(error)}"
+    if isinstance(error, OmegaConfBaseException):
+        key = getattr(error, "full_key", None) or "config"
+        return f"{key}: {_short(error)}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return told_of_system(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({_short(error) or 'MemoryError'}); {OS_ADVICE[errno.ENOMEM]}"
+    if isinstance(error, RecursionError):
+        return "something that was read is nested too deeply (RecursionError); debug=traceback shows what"
+    if isinstance(error, UnicodeError):
+        return f"a text cannot be read or written ({_short(error)}); debug=traceback shows where"
+    return (
+        f"{type(error).__name__}: {_short(error)}\n"
+        "This is a defect of lshfm_pl: please report it with what debug=traceback added to the command prints"
+    )
+
+
+def told_of_system(error: OSError) -> str:
+    """What the operating system refused: the file, its reason, and what to do."""
+    files = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    reason = error.strerror or type(error).__name__
+    advice = OS_ADVICE.get(error.errno or 0, "debug=traceback shows where")
+    return f"{f'{files}: ' if files else ''}{reason}; {advice}"
+
+
+def _own(error: BaseException) -> LSHFMError | None:
+    """The failure told by this project, also where Hydra or a loader has wrapped it."""
+    if isinstance(error, LSHFMError):
+        return error
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, LSHFMError):
+        return error.__cause__
+    return None
+
+
+def _short(error: BaseException | None) -> str:
+    """The message in one line."""
+    text = " ".join(str(error).split()) if error is not None else ""
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"

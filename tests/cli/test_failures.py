@@ -1,0 +1,82 @@
+"""Whatever is raised ends a command in one or two lines."""
+
+import errno
+import os
+
+import pytest
+
+from lshfm_pl.cli import Command, told
+from lshfm_pl.errors import LSHFMError
+
+
+def ended(monkeypatch, capsys, tmp_path, error, *arguments):
+    """Status and stderr of a command that raises."""
+
+    def raising(config):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["command", "dst=x", *arguments])
+    with pytest.raises(SystemExit) as end:
+        Command(raising, "import_checkpoint")()
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("oops"),
+        TypeError("unsupported"),
+        MemoryError(),
+        RecursionError("maximum recursion depth exceeded"),
+        UnicodeEncodeError("ascii", "ä", 0, 1, "not in range"),
+        RuntimeError("a\nb\n" * 1000),
+        OSError("without a number"),
+        *(OSError(number, os.strerror(number), "a/file") for number in errno.errorcode),
+    ],
+    ids=repr,
+)
+def test_every_failure_is_told_in_two_lines_at_most(monkeypatch, capsys, tmp_path, error):
+    status, text = ended(monkeypatch, capsys, tmp_path, error)
+    assert status == 1
+    assert len(text.splitlines()) <= 2
+    assert "Traceback" not in text
+    assert text.startswith("error: ")
+
+
+def test_defects_say_that_they_are_and_debug_shows_their_traceback(monkeypatch, capsys, tmp_path):
+    _, text = ended(monkeypatch, capsys, tmp_path, KeyError("oops"))
+    assert text.startswith("error: KeyError: 'oops'\nThis is a defect of lshfm_pl: ")
+    assert "debug=traceback" in text
+    _, text = ended(monkeypatch, capsys, tmp_path, KeyError("oops"), "debug=traceback")
+    assert "Traceback (most recent call last)" in text
+    assert "raise error" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room, then start again"),
+        (errno.EROFS, "read-only: give another path"),
+        (errno.EACCES, "change its permissions"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENAMETOOLONG, "give a shorter path"),
+        (errno.EISDIR, "this is a folder"),
+        (errno.ENOTDIR, "is a file where a folder is expected"),
+        (errno.ELOOP, "symbolic link"),
+        (errno.EIO, "disk or the network drive"),
+    ],
+)
+def test_errors_of_the_system_name_file_reason_and_what_to_do(number, advice):
+    text = told(OSError(number, os.strerror(number), "run/metrics.csv"))
+    assert text.startswith(f"run/metrics.csv: {os.strerror(number)}; ")
+    assert advice in text
+    moved = told(OSError(number, os.strerror(number), "a", None, "b"))
+    assert moved.startswith(f"a → b: {os.strerror(number)}; ")
+
+
+def test_failure_of_a_loaders_worker_is_told_without_its_traceback():
+    handed_over = LSHFMError(
+        "Caught LSHFMError in worker process 0.\nTraceback …\nLSHFMError: a.jpg: is cut off."
+    )
+    assert told(handed_over) == "a.jpg: is cut off."

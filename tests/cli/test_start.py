@@ -1,0 +1,94 @@
+"""How commands start: what they import before the command line is known to be right, what lists them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lshfm_pl import __version__
+from lshfm_pl.__main__ import commands
+from lshfm_pl.benchmark import MEASURES
+from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.paths import CONFIG_DIR
+
+HEAVY = {
+    "faster_coco_eval", "jinja2", "lightning_fabric", "matplotlib", "numpy", "PIL", "pycocotools",
+    "pytorch_lightning", "tensorboard", "torch", "torchmetrics", "torchvision",
+}  # fmt: skip
+COMMANDS = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
+#: Runs commands as `python -m` does, one after the other, and prints which heavy modules are there after each.
+STARTS = """
+import contextlib, io, json, runpy, sys
+heavy, lines = set(json.loads(sys.argv[1])), json.loads(sys.argv[2])
+found = []
+for module, *arguments in lines:
+    sys.argv = [module, *arguments]
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    found.append([status, output.getvalue(), sorted(heavy & set(sys.modules))])
+print(json.dumps(found))
+"""
+
+
+def started(lines):
+    """(status, output, heavy modules) of each command line."""
+    process = subprocess.run(
+        [sys.executable, "-c", STARTS, json.dumps(sorted(HEAVY)), json.dumps(lines)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=CONFIG_DIR.parent,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def test_help_and_versions_and_wrong_names_import_nothing_heavy():
+    modules = [f"lshfm_pl.{command}" for command in COMMANDS]
+    lines = [
+        *([module, "--help"] for module in modules),
+        *([module, "--version"] for module in modules),
+        *([module, "xyzzy=3"] for module in modules),
+        *([module, "debug=fasst"] for module in modules),
+        ["lshfm_pl"],
+        ["lshfm_pl", "--version"],
+        ["lshfm_pl", "trian"],
+    ]
+    found = started(lines)
+    assert [line for line, (_, _, heavy) in zip(lines, found, strict=True) if heavy] == []
+    count = len(modules)
+    assert {status for status, _, _ in found[: 2 * count]} == {0}
+    assert all("What people change:" in output for _, output, _ in found[:count])
+    assert {output for _, output, _ in found[count : 2 * count]} == {f"lshfm_pl {__version__}\n"}
+    for status, output, _ in found[2 * count : 4 * count]:
+        assert (status, len(output.splitlines())) == (1, 1), output
+    (_, listed, _), (_, version, _), (status, wrong, _) = found[4 * count :]
+    assert version == f"lshfm_pl {__version__}\n"
+    assert all(f"  {command} " in listed for command in COMMANDS)
+    assert (status, wrong.splitlines()[0]) == (
+        1,
+        "error: expected one of the commands below, found python -m lshfm_pl trian",
+    )
+
+
+def test_list_of_commands_says_what_each_does():
+    assert list(commands()) == COMMANDS
+    assert all(len(text) > 20 for text in commands().values())
+
+
+def test_short_spellings_are_those_of_the_measures():
+    assert respelled("benchmark", [*MEASURES, "repeats=2"]) == [*(f"what={m}" for m in MEASURES), "repeats=2"]
+    assert respelled("train", ["resume.allow_changes=true"]) == ["resume_allow_changes=true"]
+    assert respelled("report", ["data"]) == ["data"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_module_of_every_command_starts_before_its_imports(command):
+    text = (CONFIG_DIR.parent / "lshfm_pl" / f"{command}.py").read_text(encoding="utf-8")
+    assert f'\nif __name__ == "__main__":\n    cli.start("{command}")' in text
