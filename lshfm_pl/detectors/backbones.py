@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Self, cast
 
@@ -13,8 +13,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from lshfm_pl.detectors.torch_files import download_torch_file, read_torch_file
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.detectors.contents import read_checkpoint
+from lshfm_pl.detectors.state_dicts import find_networks, refuse_not_finite, shared_prefix
+from lshfm_pl.detectors.torch_files import download_torch_file
+from lshfm_pl.errors import LSHFMError, few
 
 __all__ = [
     "BACKBONES",
@@ -43,6 +45,8 @@ _C4_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 #: Channel counts are multiples of this, for speed and so that they divide into groups.
 _CHANNEL_MULTIPLE = 8
 _MAX_GROUPS = 32
+_CLASSIFIERS = ("fc.", "classifier.")
+"""What the names of a classification network's last layers begin with."""
 
 
 def scale_channels(channels: int, width: float) -> int:
@@ -122,8 +126,9 @@ def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str
 
     ``imagenet`` stands for torchvision's IMAGENET1K_V1 weights (of ``vgg*_bn`` when a VGG has batch norm), a
     path or a URL for a state dict of torchvision's classification network or of the detector's own
-    ``backbone.body`` (``backbone`` where there is no pyramid), None for nothing. The box head of a C4 detector
-    is a part of the body.
+    ``backbone.body`` (``backbone`` where there is no pyramid), by itself or in an entry of a dict, with or
+    without a prefix before all names (``module.``); None for nothing. The box head of a C4 detector is a part of
+    the body.
 
     Returns:
         One line that says what was loaded.
@@ -142,10 +147,8 @@ def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str
         # A hash in the name is torchvision's custom, so another's file name proves nothing.
         weights = _download(source, check_hash=False)
     else:
-        weights = read_torch_file(source)
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise LSHFMError(f"model.backbone_weights: expected a state dict (names to tensors) in {source}.")
-    return f"{label}: {_load_into_body(detector, weights, config, source)} tensors"
+        weights = read_checkpoint(source)
+    return f"{label}: {_load_into_body(detector, weights, config, source)}"
 
 
 class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
@@ -346,9 +349,8 @@ def _download(url: str, *, check_hash: bool) -> Any:
     return download_torch_file(url, check_hash=check_hash, key="model.backbone_weights", advice=advice)
 
 
-def _load_into_body(
-    detector: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str
-) -> int:
+def _load_into_body(detector: nn.Module, content: Any, config: Mapping[str, Any], source: str) -> str:
+    """Load the only body in what a file holds; returns what was loaded."""
     state = detector.state_dict()
     prefixes = _classification_prefixes(config)
     names = {}
@@ -358,21 +360,48 @@ def _load_into_body(
             names[prefixes[prefix] + key.removeprefix(prefix)] = key
             names[key.removeprefix("backbone.").removeprefix("body.")] = key
     expected = set(names.values())
+    weights, found = _find_body(content, names, len(expected), source)
     given = {
         names.get(key, key): value
         for key, value in weights.items()
-        if not _is_counter(key) and not key.startswith(("fc.", "classifier."))
+        if not _is_counter(key) and not key.startswith(_CLASSIFIERS)
     }
-    wrong = [key for key in expected if key not in given or given[key].shape != state[key].shape]
+    wrong = [
+        key
+        for key in expected
+        if key not in given or given[key].shape != state[key].shape or not given[key].is_floating_point()
+    ]
     wrong += [key for key in given if key not in expected]
     if wrong:
         raise LSHFMError(
-            f"model.backbone_weights: {source} does not fit {config['backbone']} with width "
+            f"model.backbone_weights: {source}{found} does not fit {config['backbone']} with width "
             f"{config['width']} and norm {config['norm']}: {len(wrong)} tensors are missing, too many or of "
-            f"another shape, such as {', '.join(sorted(wrong)[:3])}."
+            f"another shape or type, such as {', '.join(sorted(wrong)[:3])}."
         )
+    refuse_not_finite(f"model.backbone_weights: {source}", given)
     detector.load_state_dict(given, strict=False)
-    return len(given)
+    return f"{len(given)} tensors{found}"
+
+
+def _find_body(
+    content: Any, names: Collection[str], num_tensors: int, source: str
+) -> tuple[Mapping[str, Tensor], str]:
+    """The tensors of the body in what a file holds, and where they were if not at its top."""
+    networks = find_networks(content, names.__contains__, least=max(1, num_tensors // 2))
+    if len(networks) > 1:
+        raise LSHFMError(
+            f"model.backbone_weights: {source} holds {len(networks)} backbones: "
+            f"{few((network.label for network in networks), 8)}. Save one of them in a file of its own."
+        )
+    if networks:
+        told = str(networks[0])
+        return networks[0].weights, f" ({told})" if told else ""
+    if isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values()):
+        prefix = shared_prefix(content) if len(content) > 1 else ""
+        return content, f" (all names begin with {prefix!r})" if prefix else ""
+    raise LSHFMError(
+        f"model.backbone_weights: expected a state dict (names to tensors) of the backbone in {source}, found none."
+    )
 
 
 def _is_counter(key: str) -> bool:

@@ -1,28 +1,35 @@
 """Detectors in files: files that describe themselves, plain state dicts, and the published checkpoints."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
-from typing import Any, cast, get_args
+from os import PathLike
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.config import change_evaluation, complete_config
+from lshfm_pl.detectors.contents import (
+    FORMAT,
+    OLD_FROZEN_BN_EPS,
+    VERSION,
+    Contents,
+    Source,
+    is_counter,
+    open_contents,
+    read_checkpoint,
+)
 from lshfm_pl.detectors.published import (
-    Which,
     count_classes,
     default_class_names,
-    holds_pair,
-    is_published,
     model_config,
     recognise_model,
     rename_published_key,
-    take_network,
     torchvision_weights,
 )
-from lshfm_pl.detectors.torch_files import UnsafeFileError, download_torch_file, read_torch_file
+from lshfm_pl.detectors.state_dicts import refuse_not_finite
+from lshfm_pl.detectors.torch_files import download_torch_file
 from lshfm_pl.errors import LSHFMError, few
 
 __all__ = [
@@ -34,14 +41,6 @@ __all__ = [
     "load_weights",
     "read_checkpoint",
 ]
-
-_FORMAT = "lshfm_pl.detector"
-_VERSION = 1
-_LIGHTNING_PREFIX = "detector."
-#: torchvision 0.8, whose names the published files have, had FrozenBatchNorm2d without eps.
-_OLD_FROZEN_BN_EPS = 0.0
-
-Source = str | PathLike[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,25 +63,11 @@ class LoadReport:
         return f"{self.source}: {self.num_tensors} tensors loaded ({self.format}{eps})"
 
 
-@dataclass(frozen=True)
-class _Contents:
-    """The weights of one detector with current names, and what came with them."""
-
-    source: str
-    format: str
-    weights: Mapping[str, Tensor]
-    description: Mapping[str, Any] | None = None
-    #: The eps that FrozenBatchNorm2d had when the weights were trained; None where nothing says so.
-    frozen_bn_eps: float | None = None
-    #: Which network of a pair they are; None for a file of one.
-    network: Which | None = None
-
-
 def detector_description(detector: Detector) -> dict[str, Any]:
     """Describe a detector of ``build_detector`` in plain values, so that it can be built again."""
     return {
-        "format": _FORMAT,
-        "version": _VERSION,
+        "format": FORMAT,
+        "version": VERSION,
         "config": dict(detector.config),
         "num_classes": detector.num_classes,
         "class_names": list(detector.class_names),
@@ -109,7 +94,7 @@ def load_detector(
     *,
     config: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
-    which: Which = "student",
+    which: str = "student",
     evaluation: Mapping[str, Any] | None = None,
 ) -> Detector:
     """Build the detector that a file holds, with its weights, in evaluation mode, on the CPU.
@@ -120,7 +105,8 @@ def load_detector(
         config: the detector of a file that does not describe one itself; a description in the file goes first.
             Without one the layout of the tensors tells which of the ``conf/model`` files it is, if any.
         class_names: likewise its classes. Without them 21 classes are VOC's and 91 are COCO's.
-        which: the network to take from a published checkpoint that holds student and teacher.
+        which: the network to take from a file that holds several: ``student`` or ``teacher``, or the name of the
+            entry that it is in, such as ``model_ema``.
         evaluation: other evaluation settings than the detector's, see ``change_evaluation``.
 
     Returns:
@@ -130,17 +116,25 @@ def load_detector(
         LSHFMError: the file is missing, broken, not safe to read, or neither it nor the arguments describe
             a detector that it fits.
     """
-    contents = _open(path, which)
+    contents = open_contents(path, which)
     description = contents.description or _describe_by_layout(contents, config, class_names)
-    try:
-        detector = build_detector(
-            change_evaluation(complete_config(description["config"]), evaluation or {}),
-            num_classes=description["num_classes"],
-            class_names=description["class_names"],
-            load_backbone=False,
-        )
-    except KeyError as error:
-        raise LSHFMError(f"{contents.source}: its description of the detector has no {error}.") from error
+    changed = change_evaluation(complete_config(description["config"]), evaluation or {})
+
+    def build() -> Detector:
+        try:
+            return build_detector(
+                changed,
+                num_classes=description["num_classes"],
+                class_names=description["class_names"],
+                load_backbone=False,
+            )
+        except LSHFMError as error:
+            raise LSHFMError(f"{contents.source}: {error}") if contents.description else error from error
+
+    # First without memory: what a file says of sizes is believed only if its tensors have them.
+    with torch.device("meta"):
+        _fitting_weights(build(), contents)
+    detector = build()
     detector.load_report = _load(detector, contents)
     return detector.eval()
 
@@ -169,7 +163,7 @@ def load_torchvision_detector(
     state = download_torch_file(url, check_hash=True, key="weights", advice=advice)
     renamed = {rename_published_key(key): value for key, value in state.items()}
     # torchvision's own constructor gives the weights of that time the eps of that time too.
-    contents = _Contents(f"torchvision {weights}", "state dict", renamed, frozen_bn_eps=_OLD_FROZEN_BN_EPS)
+    contents = Contents(f"torchvision {weights}", "state dict", renamed, frozen_bn_eps=OLD_FROZEN_BN_EPS)
     detector = build_detector(
         change_evaluation(config, evaluation or {}),
         num_classes=len(class_names) + 1,
@@ -180,7 +174,7 @@ def load_torchvision_detector(
     return detector.eval()
 
 
-def load_weights(detector: Detector, source: Source, *, which: Which = "student") -> LoadReport:
+def load_weights(detector: Detector, source: Source, *, which: str = "student") -> LoadReport:
     """Load weights into a detector of ``build_detector``; every tensor must be there and fit.
 
     The norms' eps follows the weights: with names of torchvision 0.8 FrozenBatchNorm2d gets the 0 of that time,
@@ -190,87 +184,19 @@ def load_weights(detector: Detector, source: Source, *, which: Which = "student"
     Args:
         detector: changed in place, unless something does not fit.
         source: a path, or the content of such a file: a file of ours, a published checkpoint (``{'model',
-            'optimizer', 'lr_scheduler', 'args', 'epoch'}``) or a state dict. The latter two are of one detector
+            'optimizer', 'lr_scheduler', 'args', 'epoch'}``) or a state dict, by itself or in an entry of a dict,
+            with or without a prefix before all names (``module.``, ``model.``). The latter two are of one detector
             or of a student with its teacher, with the names of torchvision 0.8 or of today.
-        which: the network to take from a published checkpoint that holds both.
+        which: the network to take from a file that holds several, see ``load_detector``.
 
     Raises:
         LSHFMError: the file is missing, broken or not safe to read, or its tensors are not the detector's.
     """
-    return _load(detector, _open(source, which))
-
-
-def read_checkpoint(path: str | PathLike[str]) -> Any:
-    """Read any file that ``load_weights`` takes, without running code from it.
-
-    Raises:
-        LSHFMError: the file is missing, broken or not safe to read.
-    """
-    try:
-        return read_torch_file(fspath(path))
-    except UnsafeFileError:
-        # The published files hold their command line as a Namespace, which is data.
-        content = read_torch_file(fspath(path), allowed_types=[argparse.Namespace])
-        if not (isinstance(content, Mapping) and is_published(content)):
-            raise
-        return content
-
-
-def _open(source: Source, which: Which) -> _Contents:
-    if which not in get_args(Which):
-        raise LSHFMError(f"which: expected {' or '.join(get_args(Which))}, found {which!r}.")
-    if isinstance(source, Mapping):
-        name, content = "state dict", source
-    else:
-        name = fspath(source)
-        content = read_checkpoint(name)
-    if not isinstance(content, Mapping):
-        raise LSHFMError(f"{name}: expected a dict with weights, found {type(content).__name__}.")
-    contents = _find_weights(name, content, which)
-    if which == "teacher" and contents.network is None:
-        raise LSHFMError(f"{name}: holds one detector, no teacher besides it; leave which=student.")
-    return contents
-
-
-def _find_weights(name: str, content: Mapping[str, Any], which: Which) -> _Contents:
-    if content.get("format") == _FORMAT:
-        _check_version(name, content)
-        return _describe(name, "detector file", content.get("state_dict"), content)
-    description = content.get("detector")
-    if isinstance(description, Mapping) and description.get("format") == _FORMAT:
-        _check_version(name, description)
-        return _describe(
-            name, "Lightning checkpoint", _without_prefix(content.get("state_dict")), description
-        )
-    kind, weights = (
-        ("published checkpoint", content["model"]) if is_published(content) else ("state dict", content)
-    )
-    if weights and all(isinstance(value, Tensor) for value in weights.values()):
-        return _open_foreign(name, kind, weights, which)
-    raise LSHFMError(
-        f"{name}: expected a detector's weights, found a dict of {few(weights)}. "
-        "Give a checkpoint of this project, a published one, or a state dict."
-    )
-
-
-def _open_foreign(name: str, kind: str, weights: Mapping[str, Tensor], which: Which) -> _Contents:
-    network = which if holds_pair(weights) else None
-    if network is not None:
-        weights, kind = take_network(weights, network), f"{network} of a {kind}"
-    renamed = {rename_published_key(key): value for key, value in weights.items()}
-    # Batch norm that counts its batches was no FrozenBatchNorm2d.
-    is_old = renamed.keys() != weights.keys() and not any(_is_counter(key) for key in weights)
-    return _Contents(
-        name, kind, renamed, frozen_bn_eps=_OLD_FROZEN_BN_EPS if is_old else None, network=network
-    )
-
-
-def _is_counter(key: str) -> bool:
-    return key.endswith(".num_batches_tracked")
+    return _load(detector, open_contents(source, which))
 
 
 def _describe_by_layout(
-    contents: _Contents, config: Mapping[str, Any] | None, class_names: Sequence[str] | None
+    contents: Contents, config: Mapping[str, Any] | None, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
     if not config:
         name = recognise_model(contents.weights)
@@ -292,34 +218,9 @@ def _describe_by_layout(
     return {"config": config, "num_classes": len(class_names) + 1, "class_names": class_names}
 
 
-def _check_version(name: str, description: Mapping[str, Any]) -> None:
-    if description.get("version") != _VERSION:
-        raise LSHFMError(
-            f"{name}: detector format version {description.get('version')}, expected {_VERSION}; "
-            "use the version of lshfm_pl that wrote it."
-        )
-
-
-def _describe(name: str, kind: str, weights: Any, description: Mapping[str, Any]) -> _Contents:
-    if not isinstance(weights, Mapping):
-        raise LSHFMError(f"{name}: describes a detector but holds no state_dict.")
-    return _Contents(name, kind, weights, description)
-
-
-def _without_prefix(weights: Any) -> Any:
-    if not isinstance(weights, Mapping):
-        return None
-    start = len(_LIGHTNING_PREFIX)
-    return {key[start:]: value for key, value in weights.items() if key.startswith(_LIGHTNING_PREFIX)}
-
-
-def _load(detector: Detector, contents: _Contents) -> LoadReport:
-    expected = detector.state_dict()
-    # As in torchvision: FrozenBatchNorm2d takes the statistics of a trained BatchNorm2d, without its count.
-    weights = {
-        key: value for key, value in contents.weights.items() if key in expected or not _is_counter(key)
-    }
-    _check_fit(detector, contents, weights)
+def _load(detector: Detector, contents: Contents) -> LoadReport:
+    weights = _fitting_weights(detector, contents)
+    refuse_not_finite(contents.source, weights)
     detector.load_state_dict(weights)
     norm_eps = _norm_eps(detector.config, contents)
     if norm_eps is not None:
@@ -334,7 +235,22 @@ def _load(detector: Detector, contents: _Contents) -> LoadReport:
     )
 
 
-def _norm_eps(config: Mapping[str, Any], contents: _Contents) -> float | None:
+def _fitting_weights(detector: Detector, contents: Contents) -> dict[str, Tensor]:
+    """The weights that the detector takes.
+
+    Raises:
+        LSHFMError: they are not the detector's.
+    """
+    expected = detector.state_dict()
+    # As in torchvision: FrozenBatchNorm2d takes the statistics of a trained BatchNorm2d, without its count.
+    weights = {
+        key: value for key, value in contents.weights.items() if key in expected or not is_counter(key)
+    }
+    _check_fit(detector, contents, weights)
+    return weights
+
+
+def _norm_eps(config: Mapping[str, Any], contents: Contents) -> float | None:
     """The eps that the weights were trained with, None where nothing says so or there is no norm."""
     if contents.description is not None and config["norm"] != "none":
         return contents.description["config"].get("norm_eps")
@@ -349,21 +265,33 @@ def _set_norm_eps(detector: Detector, eps: float) -> None:
     detector.config["norm_eps"] = eps
 
 
-def _check_fit(detector: Detector, contents: _Contents, given: Mapping[str, Tensor]) -> None:
+def _check_fit(detector: Detector, contents: Contents, given: Mapping[str, Tensor]) -> None:
     expected = detector.state_dict()
     missing = [key for key in expected if key not in given]
     unexpected = [key for key in given if key not in expected]
     misshapen = [key for key in expected if key in given and given[key].shape != expected[key].shape]
     wrong = [*misshapen, *missing, *unexpected]
     if not wrong:
+        _refuse_other_types(contents.source, expected, given)
         return
     name = detector.config["name"]
     raise LSHFMError(
         f"{contents.source} ({contents.format}) does not fit {name}: {len(missing)} tensors missing, "
         f"{len(unexpected)} unexpected, {len(misshapen)} of another shape ({few(wrong)}). "
         f"Likely cause: {_likely_cause(name, expected, given, wrong)}."
-        + (" The file holds a student and its teacher: choose by which=…" if contents.network else "")
+        + (f" {contents.others}: choose by which=…" if contents.others else "")
     )
+
+
+def _refuse_other_types(source: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Whole numbers in place of weights are quantised ones, whose scales are not applied here."""
+    other = [key for key in expected if given[key].is_floating_point() != expected[key].is_floating_point()]
+    if other:
+        key = other[0]
+        raise LSHFMError(
+            f"{source}: {len(other)} tensors are of another type, such as {key}: expected {expected[key].dtype}, "
+            f"found {given[key].dtype}. Export the weights without quantisation."
+        )
 
 
 def _likely_cause(
@@ -380,10 +308,19 @@ def _likely_cause(
     recognised = recognise_model(given)
     if recognised not in (None, name):
         return f"another detector (the tensors look like {recognised})"
-    if any(key.startswith("roi_heads.") for key in given) != any(
-        key.startswith("roi_heads.") for key in expected
-    ):
+    if not given.keys() & expected.keys():
+        return f"names of another library or network (such as {few(given, 1)})"
+    architectures = {_architecture(expected), _architecture(given)}
+    if architectures == set(_HEADS.values()):
         return "another architecture (Faster R-CNN against RetinaNet)"
     if any(key.startswith("backbone.") and not key.startswith("backbone.fpn.") for key in wrong):
         return "another backbone, width or norm"
     return "other sizes of the pyramid or the heads"
+
+
+#: What the names of the heads begin with, which a backbone alone does not have.
+_HEADS = {"roi_heads.": "fasterrcnn", "head.": "retinanet"}
+
+
+def _architecture(weights: Mapping[str, Tensor]) -> str | None:
+    return next((_HEADS[start] for start in _HEADS if any(key.startswith(start) for key in weights)), None)

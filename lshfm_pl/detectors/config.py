@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,25 @@ class _Rule:
     holds: Callable[[Any], bool]
 
 
+_LONGEST_TEXT = 1000
+"""Characters of a name, path or URL."""
+_LONGEST_LIST = 64
+"""Sizes of an image, or anchors of a level."""
+_LARGEST_COUNT = 100_000
+"""Of proposals, candidates or detections of an image."""
+_MOST = {
+    "fpn_channels": 4096,
+    "box_head_width": 16_384,
+    "box_pool_size": 64,
+    "box_sampling_ratio": 64,
+    "min_size": 4096,
+    "max_size": 8192,
+    "size_divisible": 1024,
+    "width": 16,
+}
+"""What a key may be at most: a configuration may come with a file, and must not ask for all of the memory."""
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -49,7 +69,7 @@ def _list_of(rule: _Rule, length: int | None = None) -> _Rule:
         f"a list of {count}, each {rule.expected}",
         lambda value: (
             isinstance(value, list)
-            and (len(value) == length if length is not None else len(value) > 0)
+            and (len(value) == length if length is not None else 0 < len(value) <= _LONGEST_LIST)
             and all(rule.holds(item) for item in value)
         ),
     )
@@ -59,25 +79,35 @@ def _one_of(*choices: str) -> _Rule:
     return _Rule("one of " + ", ".join(choices), lambda value: value in choices)
 
 
-_TEXT = _Rule("a text", lambda value: isinstance(value, str) and bool(value))
-_OPTIONAL_TEXT = _Rule(
-    "imagenet, a path, a URL or null", lambda value: value is None or (isinstance(value, str) and bool(value))
-)
+_TEXT = _Rule("a text", lambda value: isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT)
+_OPTIONAL_TEXT = _Rule("imagenet, a path, a URL or null", lambda value: value is None or _TEXT.holds(value))
 _NULL = _Rule("null, as there is no pyramid (neck: none)", lambda value: value is None)
-_COUNT = _Rule("a whole number above 0", lambda value: _is_integer(value) and value > 0)
-_OPTIONAL_COUNT = _Rule("a whole number above 0, or null", lambda value: value is None or _COUNT.holds(value))
-_NATURAL = _Rule("a whole number, 0 or above", lambda value: _is_integer(value) and value >= 0)
 _POSITIVE = _Rule("a number above 0", lambda value: _is_number(value) and value > 0)
 _NOT_NEGATIVE = _Rule("a number, 0 or above", lambda value: _is_number(value) and value >= 0)
 _FRACTION = _Rule("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 _FINITE = _Rule("a number", _is_number)
+
+
+def _whole(key: str, least: int = 1) -> _Rule:
+    most = _MOST.get(key, _LARGEST_COUNT)
+    return _Rule(
+        f"a whole number from {least} to {most}", lambda value: _is_integer(value) and least <= value <= most
+    )
+
+
+def _or_null(rule: _Rule) -> _Rule:
+    return _Rule(f"{rule.expected}, or null", lambda value: value is None or rule.holds(value))
+
 
 _COMMON_RULES = {
     "name": _TEXT,
     "architecture": _one_of(*ARCHITECTURES),
     "backbone": _TEXT,
     "backbone_weights": _OPTIONAL_TEXT,
-    "width": _POSITIVE,
+    "width": _Rule(
+        f"a number above 0, at most {_MOST['width']}",
+        lambda value: _POSITIVE.holds(value) and value <= _MOST["width"],
+    ),
     "neck": _one_of(*NECKS),
     "norm": _one_of(*NORMS),
     "norm_eps": _NOT_NEGATIVE,
@@ -86,13 +116,13 @@ _COMMON_RULES = {
     ),
     "image_mean": _list_of(_FINITE, 3),
     "image_std": _list_of(_POSITIVE, 3),
-    "min_size": _list_of(_COUNT),
-    "max_size": _COUNT,
-    "size_divisible": _COUNT,
+    "min_size": _list_of(_whole("min_size")),
+    "max_size": _whole("max_size"),
+    "size_divisible": _whole("size_divisible"),
 }
 _NECK_RULES = {
     neck: {
-        "fpn_channels": _COUNT if neck == "fpn" else _NULL,
+        "fpn_channels": _whole("fpn_channels") if neck == "fpn" else _NULL,
         "anchor_sizes": _list_of(_list_of(_POSITIVE), levels),
         "anchor_aspect_ratios": _list_of(_list_of(_POSITIVE), levels),
     }
@@ -133,14 +163,14 @@ EVALUATION_SETTINGS = ("postprocess", "score_thresh", "nms_thresh", "detections_
 
 
 def _torchvision_rule(key: str) -> _Rule:
-    return _FRACTION if key.endswith(("_thresh", "_fraction")) else _COUNT
+    return _FRACTION if key.endswith(("_thresh", "_fraction")) else _whole(key)
 
 
 _ARCHITECTURE_RULES = {
     "fasterrcnn": {
-        "box_head_width": _OPTIONAL_COUNT,
-        "box_pool_size": _COUNT,
-        "box_sampling_ratio": _NATURAL,
+        "box_head_width": _or_null(_whole("box_head_width")),
+        "box_pool_size": _whole("box_pool_size"),
+        "box_sampling_ratio": _whole("box_sampling_ratio", least=0),
         **{key: _torchvision_rule(key) for key in FASTER_RCNN_KEYS},
     },
     "retinanet": {
@@ -168,9 +198,9 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = {str(key): _plain(value) for key, value in config.items()}
     architecture = plain.get("architecture")
-    if architecture not in ARCHITECTURES:
+    if not (isinstance(architecture, str) and architecture in ARCHITECTURES):
         raise LSHFMError(
-            f"model.architecture: expected one of {', '.join(ARCHITECTURES)}, found {architecture!r}."
+            f"model.architecture: expected one of {', '.join(ARCHITECTURES)}, found {reprlib.repr(architecture)}."
         )
     # Without a neck, or with one that there is not, the message is the key's own.
     neck_rules = _NECK_RULES.get(str(plain.get("neck")), _NECK_RULES["fpn"])
@@ -185,7 +215,7 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     for key, rule in rules.items():
         if not rule.holds(plain[key]):
-            raise LSHFMError(f"model.{key}: expected {rule.expected}, found {plain[key]!r}.")
+            raise LSHFMError(f"model.{key}: expected {rule.expected}, found {reprlib.repr(plain[key])}.")
     anchors = {
         len(sizes) * len(ratios)
         for sizes, ratios in zip(plain["anchor_sizes"], plain["anchor_aspect_ratios"], strict=True)

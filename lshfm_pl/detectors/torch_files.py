@@ -8,22 +8,34 @@ import urllib.parse
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, BinaryIO, Self
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from lshfm_pl.detectors.file_formats import describe_foreign, is_safetensors
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import open_regular
 
 __all__ = ["UnsafeFileError", "download_torch_file", "read_torch_file"]
 
 _REFUSED_TYPE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,})\.")
 _LEGACY_START = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
+_LARGEST_FILE = 32 * 2**30
+"""Bytes. The largest detector here takes less than 1 GB with all that a run keeps."""
 _LARGEST_PICKLE = 64 * 2**20
 """Bytes. A pickle holds names and shapes, the tensors' bytes are beside it: those of 300 MB take less than 1 MB."""
 _LARGEST_STRETCH = 2**30
 """Bytes that tensors may have by repeating elements, which hardly anyone saves."""
+_DEEPEST = 100
+"""Levels of lists and dicts in each other."""
+_MOST_VALUES = 1_000_000
+"""In all lists and dicts; the state of a run has some thousands."""
+_LONGEST_REASON = 200
+"""Characters of another library's message."""
 
 _BYTES_OF_ITEM = {
     **dict.fromkeys(("ComplexDoubleStorage",), 16),
@@ -39,7 +51,7 @@ class UnsafeFileError(LSHFMError):
 
 
 def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> Any:
-    """Read a file written by ``torch.save`` onto the CPU, with ``weights_only=True``.
+    """Read a file of ``torch.save``, with ``weights_only=True``, or of safetensors onto the CPU.
 
     What the file says of itself is checked before anything is allocated: tensors that are larger than their bytes
     in the file, compressed or overlapping entries.
@@ -48,35 +60,61 @@ def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> 
         path: the file.
         allowed_types: types that may be rebuilt besides tensors and plain Python values.
 
+    Returns:
+        What was saved; for safetensors a dict of names to tensors.
+
     Raises:
-        LSHFMError: there is no such file, or it is not a whole file of ``torch.save``.
+        LSHFMError: there is no such file, it is no regular one, or it is of another format or damaged.
         UnsafeFileError: the file asks for another type, nothing of which was run, or for absurd sizes.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise LSHFMError(
             f"{path}: expected a file of weights, found {'a folder' if path.is_dir() else 'nothing'}."
         )
+    with open_regular(path, limit=_LARGEST_FILE) as file:
+        size = path.stat().st_size
+        if is_safetensors(file.read(16), size):
+            return _read_safetensors(path)
+        try:
+            _refuse_absurd_sizes(file, size)
+            with torch.serialization.safe_globals(list(allowed_types)):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            _refuse_bombs(content)
+            return content
+        except OSError as error:
+            raise LSHFMError(f"{path}: cannot be read ({error}).") from error
+        except Exception as error:  # a broken stream can lead the unpickler to any exception
+            raise _told(path, file, size, error) from error
+
+
+def _told(path: Path, file: BinaryIO, size: int, error: Exception) -> LSHFMError:
+    """Why a file was not loaded."""
+    refused = _REFUSED_TYPE.search(str(error))
+    if refused:
+        return UnsafeFileError(
+            f"{path}: holds {refused[1]}, expected tensors and plain values only. Rebuilding other types can run "
+            "code, so the file was not loaded. Where you trust it, save its weights alone: "
+            "torch.save(model.state_dict(), <file>)."
+        )
+    foreign = describe_foreign(file)
+    if foreign is not None:
+        return LSHFMError(f"{path} {foreign} Expected a file of torch.save or of safetensors.")
+    if isinstance(error, _AbsurdSizeError):
+        return UnsafeFileError(f"{path}: {error}; no file of weights does that. It was not loaded.")
+    return LSHFMError(
+        f"{path}: not a whole file of torch.save ({size} bytes). "
+        "Copy or download it again, or give another path."
+    )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        _refuse_absurd_sizes(path)
-        with torch.serialization.safe_globals(list(allowed_types)):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_stretched_tensors(content)
-        return content
-    except _AbsurdSizeError as error:
-        raise UnsafeFileError(f"{path}: {error}; no file of weights does that. It was not loaded.") from error
-    except OSError as error:
-        raise LSHFMError(f"{path}: cannot be read ({error}).") from error
-    except Exception as error:  # a broken stream can lead the unpickler to any exception
-        refused = _REFUSED_TYPE.search(str(error))
-        if refused:
-            raise UnsafeFileError(
-                f"{path}: holds {refused[1]}, expected tensors and plain values only. "
-                "Rebuilding other types can run code, so the file was not loaded."
-            ) from error
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise LSHFMError(
-            f"{path}: not a whole file of torch.save ({path.stat().st_size} bytes). "
-            "Copy or download it again, or give another path."
+            f"{path}: not a whole safetensors file ({reason}). Copy or download it again, or give another path."
         ) from error
 
 
@@ -104,7 +142,7 @@ def download_torch_file(url: str, *, check_hash: bool, key: str, advice: str) ->
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), expected[1] if expected else None)
     except Exception as error:  # no network, no such page, no room, wrong hash
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         raise LSHFMError(f"{key}: {url} could not be had ({reason}). {advice}") from error
     if expected and not _sha256(path).startswith(expected[1]):
         raise LSHFMError(
@@ -122,15 +160,13 @@ class _AbsurdSizeError(Exception):
     """A file that would take more memory than it has bytes; the text says what is wrong with it."""
 
 
-def _refuse_absurd_sizes(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                _refuse_absurd_zip(archive, size)
-        else:
-            file.seek(0)
-            _refuse_absurd_legacy(file, size)
+def _refuse_absurd_sizes(file: BinaryIO, size: int) -> None:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            _refuse_absurd_zip(archive, size)
+    else:
+        file.seek(0)
+        _refuse_absurd_legacy(file, size)
 
 
 def _refuse_absurd_zip(archive: zipfile.ZipFile, size: int) -> None:
@@ -206,8 +242,12 @@ class _StorageSizes(pickle._Unpickler):
         return _Inert()
 
 
-def _refuse_stretched_tensors(content: Any) -> None:
-    """A tensor may repeat its elements (stride 0): small in the file, huge once it is copied."""
+def _refuse_bombs(content: Any) -> None:
+    """What is small in the file and huge once it is copied.
+
+    A tensor may repeat its elements (stride 0). A list may hold one other list many times, that another, and so on;
+    or itself.
+    """
     stretched = 0
     for tensor in _tensors(content):
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
@@ -218,11 +258,14 @@ def _refuse_stretched_tensors(content: Any) -> None:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    rest, seen = [content], set()
+    rest, count = [(content, 0)], 0
     while rest:
-        value = rest.pop()
+        value, depth = rest.pop()
+        count += 1
+        if depth > _DEEPEST or count > _MOST_VALUES:
+            raise _AbsurdSizeError("its lists and dicts hold each other without end")
         if isinstance(value, Tensor):
             yield value
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            rest.extend(value.values() if isinstance(value, Mapping) else value)
+        elif isinstance(value, Mapping | list | tuple):
+            items = value.values() if isinstance(value, Mapping) else value
+            rest.extend((item, depth + 1) for item in items)

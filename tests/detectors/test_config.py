@@ -42,7 +42,7 @@ def test_the_given_config_is_not_shared(model_config):
         ),
         (RETINANET, {"trainable_stages": 6}, r"model\.trainable_stages: .* from 0 to 5, found 6"),
         (RETINANET, {"trainable_stages": True}, r"model\.trainable_stages: .*, found True"),
-        (RETINANET, {"width": 0}, r"model\.width: expected a number above 0, found 0"),
+        (RETINANET, {"width": 0}, r"model\.width: expected a number above 0, at most 16, found 0"),
         (RETINANET, {"min_size": 800}, r"model\.min_size: expected a list .*, found 800"),
         (RETINANET, {"image_mean": [0.5]}, r"model\.image_mean: expected a list of 3"),
         (RETINANET, {"anchor_sizes": [[32]] * 4}, r"model\.anchor_sizes: expected a list of 5"),
@@ -50,10 +50,18 @@ def test_the_given_config_is_not_shared(model_config):
         (RETINANET, {"neck": "none"}, r"model\.fpn_channels: expected null, .* no pyramid .*, found 256"),
         (SINGLE_SCALE, {"anchor_sizes": [[32]] * 5}, r"model\.anchor_sizes: expected a list of 1"),
         (RETINANET, {"postprocess": "coco"}, r"postprocess: expected one of torchvision, published"),
-        (SINGLE_SCALE, {"neck": "fpn"}, r"model\.fpn_channels: expected a whole number above 0, found None"),
+        (
+            SINGLE_SCALE,
+            {"neck": "fpn"},
+            r"model\.fpn_channels: expected a whole number from 1 to 4096, found None",
+        ),
         (RETINANET, {"anchor_sizes": [[32]] * 4 + [[1, 2]]}, r"same number of anchors .* found \[3, 6\]"),
         (RETINANET, {"score_thresh": 5}, r"model\.score_thresh: expected a number from 0 to 1, found 5"),
-        (FASTER_RCNN, {"box_detections_per_img": 1.5}, r"expected a whole number above 0, found 1\.5"),
+        (
+            FASTER_RCNN,
+            {"box_detections_per_img": 1.5},
+            r"expected a whole number from 1 to 100000, found 1\.5",
+        ),
     ],
 )
 def test_what_does_not_hold_is_refused_by_name(model_config, name, changes, message):

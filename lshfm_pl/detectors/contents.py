@@ -1,0 +1,221 @@
+"""What a file holds of a detector: its weights with today's names, and how it describes itself."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lshfm_pl.detectors.published import (
+    holds_pair,
+    is_published,
+    rename_published_key,
+    take_network,
+)
+from lshfm_pl.detectors.state_dicts import FoundNetwork, choose_network, find_networks, shared_prefix
+from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
+from lshfm_pl.errors import LSHFMError, few
+
+__all__ = [
+    "FORMAT",
+    "LARGEST_NUM_CLASSES",
+    "OLD_FROZEN_BN_EPS",
+    "VERSION",
+    "Contents",
+    "Source",
+    "is_counter",
+    "open_contents",
+    "read_checkpoint",
+]
+
+FORMAT = "lshfm_pl.detector"
+VERSION = 1
+#: torchvision 0.8, whose names the published files have, had FrozenBatchNorm2d without eps.
+OLD_FROZEN_BN_EPS = 0.0
+#: More than any data set has, background included.
+LARGEST_NUM_CLASSES = 100_000
+
+_LIGHTNING_PREFIX = "detector."
+#: What the names of every detector here begin with somewhere, those of the published pairs included.
+_BODY_STARTS = ("backbone.", "s_backbone.", "t_backbone.")
+
+Source = str | PathLike[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The weights of one detector with current names, and what came with them."""
+
+    source: str
+    format: str
+    weights: Mapping[str, Tensor]
+    description: Mapping[str, Any] | None = None
+    #: The eps that FrozenBatchNorm2d had when the weights were trained; None where nothing says so.
+    frozen_bn_eps: float | None = None
+    #: What to say of the other networks in the file, which ``which`` chooses from; "" where there are none.
+    others: str = ""
+
+
+def read_checkpoint(path: str | PathLike[str]) -> Any:
+    """Read any file that ``load_weights`` takes, without running code from it.
+
+    Raises:
+        LSHFMError: the file is missing, broken or not safe to read.
+    """
+    try:
+        return read_torch_file(fspath(path))
+    except UnsafeFileError:
+        # The published files hold their command line as a Namespace, which is data.
+        content = read_torch_file(fspath(path), allowed_types=[argparse.Namespace])
+        if not (isinstance(content, Mapping) and is_published(content)):
+            raise
+        return content
+
+
+def open_contents(source: Source, which: str) -> Contents:
+    """Find the detector in a file, or in the content of one.
+
+    Args:
+        source: a path, or the content.
+        which: the network of a file that holds several: ``student`` or ``teacher`` of a published pair, or the
+            name of the entry that it is in, such as ``model_ema``.
+
+    Raises:
+        LSHFMError: no detector is there, or several are and ``which`` does not tell which one.
+    """
+    if isinstance(source, Mapping):
+        name, content = "state dict", source
+    else:
+        name = fspath(source)
+        content = read_checkpoint(name)
+    if not isinstance(content, Mapping | list | tuple):
+        raise LSHFMError(f"{name}: expected a dict with weights, found {type(content).__name__}.")
+    described = _open_described(name, content) if isinstance(content, Mapping) else None
+    contents = described or _open_foreign(name, content, which)
+    if which != "student" and not contents.others:
+        raise LSHFMError(f"{name}: holds one detector, no {which} besides it; leave which=student.")
+    return contents
+
+
+def is_counter(key: str) -> bool:
+    """Whether a tensor is batch norm's count of batches, which nothing reads here."""
+    return key.endswith(".num_batches_tracked")
+
+
+def _open_described(name: str, content: Mapping[str, Any]) -> Contents | None:
+    """A file of ours; None for another's."""
+    if content.get("format") == FORMAT:
+        return _describe(name, "detector file", content.get("state_dict"), content)
+    description = content.get("detector")
+    if isinstance(description, Mapping) and description.get("format") == FORMAT:
+        weights = content.get("state_dict")
+        if isinstance(weights, Mapping):
+            start = len(_LIGHTNING_PREFIX)
+            own = {key: value for key, value in weights.items() if str(key).startswith(_LIGHTNING_PREFIX)}
+            weights = {key[start:]: value for key, value in own.items()}
+        return _describe(name, "Lightning checkpoint", weights, description)
+    return None
+
+
+def _describe(name: str, kind: str, weights: Any, description: Mapping[str, Any]) -> Contents:
+    if description.get("version") != VERSION:
+        raise LSHFMError(
+            f"{name}: detector format version {description.get('version')!r}, expected {VERSION}; "
+            "use the version of lshfm_pl that wrote it."
+        )
+    if not isinstance(weights, Mapping):
+        raise LSHFMError(f"{name}: describes a detector but holds no state_dict.")
+    for key, value in weights.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise LSHFMError(
+                f"{name}: expected names to tensors in its state_dict, found {type(value).__name__} at {key!r:.80}."
+            )
+    _check_description(name, description)
+    return Contents(name, kind, weights, description)
+
+
+def _check_description(name: str, description: Mapping[str, Any]) -> None:
+    """The schema of a description; that of its config is ``resolve_config``'s."""
+    missing = [key for key in ("config", "num_classes", "class_names") if key not in description]
+    if missing:
+        raise LSHFMError(f"{name}: its description of the detector has no {missing[0]!r}.")
+    config, num_classes, names = (description[key] for key in ("config", "num_classes", "class_names"))
+    found = None
+    if not (isinstance(config, Mapping) and all(isinstance(key, str) for key in config)):
+        found = f"a dict of settings as config, found {type(config).__name__}"
+    elif type(num_classes) is not int or not 1 <= num_classes <= LARGEST_NUM_CLASSES:
+        found = f"a whole number of classes from 1 to {LARGEST_NUM_CLASSES}, found {num_classes!r:.80}"
+    elif not (isinstance(names, list | tuple) and all(isinstance(text, str) for text in names)):
+        found = f"a list of texts as class_names, found {names!r:.80}"
+    elif names and len(names) != num_classes - 1:
+        found = f"{num_classes - 1} class names, found {len(names)}"
+    if found is not None:
+        raise LSHFMError(f"{name}: its description of the detector is damaged: expected {found}.")
+
+
+def _open_foreign(name: str, content: Any, which: str) -> Contents:
+    networks = find_networks(content, lambda key: key.startswith(_BODY_STARTS))
+    chosen = choose_network(networks, which)
+    if chosen is None and networks:
+        raise LSHFMError(
+            f"{name} holds {len(networks)} networks: {few((network.label for network in networks), 8)}. Choose one "
+            f"by which=…, such as which={networks[-1].label} (teacher.which=… for a teacher)."
+        )
+    kind = "state dict"
+    if chosen is None:
+        # Nothing that looks like a detector: all tensors, for a message that says what does not fit.
+        if isinstance(content, Mapping) and is_published(content):
+            content, kind = content["model"], "published checkpoint"
+        if not _is_state_dict(content):
+            raise LSHFMError(
+                f"{name}: expected a detector's weights, found a {_told_type(content)}. "
+                "Give a checkpoint of this project, a published one, or a state dict."
+            )
+        chosen = FoundNetwork("", "", dict(content))
+        if (prefix := shared_prefix(content)) and len(content) > 1:
+            kind += f", all names begin with {prefix!r}"
+    elif isinstance(content, Mapping) and is_published(content) and chosen.entry == "model":
+        kind = "published checkpoint" + (f", {told}" if (told := str(_inside(chosen))) else "")
+    elif str(chosen):
+        kind = f"state dict, {chosen}"
+    weights: Mapping[str, Tensor] = chosen.weights
+    others = ""
+    if len(networks) > 1 or which in chosen.label.split("."):
+        others = f"The file holds {few((network.label for network in networks), 8)}"
+    if holds_pair(weights):
+        others = "The file holds a student and its teacher"
+        network: Literal["student", "teacher"] = "teacher" if which == "teacher" else "student"
+        weights, kind = take_network(weights, network), f"{network} of a {kind}"
+    renamed = {rename_published_key(key): value for key, value in weights.items()}
+    # Batch norm that counts its batches was no FrozenBatchNorm2d.
+    is_old = renamed.keys() != weights.keys() and not any(is_counter(key) for key in weights)
+    return Contents(
+        name,
+        kind,
+        renamed,
+        frozen_bn_eps=OLD_FROZEN_BN_EPS if is_old else None,
+        others=others,
+    )
+
+
+def _inside(network: FoundNetwork) -> FoundNetwork:
+    """The network without its entry, which a published checkpoint always has."""
+    return FoundNetwork("", network.prefix, {}, network.num_left_out)
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items())
+    )
+
+
+def _told_type(content: Any) -> str:
+    if isinstance(content, Mapping):
+        entry = content["model"] if is_published(content) else content
+        return f"dict of {few(entry)}"[:300]
+    return f"list of {len(content)}"

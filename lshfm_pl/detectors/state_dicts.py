@@ -1,0 +1,157 @@
+"""Finding a network's tensors in what others saved: below an entry of a dict, and below a prefix of their names."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lshfm_pl.errors import LSHFMError, few
+
+__all__ = ["FoundNetwork", "choose_network", "find_networks", "refuse_not_finite", "shared_prefix"]
+
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Parts of a name that torch.compile, FSDP and activation checkpointing put anywhere into it."""
+_DEEPEST = 4
+"""Levels of entries that are searched."""
+_LONGEST_LIST = 8
+"""Items of a list that is searched; longer ones are values."""
+_UNNAMED = "weights"
+"""What a network is called that is neither in an entry nor below a prefix."""
+
+
+@dataclass(frozen=True)
+class FoundNetwork:
+    """Tensors that belong together.
+
+    Attributes:
+        entry: the path of the dict that holds them, `""` for the content itself.
+        prefix: what all their names begin with there; taken off in `weights`.
+        weights: name to tensor.
+        num_left_out: tensors beside them in the same dict.
+    """
+
+    entry: str
+    prefix: str
+    weights: dict[str, Tensor]
+    num_left_out: int = 0
+
+    @property
+    def label(self) -> str:
+        """By which it is chosen where there are several."""
+        return ".".join(part for part in (self.entry, self.prefix.rstrip(".")) if part) or _UNNAMED
+
+    def __str__(self) -> str:
+        parts = [f"in {self.entry!r}"] if self.entry else []
+        parts += [f"prefix {self.prefix!r} taken off"] if self.prefix else []
+        parts += [f"{self.num_left_out} tensors beside it left out"] if self.num_left_out else []
+        return ", ".join(parts)
+
+
+def find_networks(content: Any, is_name: Callable[[str], bool], *, least: int = 1) -> list[FoundNetwork]:
+    """The networks in the content of a file, equal ones once.
+
+    Args:
+        content: of any type; dicts and short lists are searched.
+        is_name: whether a name, without any prefix, is one of the wanted network's.
+        least: number of such names that make a network.
+    """
+    found: list[FoundNetwork] = []
+    for entry, tensors in _dicts_of_tensors(content, "", _DEEPEST):
+        for network in _by_prefix(entry, tensors, is_name, least):
+            if not any(_is_same(network.weights, other.weights) for other in found):
+                found.append(network)
+    return found
+
+
+def choose_network(networks: list[FoundNetwork], which: str) -> FoundNetwork | None:
+    """The only network, or the one whose label is `which` or has it as a part; None for none or many."""
+    if len(networks) == 1:
+        return networks[0]
+    exact = [network for network in networks if network.label == which]
+    partly = [network for network in networks if which in network.label.split(".")]
+    chosen = exact or partly
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def shared_prefix(names: Mapping[str, Any]) -> str:
+    """The parts that all names begin with, with the dot behind them; `""` for none."""
+    split = [name.split(".")[:-1] for name in names]
+    shared = []
+    for parts in zip(*split, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return "".join(f"{part}." for part in shared)
+
+
+def refuse_not_finite(source: str, weights: Mapping[str, Tensor]) -> None:
+    """Stop at weights that can detect nothing.
+
+    Raises:
+        LSHFMError: one of them holds NaN or infinite values.
+    """
+    bad = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise LSHFMError(
+            f"{source}: {len(bad)} of {len(weights)} tensors hold NaN or infinite values ({few(bad)}), so that the "
+            "detector would find nothing. Its training diverged, or the file is damaged: give an earlier one."
+        )
+
+
+def _dicts_of_tensors(content: Any, path: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    if isinstance(content, list | tuple) and len(content) <= _LONGEST_LIST:
+        content = {str(index): item for index, item in enumerate(content)}
+    if not isinstance(content, Mapping):
+        return
+    tensors = {
+        _WRAPPERS.sub("", key): value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    if tensors:
+        yield path, tensors
+    if depth:
+        for key, value in content.items():
+            if isinstance(key, str) and not isinstance(value, Tensor):
+                yield from _dicts_of_tensors(value, f"{path}.{key}" if path else key, depth - 1)
+
+
+def _by_prefix(
+    entry: str, tensors: Mapping[str, Tensor], is_name: Callable[[str], bool], least: int
+) -> Iterator[FoundNetwork]:
+    counts = Counter(_prefix_of(name, is_name) for name in tensors)
+    prefixes = {prefix for prefix, count in counts.items() if prefix is not None and count >= least}
+    # The longest prefix that a name has is its own: `ema.backbone.…` is no part of what has no prefix.
+    longest_first = sorted(prefixes, key=len, reverse=True)
+    groups: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in sorted(prefixes)}
+    for name, value in tensors.items():
+        prefix = next((prefix for prefix in longest_first if name.startswith(prefix)), None)
+        if prefix is not None:
+            groups[prefix][name.removeprefix(prefix)] = value
+    for prefix, weights in groups.items():
+        yield FoundNetwork(entry, prefix, weights, len(tensors) - sum(map(len, groups.values())))
+
+
+def _prefix_of(name: str, is_name: Callable[[str], bool]) -> str | None:
+    """The shortest start of a name after which a wanted name follows."""
+    start = 0
+    while True:
+        if is_name(name[start:]):
+            return name[:start]
+        dot = name.find(".", start)
+        if dot < 0:
+            return None
+        start = dot + 1
+
+
+def _is_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        value.shape == other[name].shape
+        and value.dtype == other[name].dtype
+        and (value is other[name] or torch.equal(value, other[name]))
+        for name, value in one.items()
+    )
