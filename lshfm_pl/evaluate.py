@@ -127,7 +127,7 @@ def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
                 f"{config.checkpoint or config.weights} does not say what data it was trained with: give data=…"
             )
         data = stored["data"]
-        datamodule = build_datamodule(data)
+        datamodule = build_datamodule(data, drawn_below=config.output_dir)
     datamodule.prepare_data()
     datamodule.setup("test")
     return datamodule, data

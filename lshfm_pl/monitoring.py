@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from lshfm_pl.decoration import decoration, printable
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.mimic import LSH
@@ -102,6 +103,7 @@ class DetectionPictures(pl.Callback):
         self.score_threshold = score_threshold
         self._drawn_epoch = 0
 
+    @decoration("the pictures of detections in TensorBoard")
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, in the first process alone; only while training."""
         epoch = trainer.current_epoch + 1
@@ -151,6 +153,7 @@ class Hyperparameters(pl.Callback):
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = {name: "none" if value is None else value for name, value in values.items()}
 
+    @decoration("the settings in TensorBoard")
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write `final/AP` and its like, of the test set, with the settings."""
         assert isinstance(pl_module, DetectionModule)
@@ -174,6 +177,7 @@ class RunSummary(pl.Callback):
     def __init__(self, output_dir: str) -> None:
         self.output_dir = output_dir
 
+    @decoration("the summary of the run")
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the summary, a line a subject."""
         assert isinstance(pl_module, DetectionModule)
@@ -217,7 +221,7 @@ class RunSummary(pl.Callback):
 
 
 def _told_counts(counts: Mapping[str, Any]) -> str:
-    classes = few((f"{name} {count:,}" for name, count in counts["classes"].items()), CLASSES_TOLD)
+    classes = few((f"{printable(name)} {count:,}" for name, count in counts["classes"].items()), CLASSES_TOLD)
     further = {name: count for name, count in counts.items() if name not in ("images", "objects", "classes")}
     told = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in further.items() if count)
     return f"{counts['images']:,} images, {counts['objects']:,} objects ({classes}){told}"
@@ -261,6 +265,7 @@ class EpochLine(pl.Callback):
         self._measured = trainer.state.fn == "fit"
         self._batch_start = time.perf_counter()
 
+    @decoration("the line of the epoch")
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the line."""
         assert isinstance(pl_module, DetectionModule)

@@ -139,7 +139,7 @@ def load_data(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDatase
         if stored is None:
             what = f"{few(files)} does not say what data it was trained with" if files else "nothing to draw"
             raise LSHFMError(f"visualize: {what}: give data=… (or checkpoint=<file> of a run)")
-        datamodule = build_datamodule(stored)
+        datamodule = build_datamodule(stored, drawn_below=config.output_dir)
     datamodule.prepare_data()
     datamodule.setup(STAGES[config.split])
     dataset = getattr(datamodule, f"{config.split}_set").without_transforms()
@@ -253,6 +253,7 @@ def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
     stored = _stored_data(file) or {}
     with torch.random.fork_rng():
         pl.seed_everything(int(stored.get("seed", seed)), verbose=False)
+        refuse_download(detector.config["backbone_weights"], file)
         try:
             fresh = build_detector(
                 detector.config, num_classes=detector.num_classes, class_names=detector.class_names
@@ -260,6 +261,19 @@ def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
         except LSHFMError as error:
             raise LSHFMError(f"{error}\nbefore=false draws the trained weights alone") from error
     return fresh.eval()
+
+
+def refuse_download(backbone_weights: str | None, file: str) -> None:
+    """Fetch nothing from an address that a file alone names.
+
+    Raises:
+        LSHFMError: it names one.
+    """
+    if backbone_weights is not None and backbone_weights.startswith(("http://", "https://")):
+        raise LSHFMError(
+            f"before: {file} says that its backbone started with the weights of {backbone_weights}, which are not "
+            "fetched for a drawing. Give before=false to draw the trained weights alone"
+        )
 
 
 def agreement_picture(image: Tensor, maps: Mapping[str, Sequence[AgreementMap]]) -> Tensor:

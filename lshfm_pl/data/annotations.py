@@ -8,11 +8,14 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 from xml.parsers import expat
 
-from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path, without_path
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import read_bytes
 
 __all__ = [
     "ARCHIVES",
@@ -43,6 +46,10 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 _CLASS_COLUMN = ("-1", "0", "1")
 _LARGEST_XML = 8 * 2**20
 """Bytes. An object takes about 300."""
+_LARGEST_SPLIT = 256 * 2**20
+"""Bytes. A line takes about 20."""
+_FILES_WITH_LINES = 4
+"""Annotations whose lines are kept, for all faults of one of them."""
 _LARGEST_COORDINATE = 1e9
 """Pixels: no image has more, and NaN and the infinities are outside of ± this too."""
 _XML_ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
@@ -225,8 +232,10 @@ def _image_id(line: str) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path, limit=_LARGEST_SPLIT).decode("utf-8-sig")
+    except LSHFMError as error:
+        raise FaultError(Fault("file-missing", path, without_path(error, path))) from error
+    except UnicodeDecodeError as error:
         raise FaultError(Fault("file-missing", path, f"can't be read as UTF-8 text: {error}.")) from error
 
 
@@ -287,10 +296,14 @@ def _parse(path: Path, image_id: str, log: FaultLog) -> ET.Element:
         return FaultError(Fault(kind, path, text, line, image_id))
 
     try:
-        data = path.read_bytes()
-        if len(data) > _LARGEST_XML:
-            raise fault("annotation-huge", f"has {len(data):,} bytes, above the limit of {_LARGEST_XML:,}.")
+        if path.is_file() and (size := path.stat().st_size) > _LARGEST_XML:
+            raise fault("annotation-huge", f"has {size:,} bytes, above the limit of {_LARGEST_XML:,}.")
+        data = read_bytes(path, limit=_LARGEST_XML)
         root = ET.fromstring(data, ET.XMLParser(target=_TreeBuilderWithoutDoctype()))
+    except LSHFMError as error:
+        if isinstance(error, FaultError):
+            raise
+        raise fault("annotation-broken", without_path(error, path)) from error
     except _DoctypeError as error:
         raise fault("annotation-doctype", f"{error}.") from error
     except (ET.ParseError, ValueError, LookupError, OSError) as error:
@@ -327,18 +340,27 @@ def object_line(path: Path, position: int, tag: str = "object") -> int | None:
         position: of the object, from 1.
         tag: of the element; the object itself where it has none.
     """
-    depth = count = 0
+    objects = _object_lines(path, path.stat().st_mtime_ns)
+    found = objects[position - 1] if position <= len(objects) else {}
+    return found.get(tag, found.get("object"))
+
+
+@lru_cache(maxsize=_FILES_WITH_LINES)
+def _object_lines(path: Path, modified: int) -> list[dict[str, int]]:
+    """Of each object, the lines of the first element of each name; read once for all faults of a file."""
+    depth = 0
+    objects: list[dict[str, int]] = []
     is_inside = False
-    found: dict[str, int] = {}
     parser = expat.ParserCreate()
 
     def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal depth, count, is_inside
+        nonlocal depth, is_inside
         if depth == 1:
-            count += name == "object"
-            is_inside = name == "object" and count == position
+            is_inside = name == "object"
+            if is_inside:
+                objects.append({})
         if is_inside:
-            found.setdefault(name, parser.CurrentLineNumber)
+            objects[-1].setdefault(name, parser.CurrentLineNumber)
         depth += 1
 
     def end(name: str) -> None:
@@ -346,8 +368,8 @@ def object_line(path: Path, position: int, tag: str = "object") -> int | None:
         depth -= 1
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.Parse(path.read_bytes(), True)
-    return found.get(tag, found.get("object"))
+    parser.Parse(read_bytes(path, limit=_LARGEST_XML), True)
+    return objects
 
 
 def _text(node: ET.Element, tag: str) -> str:

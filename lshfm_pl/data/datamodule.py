@@ -1,7 +1,9 @@
 """From configuration to batches."""
 
 import logging
+import reprlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from lshfm_pl.data.download import download_voc
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
 from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
+from lshfm_pl.data.stored_config import root_of_scenes, within_machine
 from lshfm_pl.data.transforms import eval_transform, train_transform
 from lshfm_pl.data.voc import VOCDetection
 from lshfm_pl.errors import LSHFMError
@@ -34,6 +37,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test")
+_LONGEST_REASON = 200
+"""Characters of another library's message."""
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: _SPLITS}
 
 
@@ -531,29 +536,40 @@ class ShapesDataModule(VOCDataModule):
         return shapes_folder(self.root, self.spec)
 
 
-def build_datamodule(config: Mapping[str, Any]) -> DetectionDataModule:
+def build_datamodule(
+    config: Mapping[str, Any], *, drawn_below: str | Path | None = None
+) -> DetectionDataModule:
     """The data module of a `data` config that a checkpoint or `results.json` holds, interpolations resolved.
 
     Only the classes of this module can be named by `_target_`, so that such a file can't run other code; nor is
-    anything downloaded at its word.
+    anything downloaded or written where it says, and workers and batches are limited to what this machine has.
+
+    Args:
+        config: the settings.
+        drawn_below: where to draw scenes of shapes that are not there; None refuses to.
 
     Raises:
-        LSHFMError: another class, or a key that it does not know.
+        LSHFMError: another class, a key that it does not know, or a value that can't be.
     """
-    arguments = {key: value for key, value in config.items() if key != "_target_"}
-    if "download" in arguments:
-        arguments["download"] = False
+    arguments = within_machine({key: value for key, value in config.items() if key != "_target_"})
     known: dict[str, type[DetectionDataModule]] = {
         f"{kind.__module__}.{kind.__qualname__}": kind
         for kind in (VOCDataModule, COCODataModule, ShapesDataModule)
     }
     target = config.get("_target_")
-    if target not in known:
-        raise LSHFMError(f"data._target_: expected {' or '.join(known)}, found {target!r}.")
+    if not isinstance(target, str) or target not in known:
+        raise LSHFMError(f"data._target_: expected {' or '.join(known)}, found {reprlib.repr(target)}.")
     try:
-        return known[target](**arguments)
-    except TypeError as error:
-        raise LSHFMError(f"data: {error}. The settings do not fit this version; give data=… anew.") from error
+        datamodule = known[target](**arguments)
+    except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise LSHFMError(
+            f"data: {reason}. The settings do not fit this version; give data=… anew."
+        ) from error
+    if isinstance(datamodule, ShapesDataModule):
+        below = None if drawn_below is None else Path(drawn_below)
+        datamodule.root = root_of_scenes(datamodule.root, datamodule.spec, below)
+    return datamodule
 
 
 def _require_at_least(lowest: int, **values: Any) -> None:
@@ -582,7 +598,8 @@ def _check_class_names(value: Any) -> tuple[str, ...]:
     names = _name_list("class_names", value)
     if not names:
         raise LSHFMError(f"data.class_names must be a list of names, such as [cat,dog], found {value!r}.")
-    repeated = {name for name in names if names.count(name) > 1}
+    names = tuple(str(name) for name in value)
+    repeated = {name for name, count in Counter(names).items() if count > 1}
     if repeated:
         raise LSHFMError(f"data.class_names has {', '.join(sorted(repeated))} more than once.")
     return names

@@ -20,6 +20,7 @@ __all__ = [
     "FaultLog",
     "OnBadSample",
     "unsafe_path",
+    "without_path",
 ]
 
 OnBadSample = Literal["error", "skip"]
@@ -73,6 +74,7 @@ WARNINGS = {
     "class-without-objects": "a class that no training object has",
     "class-rare": "a class with next to no training objects",
     "class-lookalike": "a rare class whose name is nearly another's",
+    "class-control": "a class name with a line break or another control character: drawn as a space",
     "crowd": "COCO crowds: not trained on, ignored in the evaluation",
     "encoding": "XML that is not UTF-8, but says what it is",
     "image-greyscale": "becomes RGB",
@@ -151,6 +153,11 @@ class FaultLog:
     def bad_images(self) -> set[str]:
         """The ids of the images that have an error."""
         return {fault.image_id for fault in self.errors if fault.image_id}
+
+
+def without_path(error: LSHFMError, path: Path) -> str:
+    """The text of an error of `lshfm_pl.files`, for a fault that has the path by itself."""
+    return f"{str(error).removeprefix(f'{path}: ').rstrip('.')}."
 
 
 def unsafe_path(name: str) -> str | None:

@@ -4,6 +4,7 @@ import io
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -11,12 +12,17 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from lshfm_pl.data.faults import Fault, FaultError
+from lshfm_pl.data.faults import Fault, FaultError, without_path
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import open_regular, read_bytes
 
 __all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "image_size", "inspect_image"]
 
 MAX_PIXELS = 89_478_485
 """Where Pillow begins to warn of decompression bombs: 256 MiB as RGB. Larger images are refused by their header."""
+
+_LARGEST_FILE = 512 * 2**20
+"""Bytes: an uncompressed picture of `MAX_PIXELS` has less."""
 
 FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "WEBP": (".webp",)}
 """What is read, by content, with the usual suffixes. Pillow's other decoders, some of which start programs, are not
@@ -61,8 +67,12 @@ def image_size(path: Path) -> tuple[int, int]:
         FaultError: the file is missing, broken, too large or of another format.
     """
     try:
-        with _open(path, path) as image:
+        with open_regular(path, limit=_LARGEST_FILE) as file, _open(path, file) as image:
             return image.size
+    except LSHFMError as error:
+        if isinstance(error, FaultError):
+            raise
+        raise FaultError(Fault("image-missing", path, without_path(error, path))) from error
     except _DECODING_ERRORS as error:
         raise FaultError(_broken(path, _read(path), error)) from error
 
@@ -112,15 +122,15 @@ def _orientation(image: Image.Image) -> int | None:
 
 def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FaultError(Fault("image-missing", path, f"can't be read: {error.strerror}.")) from error
+        data = read_bytes(path, limit=_LARGEST_FILE)
+    except LSHFMError as error:
+        raise FaultError(Fault("image-missing", path, without_path(error, path))) from error
     if not data:
         raise FaultError(Fault("image-empty", path, "has 0 bytes. Replace the file."))
     return data
 
 
-def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
+def _open(path: Path, source: BinaryIO) -> Image.Image:
     """Pillow's image, its pixels not yet decoded."""
     image = Image.open(source, formats=list(FORMATS))
     _refuse_huge(path, *image.size)

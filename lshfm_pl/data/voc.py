@@ -6,6 +6,7 @@
 import dataclasses
 import difflib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lshfm_pl.data.annotations import (
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import image_size
+from lshfm_pl.errors import few
 
 __all__ = ["VOC_CLASSES", "VOCDetection"]
 
@@ -47,6 +49,10 @@ VOC_CLASSES = (
     "tvmonitor",
 )
 """The twenty classes of PASCAL VOC 2007–2012 in the devkit's order; `VOC_CLASSES[i]` has label `i + 1`."""
+
+
+_CLASSES_COMPARED = 1000
+"""With which a class that is not among them is compared."""
 
 
 class VOCDetection(DetectionDataset):
@@ -133,16 +139,20 @@ def _make_record(image: AnnotatedImage, label_of: dict[str, int], log: FaultLog)
     )
 
 
+@lru_cache(maxsize=1024)
+def _advice(name: str, class_names: tuple[str, ...]) -> str:
+    """What an unknown class may be; kept, as one name comes with many objects."""
+    closest = difflib.get_close_matches(name, class_names[:_CLASSES_COMPARED], n=1)
+    return f"Did you mean '{closest[0]}'?" if closest else f"The classes are: {few(class_names, 100)}."
+
+
 def _object_faults(
     annotation: Annotation, boxes: np.ndarray, size: tuple[int, int], label_of: dict[str, int]
 ) -> Iterator[tuple[str, int, str, str]]:
     """Kind, place among the objects, element and text of what the image and the classes show to be wrong."""
     for name, position in zip(annotation.names, annotation.positions, strict=True):
         if name not in label_of:
-            closest = difflib.get_close_matches(name, label_of, n=1)
-            advice = (
-                f"Did you mean '{closest[0]}'?" if closest else f"The classes are: {', '.join(label_of)}."
-            )
+            advice = _advice(name, tuple(label_of))
             text = f"the class '{name}' of object {position} is not in data.class_names. {advice}"
             yield "class-unknown", position, "name", text
     outside = (boxes[:, :2] >= size).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lshfm_pl.data.batches import Batch
 from lshfm_pl.data.sampler import mix_seed
+from lshfm_pl.decoration import printable
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
@@ -107,7 +108,8 @@ class DetectionModule(pl.LightningModule):
         # Every process gathers all images, so the figures are the same everywhere: nothing to reduce.
         self.results = self.metrics.compute()
         self.metrics.reset()
-        figures = {f"{name}/{key}": value for key, value in self.results.items() if value == value}
+        # Their names hold those of the classes; a line break would be another line in every log.
+        figures = {f"{name}/{printable(key)}": value for key, value in self.results.items() if value == value}
         self.log_dict(figures, rank_zero_only=False, sync_dist=False)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

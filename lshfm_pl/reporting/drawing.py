@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
+from lshfm_pl.decoration import printable
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics.voc_ap import NO_MATCH, match_to_ground_truth
 
@@ -160,7 +161,7 @@ def draw_detections(
     if len(labels) == 0:
         return canvas
     boxes = boxes.detach().as_subclass(Tensor).to("cpu", torch.float32)
-    texts = [class_names[label - 1] for label in labels.tolist()]
+    texts = [printable(class_names[label - 1]) for label in labels.tolist()]
     is_marked = {
         form: torch.zeros(len(labels), dtype=torch.bool) if mark is None else mark.cpu().bool()
         for form, mark in marks.items()
@@ -384,6 +385,9 @@ def _compose(
     legend: Sequence[tuple[Color, str] | tuple[Color | Form, str]],
 ) -> Image.Image:
     """Rows of cells below their titles and above the legend; as many titles as columns, or one for all."""
+    titles = [printable(title) for title in titles]
+    rows = [[cell._replace(caption=printable(cell.caption)) for cell in row] for row in rows]
+    legend = [(what, printable(name)) for what, name in legend]
     font = ImageFont.truetype(FONT_FILE, TITLE_FONT_SIZE)
     small_font = ImageFont.truetype(FONT_FILE, CAPTION_FONT_SIZE)
     line_height = TITLE_FONT_SIZE + 2 * MARGIN

@@ -37,7 +37,7 @@ def draw_checkpoints(shown: Mapping[str, Path], path: Path, *, images: int, scor
     stored = read_torch_file(next(iter(shown.values())))
     if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
         raise LSHFMError(f"{next(iter(shown.values()))}: does not say what data it was trained with")
-    datamodule = build_datamodule(stored["data"])
+    datamodule = build_datamodule(stored["data"], drawn_below=path.parent)
     datamodule.prepare_data()
     datamodule.setup("test")
     count = min(images, len(datamodule.test_set))

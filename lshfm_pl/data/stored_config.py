@@ -1,0 +1,74 @@
+"""What a data config from a file of others may decide: which data they are, nothing about this machine."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lshfm_pl.data.shapes import ShapesSpec, shapes_folder
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["root_of_scenes", "within_machine"]
+
+_LARGEST_BATCH = 64
+"""Images a step that a file may ask for in evaluation."""
+_LARGEST_SCENE = 1024
+"""Pixels of a side."""
+_MOST_SCENES = 20_000
+
+
+def within_machine(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a data module, with what would cost this machine too much lowered, and no download.
+
+    Values that are no numbers are left for the data module to refuse.
+    """
+    most = {"num_workers": _num_cpus(), "batch_size": _LARGEST_BATCH, "eval_batch_size": _LARGEST_BATCH}
+    limited = {
+        key: min(value, most[key]) if key in most and type(value) is int else value
+        for key, value in arguments.items()
+    }
+    if "download" in limited:
+        limited["download"] = False
+    return limited
+
+
+def _refuse_huge_scenes(spec: ShapesSpec) -> None:
+    """Stop before scenes are drawn that a file asks for.
+
+    Raises:
+        LSHFMError: they are too many or too large.
+    """
+    number = spec.num_train + spec.num_val + spec.num_test
+    if spec.image_size > _LARGEST_SCENE or number > _MOST_SCENES:
+        raise LSHFMError(
+            f"data: the checkpoint asks for {number} scenes of {spec.image_size} pixels, expected at most "
+            f"{_MOST_SCENES} of {_LARGEST_SCENE}. Give data=… to name the data."
+        )
+
+
+def root_of_scenes(root: Path, spec: ShapesSpec, drawn_below: Path | None) -> Path:
+    """Where the scenes are, or where to draw them: never at a place that a file alone names.
+
+    Args:
+        root: as the file says.
+        spec: of the scenes.
+        drawn_below: the folder of the command's output; None if it must not write.
+
+    Raises:
+        LSHFMError: they are not there and must not be drawn, or are too many.
+    """
+    if shapes_folder(root, spec).is_dir():
+        return root
+    _refuse_huge_scenes(spec)
+    if drawn_below is None:
+        raise LSHFMError(
+            f"data: the scenes are not at {shapes_folder(root, spec)}. "
+            "Give data=shapes data.root=<folder> to draw them."
+        )
+    return drawn_below / "data"
+
+
+def _num_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
