@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -78,6 +79,22 @@ def remove(name):
 def write(name, content):
     data = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / name).write_bytes(data)
+
+
+def replaced_by_pipe(name):
+    def change(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return change
+
+
+def linked_to(target, name):
+    def change(folder):
+        (folder / name).unlink()
+        (folder / name).symlink_to(target)
+
+    return change
 
 
 def cut(name, keep):
@@ -277,6 +294,23 @@ KEEP = (("category_ids", "keep"),)
 OWN_CLASSES = (("class_names", None),)
 
 VOC_CASES = {
+    "class name with a line break": Case(
+        object_with("<name>cat", "<name>a&#10;b"),
+        "class-control",
+        "pass",
+        r"'a\nb'",
+        (("class_names", ["a\nb", "cat", "dog"]),),
+    ),
+    "image is a pipe": Case(replaced_by_pipe(JPG), "image-missing", "stop", "found a named pipe"),
+    "annotation is a pipe": Case(replaced_by_pipe(XML), "annotation-broken", "stop", "found a named pipe"),
+    "split is a pipe": Case(
+        replaced_by_pipe("ImageSets/Main/train.txt"), "file-missing", "fatal", "train.txt"
+    ),
+    "image links to a device": Case(linked_to("/dev/zero", JPG), "image-missing", "stop", "found a device"),
+    "annotation links to a device": Case(
+        linked_to("/dev/zero", XML), "annotation-broken", "stop", "found a device"
+    ),
+    "annotation links to itself": Case(linked_to("a.xml", XML), "annotation-broken", "stop", "a.xml"),
     # Images
     "image missing": Case(remove(JPG), "image-missing", "stop", "train.txt:1"),
     "image a folder": Case(image_folder, "image-missing", "stop", "a.jpg"),

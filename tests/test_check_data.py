@@ -4,10 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from data_faults import COCO_CASES, VOC_CASES, save, write_sound_coco, write_sound_voc
 from hydra import compose, initialize_config_dir
+from voc_files import object_xml, write_voc
 
 from lshfm_pl.check_data import check_data, find_faults
 from lshfm_pl.cli import CONFIG_DIR
@@ -196,3 +198,21 @@ def test_the_exit_status_says_whether_there_are_errors(sound, tmp_path, is_fault
     assert done.returncode == int(is_faulty), done.stderr
     assert "Traceback" not in done.stderr
     assert "images read: train 3, val 1" in done.stdout
+
+
+def seconds_for(tmp_path, number):
+    """Processor time for one annotation of so many objects, each with several faults."""
+    objects = [object_xml(f"class{index}", (70.5 + index % 50, 21, 150.5 + index / 7, 40)) for index in range(number)]
+    folder = write_voc(tmp_path / str(number), "train", {"a": ((64, 48), [*objects, object_xml("cat")])})
+    write_voc(folder, "val", {"b": ((64, 48), [object_xml("cat")])})
+    start = time.process_time()
+    findings = find_faults(make(folder))
+    assert findings.by_kind()["box-outside"] > 0.9 * number
+    return time.process_time() - start
+
+
+def test_time_is_linear_in_the_objects_of_a_file(tmp_path):
+    seconds_for(tmp_path, 10)
+    few, many = seconds_for(tmp_path, 500), seconds_for(tmp_path, 8000)
+    assert many < 3 * 16 * few
+    assert many < 30

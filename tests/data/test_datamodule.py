@@ -382,7 +382,7 @@ def test_every_config_makes_a_data_module(path, tmp_path):
     assert datamodule.seed == 5
     assert datamodule.aspect_ratio_groups == 3
     stored = OmegaConf.to_container(OmegaConf.create({"seed": 5, "data": config}).data, resolve=True)
-    assert type(build_datamodule(stored)) is type(datamodule)
+    assert type(build_datamodule(stored, drawn_below=tmp_path)) is type(datamodule)
 
 
 @pytest.mark.parametrize(

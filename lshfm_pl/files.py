@@ -1,0 +1,89 @@
+"""Reading files that others wrote: regular ones alone, up to a size, and none outside of a given folder."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["open_regular", "read_bytes"]
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: str | Path, *, limit: int | None = None, root: str | Path | None = None) -> BinaryIO:
+    """Open a file for reading in binary, without waiting for a pipe and without reading from a device.
+
+    Args:
+        path: of the file; links are followed.
+        limit: bytes that the file may have at most; None for any size.
+        root: folder in which the file must lie after all links are followed; None for anywhere.
+
+    Raises:
+        LSHFMError: no such file, not a regular one, too large, outside of `root`, or not readable. The message
+            begins with the path.
+    """
+    try:
+        # Resolved once: what is opened is what was checked.
+        real = Path(path).resolve(strict=True)
+        if root is not None and not real.is_relative_to(Path(root).resolve()):
+            raise LSHFMError(f"{path}: expected a file in {root}, found a link that leads out of it")
+        # Checked before opening too: to open a device may already do something.
+        _refuse_irregular(path, real.stat())
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        stream = os.fdopen(descriptor, "rb")
+    except (OSError, ValueError, RuntimeError) as error:
+        # ValueError: a name with a null character or a lone surrogate; RuntimeError: a loop of links.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise LSHFMError(f"{_shortened(path)}: cannot be read: {reason}") from error
+    try:
+        status = os.fstat(stream.fileno())
+        _refuse_irregular(path, status)
+        if limit is not None and status.st_size > limit:
+            raise LSHFMError(f"{path}: expected at most {_size(limit)}, found {_size(status.st_size)}")
+    except LSHFMError:
+        stream.close()
+        raise
+    return stream
+
+
+def read_bytes(path: str | Path, *, limit: int, root: str | Path | None = None) -> bytes:
+    """The content of a file, at most `limit` bytes; arguments and errors are those of `open_regular`."""
+    with open_regular(path, limit=limit, root=root) as stream:
+        try:
+            # A file may grow while it is read, and those of /proc have no size.
+            content = stream.read(limit + 1)
+        except OSError as error:
+            raise LSHFMError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > limit:
+        raise LSHFMError(f"{path}: expected at most {_size(limit)}, found more")
+    return content
+
+
+def _refuse_irregular(path: str | Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise LSHFMError(f"{path}: expected a regular file, found {kind}")
+
+
+def _size(count: int) -> str:
+    """A number of bytes for a message: `12 bytes`, `3.5 MB`."""
+    value, unit = float(count), "bytes"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+
+
+def _shortened(path: str | Path, most: int = 200) -> str:
+    """A path for a message; one that is too long for the system is too long for a line as well."""
+    text = str(path).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
