@@ -202,7 +202,9 @@ def test_the_exit_status_says_whether_there_are_errors(sound, tmp_path, is_fault
 
 def seconds_for(tmp_path, number):
     """Processor time for one annotation of so many objects, each with several faults."""
-    objects = [object_xml(f"class{index}", (70.5 + index % 50, 21, 150.5 + index / 7, 40)) for index in range(number)]
+    objects = [
+        object_xml(f"class{index}", (70.5 + index % 50, 21, 150.5 + index / 7, 40)) for index in range(number)
+    ]
     folder = write_voc(tmp_path / str(number), "train", {"a": ((64, 48), [*objects, object_xml("cat")])})
     write_voc(folder, "val", {"b": ((64, 48), [object_xml("cat")])})
     start = time.process_time()
