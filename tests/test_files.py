@@ -1,0 +1,72 @@
+"""Files that are not what they seem: pipes, devices, links, too much, names that are no names."""
+
+import os
+
+import pytest
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import open_regular, read_bytes
+
+
+def test_a_regular_file_is_read_through_a_link_up_to_the_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "b").symlink_to("a")
+    assert read_bytes(tmp_path / "b", limit=5, root=tmp_path) == b"12345"
+    with open_regular(tmp_path / "a") as stream:
+        assert stream.read(2) == b"12"
+    with pytest.raises(LSHFMError, match="expected at most 4 bytes, found 5 bytes"):
+        read_bytes(tmp_path / "a", limit=4)
+
+
+def test_a_file_without_a_size_is_read_up_to_the_limit():
+    with pytest.raises(LSHFMError, match="expected at most 10 bytes, found more"):
+        read_bytes("/proc/self/status", limit=10)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path, kind):
+    path = tmp_path / "x"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe")
+    with pytest.raises(LSHFMError, match="expected a regular file, found a (named pipe|device|folder)"):
+        read_bytes(path, limit=100)
+
+
+@pytest.mark.parametrize("through", ["file", "folder"])
+def test_a_link_out_of_the_root_is_not_followed(tmp_path, through):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "a").write_text("s")
+    root = tmp_path / "root"
+    root.mkdir()
+    if through == "file":
+        (root / "a").symlink_to(tmp_path / "secret" / "a")
+        path = root / "a"
+    else:
+        (root / "x").symlink_to(tmp_path / "secret")
+        path = root / "x" / "a"
+    with pytest.raises(LSHFMError, match="a link that leads out of it"):
+        read_bytes(path, limit=100, root=root)
+
+
+@pytest.mark.parametrize("name", ["a" * 6000, "a\0b", "a\ud800", "missing"])
+def test_a_name_that_no_file_has_is_told_in_a_line(tmp_path, name):
+    with pytest.raises(LSHFMError, match="cannot be read: ") as told:
+        read_bytes(tmp_path / name, limit=100)
+    assert len(str(told.value)) < 400
+    assert "\n" not in str(told.value)
+    str(told.value).encode()
+
+
+def test_a_loop_of_links_is_told_in_a_line(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(LSHFMError, match="cannot be read: "):
+        read_bytes(tmp_path / "a", limit=100)
