@@ -9,7 +9,7 @@ import glob
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,10 @@ from tqdm import tqdm
 
 from lshfm_pl.cli import as_dict
 from lshfm_pl.console import is_terminal
+from lshfm_pl.data.coco import unused_name
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.detectors import Detector, load_detector
+from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics.inputs import foreground
@@ -30,16 +32,13 @@ from lshfm_pl.modules.detection import as_float
 from lshfm_pl.reporting.drawing import draw_detections, save_picture
 from lshfm_pl.results import write_json
 
-__all__ = ["SOME_UNREADABLE", "choose_device", "detect", "find_pictures", "predict"]
+__all__ = ["SOME_UNREADABLE", "choose_device", "detect", "find_pictures", "predict", "unused_labels"]
 
 SOME_UNREADABLE = 3
 """Exit status where pictures were left out because they could not be read."""
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 """What is taken for a picture in a folder; a file that is named, or found by a pattern, may have any."""
-
-UNUSED_PREFIXES = ("unused_", "N/A")
-"""Of names that are no class: labels that COCO's ids leave out."""
 
 
 class Picture(NamedTuple):
@@ -87,7 +86,7 @@ def predict(config: DictConfig) -> list[str]:
     )
     detector.to(choose_device(config.device))
     folder = Path(config.output_dir)
-    content: dict[str, list[dict[str, Any]]] = {"images": [], "categories": _categories(detector)}
+    content: dict[str, list[dict[str, Any]]] = {"images": [], "categories": []}
     annotations: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     loader: DataLoader[Any] = DataLoader(
@@ -121,6 +120,11 @@ def predict(config: DictConfig) -> list[str]:
             f"images: none of the {len(pictures)} files could be read, such as {pictures[0].path}"
         )
     target = folder / "predictions.json"
+    content["categories"] = _categories(
+        detector.class_names,
+        unused_labels(detector.class_names, read_checkpoint(config.checkpoint)),
+        {annotation["category_id"] for annotation in annotations},
+    )
     write_json({**content, "annotations": annotations, "unreadable": unreadable}, target)
     print(f"{len(content['images'])} pictures, {len(annotations)} detections: {target}")
     if config.pictures:
@@ -194,11 +198,28 @@ def detect(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tenso
     return [{key: value.cpu() for key, value in foreground(of_image).items()} for of_image in found]
 
 
-def _categories(detector: Detector) -> list[dict[str, Any]]:
+def unused_labels(class_names: Sequence[str], checkpoint: Any) -> set[int]:
+    """The labels that no category of the data has, as those that COCO's ids leave out.
+
+    They have names by their own number. Only labels that are category ids have such gaps: in data of another kind a
+    class of that name is a class.
+
+    Args:
+        class_names: of the labels 1..C.
+        checkpoint: the content of the file that they are from, which may say what data it was trained with.
+    """
+    data = checkpoint.get("data") if isinstance(checkpoint, Mapping) else None
+    if isinstance(data, Mapping) and data.get("category_ids") != "keep":
+        return set()
+    return {label for label, name in enumerate(class_names, start=1) if name == unused_name(label)}
+
+
+def _categories(class_names: Sequence[str], unused: set[int], detected: set[int]) -> list[dict[str, Any]]:
+    """All classes; of labels that are none those that were detected all the same."""
     return [
         {"id": label, "name": name}
-        for label, name in enumerate(detector.class_names, start=1)
-        if not name.startswith(UNUSED_PREFIXES)
+        for label, name in enumerate(class_names, start=1)
+        if label not in unused or label in detected
     ]
 
 

@@ -18,7 +18,7 @@ from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.detectors import detector_checkpoint
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.predict import SOME_UNREADABLE, choose_device, find_pictures, predict
+from lshfm_pl.predict import SOME_UNREADABLE, choose_device, find_pictures, predict, unused_labels
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,24 @@ def test_predictions_are_those_of_evaluation_in_coco_format(checkpoint, folder, 
     assert "broken.jpg: is truncated" in told.err
     assert "1 of 5 files could not be read and were left out" in told.err
     assert "\r" not in told.err  # no bar where there is no terminal
+
+
+def test_every_detection_has_a_category_whatever_the_classes_are_called(folder, tmp_path):
+    detector = small_detector(STUDENTS[1], **ALL_LABELS).eval()
+    detector.class_names = ("unused_1", "N/A", "")
+    for data in ({"category_ids": "contiguous"}, {"train_split": "train"}, {"category_ids": "keep"}, None):
+        torch.save({**detector_checkpoint(detector), "data": data}, tmp_path / "retinanet.ckpt")
+        _, content = run(tmp_path / "retinanet.ckpt", folder / "a.jpg", tmp_path / "out", "pictures=false")
+        assert [entry["name"] for entry in content["categories"]] == ["unused_1", "N/A", ""]
+        assert {entry["category_id"] for entry in content["annotations"]} == {1, 2, 3}
+
+
+def test_only_gaps_between_category_ids_are_no_class():
+    names = ("unused_1", "cat", "N/A", "unused_5", "unused_5")
+    assert unused_labels(names, {"data": {"category_ids": "keep"}}) == {1, 5}
+    assert unused_labels(names, {"data": None}) == unused_labels(names, []) == {1, 5}  # as published weights
+    assert unused_labels(names, {"data": {"category_ids": "contiguous"}}) == set()
+    assert unused_labels(names, {"data": {"train_split": "train"}}) == set()
 
 
 def test_the_background_that_a_retinanet_scores_is_not_detected(folder, tmp_path):
