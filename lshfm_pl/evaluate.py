@@ -27,7 +27,14 @@ from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
 from lshfm_pl.modules import DetectionModule
 from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS
-from lshfm_pl.results import RECORD_FILE, RESULTS_FILE, code_version, test_set_summary, write_json
+from lshfm_pl.results import (
+    RECORD_FILE,
+    RESULTS_FILE,
+    VALIDATION_AS_TEST,
+    code_version,
+    test_set_summary,
+    write_json,
+)
 from lshfm_pl.train import load_teacher
 
 __all__ = ["evaluate"]
@@ -61,12 +68,13 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         assert module.record is not None
         cost = detector_cost(detector, datamodule.test_set[0][0])
+        also_validation = datamodule.test_is_validation
         results = {
             "status": "done",
             "checkpoint": str(config.checkpoint or config.weights),
             "model": detector.config["name"],
             "data": data_settings,
-            "test_set": test_set_summary(module.record),
+            "test_set": test_set_summary(module.record, also_validation=also_validation),
             "metrics": module.results,
             "agreement": agreement,
             "cost": {**cost, "ms_per_image": timer.ms_per_image()},
@@ -75,6 +83,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         module.record.save(Path(config.output_dir) / RECORD_FILE)
         write_json(results, Path(config.output_dir) / RESULTS_FILE)
         print(metrics_table(module.results))
+        if also_validation:
+            print(f"\nThese are figures of {VALIDATION_AS_TEST}.")
         if agreement is not None:
             print(f"\n{agreement_table(agreement)}")
         log.info("results in %s", Path(config.output_dir) / RESULTS_FILE)

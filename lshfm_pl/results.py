@@ -25,6 +25,7 @@ __all__ = [
     "ERROR_FILE",
     "RECORD_FILE",
     "RESULTS_FILE",
+    "VALIDATION_AS_TEST",
     "code_hash",
     "code_version",
     "config_hash",
@@ -38,6 +39,9 @@ __all__ = [
 
 RECORD_FILE = "evaluation.npz"
 """In a run's folder: the `EvaluationRecord` that the figures of its `results.json` can be computed from."""
+
+VALIDATION_AS_TEST = "the validation set, which is the test set too"
+"""For messages: the figures are of images by which weights or settings may have been chosen."""
 
 RESULTS_FILE = "results.json"
 """In a run's folder: its figures and settings, there once it is finished."""
@@ -77,13 +81,16 @@ def run_results(
     timing: Mapping[str, Any],
     world_size: int,
     record: EvaluationRecord,
+    also_validation: bool,
+    found_data: Mapping[str, Any],
     cost: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """The content of `results.json`. AP figures are 0–100, times in seconds, memory in bytes.
 
     `teacher` is its detector's name and `teacher_metrics` what it reaches on the validation set, None for plain
     training; `metrics` and `record` are those of the weights in `checkpoints/last.ckpt` on the data's test set;
-    `cost` is of `detector_cost`, with `ms_per_image`.
+    `also_validation` says whether that is the validation set too, `found_data` what the data module found for
+    settings that were not given; `cost` is of `detector_cost`, with `ms_per_image`.
     """
     output_dir = Path(config.output_dir)
     distill = OmegaConf.to_container(config.distill, resolve=True)
@@ -103,8 +110,8 @@ def run_results(
         "teacher": teacher_entry,
         "distill": distill,
         "schedule": config.schedule.name,
-        "data": content["data"],
-        "test_set": test_set_summary(record),
+        "data": content["data"] | dict(found_data),
+        "test_set": test_set_summary(record, also_validation=also_validation),
         "seed": config.seed,
         "metrics": dict(metrics),
         "timing": dict(timing),
@@ -127,14 +134,15 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_set_summary(record: EvaluationRecord) -> dict[str, Any]:
-    """Size of a test set, and a hash that is equal for equal ones."""
+def test_set_summary(record: EvaluationRecord, *, also_validation: bool) -> dict[str, Any]:
+    """Size of a test set, a hash that is equal for equal ones, and whether it is the validation set too."""
     return {
         "images": len(record.image_ids),
         "objects": int(record.num_objects.sum()),
         "positives": int(record.num_positives.sum()),
         "classes": len(record.class_names),
         "hash": record.test_set(),
+        "also_validation": also_validation,
     }
 
 

@@ -28,7 +28,14 @@ from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.optim import Schedule
 from lshfm_pl.precision import PRECISIONS, autocast_dtype
 from lshfm_pl.processes import end_with_parent, lost_processes_told, started_by_lightning, started_outside
-from lshfm_pl.results import RECORD_FILE, RESULTS_FILE, kept_failure, run_results, write_json
+from lshfm_pl.results import (
+    RECORD_FILE,
+    RESULTS_FILE,
+    VALIDATION_AS_TEST,
+    kept_failure,
+    run_results,
+    write_json,
+)
 from lshfm_pl.resume import AUTO, finished_results, read_resumable, resolve_resume, set_results_aside
 from lshfm_pl.run_folder import lock_run, refuse_full_disk, training_state_bytes
 from lshfm_pl.run_logs import START, rewind_logs
@@ -104,13 +111,16 @@ def train(config: DictConfig) -> dict[str, Any]:
             timing=timer.summary() if timer else {},
             world_size=trainer.world_size,
             record=module.record,
+            also_validation=datamodule.test_is_validation,
+            found_data=datamodule.found_settings(),
             cost={**cost, "ms_per_image": evaluation_timer.ms_per_image()},
         )
         if trainer.is_global_zero:
             module.record.save(output_dir / RECORD_FILE)
             write_json(results, output_dir / RESULTS_FILE)
             figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
-            log.info("done: %s; results in %s", figures, output_dir / RESULTS_FILE)
+            tested_on = f"on {VALIDATION_AS_TEST}, " if datamodule.test_is_validation else ""
+            log.info("done: %s%s; results in %s", tested_on, figures, output_dir / RESULTS_FILE)
     return results
 
 
@@ -224,6 +234,7 @@ def refuse_other_tensors(module: DetectionModule, checkpoint: dict[str, Any], pa
 def stored_data_config(config: DictConfig, datamodule: DetectionDataModule) -> dict[str, Any]:
     """The data config as checkpoints keep it: good for evaluation from any folder, without the training set."""
     stored = {**as_dict(config.data), "root": str(Path(config.data.root).expanduser().resolve())}
+    stored |= datamodule.found_settings()
     if "class_names" in stored:
         stored["class_names"] = list(datamodule.class_names)
     if "download" in stored:

@@ -57,7 +57,9 @@ def test_trained_and_evaluated_figures_are_those_of_pycocotools(
         figures = evaluate(compose("evaluate", overrides=again))
     assert figures == pytest.approx(results["metrics"], abs=1e-9, nan_ok=True)
 
-    stored = json.loads((tmp_path / "again" / "results.json").read_text())["metrics"]
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert results["test_set"]["also_validation"] is again["test_set"]["also_validation"] is True
+    stored = again["metrics"]
     expected = pycocotools_statistics(checkpoint, truth, tmp_path / "own" / "val", category_ids)
     assert [stored[key] for key in COCO_MEANS] == pytest.approx(expected, abs=1e-7)
     assert stored["AR100"] > 0

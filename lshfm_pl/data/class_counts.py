@@ -27,7 +27,7 @@ def tell_of_rare_classes(
         advice: what to do about classes without objects.
     """
     without = [name for name, count in counts.items() if not count]
-    if root_category in without:
+    if root_category is not None and root_category in without:
         text = f"the class '{root_category}' has no objects: it is the supercategory of all others, no class."
         log.add(Fault("class-without-objects", path, f"{text} {_filled(advice, [root_category])}".strip()))
         without.remove(root_category)

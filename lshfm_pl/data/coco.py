@@ -5,7 +5,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class COCODetection(DetectionDataset):
             `unused_name`), or the positions 1..C of the sorted ids (`contiguous`).
         class_names: names of the labels 1..C, to match the categories with; None takes the file's own.
         classes_of: where these are from, for messages: a file or the checkpoint.
+        known_categories: id → name there; None where that is not known.
         drop_categories: names of categories without objects that get no label.
         keep_empty_images: train also on images without annotations, as background.
         training: see above.
@@ -73,6 +74,7 @@ class COCODetection(DetectionDataset):
         category_ids: CategoryIds = "contiguous",
         class_names: Sequence[str] | None = None,
         classes_of: object = "the training set",
+        known_categories: Mapping[int, str] | None = None,
         drop_categories: Sequence[str] = (),
         keep_empty_images: bool = False,
         training: bool = False,
@@ -85,7 +87,9 @@ class COCODetection(DetectionDataset):
         file = read_coco_json(annotation_file, log)
         all_categories = tuple(file.categories.values())
         file = without_categories(file, drop_categories)
-        label_of, class_names = make_labels(file, category_ids, class_names, classes_of, log)
+        label_of, class_names = make_labels(
+            file, category_ids, class_names, classes_of, known_categories, log
+        )
         paths = find_images(Path(image_folder), file.images, file.path, log, setting)
         sizes = _image_sizes(file, paths, log)
         tell_of_boxes(file, sizes, log)

@@ -1,6 +1,6 @@
 """From the categories of a file in COCO's JSON format to labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -44,7 +44,12 @@ def without_categories(file: COCOFile, names: Sequence[str]) -> COCOFile:
 
 
 def make_labels(
-    file: COCOFile, category_ids: str, classes: Sequence[str] | None, classes_of: object, log: FaultLog
+    file: COCOFile,
+    category_ids: str,
+    classes: Sequence[str] | None,
+    classes_of: object,
+    ids: Mapping[int, str] | None,
+    log: FaultLog,
 ) -> tuple[dict[int, int], tuple[str, ...]]:
     """Category id → label, and the names of the labels 1..C.
 
@@ -53,6 +58,7 @@ def make_labels(
         category_ids: see `COCODetection`; without meaning where there are `classes`.
         classes: names of the labels 1..C, which the categories are matched with; None makes labels of the ids.
         classes_of: where `classes` are from, for messages: a file or the checkpoint.
+        ids: id → name there; None where that is not known.
         log: is told of a match by name that is not one by id.
 
     Raises:
@@ -69,12 +75,17 @@ def make_labels(
             Fault("category-unknown", file.path, _unknown_text(file, unknown, classes, classes_of))
         )
     label_of = {category_id: classes.index(name) + 1 for category_id, name in file.categories.items()}
-    by_id = file.categories if category_ids == "keep" else range(1, len(file.categories) + 1)
-    num_named = sum(name != unused_name(label) for label, name in enumerate(classes, start=1))
-    if list(label_of.values()) != list(by_id) or len(label_of) < num_named:
+    if ids is None:
+        named = {label: name for label, name in enumerate(classes, start=1) if name != unused_name(label)}
+        is_same = named == (
+            file.categories if category_ids == "keep" else dict(enumerate(file.categories.values(), start=1))
+        )
+    else:
+        is_same = ids == file.categories
+    if not is_same:
         text = (
-            f"its categories are matched by name with those of {classes_of}, which have other ids or are more: "
-            f"here {few(_numbered(file.categories))}."
+            f"its categories are matched by name with those of {classes_of}, which have other ids or are more; "
+            f"here they are {few(_numbered(file.categories))}."
         )
         log.add(Fault("category-matched", file.path, text))
     return label_of, tuple(classes)

@@ -303,4 +303,6 @@ def _tell_of_repeated(
             f"file {_tail(path, below.root)} has several ids, {names}: its objects are divided. Give it one."
         )
         for index in indices:
+            if index != indices[0]:  # skipping has to leave out all of them
+                text = f"image {shown(images[index].id)} is the same file as image {shown(images[indices[0]].id)}."
             log.add(Fault("file-repeated", annotation_file, text, image_id=str(images[index].id)))

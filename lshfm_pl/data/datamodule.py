@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _SPLITS = ("train", "val", "test")
 _LONGEST_REASON = 200
 """Characters of another library's message."""
+_TEST_SPLIT = "test"
+"""The split of a folder in VOC layout that is the test set where none is named."""
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: _SPLITS}
 
 
@@ -131,6 +133,18 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                 self._warn_of_overlap(split)
                 if faults.errors:
                     log.warning("data.on_bad_sample=skip: %d errors in the training set", len(faults.errors))
+
+    @property
+    def test_is_validation(self) -> bool:
+        """Whether the images of the test are those of the validation, by which the best weights are chosen."""
+        if {"val", "test"} <= self._sets.keys():
+            paths = [{record.image_path for record in self._sets[split].records} for split in ("val", "test")]
+            return paths[0] == paths[1]
+        return self._source("test")[1] == self._source("val")[1]
+
+    def found_settings(self) -> dict[str, Any]:
+        """Settings that were not given, but found by looking at the data: what to store of them."""
+        return {}
 
     def _twin(self, split: str) -> DetectionDataset | None:
         """The other evaluation set, if it has been read from the same source."""
@@ -314,7 +328,7 @@ class VOCDataModule(DetectionDataModule):
         root: the data folder; for `VOC2007/…` splits the one that contains `VOCdevkit/`, or VOCdevkit itself.
         train_split: `<split>`, `<folder>/<split>` or a list of them, which is merged; see `resolve_source`.
         val_split: likewise.
-        test_split: likewise; None is `val_split`.
+        test_split: likewise; None is the split `test` beside `val_split` if there is one, else `val_split`.
         class_names: names of the labels 1..C; None reads them from the training annotations.
         download: fetch PASCAL VOC in `prepare_data` if it is not there.
         **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
@@ -335,13 +349,33 @@ class VOCDataModule(DetectionDataModule):
         **loading: Any,
     ) -> None:
         super().__init__(root=root, **loading)
-        self.splits = {
+        self._splits = {
             "train": _split_list("train_split", train_split),
             "val": _split_list("val_split", val_split),
-            "test": _split_list("test_split", val_split if test_split is None else test_split),
         }
+        self._given_test = None if test_split is None else _split_list("test_split", test_split)
         self.download = download
         self._class_names = None if class_names is None else _check_class_names(class_names)
+
+    @property
+    def splits(self) -> dict[str, list[str]]:
+        """The splits of each set; that of the test depends on what is there, where none is given."""
+        return {**self._splits, "test": self._given_test or self._found_test() or self._splits["val"]}
+
+    def _found_test(self) -> list[str] | None:
+        """The split `test` of each folder of the validation, where all have one that is not trained on."""
+        folders = dict.fromkeys(split.rpartition("/")[0] for split in self._splits["val"])
+        splits = [f"{folder}/{_TEST_SPLIT}" if folder else _TEST_SPLIT for folder in folders]
+        try:
+            files = [resolve_source(self._data_folder(), split).split_file for split in splits]
+            are_there = all(file.is_file() and file.read_bytes().strip() for file in files)
+        except (LSHFMError, OSError):
+            return None
+        return splits if are_there and not set(splits) & set(self._splits["train"]) else None
+
+    def found_settings(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"test_split": self.splits["test"]} if self._given_test is None else {}
 
     def prepare_data(self) -> None:
         """Fetch PASCAL VOC if asked to."""
@@ -402,7 +436,8 @@ class COCODataModule(DetectionDataModule):
         train_images: the folder of its images.
         val_annotations: likewise for validation.
         val_images: likewise for validation.
-        test_annotations: likewise for the test; None is `val_annotations` with `val_images`.
+        test_annotations: likewise for the test; None is `val_annotations` with `val_images`, whatever else is
+            there.
         test_images: likewise for the test.
         category_ids: how categories become labels, see `COCODetection`, also for the next two.
         drop_categories: names of categories without objects that get no label.
@@ -413,7 +448,7 @@ class COCODataModule(DetectionDataModule):
         LSHFMError: a value is out of range, or only one of a JSON file and its folder is given.
     """
 
-    _advice_on_empty_classes = "'data.drop_categories=[{names}]' leaves them out."
+    _advice_on_empty_classes = "'data.drop_categories=[{names}]' drops them."
 
     def __init__(
         self,
@@ -441,6 +476,7 @@ class COCODataModule(DetectionDataModule):
         self.drop_categories = _name_list("drop_categories", drop_categories or [])
         self.keep_empty_images = keep_empty_images
         self._classes_of: object = None
+        self._known_categories: dict[int, str] | None = None
 
     def _file_and_folder(
         self, split: str, annotations: str | Path | None, images: str | Path | None
@@ -470,6 +506,7 @@ class COCODataModule(DetectionDataModule):
             category_ids=self.category_ids,
             class_names=self._class_names,
             classes_of=self._classes_of,
+            known_categories=self._known_categories,
             drop_categories=self.drop_categories,
             keep_empty_images=self.keep_empty_images,
             training=is_training,
@@ -482,6 +519,7 @@ class COCODataModule(DetectionDataModule):
             raise LSHFMError(f"data.drop_categories: {annotations} has no category '{min(unknown)}'.")
         if self._class_names is None:
             self._class_names, self._classes_of = dataset.class_names, annotations
+            self._known_categories = dataset.categories
         self._tell_of_classes(dataset, annotations, faults, is_training)
         return dataset
 

@@ -288,10 +288,35 @@ def test_stages_read_only_what_they_need_and_once(folder):
         datamodule.setup("fit")
 
 
-def test_test_split_defaults_to_the_validation_split_and_shares_its_set(folder):
+def test_the_test_split_is_the_sets_own_where_none_is_named(folder, tmp_path):
     datamodule = make(folder)
+    assert len(datamodule.test_set) == 5
+    assert not datamodule.test_is_validation
+    assert datamodule.found_settings() == {"test_split": ["test"]}
+    below = make(folder.parent, train_split="set/train", val_split="set/val")
+    assert below.splits["test"] == ["set/test"]
+    given = make(folder, test_split="val")
+    assert given.test_set is given.val_set
+    assert given.test_is_validation
+    assert given.found_settings() == {}
+    validated = make(folder, val_split="test")
+    assert validated.test_is_validation
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_the_validation_split_is_the_test_too_where_the_set_has_none(tmp_path, content):
+    write_many(tmp_path / "set", "train", 2)
+    write_many(tmp_path / "set", "val", 2, first=100)
+    if content is not None:
+        (tmp_path / "set" / "ImageSets" / "Main" / "test.txt").write_text(content)
+    datamodule = make(tmp_path / "set")
     assert datamodule.test_set is datamodule.val_set
-    assert len(make(folder, test_split="test").test_set) == 5
+    assert datamodule.test_is_validation
+    assert datamodule.splits_to_read() == {"train": "train_split", "val": "val_split"}
+
+
+def test_a_test_split_that_is_trained_on_is_no_test(folder):
+    assert make(folder, train_split=["train", "test"]).test_is_validation
 
 
 def test_several_splits_are_merged(folder):
