@@ -20,7 +20,9 @@ from lshfm_pl.data.coco_values import (
     read_whole_number,
     shown,
 )
-from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog, without_path
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import read_bytes
 
 __all__ = ["COCOFile", "COCOImage", "read_coco_json"]
 
@@ -388,16 +390,17 @@ def _parse(path: Path) -> dict[str, Any]:
         found = "is a folder, expected an annotation file" if path.is_dir() else "no such annotation file"
         raise FaultError(Fault("file-missing", path, f"{found}.\n{advice(path)}"))
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            text = f"has {path.stat().st_size:,} bytes, above the limit of {_LARGEST_FILE:,}."
-            raise FaultError(Fault("annotation-huge", path, text))
-        data = path.read_bytes()
+        data = read_bytes(path, limit=_LARGEST_FILE)
         for start, name in _PACKED.items():
             if data.startswith(start):
                 text = f"is packed by {name}: unpack it and name the JSON file."
                 raise FaultError(Fault("annotation-broken", path, text))
         content = json.loads(data, object_pairs_hook=_without_unread)
-    except (ValueError, RecursionError, OSError, MemoryError) as error:
+    except FaultError:
+        raise
+    except LSHFMError as error:
+        raise FaultError(Fault("annotation-broken", path, without_path(error, path))) from error
+    except (ValueError, RecursionError, MemoryError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
         text = f"can't be read: {_reason(error)}. Expected a JSON file in COCO's format."
         raise FaultError(Fault("annotation-broken", path, text, line)) from error

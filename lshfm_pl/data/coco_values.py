@@ -106,7 +106,7 @@ def read_id(entry: dict[str, Any], key: str, notes: Notes) -> int | str:
         text = value.strip()
         is_number = _WHOLE_NUMBER.fullmatch(text) and len(text) <= _MOST_DIGITS
         if not is_number:
-            return _checked_text(value, key)
+            return _checked_id(value, key)
         found = int(text)
     else:
         raise EntryError(f"{key} is {shown(value)}, expected a whole number or text")
@@ -208,7 +208,12 @@ def read_text(entry: dict[str, Any], key: str) -> str:
     value = entry[key]
     if not isinstance(value, str) or not value.strip():
         raise EntryError(f"{key} is {shown(value)}, expected text")
-    return _checked_text(value, key)
+    # Other control characters can be stored; what draws and prints names takes care of them.
+    if "\0" in value or any(unicodedata.category(character) == "Cs" for character in value):
+        raise EntryError(f"{key} is {shown(value)}: has a character that can't be stored")
+    if len(value) > _LONGEST_NAME:
+        raise EntryError(f"{key} has {len(value):,} characters: expected {_LONGEST_NAME} at most")
+    return value
 
 
 def has_unprintable(text: str) -> bool:
@@ -216,7 +221,7 @@ def has_unprintable(text: str) -> bool:
     return any(unicodedata.category(character) in _UNPRINTABLE for character in text)
 
 
-def _checked_text(value: str, key: str) -> str:
+def _checked_id(value: str, key: str) -> str:
     if len(value) > _LONGEST_NAME:
         raise EntryError(f"{key} has {len(value):,} characters: expected {_LONGEST_NAME} at most")
     if has_unprintable(value):

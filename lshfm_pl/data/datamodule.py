@@ -636,7 +636,6 @@ def _check_class_names(value: Any) -> tuple[str, ...]:
     names = _name_list("class_names", value)
     if not names:
         raise LSHFMError(f"data.class_names must be a list of names, such as [cat,dog], found {value!r}.")
-    names = tuple(str(name) for name in value)
     repeated = {name for name, count in Counter(names).items() if count > 1}
     if repeated:
         raise LSHFMError(f"data.class_names has {', '.join(sorted(repeated))} more than once.")

@@ -278,7 +278,7 @@ def test_what_a_file_is_instead_is_told(tmp_path, data, text):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\0", "\ud800", "x" * 6000, " ", 5, None])
+@pytest.mark.parametrize("name", ["a\0", "\ud800", "x" * 6000, " ", 5, None])
 def test_names_that_cannot_be_printed_are_no_names_of_categories(tmp_path, content, name):
     content["categories"][0]["name"] = name
     with pytest.raises(FaultError, match=r"entry 1 \(id 3\) of 'categories': name ") as caught:
