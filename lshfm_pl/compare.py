@@ -26,6 +26,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.report import report
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
 from lshfm_pl.reporting.pictures import draw_checkpoints
+from lshfm_pl.reporting.runs import read_run
 from lshfm_pl.results import RESULTS_FILE, write_json
 
 __all__ = ["compare"]
@@ -71,7 +72,7 @@ def compare(config: DictConfig) -> Path:
     train_all(students, jobs, threads=max(1, cores // jobs))
 
     runs = [teacher, *students]
-    contents = [read_results(run) for run in runs]
+    contents = [read_run(run) for run in runs]
     write_csv(summary_rows(contents), folder / "results.csv")
     write_markdown(contents, folder / "results.md")
     shown = {"teacher": teacher}

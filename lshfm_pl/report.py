@@ -15,10 +15,11 @@ from omegaconf import DictConfig, ListConfig
 from lshfm_pl import __version__
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.reporting.curves import draw_comparison, draw_precision_recall, draw_training
+from lshfm_pl.reporting.intervals import Resampled
 from lshfm_pl.reporting.page import Picture, write_page
 from lshfm_pl.reporting.pictures import draw_group, left_pictures
 from lshfm_pl.reporting.runs import SetAside, find_runs, matching_folders
-from lshfm_pl.reporting.summary import Group, Resampled, group_runs
+from lshfm_pl.reporting.summary import Group, group_runs
 from lshfm_pl.reporting.tables import (
     DEFAULT_METRICS,
     check_metrics,

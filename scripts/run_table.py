@@ -104,14 +104,13 @@ def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teach
     for student, experiment in students.items():
         train(student, [f"experiment={experiment}", *of_teacher, *overrides])
         runs.append(read_run(student))
-    contents = [run.results for run in runs]
-    write_csv(summary_rows(contents), folder / "results.csv")
-    markdown = write_markdown(contents, folder / "results.md")
+    write_csv(summary_rows(runs), folder / "results.csv")
+    markdown = write_markdown(runs, folder / "results.md")
     beside = beside_published(dict(zip(rows.values(), runs, strict=True)))
     with markdown.open("a", encoding="utf-8") as stream:
         stream.write(f"\n## Beside the published figures\n\n{beside}\n")
         stream.write(f"\nOverrides of every run: {', '.join(f'`{item}`' for item in overrides) or 'none'}.\n")
-    print(f"\n{comparison_table(contents)}\n\n{beside}\n\ntable: {markdown} and {folder / 'results.csv'}")
+    print(f"\n{comparison_table(runs)}\n\n{beside}\n\ntable: {markdown} and {folder / 'results.csv'}")
     return folder
 
 

@@ -303,7 +303,7 @@ def test_results_of_older_versions_are_read_without_what_they_lack(tmp_path):
     assert l2["AP_difference"] != ""
     assert (l2["AP_difference_low"], l2["parameters"]) == ("", "")
     assert (
-        "No confidence intervals: these runs did not keep an evaluation.npz."
+        "No intervals over test images: these runs did not keep an evaluation.npz."
         in (made / "report.md").read_text()
     )
     (tmp_path / "l2" / "config.yaml").write_text("schedule:\n  epochs: 8\n")
@@ -324,7 +324,7 @@ def test_no_interval_between_different_or_damaged_records(tmp_path):
     made = report(tmp_path, resamples=50).parent
     assert rows_of(made / "summary.csv")[1]["AP_difference_low"] == ""
     assert (
-        "No confidence intervals where a run did not keep an evaluation.npz: L2."
+        "No intervals over test images where a run did not keep an evaluation.npz: L2."
         in (made / "report.md").read_text()
     )
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lshfm_pl.metrics.record import RECALL_POINTS
-from lshfm_pl.reporting.runs import Run, read_metrics
-from lshfm_pl.reporting.summary import Group, Line, metric_of_run
+from lshfm_pl.reporting.runs import Run, metric_of_run, read_metrics
+from lshfm_pl.reporting.summary import Group, Line
 
 __all__ = ["draw_comparison", "draw_precision_recall", "draw_training"]
 

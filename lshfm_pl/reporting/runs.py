@@ -3,6 +3,7 @@
 import csv
 import glob
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ __all__ = [
     "checked_results",
     "find_runs",
     "matching_folders",
+    "metric_of_run",
     "read_metrics",
     "read_run",
 ]
@@ -31,6 +33,9 @@ __all__ = [
 SKIPPED_FOLDERS = {"checkpoints", "tensorboard", "__pycache__"}
 STILL_RUNNING_SECONDS = 600
 """A folder that was written to within so long may belong to a run that goes on."""
+
+VALIDATION_AND_TEST = (("val_split", "test_split"), ("val_annotations", "test_annotations"))
+"""Keys of `data` that name both sets."""
 
 NOT_COMPARED_DATA = {"num_workers", "seed", "download"}
 
@@ -109,6 +114,18 @@ class Run:
         summary = self.results.get("test_set")
         return summary.get("hash") if isinstance(summary, Mapping) else None
 
+    @property
+    def test_is_validation(self) -> bool:
+        """Whether the test images are those of the validation set, as far as the run tells."""
+        summary, data = self.results.get("test_set"), self.results.get("data")
+        if isinstance(summary, Mapping) and isinstance(told := summary.get("also_validation"), bool):
+            return told
+        # Older runs do not tell; without a test set of its own they were tested on the validation set.
+        return isinstance(data, Mapping) and any(
+            data.get(val) is not None and test in data and data[test] in (None, data[val])
+            for val, test in VALIDATION_AND_TEST
+        )
+
     @cached_property
     def data_settings(self) -> dict[str, str]:
         """Which data it was trained and tested on, key by key."""
@@ -179,6 +196,12 @@ def find_runs(folders: Iterable[Path]) -> RunSet:
             reason = f"the figures of {run.results['checkpoint']}, not a training run"
             aside.append(SetAside(_folder(run), "evaluation", reason))
     return RunSet(runs, aside)
+
+
+def metric_of_run(run: Run, metric: str) -> float | None:
+    """A figure, None where the run does not have it."""
+    value = run.results["metrics"].get(metric)
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def checked_results(results: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -1,28 +1,16 @@
 """Runs that may be compared, a line a loss: means over seeds, differences to the plain student, intervals."""
 
-import math
-import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from lshfm_pl.errors import few
-from lshfm_pl.metrics.bootstrap import (
-    BOOTSTRAP_FIGURES,
-    Interval,
-    draw_images,
-    percentile_interval,
-    resampled_figures,
-)
+from lshfm_pl.reporting.intervals import FEWEST_SEEDS, IMAGES, Gain, Resampled, gain_over, mean_per_seed
 from lshfm_pl.reporting.published import NOT_A_LOSS_SETTING, data_name, published_of_run
 from lshfm_pl.reporting.runs import Run
 
-__all__ = ["COST_KEYS", "Figure", "Group", "Line", "Resampled", "cost_of_run", "group_runs", "metric_of_run"]
+__all__ = ["COST_KEYS", "Figure", "Group", "Line", "cost_of_run", "group_runs"]
 
 PLAIN = "none"
 LOSS_TITLES = {PLAIN: "Student (none)", "l2": "L2", "lsh": "LSH", "lshl2": "LSHL2", "kd": "KD"}
@@ -40,10 +28,6 @@ TRAINING_DATA = ("data.train_", "data.num_train", "data.num_val", "data.val_", "
                  "data.aspect_ratio", "data.class_names")  # fmt: skip
 """Keys in which a teacher's data may differ from its students': it is tested on the same images all the same."""
 
-MAX_WORK = 1.5e9
-"""Numbers that all resamples of a report together may touch: some ten seconds."""
-FEWEST_RESAMPLES = 100
-
 
 @dataclass(frozen=True)
 class Figure:
@@ -51,15 +35,14 @@ class Figure:
 
     Attributes:
         mean, deviation: over the seeds; the sample standard deviation, None for a single seed.
-        delta: difference of the mean to the plain student's; None without one, and for itself.
-        interval: 95 % of `delta` over resampled test images; None where the runs did not keep what that needs.
-        share: of the difference between teacher and plain student, the part that `delta` is.
+        gain: over the plain student, with its interval; None without one, and for itself.
+        share: of the difference between teacher and plain student, the part that `gain` is; None where the interval
+            of that difference is not known or not above 0.
     """
 
     mean: float
     deviation: float | None = None
-    delta: float | None = None
-    interval: Interval | None = None
+    gain: Gain | None = None
     share: float | None = None
 
 
@@ -104,50 +87,6 @@ class Group:
     def runs(self) -> list[Run]:
         """Of all lines."""
         return [run for line in self.lines for run in line.runs]
-
-
-class Resampled:
-    """AP and AP50 of runs on resampled test images, the same images for all runs on one test set.
-
-    Args:
-        runs: all of a report: the work is bounded over them together.
-        resamples: number of them, fewer where the test sets are large (see `resamples`).
-        seed: of the drawing.
-    """
-
-    def __init__(self, runs: Iterable[Run], resamples: int, seed: int) -> None:
-        records = {id(run): run.record for run in runs}
-        work = sum(
-            len(record.image) + 10 * int(record.num_positives.sum()) for record in records.values() if record
-        )
-        affordable = int(MAX_WORK / max(work, 1))
-        self.resamples = min(resamples, max(FEWEST_RESAMPLES, affordable)) if work else 0
-        usable = {
-            key: record
-            for key, record in records.items()
-            if record and self.resamples > 1 and len(record.image_ids)
-        }
-        self._test_sets = {key: record.test_set() for key, record in usable.items()}
-        sizes = {self._test_sets[key]: len(record.image_ids) for key, record in usable.items()}
-        drawn = {test_set: draw_images(size, self.resamples, seed) for test_set, size in sizes.items()}
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            figures = pool.map(
-                resampled_figures, usable.values(), (drawn[self._test_sets[key]] for key in usable)
-            )
-            self._figures: dict[int, npt.NDArray[np.float64]] = dict(zip(usable, figures, strict=True))
-
-    def interval(self, runs: Sequence[Run], plain: Sequence[Run], metric: str) -> Interval | None:
-        """Of the difference of the means over seeds; None if a run kept no record or has another test set."""
-        if metric not in BOOTSTRAP_FIGURES or not runs or not plain:
-            return None
-        ids = {id(run) for run in (*runs, *plain)}
-        if not ids <= self._figures.keys() or len({self._test_sets[key] for key in ids}) > 1:
-            return None
-        means = []
-        for side in (runs, plain):
-            per_seed = _per_seed(side, lambda run: self._figures[id(run)][BOOTSTRAP_FIGURES.index(metric)])
-            means.append(np.mean([np.mean(values, axis=0) for values in per_seed], axis=0))
-        return percentile_interval(means[0] - means[1])
 
 
 def group_runs(
@@ -206,12 +145,6 @@ def group_runs(
         )
         for found, plain, distilled in with_teachers
     ]
-
-
-def metric_of_run(run: Run, metric: str) -> float | None:
-    """A figure, None where the run does not have it."""
-    value = run.results["metrics"].get(metric)
-    return None if value is None or math.isnan(value) else float(value)
 
 
 def cost_of_run(run: Run) -> dict[str, float]:
@@ -333,21 +266,21 @@ def _figure(
     metric: str,
     resampled: Resampled | None,
 ) -> Figure | None:
-    values = _values_per_seed(of_line, metric)
+    values = list(mean_per_seed(of_line, metric).values())
     if not values:
         return None
     mean = statistics.fmean(values)
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    of_plain, of_teacher = _values_per_seed(plain, metric), _values_per_seed(teachers, metric)
-    if not of_plain or of_line[0].is_plain:
+    gain = None if of_line[0].is_plain else gain_over(plain, of_line, metric, resampled)
+    if gain is None:
         return Figure(mean, deviation)
-    delta = mean - statistics.fmean(of_plain)
     share = None
-    if of_teacher and of_line[0].role == "student":
-        gap = statistics.fmean(of_teacher) - statistics.fmean(of_plain)
-        share = delta / gap if gap > 0 else None
-    interval = None if resampled is None else resampled.interval(of_line, plain, metric)
-    return Figure(mean, deviation, delta, interval, share)
+    if of_line[0].role == "student":
+        gap = gain_over(plain, teachers, metric, resampled)
+        # A gap that may be none has no share worth telling.
+        if gap is not None and gap.interval is not None and gap.interval.low > 0:
+            share = gain.value / gap.value
+    return Figure(mean, deviation, gain, share)
 
 
 def _notes(
@@ -363,6 +296,11 @@ def _notes(
         yield "No run of the teacher on this test set: the gap is not known."
     if len([line for line in lines if line.runs[0].role == "teacher"]) > 1:
         yield "Several teachers of this name: the gap is not known."
+    if any(run.test_is_validation for run in (*teachers, *plain, *distilled)):
+        yield (
+            "The validation set serves as the test set too: whatever was chosen by validation, as best.ckpt is, "
+            "was chosen on the images of these figures."
+        )
     if not plain and not distilled:
         yield "A teacher; none of its students was found."
     versions = sorted({run.version for run in (*plain, *distilled)})
@@ -380,11 +318,24 @@ def _notes(
         if len(line.runs) > line.seeds:
             yield f"{line.title}: {len(line.runs)} runs, {line.seeds} seed(s); runs of one seed are averaged first."
     if plain and (distilled or teachers) and resampled is not None:
+        if images := _lines_covering(lines, IMAGES):
+            yield (
+                f"Fewer than {FEWEST_SEEDS} seeds in common with the plain student: the intervals of {few(images)} "
+                "cover other test images, not other seeds, which may change a figure by as much."
+            )
         without = [line.title for line in lines if any(run.record is None for run in line.runs)]
         if len(without) == len(lines):
-            yield "No confidence intervals: these runs did not keep an evaluation.npz."
+            yield "No intervals over test images: these runs did not keep an evaluation.npz."
         elif without:
-            yield f"No confidence intervals where a run did not keep an evaluation.npz: {few(without)}."
+            yield f"No intervals over test images where a run did not keep an evaluation.npz: {few(without)}."
+
+
+def _lines_covering(lines: Iterable[Line], covered: str) -> list[str]:
+    return [
+        line.title
+        for line in lines
+        if any(figure.gain and figure.gain.covers == covered for figure in line.figures.values())
+    ]
 
 
 def _differing(first: Run, groups: Sequence[Sequence[Run]]) -> dict[str, str]:
@@ -454,18 +405,6 @@ def _teacher_settings(run: Run, strict_version: bool) -> dict[str, str]:
 
 def _loss_settings(run: Run) -> dict[str, str]:
     return {key: str(value) for key, value in run.results["distill"].items() if key not in NOT_A_LOSS_SETTING}
-
-
-def _values_per_seed(runs: Iterable[Run], metric: str) -> list[float]:
-    known = [run for run in runs if metric_of_run(run, metric) is not None]
-    return [statistics.fmean(values) for values in _per_seed(known, lambda run: metric_of_run(run, metric))]
-
-
-def _per_seed(runs: Iterable[Run], value: Callable[[Run], Any]) -> list[list[Any]]:
-    per_seed: dict[Any, list[Any]] = {}
-    for run in runs:
-        per_seed.setdefault(run.results["seed"], []).append(value(run))
-    return list(per_seed.values())
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -7,16 +7,14 @@ from typing import Any
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics.bootstrap import BOOTSTRAP_FIGURES
-from lshfm_pl.reporting.runs import Run, checked_results
+from lshfm_pl.reporting.intervals import FEWEST_SEEDS, Resampled, verdict
+from lshfm_pl.reporting.runs import Run, checked_results, metric_of_run
 from lshfm_pl.reporting.summary import (
     COST_KEYS,
-    Figure,
     Group,
     Line,
-    Resampled,
     cost_of_run,
     group_runs,
-    metric_of_run,
 )
 
 __all__ = [
@@ -25,6 +23,7 @@ __all__ = [
     "METRIC_DESCRIPTIONS",
     "SUMMARY_COLUMNS",
     "check_metrics",
+    "column_meanings",
     "comparison_table",
     "cost_cell",
     "cost_table",
@@ -84,6 +83,10 @@ COST_COLUMNS = {
 """Entry of `COST_KEYS` -> heading, what it is divided by, decimals, meaning."""
 
 UNKNOWN = "–"
+RESAMPLES = 1000
+"""Of the test images, for the intervals of `comparison_table`."""
+
+Results = Mapping[str, Any] | Run
 
 
 def check_metrics(metrics: Sequence[str]) -> None:
@@ -99,7 +102,7 @@ def check_metrics(metrics: Sequence[str]) -> None:
         )
 
 
-def summary_rows(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summary_rows(results: Iterable[Results]) -> list[dict[str, Any]]:
     """A row a run with the keys `SUMMARY_COLUMNS`; a figure or time that the run doesn't have is None.
 
     Raises:
@@ -156,13 +159,17 @@ def line_rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[dict[str,
             }
             for metric in metrics:
                 figure = line.figures.get(metric)
-                low, high = (None, None) if figure is None or figure.interval is None else figure.interval
+                gain = None if figure is None else figure.gain
+                low, high = (None, None) if gain is None or gain.interval is None else gain.interval
+                is_student = line.runs[0].role == "student"
                 row |= {
                     metric: figure and figure.mean,
                     f"{metric}_deviation": figure and figure.deviation,
-                    f"{metric}_difference": figure and figure.delta,
+                    f"{metric}_difference": gain and gain.value,
                     f"{metric}_difference_low": low,
                     f"{metric}_difference_high": high,
+                    f"{metric}_difference_covers": gain and gain.covers,
+                    f"{metric}_verdict": verdict(gain.interval) if gain and is_student else None,
                     f"{metric}_gap_closed": figure and figure.share,
                 }
             row["published_AP50"] = line.published
@@ -187,34 +194,38 @@ def write_csv(
     return path
 
 
-def comparison_table(results: Iterable[Mapping[str, Any]], metrics: Sequence[str] = DEFAULT_METRICS) -> str:
+def comparison_table(results: Iterable[Results], metrics: Sequence[str] = DEFAULT_METRICS) -> str:
     """Teacher, plain student and distilled students as a Markdown table, a line each, over their seeds.
 
     A figure is the mean over the seeds ± their sample standard deviation (none for a single seed; runs
-    that share a seed are averaged first). Next to it stand the difference of its mean to the plain
-    student's and the share of the gap between plain student and teacher that this closes.
+    that share a seed are averaged first). Next to it stand the gain over the plain student with its 95 % interval
+    and one word for it (see `lshfm_pl.reporting.intervals`), and the share of the gap between plain student and
+    teacher that this closes.
 
     Students of different models or teachers get tables of their own, as do those of other data, another schedule
     or another code version as far as the results tell, and losses whose settings differ get lines of their own.
 
     Args:
-        results: contents of `results.json`: `role`, `model`, `teacher` (its name, or a dict with `name`,
-            or None), `distill` with `name`, `seed`, `metrics` (0..100).
+        results: runs, or contents of their `results.json`: `role`, `model`, `teacher` (its name, or a dict with
+            `name`, or None), `distill` with `name`, `seed`, `metrics` (0..100). Runs with a folder have what
+            intervals over test images need.
         metrics: which of `METRIC_DESCRIPTIONS` to show.
 
     Raises:
         LSHFMError: no run, a run that lacks one of these, or an unknown metric.
     """
     check_metrics(metrics)
-    groups = group_runs(_as_runs(results), metrics)
+    runs = _as_runs(results)
+    resampled = Resampled(runs, RESAMPLES, seed=0)
+    groups = group_runs(runs, metrics, resampled=resampled)
     if not groups:
         raise LSHFMError("comparison: expected the results.json of at least one run, found none")
     blocks = []
     for group in groups:
         heading = f"### {markdown_text(group.title)}\n\n" if len(groups) > 1 else ""
-        told = f"{markdown_text(difference)}\n\n" if (difference := group_difference(group)) else ""
-        blocks.append(heading + told + group_table(group, metrics))
-    return "\n\n".join([*blocks, footnotes(metrics)])
+        told = [f"> {markdown_text(note)}\n\n" for note in (group_difference(group), *group.notes) if note]
+        blocks.append(heading + "".join(told) + group_table(group, metrics))
+    return "\n\n".join([*blocks, footnotes(metrics, resampled.resamples)])
 
 
 def group_table(group: Group, metrics: Sequence[str]) -> str:
@@ -228,7 +239,7 @@ def group_table(group: Group, metrics: Sequence[str]) -> str:
     for line in group.lines:
         cells = [line.title, line.runs[0].model, str(line.seeds)]
         for metric in metrics:
-            cells += figure_cells(line.figures.get(metric))
+            cells += figure_cells(line, metric)
             if metric == "AP50" and has_published:
                 cells.append(UNKNOWN if line.published is None else f"{line.published:.1f}")
         rows.append(cells)
@@ -256,30 +267,51 @@ def cost_cell(line: Line, key: str) -> str:
     return f"{line.cost[key] / unit:.{decimals}f}" if key in line.cost else UNKNOWN
 
 
-def figure_cells(figure: Figure | None) -> tuple[str, str, str]:
-    """Mean ± deviation, difference to the plain student with its interval, share of the gap closed."""
+def figure_cells(line: Line, metric: str) -> tuple[str, str, str]:
+    """Mean ± deviation; gain over the plain student with its interval and verdict; share of the gap closed."""
+    figure = line.figures.get(metric)
     if figure is None:
         return UNKNOWN, UNKNOWN, UNKNOWN
     deviation = "" if figure.deviation is None else f" ± {figure.deviation:.1f}"
-    difference = UNKNOWN if figure.delta is None else f"{figure.delta:+z.1f}"
-    if figure.interval is not None:
-        difference += f" [{figure.interval.low:+z.1f}, {figure.interval.high:+z.1f}]"
+    gain = UNKNOWN
+    if figure.gain is not None:
+        gain = f"{figure.gain.value:+z.1f}"
+        if (interval := figure.gain.interval) is not None:
+            gain += f" [{interval.low:+z.1f}, {interval.high:+z.1f}]"
+        if line.runs[0].role == "student":
+            gain += f" {verdict(interval)}"
     share = UNKNOWN if figure.share is None else f"{100 * figure.share:z.0f} %"
-    return f"{figure.mean:.1f}{deviation}", difference, share
+    return f"{figure.mean:.1f}{deviation}", gain, share
 
 
 def footnotes(metrics: Sequence[str], resamples: int = 0) -> str:
-    """What the columns of `group_table` mean, as a Markdown list; `resamples` 0 where there are no intervals."""
+    """What the columns of `group_table` mean, as a Markdown list; `resamples` 0 without any of the test images."""
     notes = [f"- {metric}: {METRIC_DESCRIPTIONS[metric]}." for metric in metrics]
-    notes.append("- Δ: difference to the plain student, in points.")
-    if resamples:
-        notes.append(
-            f"- [low, high]: 95 % bootstrap interval of Δ over the test images ({resamples} resamples, the same "
-            "for both sides); it does not cover what another seed or training set would change."
-        )
-    notes.append("- gap closed: Δ as a share of the difference between teacher and plain student.")
-    notes.append("- ±: sample standard deviation over the seeds.")
-    return "\n".join(notes)
+    return "\n".join([*notes, *(f"- {name}: {text}." for name, text in column_meanings(resamples))])
+
+
+def column_meanings(resamples: int) -> list[tuple[str, str]]:
+    """What a table's signs and words mean: (sign, meaning)."""
+    images = f" ({resamples} resamples)" if resamples else ""
+    return [
+        ("Δ", "gain over the plain student, in points"),
+        (
+            "[low, high]",
+            f"95 % interval of Δ. With {FEWEST_SEEDS} or more seeds in common, Δ is taken seed by seed, and the "
+            f"interval covers other seeds; of AP and AP50 also other test images{images}, where the runs kept what "
+            "that needs. With fewer seeds it covers other test images alone",
+        ),
+        (
+            "helps, hurts, cannot tell",
+            "the interval of Δ is above 0, below 0, or holds 0; without an interval nothing can be told",
+        ),
+        (
+            "gap closed",
+            f"Δ as a share of the difference between teacher and plain student; {UNKNOWN} where the interval of "
+            "that difference is not above 0 or not known",
+        ),
+        ("±", "sample standard deviation over the seeds; runs of one seed are averaged first"),
+    ]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
@@ -290,7 +322,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left
 
 
 def write_markdown(
-    results: Iterable[Mapping[str, Any]], path: str | Path, metrics: Sequence[str] = DEFAULT_METRICS
+    results: Iterable[Results], path: str | Path, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> Path:
     """Write `comparison_table` as a Markdown file; arguments and errors are its own."""
     path = Path(path)
@@ -300,9 +332,11 @@ def write_markdown(
     return path
 
 
-def _as_runs(results: Iterable[Mapping[str, Any]]) -> list[Run]:
+def _as_runs(results: Iterable[Results]) -> list[Run]:
     return [
-        Run(checked_results(content, f"results.json of {content.get('run', f'run {index}')}"))
+        content
+        if isinstance(content, Run)
+        else Run(checked_results(content, f"results.json of {content.get('run', f'run {index}')}"))
         for index, content in enumerate(results)
     ]
 

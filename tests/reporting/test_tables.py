@@ -58,7 +58,9 @@ def test_a_line_a_loss_with_mean_deviation_difference_and_share_of_the_gap(resul
     assert [row["model"] for row in rows] == ["big", "small", "small", "small", "small"]
     # sample deviation of 48, 50, 52: sqrt((4 + 0 + 4) / 2) = 2; of 52, 53: sqrt(0.5) = 0.707
     assert [row["AP"] for row in rows] == ["60.0", "50.0 ± 2.0", "52.5 ± 0.7", "55.0", "61.0"]
-    assert [row["AP Δ"] for row in rows] == ["+10.0", "–", "+2.5", "+5.0", "+11.0"]
+    # of 12, 10, 8: 10 ± 4.303 · 2 / sqrt(3)
+    assert [row["AP Δ"].partition(" ")[0] for row in rows] == ["+10.0", "–", "+2.5", "+5.0", "+11.0"]
+    assert (rows[0]["AP Δ"], rows[2]["AP Δ"]) == ("+10.0 [+5.0, +15.0]", "+2.5 cannot tell")
     assert [row["AP gap closed"] for row in rows] == ["–", "–", "25 %", "50 %", "110 %"]
     assert [row["voc07_mAP"] for row in rows] == ["85.0", "75.0 ± 2.0", "77.5 ± 0.7", "80.0", "86.0"]
 
@@ -78,14 +80,24 @@ def test_no_share_of_a_gap_that_is_none(results):
             entry["metrics"]["AP"] = 49.0
     rows = table_of(comparison_table(results, metrics=["AP"]))
     assert [row["AP gap closed"] for row in rows] == ["–"] * 5
-    assert rows[0]["AP Δ"] == "-1.0"
+    assert rows[0]["AP Δ"] == "-1.0 [-6.0, +4.0]"
+
+
+def test_no_share_of_a_gap_whose_interval_holds_0_or_is_not_known(results):
+    for entry in results:
+        if entry["role"] == "teacher":
+            entry["metrics"]["AP"] = 54.0  # +4 [-1, +9]
+    rows = table_of(comparison_table(results, metrics=["AP"]))
+    assert [row["AP gap closed"] for row in rows] == ["–"] * 5
+    rows = table_of(comparison_table([run("teacher", ap=60.0), run(ap=50.0), run(distill="l2")], ["AP"]))
+    assert [row["AP gap closed"] for row in rows] == ["–"] * 3
 
 
 def test_without_plain_student_or_teacher_nothing_is_compared():
     distilled = run(distill="lsh", ap=55.0)
     assert table_of(comparison_table([distilled, run("teacher", ap=60.0)], ["AP"]))[1]["AP Δ"] == "–"
     row = table_of(comparison_table([distilled, run(ap=50.0)], ["AP"]))[1]
-    assert (row["AP Δ"], row["AP gap closed"]) == ("+5.0", "–")
+    assert (row["AP Δ"], row["AP gap closed"]) == ("+5.0 cannot tell", "–")
 
 
 def test_teacher_and_plain_student_alone_are_compared():
@@ -119,9 +131,9 @@ def test_the_seed_of_the_hash_is_no_different_setting():
 def test_pairs_of_models_get_tables_of_their_own():
     runs = [
         run("teacher", ap=60.0),
-        run(ap=50.0),
+        *(run(seed=seed, ap=50.0) for seed in range(3)),
         run(distill="l2", ap=55.0, teacher={"name": "big", "checkpoint": "big.ckpt"}),
-        run(ap=30.0, model="tiny"),
+        *(run(seed=seed, ap=30.0, model="tiny") for seed in range(3)),
         run(distill="l2", ap=33.0, model="tiny"),
     ]
     text = comparison_table(runs, ["AP"])

@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lshfm_pl.reporting.runs import Run, SetAside
-from lshfm_pl.reporting.summary import COST_KEYS, Figure, Group, Line, metric_of_run
+from lshfm_pl.reporting.runs import Run, SetAside, metric_of_run
+from lshfm_pl.reporting.summary import COST_KEYS, Figure, Group, Line
 from lshfm_pl.reporting.tables import (
     COST_COLUMNS,
     METRIC_DESCRIPTIONS,
     UNKNOWN,
+    column_meanings,
     cost_cell,
     figure_cells,
     group_difference,
@@ -142,7 +143,7 @@ def _row(
     ]
     for metric in metrics:
         figure = line.figures.get(metric)
-        for text, value in zip(figure_cells(figure), _sort_values(figure), strict=True):
+        for text, value in zip(figure_cells(line, metric), _sort_values(figure), strict=True):
             cells.append({"text": text, "sort": value, "number": True, "source": f"{metric} {source}"})
         if metric == "AP50" and has_published:
             text = UNKNOWN if line.published is None else f"{line.published:.1f}"
@@ -173,7 +174,7 @@ def _sort_values(figure: Figure | None) -> tuple[float | str, float | str, float
         return "", "", ""
     return (
         figure.mean,
-        "" if figure.delta is None else figure.delta,
+        "" if figure.gain is None else figure.gain.value,
         "" if figure.share is None else figure.share,
     )
 
@@ -219,15 +220,7 @@ def _meanings(
 ) -> Iterable[tuple[str, str]]:
     for metric in metrics:
         yield metric, METRIC_DESCRIPTIONS[metric]
-    yield "±", "sample standard deviation over the seeds; runs of one seed are averaged first"
-    yield "Δ", "difference to the plain student's mean, in points"
-    if resamples:
-        yield (
-            "[low, high]",
-            f"95 % bootstrap interval of Δ over the test images ({resamples} resamples, the same images for both "
-            "sides); it does not cover what another seed or training set would change",
-        )
-    yield "gap closed", "Δ as a share of the difference between teacher and plain student"
+    yield from column_meanings(resamples)
     if has_published:
         yield (
             "AP50 published",

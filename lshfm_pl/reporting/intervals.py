@@ -1,0 +1,183 @@
+"""How sure a difference between two lines of runs is: its 95 % interval, and one word for it.
+
+Two things would change a difference if an experiment were repeated: other seeds, and other test images.
+
+- Seeds: with three or more seeds that both sides have, the difference is taken seed by seed, and Student's t gives
+  the interval of its mean. A teacher is one fixed detector for all of its students: its difference is taken to the
+  plain student of each seed.
+- Images: where the runs kept an `evaluation.npz`, AP and AP50 are computed again on resampled test images, the same
+  ones for both sides and all seeds (bootstrap). The percentiles of the mean difference give the interval.
+
+Where both are known, the interval covers both: on either side its width is the root of the sum of both squares, as
+for independent errors. How much one seed differs from another on a single image enters both parts, so the interval
+is too wide rather than too narrow. With fewer than three seeds the images alone give the interval, and the table
+says so: the difference may then come from the seed. Without either there is no interval and nothing can be told.
+
+No interval is corrected for the number of lines and metrics in a table: of twenty true differences of zero, one is
+called something else.
+"""
+
+import math
+import os
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lshfm_pl.metrics.bootstrap import (
+    BOOTSTRAP_FIGURES,
+    Interval,
+    draw_images,
+    percentile_interval,
+    resampled_figures,
+)
+from lshfm_pl.reporting.runs import Run, metric_of_run
+
+__all__ = [
+    "FEWEST_SEEDS",
+    "IMAGES",
+    "Gain",
+    "Resampled",
+    "gain_over",
+    "mean_per_seed",
+    "seed_interval",
+    "verdict",
+]
+
+FEWEST_SEEDS = 3
+"""With two, the t interval is 12.7 standard errors wide on either side: it would never tell anything."""
+
+SEEDS, IMAGES, BOTH = "seeds", "test images", "seeds and test images"
+
+STUDENT_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""97.5 % quantiles of Student's t with 1, 2, … degrees of freedom."""
+
+MAX_WORK = 1.5e9
+"""Numbers that all resamples of a report together may touch: some ten seconds."""
+FEWEST_RESAMPLES = 100
+
+
+class Gain(NamedTuple):
+    """A difference to the plain student in points, its 95 % interval, and what that covers; None if not known."""
+
+    value: float
+    interval: Interval | None
+    covers: str | None
+
+
+class Resampled:
+    """AP and AP50 of runs on resampled test images, the same images for all runs on one test set.
+
+    Args:
+        runs: all of a report: the work is bounded over them together.
+        resamples: number of them, fewer where the test sets are large (see `resamples`).
+        seed: of the drawing.
+    """
+
+    def __init__(self, runs: Iterable[Run], resamples: int, seed: int) -> None:
+        records = {id(run): run.record for run in runs}
+        work = sum(
+            len(record.image) + 10 * int(record.num_positives.sum()) for record in records.values() if record
+        )
+        affordable = int(MAX_WORK / max(work, 1))
+        self.resamples = min(resamples, max(FEWEST_RESAMPLES, affordable)) if work else 0
+        usable = {
+            key: record
+            for key, record in records.items()
+            if record and self.resamples > 1 and len(record.image_ids)
+        }
+        self._test_sets = {key: record.test_set() for key, record in usable.items()}
+        sizes = {self._test_sets[key]: len(record.image_ids) for key, record in usable.items()}
+        drawn = {test_set: draw_images(size, self.resamples, seed) for test_set, size in sizes.items()}
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            figures = pool.map(
+                resampled_figures, usable.values(), (drawn[self._test_sets[key]] for key in usable)
+            )
+            self._figures: dict[int, npt.NDArray[np.float64]] = dict(zip(usable, figures, strict=True))
+
+    def interval(self, runs: Sequence[Run], plain: Sequence[Run], metric: str) -> Interval | None:
+        """Of the difference of the means over seeds; None if a run kept no record or has another test set."""
+        if metric not in BOOTSTRAP_FIGURES or not runs or not plain:
+            return None
+        ids = {id(run) for run in (*runs, *plain)}
+        if not ids <= self._figures.keys() or len({self._test_sets[key] for key in ids}) > 1:
+            return None
+        means = []
+        for side in (runs, plain):
+            per_seed = _per_seed(side, lambda run: self._figures[id(run)][BOOTSTRAP_FIGURES.index(metric)])
+            means.append(np.mean([np.mean(values, axis=0) for values in per_seed.values()], axis=0))
+        return percentile_interval(means[0] - means[1])
+
+
+def gain_over(
+    plain: Sequence[Run], runs: Sequence[Run], metric: str, resampled: Resampled | None
+) -> Gain | None:
+    """What the runs of a line gain over the plain students; None if either side does not have the metric."""
+    runs, plain = ([run for run in side if metric_of_run(run, metric) is not None] for side in (runs, plain))
+    if not runs or not plain:
+        return None
+    own, of_plain = mean_per_seed(runs, metric), mean_per_seed(plain, metric)
+    if runs[0].role == "teacher":
+        fixed = statistics.fmean(own.values())
+        pairs = {seed: fixed - value for seed, value in of_plain.items()}
+        paired = runs
+    else:
+        pairs = {seed: value - of_plain[seed] for seed, value in own.items() if seed in of_plain}
+        paired = [run for run in runs if run.results["seed"] in pairs]
+    if len(pairs) < FEWEST_SEEDS:
+        images = None if resampled is None else resampled.interval(runs, plain, metric)
+        value = statistics.fmean(own.values()) - statistics.fmean(of_plain.values())
+        return Gain(value, images, None if images is None else IMAGES)
+    value = statistics.fmean(pairs.values())
+    seeds = seed_interval(list(pairs.values()))
+    others = [run for run in plain if run.results["seed"] in pairs]
+    images = None if resampled is None else resampled.interval(paired, others, metric)
+    if images is None:
+        return Gain(value, seeds, SEEDS)
+    low = math.hypot(value - seeds.low, max(value - images.low, 0.0))
+    high = math.hypot(seeds.high - value, max(images.high - value, 0.0))
+    return Gain(value, Interval(value - low, value + high), BOTH)
+
+
+def seed_interval(differences: Sequence[float]) -> Interval:
+    """Student's 95 % interval of the mean of at least two independent values."""
+    mean = statistics.fmean(differences)
+    freedom = len(differences) - 1
+    half = _student_t(freedom) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return Interval(mean - half, mean + half)
+
+
+def verdict(interval: Interval | None) -> str:
+    """`helps` or `hurts` where an interval of a gain excludes 0, else `cannot tell`."""
+    if interval is not None and interval.low > 0:
+        return "helps"
+    return "hurts" if interval is not None and interval.high < 0 else "cannot tell"
+
+
+def mean_per_seed(runs: Iterable[Run], metric: str) -> dict[Any, float]:
+    """Seed → the mean of a figure over the runs of that seed that have it."""
+    known = [run for run in runs if metric_of_run(run, metric) is not None]
+    per_seed = _per_seed(known, lambda run: metric_of_run(run, metric))
+    return {seed: statistics.fmean(values) for seed, values in per_seed.items()}
+
+
+def _student_t(freedom: int) -> float:
+    """97.5 % quantile; beyond the table two terms of Cornish and Fisher's expansion, exact to 0.001."""
+    if freedom <= len(STUDENT_T):
+        return STUDENT_T[freedom - 1]
+    z = statistics.NormalDist().inv_cdf(0.975)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def _per_seed(runs: Iterable[Run], value: Callable[[Run], Any]) -> dict[Any, list[Any]]:
+    per_seed: dict[Any, list[Any]] = {}
+    for run in runs:
+        per_seed.setdefault(run.results["seed"], []).append(value(run))
+    return per_seed
