@@ -266,7 +266,8 @@ class _Reader:
                 known_id = f" (id {shown(fields['id'])})" if "id" in fields else ""
                 image_id = _known_image_id(fields, {"images": "id", "annotations": "image_id"}.get(key))
                 text = f"entry {position}{known_id} of '{key}': {error}."
-                fault = self._fault(error.kind, text, image_id="" if image_id is None else str(image_id))
+                is_of_image = image_id is not None and error.kind != "image-unknown"
+                fault = self._fault(error.kind, text, image_id=str(image_id) if is_of_image else "")
                 if unusable is not None and image_id is not None:
                     unusable.add(image_id)
                 (lost if error.loses_image else faults).append(fault)

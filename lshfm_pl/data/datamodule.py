@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader, Subset
 
 from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
@@ -18,7 +18,7 @@ from lshfm_pl.data.class_counts import tell_of_evaluated_alone, tell_of_rare_cla
 from lshfm_pl.data.coco import CategoryIds, COCODetection
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.download import download_voc
-from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample
+from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample, summaries
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
 from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
 from lshfm_pl.data.stored_config import root_of_scenes, within_machine
@@ -131,8 +131,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                 faults = self._train_log if split == "train" else FaultLog()
                 self._sets[split] = self.read_set(split, faults)
                 self._warn_of_overlap(split)
-                if faults.errors:
-                    log.warning("data.on_bad_sample=skip: %d errors in the training set", len(faults.errors))
+                _tell(split, faults)
 
     @property
     def test_is_validation(self) -> bool:
@@ -198,7 +197,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         faults = self.skipped()
         if faults and self._rank == 0:
             lines = "".join(f"\n  {fault}" for fault in faults)
-            log.warning("data.on_bad_sample=skip: %d training images were skipped:%s", len(faults), lines)
+            log.warning("data.on_bad_sample=skip: %s:%s", _counted(faults), lines)
 
     def _warn_of_overlap(self, split: str) -> None:
         if split == "train" or "train" not in self._sets:
@@ -608,6 +607,27 @@ def build_datamodule(
         below = None if drawn_below is None else Path(drawn_below)
         datamodule.root = root_of_scenes(datamodule.root, datamodule.spec, below)
     return datamodule
+
+
+@rank_zero_only
+def _tell(split: str, faults: FaultLog) -> None:
+    """Log what was found in a set: one line for each kind."""
+    for line in summaries(fault for fault in faults.faults if not fault.is_error):
+        log.warning("%s set: %s", split, line)
+    if faults.errors:
+        left_out = len(faults.bad_images())
+        log.warning("data.on_bad_sample=skip: %d images are left out of the %s set", left_out, split)
+        for line in summaries(faults.errors):
+            log.warning("%s set: %s", split, line)
+
+
+def _counted(faults: Sequence[Fault]) -> str:
+    """Images, and apart from them entries that are of no image."""
+    images = sum(bool(fault.image_id) for fault in faults)
+    counts = [f"{images} training images were skipped"] if images else []
+    if entries := len(faults) - images:
+        counts.append(f"{entries} entries that are of no image of the set were passed over")
+    return ", ".join(counts)
 
 
 def _require_at_least(lowest: int, **values: Any) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "FaultError",
     "FaultLog",
     "OnBadSample",
+    "summaries",
     "unsafe_path",
     "without_path",
 ]
@@ -153,6 +154,17 @@ class FaultLog:
     def bad_images(self) -> set[str]:
         """The ids of the images that have an error."""
         return {fault.image_id for fault in self.errors if fault.image_id}
+
+
+def summaries(faults: Iterable[Fault]) -> list[str]:
+    """One line for each kind, in the order in which they were found: the first, and how many more there are."""
+    by_kind: dict[str, list[Fault]] = {}
+    for fault in faults:
+        by_kind.setdefault(fault.kind, []).append(fault)
+    return [
+        f"{kind}: {first}{f' And {len(others):,} more.' if others else ''}"
+        for kind, (first, *others) in by_kind.items()
+    ]
 
 
 def without_path(error: LSHFMError, path: Path) -> str:

@@ -155,3 +155,38 @@ def test_sample_has_training_targets(root):
     for target in targets:
         assert torch.equal(target["boxes"], datamodule.train_set.target(target["image_id"].item())["boxes"])
         assert not target["crowd"].any()
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """Three images of which one has a broken object, an object of no image, and five boxes over the border."""
+    content = drawn_content(3, 12)
+    first = content["annotations"][0]
+    for number in range(5):
+        content["annotations"].append(
+            {**first, "id": 900 + number, "bbox": [100, 100, 60, 20 + number], "area": 9}
+        )
+    content["annotations"].append({**first, "id": 910, "image_id": 77})
+    content["annotations"].append({**content["annotations"][-3], "id": 911, "image_id": 6, "bbox": [1, 2, 3]})
+    write_coco(tmp_path, "train", content)
+    write_coco(tmp_path, "val", drawn_content(1, 3, first_id=100))
+    return tmp_path
+
+
+def test_training_logs_one_line_a_kind(faulty, caplog):
+    datamodule = make(faulty, "fit", **files("train", "train"), **files("val", "val"), on_bad_sample="skip")
+    lines = [record.message for record in caplog.records]
+    told = [line for line in lines if "box-partly-outside" in line]
+    assert len(told) == 1
+    assert told[0].startswith("train set: box-partly-outside: ")
+    assert told[0].endswith("goes over the border of 128 x 128. And 4 more.")
+    assert "data.on_bad_sample=skip: 1 images are left out of the train set" in lines
+    assert [line.split(":")[1] for line in lines if "error" not in line].count(" image-unknown") == 1
+    assert "6" not in {record.image_id for record in datamodule.train_set.records}
+    caplog.clear()
+    datamodule.teardown("fit")
+    head = caplog.records[0].message.splitlines()[0]
+    assert head == (
+        "data.on_bad_sample=skip: 1 training images were skipped, "
+        "1 entries that are of no image of the set were passed over:"
+    )
