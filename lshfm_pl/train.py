@@ -28,6 +28,7 @@ from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.optim import Schedule
 from lshfm_pl.precision import PRECISIONS, autocast_dtype
 from lshfm_pl.processes import end_with_parent, lost_processes_told, started_by_lightning, started_outside
+from lshfm_pl.restoration import Restoration, refuse_damaged_state
 from lshfm_pl.results import (
     RECORD_FILE,
     RESULTS_FILE,
@@ -65,8 +66,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     report_load(module.detector, teacher)
     record = RunRecord(as_dict(config))
     log_position: dict[str, Any] | None = START
+    restoration: Restoration | None = None
     if checkpoint is not None:
         saved = read_resumable(checkpoint, config)
+        refuse_damaged_state(checkpoint, saved)
+        restoration = Restoration(checkpoint, saved)
         refuse_other_tensors(module, saved, checkpoint)
         record.teacher_metrics = saved.get("teacher_metrics")
         log_position = saved.get("logs")
@@ -83,6 +87,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
         loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
         evaluation_timer = EvaluationTimer()
+        if restoration is not None:
+            callbacks.append(restoration)
         trainer: pl.Trainer = instantiate(
             config.trainer, callbacks=[*callbacks, record, evaluation_timer], logger=loggers
         )
@@ -97,7 +103,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         stack.enter_context(lost_processes_told())
         if teacher is not None and config.distill.check_teacher and record.teacher_metrics is None:
             record.teacher_metrics = measure_teacher(trainer, teacher, datamodule)
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
+        with contextlib.nullcontext() if restoration is None else restoration.watching():
+            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
         trainer.test(module, datamodule=datamodule, verbose=False)
 
         assert module.record is not None

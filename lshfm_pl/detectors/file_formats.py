@@ -56,14 +56,10 @@ def describe_foreign(file: BinaryIO) -> str | None:
     head = file.read(_HEAD)
     if not head:
         return f"is empty. {_AGAIN}"
-    if zipfile.is_zipfile(file):
-        file.seek(0)
-        try:
-            with zipfile.ZipFile(file) as archive:
-                kind = _kind_of_zip(archive.namelist())
-        except Exception:  # a broken directory can lead zipfile to any exception
-            return None
-    else:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            kind = _kind_of_zip(archive.namelist())
+    except Exception:  # no zip file, or one with a broken directory, which can lead to any exception
         kind = _kind_of_bytes(head)
     return None if kind is None else f"is {kind[0]}. {kind[1]}"
 
