@@ -22,6 +22,7 @@ from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS
+from lshfm_pl.detectors.contents import described_class_names
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
@@ -126,18 +127,23 @@ def measure_agreement(
 
 
 def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
-    """The data of `data=…`, or of what the checkpoint was trained with, ready for testing; and their config."""
+    """The data of `data=…`, or of what the checkpoint was trained with, ready for testing; and their config.
+
+    The classes are the checkpoint's, where it says them: new data may name fewer, or in another order.
+    """
     data = as_dict(config.get("data"))
+    stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
     if "_target_" in data:
         datamodule: DetectionDataModule = instantiate(config.data)
     else:
-        stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
         if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
             raise LSHFMError(
                 f"{config.checkpoint or config.weights} does not say what data it was trained with: give data=…"
             )
         data = stored["data"]
         datamodule = build_datamodule(data, drawn_below=config.output_dir)
+    if (class_names := described_class_names(stored)) is not None:
+        datamodule.use_class_names(class_names)
     datamodule.prepare_data()
     datamodule.setup("test")
     return datamodule, data

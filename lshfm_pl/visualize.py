@@ -25,6 +25,7 @@ from lshfm_pl.cli import as_dict
 from lshfm_pl.data import DetectionDataModule, DetectionDataset, build_datamodule
 from lshfm_pl.detectors import Detector, build_detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
+from lshfm_pl.detectors.contents import described_class_names
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic.agreement import AgreementMap, agreement_maps, hash_of
 from lshfm_pl.predict import choose_device, detect
@@ -140,6 +141,9 @@ def load_data(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDatase
             what = f"{few(files)} does not say what data it was trained with" if files else "nothing to draw"
             raise LSHFMError(f"visualize: {what}: give data=… (or checkpoint=<file> of a run)")
         datamodule = build_datamodule(stored, drawn_below=config.output_dir)
+    names = (described_class_names(read_checkpoint(file)) for file in files)
+    if (class_names := next((found for found in names if found is not None), None)) is not None:
+        datamodule.use_class_names(class_names)
     datamodule.prepare_data()
     datamodule.setup(STAGES[config.split])
     dataset = getattr(datamodule, f"{config.split}_set").without_transforms()

@@ -97,6 +97,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         self.seed = seed
         self.on_bad_sample: OnBadSample = on_bad_sample
         self._class_names: tuple[str, ...] | None = None
+        self._classes_of: object = "data.class_names"
         self._train_counts: dict[str, int] | None = None
         self._sets: dict[str, DetectionDataset] = {}
         self._train_log = FaultLog(on_bad_sample)
@@ -169,6 +170,15 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             tell_of_rare_classes(counts, path, faults, dataset.root_category, self._advice_on_empty_classes)
         elif self._train_counts is not None:
             tell_of_evaluated_alone(counts, self._train_counts, path, faults)
+
+    def use_class_names(self, class_names: Sequence[str]) -> None:
+        """Take these, of a detector, for the labels 1..C, unless the settings name classes.
+
+        The classes of the annotations are then matched with them by name, and one that they lack is an error.
+        """
+        if self._class_names is None:
+            self._class_names = tuple(class_names)
+            self._classes_of = "the checkpoint"
 
     def teardown(self, stage: str) -> None:
         """After training, list the images that were skipped, by all processes together."""
@@ -438,6 +448,8 @@ class COCODataModule(DetectionDataModule):
         test_annotations: likewise for the test; None is `val_annotations` with `val_images`, whatever else is
             there.
         test_images: likewise for the test.
+        class_names: names of the labels 1..C, which the categories are matched with; None takes those of the file
+            that is read first.
         category_ids: how categories become labels, see `COCODetection`, also for the next two.
         drop_categories: names of categories without objects that get no label.
         keep_empty_images: train also on images without annotations, as background.
@@ -459,6 +471,7 @@ class COCODataModule(DetectionDataModule):
         val_images: str | Path,
         test_annotations: str | Path | None = None,
         test_images: str | Path | None = None,
+        class_names: Sequence[str] | None = None,
         category_ids: CategoryIds = "contiguous",
         drop_categories: Sequence[str] | None = None,
         keep_empty_images: bool = False,
@@ -474,7 +487,7 @@ class COCODataModule(DetectionDataModule):
         self.category_ids: CategoryIds = category_ids
         self.drop_categories = _name_list("drop_categories", drop_categories or [])
         self.keep_empty_images = keep_empty_images
-        self._classes_of: object = None
+        self._class_names = None if class_names is None else _check_class_names(class_names)
         self._known_categories: dict[int, str] | None = None
 
     def _file_and_folder(

@@ -100,6 +100,18 @@ def open_contents(source: Source, which: str) -> Contents:
     return contents
 
 
+def described_class_names(content: Any) -> tuple[str, ...] | None:
+    """The names of labels 1, 2, … that the content of a file says; None where it is not a file of ours."""
+    if not isinstance(content, Mapping):
+        return None
+    for description in (content, content.get("detector")):
+        if isinstance(description, Mapping) and description.get("format") == FORMAT:
+            names = description.get("class_names")
+            if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+                return tuple(names)
+    return None
+
+
 def is_counter(key: str) -> bool:
     """Whether a tensor is batch norm's count of batches, which nothing reads here."""
     return key.endswith(".num_batches_tracked")
