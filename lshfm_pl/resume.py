@@ -188,12 +188,17 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """`key: saved → wanted` for each that differs, between configs made `comparable`."""
+    """`key: saved → wanted` for each that differs, between configs made `comparable`.
+
+    A key that one of them lacks is of another version of this project: where it is null, false or empty it asks for
+    nothing.
+    """
     absent = "absent"
     return [
         f"{key}: {saved.get(key, absent)} → {wanted.get(key, absent)}"
         for key in sorted(saved.keys() | wanted.keys())
         if saved.get(key, absent) != wanted.get(key, absent)
+        and ((key in saved and key in wanted) or saved.get(key) or wanted.get(key))
     ]
 
 

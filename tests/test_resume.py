@@ -263,7 +263,8 @@ def test_differing_keys_are_told_with_both_values():
         {"a": {"b": 1, "c": [1, 2]}, "output_dir": "x", "data": {"num_workers": 2}, "gone": None}
     )
     wanted = comparable({"a": {"b": 2, "c": [1, 2]}, "output_dir": "y", "data": {"num_workers": 0}, "new": 3})
-    assert differing_keys(saved, wanted) == ["a.b: 1 → 2", "gone: None → absent", "new: absent → 3"]
+    assert differing_keys(saved, wanted) == ["a.b: 1 → 2", "new: absent → 3"]  # `gone` was null
+    assert differing_keys({"a": False, "b": 1}, {"a": None}) == ["a: False → None", "b: 1 → absent"]
 
 
 @pytest.fixture
