@@ -5,7 +5,6 @@ from lshfm_pl import cli
 if __name__ == "__main__":
     cli.start("check_data")  # before the imports below, which take seconds
 
-import difflib
 import hashlib
 import os
 import sys
@@ -15,32 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from lshfm_pl.data import DetectionDataModule, DetectionDataset
-from lshfm_pl.data.annotations import object_line
 from lshfm_pl.data.dataset import DetectionRecord, read_record
 from lshfm_pl.data.faults import ERRORS, WARNINGS, Fault, FaultError, FaultLog
 from lshfm_pl.data.images import decode_image, inspect_image
-from lshfm_pl.decoration import printable
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.results import write_json
 
 __all__ = ["Findings", "check_data", "find_faults"]
-
-_ALIKE = 0.8
-"""`difflib`'s ratio from which two class names look like one (`dog` and `dogs` have 0.86)."""
-_RARE = 0.05
-"""Such a class is suspected where it has less than this share of the other's objects."""
-_CLASSES_COMPARED = 100
-"""The most frequent classes, with which rare ones are compared: no time for all pairs of very many."""
-_LONGEST_NAME = 200
-"""Characters; longer names are no words that were misspelt."""
-_OVER_THE_BORDER = 0.01
-"""Pixels; less is rounding."""
 
 
 @dataclass
@@ -103,8 +88,6 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
             findings.images[split] = len(dataset) + len(dataset.left_out)
             paths, of_images = _look_at_images(dataset, split, threads, progress)
             log.faults += of_images
-            log.faults += [fault for record in dataset.records for fault in _box_faults(record)]
-            log.faults += [*_control_characters(dataset), *_lookalikes(dataset)]
             log.faults += _shared_with_training(paths, training)
             if split == "train":
                 training = paths
@@ -169,61 +152,6 @@ def _shared_with_training(paths: dict[str, Path], training: dict[str, Path]) -> 
                 "is a training image too" if same == path else f"has the pixels of the training image {same}"
             )
             yield Fault("test-in-train", path, f"{text}: the figures would flatter the detector.")
-
-
-def _box_faults(record: DetectionRecord) -> Iterator[Fault]:
-    """The warnings about an image's boxes, which training doesn't need and so doesn't look for."""
-    path = record.annotation_path or record.image_path
-    if not len(record.boxes):
-        yield Fault("no-objects", path, "has no objects.")
-    size = np.array([record.width, record.height])
-    over = np.maximum(-record.boxes[:, :2], record.boxes[:, 2:] - size).max(axis=1, initial=-np.inf)
-    seen: set[tuple[float, ...]] = set()
-    for index, (box, label) in enumerate(zip(record.boxes.tolist(), record.labels.tolist(), strict=True)):
-        found = {}
-        if over[index] > _OVER_THE_BORDER:
-            found["box-partly-outside"] = f"over the border of {record.width} x {record.height}"
-        if record.annotation_path is not None and any(value != round(value) for value in box):
-            found["box-not-integer"] = "not of whole pixels"
-        if (*box, label) in seen:
-            found["box-repeated"] = "there already, with the same class"
-        seen.add((*box, label))
-        corners = ", ".join(f"{value:g}" for value in box)
-        for kind, reason in found.items():
-            line = None if record.annotation_path is None else object_line(path, index + 1, "bndbox")
-            yield Fault(kind, path, f"the box of object {index + 1} ({corners} from 0) is {reason}.", line)
-
-
-def _control_characters(dataset: DetectionDataset) -> Iterator[Fault]:
-    """Classes whose names do not fit in a line; training leaves them as they are."""
-    for label, name in enumerate(dataset.class_names, start=1):
-        if printable(name) != name:
-            record = next((record for record in dataset.records if label in record.labels), None)
-            if record is not None:
-                text = f"the class {name!a} has a line break or another control character. Rename it."
-                yield Fault("class-control", record.annotation_path or record.image_path, text)
-
-
-def _lookalikes(dataset: DetectionDataset) -> Iterator[Fault]:
-    """Classes that may be misspelt: rare, and named nearly like one of the most frequent."""
-    counts = {name: count for name, count in dataset.describe()["classes"].items() if count}
-    most_frequent = sorted(counts, key=lambda name: -counts[name])[:_CLASSES_COMPARED]
-    labels = {name: label for label, name in enumerate(dataset.class_names, start=1)}
-    for rare, count in counts.items():
-        frequent = [name for name in most_frequent if count < _RARE * counts[name]]
-        alike = [name for name in frequent if _alike(rare, name)]
-        if alike:
-            label = labels[rare]
-            record = next(record for record in dataset.records if label in record.labels)
-            text = f"the class '{rare}' has {count} objects, '{alike[0]}' has {counts[alike[0]]}: misspelt?"
-            yield Fault("class-lookalike", record.annotation_path or record.image_path, text)
-
-
-def _alike(one: str, other: str) -> bool:
-    longer, shorter = sorted((len(one), len(other)), reverse=True)
-    if 2 * shorter < _ALIKE * (longer + shorter) or longer > _LONGEST_NAME:
-        return False  # the ratio can't reach it
-    return difflib.SequenceMatcher(None, one.casefold(), other.casefold()).ratio() >= _ALIKE
 
 
 def _write(findings: Findings, path: Path) -> None:

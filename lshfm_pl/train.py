@@ -61,6 +61,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     datamodule: DetectionDataModule = instantiate(config.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
+    datamodule.setup("test")  # now: what is wrong with it is told before the training, not after
     module = build_module(config, datamodule)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher)

@@ -583,6 +583,12 @@ COCO_CASES = {
     "category of one object in many": Case(
         coco(many_of_one), "class-rare", "pass", "next to no training objects: dog (2), hen (2); cat has 303"
     ),
+    "nothing to find": Case(
+        coco(all_crowd, "annotations/instances_val.json"),
+        "crowd nothing-to-find",
+        "fatal",
+        "nothing to measure",
+    ),
     "other category ids in the test": Case(
         coco(renumbered, "annotations/instances_val.json"),
         "category-matched",

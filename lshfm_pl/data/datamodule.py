@@ -19,6 +19,7 @@ from lshfm_pl.data.coco import CategoryIds, COCODetection
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.download import download_voc
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample, summaries
+from lshfm_pl.data.record_faults import num_to_find, record_faults
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
 from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
 from lshfm_pl.data.stored_config import root_of_scenes, within_machine
@@ -160,10 +161,16 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             del sources["test"]
         return {split: key for split, (key, source) in sources.items() if source is not None}
 
-    def _tell_of_classes(
+    def _tell_of_set(
         self, dataset: DetectionDataset, path: Path, faults: FaultLog, is_training: bool
     ) -> None:
-        """Which classes have nothing to be learnt of."""
+        """What is unusual about a set that has been read, and whether anything can be learnt or measured."""
+        faults.faults += record_faults(dataset, is_training=is_training)
+        if not is_training and not num_to_find(dataset):
+            text = (
+                "no image has an object to find (neither difficult nor a crowd): there is nothing to measure."
+            )
+            faults.add(Fault("nothing-to-find", path, f"{text} Annotate some, or name another set."))
         counts = dataset.describe()["classes"]
         if is_training:
             self._train_counts = counts
@@ -409,7 +416,7 @@ class VOCDataModule(DetectionDataModule):
         if is_training and not len(dataset):
             raise self._nothing_to_learn("No image is left")
         self._class_names = self._some_names(dataset.class_names)
-        self._tell_of_classes(dataset, self._sources(split)[0].split_file, faults, is_training)
+        self._tell_of_set(dataset, self._sources(split)[0].split_file, faults, is_training)
         return dataset
 
     def _source(self, split: str) -> tuple[str, object]:
@@ -532,7 +539,7 @@ class COCODataModule(DetectionDataModule):
         if self._class_names is None:
             self._class_names, self._classes_of = dataset.class_names, annotations
             self._known_categories = dataset.categories
-        self._tell_of_classes(dataset, annotations, faults, is_training)
+        self._tell_of_set(dataset, annotations, faults, is_training)
         return dataset
 
     def _source(self, split: str) -> tuple[str, object]:

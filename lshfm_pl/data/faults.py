@@ -31,6 +31,7 @@ ERRORS = {
     "setting": "the data config names what can't be",
     "file-missing": "a folder, split file or annotation file is not there or can't be read",
     "split-empty": "a split without images, or without anything to learn",
+    "nothing-to-find": "a validation or test set without any object that counts",
     "path-unsafe": "an image id or file name that leads out of its folder",
     "id-repeated": "an id that should be unique comes again",
     "annotation-broken": "XML or JSON that can't be parsed, or is something else",
@@ -60,7 +61,7 @@ ERRORS = {
 
 WARNINGS = {
     "size-unstated": "the annotation has no width and height; the image's are taken",
-    "no-objects": "an image without objects: trained on as background",
+    "no-objects": "an image without objects: background in training; in the evaluation each detection is wrong",
     "box-partly-outside": "a box that goes over the border",
     "box-not-integer": "VOC coordinates that are no whole pixels: taken as they are",
     "box-left-out": "a COCO box without area inside the image: not trained on, missed in the evaluation",
