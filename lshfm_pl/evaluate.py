@@ -69,7 +69,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         assert module.record is not None
         cost = detector_cost(detector, datamodule.test_set[0][0])
-        also_validation = datamodule.test_is_validation
+        also_validation = is_validation_of_checkpoint(config, datamodule)
         results = {
             "status": "done",
             "checkpoint": str(config.checkpoint or config.weights),
@@ -147,6 +147,19 @@ def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
     datamodule.prepare_data()
     datamodule.setup("test")
     return datamodule, data
+
+
+def is_validation_of_checkpoint(config: DictConfig, datamodule: DetectionDataModule) -> bool:
+    """Whether the test images are those by which the checkpoint may have been chosen."""
+    if "_target_" not in as_dict(config.get("data")):
+        return datamodule.test_is_validation
+    stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
+    if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
+        return False
+    try:
+        return datamodule.tests_on_validation_of(build_datamodule(stored["data"]))
+    except LSHFMError:  # its own data are gone
+        return False
 
 
 def metrics_table(metrics: dict[str, float]) -> str:

@@ -143,6 +143,14 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             return paths[0] == paths[1]
         return self._source("test")[1] == self._source("val")[1]
 
+    def tests_on_validation_of(self, other: "DetectionDataModule") -> bool:
+        """Whether the test set here is the validation set there, by the files that they are read from."""
+        return self._files("test") == other._files("val")
+
+    def _files(self, split: str) -> list[Path]:
+        source: Any = self._source(split)[1]
+        return [(self.root / part).resolve() for part in source]
+
     def found_settings(self) -> dict[str, Any]:
         """Settings that were not given, but found by looking at the data: what to store of them."""
         return {}

@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -90,6 +91,7 @@ class VOCDetection(DetectionDataset):
             class_names = sorted_names(image.annotation for image in images if image.annotation is not None)
         label_of = {name: label for label, name in enumerate(class_names, start=1)}
         records = [_make_record(image, label_of, log) for image in images]
+        _tell_of_repeated(images, log)
         bad = log.bad_images()
         super().__init__(
             [record for record in records if record is not None and record.image_id not in bad],
@@ -106,6 +108,25 @@ class VOCDetection(DetectionDataset):
         """Counts: as the base's, and of annotated `difficult` objects."""
         difficult = sum(record.difficult.sum() for record in self.records)
         return {**super().describe(), "difficult": int(difficult)}
+
+
+def _tell_of_repeated(images: Sequence[AnnotatedImage], log: FaultLog) -> None:
+    """One file that several lines of the splits lead to: each copy has the others' objects as background."""
+    of_file: dict[str, list[AnnotatedImage]] = {}
+    for image in images:
+        if image.image_path is not None:
+            of_file.setdefault(os.path.realpath(image.image_path), []).append(image)
+    for repeated in of_file.values():
+        first, *others = repeated
+        if others:
+            assert first.image_path is not None
+            names = ", ".join(image.image_id for image in others)
+            text = f"is the image of several lines, {first.image_id} and {names}. Keep one of them."
+            log.add(Fault("file-repeated", first.image_path, text, image_id=first.image_id))
+        for image in others:  # skipping has to leave out all of them
+            assert image.image_path is not None
+            text = f"the line {image.image_id} leads to the file of {first.image_id}."
+            log.add(Fault("file-repeated", image.image_path, text, image_id=image.image_id))
 
 
 def _make_record(image: AnnotatedImage, label_of: dict[str, int], log: FaultLog) -> DetectionRecord | None:

@@ -190,3 +190,28 @@ def test_training_logs_one_line_a_kind(faulty, caplog):
         "data.on_bad_sample=skip: 1 training images were skipped, "
         "1 entries that are of no image of the set were passed over:"
     )
+
+
+def test_classes_of_a_checkpoint_are_found_by_name_in_any_file(root):
+    write_coco(root, "new", coco_content({300: (64, 48)}, [annotation(300, 1)], {1: "hen"}))
+    datamodule = COCODataModule(root=root, **files("val", "new"), num_workers=0)
+    datamodule.use_class_names(NAMES)
+    datamodule.setup("test")
+    assert datamodule.class_names == NAMES
+    assert datamodule.test_set.target(0)["labels"].tolist() == [3]
+    assert make(root, "test", **files("val", "new"), class_names=NAMES).class_names == NAMES
+    other = COCODataModule(root=root, **files("val", "new"), num_workers=0)
+    other.use_class_names(("cat", "dog"))
+    with pytest.raises(
+        LSHFMError, match=r"are not those of the checkpoint: it has no 'hen'\.\nThe classes are"
+    ):
+        other.setup("test")
+
+
+def test_trained_classes_can_be_given_in_any_order(root):
+    datamodule = make(root, "fit", class_names=["hen", "cat", "dog"])
+    assert datamodule.class_names == ("hen", "cat", "dog")
+    assert (
+        datamodule.train_set.describe()["classes"]["hen"]
+        == make(root, "fit").train_set.describe()["classes"]["hen"]
+    )

@@ -454,3 +454,40 @@ def test_shapes_are_the_same_pictures_whatever_the_training_seed(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     ShapesDataModule(root=tmp_path, scene_seed=1, **sizes).prepare_data()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_classes_of_a_checkpoint_need_no_training_split(tmp_path):
+    folder = write_voc(tmp_path / "new", "test", {"a": ((64, 48), [object_xml("dog")])})
+    datamodule = VOCDataModule(root=folder, train_split="train", val_split="val", num_workers=0)
+    datamodule.use_class_names(("cat", "dog"))
+    datamodule.setup("test")
+    assert datamodule.class_names == ("cat", "dog")
+    assert datamodule.test_set.target(0)["labels"].tolist() == [2]
+    other = VOCDataModule(root=folder, train_split="train", val_split="val", num_workers=0)
+    other.use_class_names(("cat", "cow"))
+    with pytest.raises(LSHFMError, match="the class 'dog' of object 1 is not in data.class_names"):
+        other.setup("test")
+    given = VOCDataModule(root=folder, train_split="train", val_split="val", class_names=["dog"])
+    given.use_class_names(("cat", "dog"))
+    assert given.class_names == ("dog",)
+
+
+def test_which_validation_set_a_test_set_is(folder, tmp_path):
+    trained = VOCDataModule(root=folder, train_split="train", val_split="val")
+    again = VOCDataModule(
+        root=folder.parent, train_split="set/train", val_split="set/val", test_split="set/val"
+    )
+    assert again.tests_on_validation_of(trained)
+    assert not trained.tests_on_validation_of(trained)
+    elsewhere = VOCDataModule(root=tmp_path, train_split="train", val_split="val")
+    assert elsewhere.test_is_validation
+    assert not elsewhere.tests_on_validation_of(trained)
+
+
+@pytest.mark.parametrize("difficult", [None, 1])
+def test_a_set_without_anything_to_find_is_refused(tmp_path, difficult):
+    objects = [] if difficult is None else [object_xml("cat", difficult=1)]
+    folder = write_voc(tmp_path / "set", "train", {"a": ((64, 48), [object_xml("cat")])})
+    write_voc(folder, "val", {"b": ((64, 48), objects)})
+    with pytest.raises(LSHFMError, match=r"val\.txt: no image has an object to find.*nothing to measure"):
+        make(folder)

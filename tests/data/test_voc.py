@@ -20,6 +20,7 @@ from voc_files import (
 )
 
 from lshfm_pl.data.annotations import VOCSource
+from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.data.transforms import train_transform
@@ -215,3 +216,19 @@ def test_unknown_class_suggests_the_closest(tmp_path):
     assert "a.xml" in text
     set_annotation(folder, annotation_xml([object_xml("submarine")]))
     assert "The classes are: cat, dog" in error_text(folder)
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_lines_that_lead_to_one_file_are_an_error_that_names_them(tmp_path, is_link):
+    folder = write_voc(tmp_path / "set", "train", {name: (SIZE, [object_xml()]) for name in "abc"})
+    (folder / "JPEGImages" / "b.png").unlink()
+    if is_link:
+        (folder / "JPEGImages" / "b.png").symlink_to("a.png")
+    else:
+        text = (folder / "Annotations" / "b.xml").read_text()
+        (folder / "Annotations" / "b.xml").write_text(text.replace("b.png", "a.png"))
+    with pytest.raises(LSHFMError, match=r"a\.png: is the image of several lines, set/a and set/b"):
+        read(folder)
+    log = FaultLog("skip")
+    assert [record.image_id for record in read(folder, log=log).records] == ["set/c"]
+    assert [fault.kind for fault in log.faults] == ["file-repeated"] * 2
