@@ -1,13 +1,15 @@
-"""Reading files that others wrote: regular ones alone, up to a size, and none outside of a given folder."""
+"""Files: reading what others wrote, regular files alone and up to a size; writing whole files."""
 
 import os
+import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["open_regular", "read_bytes"]
+__all__ = ["open_regular", "read_bytes", "read_end", "write_whole"]
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -65,6 +67,37 @@ def read_bytes(path: str | Path, *, limit: int, root: str | Path | None = None) 
     if len(content) > limit:
         raise LSHFMError(f"{path}: expected at most {_size(limit)}, found more")
     return content
+
+
+def read_end(path: str | Path, *, most: int, root: str | Path | None = None) -> bytes:
+    """The last `most` bytes of a file of any size; other arguments and errors are those of `open_regular`."""
+    with open_regular(path, root=root) as stream:
+        try:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - most))
+            return stream.read(most)
+        except OSError as error:
+            raise LSHFMError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file so that a reader sees the old one or the whole new one; its folder is made. Returns the path.
+
+    A link at `path` is replaced and not followed: nothing outside of its folder is written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(content)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def _refuse_irregular(path: str | Path, status: os.stat_result) -> None:

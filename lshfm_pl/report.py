@@ -6,7 +6,8 @@ if __name__ == "__main__":
     cli.start("report")  # before the imports below, which take seconds
 
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, ListConfig
 
 from lshfm_pl import __version__
 from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.files import write_whole
 from lshfm_pl.reporting.curves import draw_comparison, draw_precision_recall, draw_training
 from lshfm_pl.reporting.intervals import Resampled
 from lshfm_pl.reporting.page import Picture, write_page
@@ -82,7 +84,7 @@ def report(
         )
     first = matching_folders(where[0])
     beside = first[0] if len(first) == 1 else first[0].parent
-    folder = beside / "report" if output is None else Path(output)
+    folder = _writable(beside / "report" if output is None else Path(output), None if output else beside)
     resampled = Resampled(found.runs, resamples, seed)
     groups = sorted(
         group_runs(found.runs, metrics, strict_version=strict_version, resampled=resampled),
@@ -107,7 +109,7 @@ def report(
     markdown = _markdown(
         title, made, folder, groups, found.aside, pictures, metrics=metrics, resamples=resampled.resamples
     )
-    (folder / "report.md").write_text(markdown, encoding="utf-8", errors="replace")
+    write_whole(folder / "report.md", markdown.encode("utf-8", "replace"))
     return write_page(
         folder / "index.html",
         title=title,
@@ -120,6 +122,31 @@ def report(
     )
 
 
+def _writable(folder: Path, within: Path | None) -> Path:
+    """The folder of the report, made and tried; one inside of the runs must not be a link that leads out of them.
+
+    Raises:
+        LSHFMError: it cannot be written to.
+    """
+    try:
+        if within is not None and not folder.resolve().is_relative_to(within.resolve()):
+            raise LSHFMError(
+                f"output: expected a folder in {within}, found that {folder} is a link that leads out of it; "
+                "give output=<folder>"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        where = str(folder) if len(str(folder)) <= 200 else f"{str(folder)[:200]}…"
+        raise LSHFMError(
+            f"output: expected a folder that can be made and written to, found {where} ({reason}); "
+            "give output=<folder>"
+        ) from error
+    return folder
+
+
 def _pictures(
     number: int,
     group: Group,
@@ -130,26 +157,51 @@ def _pictures(
     images: int,
     score_threshold: float,
 ) -> list[Picture]:
-    pictures: list[Picture] = []
-    if (path := draw_comparison(group, folder / f"comparison_{number}.png", metrics)) is not None:
-        pictures.append(("A dot a run, a bar at the mean of each line; dashed: the plain student", path))
-    if (path := draw_training(group, folder / f"training_{number}.png")) is not None:
-        pictures.append(("Training loss and validation AP, a curve a run", path))
-    if (path := draw_precision_recall(group, folder / f"precision_recall_{number}.png")) is not None:
-        pictures.append(("Precision over recall of each class at IoU 0.5, seeds averaged", path))
-    left = [path for path in left_pictures(group, tops) if path.resolve().parent != folder.resolve()]
+    def comparison() -> Path | None:
+        return draw_comparison(group, folder / f"comparison_{number}.png", metrics)
+
+    def training() -> Path | None:
+        return draw_training(group, folder / f"training_{number}.png")
+
+    def precision_recall() -> Path | None:
+        return draw_precision_recall(group, folder / f"precision_recall_{number}.png")
+
+    def detections() -> Path | None:
+        path = folder / f"detections_{number}.png"
+        return draw_group(group, path, images=images, score_threshold=score_threshold)
+
+    drawn = [
+        ("A dot a run, a bar at the mean of each line; dashed: the plain student", _drawn(comparison, group)),
+        ("Training loss and validation AP, a curve a run", _drawn(training, group)),
+        ("Precision over recall at IoU 0.5, seeds averaged", _drawn(precision_recall, group)),
+    ]
+    left = [path for path in left_pictures(group, tops) if path.parent != folder.resolve()]
     if left:
-        return pictures + [(str(path), path) for path in left]
-    try:
-        path = draw_group(
-            group, folder / f"detections_{number}.png", images=images, score_threshold=score_threshold
-        )
-    except LSHFMError as error:
-        log.info("no picture of detections for %s: %s", group.title, error)
+        drawn += [(_caption(path, tops), path) for path in left]
     else:
-        if path is not None:
-            pictures.append((f"Test images: detections with a score of {score_threshold:g} or more", path))
-    return pictures
+        shown = f"Test images: detections with a score of {score_threshold:g} or more"
+        drawn.append((shown, _drawn(detections, group)))
+    return [(text, path) for text, path in drawn if path is not None]
+
+
+def _drawn(draw: Callable[[], Path | None], group: Group) -> Path | None:
+    """A picture, or None where there is nothing to draw: what fails in drawing is told and ends no report."""
+    try:
+        return draw()
+    except OSError:
+        raise
+    except LSHFMError as error:
+        log.info("no picture of %s for %s: %s", draw.__name__.replace("_", " "), group.title, error)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        log.warning("no picture of %s for %s: %s", draw.__name__.replace("_", " "), group.title, reason)
+    return None
+
+
+def _caption(path: Path, tops: Sequence[Path]) -> str:
+    """The path of a picture from the folder that was searched on."""
+    top = next((top.resolve() for top in tops if path.is_relative_to(top.resolve())), path.parent)
+    return f"{top.name}/{path.relative_to(top)}"
 
 
 def _markdown(
@@ -170,7 +222,7 @@ def _markdown(
         blocks += [group_table(group, metrics)]
         blocks += [table for table in [cost_table(group)] if table]
         own = [(text, path) for text, path in pictures.get(number, []) if path.parent == folder]
-        blocks += [f"![{text}]({path.name})" for text, path in own]
+        blocks += [f"![{markdown_text(text)}]({path.name})" for text, path in own]
     if aside:
         rows = [[str(item.folder), item.kind, item.reason] for item in aside]
         blocks += ["## Set apart", markdown_table(["folder", "what", "why"], rows, left=3)]

@@ -6,12 +6,14 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import open_regular
 
 __all__ = ["IOU_THRESHOLDS", "MAX_DETECTIONS", "RECALL_POINTS", "EvaluationRecord", "record_evaluation"]
 
@@ -24,6 +26,14 @@ MAX_DETECTIONS = 100
 FORMAT = 1
 MEANS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
 """Figure -> which of `IOU_THRESHOLDS` it is the mean over."""
+
+LARGEST_FILE, LARGEST_CONTENT = 200_000_000, 1_000_000_000
+"""Bytes of a record's file, and of its arrays unpacked."""
+
+MOST_IMAGES, MOST_CLASSES, MOST_POSITIVES = 500_000, 10_000, 500_000
+"""Of a record that is read; positives of one class. COCO's training set has 118,000 images, 262,000 persons."""
+
+MOST_ARRAYS = 50
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.float64]
@@ -71,37 +81,61 @@ class EvaluationRecord:
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> "EvaluationRecord":
-        """Read what `save` wrote.
+    def load(cls, path: str | Path, *, root: str | Path | None = None) -> "EvaluationRecord":
+        """Read what `save` wrote; a file that lies outside of `root`, behind a link, is refused.
 
         Raises:
             LSHFMError: no such file, or not one of these.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {field.name: file[field.name] for field in fields(cls)}
-                form = int(file["format"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise LSHFMError(
-                f"{path}: expected the record of an evaluation, found something else ({error})"
-            ) from error
+        with open_regular(path, limit=LARGEST_FILE, root=root) as stream:
+            try:
+                _refuse_huge_arrays(stream)
+                with np.load(stream, allow_pickle=False) as file:
+                    arrays = {field.name: file[field.name] for field in fields(cls)}
+                    form = int(file["format"])
+                record = cls(**{**arrays, "class_names": tuple(arrays["class_names"].tolist())})
+                is_consistent = form != FORMAT or record._is_consistent()
+            except (
+                Exception
+            ) as error:  # of zip, zlib, numpy's headers: whatever a damaged file makes them raise
+                reason = " ".join(f"{error}".split())[:200] or type(error).__name__
+                raise LSHFMError(
+                    f"{path}: expected the record of an evaluation, found something else ({reason})"
+                ) from error
         if form != FORMAT:
             raise LSHFMError(f"{path}: expected format {FORMAT}, found {form}: evaluate again")
-        record = cls(**{**arrays, "class_names": tuple(arrays["class_names"].tolist())})
-        if not record._is_consistent():
+        if not is_consistent:
             raise LSHFMError(f"{path}: its arrays do not fit together: evaluate again")
         return record
 
     def _is_consistent(self) -> bool:
         table = (len(self.image_ids), len(self.class_names))
-        lengths = {array.shape for array in (self.image, self.label, self.score, self.matched, self.ignored)}
+        per_detection = (self.image, self.label, self.score, self.matched, self.ignored)
+        whole = (self.image_ids, self.num_objects, self.num_positives, self.image, self.label, self.matched)
         return (
-            self.num_objects.shape == self.num_positives.shape == table
-            and lengths == {(len(self.image),)}
+            self.image_ids.ndim == 1
+            and self.num_objects.shape == self.num_positives.shape == table
+            and {array.shape for array in per_detection} == {(len(self.image),)}
+            and all(np.issubdtype(array.dtype, np.integer) for array in (*whole, self.ignored))
+            and np.issubdtype(self.score.dtype, np.floating)
+            and bool(np.isfinite(self.score).all())
             and all(
                 array.size == 0 or (array.min() >= low and array.max() <= high)
-                for array, low, high in ((self.image, 0, table[0] - 1), (self.label, 1, table[1]))
+                for array, low, high in (
+                    (self.image, 0, table[0] - 1),
+                    (self.label, 1, table[1]),
+                    (self.num_objects, 0, MOST_POSITIVES),
+                    (self.num_positives, 0, MOST_POSITIVES),
+                    (self.matched, 0, 2 ** len(IOU_THRESHOLDS) - 1),
+                    (self.ignored, 0, 2 ** len(IOU_THRESHOLDS) - 1),
+                )
             )
+            and bool((np.diff(self.label.astype(np.int64)) >= 0).all())
+            and len(set(self.class_names)) == table[1]
+            and all(isinstance(name, str) for name in self.class_names)
+            and table[0] <= MOST_IMAGES
+            and table[1] <= MOST_CLASSES
+            and (table[1] == 0 or int(self.num_positives.sum(axis=0, dtype=np.int64).max()) <= MOST_POSITIVES)
         )
 
     def test_set(self) -> str:
@@ -254,6 +288,30 @@ def _overlaps(boxes: FloatArray, true_boxes: FloatArray, num_single: int) -> Flo
     union = area[:, None] + true_area[None] - intersection
     union[:, num_single:] = area[:, None]
     return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
+
+
+def _refuse_huge_arrays(stream: BinaryIO) -> None:
+    """Stop at arrays that are larger than the file holds: numpy would make room for them before it reads.
+
+    Raises:
+        ValueError: there is such an array, or all together are too large.
+    """
+    with zipfile.ZipFile(stream) as file:
+        members = file.infolist()
+        if len(members) > MOST_ARRAYS or sum(member.file_size for member in members) > LARGEST_CONTENT:
+            raise ValueError("its content is too large")
+        for member in members:
+            with file.open(member) as array:
+                version = np.lib.format.read_magic(array)
+                read_header = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read_header(array)
+                if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > member.file_size:
+                    raise ValueError(f"the array {member.filename[:40]} is said to be larger than it is")
+    stream.seek(0)
 
 
 def _bit(bits: IntArray, index: int) -> BoolArray:

@@ -1,5 +1,6 @@
 """Comparisons, training curves and precision–recall curves of runs, as PNG files."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lshfm_pl.files import write_whole
 from lshfm_pl.metrics.record import RECALL_POINTS
-from lshfm_pl.reporting.runs import Run, metric_of_run, read_metrics
+from lshfm_pl.reporting.runs import Run, epochs_done, metric_of_run
 from lshfm_pl.reporting.summary import Group, Line
 
 __all__ = ["draw_comparison", "draw_precision_recall", "draw_training"]
@@ -25,6 +27,9 @@ DPI = 110
 COLORS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5f2f")
 """Okabe and Ito's, which people with any colour vision can tell apart."""
 LINES_SHOWN, MAX_COLUMNS = 8, 5
+
+LARGEST_DRAWN = 1e12
+"""A loss beyond it has run away, and an axis with it would show nothing else."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -115,13 +120,13 @@ def draw_precision_recall(group: Group, path: Path) -> Path | None:
 def _curve(run: Run, column: str) -> FloatArray:
     """[N, 2] epochs done and the mean of what was logged in each."""
     of_epoch: dict[int, list[float]] = {}
-    for row in [] if run.folder is None else read_metrics(run.folder):
+    for row in run.curves:
         try:
-            value, epoch = float(row.get(column) or "nan"), int(row.get("epoch") or "")
+            value, epoch = float(row.get(column) or "nan"), epochs_done(row)
         except ValueError:
             continue
-        if math.isfinite(value):
-            of_epoch.setdefault(epoch + 1, []).append(value)
+        if epoch is not None and abs(value) < LARGEST_DRAWN:
+            of_epoch.setdefault(epoch, []).append(value)
     return np.array([(epoch, np.mean(of_epoch[epoch])) for epoch in sorted(of_epoch)]).reshape(-1, 2)
 
 
@@ -148,11 +153,12 @@ def _legend(figure: Figure, axis: Axes, group: Group) -> None:
 
 
 def _short(title: str) -> str:
+    title = "".join(sign if sign.isprintable() else "\ufffd" for sign in title)
     return title if len(title) < 40 else title[:38] + "…"
 
 
 def _saved(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
-    return path
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI)
+    return write_whole(path, stream.getvalue())

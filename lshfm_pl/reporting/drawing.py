@@ -5,6 +5,7 @@ out, and a missed object is dashed on black.
 """
 
 import colorsys
+import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from lshfm_pl.decoration import printable
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import write_whole
 from lshfm_pl.metrics.voc_ap import NO_MATCH, match_to_ground_truth
 
 __all__ = [
@@ -330,10 +332,9 @@ def detection_grid(
 
 def save_picture(picture: Tensor, path: str | Path, *, optimize: bool = True) -> Path:
     """Write uint8 [3, H, W] as a PNG, at its smallest with `optimize`; its folder is made. Returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil_image(picture).save(path, format="PNG", optimize=optimize)
-    return path
+    stream = io.BytesIO()
+    to_pil_image(picture).save(stream, format="PNG", optimize=optimize)
+    return write_whole(Path(path), stream.getvalue())
 
 
 class Cell(NamedTuple):

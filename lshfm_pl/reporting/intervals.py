@@ -84,7 +84,9 @@ class Resampled:
     def __init__(self, runs: Iterable[Run], resamples: int, seed: int) -> None:
         records = {id(run): run.record for run in runs}
         work = sum(
-            len(record.image) + 10 * int(record.num_positives.sum()) for record in records.values() if record
+            len(record.image) + 10 * int(record.num_positives.sum()) + record.num_positives.size
+            for record in records.values()
+            if record
         )
         affordable = int(MAX_WORK / max(work, 1))
         self.resamples = min(resamples, max(FEWEST_RESAMPLES, affordable)) if work else 0

@@ -1,6 +1,7 @@
 """Pictures of detections: of checkpoints side by side, and those that runs have left."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,13 +14,12 @@ from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.modules.detection import as_float
 from lshfm_pl.reporting.drawing import detection_grid
 from lshfm_pl.reporting.summary import Group
+from lshfm_pl.runs.reading import read_png
 
 __all__ = ["draw_checkpoints", "draw_group", "left_pictures"]
 
 PICTURE_FOLDERS = (".", "pictures", "predictions")
 MOST_PICTURES = 6
-LARGEST_PICTURE = 4_000_000
-"""Bytes; a larger one would make the page slow."""
 
 
 def draw_checkpoints(shown: Mapping[str, Path], path: Path, *, images: int, score_threshold: float) -> Path:
@@ -74,23 +74,38 @@ def draw_group(group: Group, path: Path, *, images: int, score_threshold: float)
     for title, line in chosen.items():
         folder = line.runs[0].folder
         last = None if folder is None else folder / "checkpoints" / "last.ckpt"
-        if last is not None and last.is_file():
+        if last is not None and last.is_file() and _lies_in(last, line.runs[0].root or folder):
             shown[title] = last
     if not shown or images < 1:
         return None
     return draw_checkpoints(shown, path, images=images, score_threshold=score_threshold)
 
 
+def _lies_in(path: Path, root: Path | None) -> bool:
+    return root is not None and path.resolve().is_relative_to(root.resolve())
+
+
 def left_pictures(group: Group, top: Sequence[Path]) -> list[Path]:
-    """PNG files in the runs' folders and above them, up to the folders `top` that were searched."""
-    roots = {path.resolve() for path in top}
-    found: dict[Path, None] = {}
+    """PNG files in the runs' folders and above them, up to the folders `top` that were searched.
+
+    Those that lie elsewhere, behind a link, and what is no picture that a page can show are left out.
+    """
+    roots = [path.resolve() for path in top]
+    found: dict[Path, Path] = {}
     for run in group.runs:
         if run.folder is None:
             continue
         folder = run.folder.resolve()
-        above = [parent for parent in folder.parents if any(parent.is_relative_to(root) for root in roots)]
-        for place in (folder, *above):
-            for name in PICTURE_FOLDERS:
-                found |= dict.fromkeys(sorted((place / name).glob("*.png")))
-    return [path for path in found if 0 < path.stat().st_size <= LARGEST_PICTURE][:MOST_PICTURES]
+        for root in (root for root in roots if folder.is_relative_to(root)):
+            above = [parent for parent in folder.parents if parent.is_relative_to(root)]
+            for place in (folder, *above):
+                for name in PICTURE_FOLDERS:
+                    found |= dict.fromkeys(sorted((place / name).glob("*.png")), root)
+    shown: list[Path] = []
+    for path, root in found.items():
+        with suppress(LSHFMError, OSError):
+            read_png(path, root)
+            shown.append(path.resolve())
+        if len(shown) == MOST_PICTURES:
+            break
+    return shown

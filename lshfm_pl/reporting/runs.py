@@ -1,28 +1,29 @@
 """Runs found on disk: what each was, and which folders hold something else."""
 
-import csv
 import glob
 import json
 import math
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
+from lshfm_pl.reporting.schema import checked_results
 from lshfm_pl.results import ERROR_FILE, RECORD_FILE, RESULTS_FILE, is_known_data, training_settings
+from lshfm_pl.runs.reading import read_columns, read_json, read_text_end, read_yaml
 
 __all__ = [
     "Run",
     "RunSet",
     "SetAside",
-    "checked_results",
+    "epochs_done",
     "find_runs",
     "matching_folders",
     "metric_of_run",
@@ -31,6 +32,11 @@ __all__ = [
 ]
 
 SKIPPED_FOLDERS = {"checkpoints", "tensorboard", "__pycache__"}
+CURVES = ("epoch", "train/loss", "val/AP")
+"""Columns of `metrics.csv` that a report draws."""
+
+LAST_EPOCH = 10_000_000
+LONGEST_COMMAND = 10_000
 STILL_RUNNING_SECONDS = 600
 """A folder that was written to within so long may belong to a run that goes on."""
 
@@ -49,12 +55,14 @@ class Run:
         folder: where that lies; None for results that are not of a folder.
         config: what else is known of its resolved config, {} if nothing.
         command: what was typed, as far as the folder tells.
+        root: no file is read through a link that leads out of it; None for the folder itself.
     """
 
     results: Mapping[str, Any]
     folder: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    root: Path | None = None
 
     @property
     def role(self) -> str:
@@ -97,16 +105,37 @@ class Run:
             return _end_of_path(self.results["checkpoint"])
         return () if self.folder is None else _end_of_path(self.folder / "checkpoints" / "last.ckpt")
 
-    @cached_property
+    @property
     def record(self) -> EvaluationRecord | None:
         """What each test image contributed; None where that was not kept or cannot be read."""
+        return None if isinstance(self._record, LSHFMError) else self._record
+
+    @property
+    def curves(self) -> list[dict[str, str]]:
+        """The rows of `metrics.csv` with the `CURVES` that they have; [] without any."""
+        return [] if isinstance(self._curves, LSHFMError) else self._curves
+
+    @property
+    def faults(self) -> list[str]:
+        """What of the folder cannot be read, though the run's figures stand."""
+        return [str(part) for part in (self._record, self._curves) if isinstance(part, LSHFMError)]
+
+    @cached_property
+    def _record(self) -> EvaluationRecord | LSHFMError | None:
         path = None if self.folder is None else self.folder / RECORD_FILE
-        if path is None or not path.is_file():
+        if path is None or not os.path.lexists(path):
             return None
         try:
-            return EvaluationRecord.load(path)
-        except LSHFMError:
-            return None
+            return EvaluationRecord.load(path, root=self.root or self.folder)
+        except LSHFMError as error:
+            return error
+
+    @cached_property
+    def _curves(self) -> list[dict[str, str]] | LSHFMError:
+        try:
+            return [] if self.folder is None else read_metrics(self.folder, self.root or self.folder)
+        except LSHFMError as error:
+            return error
 
     @cached_property
     def test_set(self) -> str | None:
@@ -178,13 +207,17 @@ def find_runs(folders: Iterable[Path]) -> RunSet:
     runs: list[Run] = []
     aside: list[SetAside] = []
     evaluations: list[Run] = []
-    for folder in _run_folders(folders):
+    for folder, root in _run_folders(folders).items():
         try:
-            if (folder / RESULTS_FILE).is_file():
-                run = read_run(folder)
+            if os.path.lexists(folder / RESULTS_FILE):
+                run = read_run(folder, root)
                 (evaluations if "checkpoint" in run.results else runs).append(run)
+                aside += [
+                    SetAside(folder, "damaged file", f"{fault}; the run's figures stand")
+                    for fault in run.faults
+                ]
             else:
-                aside.append(_without_results(folder))
+                aside.append(_without_results(folder, root))
         except LSHFMError as error:
             aside.append(SetAside(folder, "not readable", str(error)))
     # A published teacher is evaluated, not trained.
@@ -204,56 +237,35 @@ def metric_of_run(run: Run, metric: str) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
 
 
-def checked_results(results: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """`results` if they hold what every table needs.
-
-    Raises:
-        LSHFMError: `role`, `model`, `seed`, `distill.name` or `metrics` are missing or of another type.
-    """
-    missing = [key for key in ("role", "model", "seed", "distill", "metrics") if key not in results]
-    if not missing and not (isinstance(results["distill"], Mapping) and "name" in results["distill"]):
-        missing = ["distill.name"]
-    if missing:
-        raise LSHFMError(f"{where}: expected the key {', '.join(missing)}, found {', '.join(results)}")
-    if results["role"] not in ("teacher", "student"):
-        raise LSHFMError(f"{where}: expected the role teacher or student, found {results['role']!r}")
-    names = (results["model"], results["distill"]["name"])
-    figures = results["metrics"]
-    if not (
-        all(isinstance(name, str) and name.isprintable() for name in names)
-        and isinstance(results["seed"], int | str | None)
-        and isinstance(figures, Mapping)
-        and all(_is_figure(value) for value in figures.values())
-    ):
-        raise LSHFMError(f"{where}: expected names, a seed and figures of 0 to 100, found something else")
-    return results
-
-
 def matching_folders(where: str | Path) -> list[Path]:
     """The folder `where`, or those that it is a pattern of; of files the folders that they are in.
 
     Raises:
         LSHFMError: there are none.
     """
-    path = Path(where).expanduser()
-    # Path.glob takes no absolute patterns.
-    names = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+    try:
+        path = Path(where).expanduser()
+        # Path.glob takes no absolute patterns.
+        names = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or of an unknown user's home
+        names = []
     if not names:
         raise LSHFMError(f"runs: expected a folder with runs, or a pattern of some, found nothing at {where}")
     return [name if name.is_dir() else name.parent for name in names]
 
 
-def _run_folders(starts: Iterable[Path]) -> list[Path]:
-    found: dict[Path, None] = {}
+def _run_folders(starts: Iterable[Path]) -> dict[Path, Path]:
+    """Folders with runs → where the search began, beyond which no link is followed."""
+    found: dict[Path, Path] = {}
     for start in starts:
         for name, folders, files in os.walk(start):
             folders[:] = sorted(
                 entry for entry in folders if entry not in SKIPPED_FOLDERS and not entry.startswith(".")
             )
             folder = Path(name)
-            if RESULTS_FILE in files or "overrides.json" in files or _is_training(folder):
-                found[folder.resolve()] = None
-    return [_shown(folder) for folder in found]
+            if RESULTS_FILE in files or "overrides.json" in files or _is_training(folder, start):
+                found.setdefault(folder.resolve(), start.resolve())
+    return {_shown(folder): root for folder, root in found.items()}
 
 
 def _shown(folder: Path) -> Path:
@@ -262,22 +274,33 @@ def _shown(folder: Path) -> Path:
     return folder.relative_to(here) if folder.is_relative_to(here) and folder != here else folder
 
 
-def _is_training(folder: Path) -> bool:
-    job = _read_yaml(folder / ".hydra" / "hydra.yaml").get("hydra", {})
-    return isinstance(job, Mapping) and (job.get("job") or {}).get("name") == "train"
+def _is_training(folder: Path, root: Path) -> bool:
+    """Whether Hydra began `train` there; what cannot be read may have been one."""
+    path = folder / ".hydra" / "hydra.yaml"
+    if not os.path.lexists(path):
+        return False
+    try:
+        job = read_yaml(path, root)
+    except LSHFMError:
+        return True
+    for key in ("hydra", "job", "name"):
+        job = job.get(key) if isinstance(job, Mapping) else None
+    return job == "train"
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, root: Path | None = None) -> Run:
     """The finished run in a folder; what `evaluate` wrote is a teacher's.
 
+    Args:
+        folder: of the run.
+        root: links that lead out of it are not followed; None for the folder itself.
+
     Raises:
-        LSHFMError: its `results.json` cannot be read or is of something else.
+        LSHFMError: a file of it that is needed cannot be read or is of something else.
     """
+    root = folder if root is None else root
     path = folder / RESULTS_FILE
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LSHFMError(f"{path.name} is no JSON ({error})") from error
+    results = read_json(path, root)
     if not isinstance(results, dict):
         raise LSHFMError(f"{path.name} is of something else: expected an object")
     if "checkpoint" in results and "role" not in results:
@@ -285,84 +308,103 @@ def read_run(folder: Path) -> Run:
     checked_results(results, f"{path.name} is of something else")
     if "checkpoint" in results and not isinstance(results["checkpoint"], str):
         raise LSHFMError(f"{path.name} is of something else: expected checkpoint to be a path")
-    config = {} if isinstance(results.get("settings"), Mapping) else _read_config(folder)
-    return Run(results, folder, config, _command(folder, results))
+    known = _read_config(folder, root)
+    config = {} if isinstance(results.get("settings"), Mapping) else known
+    return Run(results, folder, config, _command(folder, root, results), root)
 
 
-def _without_results(folder: Path) -> SetAside:
-    if (reason := _failure(folder)) is not None:
+def _without_results(folder: Path, root: Path) -> SetAside:
+    if (reason := _failure(folder, root)) is not None:
         return SetAside(folder, "failed", reason)
-    schedule = _read_config(folder).get("schedule")
+    schedule = _read_config(folder, root).get("schedule")
     epochs = schedule.get("epochs") if isinstance(schedule, Mapping) else None
-    done = max(
-        (int(row["epoch"]) + 1 for row in read_metrics(folder) if row.get("epoch", "").isdecimal()), default=0
-    )
-    written = max((path.stat().st_mtime for path in folder.rglob("*") if path.is_file()), default=0.0)
-    state = f"no results.json; {done} of {epochs or 'its'} epochs"
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(written))
-    running = ", perhaps still running" if time.time() - written < STILL_RUNNING_SECONDS else ""
+    wanted = epochs if isinstance(epochs, int) and 0 < epochs <= LAST_EPOCH else "its"
+    done = max((epoch for row in read_metrics(folder, root) if (epoch := epochs_done(row))), default=0)
+    state = f"no results.json; {done} of {wanted} epochs"
+    written = max(_times_of_writing(folder), default=0.0)
+    try:
+        when = f"{datetime.fromtimestamp(written):%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):  # a file's time may be anything
+        when = "an unknown day"
+    running = ", perhaps still running" if 0 <= time.time() - written < STILL_RUNNING_SECONDS else ""
     return SetAside(folder, "unfinished", f"{state}, last written to on {when}{running}")
 
 
-def _failure(folder: Path) -> str | None:
+def _times_of_writing(folder: Path) -> Iterable[float]:
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with suppress(OSError):
+                yield (Path(place) / name).lstat().st_mtime
+
+
+def _failure(folder: Path, root: Path) -> str | None:
     """The last line that tells of a failure, in what the run or its command left."""
-    own = folder / ERROR_FILE
-    if own.is_file() and (text := _text(own).strip()):
-        return text.splitlines()[-1] if text.startswith("Traceback") else text
+    text = _text(folder / ERROR_FILE, root).strip()
+    if text:
+        return _shortened(text.splitlines()[-1] if text.startswith("Traceback") else text)
     for log in (folder / "output.txt", *sorted(folder.glob("*.log"))):
-        text = f"\n{_text(log)}"
+        text = f"\n{_text(log, root)}"
         if "\nTraceback (most recent call last)" in text:
-            return f"{text.strip().splitlines()[-1]} (in {log.name})"
+            return f"{_shortened(text.strip().splitlines()[-1])} (in {log.name})"
         _, found, reason = text.rpartition("\nerror: ")
         if found:
-            return f"{reason.strip()} (in {log.name})"
+            return f"{_shortened(reason.strip())} (in {log.name})"
     return None
 
 
-def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """The rows of `metrics.csv`, those of before an interruption (`metrics_<n>.csv`) first; [] without any."""
+def read_metrics(folder: Path, root: Path) -> list[dict[str, str]]:
+    """Rows of `metrics.csv` with the `CURVES` that they have, those of before an interruption first.
+
+    Raises:
+        LSHFMError: a file cannot be read.
+    """
     earlier = sorted(folder.glob("metrics_*.csv"), key=lambda path: (len(path.name), path.name))
     rows: list[dict[str, str]] = []
     for path in (*earlier, folder / "metrics.csv"):
-        rows += csv.DictReader(_text(path).replace("\0", "").splitlines(), restval="")
+        if os.path.lexists(path):
+            rows += read_columns(path, root, CURVES)
     return rows
 
 
-def _command(folder: Path, results: Mapping[str, Any]) -> str:
+def epochs_done(row: Mapping[str, str]) -> int | None:
+    """How many epochs a row of `metrics.csv` is after; None where it tells none, or none that can be."""
+    text = row.get("epoch", "")
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(LAST_EPOCH))
+    return int(text) + 1 if is_number else None
+
+
+def _command(folder: Path, root: Path, results: Mapping[str, Any]) -> str:
     """What was typed. Hydra's own note of it comes last: it is of the last command that named the folder."""
     overrides = folder / "overrides.json"
     hydra = folder / ".hydra" / "overrides.yaml"
     typed: Any = results.get("overrides")
-    try:
-        if overrides.is_file():
-            typed = json.loads(_text(overrides))
-        elif typed is None and hydra.is_file():
-            typed = yaml.load(_text(hydra), Loader=yaml.CSafeLoader)
-    except (ValueError, yaml.YAMLError):
-        return ""
+    of_hydra = read_yaml(hydra, root) if os.path.lexists(hydra) else None
+    if os.path.lexists(overrides):
+        typed = read_json(overrides, root)
+    elif typed is None:
+        typed = of_hydra
     if not isinstance(typed, list):
         return ""
     command = "evaluate" if "checkpoint" in results else "train"
-    return " ".join([f"python -m lshfm_pl.{command}", *map(str, typed)])
+    return _shortened(" ".join([f"python -m lshfm_pl.{command}", *map(str, typed)]), LONGEST_COMMAND)
 
 
-def _read_config(folder: Path) -> Mapping[str, Any]:
-    return _read_yaml(folder / "config.yaml") or _read_yaml(folder / ".hydra" / "config.yaml")
+def _read_config(folder: Path, root: Path) -> Mapping[str, Any]:
+    for path in (folder / "config.yaml", folder / ".hydra" / "config.yaml"):
+        if os.path.lexists(path) and isinstance(content := read_yaml(path, root), Mapping) and content:
+            return content
+    return {}
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def _text(path: Path, root: Path) -> str:
     try:
-        content = yaml.load(_text(path), Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, Mapping) else {}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return read_text_end(path, root)
+    except LSHFMError:
         return ""
+
+
+def _shortened(text: str, most: int = 2000) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _end_of_path(path: Any) -> tuple[str, ...]:
@@ -376,10 +418,6 @@ def _end_of_path(path: Any) -> tuple[str, ...]:
 def _folder(run: Run) -> Path:
     assert run.folder is not None
     return run.folder
-
-
-def _is_figure(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not abs(value) > 100 + 1e-6)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

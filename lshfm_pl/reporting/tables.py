@@ -1,14 +1,17 @@
 """Tables of finished runs: Markdown for people, CSV for programs."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import write_whole
 from lshfm_pl.metrics.bootstrap import BOOTSTRAP_FIGURES
 from lshfm_pl.reporting.intervals import FEWEST_SEEDS, Resampled, verdict
-from lshfm_pl.reporting.runs import Run, checked_results, metric_of_run
+from lshfm_pl.reporting.runs import Run, metric_of_run
+from lshfm_pl.reporting.schema import checked_results
 from lshfm_pl.reporting.summary import (
     COST_KEYS,
     Group,
@@ -83,6 +86,18 @@ COST_COLUMNS = {
 """Entry of `COST_KEYS` -> heading, what it is divided by, decimals, meaning."""
 
 UNKNOWN = "–"
+MARKDOWN_ENTITIES = {
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+    "|": "&#124;",
+    "`": "&#96;",
+    "\\": "&#92;",
+    "](": "]&#40;",
+}
+FORMULA_SIGNS = ("=", "+", "-", "@")
+"""By which spreadsheets know a formula."""
+
 RESAMPLES = 1000
 """Of the test images, for the intervals of `comparison_table`."""
 
@@ -184,14 +199,19 @@ def write_csv(
 ) -> Path:
     """Write rows with a header line; None becomes an empty field. `columns` None: those of the first row."""
     path, rows = Path(path), list(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if columns is None:
         columns = list(rows[0]) if rows else SUMMARY_COLUMNS
-    with path.open("w", newline="", encoding="utf-8", errors="replace") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _csv_field(value) for key, value in row.items()} for row in rows)
+    return write_whole(path, stream.getvalue().encode("utf-8", "replace"))
+
+
+def _csv_field(value: Any) -> Any:
+    """A field that no spreadsheet takes for a formula: text that begins as one gets an apostrophe in front."""
+    text = str(value) if isinstance(value, str | Path) else ""
+    return f"'{text}" if text.lstrip().startswith(FORMULA_SIGNS) else value
 
 
 def comparison_table(results: Iterable[Results], metrics: Sequence[str] = DEFAULT_METRICS) -> str:
@@ -325,11 +345,8 @@ def write_markdown(
     results: Iterable[Results], path: str | Path, metrics: Sequence[str] = DEFAULT_METRICS
 ) -> Path:
     """Write `comparison_table` as a Markdown file; arguments and errors are its own."""
-    path = Path(path)
-    text = comparison_table(results, metrics)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"# Teacher, student, distilled students\n\n{text}\n", encoding="utf-8")
-    return path
+    text = f"# Teacher, student, distilled students\n\n{comparison_table(results, metrics)}\n"
+    return write_whole(Path(path), text.encode("utf-8", "replace"))
 
 
 def _as_runs(results: Iterable[Results]) -> list[Run]:
@@ -360,7 +377,7 @@ def _difference(run: Run, plain: Sequence[Run], metric: str, resampled: Resample
 
 
 def markdown_text(text: str) -> str:
-    """Text that is neither HTML nor the end of a cell, in one line."""
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;")):
+    """Text in one line that is neither HTML nor a link, nor the end of a cell, nor an escape of a terminal."""
+    for character, entity in MARKDOWN_ENTITIES.items():
         text = text.replace(character, entity)
-    return " ".join(text.split())
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))

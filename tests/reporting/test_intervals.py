@@ -128,5 +128,5 @@ def test_every_table_says_where_validation_images_are_the_test_images(also, data
     runs = [make_results(), make_results("l2")]
     for results in runs:
         results["data"] = data
-        results["test_set"] |= {} if also is None else {"also_validation": also}
+        results["test_set"] = {} if also is None else {"also_validation": also}
     assert ("The validation set serves as the test set too" in comparison_table(runs)) == told

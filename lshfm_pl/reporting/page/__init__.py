@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from lshfm_pl.files import read_bytes, write_whole
 from lshfm_pl.reporting.runs import Run, SetAside, metric_of_run
 from lshfm_pl.reporting.summary import COST_KEYS, Figure, Group, Line
 from lshfm_pl.reporting.tables import (
@@ -26,6 +27,9 @@ __all__ = ["Picture", "write_page"]
 
 Picture = tuple[str, Path]
 """Caption and PNG file."""
+
+LARGEST_PICTURE = 50_000_000
+"""Bytes: above what is drawn here."""
 
 
 def write_page(
@@ -87,9 +91,7 @@ def write_page(
         aside=aside,
         meanings=list(_meanings(metrics, used, resamples, has_published)),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="replace")
-    return path
+    return write_whole(path, text.encode("utf-8", "replace"))
 
 
 def _resource(name: str) -> str:
@@ -97,7 +99,9 @@ def _resource(name: str) -> str:
 
 
 def _data_uri(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    return (
+        f"data:image/png;base64,{base64.b64encode(read_bytes(path, limit=LARGEST_PICTURE)).decode('ascii')}"
+    )
 
 
 def _counts(runs: int, groups: int, aside: int) -> str:

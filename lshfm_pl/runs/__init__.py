@@ -1,0 +1,1 @@
+"""Runs: their folders, what they leave there, and how they are started and stopped."""

@@ -1,0 +1,128 @@
+"""Files of a run's folder, read with limits of size and depth: JSON, YAML, CSV, text, PNG.
+
+A run's folder may come from anybody. Each function reads a regular file that lies in `root` after all links are
+followed, and raises an LSHFMError that names the file for anything else.
+"""
+
+import csv
+import json
+import struct
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import read_bytes, read_end
+
+__all__ = ["read_columns", "read_json", "read_png", "read_text_end", "read_yaml"]
+
+JSON_BYTES, YAML_BYTES, CSV_BYTES, PNG_BYTES = 8_000_000, 2_000_000, 100_000_000, 4_000_000
+TEXT_BYTES = 200_000
+"""Of the end of a log, in which the reason of a failure stands."""
+
+DEEPEST = 60
+LONGEST_SCALAR = 20_000
+"""Characters of one YAML value: longer ones can take very long to be read as a number."""
+MOST_NODES = 200_000
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+LARGEST_SIDE, MOST_PIXELS = 20_000, 60_000_000
+"""Of a picture that a browser is to show."""
+
+
+def read_json(path: Path, root: Path) -> Any:
+    """The content of a JSON file."""
+    content = read_bytes(path, limit=JSON_BYTES, root=root)
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise LSHFMError(f"{path.name} is no JSON ({_line(error)})") from error
+    if _is_too_deep(value):
+        raise LSHFMError(f"{path.name}: expected at most {DEEPEST} levels, found more")
+    return value
+
+
+def read_yaml(path: Path, root: Path) -> Any:
+    """The content of a YAML file as JSON would hold it: keys are text, as is any value that JSON does not have."""
+    text = read_bytes(path, limit=YAML_BYTES, root=root).decode("utf-8", "replace")
+    try:
+        _check_events(path, text)
+        return _plain(yaml.load(text, Loader=yaml.CSafeLoader))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise LSHFMError(f"{path.name} is no YAML ({_line(error)})") from error
+
+
+def read_columns(path: Path, root: Path, columns: Collection[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header, some columns of them; a short row lacks the last ones."""
+    text = read_bytes(path, limit=CSV_BYTES, root=root).decode("utf-8", "replace").replace("\0", "")
+    rows = csv.reader(text.splitlines())
+    try:
+        places = [(name, index) for index, name in enumerate(next(rows, [])) if name in columns]
+        return [{name: row[index] for name, index in places if index < len(row)} for row in rows]
+    except csv.Error as error:
+        raise LSHFMError(f"{path.name} is no CSV ({_line(error)})") from error
+
+
+def read_text_end(path: Path, root: Path) -> str:
+    """The last 200 KB of a text."""
+    return read_end(path, most=TEXT_BYTES, root=root).decode("utf-8", "replace")
+
+
+def read_png(path: Path, root: Path | None = None) -> bytes:
+    """The bytes of a PNG picture of at most 4 MB and 60 million pixels; `root` None for one that lies anywhere."""
+    content = read_bytes(path, limit=PNG_BYTES, root=root)
+    if not content.startswith(PNG_SIGNATURE) or content[12:16] != b"IHDR" or len(content) < 33:
+        raise LSHFMError(f"{path.name} is no PNG picture")
+    width, height = struct.unpack(">II", content[16:24])
+    if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE and width * height <= MOST_PIXELS):
+        raise LSHFMError(f"{path.name}: expected a picture for a page, found one of {width}×{height} pixels")
+    return content
+
+
+def _is_too_deep(value: Any) -> bool:
+    """Whether lists and mappings lie in each other beyond `DEEPEST`; without recursion."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            item
+            for holder in level
+            if isinstance(holder, dict | list)
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuse what would be too much to build; the parser's events need no stack and no memory."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            raise LSHFMError(f"{path.name}: expected no aliases, found *{event.anchor[:40]}")
+        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_SCALAR:
+            raise LSHFMError(
+                f"{path.name}: expected values of at most {LONGEST_SCALAR} characters, found a longer one"
+            )
+        if depth > DEEPEST or count > MOST_NODES:
+            raise LSHFMError(
+                f"{path.name}: expected at most {DEEPEST} levels and {MOST_NODES} values, found more"
+            )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
