@@ -293,7 +293,7 @@ def test_mutated_run_folders_are_read_or_told(tmp_path, seed):
         [[1]],
         {"a": {}},
     )
-    for number in range(500):
+    for number in range(300):
         top = tmp_path / str(number)
         write_run(top / "run", with_record=False)
         make_record(images=3).save(top / "run" / "evaluation.npz")
