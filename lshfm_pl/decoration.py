@@ -5,7 +5,9 @@ import logging
 from collections.abc import Callable
 from typing import ParamSpec
 
-__all__ = ["decoration", "printable"]
+from lshfm_pl.errors import printable
+
+__all__ = ["decoration"]
 
 Arguments = ParamSpec("Arguments")
 
@@ -36,8 +38,3 @@ def decoration(what: str) -> Callable[[Callable[Arguments, None]], Callable[Argu
         return guarded
 
     return decorate
-
-
-def printable(text: str) -> str:
-    """A text in one line: a space for each line break or other control character, and for what has no encoding."""
-    return "".join(character if character.isprintable() else " " for character in text)

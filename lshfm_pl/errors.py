@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-__all__ = ["LSHFMError", "few"]
+__all__ = ["LSHFMError", "few", "printable"]
 
 
 class LSHFMError(Exception):
@@ -16,4 +16,9 @@ class LSHFMError(Exception):
 def few(names: Iterable[object], count: int = 3) -> str:
     """List the first names, for a message that must stay short."""
     names = list(names)
-    return ", ".join(str(name) for name in names[:count]) + (", …" if len(names) > count else "")
+    return ", ".join(printable(str(name)) for name in names[:count]) + (", …" if len(names) > count else "")
+
+
+def printable(text: str) -> str:
+    """A text in one line: a space for each line break or other control character, and for what has no encoding."""
+    return "".join(character if character.isprintable() else " " for character in text)

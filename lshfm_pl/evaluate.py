@@ -23,7 +23,7 @@ from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detecto
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS
 from lshfm_pl.detectors.contents import described_class_names
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, few, printable
 from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
 from lshfm_pl.modules import DetectionModule
@@ -177,9 +177,9 @@ def metrics_table(metrics: dict[str, float]) -> str:
     for name in classes:
         if name not in absent:
             cells = [_cell(metrics[f"{column}/{name}"]) for column in columns]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            lines.append(f"| {_name(name)} | {' | '.join(cells)} |")
     if absent:
-        lines += ["", f"Without ground truth: {', '.join(absent)}"]
+        lines += ["", f"Without ground truth: {', '.join(map(_name, absent))}"]
     return "\n".join(lines)
 
 
@@ -189,6 +189,11 @@ def agreement_table(agreement: dict[str, float]) -> str:
     for name, description in AGREEMENT_DESCRIPTIONS.items():
         lines.append(f"| {name} | {agreement[name]:.4g} | {description} |")
     return "\n".join(lines)
+
+
+def _name(class_name: str) -> str:
+    """The name of a class as a cell of the table."""
+    return printable(class_name).replace("|", "\\|")
 
 
 def _cell(value: float) -> str:

@@ -12,8 +12,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from lshfm_pl.decoration import decoration, printable
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.decoration import decoration
+from lshfm_pl.errors import LSHFMError, few, printable
 from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.mimic import LSH
 from lshfm_pl.modules import DetectionModule, DistillationModule, count_parameters

@@ -8,8 +8,9 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from small_detectors import RandomData, quiet_trainer, short_schedule, small_detector
 
-from lshfm_pl.decoration import decoration, printable
+from lshfm_pl.decoration import decoration
 from lshfm_pl.detectors import build_detector
+from lshfm_pl.errors import printable
 from lshfm_pl.modules import DetectionModule
 from lshfm_pl.monitoring import DetectionPictures, EpochLine, Hyperparameters, RunSummary
 from lshfm_pl.reporting.drawing import detection_picture, labelled_grid

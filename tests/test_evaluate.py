@@ -20,3 +20,17 @@ def test_table_tells_every_mean_with_its_meaning_and_the_classes_with_ground_tru
 def test_every_mean_has_a_description():
     means = [key for key in DetectionMetrics(["cat"]).compute() if "/" not in key]
     assert means == list(METRIC_DESCRIPTIONS)
+
+
+def test_any_class_name_is_one_row_of_the_table():
+    figures = dict.fromkeys(METRIC_DESCRIPTIONS, 1.0)
+    columns = ("AP", "AP50", "voc07_AP", "voc_AP")
+    for name in ("a\nb", "c|d", "e"):
+        figures |= {f"{column}/{name}": math.nan if name == "e" else 2.0 for column in columns}
+    table = metrics_table(figures).splitlines()
+    assert table[-4:] == [
+        "| a b | 2.00 | 2.00 | 2.00 | 2.00 |",
+        "| c\\|d | 2.00 | 2.00 | 2.00 | 2.00 |",
+        "",
+        "Without ground truth: e",
+    ]

@@ -8,7 +8,7 @@ import numpy as np
 from lshfm_pl.data.annotations import object_line
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord
 from lshfm_pl.data.faults import Fault
-from lshfm_pl.decoration import printable
+from lshfm_pl.errors import printable
 
 __all__ = ["num_to_find", "record_faults"]
 

@@ -12,10 +12,9 @@ from torch.optim import Optimizer
 
 from lshfm_pl.data.batches import Batch
 from lshfm_pl.data.sampler import mix_seed
-from lshfm_pl.decoration import printable
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord
 from lshfm_pl.optim import Schedule, build_optimizer, build_scheduler
 from lshfm_pl.precision import autocast_dtype

@@ -20,8 +20,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
-from lshfm_pl.decoration import printable
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.files import write_whole
 from lshfm_pl.metrics.voc_ap import NO_MATCH, match_to_ground_truth
 
