@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from lshfm_pl import __version__
+from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = ["commands", "main"]
@@ -22,6 +23,7 @@ def commands() -> dict[str, str]:
 
 def main() -> None:
     """Print the commands, or the version; status 1 for anything else that is typed."""
+    prepare_streams()
     if sys.argv[1:] == ["--version"]:
         print(f"lshfm_pl {__version__}")
         return

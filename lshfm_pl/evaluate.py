@@ -16,7 +16,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lshfm_pl.cli import as_dict
+from lshfm_pl.cli import as_dict, changed_data
 from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
@@ -100,13 +100,25 @@ def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
     """
     model = as_dict(config.get("model"))
     evaluation = {key: config[key] for key in EVALUATION_SETTINGS}
-    if (config.checkpoint is None) == (config.weights is None):
-        raise LSHFMError("evaluate: give checkpoint=<file>, or weights=COCO_V1 with model=…")
+    refuse_no_weights(config)
     if config.weights is not None:
         return load_torchvision_detector(config.weights, model, evaluation=evaluation)
     return load_detector(
         config.checkpoint, config=model, class_names=class_names, which=config.which, evaluation=evaluation
     )
+
+
+def refuse_no_weights(config: DictConfig) -> None:
+    """Stop unless one of `checkpoint` and `weights` is given.
+
+    Raises:
+        LSHFMError: none is, or both.
+    """
+    if (config.checkpoint is None) == (config.weights is None):
+        found = "neither" if config.checkpoint is None else "both"
+        raise LSHFMError(
+            f"evaluate: give checkpoint=<file>, or weights=COCO_V1 with model=…; found {found} of them"
+        )
 
 
 def measure_agreement(
@@ -129,8 +141,13 @@ def measure_agreement(
 def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
     """The data of `data=…`, or of what the checkpoint was trained with, ready for testing; and their config.
 
-    The classes are the checkpoint's, where it says them: new data may name fewer, or in another order.
+    Without `data=…` single keys, such as `data.root`, change those of the checkpoint. The classes are the
+    checkpoint's, where it says them: new data may name fewer, or in another order.
+
+    Raises:
+        LSHFMError: nothing says what data, or they are not there.
     """
+    refuse_no_weights(config)
     data = as_dict(config.get("data"))
     stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
     if "_target_" in data:
@@ -138,9 +155,10 @@ def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
     else:
         if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
             raise LSHFMError(
-                f"{config.checkpoint or config.weights} does not say what data it was trained with: give data=…"
+                f"{config.checkpoint or config.weights} does not say what data it was trained with: "
+                "give data=… as in training, such as data=voc_folder data.root=<folder>"
             )
-        data = stored["data"]
+        data = changed_data(stored["data"], data)
         datamodule = build_datamodule(data, drawn_below=config.output_dir)
     if (class_names := described_class_names(stored)) is not None:
         datamodule.use_class_names(class_names)

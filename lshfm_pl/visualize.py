@@ -21,7 +21,7 @@ from PIL import Image, ImageShow
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from lshfm_pl.cli import as_dict
+from lshfm_pl.cli import as_dict, changed_data
 from lshfm_pl.data import DetectionDataModule, DetectionDataset, build_datamodule
 from lshfm_pl.detectors import Detector, build_detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
@@ -128,19 +128,22 @@ def _title(file: str) -> str:
 def load_data(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDataset, tuple[str, ...]]:
     """The split of `data=…`, or of what the first checkpoint that says so was trained with; and its classes.
 
+    Without `data=…` single keys, such as `data.root`, change those of the checkpoint.
+
     Raises:
         LSHFMError: no such split, nothing says what data, or the data are not there.
     """
     if config.split not in STAGES:
         raise LSHFMError(f"split: expected one of {', '.join(STAGES)}, found {config.split!r}")
-    if config.get("data") is not None:
+    data = as_dict(config.get("data"))
+    if "_target_" in data:
         datamodule: DetectionDataModule = instantiate(config.data)
     else:
         stored = next((data for data in map(_stored_data, files) if data is not None), None)
         if stored is None:
             what = f"{few(files)} does not say what data it was trained with" if files else "nothing to draw"
             raise LSHFMError(f"visualize: {what}: give data=… (or checkpoint=<file> of a run)")
-        datamodule = build_datamodule(stored, drawn_below=config.output_dir)
+        datamodule = build_datamodule(changed_data(stored, data), drawn_below=config.output_dir)
     names = (described_class_names(read_checkpoint(file)) for file in files)
     if (class_names := next((found for found in names if found is not None), None)) is not None:
         datamodule.use_class_names(class_names)

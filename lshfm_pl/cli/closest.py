@@ -1,65 +1,78 @@
-"""What helps on the command line: the groups that `--help` lists, and the closest valid names for wrong ones."""
+"""What to print of a command line that does not compose: what is wrong with it, and the closest right one."""
 
-import difflib
-import re
-import textwrap
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from lshfm_pl.cli.grammar import Argument, for_shell, is_there, quoted
+from lshfm_pl.cli.help import CUT_CHOICES
+from lshfm_pl.cli.kinds import kind_of
+from lshfm_pl.cli.names import (
+    alternatives,
+    choices_with_key,
+    close_choices,
+    closest_keys,
+    commands_with_key,
+    group_choices,
+    groups,
+    groups_with_choice,
+    valid_keys,
+)
 from lshfm_pl.errors import few
-from lshfm_pl.paths import CONFIG_DIR
+from lshfm_pl.paths import CONFIG_DIR, from_home
 
-__all__ = ["command_groups", "config_error", "group_choices"]
+__all__ = ["config_error", "unknown_flag"]
 
-HELP_WIDTH = 100
-LISTED_CHOICES = 40
-"""A group of more files is cut after `CUT_CHOICES` in the help, and they are counted."""
+PATH_SUFFIXES = {".ckpt", ".json", ".pt", ".pth", ".safetensors", ".xml", ".yaml", ".yml"}
+"""Of what is taken for a path where a name is expected."""
 
-CUT_CHOICES = 6
-CLOSE = 0.6
-"""Similarity, 0..1, from which a name is offered in place of a wrong one."""
+INPUTS = {
+    "evaluate": "checkpoint",
+    "import_checkpoint": "src",
+    "predict": "images",
+    "replay": "file",
+    "report": "runs",
+    "train": "resume",
+    "visualize": "checkpoint",
+}
+"""Command → the key of the file or folder that it works on."""
 
-LAST_PART_LESS = 0.15
-"""How much less a match with the last part of a key counts than one with the whole."""
+WORDS_OF_OTHERS = {
+    "amp": "trainer.precision",
+    "annotations": "data.train_annotations",
+    "ckpt": "checkpoint",
+    "ckpt_path": "resume",
+    "conf": "score_threshold",
+    "dataset": "data",
+    "device": "trainer.accelerator",
+    "fp16": "trainer.precision",
+    "gpus": "trainer.devices",
+    "image_size": "model.min_size",
+    "img_size": "model.min_size",
+    "imgsz": "model.min_size",
+    "learning_rate": "schedule.lr",
+    "loss": "distill",
+    "max_epochs": "schedule.epochs",
+    "name": "hydra.run.dir",
+    "out": "hydra.run.dir",
+    "out_dir": "hydra.run.dir",
+    "output": "hydra.run.dir",
+    "pretrained": "model.backbone_weights",
+    "save_dir": "hydra.run.dir",
+    "student": "model",
+    "threshold": "score_threshold",
+    "wd": "schedule.optimizer.weight_decay",
+    "weights": "checkpoint",
+}
+"""What other programs call a key, by the last part of what is typed."""
 
-NEARLY_AS_CLOSE = 0.1
-"""How much less similar than the closest further names may be."""
-
-LIST_ITEM = re.compile(r"""(?:[^,\[\]"']|\[[^\[\]]*\]|"[^"]*"|'[^']*')+""")
-"""An item of a list on the command line, with what it has in quotes or brackets of its own."""
-
-
-def group_choices(group: str) -> list[str]:
-    """The files of a group that can be chosen; those with a leading underscore are parts of others."""
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml"))
-
-
-def command_groups(command: str) -> str:
-    """The groups in the defaults of `conf/<command>.yaml` with their files, for its `--help`."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{command}.yaml"))
-    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
-    # Those with a keyword in front (optional, override) follow other choices.
-    chosen = {group: choice for entry in entries for group, choice in entry.items() if " " not in group}
-    if not chosen:
-        return "This command has no groups."
-    lines = ["Groups, chosen by group=name (* is the default; files in conf/<group>):"]
-    for group, default in chosen.items():
-        names = group_choices(group)
-        marked = [f"{name}*" if name == default else name for name in names]
-        if len(names) > LISTED_CHOICES:
-            marked = [*marked[:CUT_CHOICES], f"… ({len(names)} in all)"]
-        lines += textwrap.wrap(
-            f"  {group}: {', '.join(marked)}", HELP_WIDTH, subsequent_indent="    ", break_on_hyphens=False
-        )
-    return "\n".join(lines)
-
-
-OmegaConf.register_new_resolver("command_groups", command_groups, replace=True)
+FOLLOWS_FROM = {
+    "num_classes": "the number of classes follows from the data: they are listed by data.class_names, or else read",
+    "num_epochs": "give schedule.epochs=…",
+}
+"""Keys that there are none of here, and what their values follow from."""
 
 
 def config_error(error: Exception, command: str, overrides: Sequence[str]) -> str:
@@ -72,105 +85,158 @@ def config_error(error: Exception, command: str, overrides: Sequence[str]) -> st
     """
     message = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
-        return _no_such_choice(str(error.missing_cfg_file))
+        return _no_such_choice(str(error.missing_cfg_file), command, overrides)
     if isinstance(error, OverrideParseException):
-        reason = message.splitlines()[0]
-        return f"{error.override}: cannot be read ({reason}); {_quoting_advice(str(error.override))}"
+        return _unreadable(str(error.override), message.splitlines()[0], command)
     if message.startswith("Could not override '"):
-        _, _, named = message.partition("Did you mean to override ")
-        further = named.partition("?")[0].removeprefix("one of ").split(", ") if named else []
+        _, _, others = message.partition("Did you mean to override ")
+        further = others.partition("?")[0].removeprefix("one of ").split(", ") if others else []
         return _no_such_key(message.split("'")[1], command, overrides, further)
     if message.startswith("Multiple values for "):
         key = message.removeprefix("Multiple values for ").partition(". ")[0]
         typed = next((item for item in overrides if item.startswith(f"+{key}=")), f"+{key}=…")
         return f"{typed}: a file is chosen for {key} already; leave the + out: {typed.removeprefix('+')}"
     if message.startswith("Ambiguous value for argument '"):
-        argument = message.removeprefix("Ambiguous value for argument '").partition("'\n")[0]
-        key, _, value = argument.partition("=")
-        return f"{argument}: several values need --multirun; a list is written '{key}=[{value}]'"
+        return _several_values(message.removeprefix("Ambiguous value for argument '").partition("'\n")[0])
+    named = getattr(error, "full_key", None)
+    if isinstance(error, OmegaConfBaseException) and named:
+        return f"{named}: {message.splitlines()[0]}"
     return message.splitlines()[0] if message else type(error).__name__
 
 
-def _no_such_choice(missing: str) -> str:
-    group, _, name = missing.rpartition("/")
+def unknown_flag(flag: str, command: str) -> str:
+    """What to print of `--epochs`, which is no flag of Hydra."""
+    name = flag.lstrip("-").partition("=")[0].replace("-", "_")
+    close = _close_keys(name, valid_keys(command, name, ()))
+    advice = (
+        f"did you mean {alternatives([f'{key}=…' for key in close])}?" if close else "--help lists the groups"
+    )
+    return f"{flag}: no such flag; arguments are written key=value: {advice}"
+
+
+def _no_such_choice(missing: str, command: str, overrides: Sequence[str]) -> str:
+    typed = [argument for item in overrides if (argument := Argument.of(item)) is not None]
+    chosen = (argument.key.partition("@")[0] for argument in typed)
+    group = next((group for group in chosen if missing.startswith(f"{group}/")), missing.rpartition("/")[0])
+    name = missing.removeprefix(f"{group}/")
     choices = group_choices(group)
-    close = difflib.get_close_matches(name, choices, n=3, cutoff=CLOSE)
+    if not choices:
+        return f"{group}={name}: there is no such group; the groups are {alternatives(groups())}"
+    start = f"{group}={name}: no such file in conf/{group}"
+    if _is_path(name):
+        advice = _for_path(group, name, command)
+        return f"{group}={name}: expected the name of a file in conf/{group}, found a path; {advice}"
+    elsewhere = groups_with_choice(name)
+    if elsewhere:
+        return f"{start}; did you mean {alternatives([f'{other}={name}' for other in elsewhere])}?"
+    close = close_choices(name, choices)
     if len(choices) <= CUT_CHOICES or not close:
-        advice = f"expected one of {few(choices, CUT_CHOICES)}" if choices else "there is no such group"
-    else:
-        advice = f"did you mean {_alternatives(close)}?"
-    return f"{group}={name}: no such file in conf/{group}; {advice} (--help lists them)"
+        return f"{start}; expected one of {few(choices, CUT_CHOICES)} (--help lists them)"
+    return f"{start}; did you mean {alternatives(close)}? (--help lists them)"
 
 
-def _quoting_advice(override: str) -> str:
-    """How to write an override that does not parse: what has a `=` inside a list needs quotes of its own."""
-    key, _, value = override.partition("=")
-    items = LIST_ITEM.findall(value[1:-1]) if value.startswith("[") and value.endswith("]") else []
-    if not any("=" in item and item[0] not in "\"'" for item in items):
-        return "quote it for the shell, as in 'key=[1,2]'"
-    quoted = [f'"{item}"' if "=" in item and not {'"', "'"} & set(item) else item for item in items]
-    return f"what has a = inside a list needs quotes of its own: '{key}=[{','.join(quoted)}]'"
+def _is_path(name: str) -> bool:
+    return "/" in name or name.startswith(("~", ".")) or Path(name).suffix in PATH_SUFFIXES or is_there(name)
+
+
+def _for_path(group: str, path: str, command: str) -> str:
+    """What to write of a path in place of a choice."""
+    folder = from_home(path)
+    if group == "data":
+        has_json = folder.is_dir() and any([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
+        layout = "coco_json" if has_json and not (folder / "ImageSets").is_dir() else "voc_folder"
+        root = for_shell(f"data.root={path}")
+        return f"did you mean data={layout} {root}?"
+    if group == "model":
+        key = {"train": "model.backbone_weights", "import_checkpoint": "src"}.get(command, "checkpoint")
+        return f"did you mean {for_shell(f'{key}={path}')}?"
+    return f"it is one of {few(group_choices(group), CUT_CHOICES)}"
+
+
+def _unreadable(override: str, reason: str, command: str) -> str:
+    """An argument that is not in Hydra's grammar, even with quotes around what is text."""
+    argument = Argument.of(override)
+    if argument is not None:
+        text = for_shell(f"{argument.sign}{argument.key}={quoted(argument.value)}")
+        return (
+            f"{override}: cannot be read ({reason}); a list is written 'key=[1,2]', and to mean these characters "
+            f"themselves write {text}"
+        )
+    start = f"{override}: expected key=value"
+    elsewhere = groups_with_choice(override)
+    if elsewhere:
+        return f"{start}; did you mean {alternatives([f'{group}={override}' for group in elsewhere])}?"
+    if command in INPUTS and _is_path(override):
+        return f"{start}, found a path; did you mean {for_shell(f'{INPUTS[command]}={override}')}?"
+    close = [f"{key}=…" for key in _close_keys(override, valid_keys(command, override, ()))]
+    return f"{start}; {f'did you mean {alternatives(close)}?' if close else '--help lists the groups'}"
+
+
+def _several_values(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    kind = kind_of(key)
+    ways = []
+    if kind is None or kind.is_list or not kind.is_text:
+        ways.append(f"a list is written '{key}=[{value}]'")
+    if kind is not None and kind.is_text and not kind.is_list:
+        ways.append(f"a text with a comma is written {for_shell(f'{key}={quoted(value)}')}")
+    return f"{argument}: several values need --multirun; {', '.join(ways)}"
 
 
 def _no_such_key(key: str, command: str, overrides: Sequence[str], further: Sequence[str]) -> str:
-    valid = _valid_keys(command, key, overrides)
+    valid = valid_keys(command, key, overrides)
+    typed = next((item for item in overrides if item.startswith(f"{key}=")), f"{key}=…")
     group, at, package = key.partition("@")
     if at and package in valid and (CONFIG_DIR / group).is_dir():
-        typed = next((item for item in overrides if item.startswith(f"{key}=")), f"{key}=…")
         return (
             f"{typed}: no file is chosen for {package} here that this would replace; add one by a +: +{typed}"
         )
-    close = _closest(key, [*further, *valid])
-    advice = (
-        f"did you mean {_alternatives(close)}?" if close else "--help lists the groups, --cfg job all keys"
-    )
+    of_other = _of_another_choice(key, typed, valid, overrides)
+    if of_other is not None:
+        return of_other
+    follows = FOLLOWS_FROM.get(key.rpartition(".")[2])
+    if follows is not None:
+        return f"{key}: no such key; {follows}"
+    close = _close_keys(key, [*further, *valid])
+    advice = f"did you mean {alternatives(close)}?" if close else _elsewhere(key, typed, command)
     adding = f" An argument of Lightning's Trainer that conf/trainer lacks needs a +: +{key}=…"
     return f"{key}: no such key or group; {advice}{adding if key.startswith('trainer.') else ''}"
 
 
-def _valid_keys(command: str, wrong: str, overrides: Sequence[str]) -> list[str]:
-    """All keys of the command's config with the groups as the command line chooses them."""
-    choices = [override for override in overrides if _chooses_group(override, wrong)]
-    # Hydra is still set up from the command line that failed.
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        try:
-            config = compose(command, overrides=choices)
-        except Exception:  # a second mistake: the names of the defaults are good enough
-            config = compose(command)
-    groups = [path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name != "hydra"]
-    return [*_dotted(config), *(group for group in groups if group not in config)]
+def _of_another_choice(key: str, typed: str, valid: Sequence[str], overrides: Sequence[str]) -> str | None:
+    """A key that another file of its group has."""
+    group, _, inside = key.partition(".")
+    if not inside or group not in valid or not (CONFIG_DIR / group).is_dir():
+        return None
+    choices = choices_with_key(group, inside)
+    if not choices:
+        return None
+    chosen = next((item.partition("=")[2] for item in overrides if item.startswith(f"{group}=")), None)
+    example = max(choices, key=lambda choice: (_common_prefix(choice, chosen or ""), choices.index(choice)))
+    named = alternatives(choices) if len(choices) <= CUT_CHOICES else few(choices, CUT_CHOICES)
+    now = "" if chosen is None else f", and {group}={chosen} is chosen"
+    return f"{key}: a key of {group}={named}{now}; give for instance {group}={example} {for_shell(typed)}"
 
 
-def _chooses_group(override: str, wrong: str) -> bool:
-    key, _, value = override.lstrip("+").partition("=")
-    return key != wrong and "," not in value and (CONFIG_DIR / key.partition("@")[0]).is_dir()
+def _common_prefix(one: str, other: str) -> int:
+    return next((i for i, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), 0)
 
 
-def _dotted(config: DictConfig, prefix: str = "") -> Iterable[str]:
-    for key, node in config.items_ex(resolve=False):
-        name = str(key)
-        yield f"{prefix}{name}"
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            yield from _dotted(node, f"{prefix}{name}.")
+def _close_keys(key: str, valid: Sequence[str]) -> list[str]:
+    """The closest keys, that which has the same meaning in other programs first."""
+    meant = WORDS_OF_OTHERS.get(key.rpartition(".")[2])
+    known = [meant] if meant is not None and (meant in valid or meant.startswith("hydra.")) else []
+    close = closest_keys(key, valid)
+    return known or close
 
 
-def _closest(key: str, valid: Iterable[str]) -> list[str]:
-    """The most similar keys, at most 3; one without a dot is compared with the last parts too, which count less."""
-
-    def similarity(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
-        if "." in key:
-            return whole
-        last = difflib.SequenceMatcher(None, key, candidate.rpartition(".")[2]).ratio()
-        return max(whole, last - LAST_PART_LESS)
-
-    scored = sorted(
-        ((similarity(candidate), candidate) for candidate in valid), key=lambda item: (-item[0], len(item[1]))
-    )
-    least = max(CLOSE, scored[0][0] - NEARLY_AS_CLOSE) if scored else CLOSE
-    return [candidate for score, candidate in scored if score >= least][:3]
-
-
-def _alternatives(names: Sequence[str]) -> str:
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def _elsewhere(key: str, typed: str, command: str) -> str:
+    """The group that has the value, the commands that have the key, or where all are listed."""
+    value = typed.partition("=")[2]
+    group = groups_with_choice(value)
+    if group:
+        return f"did you mean {alternatives([f'{name}={value}' for name in group])}?"
+    others = [name for name in commands_with_key(key) if name != command]
+    if others:
+        return f"it is a key of {alternatives(others)}; --cfg job shows those of {command}"
+    return "--help lists the groups, --cfg job all keys"

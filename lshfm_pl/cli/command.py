@@ -6,40 +6,34 @@ only for a command line that is right.
 """
 
 import importlib
-import logging
 import os
+import re
 import signal
 import sys
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl import __version__
-from lshfm_pl.cli.closest import config_error
+from lshfm_pl.cli.chatter import silence_chatter
+from lshfm_pl.cli.closest import config_error, unknown_flag
 from lshfm_pl.cli.failures import told
+from lshfm_pl.cli.grammar import overrides_of, repaired
 from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.cli.streams import prepare_streams
+from lshfm_pl.cli.values import expand_home, refuse_missing_values, refuse_wrong_values
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
 
-__all__ = ["Command", "main", "refuse_missing_values", "refuse_named_teacher", "start"]
+__all__ = ["Command", "main", "refuse_named_teacher", "start"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 """The variable by which Hydra lets its errors through instead of printing them and exiting."""
-
-EXPECTED_WARNINGS = (
-    r".*Experiment logs directory",  # the CSV logger shares the run's folder with everything else
-    r".*does not have many workers",  # data.num_workers is the user's choice
-    r".*sync_dist=True",  # every process gathers all images, so the figures are equal already
-    r".*LeafSpec",  # between Lightning and torch, not ours to act on
-    r".*your dataloader is not resumable",  # the data module leaves out what was trained on before
-    r"Checkpoint directory .* exists and is not empty",  # it is gone on from
-    r".*The dirpath has changed",  # resumed in another folder, whose best.ckpt is its own
-)
 
 
 class Command:
@@ -84,10 +78,14 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
         config_name: of `conf/<config_name>.yaml`.
         function: returns what to run; called once the config is composed.
     """
+    prepare_streams()
     if "--version" in sys.argv[1:]:
         print(f"lshfm_pl {__version__}")
         return
-    sys.argv[1:] = respelled(config_name, sys.argv[1:])
+    arguments = repaired(respelled(config_name, sys.argv[1:]))
+    sys.argv[1:] = arguments
+    for flag in (text for text in arguments if text.startswith("-") and not _is_flag(text)):
+        _fail(unknown_flag(flag, config_name))
     if os.environ.get(FULL_ERROR) == "1":
         _hydra_main(config_name)(lambda config: _job(config, function))()
         return
@@ -100,11 +98,14 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
 
     os.environ[FULL_ERROR] = "1"
     try:
+        refuse_wrong_values(config_name, arguments)
         _hydra_main(config_name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        overrides = [arguments[index] for index in overrides_of(arguments)]
         _fail(config_error(error, config_name, overrides))
     except Exception as error:
+        if _wants_traceback(arguments):
+            raise
         _fail(told(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -117,12 +118,11 @@ def _hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Any
 
 
 def _job(config: DictConfig, function: Callable[[], Callable[[DictConfig], Any]]) -> None:
-    for message in EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
+    silence_chatter()
     try:
         refuse_missing_values(config)
         refuse_named_teacher(config)
+        expand_home(config)
         function()(config)
     except Exception as error:
         if config.get("debug"):
@@ -132,16 +132,20 @@ def _job(config: DictConfig, function: Callable[[], Callable[[DictConfig], Any]]
         sys.exit(128 + signal.SIGINT)
 
 
+def _wants_traceback(arguments: Sequence[str]) -> bool:
+    """Whether a `debug=…` is on the command line, where there is no config yet."""
+    return any(re.match(r"\+*debug=(?!null$|$)", argument) for argument in arguments)
+
+
+def _is_flag(text: str) -> bool:
+    """Whether Hydra knows a flag, which may be cut short."""
+    known = (flag for action in get_args_parser()._actions for flag in action.option_strings)
+    return any(flag.startswith(text.partition("=")[0]) for flag in known)
+
+
 def _fail(text: str) -> NoReturn:
     print(f"error: {text}", file=sys.stderr)
     sys.exit(1)
-
-
-def refuse_missing_values(config: DictConfig) -> None:
-    """Raise an LSHFMError that names the keys still without a value (`???` in the config files)."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise LSHFMError(f"no value for {', '.join(missing)}: give {missing[0]}=…")
 
 
 def refuse_named_teacher(config: DictConfig) -> None:
@@ -155,7 +159,3 @@ def refuse_named_teacher(config: DictConfig) -> None:
         f"teacher.detector={detector}: expected the settings of a detector, found a name; give {choice} "
         f"(+{choice} in evaluate, and where conf/teacher_of has no file of the student)"
     )
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()

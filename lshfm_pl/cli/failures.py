@@ -51,8 +51,8 @@ def told(error: BaseException) -> str:
         key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else "config"
         return f"{key}: {type(cause).__name__}: {_short(cause)}" if cause else f"{key}: {_short(error)}"
     if isinstance(error, OmegaConfBaseException):
-        key = getattr(error, "full_key", None) or "config"
-        return f"{key}: {_short(error)}"
+        reason = str(error).split("\n")[0]
+        return f"{getattr(error, 'full_key', None) or 'config'}: {reason}"
     if isinstance(error, OSError) and error.errno is not None:
         return told_of_system(error)
     if isinstance(error, MemoryError):

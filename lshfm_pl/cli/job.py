@@ -1,6 +1,7 @@
 """What a command may ask about its config and the job that it is."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["as_dict", "in_multirun", "is_main_process", "job_command"]
+from lshfm_pl.cli.names import alternatives, closest_keys
+from lshfm_pl.errors import LSHFMError, few
+
+__all__ = ["as_dict", "changed_data", "in_multirun", "is_main_process", "job_command"]
 
 
 def in_multirun() -> bool:
@@ -25,6 +29,22 @@ def job_command(module: str, output_dir: Path) -> list[str]:
 def as_dict(config: DictConfig | None) -> dict[str, Any]:
     """A config node as plain Python, interpolations resolved; {} for none."""
     return {} if config is None else dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+def changed_data(stored: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The data settings that a checkpoint holds with those that `data.<key>=…` changes.
+
+    Raises:
+        LSHFMError: a key that these data do not have.
+    """
+    for key in changes:
+        if key not in stored:
+            close = [f"data.{name}" for name in closest_keys(key, stored)]
+            advice = (
+                f"did you mean {alternatives(close)}?" if close else f"they have {few(sorted(stored), 20)}"
+            )
+            raise LSHFMError(f"data.{key}: the data of the checkpoint have no such key; {advice}")
+    return {**stored, **changes}
 
 
 def is_main_process() -> bool:

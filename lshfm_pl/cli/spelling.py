@@ -1,21 +1,27 @@
 """Short and older spellings of arguments, read as the keys that Hydra knows."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 __all__ = ["respelled"]
 
 SPELLINGS = {
-    "benchmark": {r"^(step|data|eval)$": r"what=\1"},
+    "benchmark": {r"(step|data|eval)": r"what=\1"},
     # `resume` is a value, auto or a path, so that Hydra has no key below it.
-    "train": {r"^resume\.allow_changes=": "resume_allow_changes="},
+    "train": {r"resume\.allow_changes=(.*)": r"resume_allow_changes=\1"},
 }
-"""Command → pattern of an argument and what it is replaced by."""
+"""Command → pattern of a whole argument and what it is replaced by."""
+
+DATA_OF_CHECKPOINT = ("evaluate", "visualize")
+"""Commands whose data are those of the checkpoint if none are chosen: `data.root=…` changes a key of those."""
 
 
-def respelled(command: str, arguments: Iterable[str]) -> list[str]:
+def respelled(command: str, arguments: Sequence[str]) -> list[str]:
     """The arguments of a command as Hydra's keys."""
     found = list(arguments)
     for pattern, replacement in SPELLINGS.get(command, {}).items():
-        found = [re.sub(pattern, replacement, argument) for argument in found]
+        whole = re.compile(pattern, re.DOTALL)
+        found = [whole.sub(replacement, text) if whole.fullmatch(text) else text for text in found]
+    if command in DATA_OF_CHECKPOINT and not any(re.match(r"\+*data=", argument) for argument in found):
+        found = [f"+{argument}" if argument.startswith("data.") else argument for argument in found]
     return found

@@ -1,0 +1,40 @@
+"""The groups that `--help` lists."""
+
+import textwrap
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lshfm_pl.cli.names import group_choices
+from lshfm_pl.paths import CONFIG_DIR
+
+__all__ = ["CUT_CHOICES", "command_groups"]
+
+HELP_WIDTH = 100
+LISTED_CHOICES = 40
+"""A group of more files is cut after `CUT_CHOICES` in the help, and they are counted."""
+
+CUT_CHOICES = 6
+
+
+def command_groups(command: str) -> str:
+    """The groups in the defaults of `conf/<command>.yaml` with their files, for its `--help`."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{command}.yaml"))
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    # Those with a keyword in front (optional, override) follow other choices.
+    chosen = {group: choice for entry in entries for group, choice in entry.items() if " " not in group}
+    if not chosen:
+        return "This command has no groups."
+    lines = ["Groups, chosen by group=name (* is the default; files in conf/<group>):"]
+    for group, default in chosen.items():
+        names = group_choices(group)
+        marked = [f"{name}*" if name == default else name for name in names]
+        if len(names) > LISTED_CHOICES:
+            marked = [*marked[:CUT_CHOICES], f"… ({len(names)} in all)"]
+        lines += textwrap.wrap(
+            f"  {group}: {', '.join(marked)}", HELP_WIDTH, subsequent_indent="    ", break_on_hyphens=False
+        )
+    return "\n".join(lines)
+
+
+OmegaConf.register_new_resolver("command_groups", command_groups, replace=True)

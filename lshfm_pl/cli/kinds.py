@@ -1,0 +1,183 @@
+"""Which values a key takes, as far as that can be said without the code that uses it.
+
+A key that has a value in `conf/` takes values of that kind. What is told here are the keys whose default is null or
+says too little, and the texts of which only some are known.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+__all__ = ["CHOICES", "KINDS", "Kind", "kind_of", "kind_of_default"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Kinds of values.
+
+    Args:
+        of: Python's types; `float` includes whole numbers.
+        is_null: null is one too.
+        is_list: a list of them is one too.
+        is_single: one that is in no list is one.
+        is_path: a file or folder, where `~` is the user's home.
+    """
+
+    of: tuple[type, ...]
+    is_null: bool = True
+    is_list: bool = False
+    is_single: bool = True
+    is_path: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether what is typed is taken as it stands."""
+        return self.of == (str,)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is of this kind."""
+        if value is None:
+            return self.is_null
+        if isinstance(value, Sequence) and not isinstance(value, str) and self.is_list:
+            items = replace(self, is_null=False, is_single=True)
+            return all(items.holds(item) for item in value)
+        if not self.is_single:
+            return False
+        if isinstance(value, bool):
+            return bool in self.of
+        if isinstance(value, int):
+            return int in self.of or float in self.of
+        return isinstance(value, self.of)
+
+    def words(self) -> str:
+        """What is expected, for a message."""
+        one = "a path" if self.is_path else " or ".join(WORDS[kind] for kind in self.of)
+        if not self.is_single:
+            return f"a list such as [{'a,b' if self.is_text else '1,2'}]"
+        many = " or a list of them" if self.is_list else ""
+        return f"{one}{many}{' or null' if self.is_null and dict not in self.of else ''}"
+
+
+WORDS = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "settings",
+}
+
+PATH = Kind((str,), is_path=True)
+PATHS = Kind((str,), is_list=True, is_path=True)
+TEXT = Kind((str,))
+TEXTS = Kind((str,), is_list=True)
+WHOLE = Kind((int,))
+NUMBER = Kind((float,))
+SWITCH = Kind((bool,))
+SETTINGS = Kind((dict,))
+ANY_LIST = Kind((list,), is_null=False)
+
+KINDS = {
+    # By the last part of the key
+    "backbone_weights": PATH,
+    "box_head_width": WHOLE,
+    "checkpoint": PATH,
+    "checkpoints": Kind((str, dict), is_list=True, is_path=True),
+    "class_names": Kind((str,), is_list=True, is_single=False),
+    "clip_grad_norm": NUMBER,
+    "default_root_dir": PATH,
+    "detections_per_img": WHOLE,
+    "detector": Kind((dict, str)),
+    "device": TEXT,
+    "dirpath": PATH,
+    "dst": PATH,
+    "every_n_minutes": NUMBER,
+    "every_n_steps": WHOLE,
+    "file": PATH,
+    "folder": PATH,
+    "fpn_channels": WHOLE,
+    "hash_weights": PATH,
+    "hashes_per_step": WHOLE,
+    "image_id": TEXTS,
+    "images": PATHS,
+    "index": Kind((int,), is_list=True),
+    "jobs": WHOLE,
+    "limit": WHOLE,
+    "nms_thresh": NUMBER,
+    "num_hashes": WHOLE,
+    "output": PATH,
+    "output_dir": PATH,
+    "postprocess": TEXT,
+    "resume": PATH,
+    "root": PATH,
+    "runs": PATHS,
+    "save_dir": PATH,
+    "score_thresh": NUMBER,
+    "src": PATH,
+    "std": NUMBER,
+    "test_annotations": PATH,
+    "test_images": PATH,
+    "test_split": TEXTS,
+    "threads": WHOLE,
+    "train_annotations": PATH,
+    "train_images": PATH,
+    "train_split": TEXTS,
+    "val_annotations": PATH,
+    "val_images": PATH,
+    "val_split": TEXTS,
+    "weights": TEXT,
+    # By the whole key
+    "hydra.run.dir": PATH,
+    "hydra.sweep.dir": PATH,
+    "callbacks.images": SETTINGS,
+    "distill.bias": Kind((int, str), is_null=False),
+    "trainer.benchmark": SWITCH,
+    "trainer.check_val_every_n_epoch": WHOLE,
+    "trainer.deterministic": Kind((bool, str)),
+    "trainer.devices": Kind((int, str), is_null=False, is_list=True),
+    "trainer.enable_progress_bar": SWITCH,
+    "trainer.fast_dev_run": Kind((bool, int), is_null=False),
+    "trainer.gradient_clip_val": NUMBER,
+    "trainer.limit_test_batches": NUMBER,
+    "trainer.limit_train_batches": NUMBER,
+    "trainer.limit_val_batches": NUMBER,
+    "trainer.max_epochs": WHOLE,
+    "trainer.max_time": Kind((str, dict)),
+    "trainer.precision": Kind((int, str)),
+    "trainer.profiler": Kind((str, dict)),
+    "trainer.strategy": Kind((str, dict), is_null=False),
+    "trainer.val_check_interval": NUMBER,
+}
+"""Key, or its last part → its kind."""
+
+CHOICES = {
+    "category_ids": ("contiguous", "keep"),
+    "decay": ("multistep", "cosine"),
+    "hash_loss": ("bce", "l1", "l2"),
+    "norm": ("frozen_bn", "bn", "bn_frozen_stats", "gn", "none"),
+    "on_bad_sample": ("error", "skip"),
+    "postprocess": ("torchvision", "published"),
+    "split": ("train", "val", "test"),
+    "what": ("step", "data", "eval"),
+    "which": ("student", "teacher"),
+}
+"""Last part of a key → the texts that it takes."""
+
+
+def kind_of(key: str) -> Kind | None:
+    """The kind of a key that is told here; None for another."""
+    return KINDS.get(key) or KINDS.get(key.rpartition(".")[2])
+
+
+def kind_of_default(value: Any) -> Kind | None:
+    """The kind of a key by its value in `conf/`; None for null, which says nothing."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return Kind((str, bool, float))
+    if isinstance(value, Mapping):
+        return SETTINGS
+    if isinstance(value, Sequence):
+        whole = bool(value) and all(type(item) is int for item in value)
+        return replace(WHOLE, is_null=False, is_list=True, is_single=False) if whole else ANY_LIST
+    return Kind((type(value),), is_null=False)

@@ -1,0 +1,170 @@
+"""The names that can be typed (groups, their files, the keys of those) and which are close to a wrong one."""
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lshfm_pl.paths import CONFIG_DIR
+
+__all__ = [
+    "alternatives",
+    "choices_with_key",
+    "chooses_group",
+    "close_choices",
+    "closest_keys",
+    "commands_with_key",
+    "group_choices",
+    "groups",
+    "groups_with_choice",
+    "valid_keys",
+]
+
+CLOSE = 0.6
+"""Similarity, 0..1, from which a name is offered in place of a wrong one."""
+
+LAST_PART_LESS = 0.15
+"""How much less a match with the last part of a key counts than one with the whole."""
+
+PART_OF_NAME = 0.84
+"""Similarity of a name that has all words of the wrong one, as score_threshold has those of score."""
+
+NEARLY_AS_CLOSE = 0.1
+"""How much less similar than the closest further names may be."""
+
+MOST_OFFERED = 3
+NOT_OFFERED = ("hydra", "run_folder", "teacher_of")
+"""Groups that nobody chooses by hand."""
+
+
+def groups() -> list[str]:
+    """The groups of `conf/` that can be chosen from."""
+    return sorted(
+        path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in NOT_OFFERED
+    )
+
+
+def group_choices(group: str) -> list[str]:
+    """The files of a group that can be chosen; those with a leading underscore are parts of others."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml"))
+
+
+def groups_with_choice(name: str) -> list[str]:
+    """The groups that have a file of this name."""
+    return [group for group in groups() if name in group_choices(group)]
+
+
+def chooses_group(override: str, wrong: str | None = None) -> bool:
+    """Whether an override chooses one file of a group, which `wrong` is not the name of."""
+    key, _, value = override.lstrip("+").partition("=")
+    group = key.partition("@")[0]
+    return key != wrong and not group.startswith("~") and "," not in value and (CONFIG_DIR / group).is_dir()
+
+
+def close_choices(name: str, choices: Iterable[str]) -> list[str]:
+    """The choices most similar to a name, at most 3; those that contain it go first."""
+    names = list(choices)
+    similar = difflib.get_close_matches(name, names, n=MOST_OFFERED, cutoff=CLOSE)
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    holding = [choice for choice in names if words and all(word in choice for word in words)]
+    return list(dict.fromkeys([*(similar if not holding else ()), *holding]))[:MOST_OFFERED]
+
+
+@cache
+def _keys_of_choice(group: str, choice: str) -> frozenset[str]:
+    """The keys in a file of a group and in those that it is made of."""
+    path = CONFIG_DIR / group / f"{choice}.yaml"
+    content: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    keys = set(_dotted_of(content))
+    for entry in content.get("defaults", []) if isinstance(content, dict) else []:
+        if isinstance(entry, str) and entry != "_self_":
+            keys |= _keys_of_choice(group, entry)
+    return frozenset(keys)
+
+
+def choices_with_key(group: str, key: str) -> list[str]:
+    """The files of a group that have a key, which is without the group's name."""
+    return [choice for choice in group_choices(group) if key in _keys_of_choice(group, choice)]
+
+
+def valid_keys(command: str, wrong: str, overrides: Sequence[str]) -> list[str]:
+    """All keys of the command's config with the groups as the command line chooses them, and the groups."""
+    choices = [override for override in overrides if chooses_group(override, wrong)]
+    # Hydra is still set up from the command line that failed.
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        try:
+            config = compose(command, overrides=choices)
+        except (
+            HydraException,
+            OmegaConfBaseException,
+        ):  # a second mistake: the names of the defaults will do
+            config = compose(command)
+    return list(dict.fromkeys([*_dotted(config), *_groups_of(command)]))
+
+
+@cache
+def _groups_of(command: str) -> tuple[str, ...]:
+    """The groups that a command chooses from."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{command}.yaml"))
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    return tuple(group for entry in entries for group in entry if " " not in group)
+
+
+def commands_with_key(key: str) -> list[str]:
+    """The commands whose own file has a key."""
+    paths = sorted(CONFIG_DIR.glob("*.yaml"))
+    return [path.stem for path in paths if key in _dotted_of(OmegaConf.to_container(OmegaConf.load(path)))]
+
+
+def _dotted(config: DictConfig, prefix: str = "") -> Iterable[str]:
+    for key, node in config.items_ex(resolve=False):
+        name = str(key)
+        if name == "hyperparameters":
+            continue  # copies of other keys, for TensorBoard
+        yield f"{prefix}{name}"
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            yield from _dotted(node, f"{prefix}{name}.")
+
+
+def _dotted_of(content: Any, prefix: str = "") -> Iterable[str]:
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if prefix or key != "defaults":
+            yield f"{prefix}{key}"
+            yield from _dotted_of(value, f"{prefix}{key}.")
+
+
+def closest_keys(key: str, valid: Iterable[str]) -> list[str]:
+    """The most similar keys, at most 3; one without a dot is compared with the last parts too, which count less."""
+    words = _words(key)
+
+    def similarity(candidate: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
+        if words and words <= _words(candidate if "." in key else candidate.rpartition(".")[2]):
+            whole = max(whole, PART_OF_NAME)
+        if "." in key:
+            return whole
+        last = difflib.SequenceMatcher(None, key, candidate.rpartition(".")[2]).ratio()
+        return max(whole, last - LAST_PART_LESS)
+
+    scored = sorted(
+        ((similarity(candidate), candidate) for candidate in valid), key=lambda item: (-item[0], len(item[1]))
+    )
+    least = max(CLOSE, scored[0][0] - NEARLY_AS_CLOSE) if scored else CLOSE
+    return [candidate for score, candidate in scored if score >= least][:MOST_OFFERED]
+
+
+def _words(key: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", key.lower())) - {""}
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,98 @@
+"""What keys take is known for every key of every command."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from lshfm_pl.cli.kinds import CHOICES, KINDS, kind_of, kind_of_default
+from lshfm_pl.cli.names import group_choices
+from lshfm_pl.cli.values import expand_home
+from lshfm_pl.paths import CONFIG_DIR
+
+GROUPS = ("data", "distill", "schedule")
+
+
+def leaves(config, prefix=""):
+    for key in config:
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
+            yield from leaves(node, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", node
+
+
+@pytest.fixture(scope="module")
+def defaults():
+    """(key, value) of every command, and of training with every choice."""
+    lines = [(path.stem, []) for path in CONFIG_DIR.glob("*.yaml")]
+    lines += [("train", [f"{group}={choice}"]) for group in GROUPS for choice in group_choices(group)]
+    lines += [("train", [f"model={name}"]) for name in ("retinanet_resnet50fpn", "fasterrcnn_vgg16")]
+    found = []
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        for command, overrides in lines:
+            for key, node in leaves(compose(command, overrides=overrides)):
+                if isinstance(node, ListConfig):
+                    found.append((key, OmegaConf.to_container(node)))
+                elif not node._is_interpolation() and not node._is_missing():
+                    found.append((key, node._value()))
+    return found
+
+
+def test_every_default_is_of_the_kind_that_its_key_takes(defaults):
+    wrong = [
+        (key, value)
+        for key, value in defaults
+        if (kind := kind_of(key) or kind_of_default(value)) is not None and not kind.holds(value)
+    ]
+    assert wrong == []
+
+
+#: Groups that are chosen as a whole.
+NO_VALUE = {"data", "debug", "experiment", "model"}
+
+
+def test_kind_of_every_key_without_a_value_is_known(defaults):
+    without = {key for key, value in defaults if value is None}
+    assert {key for key in without if kind_of(key) is None} - NO_VALUE == set()
+
+
+def test_every_listed_key_exists(defaults):
+    keys = {key for key, _ in defaults} | {"hydra.run.dir", "hydra.sweep.dir"}
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            for command in (path.stem for path in CONFIG_DIR.glob("*.yaml")):
+                keys |= {key for key, _ in leaves(compose(command))}
+    except HydraException as error:
+        pytest.fail(str(error))
+    parts = {key.rpartition(".")[2] for key in keys} | {"detector", "images"}
+    assert [name for name in KINDS if name not in keys | parts and name != "callbacks.images"] == []
+    assert [name for name in CHOICES if name not in parts] == []
+
+
+def test_choices_hold_every_default(defaults):
+    for key, value in defaults:
+        choices = CHOICES.get(key.rpartition(".")[2])
+        if choices is not None and value is not None:
+            assert value in choices, key
+
+
+def test_home_stands_for_the_tilde_in_paths_alone(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = OmegaConf.create(
+        {
+            "data": {"root": "~/a", "class_names": ["~"]},
+            "images": ["~/b", "c"],
+            "checkpoints": {"teacher": "~/t.ckpt"},
+            "role": "~",
+            "resume": None,
+        }
+    )
+    expand_home(config)
+    assert OmegaConf.to_container(config) == {
+        "data": {"root": "/home/me/a", "class_names": ["~"]},
+        "images": ["/home/me/b", "c"],
+        "checkpoints": {"teacher": "/home/me/t.ckpt"},
+        "role": "~",
+        "resume": None,
+    }
