@@ -1,35 +1,35 @@
-"""The folder of a run: that it can be written, has room, and belongs to one process at a time."""
+"""The folder of a run: that it can be written and has room, before anything is written there."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.runs.lock import hold_folder
+
+if TYPE_CHECKING:  # Hydra imports this module before the command's own, which takes seconds
+    import pytorch_lightning as pl
+    from torch import Tensor
 
 __all__ = [
     "RefuseUnwritableFolder",
-    "lock_run",
     "refuse_full_disk",
     "refuse_unwritable",
     "training_state_bytes",
 ]
 
-LOCK_SECONDS = 20
-"""How long to wait for a run that has just been killed: its loader's workers live a few seconds longer."""
-
 PROBE_BYTES = 65536
 """About what Hydra writes into a new folder before anything else does."""
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""By which torchrun, Lightning, SLURM and jsrun number the processes of a run; the first one that is set counts."""
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -52,25 +52,38 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 class RefuseUnwritableFolder(Callback):
-    """For Hydra, which makes the run's folder before our commands begin and would show a traceback."""
+    """For Hydra, which writes into the run's folder before our commands begin, and would show a traceback.
+
+    A folder in which another process is at work is refused here too, before a file in it is touched.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check `hydra.run.dir`."""
-        self._check(config.hydra.run.dir)
+        """Check `hydra.run.dir`, and claim it until the process ends."""
+        self._check(config.hydra.run.dir, claim=_is_first_process())
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check `hydra.sweep.dir`."""
-        self._check(config.hydra.sweep.dir)
+        """Check `hydra.sweep.dir`; each job claims its own folder."""
+        self._check(config.hydra.sweep.dir, claim=False)
 
-    def _check(self, folder: str) -> None:
+    def _check(self, folder: str, *, claim: bool) -> None:
         try:
+            if claim and Path(folder).is_dir():
+                hold_folder(Path(folder))
             refuse_unwritable(Path(folder))
+            if claim:
+                hold_folder(Path(folder))
         except LSHFMError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)  # Hydra passes over any other exception of a callback
 
 
-def training_state_bytes(module: pl.LightningModule, optimizer: str) -> int:
+def _is_first_process() -> bool:
+    """Whether this is the first of a run's processes, told without torch."""
+    ranks = (os.environ[name] for name in RANK_VARIABLES if name in os.environ)
+    return next(ranks, "0") == "0"
+
+
+def training_state_bytes(module: "pl.LightningModule", optimizer: str) -> int:
     """Bytes of a checkpoint with the optimizer's state: as float32 one more per trainable value, for AdamW two."""
     tensors: Iterable[Tensor] = module.state_dict().values()
     moments = 2 if optimizer == "adamw" else 1
@@ -95,36 +108,3 @@ def refuse_full_disk(folder: Path, checkpoint_bytes: int) -> None:
             f"{folder}: expected room for the checkpoints, {needed / 1e6:,.0f} MB, found {free / 1e6:,.0f} MB. "
             "Make room or give another hydra.run.dir"
         )
-
-
-@contextlib.contextmanager
-def lock_run(output_dir: Path) -> Iterator[None]:
-    """Claim the run's folder inside this context, so that no second process writes there.
-
-    Where the file system knows no locks nothing is claimed.
-
-    Raises:
-        LSHFMError: a process that is alive has claimed it.
-    """
-    descriptor = os.open(output_dir, os.O_RDONLY)
-    end = time.monotonic() + LOCK_SECONDS
-    try:
-        while not _locked(descriptor):
-            if time.monotonic() > end:
-                raise LSHFMError(
-                    f"{output_dir}: another process is at this run; wait for it or give another hydra.run.dir"
-                )
-            time.sleep(0.2)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True

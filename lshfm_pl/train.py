@@ -38,8 +38,9 @@ from lshfm_pl.results import (
     write_json,
 )
 from lshfm_pl.resume import AUTO, finished_results, read_resumable, resolve_resume, set_results_aside
-from lshfm_pl.run_folder import lock_run, refuse_full_disk, training_state_bytes
+from lshfm_pl.run_folder import refuse_full_disk, training_state_bytes
 from lshfm_pl.run_logs import START, rewind_logs
+from lshfm_pl.runs.lock import lock_folder
 
 __all__ = ["train"]
 
@@ -81,7 +82,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         if is_main_process():
             checkpoint_bytes = training_state_bytes(module, config.schedule.optimizer.name)
             refuse_full_disk(output_dir, checkpoint_bytes)
-            stack.enter_context(lock_run(output_dir))
+            stack.enter_context(lock_folder(output_dir))
             set_results_aside(output_dir)
             OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
             rewind_logs(output_dir, log_position)

@@ -1,30 +1,22 @@
-"""Folders that cannot be used are refused before training, and each belongs to one process."""
+"""Folders that cannot be used are refused before training, and each belongs to one process at a time."""
 
+import fcntl
+import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 
 import pytest
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
 
-from lshfm_pl import run_folder
 from lshfm_pl.checkpointing import LastCheckpoint
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.modules import DetectionModule
-from lshfm_pl.run_folder import lock_run, refuse_full_disk, refuse_unwritable, training_state_bytes
-
-
-def test_run_in_use_is_refused_by_a_second_process_and_free_again_after(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "LOCK_SECONDS", 0.1)
-    with (
-        lock_run(tmp_path),
-        pytest.raises(LSHFMError, match="another process is at this run"),
-        lock_run(tmp_path),
-    ):
-        pass
-    with lock_run(tmp_path):
-        pass
+from lshfm_pl.run_folder import refuse_full_disk, refuse_unwritable, training_state_bytes
+from lshfm_pl.runs.lock import HOLDER_FILE
 
 
 def test_folder_under_a_file_is_refused_in_one_line(tmp_path):
@@ -45,6 +37,25 @@ def test_command_tells_of_an_unwritable_folder_without_traceback(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "file/run: expected a folder that can be written, found: Not a directory" in done.stderr
+
+
+def test_command_in_a_folder_that_is_in_use_touches_no_file(tmp_path):
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "since": "2026-01-02T03:04:05+00:00"}
+    (tmp_path / HOLDER_FILE).write_text(json.dumps(about))
+    before = sorted(tmp_path.rglob("*"))
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lshfm_pl.train", "data=shapes", f"hydra.run.dir={tmp_path}", "resume=auto"],
+            cwd=CONFIG_DIR.parent, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    finally:
+        os.close(descriptor)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert f"process {os.getpid()} on {socket.gethostname()} is at this run since 2026-01-02T03:04:05" in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_too_little_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
