@@ -283,6 +283,13 @@ def many_of_one(content):
         content["annotations"].append(item)
 
 
+def per_cent(folder):
+    boxes = [(10, 20, 30, 40), (50, 50, 50, 50), (0, 0, 99, 5)]
+    annotations = [annotation(1, label, box) for label, box in zip((3, 7, 18), boxes, strict=True)]
+    annotations += [annotation(2, 3, boxes[0])]
+    write_coco(folder, "train", coco_content(dict.fromkeys((1, 2), (300, 200)), annotations))
+
+
 def renumbered(content):
     """Dog alone, under another id."""
     content["categories"] = [{"id": 1, "name": "dog"}]
@@ -582,6 +589,13 @@ COCO_CASES = {
     ),
     "category of one object in many": Case(
         coco(many_of_one), "class-rare", "pass", "next to no training objects: dog (2), hen (2); cat has 303"
+    ),
+    "bbox in per cent": Case(per_cent, "boxes-in-percent", "pass", "4 boxes are within 0 and 100"),
+    "categories equal but for case": Case(
+        coco(lambda content: content["categories"][1].update(name="Cat")),
+        "class-lookalike category-unknown",
+        "fatal",
+        "the classes 'cat' and 'Cat'",
     ),
     "nothing to find": Case(
         coco(all_crowd, "annotations/instances_val.json"),

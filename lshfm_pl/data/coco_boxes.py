@@ -15,6 +15,7 @@ _ROUNDING = 1.0
 """Pixels by which corners may leave the image, or an area's box be larger: some tools count both ends."""
 _FEWEST_BOXES = 2
 """One box over the border says nothing of the others."""
+_FEWEST_IN_PERCENT = 3
 _MOST = 0.5
 _NEARLY_ALL = 0.9
 _TINY = 2
@@ -39,6 +40,7 @@ def tell_of_boxes(file: COCOFile, sizes: np.ndarray, log: FaultLog) -> None:
     counted = known & ~file.crowd
     _refuse_relative(file, of_image, counted)
     _refuse_corners(file, of_image, counted)
+    _tell_of_percent(file, of_image, counted, log)
     corners = file.boxes[:, :2] + file.boxes[:, 2:]
     over = np.maximum(-file.boxes[:, :2], corners - of_image).max(axis=1, initial=-np.inf)
     inside = (corners > 0).all(axis=1) & (file.boxes[:, :2] < of_image).all(axis=1)
@@ -73,6 +75,17 @@ def _refuse_relative(file: COCOFile, of_image: np.ndarray, counted: np.ndarray) 
         f"bbox {_box(file, first)}."
     )
     raise FaultError(Fault("boxes-relative", file.path, text))
+
+
+def _tell_of_percent(file: COCOFile, of_image: np.ndarray, counted: np.ndarray, log: FaultLog) -> None:
+    corners = file.boxes[counted, :2] + file.boxes[counted, 2:]
+    is_within = (
+        len(corners) >= _FEWEST_IN_PERCENT and (corners <= 100).all() and (file.boxes[counted] >= 0).all()
+    )
+    if is_within and (of_image[counted] >= 2 * 100).all() and corners.max() > 100 * _MOST:
+        size = " x ".join(str(side) for side in of_image[counted].min(axis=0).tolist())
+        text = f"all {len(corners):,} boxes are within 0 and 100, the images have {size} pixels or more: per cent?"
+        log.add(Fault("boxes-in-percent", file.path, f"{text} They are taken as pixels."))
 
 
 def _refuse_corners(file: COCOFile, of_image: np.ndarray, counted: np.ndarray) -> None:

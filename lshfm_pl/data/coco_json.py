@@ -283,7 +283,7 @@ class _Reader:
         return values
 
     def _summed(self, faults: list[Fault], advice: str) -> Fault:
-        others = f" And {len(faults) - 1:,} more of {faults[0].kind}." if len(faults) > 1 else ""
+        others = f" And {len(faults) - 1:,} more." if len(faults) > 1 else ""
         return self._fault(faults[0].kind, f"{faults[0].text}{others} {advice}")
 
     def _fault(self, kind: str, text: str, image_id: str = "") -> Fault:

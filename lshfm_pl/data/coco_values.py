@@ -22,8 +22,10 @@ __all__ = [
     "shown",
 ]
 
-_LARGEST_NUMBER = 1e30
-"""No coordinate is larger; NaN, infinities and integers without a float are outside of ± this too."""
+_LARGEST_COORDINATE = 1e9
+"""Pixels: no image has more."""
+_LARGEST_NUMBER = _LARGEST_COORDINATE**2
+"""Nothing is larger; NaN, infinities and integers without a float are outside of ± this too."""
 _LARGEST_EXACT_FLOAT = 2**53
 """From here on a float no longer holds every whole number."""
 _LONGEST_NAME = 255
@@ -184,7 +186,7 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
         if box is None and "bbox" not in entry:
             refuse_missing("bbox")
     numbers = [_number(value) for value in box] if isinstance(box, list) else []
-    finite = [number for number in numbers if number is not None]
+    finite = [number for number in numbers if number is not None and abs(number) <= _LARGEST_COORDINATE]
     if len(numbers) != 4 or len(finite) != 4:
         text = f"bbox is {shown(box)}, expected four finite numbers: x, y, width, height"
         raise EntryError(text, "box-not-a-number")

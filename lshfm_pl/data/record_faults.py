@@ -1,6 +1,7 @@
 """What can be told of a set that has been read without opening its images."""
 
 import difflib
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,6 +21,7 @@ _CLASSES_COMPARED = 100
 """The most frequent classes, with which rare ones are compared: no time for all pairs of very many."""
 _LONGEST_NAME = 200
 """Characters; longer names are no words that were misspelt."""
+_JOINTS = re.compile(r"[\s_-]+")
 _OVER_THE_BORDER = 0.01
 """Pixels; less is rounding."""
 
@@ -91,18 +93,29 @@ def _control_characters(dataset: DetectionDataset) -> Iterator[Fault]:
 
 
 def _lookalikes(dataset: DetectionDataset) -> Iterator[Fault]:
-    """Classes that may be misspelt: rare, and named nearly like one of the most frequent."""
+    """Classes that may be one: named alike but for case or joints, or a rare one named nearly like a frequent one."""
     counts = {name: count for name, count in dataset.describe()["classes"].items() if count}
+    first_of: dict[str, str] = {}
+    for name in counts:
+        first = first_of.setdefault(_JOINTS.sub("", name).casefold(), name)
+        if first != name:
+            record = _first_with(dataset, name)
+            text = f"the classes '{first}' and '{name}' differ in case, spaces, - or _ alone: are they one?"
+            yield Fault("class-lookalike", record.annotation_path or record.image_path, text)
     most_frequent = sorted(counts, key=lambda name: -counts[name])[:_CLASSES_COMPARED]
-    labels = {name: label for label, name in enumerate(dataset.class_names, start=1)}
     for rare, count in counts.items():
         frequent = [name for name in most_frequent if count < _RARE * counts[name]]
         alike = [name for name in frequent if _alike(rare, name)]
-        if alike:
-            label = labels[rare]
-            record = next(record for record in dataset.records if label in record.labels)
+        if alike and rare in first_of.values():
+            record = _first_with(dataset, rare)
             text = f"the class '{rare}' has {count} objects, '{alike[0]}' has {counts[alike[0]]}: misspelt?"
             yield Fault("class-lookalike", record.annotation_path or record.image_path, text)
+
+
+def _first_with(dataset: DetectionDataset, name: str) -> DetectionRecord:
+    """The first image that has an object of a class."""
+    label = dataset.class_names.index(name) + 1
+    return next(record for record in dataset.records if label in record.labels)
 
 
 def _alike(one: str, other: str) -> bool:

@@ -84,6 +84,23 @@ def test_boxes_of_parts_of_the_image_stop(tmp_path):
     assert "boxes-relative" not in dict(read(tmp_path)[1])
 
 
+def test_boxes_of_per_cent_are_asked_about(tmp_path):
+    boxes = [(10, 20, 30, 40), (50, 50, 50, 50), (0, 0, 99.5, 5)]
+    images = dict.fromkeys((1, 2, 3), (300, 200))
+
+    def told(boxes):
+        annotations = [annotation(number, 1, box) for number, box in enumerate(boxes, start=1)]
+        write_coco(tmp_path, "train", coco_content(images, annotations, CATEGORIES))
+        return dict(read(tmp_path)[1])
+
+    text = told(boxes)["boxes-in-percent"]
+    assert text.startswith(
+        "all 3 boxes are within 0 and 100, the images have 300 x 200 pixels or more: per cent?"
+    )
+    assert "boxes-in-percent" not in told([*boxes[:2], (0, 0, 101, 5)])
+    assert "boxes-in-percent" not in told([(1, 2, 30, 40)] * 3)
+
+
 @pytest.mark.parametrize(
     ("area", "expected"),
     [(64 * 48, 300), (601, 300), (0, 300), (0.2, 300), (300, 300), (336, 336), (77.5, 77.5), (1, 1)],

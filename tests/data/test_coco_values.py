@@ -198,7 +198,7 @@ def test_objects_of_an_image_that_is_left_out_are_no_faults_of_their_own(tmp_pat
 def test_a_list_without_one_good_entry_is_one_fault(tmp_path, content):
     for entry in content["annotations"]:
         entry["bbox"] = []
-    with pytest.raises(FaultError, match=r"entry 1 .* bbox is \[\].* And 2 more .* No entry of the list"):
+    with pytest.raises(FaultError, match=r"entry 1 .* bbox is \[\].* And 2 more\. No entry of the list"):
         read(tmp_path, content, "skip")
 
 
