@@ -93,7 +93,7 @@ def _control_characters(dataset: DetectionDataset) -> Iterator[Fault]:
 
 
 def _lookalikes(dataset: DetectionDataset) -> Iterator[Fault]:
-    """Classes that may be one: named alike but for case or joints, or a rare one named nearly like a frequent one."""
+    """Classes that may be one: alike but for case or joints, or a rare one named nearly like a frequent one."""
     counts = {name: count for name, count in dataset.describe()["classes"].items() if count}
     first_of: dict[str, str] = {}
     for name in counts:
