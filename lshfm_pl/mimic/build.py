@@ -42,7 +42,7 @@ def build_losses(name: str, teacher: nn.Module, **settings: Any) -> DistillLosse
         name: kd, or one of `MIMIC_HEADS`.
         teacher: a Faster R-CNN or RetinaNet.
         settings: the file's other keys. `kd_beta` above 0 adds the logit loss, with `temperature`; `bias` (0, mean
-            or median) and `bias_images` are of the hash; the rest as `KD` or `build_mimic_head`.
+            or median), `bias_even_median` and `bias_images` are of the hash; the rest as `KD` or `build_mimic_head`.
 
     Raises:
         LSHFMError: unknown name or key, bad number, or a hash file that doesn't fit.
@@ -54,13 +54,14 @@ def build_losses(name: str, teacher: nn.Module, **settings: Any) -> DistillLosse
     require_number("kd_beta", kd_beta)
     kd = KD(kd_beta, temperature=temperature, activation=activation)
     centre, num_images = settings.pop("bias", 0), settings.pop("bias_images", 1)
+    even_median = settings.pop("bias_even_median", "mean")
     head = build_mimic_head(name, mimic_size(teacher), **settings)
     if str(centre) != "0" and not isinstance(head, LSH):
         raise LSHFMError(f"distill.bias: {name} has no hash; leave it out, or choose lsh or lshl2")
     return DistillLosses(
         head,
         kd if kd.beta > 0 else None,
-        None if str(centre) == "0" else BiasCalibration(centre, num_images),
+        None if str(centre) == "0" else BiasCalibration(centre, num_images, even_median),
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.features import ground_truth_features
-from lshfm_pl.mimic.heads import LSH, Centre
+from lshfm_pl.mimic.heads import LSH, Centre, EvenMedian
 
 __all__ = [
     "AGREEMENT_DESCRIPTIONS",
@@ -47,14 +47,20 @@ class BiasCalibration:
         centre: mean or median, per hash function.
         num_images: how many training images to sample, evenly over the data set. At most 16 features of each are
             kept on the CPU: 64 KB an image for 1,024 features, 147 KB for RetinaNet's 2,304.
+        even_median: which median of an even number of features, see `LSH.centre_bias`.
     """
 
     centre: Centre
     num_images: int
+    even_median: EvenMedian = "mean"
 
     def __post_init__(self) -> None:
         if self.centre not in get_args(Centre):
             raise LSHFMError(f"distill.bias: expected 0, mean or median, found {self.centre!r}")
+        if self.even_median not in get_args(EvenMedian):
+            raise LSHFMError(
+                f"distill.bias_even_median: expected mean or lower, found {self.even_median!r}"
+            )
         if not isinstance(self.num_images, int) or self.num_images < 1:
             raise LSHFMError(
                 f"distill.bias_images: expected a whole number of at least 1, found {self.num_images!r}"
@@ -69,7 +75,7 @@ class BiasCalibration:
         # A loader draws a number when its iterator is made; training's own must not shift by that.
         with torch.random.fork_rng(devices=[]):
             (features_MD,) = collect_features([teacher], batches)
-        head.centre_bias(features_MD, self.centre)
+        head.centre_bias(features_MD, self.centre, self.even_median)
 
 
 def collect_features(detectors: Sequence[Any], batches: Batches) -> list[Tensor]:

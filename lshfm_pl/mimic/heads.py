@@ -38,6 +38,7 @@ __all__ = [
 
 Activation = Literal["softmax", "sigmoid"]
 Centre = Literal["mean", "median"]
+EvenMedian = Literal["mean", "lower"]
 
 PROJECTED_AT_ONCE = 2**24
 """Elements of the projections [N, h] that exist at once while a median is found: 64 MB."""
@@ -325,11 +326,18 @@ class LSH(FeatureHead):
         self.bias = self.weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().to(self.weight)
 
     @exact_products()
-    def centre_bias(self, features_ND: Tensor, centre: Centre) -> None:
+    def centre_bias(self, features_ND: Tensor, centre: Centre, even_median: EvenMedian = "mean") -> None:
         """Set b = −mean or −median of W f per hash over the given features [N, D], N ≥ 1.
 
-        With the median (of an even number: the middle of the two) half of the features have bit 1, so that every
-        hash tells the most it can. The projections are made a block of hashes at a time.
+        With the median half of the features have bit 1, so that every hash tells the most it can. The projections
+        are made a block of hashes at a time.
+
+        Args:
+            features_ND: the teacher's features.
+            centre: mean or median, per hash.
+            even_median: which median of an even number N: the `mean` of the two middle values, or the `lower` one, as
+                the published code takes it. With `lower` the feature that is the median has a projection of 0,
+                hence bit 0.
 
         Raises:
             LSHFMError: no feature is given, or one is not finite.
@@ -344,7 +352,8 @@ class LSH(FeatureHead):
             centres_H = self.weight.double() @ features_ND.double().mean(dim=0)
         else:
             block = max(1, PROJECTED_AT_ONCE // len(features_ND))
-            middle = [(len(features_ND) - 1) // 2, len(features_ND) // 2]
+            lower, upper = (len(features_ND) - 1) // 2, len(features_ND) // 2
+            middle = [lower, upper] if even_median == "mean" else [lower]
             centres_H = torch.cat(
                 [
                     F.linear(features_ND, rows).sort(dim=0).values[middle].mean(dim=0)

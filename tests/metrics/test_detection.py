@@ -1,5 +1,3 @@
-import contextlib
-import io
 import logging
 import math
 from pathlib import Path
@@ -7,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from coco_reference import pycocotools_figures
 from torch import distributed, multiprocessing
 
 from lshfm_pl.errors import LSHFMError
@@ -363,49 +360,3 @@ def random_boxes(random, count) -> torch.Tensor:
     return torch.from_numpy(
         np.concatenate([corners, corners + np.exp(random.uniform(2, 5.5, (count, 2)))], 1)
     )
-
-
-def pycocotools_figures(num_classes, predictions, targets) -> tuple[list[float], list[float]]:
-    """COCOeval's 12 statistics and AP per class in 0..100 on objects built here, difficult ones dropped."""
-
-    def annotations(image_id, objects, keep):
-        boxes, labels = objects["boxes"][keep], objects["labels"][keep]
-        sides = boxes[:, 2:] - boxes[:, :2]
-        areas = objects["area"][keep] if "area" in objects else sides.prod(dim=1)
-        crowds = objects["crowd"][keep].long() if "crowd" in objects else torch.zeros_like(labels)
-        columns = (boxes.tolist(), labels.tolist(), areas.tolist(), crowds.tolist())
-        for (x1, y1, x2, y2), label, area, crowd in zip(*columns, strict=True):
-            yield {
-                "image_id": image_id,
-                "category_id": label,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": area,
-                "iscrowd": crowd,
-            }
-
-    ground_truth, detections = [], []
-    for image_id, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
-        ground_truth += annotations(image_id, target, ~target["difficult"])
-        scored = zip(
-            annotations(image_id, prediction, slice(None)), prediction["scores"].tolist(), strict=True
-        )
-        detections += [annotation | {"score": score} for annotation, score in scored]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "info": {},
-            "images": [{"id": image_id} for image_id in range(len(targets))],
-            "categories": [{"id": label, "name": str(label)} for label in range(1, num_classes + 1)],
-            "annotations": [{"id": index, **entry} for index, entry in enumerate(ground_truth, start=1)],
-        }
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(detections), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    per_class = []
-    for k in range(num_classes):
-        precision = evaluation.eval["precision"][:, :, k, 0, -1]
-        known = precision[precision > -1]
-        per_class.append(100 * known.mean() if len(known) else math.nan)
-    return [100 * value if value > -1 else math.nan for value in evaluation.stats], per_class
