@@ -4,7 +4,6 @@ import contextlib
 import io
 import math
 
-
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval

@@ -268,6 +268,7 @@ def test_loss_and_teacher_are_the_published_ones(name):
         assert "distill:\n  beta: " in (EXPERIMENTS / f"{name}.yaml").read_text()
     if row.loss in ("lsh", "lshl2"):
         assert (distill["hash_loss"], distill["std"], distill.get("bias", 0)) == ("bce", None, 0)
+        assert distill["bias_even_median"] == "lower"  # of distill.bias=median, as in the published code
     if row.loss == "lshl2":
         assert (distill["l2_weight"], distill["lsh_weight"]) == (1, 1)
 

@@ -41,8 +41,9 @@ def build_losses(name: str, teacher: nn.Module, **settings: Any) -> DistillLosse
     Args:
         name: kd, or one of `MIMIC_HEADS`.
         teacher: a Faster R-CNN or RetinaNet.
-        settings: the file's other keys. `kd_beta` above 0 adds the logit loss, with `temperature`; `bias` (0, mean
-            or median), `bias_even_median` and `bias_images` are of the hash; the rest as `KD` or `build_mimic_head`.
+        settings: the file's other keys. `kd_beta` above 0 adds the logit loss, with `temperature`; `bias` (0,
+            mean or median), `bias_even_median` and `bias_images` are of the hash; the rest as `KD` or
+            `build_mimic_head`.
 
     Raises:
         LSHFMError: unknown name or key, bad number, or a hash file that doesn't fit.

@@ -58,9 +58,7 @@ class BiasCalibration:
         if self.centre not in get_args(Centre):
             raise LSHFMError(f"distill.bias: expected 0, mean or median, found {self.centre!r}")
         if self.even_median not in get_args(EvenMedian):
-            raise LSHFMError(
-                f"distill.bias_even_median: expected mean or lower, found {self.even_median!r}"
-            )
+            raise LSHFMError(f"distill.bias_even_median: expected mean or lower, found {self.even_median!r}")
         if not isinstance(self.num_images, int) or self.num_images < 1:
             raise LSHFMError(
                 f"distill.bias_images: expected a whole number of at least 1, found {self.num_images!r}"

@@ -335,8 +335,8 @@ class LSH(FeatureHead):
         Args:
             features_ND: the teacher's features.
             centre: mean or median, per hash.
-            even_median: which median of an even number N: the `mean` of the two middle values, or the `lower` one, as
-                the published code takes it. With `lower` the feature that is the median has a projection of 0,
+            even_median: which median of an even number N: the `mean` of the two middle values, or the `lower` one
+                as in the published code. With `lower` the feature that is the median has a projection of 0,
                 hence bit 0.
 
         Raises:

@@ -57,10 +57,20 @@ def test_bias_setting_becomes_a_calibration(bias, expected):
     assert losses.bias == (expected and BiasCalibration(expected, 30))
 
 
+def test_median_of_an_even_number_can_be_the_published_one():
+    settings = {"num_hashes": 8, "bias": "median", "bias_images": 30}
+    losses = build_losses("lsh", small_detector(STUDENTS[0]), bias_even_median="lower", **settings)
+    assert losses.bias == BiasCalibration("median", 30, "lower")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"bias": "mode"}, "distill.bias: expected 0, mean or median, found 'mode'"),
+        (
+            {"bias": "median", "bias_even_median": "upper"},
+            "bias_even_median: expected mean or lower, found 'upper'",
+        ),
         ({"bias": "mean", "bias_images": 0}, "distill.bias_images: expected a whole number of at least 1"),
         ({"num_hashs": 3}, "distill: .*num_hashs"),
         ({"num_hashes": True}, "distill.num_hashes: expected a whole number ≥ 1, found True"),

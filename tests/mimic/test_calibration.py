@@ -66,3 +66,13 @@ def test_agreement_needs_one_length_and_some_features():
     with pytest.raises(LSHFMError, match="features of one length"):
         feature_agreement(torch.zeros(3, 4), torch.zeros(3, 5))
     assert math.isnan(feature_agreement(torch.zeros(0, 4), torch.zeros(0, 4))["cosine"])
+
+
+@pytest.mark.parametrize("number", [7, 8])
+def test_published_median_is_the_lower_of_the_two_middle_values(number):
+    """torch's own median, as the published code takes it: that feature has a projection of 0, hence bit 0."""
+    features = torch.randn(number, 5, generator=torch.Generator().manual_seed(0))
+    head = LSH(5, 6)
+    head.centre_bias(features, "median", "lower")
+    torch.testing.assert_close(head.bias, -(features @ head.weight.T).median(dim=0).values)
+    assert ((features @ head.weight.T > -head.bias).sum(dim=0) == number // 2).all()
