@@ -1,21 +1,23 @@
 """Which checkpoint a run goes on from, and whether it is the same run."""
 
-import json
 import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl.checkpointing import LAST, PREVIOUS, is_whole
 from lshfm_pl.cli import as_dict, in_multirun
 from lshfm_pl.detectors.torch_files import read_torch_file
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, few, printable
 from lshfm_pl.processes import started_by_lightning
 from lshfm_pl.results import RESULTS_FILE, is_known_data
+from lshfm_pl.runs.reading import read_json, read_yaml
 
 __all__ = [
     "AUTO",
@@ -42,6 +44,9 @@ RESULTS_BEFORE = "results-previous.json"
 
 FOUND_RUN = "LSHFM_PL_FOUND_RUN"
 """Environment variable by which a run tells the processes that Lightning starts for it where it goes on."""
+
+_LONGEST_REASON = 200
+"""Characters of another library's message."""
 
 STATE_OF_OPTIMIZER = ("name", "amsgrad")
 """Keys of `schedule.optimizer` that decide what it keeps for each parameter."""
@@ -137,12 +142,35 @@ def _is_run_of(folder: Path, config: DictConfig, *, same_data_folder: bool = Fal
     path = folder / "config.yaml"
     if not path.is_file():
         return False
-    saved, wanted = as_dict(OmegaConf.load(path)), as_dict(config)  # type: ignore[arg-type]
+    try:
+        saved, wanted = _read_config(path), as_dict(config)
+    except LSHFMError as error:
+        if not same_data_folder:
+            raise
+        log.warning("resume=auto: passed over %s: %s", folder, error)
+        return False
     if same_data_folder and not is_known_data(wanted["data"]):
-        root, other = (Path(settings["data"].get("root") or "").expanduser() for settings in (saved, wanted))
+        data = saved.get("data")
+        saved_root = data.get("root") if isinstance(data, Mapping) else None
+        if not isinstance(saved_root, str):
+            return False
+        root, other = (Path(text).expanduser() for text in (saved_root, wanted["data"].get("root") or ""))
         if root.resolve() != other.resolve():
             return False
     return not differing_keys(comparable(saved), comparable(wanted))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The settings that a run left in its folder."""
+    try:
+        read_yaml(path, path.parent)  # has limits, which OmegaConf has not
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (LSHFMError, OmegaConfBaseException, OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = printable(str(error).removeprefix(f"{path}: "))[:_LONGEST_REASON]
+        raise LSHFMError(f"resume: {path} can't be read ({reason}); give another hydra.run.dir") from error
+    if not isinstance(content, dict):
+        raise LSHFMError(f"resume: {path} holds no settings; give another hydra.run.dir")
+    return {str(key): value for key, value in content.items()}
 
 
 def _is_finished(folder: Path, config: DictConfig) -> bool:
@@ -159,7 +187,12 @@ def finished_results(config: DictConfig) -> dict[str, Any] | None:
     else:
         ways = "another hydra.run.dir" if _is_folder_chosen() else "hydra.run.dir=… or resume=null"
     log.info("resume=auto: %s is finished, nothing to go on with; %s starts a new run", folder, ways)
-    return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    results = read_json(folder / RESULTS_FILE, folder)
+    if not isinstance(results, dict):
+        raise LSHFMError(
+            f"{folder / RESULTS_FILE}: expected the results of a run; give another hydra.run.dir"
+        )
+    return results
 
 
 def set_results_aside(folder: Path) -> None:

@@ -23,6 +23,7 @@ from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
 from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.files import write_whole
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.optim import Schedule
@@ -84,7 +85,7 @@ def train(config: DictConfig) -> dict[str, Any]:
             refuse_full_disk(output_dir, checkpoint_bytes)
             stack.enter_context(lock_folder(output_dir))
             set_results_aside(output_dir)
-            OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
+            write_whole(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
             rewind_logs(output_dir, log_position)
         callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
         loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]

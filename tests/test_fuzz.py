@@ -232,7 +232,8 @@ def test_run_folders_that_go_on(run, tmp_path):
                     damage_file(folder / "results.json", dice, mutated_json)
                 case _:
                     others = {key: value for key, value in content.items() if key != "state_dict"}
-                    torch.save({**content, **mutated_value(others, dice)}, path)
+                    changed = mutated_value(others, dice)
+                    torch.save({**content, **changed} if isinstance(changed, dict) else changed, path)
             own = copy.deepcopy(config)
             own.output_dir = str(folder)
             if dice.random() < 0.5:

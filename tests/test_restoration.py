@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from small_detectors import RandomData, quiet_trainer, short_schedule, small_detector
 
 from lshfm_pl.callbacks import StepTimer
+from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.modules import DetectionModule
 from lshfm_pl.restoration import Restoration, refuse_damaged_state
+from lshfm_pl.resume import finished_results
 
 
 def make_module():
@@ -118,3 +122,20 @@ def test_only_failures_before_the_first_batch_are_the_checkpoints():
     restoration.on_train_start(None, None)
     with pytest.raises(KeyError), restoration.watching():
         raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: [", b"\xd8\xff", b"[" * 50_000, b"- 1\n", b"x: ${y", b"a: b\n\t- c"], ids=range(6)
+)
+def test_settings_that_can_not_be_read_are_told_in_one_line(tmp_path, content):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("train", overrides=[f"output_dir={tmp_path}", "data.root=x", "resume=auto"])
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(LSHFMError, match=r"resume: .*config.yaml .* give another hydra.run.dir") as failure:
+        finished_results(config)
+    assert len(str(failure.value).splitlines()) == 1
+    OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(LSHFMError, match="results.json"):
+        finished_results(config)
