@@ -31,12 +31,17 @@ OBJECT = (
 
 
 def draw_voc(root: Path, num_images: int, seed: int) -> None:
-    """A data set in VOC layout: JPEG images as detailed as photographs (about 75 KB each), three boxes on each."""
+    """A data set in VOC layout: JPEG images as detailed as photographs (about 75 KB each), three boxes on each.
+
+    `num_images` are in the split train, one more in val, as no image may be in both.
+    """
     generator = torch.Generator().manual_seed(seed)
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
-    ids = [f"{index:06d}" for index in range(num_images)]
-    (root / "ImageSets" / "Main" / "train.txt").write_text("\n".join(ids) + "\n")
+    ids = [f"{index:06d}" for index in range(num_images + 1)]
+    for split, of_split in {"train": ids[:-1], "val": ids[-1:]}.items():
+        lines = "".join(f"{image_id}\n" for image_id in of_split)
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(lines, encoding="utf-8")
     for image_id in ids:
         pixels = torch.zeros(3, HEIGHT, WIDTH)
         for detail in (8, 32, 128):
@@ -48,7 +53,7 @@ def draw_voc(root: Path, num_images: int, seed: int) -> None:
         boxes = torch.cat([corners, corners + 100], dim=1).tolist()
         objects = "".join(OBJECT.format(*box) for box in boxes)
         text = ANNOTATION.format(id=image_id, width=WIDTH, height=HEIGHT, objects=objects)
-        (root / "Annotations" / f"{image_id}.xml").write_text(text)
+        (root / "Annotations" / f"{image_id}.xml").write_text(text, encoding="utf-8")
 
 
 def measure_loaders(config: DictConfig) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def measure_loaders(config: DictConfig) -> dict[str, Any]:
         root = Path(folder) / "voc"
         draw_voc(root, config.num_images, config.seed)
         datamodule = VOCDataModule(
-            root=str(root), train_split="train", val_split="train", batch_size=BATCH_SIZE,
+            root=str(root), train_split="train", val_split="val", batch_size=BATCH_SIZE,
             num_workers=config.num_workers, seed=config.seed,
         )  # fmt: skip
         datamodule.setup("fit")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Subset
 
 from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
@@ -230,11 +230,12 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         train_paths = {record.image_path for record in self.train_set.records}
         records = self._sets[split].records
         shared = [record for record in records if record.image_path in train_paths]
-        if shared:
-            rank_zero_warn(
-                f"{len(shared)} of the {len(records)} images of data.{self._source(split)[0]} are training "
-                f"images too (such as {shared[0].image_id}): the {split} results will flatter the detector."
-            )
+        if shared and self._rank == 0:
+            log.warning(
+                "%d of the %d images of data.%s are training images too (such as %s): the %s results will "
+                "flatter the detector.",
+                len(shared), len(records), self._source(split)[0], shared[0].image_id, split,
+            )  # fmt: skip
 
     @property
     def class_names(self) -> tuple[str, ...]:

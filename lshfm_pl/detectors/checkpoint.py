@@ -23,6 +23,7 @@ from lshfm_pl.detectors.contents import (
 from lshfm_pl.detectors.published import (
     count_classes,
     default_class_names,
+    has_known_body,
     model_config,
     recognise_model,
     rename_published_key,
@@ -200,6 +201,11 @@ def _describe_by_layout(
 ) -> dict[str, Any]:
     if not config:
         name = recognise_model(contents.weights)
+        if name is None and not has_known_body(contents.weights):
+            raise LSHFMError(
+                f"{contents.source}: {contents.format}, expected the tensors of a Faster R-CNN or RetinaNet with a "
+                f"ResNet or a VGG, found {few(contents.weights)}: this project has no such detector."
+            )
         if name is None:
             raise LSHFMError(
                 f"{contents.source}: {contents.format}, which does not say what detector it belongs to. "

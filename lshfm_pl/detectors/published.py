@@ -19,6 +19,7 @@ __all__ = [
     "Which",
     "count_classes",
     "default_class_names",
+    "has_known_body",
     "holds_pair",
     "is_published",
     "model_config",
@@ -41,6 +42,9 @@ _RETINANET_TOWER = re.compile(r"((?:classification|regression)_head\.conv)\.([02
 
 #: Bodies by their number of convolutions, shortcuts included.
 _BODIES = {20: "resnet18", 36: "resnet34", 53: "resnet50", 104: "resnet101", 8: "vgg11", 13: "vgg16"}
+_KNOWN_BODY = re.compile(r"backbone\.(body\.(conv1|layer\d)\.|\d+\.weight|\d+\.\d+\.conv\d\.)")
+"""A tensor of a ResNet or a VGG, as the detectors of ``conf/model`` name it: of other bodies none is so named."""
+
 _BODY_TENSOR = re.compile(r"backbone\.(?!fpn\.)|roi_heads\.box_head\.0\.")
 
 
@@ -66,6 +70,11 @@ def take_network(weights: Mapping[str, Tensor], which: Which) -> dict[str, Tenso
     """The tensors of one network of a pair, without its prefix."""
     prefix = _NETWORK_PREFIXES[which]
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def has_known_body(weights: Mapping[str, Any]) -> bool:
+    """Whether a state dict with today's names may be of a detector in ``conf/model``."""
+    return any(_KNOWN_BODY.match(key) for key in weights)
 
 
 def recognise_model(weights: Mapping[str, Tensor]) -> str | None:

@@ -28,7 +28,7 @@ def test_both_loaders_see_the_same_pixels_and_boxes(tmp_path):
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_speeds_are_of_all_images(published):
+def test_speeds_are_of_all_images(published, caplog):
     config = OmegaConf.create(
         {"num_images": 4, "seed": 0, "num_workers": 0, "repeats": 1, "warmup": 0, "published": published}
     )
@@ -36,3 +36,4 @@ def test_speeds_are_of_all_images(published):
     assert measured["images_per_second"]["ours"] == 4 / measured["seconds"]["ours"]
     assert set(measured["seconds"]) == {"ours"} | ({"published"} if published else set())
     assert set(measured["ratios"]) == ({"ours_over_published"} if published else set())
+    assert not caplog.messages  # nothing is wrong with what is drawn

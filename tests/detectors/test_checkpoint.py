@@ -9,7 +9,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from lshfm_pl.detectors import build_detector, detector_checkpoint, load_detector, load_weights
 from lshfm_pl.detectors.checkpoint import detector_description
-from lshfm_pl.detectors.published import rename_published_key
+from lshfm_pl.detectors.published import has_known_body, rename_published_key
 from lshfm_pl.errors import LSHFMError
 
 NAMES = ("circle", "square", "star")
@@ -118,6 +118,23 @@ def test_plain_state_dict_with_current_names(model_config, tmp_path):
     assert load_weights(other, detector.state_dict()).source == "state dict"
     with pytest.raises(LSHFMError, match=r"weights\.pth: state dict, which does not say what detector"):
         load_detector(path)
+
+
+def test_detectors_with_another_body_are_told_to_be_none_of_this_project():
+    mobilenet = {
+        "backbone.body.0.0.weight": torch.zeros(1),
+        "backbone.body.4.block.0.0.weight": torch.zeros(1),
+    }
+    for weights in (mobilenet, {"model.0.conv.weight": torch.zeros(1)}):
+        with pytest.raises(
+            LSHFMError, match="with a ResNet or a VGG, found .*: this project has no such detector"
+        ):
+            load_detector(weights)
+
+
+@pytest.mark.parametrize("name", PUBLISHED["detectors"])
+def test_bodies_of_every_published_detector_are_known(name):
+    assert has_known_body(dict(published_layout(name)))
 
 
 def test_published_checkpoint_is_renamed_and_gets_the_eps_of_its_time(model_config, tmp_path):
