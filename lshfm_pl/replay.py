@@ -5,7 +5,6 @@ from lshfm_pl import cli
 if __name__ == "__main__":
     cli.start("replay")  # before the imports below, which take seconds
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -13,17 +12,22 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch.nn.utils import get_total_norm
 
 from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors.torch_files import read_torch_file
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.modules.detection import DetectionModule, Place
 from lshfm_pl.precision import autocast
+from lshfm_pl.runs.reading import read_json
 from lshfm_pl.train import build_module
 
 __all__ = ["replay"]
+
+_LONGEST_REASON = 200
+"""Characters of another library's message."""
 
 TOLERANCE = 1e-3
 """Relative; other devices and versions round otherwise. On the same ones the figures are equal."""
@@ -42,12 +46,13 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
         LSHFMError: a file is missing or not of the guard.
     """
     step, weights = _read(Path(config.file))
-    settings = OmegaConf.create(weights["config"])
-    settings.model.backbone_weights = None  # replaced by the weights of the step
-    datamodule = build_datamodule(cli.as_dict(settings.data))
-    datamodule.setup("fit")
-    module = build_module(settings, datamodule)
-    module.load_state_dict(weights["state_dict"])
+    try:
+        settings, datamodule, module = _rebuilt(weights)
+    except (OmegaConfBaseException, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = few([f"{type(error).__name__}: {error}"])[:_LONGEST_REASON]
+        raise LSHFMError(
+            f"file: the config beside the weights of {config.file} is damaged ({reason})"
+        ) from error
     device = torch.device(config.device)
     module.to(device).train()
     if hasattr(module, "teacher"):
@@ -64,19 +69,52 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
     return rows
 
 
+def _rebuilt(weights: dict[str, Any]) -> tuple[DictConfig, DetectionDataModule, DetectionModule]:
+    """The settings, data and weights of the step."""
+    settings = OmegaConf.create(weights["config"])
+    settings.model.backbone_weights = None  # replaced by the weights of the step
+    datamodule = build_datamodule(cli.as_dict(settings.data))
+    datamodule.setup("fit")
+    module = build_module(settings, datamodule)
+    module.load_state_dict(weights["state_dict"])
+    return settings, datamodule, module
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The step and its weights."""
     try:
-        step = json.loads(path.read_text(encoding="utf-8"))
+        step = read_json(path, path.parent)
         name = Path(step["weights"]).name
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        _check_step(step)
+    except (LSHFMError, ValueError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, LSHFMError) else type(error).__name__
         raise LSHFMError(
-            f"file: expected the step_….json of a run's nonfinite folder, found {path} ({type(error).__name__})"
+            f"file: expected the step_….json of a run's nonfinite folder, found {path} ({reason})"
         ) from error
     weights = read_torch_file(path.with_name(name))
     if not isinstance(weights, dict) or not isinstance(weights.get("config"), dict):
         raise LSHFMError(f"{path.with_name(name)}: expected weights with the config of their run")
     return step, weights
+
+
+def _check_step(step: dict[str, Any]) -> None:
+    """The schema of a step.
+
+    Raises:
+        KeyError, TypeError, ValueError: something is missing or can't be.
+    """
+    float(step["gradient_norm"])
+    if type(step["world_size"]) is not int or not step["batches"]:
+        raise ValueError
+    for batch in step["batches"]:
+        place = Place(**batch["place"])
+        indices = [image["index"] for image in batch["images"]]
+        if any(type(number) is not int or number < 0 for number in (*place, *indices)) or not indices:
+            raise ValueError
+        if not isinstance(batch["losses"], dict) or not all("id" in image for image in batch["images"]):
+            raise TypeError
+        for loss in batch["losses"].values():
+            float(loss)
 
 
 def _replay_batch(
@@ -91,6 +129,10 @@ def _replay_batch(
         "step %d, epoch %d, batch %d of process %d", place.step, place.epoch, place.batch_idx, place.rank
     )
     log.info("images: %s", ", ".join(str(image["id"]) for image in recorded["images"]))
+    if any(image["index"] >= len(datamodule.train_set) for image in recorded["images"]):
+        raise LSHFMError(
+            f"file: the step has images beyond the {len(datamodule.train_set)} of the training set"
+        )
     items = [datamodule.train_set[Draw(image["index"], place.epoch)] for image in recorded["images"]]
     images, targets = zip(*items, strict=True)
     batch = (

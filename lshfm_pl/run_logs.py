@@ -2,6 +2,9 @@
 
 import csv
 import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,19 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from lshfm_pl.errors import printable
+
 __all__ = ["START", "ContinuedCSVLogger", "log_position", "rewind_logs"]
 
 START: dict[str, Any] = {"rows": 0, "events": {}, "steps": 0}
 """The position of logs without a line."""
 
+log = logging.getLogger(__name__)
+
 METRICS = "metrics.csv"
 EVENTS = "tensorboard"
+_LONGEST_REASON = 200
+"""Characters of another library's message."""
 
 
 class ContinuedCSVLogger(CSVLogger):
@@ -91,15 +100,31 @@ def rewind_logs(folder: Path, position: dict[str, Any] | None) -> None:
         return
     metrics = folder / METRICS
     if metrics.is_file():
-        rows = _read_rows(metrics)
-        kept = [row for row in rows[: position["rows"]] if int(row["step"]) < position["steps"]]
-        if rows:
-            _write_rows(metrics, list(rows[0]), kept)
+        with _set_aside_if_damaged(metrics):
+            rows = _read_rows(metrics)
+            kept = [row for row in rows[: position["rows"]] if int(row["step"]) < position["steps"]]
+            if rows:
+                _write_rows(metrics, list(rows[0]), kept)
     for path in _event_files(folder):
         if path.name not in position["events"]:
             path.unlink()
             continue
-        _rewind_events(path, position["events"][path.name], position["steps"])
+        with _set_aside_if_damaged(path):
+            _rewind_events(path, position["events"][path.name], position["steps"])
+
+
+@contextmanager
+def _set_aside_if_damaged(path: Path) -> Iterator[None]:
+    """Keep a log that can't be read under another name: a curve is no reason not to go on."""
+    try:
+        yield
+    except OSError:
+        raise  # a full disk, say, which would end the run anyway
+    except Exception as error:  # what a damaged file leads its readers to
+        aside = path.with_name(f"damaged-{path.name}")
+        path.replace(aside)
+        reason = printable(f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
+        log.warning("%s can't be read (%s); it is kept as %s, and begun anew", path, reason, aside.name)
 
 
 def _rewind_events(path: Path, size: int, steps: int) -> None:

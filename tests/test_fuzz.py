@@ -1,6 +1,7 @@
 """Damaged files of every kind end in one or two lines, or are read: never in a traceback, a hang or all memory."""
 
 import copy
+import json
 import logging
 import random
 import shutil
@@ -19,6 +20,7 @@ from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import load_checkpoint, load_data
 from lshfm_pl.import_checkpoint import import_checkpoint
+from lshfm_pl.replay import replay
 from lshfm_pl.report import report
 from lshfm_pl.reporting.runs import find_runs
 from lshfm_pl.train import train
@@ -211,6 +213,7 @@ def test_run_folders_that_go_on(run, tmp_path):
     last = (run / "run/checkpoints/last.ckpt").read_bytes()
     results = (run / "run/results.json").read_bytes()
     config_text = (run / "run/config.yaml").read_bytes()
+    event_files = sorted((run / "run/tensorboard").iterdir())
     config = composed("train", *overrides_of(run), "resume=auto")
 
     def trial(seed):
@@ -223,11 +226,18 @@ def test_run_folders_that_go_on(run, tmp_path):
             (folder / "config.yaml").write_bytes(config_text)
             if dice.random() < 0.3:
                 (folder / "results.json").write_bytes(results)
-            match dice.randrange(4):
+            for name in ("metrics.csv", *(f"tensorboard/{events.name}" for events in event_files)):
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes((run / "run" / name).read_bytes())
+            match dice.randrange(6):
                 case 0:
                     damage_file(path, dice, mutated_bytes)
                 case 1:
                     damage_file(folder / "config.yaml", dice, mutated_bytes)
+                case 4:
+                    damage_file(folder / "metrics.csv", dice, mutated_bytes)
+                case 5:
+                    damage_file(folder / "tensorboard" / event_files[0].name, dice, mutated_bytes)
                 case 2 if (folder / "results.json").exists():
                     damage_file(folder / "results.json", dice, mutated_json)
                 case _:
@@ -241,5 +251,24 @@ def test_run_folders_that_go_on(run, tmp_path):
             train(own)
         finally:
             shutil.rmtree(folder)
+
+    check(trial, seeds(40))
+
+
+def test_skipped_steps(run, tmp_path):
+    last = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
+    weights = {"state_dict": last["state_dict"], "config": last["config"]}
+    place = {"step": 0, "epoch": 0, "batch_idx": 0, "rank": 0}
+    batch = {"place": place, "images": [{"index": 0, "id": "x"}], "losses": {"loss_classifier": "nan"}}
+    step = {"weights": "step.ckpt", "world_size": 1, "gradient_norm": "inf", "batches": [batch]}
+    config = composed("replay", f"file={tmp_path}/step.json")
+
+    def trial(seed):
+        dice = random.Random(seed)
+        in_step = dice.random() < 0.5
+        content = mutated_value(step, dice) if in_step else step
+        (tmp_path / "step.json").write_bytes(json.dumps(content).encode("utf-8", "surrogatepass"))
+        torch.save(weights if in_step else mutated_value(weights, dice), tmp_path / "step.ckpt")
+        replay(config)
 
     check(trial, seeds(40))

@@ -9,6 +9,7 @@ are tight around the visible part.
 import dataclasses
 import hashlib
 import json
+import reprlib
 import shutil
 import uuid
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import read_bytes
 
 __all__ = ["DIFFICULT_BELOW", "SHAPE_CLASSES", "ShapesSpec", "generate_shapes", "shapes_folder"]
 
@@ -28,6 +30,8 @@ DIFFICULT_BELOW = 0.55
 
 _RECIPE_VERSION = 1
 _STAMP = "shapes.json"
+_LARGEST_STAMP = 10_000
+"""Bytes."""
 _LARGEST_SEED = 2**32 - 1
 """Of numpy's RandomState."""
 _DRAWN_AT_LEAST = 0.25
@@ -121,12 +125,12 @@ def generate_shapes(root: str | Path, spec: ShapesSpec) -> Path:
 
 def _check_stamp(folder: Path, spec: ShapesSpec) -> None:
     try:
-        found = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_bytes(folder / _STAMP, limit=_LARGEST_STAMP))
+    except (LSHFMError, ValueError, RecursionError):
         found = None
     if found != spec.stamp:
         raise LSHFMError(
-            f"{folder} should hold shapes made with {spec.stamp}, but its {_STAMP} says {found}.\n"
+            f"{folder} should hold shapes made with {spec.stamp}, but its {_STAMP} says {reprlib.repr(found)}.\n"
             "Delete that folder to have it made again, or choose another data.root."
         )
 
