@@ -1,5 +1,6 @@
 """From the categories of a file in COCO's JSON format to labels."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
@@ -97,6 +98,9 @@ def _unknown_text(file: COCOFile, unknown: Sequence[str], classes: Sequence[str]
     text = f"the categories are not those of {classes_of}: it has no '{unknown[0]}'"
     more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
     known = f"The classes are {few(classes, 20)}."
+    if close := difflib.get_close_matches(unknown[0].casefold(), [name.casefold() for name in classes], n=1):
+        meant = next(name for name in classes if name.casefold() == close[0])
+        known = f"Did you mean '{meant}'? {known}"
     if not set(unknown).intersection(names):
         listed = ",".join(unknown)
         known += f" They have no objects: 'data.drop_categories=[{listed}]' leaves them out."

@@ -26,6 +26,7 @@ from lshfm_pl.data.stored_config import root_of_scenes, within_machine
 from lshfm_pl.data.transforms import eval_transform, train_transform
 from lshfm_pl.data.voc import VOCDetection
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import read_bytes
 
 __all__ = [
     "COCODataModule",
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 _SPLITS = ("train", "val", "test")
 _LONGEST_REASON = 200
 """Characters of another library's message."""
+_LARGEST_SPLIT = 2**28
+"""Bytes of the text file of a split."""
+_LOOKED_AT = 20
 _TEST_SPLIT = "test"
 """The split of a folder in VOC layout that is the test set where none is named."""
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: _SPLITS}
@@ -388,13 +392,12 @@ class VOCDataModule(DetectionDataModule):
         return {**self._splits, "test": self._given_test or self._found_test() or self._splits["val"]}
 
     def _found_test(self) -> list[str] | None:
-        """The split `test` of each folder of the validation, where all have one that is not trained on."""
+        """The split `test` of each folder of the validation, where all have an annotated one that is not trained on."""
         folders = dict.fromkeys(split.rpartition("/")[0] for split in self._splits["val"])
         splits = [f"{folder}/{_TEST_SPLIT}" if folder else _TEST_SPLIT for folder in folders]
         try:
-            files = [resolve_source(self._data_folder(), split).split_file for split in splits]
-            are_there = all(file.is_file() and file.read_bytes().strip() for file in files)
-        except (LSHFMError, OSError):
+            are_there = all(_is_annotated(resolve_source(self._data_folder(), split)) for split in splits)
+        except LSHFMError:
             return None
         return splits if are_there and not set(splits) & set(self._splits["train"]) else None
 
@@ -663,6 +666,19 @@ def _require_at_least(lowest: int, **values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
             raise LSHFMError(f"data.{name} must be a whole number of at least {lowest}, found {value!r}.")
+
+
+def _is_annotated(source: VOCSource) -> bool:
+    """Whether a split is there and the annotation of one of its first images is; those of a challenge have none."""
+    try:
+        lines = read_bytes(source.split_file, limit=_LARGEST_SPLIT).decode("utf-8", "replace").splitlines()
+    except LSHFMError:
+        return False
+    ids = [Path(words[0]) for line in lines if (words := line.split())][:_LOOKED_AT]
+    annotations = source.folder / "Annotations"
+    return any(
+        (annotations / f"{name}.xml").is_file() for path in ids for name in (path, path.with_suffix(""))
+    )
 
 
 def _split_list(name: str, value: Any) -> list[str]:

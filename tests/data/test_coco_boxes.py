@@ -236,6 +236,11 @@ def test_a_name_that_training_has_not_stops(tmp_path):
     ) as caught:
         read_sets(make(tmp_path, "train", "val"))
     assert caught.value.fault.kind == "category-unknown"
+    write(tmp_path, [(5, 5, 20, 20)], "val", categories={1: "cat", 2: "Dog"}, labels=[2])
+    with pytest.raises(
+        FaultError, match=r"it has no 'Dog'\.\nDid you mean 'dog'\? The classes are cat, dog\."
+    ):
+        read_sets(make(tmp_path, "train", "val"))
 
 
 def roboflow(root, split):

@@ -302,7 +302,7 @@ def test_the_test_split_is_the_sets_own_where_none_is_named(folder, tmp_path):
     assert validated.test_is_validation
 
 
-@pytest.mark.parametrize("content", [None, "", " \n"])
+@pytest.mark.parametrize("content", [None, "", " \n", "unannotated\n", "/\n.\n"])
 def test_the_validation_split_is_the_test_too_where_the_set_has_none(tmp_path, content):
     write_many(tmp_path / "set", "train", 2)
     write_many(tmp_path / "set", "val", 2, first=100)
