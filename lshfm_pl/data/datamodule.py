@@ -392,7 +392,7 @@ class VOCDataModule(DetectionDataModule):
         return {**self._splits, "test": self._given_test or self._found_test() or self._splits["val"]}
 
     def _found_test(self) -> list[str] | None:
-        """The split `test` of each folder of the validation, where all have an annotated one that is not trained on."""
+        """The split `test` of each folder of the validation: where all have one, annotated and not trained on."""
         folders = dict.fromkeys(split.rpartition("/")[0] for split in self._splits["val"])
         splits = [f"{folder}/{_TEST_SPLIT}" if folder else _TEST_SPLIT for folder in folders]
         try:
@@ -674,11 +674,13 @@ def _is_annotated(source: VOCSource) -> bool:
         lines = read_bytes(source.split_file, limit=_LARGEST_SPLIT).decode("utf-8", "replace").splitlines()
     except LSHFMError:
         return False
-    ids = [Path(words[0]) for line in lines if (words := line.split())][:_LOOKED_AT]
-    annotations = source.folder / "Annotations"
-    return any(
-        (annotations / f"{name}.xml").is_file() for path in ids for name in (path, path.with_suffix(""))
-    )
+    wholes = [line.strip() for line in lines if line.strip()][:_LOOKED_AT]
+    names = [name for whole in wholes for name in (whole, whole.split()[0])]
+    names += [name.rpartition(".")[0] for name in names]  # of lines that name files
+    try:
+        return any((source.folder / "Annotations" / f"{name}.xml").is_file() for name in names)
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _split_list(name: str, value: Any) -> list[str]:
