@@ -1,18 +1,26 @@
 """What becomes of the other processes of a run when one of them ends."""
 
+import ctypes
 import os
 import re
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from torch import distributed
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["end_with_parent", "lost_processes_told", "started_by_lightning", "started_outside"]
+__all__ = [
+    "ask_for_end_with_parent",
+    "end_with_parent",
+    "lost_processes_told",
+    "started_by_lightning",
+    "started_outside",
+]
 
 LOST = re.compile(
     r"closed by peer|reset by peer|broken pipe|timed out|timeout|remote process exited|NCCL|gloo",
@@ -21,6 +29,9 @@ LOST = re.compile(
 """In the messages of torch's backends when another process does not answer."""
 
 CHECK_SECONDS = 2
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that the kernel sends when the parent ends."""
 
 
 def started_outside() -> bool:
@@ -47,6 +58,24 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def ask_for_end_with_parent(parent: int) -> None:
+    """Have this process asked to stop, by SIGTERM, when the one with the id `parent`, which started it, ends.
+
+    A training saves first. Linux sends the signal at once, however the parent has ended; elsewhere a thread looks for
+    the parent every few seconds.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(CHECK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="asked-to-end-with-parent", daemon=True).start()
 
 
 @contextmanager

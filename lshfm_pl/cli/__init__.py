@@ -5,6 +5,7 @@ Nothing here imports torch or what depends on it: `--help` and a wrong name are 
 
 from lshfm_pl.cli.command import Command, main, refuse_named_teacher, start
 from lshfm_pl.cli.failures import told
+from lshfm_pl.cli.folders import comparison_folder
 from lshfm_pl.cli.job import as_dict, changed_data, in_multirun, is_main_process, job_command
 from lshfm_pl.cli.values import refuse_missing_values
 from lshfm_pl.paths import CONFIG_DIR
@@ -14,6 +15,7 @@ __all__ = [
     "Command",
     "as_dict",
     "changed_data",
+    "comparison_folder",
     "in_multirun",
     "is_main_process",
     "job_command",

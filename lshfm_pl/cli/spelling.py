@@ -6,6 +6,9 @@ from collections.abc import Sequence
 __all__ = ["respelled"]
 
 SPELLINGS = {
+    # The models of a comparison are files of one group, each in its own place; its losses are a list, where Hydra
+    # would read the name of a group as a choice of one file.
+    "compare": {r"(teacher|student)\.model=(.*)": r"model@\1.model=\2", r"distill=(.*)": r"losses=\1"},
     "benchmark": {r"(step|data|eval)": r"what=\1"},
     # `resume` is a value, auto or a path, so that Hydra has no key below it.
     "train": {r"resume\.allow_changes=(.*)": r"resume_allow_changes=\1"},

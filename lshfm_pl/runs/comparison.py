@@ -1,0 +1,221 @@
+"""The runs of a comparison: which there are, and with which overrides of `train` each is started."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from lshfm_pl.cli.closest import group_choices
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.runs.launch import quoted
+from lshfm_pl.training.defaults import Choice
+
+__all__ = ["Plan", "Student", "Typed", "read_seeds", "read_students"]
+
+PASSED_ON = ("data", "trainer", "schedule")
+"""Groups whose overrides on the command line are those of every run."""
+
+NAME = re.compile(r"[\w.-]{1,60}")
+"""Of a student: it names a folder."""
+
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class Student:
+    """An entry of `distill`: its name, its loss, and the loss's settings as overrides."""
+
+    name: str
+    loss: str
+    overrides: tuple[str, ...] = ()
+
+
+def read_students(entries: Any) -> list[Student]:
+    """The students of `distill`: names of losses, or mappings of a name to its settings.
+
+    Raises:
+        LSHFMError: there is none, two have one name, or one is of no known loss.
+    """
+    if isinstance(entries, str):
+        entries = [entries]
+    plain = OmegaConf.to_container(entries) if isinstance(entries, ListConfig | DictConfig) else entries
+    if isinstance(plain, dict):
+        plain = [{name: settings} for name, settings in plain.items()]
+    if not plain:
+        raise LSHFMError("distill: expected at least one loss, found none; give as in distill=[none,lshl2]")
+    students = [_read_student(entry) for entry in plain]
+    names = [student.name for student in students]
+    for name in names:
+        if names.count(name) > 1:
+            raise LSHFMError(
+                f"distill: expected different names, found {name} twice; give one a name of its own, as in "
+                f"'distill=[{name},{{other:{{loss:{name},beta:4}}}}]'"
+            )
+    return students
+
+
+def _read_student(entry: Any) -> Student:
+    if entry is None:
+        entry = "none"  # YAML's null is a loss's name here
+    if isinstance(entry, str):
+        name, settings = entry, {}
+    elif isinstance(entry, dict) and len(entry) == 1:
+        name, settings = str(next(iter(entry))), next(iter(entry.values())) or {}
+    else:
+        raise LSHFMError(
+            f"distill: expected names of losses, or a name with settings as {{lsh:{{num_hashes:512}}}}; found {entry!r}"
+        )
+    if not isinstance(settings, dict) or not NAME.fullmatch(name):
+        raise LSHFMError(
+            f"distill: expected a name with settings as {{lsh:{{num_hashes:512}}}}, found {name!r} with {settings!r}"
+        )
+    loss = str(settings.get("loss", name))
+    losses = group_choices("distill")
+    if loss not in losses:
+        raise LSHFMError(f"distill: expected one of {', '.join(losses)}, found {loss}")
+    overrides = [f"distill.{key}={_written(value)}" for key, value in settings.items() if key != "loss"]
+    return Student(name, loss, tuple(overrides))
+
+
+def _written(value: Any) -> str:
+    """A value as Hydra reads it on the command line."""
+    if isinstance(value, str):
+        return quoted(Path(value)) if not NAME.fullmatch(value) else value
+    if isinstance(value, list):
+        return f"[{','.join(_written(item) for item in value)}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read_seeds(seeds: Any) -> list[int]:
+    """The students' seeds: so many from 0, or a list.
+
+    Raises:
+        LSHFMError: it is neither.
+    """
+    plain = OmegaConf.to_container(seeds) if isinstance(seeds, ListConfig) else seeds
+    if isinstance(plain, int) and not isinstance(plain, bool) and 1 <= plain <= MOST_SEEDS:
+        return list(range(plain))
+    whole = isinstance(plain, list) and all(isinstance(seed, int) and seed >= 0 for seed in plain)
+    if not whole or not plain or len(set(plain)) < len(plain):
+        raise LSHFMError(
+            f"seeds: expected how many, as in seeds=5, or a list of different ones, as in seeds=[0,1]; found {plain!r}"
+        )
+    return plain
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What of a comparison's command line concerns its runs: pairs of a key and the argument for `train`."""
+
+    of: Mapping[str, Sequence[tuple[str, str]]]
+    given: frozenset[str]
+
+    @classmethod
+    def read(cls, arguments: Sequence[str]) -> "Typed":
+        """Sort the overrides of a command line by who they are for: `teacher`, `student`."""
+        of: dict[str, list[tuple[str, str]]] = {"teacher": [], "student": []}
+        given = set()
+        for override in OverridesParser.create().parse_overrides(list(arguments)):
+            key, argument = override.key_or_group, str(override.input_line)
+            given.add(key)
+            first = key.partition(".")[0]
+            for role, passed in of.items():
+                if first in PASSED_ON and key != "data":
+                    passed.append((key, argument))
+                elif key == "model" and override.package == f"{role}.model":
+                    given.add(f"{role}.model")
+                elif key.startswith(f"{role}.model."):
+                    own = key.removeprefix(f"{role}.")
+                    passed.append((own, argument.replace(key, own, 1)))
+        return cls(of, frozenset(given))
+
+    def keys(self, role: str) -> set[str]:
+        """The keys of `train` that are given for a role."""
+        return {key for key, _ in self.of[role]}
+
+    def overrides(self, role: str) -> list[str]:
+        """The arguments of `train` that are given for a role."""
+        return [argument for _, argument in self.of[role]]
+
+
+@dataclass
+class Plan:
+    """The overrides of the runs of each role; `chosen` are those that the data decide.
+
+    `models` and `data` are the names of the files; `experiments` those that the runs start from instead, as the
+    quickstart's do.
+    """
+
+    config: DictConfig
+    typed: Typed
+    models: Mapping[str, str]
+    data: str
+    experiments: Mapping[str, str] | None
+    chosen: dict[str, list[Choice]] = field(default_factory=dict)
+
+    def of_role(self, role: str) -> list[str]:
+        """What all runs of a role are started with."""
+        typed = self.typed.keys(role)
+        if self.experiments is not None:
+            overrides = [f"experiment={self.experiments[role]}"]
+            if f"{role}.model" in self.typed.given:
+                overrides.append(f"model={self.models[role]}")
+            epochs = self.epochs(role)
+            overrides += [f"schedule.epochs={epochs}"] if epochs is not None else []
+            if self.config.image_size is not None:
+                overrides.append(f"model.min_size=[{self.config.image_size}]")
+        else:
+            overrides = [f"model={self.models[role]}", f"data={self.data}"]
+            if "schedule" not in typed:
+                overrides.append("schedule=quickstart")
+            chosen = [item for choice in self.chosen.get(role, []) for item in choice.overrides]
+            overrides += [item for item in chosen if item.partition("=")[0] not in typed]
+            overrides += [] if role == "student" else ["role=teacher"]
+        return [*overrides, *self.typed.overrides(role)]
+
+    def epochs(self, role: str) -> int | None:
+        """Epochs that are given for a role, None where they are to be chosen."""
+        own = self.config[role].epochs
+        return self.config.epochs if own is None else own
+
+    def teacher(self) -> list[str]:
+        """The overrides of the teacher's training."""
+        seed = [] if self.config.seed == 0 else [f"seed={self.config.seed}"]
+        return [*self.of_role("teacher"), *seed]
+
+    def evaluation(self) -> list[str]:
+        """The overrides of the evaluation of a teacher that is there already."""
+        teacher = self.config.teacher
+        keys = ("data.", "trainer.accelerator", "trainer.devices", "trainer.limit_test_batches")
+        chosen = [item for choice in self.chosen.get("teacher", []) for item in choice.overrides]
+        typed = self.typed.keys("teacher")
+        return [
+            f"checkpoint={quoted(Path(teacher.checkpoint))}",
+            f"which={teacher.which}",
+            f"data={self.data}",
+            *(
+                item
+                for item in chosen
+                if item.startswith("data.eval_batch_size=") and "data.eval_batch_size" not in typed
+            ),
+            *(argument for key, argument in self.typed.of["teacher"] if key.startswith(keys)),
+        ]
+
+    def student(self, student: Student, seed: int, teacher: Path) -> list[str]:
+        """The overrides of a student's training, with the teacher's file."""
+        distilled = []
+        if student.loss != "none":
+            distilled = [f"teacher.checkpoint={quoted(teacher)}"]
+            if self.config.teacher.which != "student":
+                distilled.append(f"teacher.which={self.config.teacher.which}")
+        return [
+            *self.of_role("student"),
+            f"distill={student.loss}",
+            f"seed={seed}",
+            *distilled,
+            *student.overrides,
+        ]

@@ -1,0 +1,186 @@
+"""Runs of commands in processes of their own, without the seconds that each would take to import torch.
+
+On Linux a run is a fork of the process that asks for it, which has imported everything already but has computed
+nothing: its weights are those of the same command typed in a shell. Each run has its own memory and its own failures.
+"""
+
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.processes import ask_for_end_with_parent
+from lshfm_pl.results import RESULTS_FILE, write_json
+
+__all__ = ["OUTPUT_FILE", "Run", "RunProcess", "is_done", "quoted", "read_results", "run_once"]
+
+OUTPUT_FILE = "output.txt"
+"""In the folder of a run that was started here: all that it printed."""
+
+SETTINGS_FILE = "overrides.json"
+"""In such a folder: the overrides that the run was started with."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command and where it runs.
+
+    `overrides` tell whether it is the same run; `threads` is the number that it computes with, None its own choice.
+    """
+
+    folder: Path
+    overrides: tuple[str, ...]
+    command: str = "train"
+    threads: int | None = None
+
+    @property
+    def output(self) -> Path:
+        """The file with all that it prints."""
+        return self.folder / OUTPUT_FILE
+
+
+@dataclass
+class RunProcess:
+    """A run that was started: see `wait` and `failure`."""
+
+    run: Run
+    process: Any = field(init=False)
+    begin: float = field(init=False)
+    started_at: float = field(init=False)
+    output_begin: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        run = self.run
+        last = run.folder / "checkpoints" / "last.ckpt"
+        resume = [f"resume={quoted(last)}"] if run.command == "train" and last.is_file() else []
+        write_json(list(run.overrides), run.folder / SETTINGS_FILE)
+        arguments = [*run.overrides, f"hydra.run.dir={quoted(run.folder)}"]
+        arguments += ["trainer.enable_progress_bar=false", *resume]
+        self.begin, self.started_at = time.perf_counter(), time.time()
+        self.output_begin = run.output.stat().st_size if run.output.is_file() else 0
+        # A fork of a process with threads of its own system libraries is not safe on macOS.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self.process = context.Process(
+            target=_run_command, args=(run.command, arguments, str(run.output), run.threads, os.getpid())
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.process.start()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was started."""
+        return time.perf_counter() - self.begin
+
+    def send(self, signum: int) -> None:
+        """Send a signal, if it is still there."""
+        if self.process.is_alive() and self.process.pid is not None:
+            os.kill(self.process.pid, signum)
+
+    def printed(self) -> str:
+        """What it has printed so far."""
+        with self.run.output.open("rb") as stream:
+            stream.seek(self.output_begin)
+            return stream.read().decode(errors="replace").strip()
+
+    def failure(self) -> str | None:
+        """Why it failed, once it has ended; None if it has not."""
+        status = self.process.exitcode
+        if status == 0 and (self.run.folder / RESULTS_FILE).is_file():
+            return None
+        text = self.printed() if self.run.output.is_file() else ""
+        if status is not None and status < 0:
+            reason = f"it was ended by {signal.Signals(-status).name}"
+            if -status == signal.SIGKILL:
+                reason += " (as the system does where memory is short: see jobs and data.batch_size)"
+        elif "error: " in text:
+            reason = text.rpartition("error: ")[2]
+        else:
+            reason = "".join(text.splitlines()[-1:]) or f"status {status}"
+        return f"{self.run.folder}: the run failed: {reason}\nIts whole output is in {self.run.output}"
+
+
+def _run_command(
+    command: str, arguments: Sequence[str], output: str, threads: int | None, parent: int
+) -> None:
+    """In the new process: run `lshfm_pl.<command>` as a shell would, its output appended to a file."""
+    os.setpgid(0, 0)  # a terminal's signals come once, from the process that started this one
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _redirect(output)
+    ask_for_end_with_parent(parent)
+    import torch
+    from hydra.core.global_hydra import GlobalHydra
+
+    if threads is not None:
+        os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        torch.set_num_threads(threads)
+    GlobalHydra.instance().clear()
+    module = importlib.import_module(f"lshfm_pl.{command}")
+    # What starts further processes of a run, as Lightning does, repeats the command line of `__main__`.
+    sys.modules["__main__"] = module
+    sys.argv = [str(module.__file__), *arguments]
+    module.main()
+
+
+def _redirect(output: str) -> None:
+    """Let all that is printed go to the end of a file, by this process and those that it starts."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    for target in (1, 2):
+        os.dup2(descriptor, target)
+    os.close(descriptor)
+    os.close(empty)
+    sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def is_done(run: Run) -> bool:
+    """Whether the run's results are there.
+
+    Raises:
+        LSHFMError: the folder holds one of other settings.
+    """
+    settings, results = run.folder / SETTINGS_FILE, run.folder / RESULTS_FILE
+    # A run that failed before it kept anything may be given again with other settings.
+    has_begun = results.is_file() or (run.folder / "checkpoints").is_dir()
+    wanted = list(run.overrides)
+    before = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else wanted
+    if has_begun and before != wanted:
+        differing = sorted(set(before) ^ set(wanted))
+        raise LSHFMError(
+            f"{run.folder} holds a run with other settings ({', '.join(differing[:4])}; {SETTINGS_FILE} there): "
+            "delete the folder, or choose another output_dir"
+        )
+    return results.is_file()
+
+
+def run_once(run: Run) -> None:
+    """A run alone, unless it is done; an interrupted one goes on from its `last.ckpt`.
+
+    Raises:
+        LSHFMError: the run failed, or the folder holds one of other settings.
+    """
+    from lshfm_pl.runs.pool import run_all
+
+    run_all([run], jobs=1)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The content of a run's `results.json`."""
+    return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+
+
+def quoted(path: Path) -> str:
+    """A path as a Hydra override value, whatever characters it has."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

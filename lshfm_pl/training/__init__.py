@@ -1,0 +1,1 @@
+"""Training: what is chosen for the data, and what a run tells of itself while it trains."""

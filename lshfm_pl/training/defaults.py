@@ -1,0 +1,188 @@
+"""What a comparison chooses for the pictures of a data set: image size, anchors, batch, epochs, schedule.
+
+A user's own key goes before each choice. The numbers of the rules are in `conf/fit/default.yaml`:
+
+- *image size*: the short side at which all but the smallest tenth of the objects have 16 pixels a side, between
+  limits and never above the pictures' own;
+- *anchors*: at that size, quantiles of the objects' sizes, one a level of the pyramid, at least 25 % apart;
+- *batch*: 8, less where the images are large or so few that an epoch would have hardly any steps;
+- *epochs*: as many as give a number of steps, between limits;
+- *schedule*: AdamW for detectors from scratch, the published SGD with cosine decay for those from ImageNet weights.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lshfm_pl.data.dataset import DetectionRecord
+
+__all__ = ["Choice", "Pictures", "choose", "choose_side", "measure"]
+
+OCTAVES = 3
+"""RetinaNet's sizes a level: one octave in three parts."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a set of pictures is like.
+
+    `short` and `long` sides in pixels are the median and the 95 % quantile of the pictures'; `sizes` float64 [N] are
+    the roots of the objects' areas, each as a share of its picture's short side, sorted; `one_shape` tells whether
+    all pictures have one aspect ratio.
+    """
+
+    count: int
+    short: float
+    long_over_short: float
+    sizes: np.ndarray
+    one_shape: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A subject, its overrides of `train`, and what to tell: the value and the reason."""
+
+    subject: str
+    overrides: tuple[str, ...]
+    told: str
+
+
+def measure(records: Sequence[DetectionRecord]) -> Pictures:
+    """Measure the pictures of a set that has at least one."""
+    sides = np.array([(record.width, record.height) for record in records], dtype=np.float64)
+    short, long = sides.min(axis=1), sides.max(axis=1)
+    sizes = [
+        np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / side
+        for boxes, side in ((np.asarray(record.boxes), side) for record, side in zip(records, short, strict=True))
+        if len(boxes)
+    ]
+    return Pictures(
+        count=len(records),
+        short=float(np.median(short)),
+        long_over_short=float(np.quantile(long / short, 0.95)),
+        sizes=np.sort(np.concatenate(sizes)) if sizes else np.array([]),
+        one_shape=len(np.unique(sides, axis=0)) == 1,
+    )
+
+
+def choose_side(pictures: Pictures, rules: Mapping[str, Any], *, from_scratch: bool) -> tuple[int, str]:
+    """The short side of the images in pixels, and the reason."""
+    multiple, least = rules["side_multiple"], rules["least_side"]
+    most = rules["most_side"]["scratch" if from_scratch else "pretrained"]
+    own = max(multiple, int(pictures.short) // multiple * multiple)
+    if not len(pictures.sizes):
+        side, reason = least, "no object to go by"
+    else:
+        small = float(np.quantile(pictures.sizes, rules["small_quantile"]))
+        wanted = math.ceil(rules["small_pixels"] / max(small, 1e-6) / multiple) * multiple
+        side = min(max(wanted, least), most)
+        share = round(100 * (1 - rules["small_quantile"]))
+        reason = f"{share} % of the objects then have at least {small * min(side, own):.0f} pixels a side"
+        if wanted > most and own > most:
+            kind = "a detector from scratch" if from_scratch else "a detector"
+            reason += f"; {most} is the most that is chosen for {kind}"
+    if side >= own:
+        side, reason = own, f"that of the pictures; {reason}" if len(pictures.sizes) else reason
+    return side, f"short side {side} pixels (the pictures' is {pictures.short:.0f}): {reason}"
+
+
+def choose(
+    pictures: Pictures,
+    rules: Mapping[str, Any],
+    *,
+    role: str,
+    model: Mapping[str, Any],
+    side: int,
+    side_told: str,
+    batch_size: int | None,
+    epochs: int | None,
+) -> list[Choice]:
+    """What is chosen for one run.
+
+    Args:
+        pictures: of its training set.
+        rules: `conf/fit/default.yaml`.
+        role: `teacher` or `student`.
+        model: its config.
+        side: short side of its images, in pixels.
+        side_told: what to tell of it.
+        batch_size: None chooses it.
+        epochs: None chooses them.
+    """
+    from_scratch = model.get("backbone_weights") is None
+    long_side = math.ceil(side * pictures.long_over_short / 32) * 32
+    choices = [Choice("size", (f"model.min_size=[{side}]", f"model.max_size={long_side}"), side_told)]
+    if len(pictures.sizes):
+        anchors = _anchors(pictures, rules, model, side)
+        low, high = anchors[0][0], anchors[-1][-1]
+        choices.append(
+            Choice(
+                "anchors",
+                (f"model.anchor_sizes={str(anchors).replace(' ', '')}",),
+                f"{low} to {high} pixels: the sizes of the middle 80 % of {len(pictures.sizes):,} objects",
+            )
+        )
+    batch, batch_reason = batch_size, ""
+    if batch is None:
+        batch, batch_reason = _batch(pictures, rules, side * long_side)
+        evaluated = (f"data.eval_batch_size={batch}",) if pictures.one_shape else ()
+        choices.append(Choice("batch", (f"data.batch_size={batch}", *evaluated), batch_reason))
+    steps = max(1, -(-pictures.count // batch))
+    if epochs is None:
+        least, most = rules["least_epochs"][role], rules["most_epochs"][role]
+        epochs = min(max(round(rules["steps"][role] / steps), least), most)
+        every = max(1, round(epochs / rules["validations"]))
+        epochs = -(-epochs // every) * every  # so that the last one is validated
+    else:
+        every = _divisor(epochs, max(1, round(epochs / rules["validations"])))
+    choices.append(
+        Choice(
+            "epochs",
+            (f"schedule.epochs={epochs}", f"trainer.check_val_every_n_epoch={every}"),
+            f"{epochs} of {steps} steps each, {epochs * steps:,} in all; a validation every {every}",
+        )
+    )
+    kind = "scratch" if from_scratch else "pretrained"
+    reason = "no ImageNet weights: trained from scratch" if from_scratch else "from ImageNet weights"
+    name = "AdamW, conf/schedule/quickstart" if from_scratch else "SGD, conf/schedule/voc_24e with cosine decay"
+    choices.append(Choice("schedule", tuple(rules["schedule"][kind]), f"{name}: {reason}"))
+    return choices
+
+
+def _anchors(
+    pictures: Pictures, rules: Mapping[str, Any], model: Mapping[str, Any], side: int
+) -> list[list[int]]:
+    """Sizes in pixels for each level of the model, in its own numbers of levels and of sizes a level."""
+    sizes = [float(size) * side for size in np.quantile(pictures.sizes, rules["anchor_quantiles"])]
+    middle = len(sizes) // 2
+    sizes[middle] = max(sizes[middle], 4.0)
+    for index in range(middle + 1, len(sizes)):
+        sizes[index] = max(sizes[index], sizes[index - 1] * rules["anchor_ratio"])
+    for index in range(middle - 1, -1, -1):
+        sizes[index] = min(sizes[index], sizes[index + 1] / rules["anchor_ratio"])
+    of_model = model["anchor_sizes"]
+    if len(of_model) == 1:  # one map has all sizes
+        return [[round(size) for size in sizes]]
+    if len(of_model[0]) == OCTAVES:
+        return [[round(size * 2 ** (part / OCTAVES)) for part in range(OCTAVES)] for size in sizes]
+    return [[round(size)] for size in sizes]
+
+
+def _batch(pictures: Pictures, rules: Mapping[str, Any], pixels: int) -> tuple[int, str]:
+    batch = rules["batch_size"]
+    reason = f"{batch} images a step, the usual"
+    while batch > rules["least_batch"] and batch * pixels > rules["batch_pixels"]:
+        batch //= 2
+        reason = f"{batch} images a step: larger ones would need much memory at this size"
+    while batch > rules["least_batch"] and pictures.count / batch < rules["steps_an_epoch"]:
+        batch //= 2
+        reason = f"{batch} images a step: the training set has only {pictures.count}"
+    return batch, reason
+
+
+def _divisor(epochs: int, wanted: int) -> int:
+    """The largest divisor of `epochs` up to `wanted`: the last epoch is validated."""
+    return next(every for every in range(min(wanted, epochs), 0, -1) if epochs % every == 0)
