@@ -1,6 +1,7 @@
 """`python -m lshfm_pl.compare`: a teacher, and students by every loss and seed, in one command.
 
-As it stands it is the quickstart; with other experiments and overrides it is the same comparison on other data.
+As it stands it is the quickstart; with other data it is the same comparison on these, and what is not given is
+chosen for their pictures.
 """
 
 from lshfm_pl import cli
@@ -11,27 +12,44 @@ if __name__ == "__main__":
 import json
 import logging
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+# What runs need is imported here: they are forks of this process, see lshfm_pl.runs.launch.
+import lshfm_pl.evaluate
+import lshfm_pl.train  # noqa: F401
+from lshfm_pl.cli import as_dict
+from lshfm_pl.data import DetectionDataModule
+from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.report import report
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
 from lshfm_pl.reporting.pictures import draw_checkpoints
 from lshfm_pl.reporting.runs import read_run
 from lshfm_pl.results import RESULTS_FILE, write_json
+from lshfm_pl.runs.comparison import Plan, Student, Typed, read_seeds, read_students
+from lshfm_pl.runs.launch import Run, is_done
+from lshfm_pl.runs.live import LiveLine
+from lshfm_pl.runs.pool import run_all
+from lshfm_pl.training.defaults import choose, choose_side, measure
 
-__all__ = ["compare"]
+__all__ = ["compare", "refuse_older"]
 
 log = logging.getLogger(__name__)
+
+TIME_FILE = "comparison.json"
+"""In the folder of a comparison: the seconds that it has taken so far."""
+
+SHAPES = "shapes"
+"""The data of the quickstart."""
 
 
 def compare(config: DictConfig) -> Path:
@@ -44,78 +62,220 @@ def compare(config: DictConfig) -> Path:
 
     Raises:
         LSHFMError: a run failed (the message names its log), or is there with other settings.
+        Interrupted: a signal came; what was running has saved what it has.
     """
-    if not config.seeds or not config.distill:
-        raise LSHFMError("compare: expected at least one entry in each of seeds and distill")
+    students, seeds = read_students(config.losses), read_seeds(config.seeds)
     folder = Path(config.output_dir)
-    start = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # a pool of threads that was begun here would be missing in the runs, which are forks
+    plan = make_plan(config)
+    with Clock(folder) as clock:
+        return _compare(config, plan, folder, students, seeds, clock, threads)
+
+
+def _compare(
+    config: DictConfig,
+    plan: Plan,
+    folder: Path,
+    students: list[Student],
+    seeds: list[int],
+    clock: "Clock",
+    threads: int,
+) -> Path:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    teacher = folder / "teacher"
-    train(teacher, [*config.common, *config.teacher], threads=cores)
-
-    checkpoint = quoted(teacher / "checkpoints" / "last.ckpt")
-    students = {
-        folder / f"{name}_seed{seed}": [
-            *config.common,
-            *config.student,
-            f"distill={loss_of(name, overrides)}",
-            f"seed={seed}",
-            *([f"teacher.checkpoint={checkpoint}"] if loss_of(name, overrides) != "none" else []),
-            *(override for override in overrides if not override.startswith("distill=")),
-        ]
-        for seed in config.seeds
-        for name, overrides in config.distill.items()
-    }
-    refuse_older(students, teacher)
+    teacher, checkpoint = folder / "teacher", folder / "teacher" / "checkpoints" / "last.ckpt"
+    if config.teacher.checkpoint is not None:
+        checkpoint = Path(config.teacher.checkpoint).expanduser()
+        first = Run(teacher, tuple(plan.evaluation()), "evaluate", threads=cores)
+    else:
+        first = Run(teacher, tuple(plan.teacher()), threads=cores)
     # Several students would share one GPU's memory; on CPU cores one thread each is the best use of them.
-    jobs = min(config.jobs or (1 if torch.cuda.is_available() else cores), len(students))
-    train_all(students, jobs, threads=max(1, cores // jobs))
+    count = len(students) * len(seeds)
+    jobs = min(config.jobs or (1 if has_gpu(config) else cores), count)
+    runs = {
+        (student.name, seed): Run(
+            folder / f"{student.name}_seed{seed}",
+            tuple(plan.student(student, seed, checkpoint)),
+            threads=max(1, cores // jobs),
+        )
+        for seed in seeds
+        for student in students
+    }
+    done = sum([is_done(run) for run in (first, *runs.values())])
+    live = LiveLine(1 + count, done, jobs, on_time=clock.keep)
+    log.info(
+        "%s, then %d students (%d losses, %d seeds), %d at a time; everything goes to %s",
+        "the teacher's figures" if first.command == "evaluate" else "the teacher",
+        count,
+        len(students),
+        len(seeds),
+        jobs,
+        folder,
+    )
+    run_all([first], 1, live)
+    refuse_older([run.folder for run in runs.values()], teacher)
+    run_all(list(runs.values()), jobs, live)
 
-    runs = [teacher, *students]
-    contents = [read_run(run) for run in runs]
-    write_csv(summary_rows(contents), folder / "results.csv")
-    write_markdown(contents, folder / "results.md")
-    shown = {"teacher": teacher}
-    for name, title in (("none", "student"), ("lshl2", "LSHL2 student")):
-        if name in config.distill:
-            shown[title] = folder / f"{name}_seed{config.seeds[0]}"
+    torch.set_num_threads(threads)
+    finished = [read_run(run) for run in (teacher, *(run.folder for run in runs.values()))]
+    write_csv(summary_rows(finished), folder / "results.csv")
+    write_markdown(finished, folder / "results.md")
+    shown = {"teacher": checkpoint}
+    for student in students:
+        if student.name in ("none", "lshl2"):
+            title = "student" if student.name == "none" else "LSHL2 student"
+            shown[title] = runs[student.name, seeds[0]].folder / "checkpoints" / "last.ckpt"
     picture = draw_checkpoints(
-        {title: run / "checkpoints" / "last.ckpt" for title, run in shown.items()},
+        shown,
         folder / "detections.png",
         images=config.picture_images,
         score_threshold=config.score_threshold,
     )
     page = report(folder, folder / "report")
-    print(f"\n{comparison_table(contents)}\n")
+    print(f"\n{comparison_table(finished)}\n")
     print(f"table: {folder / 'results.md'} and {folder / 'results.csv'}")
     print(f"pictures: {picture}")
     print(f"report: {page.resolve()}")
-    print(f"took {(time.perf_counter() - start) / 60:.1f} minutes on {cores} cores")
+    print(f"took {clock.seconds() / 60:.1f} minutes on {cores} cores")
     return folder
 
 
-def train_all(runs: Mapping[Path, Sequence[str]], jobs: int, *, threads: int) -> None:
-    """`train` of each folder with its overrides, `jobs` at a time.
+def has_gpu(config: DictConfig) -> bool:
+    """Whether the runs will be on a GPU. Asked so that CUDA is not begun here, which forks could not use then."""
+    if config.trainer.accelerator == "cpu":
+        return False
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    return torch.cuda.is_available()
 
-    After a failure or Ctrl-C those that run come to their end, and no other one is begun.
+
+def make_plan(config: DictConfig) -> Plan:
+    """What the runs are started with.
+
+    Where the data are the user's own, what is not given is chosen for them, and told.
 
     Raises:
-        LSHFMError: as `train`.
+        LSHFMError: the data are not as they should be, or the teacher's file does not exist.
     """
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(train, run, overrides, threads=threads) for run, overrides in runs.items()]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    hydra = config.get("hydra") or HydraConfig.get()
+    typed = Typed.read(hydra.overrides.task)
+    choices = hydra.runtime.choices
+    plan = Plan(
+        config=config,
+        typed=typed,
+        models={role: choices[f"model@{role}.model"] for role in ("teacher", "student")},
+        data=choices["data"],
+        experiments=None
+        if choices["data"] != SHAPES
+        else {role: config[role].experiment for role in ("teacher", "student")},
+    )
+    checkpoint = config.teacher.checkpoint
+    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
+        raise LSHFMError(
+            f"teacher.checkpoint: expected a file of weights, found none at {checkpoint}; "
+            "leave the key out to have a teacher trained"
+        )
+    if plan.experiments is None:
+        choose_for_data(plan)
+    return plan
 
 
-def loss_of(name: str, overrides: Iterable[str]) -> str:
-    """The loss of an entry of `distill`: its override `distill=<loss>` if it has one, else its name."""
-    chosen = [override for override in overrides if override.startswith("distill=")]
-    return chosen[-1].removeprefix("distill=") if chosen else name
+def choose_for_data(plan: Plan) -> None:
+    """Fill `plan.chosen` from the pictures of the training set, and tell each choice in a line.
+
+    A teacher that is there already decides image size and anchors where its file tells them.
+
+    Raises:
+        LSHFMError: the data are not as they should be.
+    """
+    config = plan.config
+    datamodule: DetectionDataModule = instantiate(config.data)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    pictures, rules = measure(datamodule.train_set.records), as_dict(config.fit)
+    models = {role: dict(as_dict(config[role].model)) for role in ("teacher", "student")}
+    trained = None if config.teacher.checkpoint is None else described_model(config.teacher.checkpoint)
+    if trained is not None:
+        models["teacher"] = trained
+    scratch = {role: model.get("backbone_weights") is None for role, model in models.items()}
+    side, told = choose_side(pictures, rules, from_scratch=any(scratch.values()))
+    if config.image_size is not None:
+        side, told = int(config.image_size), f"short side {config.image_size} pixels: image_size is given"
+    elif trained is not None:
+        side = int(trained["min_size"][-1])
+        told = f"short side {side} pixels: the teacher's, as its file tells"
+    schedule = config.schedule.epochs if "schedule.epochs" in plan.typed.given else None
+    for role, model in models.items():
+        if role == "teacher" and config.teacher.checkpoint is not None:
+            continue
+        own, own_told = side, told
+        if "model.min_size" in plan.typed.keys(role):
+            own = int(model["min_size"][-1])
+            own_told = f"short side {own} pixels: {role}.model.min_size is given"
+        epochs = plan.epochs(role)
+        plan.chosen[role] = choose(
+            pictures,
+            rules,
+            role=role,
+            model=model,
+            side=own,
+            side_told=own_told,
+            batch_size=config.data.batch_size if "data.batch_size" in plan.typed.given else None,
+            epochs=schedule if epochs is None else epochs,
+        )
+    tell_choices(plan, len(datamodule.train_set))
+
+
+def described_model(checkpoint: str) -> dict[str, Any] | None:
+    """The detector's config that a checkpoint tells of itself, None where it does not."""
+    content = read_checkpoint(Path(checkpoint).expanduser())
+    described = content.get("detector") if isinstance(content, dict) else None
+    found = described.get("config") if isinstance(described, dict) else None
+    return dict(found) if isinstance(found, dict) and found.get("min_size") else None
+
+
+def tell_choices(plan: Plan, images: int) -> None:
+    """A line a choice; those that are the same for teacher and student once."""
+    log.info("chosen for the %d training images (a key of yours goes before each):", images)
+    told: dict[tuple[str, str], list[str]] = {}
+    for role, choices in plan.chosen.items():
+        for choice in choices:
+            keys = [item.partition("=")[0] for item in choice.overrides]
+            if not keys or not all(key in plan.typed.keys(role) for key in keys):
+                told.setdefault((choice.subject, choice.told), []).append(role)
+    for (subject, text), roles in told.items():
+        whose = "" if len(roles) == len(plan.chosen) else f"{roles[0]}'s "
+        log.info("  %s%s: %s", whose, subject, text)
+
+
+class Clock:
+    """The time that a comparison takes, with what went before an interruption.
+
+    Args:
+        folder: the comparison's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / TIME_FILE
+        self._before, self._begin = 0.0, time.perf_counter()
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            self._before = max(0.0, float(json.loads(self.path.read_text(encoding="utf-8"))["seconds"]))
+
+    def __enter__(self) -> "Clock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.keep()
+
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + time.perf_counter() - self._begin
+
+    def keep(self) -> None:
+        """Write it, so that it is there after the next start."""
+        with suppress(OSError):
+            write_json({"seconds": round(self.seconds(), 1)}, self.path)
 
 
 def refuse_older(students: Iterable[Path], teacher: Path) -> None:
@@ -128,81 +288,6 @@ def refuse_older(students: Iterable[Path], teacher: Path) -> None:
         results = run / RESULTS_FILE
         if results.is_file() and results.stat().st_mtime < (teacher / RESULTS_FILE).stat().st_mtime:
             raise LSHFMError(f"{run} was done before {teacher} was: delete the folder to repeat it")
-
-
-def train(run: Path, overrides: Sequence[str], *, threads: int | None = None) -> None:
-    """One `lshfm_pl.train` in the folder `run`, unless it is done; its output goes to `output.txt` there.
-
-    An interrupted run goes on from its `last.ckpt`. `threads` is a process's number of them, None its own choice.
-
-    Raises:
-        LSHFMError: the run failed, or the folder holds one of other settings.
-    """
-    last = run / "checkpoints" / "last.ckpt"
-    resume = [f"resume={quoted(last)}"] if last.is_file() else []
-    run_once("train", run, overrides, resume, threads=threads)
-
-
-def run_once(
-    command: str,
-    run: Path,
-    overrides: Sequence[str],
-    resume: Sequence[str] = (),
-    *,
-    threads: int | None = None,
-) -> None:
-    """One `lshfm_pl.<command>` in the folder `run`, unless its `results.json` is there.
-
-    `overrides` tell whether it is the same run; `resume` holds those which only say where it goes on.
-
-    Raises:
-        LSHFMError: the run failed, or the folder holds one of other settings.
-    """
-    settings, results = run / "overrides.json", run / RESULTS_FILE
-    # A run that failed before it kept anything may be given again with other settings.
-    has_begun = results.is_file() or (run / "checkpoints").is_dir()
-    before = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else list(overrides)
-    if has_begun and before != list(overrides):
-        raise LSHFMError(
-            f"{run} holds a run with other settings ({settings.name} there): delete the folder, "
-            "or choose another one for the output"
-        )
-    if results.is_file():
-        log.info("%s: done before (delete the folder to repeat it)", run)
-        return
-    write_json(list(overrides), settings)
-    arguments = [sys.executable, "-m", f"lshfm_pl.{command}", *overrides, f"hydra.run.dir={quoted(run)}"]
-    arguments += ["trainer.enable_progress_bar=false", *resume]
-    environment = dict(os.environ)
-    if threads is not None:
-        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    log.info("%s: %s …", run, command)
-    start = time.perf_counter()
-    output = run / "output.txt"
-    with output.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(arguments, stdout=stream, stderr=subprocess.STDOUT, env=environment)
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # Ctrl-C reaches it too, and it saves its last.ckpt first
-            raise
-    if status != 0:
-        text = output.read_text(encoding="utf-8").strip()
-        reason = text.rpartition("error: ")[2] if "error: " in text else "".join(text.splitlines()[-1:])
-        raise LSHFMError(f"{run}: the run failed: {reason}\nIts whole output is in {output}")
-    metrics = read_results(run)["metrics"]
-    seconds = time.perf_counter() - start
-    log.info("%s: AP %.1f, AP50 %.1f in %.0f s", run, metrics["AP"], metrics["AP50"], seconds)
-
-
-def read_results(run: Path) -> dict[str, Any]:
-    """The content of a run's `results.json`."""
-    return json.loads((run / RESULTS_FILE).read_text(encoding="utf-8"))
-
-
-def quoted(path: Path) -> str:
-    """A path as a Hydra override value, whatever characters it has."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 @cli.main("compare")

@@ -67,4 +67,8 @@ def make_trainer(*, enable_progress_bar: bool | None = None, **arguments: Any) -
 
     if enable_progress_bar is None:
         enable_progress_bar = is_terminal(sys.stdout) and is_terminal(sys.stderr)
+    if enable_progress_bar:
+        from lshfm_pl.training.progress import ProgressLine  # here: it imports what a run is made of
+
+        arguments["callbacks"] = [*(arguments.get("callbacks") or []), ProgressLine()]
     return pl.Trainer(enable_progress_bar=enable_progress_bar, **arguments)

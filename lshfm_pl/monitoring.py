@@ -172,10 +172,11 @@ class RunSummary(pl.Callback):
 
     Args:
         output_dir: the run's folder.
+        role: what tables call the run: `teacher` or `student`.
     """
 
-    def __init__(self, output_dir: str) -> None:
-        self.output_dir = output_dir
+    def __init__(self, output_dir: str, role: str = "student") -> None:
+        self.output_dir, self.role = output_dir, role
 
     @decoration("the summary of the run")
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -188,7 +189,7 @@ class RunSummary(pl.Callback):
     def _lines(self, trainer: pl.Trainer, module: DetectionModule) -> Iterator[tuple[str, str]]:
         trainable, frozen = count_parameters([module.detector])
         yield (
-            "student",
+            self.role,
             f"{module.detector.config['name']}: {trainable:,} parameters trainable, {frozen:,} frozen",
         )
         if isinstance(module, DistillationModule):

@@ -63,8 +63,8 @@ def end_with_parent() -> None:
 def ask_for_end_with_parent(parent: int) -> None:
     """Have this process asked to stop, by SIGTERM, when the one with the id `parent`, which started it, ends.
 
-    A training saves first. Linux sends the signal at once, however the parent has ended; elsewhere a thread looks for
-    the parent every few seconds.
+    A training saves first. Linux sends the signal at once, however the parent has ended; elsewhere a thread looks
+    for the parent every few seconds.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):

@@ -66,7 +66,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     datamodule.setup("test")  # now: what is wrong with it is told before the training, not after
     module = build_module(config, datamodule)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
-    report_load(module.detector, teacher)
+    report_load(module.detector, teacher, role=config.role, checkpoint=checkpoint)
     record = RunRecord(as_dict(config))
     log_position: dict[str, Any] | None = START
     restoration: Restoration | None = None
@@ -278,9 +278,21 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
     return teacher
 
 
-def report_load(student: Detector, teacher: Detector | None) -> None:
-    """Log which weights went where."""
-    log.info("student: %s, backbone weights: %s", student.config["name"], student.backbone_report)
+def report_load(student: Detector, teacher: Detector | None, *, role: str, checkpoint: Path | None) -> None:
+    """Log which weights went where.
+
+    Args:
+        student: the detector that is trained.
+        teacher: the one that it mimics.
+        role: what tables call the run: `teacher` or `student`.
+        checkpoint: that of the run which goes on, None where one begins.
+    """
+    weights = (
+        f"backbone weights: {student.backbone_report}"
+        if checkpoint is None
+        else f"going on from {checkpoint}"
+    )
+    log.info("%s: %s, %s", role, student.config["name"], weights)
     if teacher is not None:
         log.info("teacher: %s, %s", teacher.config["name"], teacher.load_report)
 

@@ -17,11 +17,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.compare import quoted, refuse_older, run_once, train
+from lshfm_pl.compare import refuse_older
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
 from lshfm_pl.reporting.published import published_of_run
-from lshfm_pl.reporting.runs import Run, read_run
+from lshfm_pl.reporting.runs import Run as FinishedRun
+from lshfm_pl.reporting.runs import read_run
+from lshfm_pl.runs.launch import Run, quoted, run_once
 
 EXPERIMENTS = CONFIG_DIR / "experiment"
 LAST_ROW = "_lshl2"
@@ -88,9 +90,9 @@ def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teach
     teacher = folder / "teacher"
     file, of_teacher = configs["lshl2"].teacher.checkpoint, []
     if file is not None and Path(file).is_file():
-        run_once("evaluate", teacher, evaluate_overrides(configs["lshl2"], overrides))
+        run_once(Run(teacher, tuple(evaluate_overrides(configs["lshl2"], overrides)), "evaluate"))
     elif train_teacher and not any(item.startswith("teacher.checkpoint=") for item in overrides):
-        train(teacher, [f"experiment={rows['teacher']}", *overrides])
+        run_once(Run(teacher, (f"experiment={rows['teacher']}", *overrides)))
         of_teacher = [f"teacher.checkpoint={quoted(teacher / 'checkpoints' / 'last.ckpt')}"]
     else:
         raise LSHFMError(
@@ -102,7 +104,7 @@ def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teach
     students = {folder / row: experiment for row, experiment in rows.items() if row != "teacher"}
     refuse_older(students, teacher)
     for student, experiment in students.items():
-        train(student, [f"experiment={experiment}", *of_teacher, *overrides])
+        run_once(Run(student, (f"experiment={experiment}", *of_teacher, *overrides)))
         runs.append(read_run(student))
     write_csv(summary_rows(runs), folder / "results.csv")
     markdown = write_markdown(runs, folder / "results.md")
@@ -127,7 +129,7 @@ def evaluate_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str
     ]
 
 
-def beside_published(runs: Mapping[str, Run]) -> str:
+def beside_published(runs: Mapping[str, FinishedRun]) -> str:
     """Experiment → its run, as a Markdown table of AP50 reached and published.
 
     The published figure is left out where overrides made the run another one than the published.

@@ -5,42 +5,62 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from voc_files import object_xml, write_voc
 
-from lshfm_pl import compare as compare_module
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.compare import compare, quoted, refuse_older, train, train_all
+from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.compare import Clock, compare, make_plan, refuse_older
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
+from lshfm_pl.runs.launch import quoted
 
-COMMON = [
-    "data.num_train=8",
-    "data.num_val=4",
-    "data.num_test=4",
-    "data.batch_size=4",
-    "schedule.epochs=1",
-    "trainer.check_val_every_n_epoch=1",
-    "trainer.accelerator=cpu",
-]
+TINY = [
+    "data.num_train=8", "data.num_val=4", "data.num_test=4", "data.batch_size=4", "epochs=1",
+    "trainer.check_val_every_n_epoch=1", "trainer.accelerator=cpu", "seeds=[3]", "picture_images=9",
+]  # fmt: skip
+
+
+def composed(*arguments):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        overrides = respelled("compare", arguments)
+        return compose("compare", overrides=overrides, return_hydra_config=True)
+
+
+def run_command(command, *arguments, status=0):
+    """What a command of its own prints; forks of this process might wait for threads that it has used."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"lshfm_pl.{command}", *map(str, arguments)],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def read_csv(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 @pytest.mark.slow
-def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path, capsys):
+def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path):
     folder = tmp_path / "a folder"
-    common = [*COMMON, f"data.root={quoted(tmp_path / 'scenes')}"]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = compose("compare", overrides=["seeds=[3]", "picture_images=9"])
-    config.output_dir = str(folder)
-    config.common = common
-    median = ["distill=lsh", "distill.num_hashes=16", "distill.bias=median", "distill.bias_images=4"]
-    config.distill = {"none": [], "lshl2": ["distill.num_hashes=16"], "median": median}
-    compare(config)
+    arguments = [
+        *TINY, f"data.root={quoted(tmp_path / 'scenes')}", f"output_dir={quoted(folder)}",
+        "distill=[none,{lshl2:{num_hashes:16}},"
+        "{median:{loss:lsh,num_hashes:16,bias:median,bias_images:4}}]",
+    ]  # fmt: skip
+    printed = run_command("compare", *arguments)
+    assert all(f"{name}: training, log in {folder}" in printed for name in ("teacher", "lshl2_seed3"))
+    assert "none_seed3: epoch 1/1" in printed
 
-    with (folder / "results.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_csv(folder / "results.csv")
     ran = [(row["role"], row["distill"]) for row in rows]
     assert ran == [("teacher", "none"), ("student", "none"), ("student", "lshl2"), ("student", "lsh")]
     assert [row["seed"] for row in rows[1:]] == ["3", "3", "3"]
@@ -49,16 +69,13 @@ def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path, capsy
     assert float(rows[2]["AP50"]) == pytest.approx(stored["metrics"]["AP50"])
     assert "LSHL2" in (folder / "results.md").read_text()
     assert (folder / "detections.png").read_bytes().startswith(b"\x89PNG")
-    printed = capsys.readouterr().out
     assert "results.md" in printed
     page = folder / "report" / "index.html"
     assert f"report: {page.resolve()}" in printed
     assert "4 runs in 1 table." in page.read_text()
-    with (folder / "report" / "summary.csv").open(newline="") as stream:
-        lines = list(csv.DictReader(stream))
+    lines = read_csv(folder / "report" / "summary.csv")
     assert [line["distill"] for line in lines] == ["none", "none", "lsh", "lshl2"]
     assert all(float(line["gflops"]) > 0 and float(line["ms_per_image"]) > 0 for line in lines)
-    assert lines[3]["AP50_difference_low"] != ""
     for run in ("teacher", "none_seed3", "lshl2_seed3"):
         record = EvaluationRecord.load(folder / run / "evaluation.npz")
         metrics = json.loads((folder / run / "results.json").read_text())["metrics"]
@@ -72,69 +89,94 @@ def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path, capsy
     assert sorted(path.name for path in docs.iterdir()) == ["comparison.png", "detections.png"]
     assert all(1000 < path.stat().st_size <= 200_000 for path in docs.iterdir())
 
+    # A run of a comparison and the same command by itself have equal weights.
+    overrides = json.loads((folder / "none_seed3" / "overrides.json").read_text())
+    run_command("train", *overrides, f"hydra.run.dir={quoted(tmp_path / 'single')}")
+    runs = [tmp_path / "single", folder / "none_seed3"]
+    single, compared = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in runs
+    )
+    if torch.get_num_threads() == 1 or (os.cpu_count() or 1) == 1:
+        assert all(torch.equal(single[key], compared[key]) for key in single)
+    else:  # sums of another number of threads are rounded otherwise
+        assert all(torch.allclose(single[key], compared[key], atol=1e-3) for key in single)
+
+    # Given again, nothing is repeated; with other settings, nothing is lost.
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("last.ckpt")}
-    compare(config)
+    assert run_command("compare", *arguments).count("done before") == 4
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("last.ckpt")} == times
-    config.teacher.append("seed=5")
-    with pytest.raises(LSHFMError, match="teacher holds a run with other settings"):
-        compare(config)
+    refused = run_command("compare", *arguments, "seed=5", status=1)
+    assert "teacher holds a run with other settings (seed=5" in refused
+
+
+def voc_set(folder):
+    """Twelve training and four test pictures of 96 × 80 pixels with two classes."""
+    for split, names in (("train", range(12)), ("val", range(12, 16))):
+        images = {
+            f"{name:03d}": (
+                (96, 80),
+                [object_xml("cat", (5, 5, 40, 38)), object_xml("dog", (45, 30, 90, 70))],
+            )
+            for name in names
+        }
+        write_voc(folder, split, images)
+    return folder
 
 
 @pytest.mark.slow
-def test_failed_run_is_told_with_its_reason_and_log(tmp_path):
-    with pytest.raises(LSHFMError, match="the run failed: distill=l2 needs a teacher") as caught:
-        train(tmp_path / "run", ["data=shapes", f"data.root={tmp_path}", "distill=l2",
-                                 "model=retinanet_resnet10fpn_tiny"], threads=1)  # fmt: skip
-    assert str(tmp_path / "run" / "output.txt") in str(caught.value)
+def test_own_data_and_a_trained_teacher_need_one_command(tmp_path):
+    data = voc_set(tmp_path / "my cells")
+    small = [
+        "data=voc_folder", f"data.root={quoted(data)}", "trainer.accelerator=cpu", "epochs=1", "seeds=1",
+        "distill=[none,lshl2]", "teacher.model=fasterrcnn_resnet10fpn_tiny", "teacher.model.width=0.25",
+        "student.model=fasterrcnn_resnet10fpn_tiny", "student.model.width=0.125",
+    ]  # fmt: skip
+    folder = tmp_path / "first"
+    printed = run_command("compare", *small, f"output_dir={folder}")
+    assert "size: short side 64 pixels" in printed
+    assert "batch: 2 images a step: the training set has only 12" in printed
+    assert printed.count("chosen for the 12 training images") == 1
+    model = json.loads((folder / "lshl2_seed0" / "results.json").read_text())["settings"]["model"]
+    assert (model["min_size"], model["width"]) == ([64], 0.125)
+
+    again = tmp_path / "second"
+    teacher = folder / "teacher" / "checkpoints" / "last.ckpt"
+    printed = run_command("compare", *small, f"teacher.checkpoint={teacher}", f"output_dir={again}")
+    assert "teacher: evaluating" in printed
+    assert "short side 64 pixels: the teacher's, as its file tells" in printed
+    rows = read_csv(again / "results.csv")
+    assert [row["role"] for row in rows] == ["teacher", "student", "student"]
+    assert rows[0]["AP"] == read_csv(folder / "results.csv")[0]["AP"]
 
 
-class FakeProcess:
-    """A run that ends with status 1; Ctrl-C comes while it is first waited for."""
-
-    def __init__(self, interrupted):
-        self.interrupted, self.waits = interrupted, 0
-
-    def wait(self):
-        self.waits += 1
-        if self.interrupted and self.waits == 1:
-            raise KeyboardInterrupt
-        return 1
-
-
-def test_interrupted_run_is_waited_for_so_that_it_saves_its_checkpoint(tmp_path, monkeypatch):
-    process = FakeProcess(interrupted=True)
-    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **settings: process)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", [])
-    assert process.waits == 2
+def test_keys_of_the_user_go_before_what_is_chosen(tmp_path):
+    root = f"data.root={quoted(voc_set(tmp_path / 'cells'))}"
+    plan = make_plan(composed("data=voc_folder", root, "data.batch_size=6", "student.model.min_size=[32]"))
+    teacher, student = plan.teacher(), plan.of_role("student")
+    assert teacher[:3] == ["model=fasterrcnn_resnet18fpn_small", "data=voc_folder", "schedule=quickstart"]
+    assert "model.min_size=[64]" in teacher
+    assert [item for item in student if item.startswith("model.min_size")] == ["model.min_size=[32]"]
+    assert [item for item in teacher if item.startswith("data.batch_size")] == ["data.batch_size=6"]
+    anchors = [item for item in student if item.startswith("model.anchor_sizes")]
+    assert anchors != [item for item in teacher if item.startswith("model.anchor_sizes")]
+    plan = make_plan(composed("data=voc_folder", root, "image_size=96", "schedule.epochs=5"))
+    assert "model.min_size=[96]" in plan.of_role("student")
+    assert [item for item in plan.teacher() if item.startswith("schedule.epochs")] == ["schedule.epochs=5"]
 
 
-def test_run_that_failed_before_it_kept_anything_may_have_other_settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **settings: FakeProcess(interrupted=False))
-    for overrides in (["data.root=wrong"], ["data.root=right"]):
-        with pytest.raises(LSHFMError, match="the run failed"):
-            train(tmp_path / "run", overrides)
-    (tmp_path / "run" / "checkpoints").mkdir()
-    with pytest.raises(LSHFMError, match="holds a run with other settings"):
-        train(tmp_path / "run", ["data.root=third"])
+def test_missing_file_of_a_teacher_is_told_before_anything_is_read(tmp_path):
+    with pytest.raises(LSHFMError, match="teacher.checkpoint: expected a file of weights, found none at"):
+        make_plan(composed(f"teacher.checkpoint={tmp_path}/none.ckpt", "data=voc_folder", "data.root=/none"))
 
 
-@pytest.mark.parametrize("failure", [LSHFMError("no room"), KeyboardInterrupt()])
-def test_after_a_failure_no_other_student_is_begun(failure, monkeypatch):
-    begun = []
-
-    def train(run, overrides, *, threads):
-        begun.append(run)
-        if run == "second":
-            raise failure
-        time.sleep(1)
-
-    monkeypatch.setattr(compare_module, "train", train)
-    runs = dict.fromkeys(("first", "second", "third", "fourth", "fifth", "sixth"), ())
-    with pytest.raises(type(failure)):
-        train_all(runs, 2, threads=1)
-    assert begun[:2] == ["first", "second"]
-    assert len(begun) <= 3  # the worker that failed may have taken another one
+def test_time_of_a_comparison_includes_what_went_before_an_interruption(tmp_path):
+    with Clock(tmp_path):
+        pass
+    (tmp_path / "comparison.json").write_text('{"seconds": 600}')
+    with Clock(tmp_path) as clock:
+        assert 600 <= clock.seconds() < 660
+    (tmp_path / "comparison.json").write_text("[" * 10)
+    assert Clock(tmp_path).seconds() < 60
 
 
 def test_student_older_than_its_teacher_is_refused(tmp_path):
@@ -147,9 +189,8 @@ def test_student_older_than_its_teacher_is_refused(tmp_path):
         refuse_older([tmp_path / "after", tmp_path / "before"], tmp_path / "teacher")
 
 
-def test_comparison_of_nothing_is_refused(tmp_path):
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = compose("compare", overrides=["seeds=[]", f"output_dir={tmp_path}/none"])
-    with pytest.raises(LSHFMError, match="at least one entry in each of seeds and distill"):
-        compare(config)
+@pytest.mark.parametrize("typed", ["seeds=[]", "distill=[]"])
+def test_comparison_of_nothing_is_refused(tmp_path, typed):
+    with pytest.raises(LSHFMError, match="expected"):
+        compare(composed(typed, f"output_dir={tmp_path}/none"))
     assert not (tmp_path / "none").exists()

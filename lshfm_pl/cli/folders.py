@@ -20,7 +20,8 @@ def comparison_folder(target: str | None, root: str | None) -> str:
     if str(target).endswith("ShapesDataModule"):
         return QUICKSTART
     name = Path("." if root is None else str(root)).expanduser().resolve().name
-    return f"outputs/compare/{re.sub(r'[^\w.-]+', '_', name) or 'data'}"
+    plain = re.sub(r"[^\w.-]+", "_", name)
+    return f"outputs/compare/{plain or 'data'}"
 
 
 OmegaConf.register_new_resolver("comparison_folder", comparison_folder, replace=True)

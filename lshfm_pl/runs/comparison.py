@@ -61,17 +61,20 @@ def read_students(entries: Any) -> list[Student]:
 def _read_student(entry: Any) -> Student:
     if entry is None:
         entry = "none"  # YAML's null is a loss's name here
+    settings: Any = {}
     if isinstance(entry, str):
-        name, settings = entry, {}
+        name = entry
     elif isinstance(entry, dict) and len(entry) == 1:
         name, settings = str(next(iter(entry))), next(iter(entry.values())) or {}
     else:
         raise LSHFMError(
-            f"distill: expected names of losses, or a name with settings as {{lsh:{{num_hashes:512}}}}; found {entry!r}"
+            "distill: expected names of losses, or a name with settings as {lsh:{num_hashes:512}}; "
+            f"found {entry!r}"
         )
     if not isinstance(settings, dict) or not NAME.fullmatch(name):
         raise LSHFMError(
-            f"distill: expected a name with settings as {{lsh:{{num_hashes:512}}}}, found {name!r} with {settings!r}"
+            "distill: expected a name with settings as {lsh:{num_hashes:512}}, "
+            f"found {name!r} with {settings!r}"
         )
     loss = str(settings.get("loss", name))
     losses = group_choices("distill")
@@ -96,13 +99,14 @@ def read_seeds(seeds: Any) -> list[int]:
     Raises:
         LSHFMError: it is neither.
     """
-    plain = OmegaConf.to_container(seeds) if isinstance(seeds, ListConfig) else seeds
+    plain: Any = OmegaConf.to_container(seeds) if isinstance(seeds, ListConfig) else seeds
     if isinstance(plain, int) and not isinstance(plain, bool) and 1 <= plain <= MOST_SEEDS:
         return list(range(plain))
     whole = isinstance(plain, list) and all(isinstance(seed, int) and seed >= 0 for seed in plain)
     if not whole or not plain or len(set(plain)) < len(plain):
         raise LSHFMError(
-            f"seeds: expected how many, as in seeds=5, or a list of different ones, as in seeds=[0,1]; found {plain!r}"
+            "seeds: expected how many, as in seeds=5, or a list of different ones, as in seeds=[0,1]; "
+            f"found {plain!r}"
         )
     return plain
 

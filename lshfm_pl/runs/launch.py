@@ -1,7 +1,7 @@
 """Runs of commands in processes of their own, without the seconds that each would take to import torch.
 
 On Linux a run is a fork of the process that asks for it, which has imported everything already but has computed
-nothing: its weights are those of the same command typed in a shell. Each run has its own memory and its own failures.
+nothing: its weights are those of the same command typed in a shell. A run has its own memory, and fails alone.
 """
 
 import importlib
@@ -67,7 +67,7 @@ class RunProcess:
         self.begin, self.started_at = time.perf_counter(), time.time()
         self.output_begin = run.output.stat().st_size if run.output.is_file() else 0
         # A fork of a process with threads of its own system libraries is not safe on macOS.
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self.process = context.Process(
             target=_run_command, args=(run.command, arguments, str(run.output), run.threads, os.getpid())
         )

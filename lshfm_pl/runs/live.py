@@ -4,7 +4,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from statistics import mean
 
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 60.0
 """Where there is no terminal: between two lines of a run in one epoch."""
 
+KEEP_SECONDS = 5.0
+"""Between two calls of `on_time`."""
+
 
 class LiveLine:
     """Watches runs: one line that is written anew on a terminal, else a line a run and epoch.
@@ -28,9 +31,11 @@ class LiveLine:
         total: runs in all.
         done: those of them that were done before.
         jobs: runs at a time.
+        on_time: is called every few seconds.
     """
 
-    def __init__(self, total: int, done: int, jobs: int) -> None:
+    def __init__(self, total: int, done: int, jobs: int, on_time: Callable[[], None] = lambda: None) -> None:
+        self.on_time, self._kept = on_time, time.monotonic()
         self.total, self.done, self.jobs = total, done, jobs
         self._line = StatusLine() if is_terminal(sys.stdout) else None
         self._durations: list[float] = []
@@ -50,6 +55,9 @@ class LiveLine:
 
     def look(self, running: Sequence[RunProcess], pending: Sequence[Run]) -> None:
         """Show how far the runs are."""
+        if time.monotonic() - self._kept > KEEP_SECONDS:
+            self.on_time()
+            self._kept = time.monotonic()
         states = [(started, self._progress(started)) for started in running]
         left = self._left(states, len(pending))
         if self._line is not None:

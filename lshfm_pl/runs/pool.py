@@ -79,15 +79,15 @@ def _stopped_by_signals(stop: _Stop) -> Iterator[None]:
     try:
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_all(runs: Sequence[Run], jobs: int, watcher: Watcher | None = None) -> None:
     """Each run that is not done yet, `jobs` at a time, in order.
 
-    After a failure those that run come to their end, and no other one is begun. A signal that asks to stop is passed
-    on to those that run, which save what they have; then all end.
+    After a failure those that run come to their end, and no other one is begun. A signal that asks to stop is
+    passed on to those that run, which save what they have; then all end.
 
     Raises:
         LSHFMError: a run failed (the message names its output), or a folder holds one of other settings.

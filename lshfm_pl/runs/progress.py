@@ -21,9 +21,9 @@ LARGEST_FILE = 65536
 class Progress:
     """Where a run is.
 
-    `doing` is one of `training`, `validation`, `test`; `epoch` counts from 1; `done` is the share of all steps, 0..1;
-    `losses` are the last step's; `seconds_left` are None while they cannot be estimated; `figures` are AP and AP50 of
-    the last validation, 0..100, empty before it; `updated` is the time of the last change, in seconds.
+    `doing` is one of `training`, `validation`, `test`; `epoch` counts from 1; `done` is the share of all steps,
+    0..1; `losses` are the last step's; `seconds_left` is None while it cannot be estimated; `figures` are AP and
+    AP50 of the last validation, 0..100, empty before it; `updated` is the time of the last change, in seconds.
     """
 
     role: str = "student"

@@ -29,9 +29,9 @@ OCTAVES = 3
 class Pictures:
     """What a set of pictures is like.
 
-    `short` and `long` sides in pixels are the median and the 95 % quantile of the pictures'; `sizes` float64 [N] are
-    the roots of the objects' areas, each as a share of its picture's short side, sorted; `one_shape` tells whether
-    all pictures have one aspect ratio.
+    `short` is the median short side in pixels, `long_over_short` the 95 % quantile of the ratio of the sides;
+    `sizes` float64 [N] are the roots of the objects' areas, each as a share of its picture's short side, sorted;
+    `one_shape` tells whether all pictures have one size.
     """
 
     count: int
@@ -56,7 +56,9 @@ def measure(records: Sequence[DetectionRecord]) -> Pictures:
     short, long = sides.min(axis=1), sides.max(axis=1)
     sizes = [
         np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / side
-        for boxes, side in ((np.asarray(record.boxes), side) for record, side in zip(records, short, strict=True))
+        for boxes, side in (
+            (np.asarray(record.boxes), side) for record, side in zip(records, short, strict=True)
+        )
         if len(boxes)
     ]
     return Pictures(
@@ -147,7 +149,9 @@ def choose(
     )
     kind = "scratch" if from_scratch else "pretrained"
     reason = "no ImageNet weights: trained from scratch" if from_scratch else "from ImageNet weights"
-    name = "AdamW, conf/schedule/quickstart" if from_scratch else "SGD, conf/schedule/voc_24e with cosine decay"
+    name = (
+        "AdamW, conf/schedule/quickstart" if from_scratch else "SGD, conf/schedule/voc_24e with cosine decay"
+    )
     choices.append(Choice("schedule", tuple(rules["schedule"][kind]), f"{name}: {reason}"))
     return choices
 
@@ -157,12 +161,11 @@ def _anchors(
 ) -> list[list[int]]:
     """Sizes in pixels for each level of the model, in its own numbers of levels and of sizes a level."""
     sizes = [float(size) * side for size in np.quantile(pictures.sizes, rules["anchor_quantiles"])]
-    middle = len(sizes) // 2
-    sizes[middle] = max(sizes[middle], 4.0)
-    for index in range(middle + 1, len(sizes)):
-        sizes[index] = max(sizes[index], sizes[index - 1] * rules["anchor_ratio"])
-    for index in range(middle - 1, -1, -1):
+    for index in range(len(sizes) // 2 - 1, -1, -1):
         sizes[index] = min(sizes[index], sizes[index + 1] / rules["anchor_ratio"])
+    sizes[0] = max(sizes[0], rules["least_anchor"])
+    for index in range(1, len(sizes)):
+        sizes[index] = max(sizes[index], sizes[index - 1] * rules["anchor_ratio"])
     of_model = model["anchor_sizes"]
     if len(of_model) == 1:  # one map has all sizes
         return [[round(size) for size in sizes]]

@@ -1,0 +1,88 @@
+"""Which runs a comparison has, and what each is started with."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.compare import make_plan
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.runs.comparison import Student, read_seeds, read_students
+
+
+def composed(*arguments, command="compare"):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose(command, overrides=respelled(command, arguments), return_hydra_config=True)
+
+
+def test_quickstart_is_two_experiments_and_nothing_more():
+    plan = make_plan(composed())
+    assert plan.teacher() == ["experiment=quickstart"]
+    assert plan.student(Student("none", "none"), 0, Path("t.ckpt")) == [
+        "experiment=quickstart_student", "distill=none", "seed=0",
+    ]  # fmt: skip
+    assert plan.student(Student("lshl2", "lshl2"), 1, Path("a b.ckpt"))[-1] == "teacher.checkpoint='a b.ckpt'"
+
+
+def test_what_is_typed_goes_to_the_runs_that_it_is_for():
+    plan = make_plan(
+        composed(
+            "data.num_train=9", "trainer.accelerator=cpu", "+trainer.max_time=null", "schedule.lr=0.1", "seed=4",
+            "teacher.model=retinanet_resnet18fpn_small", "teacher.model.width=0.25",
+            "student.model.min_size=[64]", "student.epochs=3", "epochs=7",
+        )
+    )  # fmt: skip
+    common = ["data.num_train=9", "trainer.accelerator=cpu", "+trainer.max_time=null", "schedule.lr=0.1"]
+    assert plan.teacher() == [
+        "experiment=quickstart", "model=retinanet_resnet18fpn_small", "schedule.epochs=7", *common,
+        "model.width=0.25", "seed=4",
+    ]  # fmt: skip
+    student = plan.of_role("student")
+    assert student == ["experiment=quickstart_student", "schedule.epochs=3", *common, "model.min_size=[64]"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("distill=[none,lshl2]", [Student("none", "none"), Student("lshl2", "lshl2")]),
+        ("distill=lsh", [Student("lsh", "lsh")]),
+        ("distill=[{lshl2:{beta:4,num_hashes:null}}]",
+         [Student("lshl2", "lshl2", ("distill.beta=4", "distill.num_hashes=null"))]),
+        ("distill=[{median:{loss:lsh,bias:median}}]", [Student("median", "lsh", ("distill.bias=median",))]),
+        ("distill=[{mine:{loss:lsh,hash_weights:'/a b/it.ckpt'}}]",
+         [Student("mine", "lsh", ("distill.hash_weights='/a b/it.ckpt'",))]),
+    ],
+)  # fmt: skip
+def test_losses_are_names_or_have_settings_of_their_own(typed, expected):
+    assert read_students(composed(typed).losses) == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("distill=[]", "expected at least one loss"),
+        ("distill=[none,lshl3]", "expected one of kd, l2, lsh, lshl2, none, found lshl3"),
+        ("distill=[l2,l2]", "found l2 twice"),
+        ("distill=[{../x:{loss:l2}}]", "expected a name with settings"),
+        ("distill=[{l2:4}]", "expected a name with settings"),
+    ],
+)
+def test_wrong_losses_are_refused(typed, message):
+    with pytest.raises(LSHFMError, match=message):
+        read_students(composed(typed).losses)
+
+
+def test_seeds_are_a_number_or_a_list():
+    assert read_seeds(composed("seeds=5").seeds) == [0, 1, 2, 3, 4]
+    assert read_seeds(composed("seeds=[7,3]").seeds) == [7, 3]
+    for typed in ("seeds=0", "seeds=[]", "seeds=[1,1]", "seeds=abc", "seeds=[a]", "seeds=true", "seeds=[-1]"):
+        with pytest.raises(LSHFMError, match="seeds: expected how many"):
+            read_seeds(composed(typed).seeds)
+
+
+def test_folder_is_named_after_the_data():
+    assert composed().output_dir == "outputs/quickstart"
+    assert composed("data=voc_folder", "data.root=/data/my cells").output_dir == "outputs/compare/my_cells"
+    assert composed("data=voc_folder", "data.root=/x", "output_dir=here").output_dir == "here"

@@ -1,0 +1,175 @@
+"""Runs in forks: their outputs, failures, signals, and their end with the process that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lshfm_pl.checkpointing import Interrupted
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.results import write_json
+from lshfm_pl.runs.launch import Run, is_done, run_once
+from lshfm_pl.runs.pool import run_all
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the runs of these tests are forks")
+
+METRICS = {"metrics": {"AP": 12.3, "AP50": 45.6}}
+
+
+def folder_of_run():
+    """The folder that a run is told on its command line."""
+    return next(
+        Path(item.partition("=")[2].strip("'")) for item in sys.argv if item.startswith("hydra.run.dir=")
+    )
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Installs a function as the command `lshfm_pl.imitated`; forks have it too."""
+
+    def install(function):
+        module = ModuleType("lshfm_pl.imitated")
+        module.__file__, module.main = "imitated.py", function
+        monkeypatch.setitem(sys.modules, "lshfm_pl.imitated", module)
+        return lambda folder, *overrides: Run(folder, overrides, "imitated")
+
+    return install
+
+
+def finish():
+    write_json(METRICS, folder_of_run() / "results.json")
+
+
+def test_output_of_a_run_is_kept_and_a_second_attempt_is_appended(tmp_path, command):
+    def run():
+        print("said on stdout")
+        print("said on stderr", file=sys.stderr)
+        os.system("echo said by a child")
+        if (folder_of_run() / "second").exists():
+            finish()
+        else:
+            sys.exit("error: no luck")
+
+    imitated = command(run)(tmp_path / "a run")
+    with pytest.raises(LSHFMError, match="the run failed: no luck\nIts whole output is in .*output.txt"):
+        run_once(imitated)
+    (tmp_path / "a run" / "second").touch()
+    run_once(imitated)
+    lines = imitated.output.read_text().splitlines()
+    assert (
+        lines.count("said on stdout") == lines.count("said on stderr") == lines.count("said by a child") == 2
+    )
+    before = imitated.output.stat().st_mtime_ns
+    run_once(imitated)
+    assert imitated.output.stat().st_mtime_ns == before
+
+
+def test_run_with_other_settings_is_refused_once_it_keeps_something(tmp_path, command):
+    run_of = command(lambda: sys.exit("error: wrong"))
+    for override in ("data.root=wrong", "data.root=right"):
+        with pytest.raises(LSHFMError, match="the run failed"):
+            run_once(run_of(tmp_path / "run", override))
+    (tmp_path / "run" / "checkpoints").mkdir()
+    with pytest.raises(
+        LSHFMError, match=r"holds a run with other settings \(data.root=right, data.root=third"
+    ):
+        is_done(run_of(tmp_path / "run", "data.root=third"))
+
+
+def test_run_that_is_killed_or_leaves_no_results_has_failed(tmp_path, command):
+    run_of = command(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(LSHFMError, match="it was ended by SIGKILL .*memory is short"):
+        run_once(run_of(tmp_path / "killed"))
+    run_of = command(lambda: print("nothing done"))
+    with pytest.raises(LSHFMError, match="the run failed: nothing done"):
+        run_once(run_of(tmp_path / "empty"))
+
+
+def test_after_a_failure_no_other_run_is_begun_and_those_that_run_come_to_their_end(tmp_path, command):
+    def run():
+        if folder_of_run().name == "second":
+            sys.exit("error: no room")
+        time.sleep(1)
+        finish()
+
+    run_of = command(run)
+    runs = [run_of(tmp_path / name) for name in ("first", "second", "third", "fourth")]
+    with pytest.raises(LSHFMError, match="second: the run failed: no room"):
+        run_all(runs, jobs=2)
+    assert [run.folder.name for run in runs if run.output.exists()] == ["first", "second"]
+    assert is_done(runs[0])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_signal_is_passed_on_once_and_runs_are_waited_for(tmp_path, command, signum):
+    def run():
+        def save(number, frame):
+            (folder_of_run() / "saved").write_text(str(number))
+            time.sleep(0.3)
+            (folder_of_run() / "saved").write_text(f"{number} whole")
+            sys.exit(128 + number)
+
+        signal.signal(signum, save)
+        (folder_of_run() / "ready").touch()
+        time.sleep(30)
+
+    run_of = command(run)
+    runs = [run_of(tmp_path / name) for name in ("first", "second", "third")]
+
+    def send_when_ready():
+        while not all((tmp_path / name / "ready").exists() for name in ("first", "second")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signum)
+
+    threading.Thread(target=send_when_ready, daemon=True).start()
+    with pytest.raises(Interrupted) as stopped:
+        run_all(runs, jobs=2)
+    assert stopped.value.code == 128 + signum
+    assert [(tmp_path / name / "saved").read_text() for name in ("first", "second")] == [
+        f"{signum} whole"
+    ] * 2
+    assert not (tmp_path / "third").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_runs_end_with_the_process_that_started_them_even_if_it_is_killed(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import os, sys, time, types
+        from pathlib import Path
+        from lshfm_pl.runs.launch import Run, run_once
+        module = types.ModuleType("lshfm_pl.imitated")
+        def main():
+            Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+            time.sleep(60)
+        module.__file__, module.main = "imitated.py", main
+        sys.modules["lshfm_pl.imitated"] = module
+        run_once(Run(Path({str(tmp_path / "run")!r}), (), "imitated"))
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    end = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert parent.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    pid = int((tmp_path / "pid").read_text())
+    parent.kill()
+    parent.wait()
+    while is_alive(pid):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
