@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 # What runs need is imported here: they are forks of this process, see lshfm_pl.runs.launch.
 import lshfm_pl.evaluate
 import lshfm_pl.train  # noqa: F401
+from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.cli import as_dict
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors.checkpoint import read_checkpoint
@@ -38,6 +39,7 @@ from lshfm_pl.results import RESULTS_FILE, write_json
 from lshfm_pl.runs.comparison import Plan, Student, Typed, read_seeds, read_students
 from lshfm_pl.runs.launch import Run, is_done
 from lshfm_pl.runs.live import LiveLine
+from lshfm_pl.runs.lock import lock_folder
 from lshfm_pl.runs.pool import run_all
 from lshfm_pl.training.defaults import choose, choose_side, measure
 
@@ -61,7 +63,8 @@ def compare(config: DictConfig) -> Path:
         The folder with `results.md`, `results.csv`, `detections.png` and `report/index.html`.
 
     Raises:
-        LSHFMError: a run failed (the message names its log), or is there with other settings.
+        LSHFMError: a run failed (the message names its log), or is there with other settings, or another process
+            has the folder.
         Interrupted: a signal came; what was running has saved what it has.
     """
     students, seeds = read_students(config.losses), read_seeds(config.seeds)
@@ -70,9 +73,11 @@ def compare(config: DictConfig) -> Path:
     torch.set_num_threads(
         1
     )  # a pool of threads that was begun here would be missing in the runs, which are forks
-    plan = make_plan(config)
-    with Clock(folder) as clock:
-        return _compare(config, plan, folder, students, seeds, clock, threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder, what="comparison", key="output_dir"):
+        plan = make_plan(config)
+        with Clock(folder) as clock:
+            return _compare(config, plan, folder, students, seeds, clock, threads)
 
 
 def _compare(
@@ -114,9 +119,14 @@ def _compare(
         jobs,
         folder,
     )
-    run_all([first], 1, live)
-    refuse_older([run.folder for run in runs.values()], teacher)
-    run_all(list(runs.values()), jobs, live)
+    try:
+        run_all([first], 1, live)
+        refuse_older([run.folder for run in runs.values()], teacher)
+        run_all(list(runs.values()), jobs, live)
+    except Interrupted:
+        done = sum([is_done(run) for run in (first, *runs.values())])
+        log.warning("stopped: %d of %d runs are done; the same command goes on", done, 1 + count)
+        raise
 
     torch.set_num_threads(threads)
     finished = [read_run(run) for run in (teacher, *(run.folder for run in runs.values()))]

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.compare import refuse_older
 from lshfm_pl.errors import LSHFMError
@@ -175,8 +176,10 @@ def main() -> int:
     except LSHFMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except Interrupted as stopped:
         print("interrupted; the same command goes on", file=sys.stderr)
+        return 128 + stopped.signum
+    except KeyboardInterrupt:
         return 130
     return 0
 

@@ -17,6 +17,7 @@ from lshfm_pl.compare import Clock, compare, make_plan, refuse_older
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.runs.launch import quoted
+from lshfm_pl.runs.lock import lock_folder
 
 TINY = [
     "data.num_train=8", "data.num_val=4", "data.num_test=4", "data.batch_size=4", "epochs=1",
@@ -194,3 +195,17 @@ def test_comparison_of_nothing_is_refused(tmp_path, typed):
     with pytest.raises(LSHFMError, match="expected"):
         compare(composed(typed, f"output_dir={tmp_path}/none"))
     assert not (tmp_path / "none").exists()
+
+
+def test_second_comparison_in_a_folder_is_refused_before_it_touches_a_file(tmp_path):
+    folder = tmp_path / "comparison"
+    folder.mkdir()
+    with lock_folder(folder):
+        there = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        printed = run_command("compare", f"output_dir={folder}", status=1)
+        assert {
+            path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "compare.log"
+        } == there
+    assert f"process {os.getpid()} on " in printed
+    assert "is at this comparison since" in printed
+    assert "give another output_dir" in printed
