@@ -85,16 +85,21 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         step = read_json(path, path.parent)
         name = Path(step["weights"]).name
-        _check_step(step)
     except (LSHFMError, ValueError, KeyError, TypeError) as error:
-        reason = str(error) if isinstance(error, LSHFMError) else type(error).__name__
-        raise LSHFMError(
-            f"file: expected the step_….json of a run's nonfinite folder, found {path} ({reason})"
-        ) from error
+        raise _no_step(path, error) from error
     weights = read_torch_file(path.with_name(name))
     if not isinstance(weights, dict) or not isinstance(weights.get("config"), dict):
         raise LSHFMError(f"{path.with_name(name)}: expected weights with the config of their run")
+    try:
+        _check_step(step)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_step(path, error) from error
     return step, weights
+
+
+def _no_step(path: Path, error: Exception) -> LSHFMError:
+    reason = str(error) if isinstance(error, LSHFMError) else type(error).__name__
+    return LSHFMError(f"file: expected the step_….json of a run's nonfinite folder, found {path} ({reason})")
 
 
 def _check_step(step: dict[str, Any]) -> None:

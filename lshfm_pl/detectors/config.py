@@ -40,6 +40,8 @@ _LONGEST_TEXT = 1000
 """Characters of a name, path or URL."""
 _LONGEST_LIST = 64
 """Sizes of an image, or anchors of a level."""
+_LARGEST_NUMBER = 1e9
+"""Of pixels, ratios and the like."""
 _LARGEST_COUNT = 100_000
 """Of proposals, candidates or detections of an image."""
 _MOST = {
@@ -60,7 +62,9 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+    return (_is_integer(value) or (isinstance(value, float) and math.isfinite(value))) and (
+        abs(value) <= _LARGEST_NUMBER
+    )
 
 
 def _list_of(rule: _Rule, length: int | None = None) -> _Rule:
