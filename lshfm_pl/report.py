@@ -173,7 +173,10 @@ def _pictures(
     drawn = [
         ("A dot a run, a bar at the mean of each line; dashed: the plain student", _drawn(comparison, group)),
         ("Training loss and validation AP, a curve a run", _drawn(training, group)),
-        ("Precision over recall at IoU 0.5, seeds averaged", _drawn(precision_recall, group)),
+        (
+            "Precision over recall at IoU 0.5, seeds averaged; of many classes the mean and the commonest",
+            _drawn(precision_recall, group),
+        ),
     ]
     left = [path for path in left_pictures(group, tops) if path.parent != folder.resolve()]
     if left:

@@ -29,13 +29,19 @@ from lshfm_pl.detectors.contents import described_class_names
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic.agreement import AgreementMap, agreement_maps, hash_of
 from lshfm_pl.predict import choose_device, detect
-from lshfm_pl.reporting.drawing import READABLE_SIDE, TRUTH, detection_grid, labelled_grid, save_picture
+from lshfm_pl.reporting.drawing import TRUTH, detection_grid, labelled_grid, save_picture
 
 __all__ = ["visualize"]
 
 STAGES = {"train": "fit", "val": "validate", "test": "test"}
 CHANCE = {"cosine": 0.0, "bits": 0.5}
 """What unrelated features have; the lower end of the colours, whose upper end is 1."""
+
+MAP_SIDE = 160
+"""Pixels of a map's longer side: four columns are no wider than a page."""
+
+LONGEST_NAME = 120
+"""Characters of an image's name in that of a picture: a file's name has at most 255 bytes."""
 
 COLOR_MAP = "viridis"
 LEGEND_STEPS = 5
@@ -284,38 +290,43 @@ def refuse_download(backbone_weights: str | None, file: str) -> None:
 
 
 def agreement_picture(image: Tensor, maps: Mapping[str, Sequence[AgreementMap]]) -> Tensor:
-    """Maps in the size of the image: a row a grid, a column a detector and measure; uint8 [3, H, W].
+    """The image, and below it the maps over it: a row a grid, a column a detector and measure; uint8 [3, H, W].
 
     Args:
         image: uint8 [3, H, W].
-        maps: detector → its maps, the same grids for each; those without any map are left out.
+        maps: detector → its maps, the same grids for each. Grids and columns without any map are left out.
+
+    Raises:
+        LSHFMError: there is no map at all.
     """
-    scale = max(1, -(-READABLE_SIDE // max(image.shape[-2:])))
-    height, width = (scale * length for length in image.shape[-2:])
-    enlarged = resize(image, [height, width])
+    factor = MAP_SIDE / max(image.shape[-2:])
+    height, width = (max(1, round(factor * length)) for length in image.shape[-2:])
     measures: dict[str, Callable[[AgreementMap], Tensor | None]] = {
         "cosine": lambda entry: entry.cosine_hw,
         "bits": lambda entry: entry.bits_hw,
     }
+    columns = {
+        f"{who}: {measure}": (measure, [of_entry(entry) for entry in entries])
+        for who, entries in maps.items()
+        for measure, of_entry in measures.items()
+    }
+    shown = {
+        title: column for title, column in columns.items() if any(item is not None for item in column[1])
+    }
+    if not shown:
+        raise LSHFMError("agreement: student and teacher have no features that can be compared")
     rows = []
-    for entries in zip(*maps.values(), strict=True):
-        if entries[0].cosine_hw is None:
+    for number, entry in enumerate(next(iter(maps.values()))):
+        of_grid = [(measure, values[number]) for measure, values in shown.values()]
+        if all(values is None for _, values in of_grid):
             continue
-        row = [(enlarged, entries[0].title)]
-        for entry in entries:
-            for measure, of_entry in measures.items():
-                values = of_entry(entry)
-                if values is None:
-                    row.append((torch.full_like(enlarged, 255), ""))
-                    continue
-                colours = _colours((values - CHANCE[measure]) / (1 - CHANCE[measure]))
-                # Nearest neighbours: the map's own places are to be seen.
-                shown = colours[:, _stretched(values.shape[0], height)][
-                    :, :, _stretched(values.shape[1], width)
-                ]
-                row.append((shown, f"mean {values.mean():.2f}"))
+        row = []
+        for place, (measure, values) in enumerate(of_grid):
+            told = [entry.title] * (place == 0)
+            if values is not None:
+                told.append(f"mean {values.mean():.2f}")
+            row.append((_map_picture(measure, values, height, width), ": ".join(told)))
         rows.append(row)
-    titles = ["image", *(f"{who}: {measure}" for who in maps for measure in measures)]
     steps = torch.linspace(0, 1, LEGEND_STEPS)
     legend = [
         (
@@ -324,7 +335,25 @@ def agreement_picture(image: Tensor, maps: Mapping[str, Sequence[AgreementMap]])
         )
         for step in steps
     ]
-    return labelled_grid(rows, titles, legend)
+    grid = labelled_grid(rows, list(shown), legend)
+    # The image itself once, above the maps and in the size of two of them.
+    size = [min(len(shown), 2) * length for length in (height, width)]
+    top = labelled_grid([[(resize(image, size, antialias=True), "")]], ["image"], [])
+    both = torch.full(
+        (3, top.shape[1] + grid.shape[1], max(top.shape[2], grid.shape[2])), 255, dtype=torch.uint8
+    )
+    both[:, : top.shape[1], : top.shape[2]] = top
+    both[:, top.shape[1] :, : grid.shape[2]] = grid
+    return both
+
+
+def _map_picture(measure: str, values: Tensor | None, height: int, width: int) -> Tensor:
+    """A map in colours, uint8 [3, height, width]; white where there is none."""
+    if values is None:
+        return torch.full((3, height, width), 255, dtype=torch.uint8)
+    colours = _colours((values - CHANCE[measure]) / (1 - CHANCE[measure]))
+    # Nearest neighbours: the map's own places are to be seen.
+    return colours[:, _stretched(values.shape[0], height)][:, :, _stretched(values.shape[1], width)]
 
 
 def _colours(values_hw: Tensor) -> Tensor:
@@ -340,7 +369,7 @@ def _stretched(length: int, target: int) -> Tensor:
 def _selection(names: Sequence[str]) -> str:
     """What a file name says of the images in it."""
     text = "_".join(names) if len(names) <= 2 else f"{names[0]}_and_{len(names) - 1}_more"
-    return re.sub(r"[^\w.-]+", "-", text)
+    return re.sub(r"[^\w.-]+", "-", text)[:LONGEST_NAME]
 
 
 def refuse_without_display() -> None:

@@ -147,12 +147,12 @@ def test_agreement_is_mapped_before_and_after_training(checkpoints, tmp_path, ca
     paths = run(tmp_path, f"checkpoints={{{named}}}", "index=0", "agreement=true")
     assert [path.name.rpartition("_")[2] for path in paths[1:]] == ["student.png", "hashed.png"]
     # The image, and cosine and bits of the fresh and the trained student.
-    assert read(paths[1]).shape[2] == 5 * (300 + 6) + 6
+    assert read(paths[1]).shape[2] == 4 * (160 + 6) + 6
     told = capsys.readouterr().out
     assert "student: bits by 1024 random hashes, seed 0" in told
     assert f"hashed: bits by the hash that {checkpoints['hashed']} was trained with" in told
     (_, alone, _) = run(tmp_path, f"checkpoints={{{named}}}", "index=0", "agreement=true", "before=false")
-    assert read(alone).shape[2] == 3 * (300 + 6) + 6
+    assert read(alone).shape[2] == 2 * (160 + 6) + 6
 
 
 def test_initial_weights_are_those_that_training_starts_with(checkpoints, tmp_path):
@@ -179,19 +179,32 @@ def test_initial_weights_are_those_that_training_starts_with(checkpoints, tmp_pa
 
 
 def test_maps_are_coloured_from_chance_to_one():
-    image = torch.zeros(3, 256, 256, dtype=torch.uint8)
+    image = torch.zeros(3, 320, 320, dtype=torch.uint8)
     corners = torch.tensor([[-1.0, 0.0], [0.5, 1.0]])
     maps = {"student": [AgreementMap("a", corners, (corners + 1) / 2), AgreementMap("b", None, None)]}
     picture = agreement_picture(image, maps)
-    assert picture.shape[1:] == (28 + 18 + 256 + 6 + 2 * 28, 3 * (256 + 6) + 6)
-    cosine, bits = (picture[:, 46 : 46 + 256, left : left + 256] for left in (6 + 262, 6 + 524))
+    # The image, twice as large as a map, below its title; the maps below theirs, and the legend in lines.
+    top = 28 + 320 + 6
+    assert picture.shape[1] == top + 28 + 18 + 160 + 6 + 5 * 28
+    assert picture.shape[2] == 2 * (160 + 6) + 6
+    cosine, bits = (picture[:, top + 46 : top + 206, left : left + 160] for left in (6, 172))
     low, high = torch.tensor([68, 1, 84]), torch.tensor([253, 231, 36])  # viridis' ends
     for shown in (cosine, bits):
         assert torch.equal(shown[:, 0, 0].long(), low)
         assert torch.equal(shown[:, 0, -1].long(), low)
         assert torch.equal(shown[:, -1, -1].long(), high)
-        assert torch.equal(shown[:, -1, 0], shown[:, 129, 126])
+        assert torch.equal(shown[:, -1, 0], shown[:, 81, 78])
     assert torch.equal(cosine, bits)
+
+
+def test_maps_show_the_image_once_and_no_column_without_any_map():
+    image = torch.zeros(3, 30, 40, dtype=torch.uint8)
+    grids = [AgreementMap(f"grid {number}", torch.ones(2, 2), None) for number in range(10)]
+    alone = agreement_picture(image, {"before training": grids, "LSHL2 student": grids})
+    assert alone.shape[2] == 2 * (160 + 6) + 6
+    assert alone.shape[1] < 10 * (120 + 6 + 18) + 2 * 120 + 250
+    with pytest.raises(LSHFMError, match="no features that can be compared"):
+        agreement_picture(image, {"student": [AgreementMap("a", None, None)]})
 
 
 @pytest.mark.parametrize(

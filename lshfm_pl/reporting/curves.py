@@ -26,7 +26,11 @@ STYLE: Any = {"text.parse_math": False, "font.size": 9, "axes.spines.top": False
 DPI = 110
 COLORS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5f2f")
 """Okabe and Ito's, which people with any colour vision can tell apart."""
-LINES_SHOWN, MAX_COLUMNS = 8, 5
+LINES_SHOWN, CLASSES_SHOWN, MAX_COLUMNS = 8, 24, 3
+WIDTH = 5.2
+"""Inches of every figure: at a phone's width its text can be read, and on a desk two stand side by side."""
+SIGNS_ACROSS = 72
+"""Letters of a legend that fit into the width."""
 
 LARGEST_DRAWN = 1e12
 """A loss beyond it has run away, and an axis with it would show nothing else."""
@@ -40,8 +44,9 @@ def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | 
     if not shown or len(group.lines) < 2:
         return None
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 0.8 + 0.32 * len(group.lines)), layout="constrained")
-        axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        height = len(shown) * (0.75 + 0.24 * len(group.lines))
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
         for axis, metric in zip(axes, shown, strict=True):
             for place, line in enumerate(group.lines):
                 if metric not in line.figures:
@@ -54,10 +59,9 @@ def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | 
                 axis.plot([mean, mean], [place - 0.3, place + 0.3], color=_color(group, line), linewidth=2.5)
                 if line.runs[0].is_plain:
                     axis.axvline(mean, color=_color(group, line), linewidth=0.8, linestyle="--")
-            axis.set(title=metric, xlabel="points")
+            axis.set(title=f"{metric}, points", ylim=(len(group.lines) - 0.5, -0.5))
+            axis.set_yticks(range(len(group.lines)), [_short(line.title, 24) for line in group.lines])
             axis.grid(axis="x", alpha=0.25)
-        axes[0].set_yticks(range(len(group.lines)), [_short(line.title) for line in group.lines])
-        axes[0].invert_yaxis()
         return _saved(figure, path)
 
 
@@ -71,8 +75,8 @@ def draw_training(group: Group, path: Path) -> Path | None:
     if not any(len(values) for _, *both in curves for values in both):
         return None
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.2), layout="constrained")
-        axes = figure.subplots(1, 2)
+        figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+        axes = figure.subplots(2, 1)
         for line, *both in curves:
             for axis, values in zip(axes, both, strict=True):
                 if len(values):
@@ -92,23 +96,35 @@ def draw_training(group: Group, path: Path) -> Path | None:
 def draw_precision_recall(group: Group, path: Path) -> Path | None:
     """Precision over recall at IoU 0.5, an axis a class, a curve a line; None if no run kept its record.
 
-    Seeds are averaged at each recall. Classes without objects to find are left out.
+    Seeds are averaged at each recall. Classes without objects to find are left out; of more than `CLASSES_SHOWN`
+    those with the most objects are drawn, after the mean of all.
     """
     tables = [(line, _mean_precision(line)) for line in group.lines[:LINES_SHOWN]]
     names = sorted({name for _, table in tables for name in table})
+    if len(names) > CLASSES_SHOWN:
+        mean = f"mean of {len(names)} classes"
+        tables = [
+            (line, table | {mean: np.mean(list(table.values()), axis=0)} if table else table)
+            for line, table in tables
+        ]
+        objects = _objects_by_class(group)
+        common = sorted(names, key=lambda name: (-objects.get(name, 0), name))[: CLASSES_SHOWN - 1]
+        names = [mean, *common]
     if not names:
         return None
     with rc_context(STYLE):
-        rows = math.ceil(len(names) / MAX_COLUMNS)
-        columns = math.ceil(len(names) / rows)
-        figure = Figure(figsize=(1.1 + 1.75 * columns, 0.7 + 1.75 * rows), layout="constrained")
+        columns = min(len(names), MAX_COLUMNS)
+        rows = math.ceil(len(names) / columns)
+        # One width for any number of classes: the legend needs it.
+        side = max(WIDTH / columns, 1.7) if columns > 1 else 3.2
+        figure = Figure(figsize=(WIDTH, 0.8 + side * rows), layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axis, name in zip(axes, names, strict=False):
             for line, table in tables:
                 if name in table:
                     axis.plot(RECALL_POINTS, table[name], color=_color(group, line), linewidth=1.2)
             axis.set(xlim=(0, 1), ylim=(0, 1.02))
-            axis.set_title(name[:24], fontsize=9)
+            axis.set_title(_short(name, 22), fontsize=9)
             axis.grid(alpha=0.25)
         for axis in axes[len(names) :]:
             axis.set_visible(False)
@@ -141,6 +157,12 @@ def _mean_precision(line: Line) -> dict[str, FloatArray]:
     return {name: np.mean(curves, axis=0) for name, curves in of_class.items()}
 
 
+def _objects_by_class(group: Group) -> dict[str, int]:
+    record = next((run.record for run in group.runs if run.record is not None), None)
+    counts = [] if record is None else record.num_positives.sum(axis=0, dtype=np.int64).tolist()
+    return {} if record is None else dict(zip(record.class_names, counts, strict=True))
+
+
 def _color(group: Group, line: Line) -> str:
     return COLORS[group.lines.index(line) % len(COLORS)]
 
@@ -149,12 +171,15 @@ def _legend(figure: Figure, axis: Axes, group: Group) -> None:
     shown: Sequence[Line] = group.lines[:LINES_SHOWN]
     handles = [axis.plot([], [], color=_color(group, line))[0] for line in shown]
     titles = [_short(line.title) for line in shown]
-    figure.legend(handles, titles, loc="outside lower center", ncols=min(len(shown), 4), frameon=False)
+    # As many columns as the longest title leaves room for: a legend that is wider than the figure is cut.
+    columns = max(1, int(SIGNS_ACROSS / (6 + max(map(len, titles)))))
+    ncols = min(len(shown), columns)
+    figure.legend(handles, titles, loc="outside lower center", ncols=ncols, frameon=False)
 
 
-def _short(title: str) -> str:
+def _short(title: str, most: int = 40) -> str:
     title = "".join(sign if sign.isprintable() else "\ufffd" for sign in title)
-    return title if len(title) < 40 else title[:38] + "…"
+    return title if len(title) <= most else title[: most - 1] + "…"
 
 
 def _saved(figure: Figure, path: Path) -> Path:

@@ -17,7 +17,7 @@ import matplotlib
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
 from lshfm_pl.errors import LSHFMError, printable
@@ -53,8 +53,12 @@ FIRST_COLORS: tuple[Color, ...] = (
 """Of the first classes: told apart with any colour vision (Okabe and Ito, jfly.uni-koeln.de/color)."""
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-READABLE_SIDE = 256
-"""Pixels; `detection_picture` enlarges images whose longer side is smaller than this."""
+READABLE_SIDE, WIDEST_PICTURE = 256, 2000
+"""Pixels; `detection_picture` enlarges images whose longer side is smaller than the first, and makes those smaller
+that would make the picture wider than the second."""
+
+SIDE_OF_TEXT = 75
+"""Titles are at least this part of a picture's width high, so that they can be read where it is made to fit."""
 
 ERROR_IOU = 0.5
 TRUTH = "ground truth"
@@ -238,8 +242,9 @@ def detection_picture(
             truth, `difficult` [N]; both may be missing.
         class_names: of the labels 1..C, without background.
         score_threshold: boxes with a lower score aren't shown.
-        scale: factor that images are enlarged by. By default the smallest by which the longer side of all
-            gets 256 pixels, so that labels can be read.
+        scale: factor that images are enlarged by. By default, for each image, the smallest by which its longer
+            side gets 256 pixels, so that labels can be read; images that would make the picture wider than 2,000
+            pixels are made smaller.
         captions: a name for each image.
         targets: the ground truth; with it the false positives and misses of columns with scores are marked.
 
@@ -261,21 +266,21 @@ def detection_picture(
                 f"detection grid, column {title!r}: expected one entry for each of the {len(images)} images, "
                 f"found {len(entries)}"
             )
-    if scale is None:
-        scale = max(1, math.ceil(READABLE_SIDE / min(max(image.shape[-2:]) for image in images)))
+    shown_columns = len(columns) if len(columns) > 1 else math.ceil(math.sqrt(len(images)))
+    largest_side = max(READABLE_SIDE, WIDEST_PICTURE // shown_columns)
     cells: list[list[Cell]] = []
     shown_labels: set[int] = set()
     shown_forms: set[Form] = set()
     for index, image in enumerate(images):
-        enlarged = image.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
+        resized, stretch = _readable(image, scale, largest_side)
         row: list[Cell] = []
         for entries in columns.values():
             entry = _above_threshold(entries[index], score_threshold)
             if targets is not None and "scores" in entry:
                 entry = _with_errors(entry, targets[index])
             drawn = draw_detections(
-                enlarged,
-                entry["boxes"] * scale,
+                resized,
+                entry["boxes"] * stretch.to(entry["boxes"]),
                 entry["labels"],
                 class_names,
                 entry.get("scores"),
@@ -356,6 +361,19 @@ def _check(
         raise LSHFMError(f"labels: expected 1..{len(class_names)} (one per class name), found {outside[0]}")
 
 
+def _readable(image: Tensor, scale: int | None, largest_side: int) -> tuple[Tensor, Tensor]:
+    """An image enlarged by whole pixels or made smaller, and [4] the factors of its boxes' x1, y1, x2, y2."""
+    height, width = image.shape[-2:]
+    if scale is None and max(height, width) > largest_side:
+        factor = largest_side / max(height, width)
+        size = [max(1, round(factor * height)), max(1, round(factor * width))]
+        factors = torch.tensor([size[1] / width, size[0] / height] * 2, dtype=torch.float64)
+        return resize(image, size, antialias=True), factors
+    times = scale or max(1, math.ceil(READABLE_SIDE / max(height, width)))
+    enlarged = image.repeat_interleave(times, dim=-2).repeat_interleave(times, dim=-1)
+    return enlarged, torch.full((4,), float(times), dtype=torch.float64)
+
+
 def _above_threshold(entry: Mapping[str, Tensor], score_threshold: float) -> dict[str, Tensor]:
     shown = {key: entry[key] for key in ("boxes", "labels", "scores", "difficult") if key in entry}
     if "scores" not in shown:
@@ -388,52 +406,73 @@ def _compose(
     titles = [printable(title) for title in titles]
     rows = [[cell._replace(caption=printable(cell.caption)) for cell in row] for row in rows]
     legend = [(what, printable(name)) for what, name in legend]
-    font = ImageFont.truetype(FONT_FILE, TITLE_FONT_SIZE)
-    small_font = ImageFont.truetype(FONT_FILE, CAPTION_FONT_SIZE)
-    line_height = TITLE_FONT_SIZE + 2 * MARGIN
-    caption_height = CAPTION_FONT_SIZE + MARGIN if any(cell.caption for row in rows for cell in row) else 0
     num_columns = max(len(row) for row in rows)
+    widest = max(cell.image.width for row in rows for cell in row)
+    size = max(TITLE_FONT_SIZE, round(num_columns * widest / SIDE_OF_TEXT))
+    caption_size = round(size * CAPTION_FONT_SIZE / TITLE_FONT_SIZE)
+    font, small_font = (ImageFont.truetype(FONT_FILE, each) for each in (size, caption_size))
+    line_height = size + 2 * MARGIN
+    caption_height = caption_size + MARGIN if any(cell.caption for row in rows for cell in row) else 0
+    # A title has the width of its columns, and as many lines as that takes.
+    lines = [_wrapped(title, font, widest * num_columns / len(titles)) for title in titles]
     column_width = max(
-        max(cell.image.width for row in rows for cell in row),
-        *(math.ceil(font.getlength(title) * len(titles) / num_columns) for title in titles),
+        widest,
+        *(math.ceil(font.getlength(line) * len(titles) / num_columns) for title in lines for line in title),
     )
     width = MARGIN + num_columns * (column_width + MARGIN)
     row_heights = [max(cell.image.height for cell in row) + caption_height + MARGIN for row in rows]
 
     positions: list[tuple[int, int]] = []
-    x, line = MARGIN, 0
+    x, place = MARGIN, 0
     for _, name in legend:
-        entry_width = TITLE_FONT_SIZE + MARGIN + math.ceil(font.getlength(name)) + 3 * MARGIN
+        entry_width = size + MARGIN + math.ceil(font.getlength(name)) + 3 * MARGIN
         if x > MARGIN and x + entry_width > width:
-            x, line = MARGIN, line + 1
-        positions.append((x, line))
+            x, place = MARGIN, place + 1
+        positions.append((x, place))
         x += entry_width
-    legend_top = line_height + sum(row_heights)
-    legend_height = (line + 1) * line_height if legend else 0
+    head = line_height + (max(map(len, lines)) - 1) * (size + MARGIN // 2)
+    legend_top = head + sum(row_heights)
+    legend_height = (place + 1) * line_height if legend else 0
 
     picture = Image.new("RGB", (width, legend_top + legend_height), BACKGROUND)
     draw = ImageDraw.Draw(picture)
-    for column, title in enumerate(titles):
+    for column, title in enumerate(lines):
         centre = MARGIN + (column + 0.5) * (width - MARGIN) / len(titles) - MARGIN / 2
-        draw.text((centre, line_height / 2), title, fill=BLACK, font=font, anchor="mm")
-    y = line_height
+        for number, line in enumerate(title):
+            middle = head / 2 + (number - (len(title) - 1) / 2) * (size + MARGIN // 2)
+            draw.text((centre, middle), line, fill=BLACK, font=font, anchor="mm")
+    y = head
     for row, height in zip(rows, row_heights, strict=True):
         for column, cell in enumerate(row):
             left = MARGIN + column * (column_width + MARGIN)
-            draw.text((left, y), cell.caption, fill=BLACK, font=small_font)
+            draw.text((left, y), _cut(cell.caption, small_font, column_width), fill=BLACK, font=small_font)
             picture.paste(cell.image, (left + (column_width - cell.image.width) // 2, y + caption_height))
         y += height
-    for (what, name), (x, line) in zip(legend, positions, strict=True):
-        top = legend_top + line * line_height + MARGIN
-        _draw_swatch(draw, (x, top, x + TITLE_FONT_SIZE, top + TITLE_FONT_SIZE), what)
-        draw.text(
-            (x + TITLE_FONT_SIZE + MARGIN, top + TITLE_FONT_SIZE / 2),
-            name,
-            fill=BLACK,
-            font=font,
-            anchor="lm",
-        )
+    for (what, name), (x, place) in zip(legend, positions, strict=True):
+        top = legend_top + place * line_height + MARGIN
+        _draw_swatch(draw, (x, top, x + size, top + size), what)
+        draw.text((x + size + MARGIN, top + size / 2), name, fill=BLACK, font=font, anchor="lm")
     return picture
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """A text's words in lines of a width, longer words alone in theirs."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """A text that fits a width, its end left out where it does not."""
+    shown = text
+    while len(shown) > 1 and font.getlength(shown) > width:
+        text = text[:-1]
+        shown = f"{text}…"
+    return shown
 
 
 def _draw_swatch(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], what: Color | Form) -> None:

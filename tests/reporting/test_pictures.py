@@ -2,11 +2,14 @@
 
 import torch
 from PIL import Image
+from run_files import write_run
 from small_detectors import ALL_LABELS, CLASS_NAMES, STUDENTS, small_detector
 from voc_files import object_xml, write_voc
 
 from lshfm_pl.detectors import detector_checkpoint
-from lshfm_pl.reporting.pictures import draw_checkpoints
+from lshfm_pl.reporting.pictures import draw_checkpoints, draw_group
+from lshfm_pl.reporting.runs import read_run
+from lshfm_pl.reporting.summary import group_runs
 
 
 def test_the_background_that_a_retinanet_scores_is_not_drawn(tmp_path):
@@ -24,3 +27,12 @@ def test_the_background_that_a_retinanet_scores_is_not_drawn(tmp_path):
     path = draw_checkpoints(shown, tmp_path / "drawn.png", images=1, score_threshold=0.0)
     with Image.open(path) as picture:
         assert picture.width == 2 * (300 + 6) + 6
+
+
+def test_a_link_out_of_the_runs_is_no_checkpoint_to_draw(tmp_path):
+    run = write_run(tmp_path / "runs" / "none", with_record=False)
+    (run / "checkpoints").mkdir()
+    (tmp_path / "other.ckpt").write_bytes(b"x")
+    (run / "checkpoints" / "last.ckpt").symlink_to(tmp_path / "other.ckpt")
+    (group,) = group_runs([read_run(run, tmp_path / "runs")], ["AP"])
+    assert draw_group(group, tmp_path / "drawn.png", images=1, score_threshold=0.5) is None

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,13 @@ __all__ = ["Picture", "write_page"]
 
 Picture = tuple[str, Path]
 """Caption and PNG file."""
+
+WIDE_PICTURE = 700
+"""Pixels; on a narrow screen a wider picture scrolls instead of being made too small to read."""
+
+NO_CELL = {"number": False, "source": "", "links": [], "anchor": "", "parts": [], "kind": ""}
+INTERVAL = re.compile(r"(\S+) (\[.*?\])(?: (.+))?")
+"""A gain, its interval, its verdict, which stand in two lines of a cell."""
 
 LARGEST_PICTURE = 50_000_000
 """Bytes: above what is drawn here."""
@@ -66,9 +74,19 @@ def write_page(
         counts=_counts(len(runs), len(groups), len(aside)),
         css=Markup(_resource("report.css")),
         script=Markup(_resource("report.js")),
-        columns=list(_columns(metrics, used, has_published)),
+        columns=list(_columns(metrics, has_published)),
         rows=[
-            _row(number, group, line, metrics, used, has_published, numbers)
+            _row(number, group, line, metrics, has_published, numbers)
+            for number, group in enumerate(groups, start=1)
+            for line in group.lines
+        ],
+        costs=[COST_COLUMNS[key] for key in used],
+        cost_rows=[
+            {
+                "table": number,
+                "line": line.title,
+                "cells": [{"text": cost_cell(line, key), "sort": line.cost.get(key, "")} for key in used],
+            }
             for number, group in enumerate(groups, start=1)
             for line in group.lines
         ],
@@ -79,9 +97,7 @@ def write_page(
                 "title": group.title,
                 "data": group.data,
                 "notes": [note for note in (group_difference(group), *group.notes) if note],
-                "pictures": [
-                    {"text": caption, "uri": _data_uri(file)} for caption, file in pictures.get(number, ())
-                ],
+                "pictures": [_picture(caption, file) for caption, file in pictures.get(number, ())],
             }
             for number, group in enumerate(groups, start=1)
         ],
@@ -98,10 +114,11 @@ def _resource(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _data_uri(path: Path) -> str:
-    return (
-        f"data:image/png;base64,{base64.b64encode(read_bytes(path, limit=LARGEST_PICTURE)).decode('ascii')}"
-    )
+def _picture(caption: str, path: Path) -> dict[str, Any]:
+    content = read_bytes(path, limit=LARGEST_PICTURE)
+    width = int.from_bytes(content[16:20], "big")
+    encoded = base64.b64encode(content).decode("ascii")
+    return {"text": caption, "uri": f"data:image/png;base64,{encoded}", "wide": width > WIDE_PICTURE}
 
 
 def _counts(runs: int, groups: int, aside: int) -> str:
@@ -109,7 +126,7 @@ def _counts(runs: int, groups: int, aside: int) -> str:
     return f"{text}, {aside} folder{'s' * (aside != 1)} set apart." if aside else f"{text}."
 
 
-def _columns(metrics: Sequence[str], cost: Sequence[str], has_published: bool) -> Iterable[dict[str, Any]]:
+def _columns(metrics: Sequence[str], has_published: bool) -> Iterable[dict[str, Any]]:
     for title, note in (
         ("table", "runs of different tables are not comparable"),
         ("loss", "with the settings in which lines of one loss differ"),
@@ -124,8 +141,6 @@ def _columns(metrics: Sequence[str], cost: Sequence[str], has_published: bool) -
         yield {"title": f"{metric} gap closed", "note": share, "number": True}
         if metric == "AP50" and has_published:
             yield {"title": "AP50 published", "note": "the paper's figure of this row", "number": True}
-    for key in cost:
-        yield {"title": COST_COLUMNS[key][0], "note": COST_COLUMNS[key][3], "number": True}
     yield {"title": "runs", "note": "the runs that the row is of", "number": False}
 
 
@@ -134,32 +149,51 @@ def _row(
     group: Group,
     line: Line,
     metrics: Sequence[str],
-    cost: Sequence[str],
     has_published: bool,
     numbers: Mapping[int, int],
 ) -> dict[str, Any]:
     source = "of " + ", ".join(str(run.folder) for run in line.runs)
     cells: list[dict[str, Any]] = [
-        {"text": str(number), "sort": number, "anchor": f"group-{number}"},
-        {"text": line.title, "sort": line.title},
-        {"text": line.runs[0].model, "sort": line.runs[0].model},
-        {"text": str(line.seeds), "sort": line.seeds, "number": True},
+        {"label": "table", "text": str(number), "sort": number, "anchor": f"group-{number}"},
+        {"label": "loss", "text": line.title, "sort": line.title},
+        {"label": "model", "text": line.runs[0].model, "sort": line.runs[0].model, "kind": "model"},
+        {"label": "seeds", "text": str(line.seeds), "sort": line.seeds, "number": True},
     ]
     for metric in metrics:
         figure = line.figures.get(metric)
-        for text, value in zip(figure_cells(line, metric), _sort_values(figure), strict=True):
-            cells.append({"text": text, "sort": value, "number": True, "source": f"{metric} {source}"})
+        labels = (metric, f"{metric} Δ", f"{metric} gap closed")
+        for label, text, value in zip(labels, figure_cells(line, metric), _sort_values(figure), strict=True):
+            found = INTERVAL.fullmatch(text)
+            parts = [found[1], found[2], found[3]] if found else []
+            cells.append(
+                {
+                    "label": label,
+                    "text": text,
+                    "parts": parts,
+                    "sort": value,
+                    "number": True,
+                    "source": f"{metric} {source}",
+                }
+            )
         if metric == "AP50" and has_published:
             text = UNKNOWN if line.published is None else f"{line.published:.1f}"
-            cells.append({"text": text, "sort": text, "number": True, "source": "published"})
-    for key in cost:
-        value = line.cost.get(key, "")
-        cells.append({"text": cost_cell(line, key), "sort": value, "number": True, "source": source})
+            cells.append(
+                {
+                    "label": "AP50 published",
+                    "text": text,
+                    "sort": text,
+                    "number": True,
+                    "source": "published",
+                    "kind": "whole",
+                }
+            )
     links = [
-        {"anchor": f"run-{numbers[id(run)]}", "text": f"run {numbers[id(run)]}", "title": str(run.folder)}
+        {"anchor": f"run-{numbers[id(run)]}", "text": str(numbers[id(run)]), "title": str(run.folder)}
         for run in line.runs
     ]
-    cells.append({"text": "", "sort": numbers[id(line.runs[0])], "links": links})
+    cells.append(
+        {"label": "runs", "text": "", "sort": numbers[id(line.runs[0])], "links": links, "kind": "runs whole"}
+    )
     choices = {
         "table": str(number),
         "loss": line.runs[0].loss,
@@ -167,7 +201,7 @@ def _row(
         "role": line.runs[0].role,
     }
     return {
-        "cells": [{"number": False, "source": "", "links": [], "anchor": ""} | cell for cell in cells],
+        "cells": [NO_CELL | cell for cell in cells],
         "choices": choices,
         "strong": line.runs[0].role == "teacher" or line.runs[0].is_plain,
     }

@@ -1,0 +1,37 @@
+"""Figures of runs: one width for any number of classes, losses and names."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_files import make_record, make_results
+
+from lshfm_pl.reporting.curves import DPI, WIDTH, draw_precision_recall
+from lshfm_pl.reporting.runs import Run
+from lshfm_pl.reporting.summary import group_runs
+
+
+@pytest.mark.parametrize("classes", [1, 2, 80])
+def test_precision_and_recall_are_as_wide_and_no_longer_than_a_page_for_any_number_of_classes(
+    tmp_path, classes
+):
+    names = ["the only class" if number == 0 else f"class {number}" for number in range(max(classes, 2))]
+    record = make_record(class_names=names, images=5)
+    if classes == 1:
+        empty = np.where([[True, False]], record.num_positives, 0).astype(np.uint16)
+        record = dataclasses.replace(record, num_positives=empty)
+    elif classes > 2:
+        record = dataclasses.replace(record, num_positives=np.ones_like(record.num_positives))
+    runs = []
+    for loss in ("none", "l2", "a_loss_with_a_long_name_of_forty_letters"):
+        run = Run(make_results(loss, record=record))
+        run.__dict__["_record"] = record
+        runs.append(run)
+    group = max(group_runs(runs, ["AP"]), key=lambda group: len(group.lines))
+    with Image.open(draw_precision_recall(group, tmp_path / "drawn.png")) as picture:
+        assert picture.width == round(WIDTH * DPI)
+        assert picture.height < 2000
+        # Nothing is cut: the outermost pixels are white on all sides.
+        edges = np.asarray(picture.convert("L"))
+    assert (np.concatenate([edges[0], edges[-1], edges[:, 0], edges[:, -1]]) == 255).all()
