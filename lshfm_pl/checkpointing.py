@@ -3,14 +3,10 @@
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +16,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.run_logs import log_position
+from lshfm_pl.signals import Interrupted, StopSignals
 
 __all__ = [
     "LAST",
@@ -36,67 +33,10 @@ __all__ = [
 LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
 """Names of the newest checkpoint with everything to go on from, and of the one before it."""
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl+C, `kill` and the end of a SLURM job, and those that SLURM jobs ask for ahead of it."""
-
 AGREE_EVERY = 10
 """Optimizer steps between two agreements of several processes on whether to save or stop: each costs messages."""
 
 log = logging.getLogger(__name__)
-
-
-class Interrupted(SystemExit):
-    """A signal asked the run to stop. The status of the process is 128 + the signal's number, as of a shell.
-
-    Only the first process of a run tells: what started the others takes any other status than 0 for a crash.
-    """
-
-    def __init__(self, signum: int, status: int | None = None) -> None:
-        super().__init__(128 + signum if status is None else status)
-        self.signum = signum
-
-
-class StopSignals:
-    """While entered, the signals that ask a run to stop are noted or raise `Interrupted`.
-
-    Training notes them (`deferred`) and stops between two batches, where what it saves is whole; a second Ctrl+C
-    does not wait. Elsewhere nothing is lost by stopping at once. On leaving, a handler that somebody else had
-    installed, as submitit does to put its job into the queue again, gets the signal too.
-    """
-
-    def __init__(self) -> None:
-        self.deferred = False
-        self.received: int | None = None
-        self.forward: Callable[[int], None] | None = None
-        self._others: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for signum in STOP_SIGNALS:
-                before = signal.getsignal(signum)
-                if before is signal.SIG_IGN or (signum == signal.SIGTERM and callable(before)):
-                    continue  # ignored by wish; submitit's jobs get SIGTERM beside the signal meant for them
-                self._others[signum] = signal.signal(signum, self._on_signal)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for signum, handler in self._others.items():
-            signal.signal(signum, handler)
-        if isinstance(error, Interrupted) and error.signum != signal.SIGINT:
-            handler = self._others.get(error.signum)
-            if callable(handler):
-                handler(error.signum, None)
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self.forward is not None and signum != signal.SIGINT:  # the terminal sends Ctrl+C to all of them
-            self.forward(signum)
-        if not self.deferred or (signum == signal.SIGINT and self.received == signum):
-            raise Interrupted(signum)
-        if self.received is None:
-            self.received = signum
-            log.warning("%s: saving after this batch, then stopping", signal.Signals(signum).name)
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

@@ -23,6 +23,7 @@ from lshfm_pl.cli import as_dict
 from lshfm_pl.console import is_terminal
 from lshfm_pl.data.coco import unused_name
 from lshfm_pl.data.images import decode_image
+from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS
@@ -92,7 +93,7 @@ def predict(config: DictConfig) -> list[str]:
     loader: DataLoader[Any] = DataLoader(
         _Pictures(pictures),
         batch_size=config.batch_size,
-        num_workers=min(config.num_workers, len(pictures)),
+        **worker_arguments(min(config.num_workers, len(pictures))),
         collate_fn=list,
     )
     with tqdm(total=len(pictures), unit="picture", disable=not is_terminal(sys.stderr)) as bar:

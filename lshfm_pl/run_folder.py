@@ -1,7 +1,6 @@
 """The folder of a run: that it can be written and has room, before anything is written there."""
 
 import contextlib
-import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.lock import hold_folder
+from lshfm_pl.signals import is_first_process
 
 if TYPE_CHECKING:  # Hydra imports this module before the command's own, which takes seconds
     import pytorch_lightning as pl
@@ -27,9 +27,6 @@ __all__ = [
 
 PROBE_BYTES = 65536
 """About what Hydra writes into a new folder before anything else does."""
-
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-"""By which torchrun, Lightning, SLURM and jsrun number the processes of a run; the first one that is set counts."""
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -59,7 +56,7 @@ class RefuseUnwritableFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check `hydra.run.dir`, and claim it until the process ends."""
-        self._check(config.hydra.run.dir, claim=_is_first_process())
+        self._check(config.hydra.run.dir, claim=is_first_process())
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check `hydra.sweep.dir`; each job claims its own folder."""
@@ -75,12 +72,6 @@ class RefuseUnwritableFolder(Callback):
         except LSHFMError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)  # Hydra passes over any other exception of a callback
-
-
-def _is_first_process() -> bool:
-    """Whether this is the first of a run's processes, told without torch."""
-    ranks = (os.environ[name] for name in RANK_VARIABLES if name in os.environ)
-    return next(ranks, "0") == "0"
 
 
 def training_state_bytes(module: "pl.LightningModule", optimizer: str) -> int:

@@ -14,14 +14,13 @@ from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule,
 from lshfm_pl.checkpointing import (
     LAST,
     PREVIOUS,
-    Interrupted,
     LastCheckpoint,
-    StopSignals,
     is_whole,
     write_checkpoint,
 )
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.modules import DetectionModule
+from lshfm_pl.signals import TOGETHER_SECONDS, Interrupted, StopSignals
 
 
 def value_in(path):
@@ -200,6 +199,7 @@ def test_second_ctrl_c_does_not_wait():
         signals.deferred = True
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.received == signal.SIGINT
+        time.sleep(TOGETHER_SECONDS)
         with pytest.raises(Interrupted) as caught:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from lshfm_pl.benchmarking.step import load_published
 from lshfm_pl.benchmarking.timing import median_seconds
 from lshfm_pl.data import VOCDataModule
+from lshfm_pl.data.workers import worker_arguments
 
 __all__ = ["draw_voc", "measure_loaders"]
 
@@ -73,7 +74,7 @@ def measure_loaders(config: DictConfig) -> dict[str, Any]:
                 published,
                 BATCH_SIZE,
                 shuffle=True,
-                num_workers=config.num_workers,
+                **worker_arguments(config.num_workers),
                 persistent_workers=config.num_workers > 0,  # as ours: their start is no part of an epoch here
                 collate_fn=_as_lists,
             )

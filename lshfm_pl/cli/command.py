@@ -29,6 +29,7 @@ from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.cli.values import expand_home, refuse_missing_values, refuse_wrong_values
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
+from lshfm_pl.signals import end_at_signals
 
 __all__ = ["Command", "main", "refuse_named_teacher", "start"]
 
@@ -78,6 +79,7 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
         config_name: of `conf/<config_name>.yaml`.
         function: returns what to run; called once the config is composed.
     """
+    end_at_signals()
     prepare_streams()
     if "--version" in sys.argv[1:]:
         print(f"lshfm_pl {__version__}")

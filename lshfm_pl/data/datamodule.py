@@ -25,6 +25,7 @@ from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, sha
 from lshfm_pl.data.stored_config import root_of_scenes, within_machine
 from lshfm_pl.data.transforms import eval_transform, train_transform
 from lshfm_pl.data.voc import VOCDetection
+from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
@@ -62,6 +63,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         batch_size: training images per device and step.
         eval_batch_size: images per device and step in validation and test.
         num_workers: loader processes; 0 loads in the main process.
+        start_method: of these processes: fork, forkserver or spawn; None is Python's choice.
         aspect_ratio_groups: see `AspectRatioBatchSampler`; 0 does not group.
         flip_probability: of the horizontal flip in training.
         seed: of the order and of the random transforms.
@@ -81,6 +83,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         batch_size: int = 2,
         eval_batch_size: int = 1,
         num_workers: int = 2,
+        start_method: str | None = None,
         aspect_ratio_groups: int = 3,
         flip_probability: float = 0.5,
         seed: int = 0,
@@ -97,6 +100,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
+        self.start_method = start_method
         self.aspect_ratio_groups = aspect_ratio_groups
         self.train_transform = train_transform(flip_probability)
         self.seed = seed
@@ -332,7 +336,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
             "collate_fn": collate,
-            "num_workers": self.num_workers,
+            **worker_arguments(self.num_workers, self.start_method),
             "persistent_workers": self.num_workers > 0,
             "pin_memory": on_cuda,
         }

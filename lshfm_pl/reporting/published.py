@@ -15,8 +15,8 @@ from lshfm_pl.reporting.runs import Run
 
 __all__ = ["NOT_A_LOSS_SETTING", "data_name", "published_ap50", "published_of_run"]
 
-NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "aspect_ratio_groups",
-                  "flip_probability", "seed", "class_names", "on_bad_sample")  # fmt: skip
+NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "start_method",
+                  "aspect_ratio_groups", "flip_probability", "seed", "class_names", "on_bad_sample")  # fmt: skip
 """Keys of `data` that do not say which images it is."""
 
 NOT_A_LOSS_SETTING = {"name", "seed", "check_teacher"}

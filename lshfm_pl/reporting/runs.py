@@ -43,7 +43,7 @@ STILL_RUNNING_SECONDS = 600
 VALIDATION_AND_TEST = (("val_split", "test_split"), ("val_annotations", "test_annotations"))
 """Keys of `data` that name both sets."""
 
-NOT_COMPARED_DATA = {"num_workers", "seed", "download"}
+NOT_COMPARED_DATA = {"num_workers", "start_method", "seed", "download"}
 
 
 @dataclass(frozen=True)
