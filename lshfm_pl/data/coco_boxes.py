@@ -9,8 +9,8 @@ from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 
 __all__ = ["checked_areas", "tell_of_boxes"]
 
-_OVER_THE_BORDER = 0.01
-"""Pixels; less is rounding."""
+_OVER_THE_BORDER = 0.02
+"""Pixels; less is rounding: COCO's numbers have two decimals."""
 _ROUNDING = 1.0
 """Pixels by which corners may leave the image, or an area's box be larger: some tools count both ends."""
 _FEWEST_BOXES = 2
@@ -99,7 +99,7 @@ def _refuse_corners(file: COCOFile, of_image: np.ndarray, counted: np.ndarray) -
     by_border = len(boxes) >= _FEWEST_BOXES and leaves.mean() > _MOST and fits.mean() >= _NEARLY_ALL
     of_corners = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     of_sides = boxes[:, 2:].prod(axis=1)
-    says_so = is_corner & np.isclose(area, of_corners, rtol=0.01) & ~np.isclose(area, of_sides, rtol=0.05)
+    says_so = is_corner & np.isclose(area, of_corners, rtol=0.002) & ~np.isclose(area, of_sides, rtol=0.05)
     if not by_border and says_so.mean() <= _MOST:
         return
     shown = np.flatnonzero(counted)[says_so if says_so.any() else leaves]

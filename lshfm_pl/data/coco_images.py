@@ -18,7 +18,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _LONGEST_PART = 255
 """Bytes of a name in the usual file systems."""
 _LONGEST_PATH = 4095
-_DRIVE = re.compile(r"[A-Za-z]:")
+_DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 _LOCAL_FILES = "/data/local-files/"
 """How Label Studio names files of its own machine: `/data/local-files/?d=<path>`."""
 
@@ -244,8 +244,11 @@ class _Folder:
 def _parts(name: str) -> list[str]:
     """The folders and the name of a file, of a path of any system or a URL; nothing that leads up."""
     if name.startswith(_LOCAL_FILES) or "://" in name:
-        url = urlsplit(name)
-        name = parse_qs(url.query).get("d", [unquote(url.path)])[0]
+        try:
+            url = urlsplit(name)
+            name = parse_qs(url.query).get("d", [unquote(url.path)])[0]
+        except ValueError:  # no URL
+            return []
     name = _DRIVE.sub("", name.replace("\\", "/"), count=1) if _DRIVE.match(name) else name.replace("\\", "/")
     return [part for part in posixpath.normpath(name).split("/") if part not in ("", ".", "..", "~")]
 

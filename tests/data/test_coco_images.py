@@ -111,6 +111,26 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
     assert len(faults) == len(names)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["http://[bad", "http://x/%ff", "http://x/%00", "http://x/?d=", "/data/local-files/?d=%2e%2e/secret.jpg",
+     "///", "~", "..", "a/..", "\\\\", "C:", "C:\\", "a:secret.jpg", "http://x/" + "%2e%2e/" * 9 + "secret.jpg",
+     "x" * 255, "a/" * 2000],
+)  # fmt: skip
+def test_odd_names_are_faults_of_their_image(tmp_path, name):
+    make_files(tmp_path, "secret.jpg")
+    folder = make_files(tmp_path / "train", "b.jpg")
+    paths, faults = find(folder, name, "b.jpg", on_error="skip")
+    assert paths == [None, folder / "b.jpg"]
+    assert [fault.image_id for fault in faults] == ["1"]
+    assert len(str(faults[0]).splitlines()) == 1
+
+
+def test_a_colon_is_part_of_a_name(tmp_path):
+    folder = make_files(tmp_path / "train", "a:b.jpg", "b.jpg")
+    assert found(folder, "a:b.jpg", "b.jpg")[0] == ["a:b.jpg", "b.jpg"]
+
+
 def test_a_folder_beside_may_be_the_one_that_is_meant(tmp_path):
     make_files(tmp_path / "images", "a.jpg")
     folder = make_files(tmp_path / "train", "a.jpg", "b.jpg")
