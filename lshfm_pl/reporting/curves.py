@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -185,5 +186,8 @@ def _short(title: str, most: int = 40) -> str:
 def _saved(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI)
+    with warnings.catch_warnings():
+        # A class's name in a script that the font lacks is shown as boxes; a page of warnings would not help.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(stream, format="png", dpi=DPI)
     return write_whole(path, stream.getvalue())

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -33,11 +34,17 @@ ROW_SETTINGS = {
 @cache
 def published_ap50(experiment: str) -> float | None:
     """The published AP50 (0–100) of `conf/experiment/<experiment>.yaml`; None without such a file or figure."""
-    path = CONFIG_DIR / "experiment" / f"{experiment}.yaml"
-    if not path.is_file():
+    # The name is made of what a run's folder says: it is looked up, and never taken for a path.
+    path = _experiments().get(experiment)
+    if path is None:
         return None
     found = re.search(r"^# .*Published: AP50 (\d+\.\d)", path.read_text(encoding="utf-8"), re.MULTILINE)
     return float(found[1]) if found else None
+
+
+@cache
+def _experiments() -> dict[str, Path]:
+    return {path.stem: path for path in CONFIG_DIR.glob("experiment/*.yaml")}
 
 
 def published_of_run(run: Run) -> float | None:

@@ -9,11 +9,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from run_files import make_record, make_results, write_begun, write_run
+from run_files import VOC0712, make_record, make_results, write_begun, write_run
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.report import report
-from lshfm_pl.reporting.runs import find_runs, read_run
+from lshfm_pl.reporting.published import published_of_run
+from lshfm_pl.reporting.runs import Run, find_runs, read_run
 from lshfm_pl.reporting.tables import comparison_table, write_csv
 
 DEEP = 50_000
@@ -155,6 +156,12 @@ def test_a_record_whose_values_cannot_be_is_not_used(tmp_path, changes):
     run = read_run(folder)
     assert run.record is None
     assert "do not fit together" in run.faults[0]
+
+
+def test_names_that_would_be_a_path_are_looked_up_as_names():
+    for name in ("m" * 200, "../../x", "nul\0"):
+        results = make_results("l2", data=VOC0712, teacher={"name": name * 5, "checkpoint": None})
+        assert published_of_run(Run(results | {"model": name})) is None
 
 
 @pytest.mark.parametrize("text", ["hydra: {job: 5}", "hydra: [1]", "hydra: {job: {name: [train]}}", "5"])
