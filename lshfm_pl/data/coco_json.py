@@ -1,6 +1,5 @@
 """Reading of annotation files in COCO's JSON format: categories, images and boxes."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lshfm_pl.data.coco_images import advice, file_name_of
+from lshfm_pl.data.coco_images import file_name_of
+from lshfm_pl.data.coco_parse import READ_KEYS, REPEATED, parse_coco_json
 from lshfm_pl.data.coco_values import (
     EntryError,
     Notes,
@@ -20,21 +20,9 @@ from lshfm_pl.data.coco_values import (
     read_whole_number,
     shown,
 )
-from lshfm_pl.data.faults import Fault, FaultError, FaultLog, without_path
-from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import read_bytes
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 
 __all__ = ["COCOFile", "COCOImage", "read_coco_json"]
-
-_READ_KEYS = frozenset(
-    {"images", "annotations", "categories", "id", "name", "supercategory", "file_name", "width", "height"}
-    | {"image_id", "category_id", "bbox", "area", "iscrowd"}
-)
-_REPEATED = "repeated key"
-"""What an object of the file gets that has a key twice, with different values."""
-_LARGEST_FILE = 4 * 2**30
-"""Bytes. COCO's largest file has 0.5 GB, LVIS's 1.2 GB; in memory it takes a few times as much."""
-_PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZh": "bzip2", b"\xfd7z": "xz"}
 
 _NOTES = {
     "value-read": "values are not as the format says, but can mean one thing only",
@@ -126,7 +114,7 @@ def read_coco_json(path: str | Path, log: FaultLog | None = None) -> COCOFile:
     """
     path = Path(path)
     log = log or FaultLog()
-    reader = _Reader(path, _parse(path), log)
+    reader = _Reader(path, parse_coco_json(path), log)
     categories = reader.categories()
     images, unusable = reader.images()
     positions, annotations = reader.annotations(categories, images, unusable)
@@ -244,7 +232,7 @@ class _Reader:
         """The place, from 1, and the content of each entry that can be read; the others are said to `log`."""
         entries = self.content.get(key)
         if not isinstance(entries, list):
-            found = ", ".join(key for key in self.content if key in _READ_KEYS) or "none of these"
+            found = ", ".join(key for key in self.content if key in READ_KEYS) or "none of these"
             text = (
                 f"has no list '{key}': expected images, annotations and categories, found {found}. "
                 "Files of captions, of panoptic segments or of images alone have no boxes."
@@ -258,8 +246,8 @@ class _Reader:
             try:
                 if not isinstance(entry, dict):
                     raise EntryError(f"is {shown(entry)}, expected an object")
-                if _REPEATED in entry:
-                    raise EntryError(f"has '{entry[_REPEATED]}' more than once, with different values")
+                if REPEATED in entry:
+                    raise EntryError(f"has '{entry[REPEATED]}' more than once, with different values")
                 values.append((position, read(entry)))
             except EntryError as error:
                 fields = entry if isinstance(entry, dict) else {}
@@ -384,55 +372,3 @@ def _root(categories: Iterable[_Category]) -> str | None:
         ):
             return root.name
     return None
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        found = "is a folder, expected an annotation file" if path.is_dir() else "no such annotation file"
-        raise FaultError(Fault("file-missing", path, f"{found}.\n{advice(path)}"))
-    try:
-        data = read_bytes(path, limit=_LARGEST_FILE)
-        for start, name in _PACKED.items():
-            if data.startswith(start):
-                text = f"is packed by {name}: unpack it and name the JSON file."
-                raise FaultError(Fault("annotation-broken", path, text))
-        content = json.loads(data, object_pairs_hook=_without_unread)
-    except FaultError:
-        raise
-    except LSHFMError as error:
-        raise FaultError(Fault("annotation-broken", path, without_path(error, path))) from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else None
-        text = f"can't be read: {_reason(error)}. Expected a JSON file in COCO's format."
-        raise FaultError(Fault("annotation-broken", path, text, line)) from error
-    if not isinstance(content, dict):
-        kind = "Detections are written so. " if isinstance(content, list) else ""
-        text = f"holds a {type(content).__name__}: expected an object in COCO's format. {kind}".strip()
-        raise FaultError(Fault("annotation-broken", path, text))
-    if _REPEATED in content:
-        text = f"has the key '{content[_REPEATED]}' more than once, with different contents. Keep one."
-        raise FaultError(Fault("annotation-broken", path, text))
-    return content
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return f"its text is not {error.encoding} (byte {error.start:,})"
-    if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
-        return "it holds more than one JSON document (JSON lines?)"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _without_unread(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The polygons are most of a file: let go of them object by object, and not after all is parsed."""
-    entry = {key: value for key, value in pairs if key in _READ_KEYS}
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):  # Python would take the last
-        for key, value in pairs:
-            if key in entry and value != entry[key]:
-                entry[_REPEATED] = key
-    if not entry.get("bbox") and "segmentation" in keys:
-        entry["segmentation"] = any(value for key, value in pairs if key == "segmentation")
-    return entry
