@@ -47,7 +47,7 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
     """
     step, weights = _read(Path(config.file))
     try:
-        settings, datamodule, module = _rebuilt(weights)
+        precision, datamodule, module = _rebuilt(weights)
     except (OmegaConfBaseException, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = few([f"{type(error).__name__}: {error}"])[:_LONGEST_REASON]
         raise LSHFMError(
@@ -58,7 +58,9 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
     if hasattr(module, "teacher"):
         module.teacher.to(device)
     rows = [
-        row for batch in step["batches"] for row in _replay_batch(module, datamodule, batch, settings, device)
+        row
+        for batch in step["batches"]
+        for row in _replay_batch(module, datamodule, batch, precision, device)
     ]
     if step["world_size"] == 1:
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
@@ -69,15 +71,15 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def _rebuilt(weights: dict[str, Any]) -> tuple[DictConfig, DetectionDataModule, DetectionModule]:
-    """The settings, data and weights of the step."""
+def _rebuilt(weights: dict[str, Any]) -> tuple[str | None, DetectionDataModule, DetectionModule]:
+    """The precision, data and weights of the step."""
     settings = OmegaConf.create(weights["config"])
     settings.model.backbone_weights = None  # replaced by the weights of the step
     datamodule = build_datamodule(cli.as_dict(settings.data))
     datamodule.setup("fit")
     module = build_module(settings, datamodule)
     module.load_state_dict(weights["state_dict"])
-    return settings, datamodule, module
+    return settings.trainer.precision, datamodule, module
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -126,7 +128,7 @@ def _replay_batch(
     module: DetectionModule,
     datamodule: DetectionDataModule,
     recorded: dict[str, Any],
-    settings: DictConfig,
+    precision: str | None,
     device: torch.device,
 ) -> list[dict[str, Any]]:
     place = Place(**recorded["place"])
@@ -144,7 +146,7 @@ def _replay_batch(
         [image.to(device) for image in images],
         [{key: value.to(device) for key, value in target.items()} for target in targets],
     )
-    with autocast(settings.trainer.precision, device):
+    with autocast(precision, device):
         losses = module.losses_at(batch, place)
     torch.stack([loss.float() for loss in losses.values()]).sum().backward()
     return [_row(name, recorded["losses"].get(name, "nan"), loss.item()) for name, loss in losses.items()]
