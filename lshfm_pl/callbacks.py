@@ -33,8 +33,16 @@ class StepTimer(pl.Callback):
         self._world_size, self._device = trainer.world_size, pl_module.device
         self._fit_start = time.perf_counter()
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In the middle of an epoch that goes on no epoch starts: its first batch is timed from here."""
+        self._batch_start = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first batch of an epoch is timed from here, not from the last one of the epoch before."""
+        self._batch_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The batch after a validation inside an epoch is timed from here."""
         self._batch_start = time.perf_counter()
 
     def on_train_batch_end(

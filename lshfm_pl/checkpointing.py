@@ -19,6 +19,7 @@ from lshfm_pl.run_logs import log_position
 from lshfm_pl.signals import Interrupted, StopSignals
 
 __all__ = [
+    "FINGERPRINT_KEY",
     "LAST",
     "PREVIOUS",
     "DurableCheckpointIO",
@@ -32,6 +33,9 @@ __all__ = [
 
 LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
 """Names of the newest checkpoint with everything to go on from, and of the one before it."""
+
+FINGERPRINT_KEY = "data_fingerprint"
+"""In checkpoints: what the run's data are, see `lshfm_pl.data.fingerprint`."""
 
 AGREE_EVERY = 10
 """Optimizer steps between two agreements of several processes on whether to save or stop: each costs messages."""
@@ -281,15 +285,18 @@ class RunRecord(pl.Callback):
 
     Args:
         config: the resolved config.
+        data: the fingerprint of its data.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
         self.config = config
+        self.data = data
         self.teacher_metrics: dict[str, float] | None = None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add `config` and `teacher_metrics`."""
+        """Add `config`, `data_fingerprint` and `teacher_metrics`."""
         checkpoint["config"] = self.config
+        checkpoint[FINGERPRINT_KEY] = self.data
         checkpoint["teacher_metrics"] = self.teacher_metrics

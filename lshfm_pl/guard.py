@@ -180,7 +180,7 @@ def _way_on(trainer: pl.Trainer) -> str:
     before = next((path for path in own if path.is_file()), trainer.ckpt_path)
     if before is None:
         return "start anew, as there is no checkpoint yet, with"
-    return f"go on from before with resume={before} resume.allow_changes=true and"
+    return f"go on from before with resume={before} resume_allow_changes=true and"
 
 
 def _is_left_to_scaler(trainer: pl.Trainer) -> bool:

@@ -41,8 +41,16 @@ class StepMonitor(pl.Callback):
     def __init__(self) -> None:
         self._images, self._seconds, self._start = 0, 0.0, 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In the middle of an epoch that goes on no epoch starts: its first step is timed from here."""
+        self._start = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first step of an epoch is timed from here."""
+        self._start = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The step after a validation inside an epoch is timed from here."""
         self._start = time.perf_counter()
 
     def on_before_optimizer_step(
@@ -239,8 +247,9 @@ class EpochLine(pl.Callback):
         self._measured = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._fit_start, self._first_epoch = time.perf_counter(), trainer.current_epoch
+        """Start the clocks: in the middle of an epoch that goes on no epoch starts."""
+        self._fit_start = self._batch_start = time.perf_counter()
+        self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the epoch before."""

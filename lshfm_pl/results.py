@@ -19,7 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 import lshfm_pl
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import write_whole
 from lshfm_pl.metrics import EvaluationRecord
+from lshfm_pl.runs.lock import FolderInUseError
 
 __all__ = [
     "ERROR_FILE",
@@ -30,6 +32,7 @@ __all__ = [
     "code_version",
     "config_hash",
     "git_commit",
+    "hashed_files",
     "is_known_data",
     "kept_failure",
     "run_results",
@@ -48,6 +51,15 @@ RESULTS_FILE = "results.json"
 
 ERROR_FILE = "error.txt"
 """In a run's folder: why it failed."""
+
+PACKAGE = Path(__file__).parent
+
+WITHOUT_FIGURES = frozenset(
+    {"__main__", "benchmark", "benchmarking", "check_data", "cli", "compare", "drawing", "predict"}
+    | {"replay", "report", "reporting", "status_line", "visualize"}
+)
+"""Rooms and commands of the package that only show what others computed, or compose settings, which results.json
+holds: no figure of a run comes from them, so they may change between the runs of one table."""
 
 TRAINER_SETTINGS = (
     "precision",
@@ -83,6 +95,7 @@ def run_results(
     record: EvaluationRecord,
     also_validation: bool,
     found_data: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
     cost: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """The content of `results.json`. AP figures are 0–100, times in seconds, memory in bytes.
@@ -90,7 +103,8 @@ def run_results(
     `teacher` is its detector's name and `teacher_metrics` what it reaches on the validation set, None for plain
     training; `metrics` and `record` are those of the weights in `checkpoints/last.ckpt` on the data's test set;
     `also_validation` says whether that is the validation set too, `found_data` what the data module found for
-    settings that were not given; `cost` is of `detector_cost`, with `ms_per_image`.
+    settings that were not given, `fingerprint` what the data are; `cost` is of `detector_cost`, with
+    `ms_per_image`.
     """
     output_dir = Path(config.output_dir)
     distill = OmegaConf.to_container(config.distill, resolve=True)
@@ -111,6 +125,7 @@ def run_results(
         "distill": distill,
         "schedule": config.schedule.name,
         "data": content["data"] | dict(found_data),
+        "data_fingerprint": dict(fingerprint),
         "test_set": test_set_summary(record, also_validation=also_validation),
         "seed": config.seed,
         "metrics": dict(metrics),
@@ -162,22 +177,32 @@ def code_version() -> dict[str, Any]:
 
 
 def code_hash() -> str:
-    """A hash of this package's Python files but those of reports, which only read what others wrote.
+    """A hash of this package's Python files but those of `WITHOUT_FIGURES`.
 
-    Equal where two commits differ in documents alone, another one where files were changed without a commit.
+    Equal where two commits differ in reports or documents alone, another one where files were changed without a
+    commit. A new file is hashed unless it lies in one of those rooms.
     """
-    folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(set(folder.rglob("*.py")) - set(folder.glob("report*/**/*.py"))):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    for path in hashed_files():
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def hashed_files() -> list[Path]:
+    """The files of this package that may change a figure, sorted."""
+    return [
+        path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in WITHOUT_FIGURES
+    ]
 
 
 @contextmanager
 def kept_failure(folder: Path) -> Iterator[None]:
     """Leave why a run failed in its folder, for reports; an interrupted run has not failed.
 
-    A folder that holds a finished run, or an unfinished one that this attempt refuses to touch, is left as it is.
+    A folder that holds a finished run, or an unfinished one that this attempt refuses to touch, is left as it is;
+    so is one in which another process is at work.
     """
     path = folder / ERROR_FILE
     before = None
@@ -190,13 +215,13 @@ def kept_failure(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         is_ours = isinstance(error, LSHFMError)
-        if is_ours and held_run:
+        if isinstance(error, FolderInUseError) or (is_ours and held_run):
             text = before
         else:
             text = str(error) if is_ours else "".join(traceback.format_exception(error))
         if folder.is_dir() and text is not None:
             with suppress(OSError):  # a full disk, say, must not hide the failure itself
-                path.write_text(text.strip() + "\n", encoding="utf-8")
+                write_whole(path, (text.strip() + "\n").encode("utf-8", "backslashreplace"))
         raise
 
 
@@ -219,11 +244,8 @@ def git_commit() -> str | None:
 
 def write_json(content: Any, path: Path) -> None:
     """Write `content` so that a reader sees the old file or the whole new one. NaN becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, (text + "\n").encode("utf-8"))
 
 
 def _without_nan(value: Any) -> Any:

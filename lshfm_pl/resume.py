@@ -11,16 +11,19 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lshfm_pl.checkpointing import LAST, PREVIOUS, is_whole
+from lshfm_pl.checkpointing import FINGERPRINT_KEY, LAST, PREVIOUS, is_whole
 from lshfm_pl.cli import as_dict, in_multirun
+from lshfm_pl.data.fingerprint import CHANGES_TOLD, differences
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few, printable
-from lshfm_pl.processes import started_by_lightning
+from lshfm_pl.processes import started_by_lightning, started_outside
 from lshfm_pl.results import RESULTS_FILE, is_known_data
+from lshfm_pl.runs.data_of_run import RunData, fingerprint_in, refuse_other_data
 from lshfm_pl.runs.reading import read_json, read_yaml
 
 __all__ = [
     "AUTO",
+    "choose_folder",
     "comparable",
     "differing_keys",
     "finished_results",
@@ -54,13 +57,34 @@ STATE_OF_OPTIMIZER = ("name", "amsgrad")
 log = logging.getLogger(__name__)
 
 
+def choose_folder(config: DictConfig, data: RunData) -> None:
+    """With `resume=auto`, make `config.output_dir` that of the newest run like this one, if there is one beside.
+
+    Not where the user chose the folder, nor where it holds a run already. A run beside is like this one if it has
+    the same settings and was on the same data, wherever they lie today.
+
+    Raises:
+        LSHFMError: there are runs to compare with, and the data cannot be read.
+    """
+    if config.resume != AUTO:
+        return
+    folder = Path(config.output_dir)
+    if _is_finished(folder, config) or _newest_checkpoint(folder) is not None:
+        return
+    if started_by_lightning():
+        found = os.environ.get(FOUND_RUN)
+    else:
+        os.environ.pop(FOUND_RUN, None)
+        found = None if _is_folder_chosen() else _run_beside(folder, config, data)
+    if found:
+        config.output_dir = os.environ[FOUND_RUN] = found
+
+
 def resolve_resume(config: DictConfig) -> Path | None:
     """The checkpoint that `config.resume` means, None for a run from the start and for one that is finished.
 
-    A path is that file, or the whole one before it if it is broken. `auto` is the newest whole checkpoint of the
-    run's folder. Without any there, and if the folder is not one that the user chose, it is that of the newest run
-    of the same config beside, whose folder becomes `config.output_dir`; else none. Whether the run in
-    `config.output_dir` is finished `finished_results` tells.
+    A path is that file, or the whole one before it if it is broken. `auto` is the newest whole checkpoint in
+    `config.output_dir`, which `choose_folder` has chosen; `finished_results` tells whether it is finished.
 
     Raises:
         LSHFMError: there is no such file, or only broken ones.
@@ -68,7 +92,7 @@ def resolve_resume(config: DictConfig) -> Path | None:
     if config.resume is None:
         return None
     if config.resume != AUTO:
-        path = Path(config.resume)
+        path = Path(str(config.resume)).expanduser()
         if not path.is_file():
             raise LSHFMError(f"resume: expected auto or the last.ckpt of a run, found no file {path}")
         return _whole_or_before(path) if path.name == LAST else path
@@ -76,17 +100,6 @@ def resolve_resume(config: DictConfig) -> Path | None:
     if _is_finished(folder, config):
         return None
     checkpoint = _newest_checkpoint(folder)
-    if checkpoint is None:
-        if started_by_lightning():
-            found = os.environ.get(FOUND_RUN)
-        else:
-            os.environ.pop(FOUND_RUN, None)
-            found = None if _is_folder_chosen() else _run_beside(folder, config)
-        if found is not None:
-            config.output_dir = os.environ[FOUND_RUN] = found
-            if _is_finished(Path(found), config):
-                return None
-            checkpoint = _newest_checkpoint(Path(found))
     if checkpoint is None:
         log.info("resume=auto: no checkpoint in %s, and no run like it beside: a new run", folder)
     else:
@@ -121,8 +134,8 @@ def _is_folder_chosen() -> bool:
     return in_multirun() or any(override.startswith("hydra.run.dir=") for override in overrides)
 
 
-def _run_beside(folder: Path, config: DictConfig) -> str | None:
-    """Folder of the newest run beside `folder` with the same settings that has a checkpoint or results."""
+def _run_beside(folder: Path, config: DictConfig, data: RunData) -> str | None:
+    """Folder of the newest run beside `folder` like this one that has a checkpoint or results."""
     touched: dict[Path, float] = {}
     for name in (f"checkpoints/{LAST}", RESULTS_FILE):
         for path in folder.parent.glob(f"*/{name}"):
@@ -130,34 +143,48 @@ def _run_beside(folder: Path, config: DictConfig) -> str | None:
             touched[run] = max(path.stat().st_mtime, touched.get(run, 0))
     touched.pop(folder, None)
     newest_first = sorted(touched, key=lambda run: touched[run], reverse=True)
-    return next((str(run) for run in newest_first if _is_run_of(run, config, same_data_folder=True)), None)
+    return next((str(run) for run in newest_first if _is_like(run, config, data)), None)
 
 
-def _is_run_of(folder: Path, config: DictConfig, *, same_data_folder: bool = False) -> bool:
-    """Whether the run in `folder` has the settings of `config`.
+def _is_like(folder: Path, config: DictConfig, data: RunData) -> bool:
+    """Whether the run in `folder` has the settings of `config` and was on the same data.
 
-    With `same_data_folder` data of one's own must lie in the same folder: other data may have the same settings.
-    Those of a run whose folder was chosen may have been moved.
+    One that does not say what its data were must name the same folder for them, unless they are well known.
+    """
+    try:
+        saved = _saved_config(folder)
+    except LSHFMError as error:
+        log.warning("resume=auto: %s is passed over: %s", folder, error)
+        return False
+    if saved is None or differing_keys(comparable(saved), comparable(as_dict(config))):
+        return False
+    before = fingerprint_in(folder)
+    if before is not None:
+        told = differences(before, data.fingerprint)
+        if told:
+            log.info("resume=auto: %s is on other data: %s", folder, few(told, CHANGES_TOLD))
+        return not told
+    if is_known_data(as_dict(config)["data"]):
+        return True
+    root, other = (Path(found or "").expanduser() for found in (_root_in(saved), config.data.get("root")))
+    return root.resolve() == other.resolve()
+
+
+def _saved_config(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in `folder`, None where it has no config.yaml.
+
+    Raises:
+        LSHFMError: the file is damaged.
     """
     path = folder / "config.yaml"
     if not path.is_file():
-        return False
-    try:
-        saved, wanted = _read_config(path), as_dict(config)
-    except LSHFMError as error:
-        if not same_data_folder:
-            raise
-        log.warning("resume=auto: passed over %s: %s", folder, error)
-        return False
-    if same_data_folder and not is_known_data(wanted["data"]):
-        data = saved.get("data")
-        saved_root = data.get("root") if isinstance(data, Mapping) else None
-        if not isinstance(saved_root, str):
-            return False
-        root, other = (Path(text).expanduser() for text in (saved_root, wanted["data"].get("root") or ""))
-        if root.resolve() != other.resolve():
-            return False
-    return not differing_keys(comparable(saved), comparable(wanted))
+        return None
+    return _read_config(path)
+
+
+def _root_in(saved: Mapping[str, Any]) -> str | None:
+    data = saved.get("data")
+    return str(data["root"]) if isinstance(data, Mapping) and data.get("root") else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -174,25 +201,53 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _is_finished(folder: Path, config: DictConfig) -> bool:
-    return (folder / RESULTS_FILE).is_file() and _is_run_of(folder, config)
+    if not (folder / RESULTS_FILE).is_file():
+        return False
+    saved = _saved_config(folder)
+    return saved is not None and not differing_keys(comparable(saved), comparable(as_dict(config)))
 
 
-def finished_results(config: DictConfig) -> dict[str, Any] | None:
-    """`results.json` of the finished run of these settings in `config.output_dir`; None if there is none."""
+def finished_results(config: DictConfig, data: RunData) -> dict[str, Any] | None:
+    """`results.json` of the finished run of these settings in `config.output_dir`; None if there is none.
+
+    Raises:
+        LSHFMError: the run was on other data, or one of its files is damaged.
+    """
     folder = Path(config.output_dir)
     if not _is_finished(folder, config):
         return None
-    if in_multirun():
-        ways = "another hydra.sweep.dir"
-    else:
-        ways = "another hydra.run.dir" if _is_folder_chosen() else "hydra.run.dir=… or resume=null"
-    log.info("resume=auto: %s is finished, nothing to go on with; %s starts a new run", folder, ways)
     results = read_json(folder / RESULTS_FILE, folder)
     if not isinstance(results, dict):
         raise LSHFMError(
-            f"{folder / RESULTS_FILE}: expected the results of a run; give another hydra.run.dir"
+            f"resume=auto: {folder}/{RESULTS_FILE}: expected the results of a run. Give another hydra.run.dir"
         )
+    way = "another hydra.sweep.dir" if in_multirun() else "another hydra.run.dir"
+    unknown = _compare_finished(folder, data, way)
+    ways = way if in_multirun() or _is_folder_chosen() else "hydra.run.dir=… or resume=null"
+    log.info(
+        "resume=auto: %s is finished, nothing to go on with; %s starts a new run%s", folder, ways, unknown
+    )
     return results
+
+
+def _compare_finished(folder: Path, data: RunData, way: str) -> str:
+    """Stop if a finished run was on other data; returns what to tell where that is not known."""
+    before = fingerprint_in(folder)
+    if before is None:
+        return " (it does not say what its data were, so they were not compared)"
+    try:
+        data.fingerprint  # noqa: B018 (read here, so that data that are gone are told apart from other ones)
+    except (LSHFMError, OSError) as error:
+        return f" (its data were not compared: {str(error).splitlines()[0]})"
+    refuse_other_data(
+        f"resume=auto: {folder}",
+        before,
+        data,
+        root=_root_in(_saved_config(folder) or {}),
+        allow=False,
+        way_out=f"It is finished: give {way} for a run on these, or the data it was on",
+    )
+    return ""
 
 
 def set_results_aside(folder: Path) -> None:
@@ -235,12 +290,17 @@ def differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
     ]
 
 
-def read_resumable(path: Path, config: DictConfig) -> dict[str, Any]:
+def read_resumable(path: Path, config: DictConfig, data: RunData | None = None) -> dict[str, Any]:
     """The checkpoint at `path`, if the run of `config` can go on from it.
 
+    Args:
+        path: of the checkpoint.
+        config: of the run that is to go on.
+        data: of that run; None does not compare them.
+
     Raises:
-        LSHFMError: it holds weights alone, is of a run with other settings and `resume_allow_changes` is false, or
-            of one with an optimizer that keeps other things.
+        LSHFMError: it holds weights alone, is of a run with other settings or other data and `resume_allow_changes`
+            is false, or of one with an optimizer that keeps other things.
     """
     checkpoint = read_torch_file(path)
     if not isinstance(checkpoint, dict) or not {"optimizer_states", "state_dict"} <= checkpoint.keys():
@@ -255,11 +315,60 @@ def read_resumable(path: Path, config: DictConfig) -> dict[str, Any]:
         if differing:
             raise LSHFMError(
                 f"resume: {path} is of a run with other settings: {few(differing, 8)}. "
-                "Resume with the same ones, or give resume.allow_changes=true"
+                "Resume with the same ones, or give resume_allow_changes=true"
             )
     else:
         _refuse_other_optimizer(saved, config, path)
+    if data is not None:
+        _refuse_other_data(checkpoint, path, config, data)
     return checkpoint
+
+
+def _refuse_other_data(checkpoint: Mapping[str, Any], path: Path, config: DictConfig, data: RunData) -> None:
+    before = checkpoint.get(FINGERPRINT_KEY)
+    if not isinstance(before, Mapping):
+        # A checkpoint of before there were fingerprints says its classes alone.
+        detector = checkpoint.get("detector")
+        classes = detector.get("class_names") if isinstance(detector, Mapping) else None
+        before = {"classes": list(classes)} if isinstance(classes, list | tuple) else {}
+        batches = _batches_per_epoch(checkpoint)
+        if batches is not None and _has_all_batches(config):
+            before["batches"] = batches
+        compared = few({"classes": "class names", "batches": "batches an epoch"}[key] for key in before)
+        log.warning(
+            "resume: %s does not say what its data were; compared of them: %s", path, compared or "nothing"
+        )
+    stored = checkpoint.get("data")
+    refuse_other_data(
+        f"resume: {path}",
+        before,
+        data,
+        root=stored.get("root") if isinstance(stored, Mapping) else None,
+        allow=config.resume_allow_changes,
+        way_out="Resume with the data it was on, or give resume_allow_changes=true",
+    )
+
+
+def _batches_per_epoch(checkpoint: Mapping[str, Any]) -> int | None:
+    """How many batches an epoch had, None where a checkpoint does not tell or was not written at the end of one."""
+    try:
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        if not progress["is_last_batch"]:
+            return None
+        return int(progress["current"]["completed"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _has_all_batches(config: DictConfig) -> bool:
+    """Whether an epoch of this one process is the whole training set."""
+    trainer = config.trainer
+    limit = trainer.limit_train_batches
+    # To Lightning 1 is one batch, and 1.0 all of them.
+    is_whole_set = (
+        limit is None or (isinstance(limit, float) and limit == 1)
+    ) and not trainer.overfit_batches
+    return is_whole_set and str(trainer.devices) == "1" and trainer.num_nodes == 1 and not started_outside()
 
 
 def _refuse_other_optimizer(saved: Mapping[str, Any], config: DictConfig, path: Path) -> None:

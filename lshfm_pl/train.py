@@ -38,9 +38,17 @@ from lshfm_pl.results import (
     run_results,
     write_json,
 )
-from lshfm_pl.resume import AUTO, finished_results, read_resumable, resolve_resume, set_results_aside
-from lshfm_pl.run_folder import refuse_full_disk, training_state_bytes
+from lshfm_pl.resume import (
+    AUTO,
+    choose_folder,
+    finished_results,
+    read_resumable,
+    resolve_resume,
+    set_results_aside,
+)
+from lshfm_pl.run_folder import refuse_full_disk, refuse_unwritable, training_state_bytes
 from lshfm_pl.run_logs import START, rewind_logs
+from lshfm_pl.runs.data_of_run import RunData
 from lshfm_pl.runs.lock import lock_folder
 
 __all__ = ["train"]
@@ -55,23 +63,33 @@ def train(config: DictConfig) -> dict[str, Any]:
         LSHFMError: anything that the config, the data or a checkpoint got wrong.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    checkpoint = resolve_resume(config)
-    if config.resume == AUTO and (finished := finished_results(config)) is not None:
-        return finished
+    data = RunData(config)
+    choose_folder(config, data)
+    with contextlib.ExitStack() as stack:
+        output_dir = Path(config.output_dir)
+        if is_main_process():
+            refuse_unwritable(output_dir)
+            stack.enter_context(lock_folder(output_dir))
+        # Decided with the lock held: until then another process may have begun or ended this run.
+        checkpoint = resolve_resume(config)
+        if config.resume == AUTO and (finished := finished_results(config, data)) is not None:
+            return finished
+        refuse_unfit_settings(config, checkpoint)
+        return _train(config, data, checkpoint)
+
+
+def _train(config: DictConfig, data: RunData, checkpoint: Path | None) -> dict[str, Any]:
+    """The run itself, from the start or from a checkpoint, in a folder that is this process's own."""
     output_dir = Path(config.output_dir)
-    refuse_unfit_settings(config, checkpoint)
-    datamodule: DetectionDataModule = instantiate(config.data)
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    datamodule.setup("test")  # now: what is wrong with it is told before the training, not after
+    datamodule = data.datamodule
     module = build_module(config, datamodule)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher, role=config.role, checkpoint=checkpoint)
-    record = RunRecord(as_dict(config))
+    record = RunRecord(as_dict(config), data.fingerprint)
     log_position: dict[str, Any] | None = START
     restoration: Restoration | None = None
     if checkpoint is not None:
-        saved = read_resumable(checkpoint, config)
+        saved = read_resumable(checkpoint, config, data)
         refuse_damaged_state(checkpoint, saved)
         restoration = Restoration(checkpoint, saved)
         refuse_other_tensors(module, saved, checkpoint)
@@ -83,9 +101,9 @@ def train(config: DictConfig) -> dict[str, Any]:
         if is_main_process():
             checkpoint_bytes = training_state_bytes(module, config.schedule.optimizer.name)
             refuse_full_disk(output_dir, checkpoint_bytes)
-            stack.enter_context(lock_folder(output_dir))
             set_results_aside(output_dir)
-            write_whole(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode())
+            write_whole(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode("utf-8"))
+            data.write(output_dir)
             rewind_logs(output_dir, log_position)
         callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
         loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
@@ -123,6 +141,7 @@ def train(config: DictConfig) -> dict[str, Any]:
             record=module.record,
             also_validation=datamodule.test_is_validation,
             found_data=datamodule.found_settings(),
+            fingerprint=data.fingerprint,
             cost={**cost, "ms_per_image": evaluation_timer.ms_per_image()},
         )
         if trainer.is_global_zero:

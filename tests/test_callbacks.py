@@ -1,10 +1,20 @@
 """What the timer reports."""
 
+import csv
+import re
+import time
+
+import pytest
+import pytorch_lightning as pl
 import torch
+from interruptions import Killed, StopAt
+from pytorch_lightning.loggers import CSVLogger
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
 
 from lshfm_pl.callbacks import StepTimer
+from lshfm_pl.checkpointing import LastCheckpoint
 from lshfm_pl.modules import DetectionModule
+from lshfm_pl.monitoring import EpochLine, StepMonitor
 
 
 def test_timer_counts_batches_after_the_first_ones(tmp_path):
@@ -22,6 +32,61 @@ def test_timer_without_steps_reports_none():
     summary = StepTimer().summary()
     assert summary["step_seconds_median"] is None
     assert summary["images_per_second"] is None
+
+
+PAUSE = 20
+"""Seconds by which all clocks are ahead; nobody waits for them."""
+
+
+class PauseBeforeTraining(pl.Callback):
+    """As between an interruption and the resumption, and for the time that it takes to load the run."""
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def on_train_start(self, trainer, pl_module):
+        self.clock.ahead += PAUSE
+
+
+class Clock:
+    """`time.perf_counter` that can be put ahead."""
+
+    def __init__(self):
+        self.ahead, self.now = 0.0, time.perf_counter
+
+    def __call__(self):
+        return self.now() + self.ahead
+
+
+def test_images_a_second_leave_the_pause_out_in_the_middle_of_an_epoch(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="lshfm_pl.monitoring")
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+
+    def run(log, *further, checkpoint=None):
+        timer, last = StepTimer(skip=0), LastCheckpoint(str(tmp_path / "checkpoints"), every_n_steps=1)
+        trainer = quiet_trainer(
+            tmp_path,
+            callbacks=[PauseBeforeTraining(clock), timer, EpochLine(), StepMonitor(), last, *further],
+            logger=CSVLogger(tmp_path, name=log),
+            log_every_n_steps=1,
+            enable_checkpointing=True,
+        )
+        module = DetectionModule(small_detector(STUDENTS[1]), short_schedule())
+        trainer.fit(module, datamodule=RandomData(), ckpt_path=checkpoint)
+        return timer.summary()
+
+    with pytest.raises(Killed):
+        run("first", StopAt(batch=2))
+    summary = run("second", checkpoint=tmp_path / "checkpoints" / "last.ckpt")
+    of_pause = 5 * RandomData.batch_size / PAUSE
+    assert 0 < summary["steps"] < 5
+    assert summary["images_per_second"] > of_pause
+    (line,) = [record.getMessage() for record in caplog.records if "epoch 1/" in record.getMessage()]
+    assert float(re.search(r"([\d.]+) images/s", line)[1]) > of_pause
+    with (tmp_path / "second" / "version_0" / "metrics.csv").open() as file:
+        logged = [row["monitor/images_per_second"] for row in csv.DictReader(file)]
+    assert min(float(value) for value in logged if value) > of_pause
 
 
 def test_seconds_of_training_go_on_after_an_interruption(tmp_path):

@@ -15,6 +15,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.modules import DetectionModule
 from lshfm_pl.restoration import Restoration, refuse_damaged_state
 from lshfm_pl.resume import finished_results
+from lshfm_pl.runs.data_of_run import RunData
 
 
 def make_module():
@@ -133,9 +134,9 @@ def test_settings_that_can_not_be_read_are_told_in_one_line(tmp_path, content):
     (tmp_path / "results.json").write_text("{}")
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(LSHFMError, match=r"resume: .*config.yaml .* give another hydra.run.dir") as failure:
-        finished_results(config)
+        finished_results(config, RunData(config))
     assert len(str(failure.value).splitlines()) == 1
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
     (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(LSHFMError, match="results.json"):
-        finished_results(config)
+        finished_results(config, RunData(config))

@@ -1,14 +1,18 @@
 """results.json."""
 
+import ast
 import json
 import re
+import shutil
 import subprocess
 
 import pytest
 from omegaconf import OmegaConf
 
+from lshfm_pl import results
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.results import code_hash, config_hash, git_commit, kept_failure, training_settings, write_json
+from lshfm_pl.runs.lock import FolderInUseError
 
 
 def test_file_is_whole_json_with_null_for_nan(tmp_path):
@@ -45,6 +49,47 @@ def test_commit_is_that_of_the_checkout_or_none():
 def test_code_hash_is_one_of_the_files():
     assert code_hash() == code_hash()
     assert re.fullmatch(r"[0-9a-f]{16}", code_hash())
+
+
+def test_code_hash_is_of_everything_but_rooms_without_figures(tmp_path, monkeypatch):
+    shutil.copytree(results.PACKAGE, tmp_path / "lshfm_pl", ignore=shutil.ignore_patterns("__pycache__"))
+    package = tmp_path / "lshfm_pl"
+    monkeypatch.setattr(results, "PACKAGE", package)
+    before = code_hash()
+    for name in ("report.py", "reporting/tables.py", "cli/help.py", "visualize.py", "benchmarking/step.py"):
+        (package / name).write_text((package / name).read_text() + "# changed\n")
+    (package / "reporting" / "new.py").write_text("")
+    assert code_hash() == before
+    for name in (
+        "train.py",
+        "evaluate.py",
+        "monitoring.py",
+        "data/voc.py",
+        "new_module.py",
+        "new_room/part.py",
+    ):
+        (package / name).parent.mkdir(exist_ok=True)
+        with (package / name).open("a") as file:
+            file.write("# changed\n")
+        assert code_hash() != before, name
+        before = code_hash()
+
+
+def test_rooms_out_of_the_code_hash_are_used_by_the_others_for_drawing_and_messages_alone():
+    allowed = {
+        ("monitoring", "reporting"),  # pictures in TensorBoard
+        ("evaluate", "reporting"),  # words for the printed table
+        *((name, "cli") for name in ("evaluate", "import_checkpoint", "resume", "train")),
+    }
+    used = set()
+    for path in results.hashed_files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lshfm_pl"):
+                names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+                used |= {
+                    (path.relative_to(results.PACKAGE).with_suffix("").as_posix(), name) for name in names
+                }
+    assert {(user, name) for user, name in used if name in results.WITHOUT_FIGURES} <= allowed
 
 
 def test_settings_are_those_that_may_change_figures():
@@ -88,6 +133,12 @@ def test_an_interrupted_run_has_not_failed_and_one_that_is_there_is_not_touched(
     with pytest.raises(LSHFMError), kept_failure(tmp_path):
         raise LSHFMError("holds a run already")
     assert (tmp_path / "error.txt").read_text() == kept
+
+
+def test_run_that_another_process_is_at_has_not_failed(tmp_path):
+    with pytest.raises(LSHFMError), kept_failure(tmp_path):
+        raise FolderInUseError("process 1 is at this run")
+    assert not any(tmp_path.iterdir())
 
 
 def test_failure_that_cannot_be_kept_is_raised_all_the_same(tmp_path):

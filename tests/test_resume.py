@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -18,6 +19,7 @@ from lshfm_pl.checkpointing import LAST, PREVIOUS, Interrupted
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.resume import comparable, differing_keys, resolve_resume
+from lshfm_pl.runs.data_of_run import RunData
 from lshfm_pl.train import make_schedule, train
 
 TINY = [
@@ -92,6 +94,12 @@ def uninterrupted(data_root, settings, tmp_path_factory):
         return made[key]
 
     return run
+
+
+def resolved(config):
+    """The checkpoint of a run that may choose its folder."""
+    resume.choose_folder(config, RunData(config))
+    return resolve_resume(config)
 
 
 def read_last(run, name=LAST):
@@ -267,6 +275,100 @@ def test_differing_keys_are_told_with_both_values():
     assert differing_keys({"a": False, "b": 1}, {"a": None}) == ["a: False → None", "b: 1 → absent"]
 
 
+@pytest.mark.parametrize("how", ["", "null", "[" * 50_000, "a: [", "- 1", "&a [*a]"])
+def test_finished_run_whose_config_is_damaged_is_told_in_one_line(
+    how, finished, settings, data_root, tmp_path
+):
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text(how)
+    config = config_of(tmp_path, data_root, *settings("fasterrcnn", "none"))
+    with pytest.raises(LSHFMError, match=r"config\.yaml") as told:
+        resolve_resume(config)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("content", ["", "[" * 50_000, "[]", "3"])
+def test_finished_run_whose_results_are_damaged_is_told_in_one_line(
+    content, finished, settings, data_root, tmp_path
+):
+    shutil.copy(finished / "config.yaml", tmp_path)
+    (tmp_path / "results.json").write_text(content)
+    config = config_of(tmp_path, data_root, *settings("fasterrcnn", "none"))
+    with pytest.raises(LSHFMError, match=r"results\.json") as told:
+        resume.finished_results(config, RunData(config))
+    assert "\n" not in str(told.value)
+
+
+def moved(data_root, folder, *, other_boxes=False):
+    """The shapes of `data_root` as a folder in VOC layout elsewhere, perhaps with other boxes in one image."""
+    (source,) = data_root.glob("shapes_*")
+    target = shutil.copytree(source, folder)
+    if other_boxes:
+        path = min((target / "Annotations").glob("train_*.xml"))
+        path.write_text(re.sub(r"<xmax>(\d+)", lambda found: f"<xmax>{int(found[1]) - 1}", path.read_text()))
+    return target
+
+
+def on_folder(root):
+    loading = ("batch_size=2", "num_workers=0", "eval_batch_size=2", "test_split=test")
+    return ["data=voc_folder", f"data.root={root}", *(f"data.{item}" for item in loading)]
+
+
+def test_other_data_are_refused_and_moved_ones_are_not(settings, data_root, finished, tmp_path, caplog):
+    own, chosen = moved(data_root, tmp_path / "own"), settings("fasterrcnn", "none")
+
+    def config_on(root, run, *further):
+        kept = [item for item in TINY if not item.startswith("data")]
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            overrides = [*kept, *chosen, *on_folder(root), f"output_dir={run}", *further]
+            return compose("train", overrides=overrides)
+
+    try:
+        run = tmp_path / "run"
+        train(config_on(own, run, "schedule.epochs=1", "trainer.limit_train_batches=1"))
+        fixed = ("schedule.epochs=1", "trainer.limit_train_batches=1")
+        # Moved, they are the same; the folder of the finished run is told to be finished.
+        elsewhere = moved(data_root, tmp_path / "elsewhere")
+        (elsewhere / "ImageSets/Main/train.txt").write_bytes(
+            (elsewhere / "ImageSets/Main/train.txt").read_bytes().replace(b"\n", b"\r\n")
+        )
+        config = config_on(elsewhere, run, *fixed)
+        assert resume.finished_results(config, RunData(config))["status"] == "done"
+        path = run / "checkpoints" / LAST
+        assert resume.read_resumable(path, config, RunData(config))["global_step"] == 1
+        # Other ones are refused by both ways, and nothing of the run is touched.
+        other = moved(data_root, tmp_path / "other", other_boxes=True)
+        before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+        for resumed in (f"resume={path}", "resume=auto"):
+            config = config_on(other, run, *fixed, resumed)
+            with pytest.raises(
+                LSHFMError, match=r"other data .*train the same \d+ images with other annota"
+            ) as told:
+                train(config)
+            assert str(own) in str(told.value)
+            assert str(other) in str(told.value)
+            assert "\n" not in str(told.value)
+        assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+        config = config_on(other, run, *fixed, "resume_allow_changes=true")
+        resume.read_resumable(path, config, RunData(config))
+        assert "it goes on with these" in caplog.text
+        # A checkpoint of before there were fingerprints: what can be compared is, and that is said.
+        old = read_last(run)
+        del old["data_fingerprint"]
+        torch.save(old, tmp_path / "old.ckpt")
+        caplog.clear()
+        config = config_on(other, run, *fixed)
+        resume.read_resumable(tmp_path / "old.ckpt", config, RunData(config))
+        (line,) = [record.getMessage() for record in caplog.records if record.name == resume.__name__]
+        assert "compared of them: class names" in line
+        old["detector"]["class_names"] = ["a", "b", "c"]
+        torch.save(old, tmp_path / "old.ckpt")
+        with pytest.raises(LSHFMError, match=r"classes a, b, c \(3\) → "):
+            resume.read_resumable(tmp_path / "old.ckpt", config, RunData(config))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def broken_copy(finished, tmp_path):
     """A run folder with whole checkpoints, and what to do to one of its files."""
@@ -339,16 +441,16 @@ def test_auto_without_a_folder_goes_on_with_the_newest_run_of_the_same_settings(
     config = config_of(folder / "new", data_root, *chosen)
     with monkeypatch.context() as patch:
         patch.setattr(resume, "_is_folder_chosen", lambda: True)
-        assert resolve_resume(config) is None
-    assert resolve_resume(config) == folder / "like" / "checkpoints" / LAST
-    assert resume.finished_results(config) is None
+        assert resolved(config) is None
+    assert resolved(config) == folder / "like" / "checkpoints" / LAST
+    assert resume.finished_results(config, RunData(config)) is None
     assert Path(config.output_dir) == folder / "like"
     assert config.callbacks.last.dirpath == f"{folder}/like/checkpoints"
     # A process that Lightning starts beside has a folder on its command line, and is told by the first.
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(resume, "_is_folder_chosen", lambda: True)
     config = config_of(folder / "new", data_root, *chosen)
-    assert resolve_resume(config) == folder / "like" / "checkpoints" / LAST
+    assert resolved(config) == folder / "like" / "checkpoints" / LAST
 
 
 @pytest.mark.parametrize("keeps_checkpoints", [True, False])
@@ -381,9 +483,9 @@ def test_auto_without_a_folder_does_not_take_a_run_on_other_data_for_this_one(
 
     folder = runs_beside(("cells", 0.001, None))
     OmegaConf.save(config_on("/data/cells", folder / "cells"), folder / "cells/config.yaml", resolve=True)
-    assert resolve_resume(config_on("/data/birds", folder / "new")) is None
+    assert resolved(config_on("/data/birds", folder / "new")) is None
     monkeypatch.chdir("/")
-    assert resolve_resume(config_on("data/cells", folder / "new")) == folder / "cells" / "checkpoints" / LAST
+    assert resolved(config_on("data/cells", folder / "new")) == folder / "cells" / "checkpoints" / LAST
 
 
 def test_folder_of_another_run_is_not_gone_on_in(finished, settings, data_root, tmp_path):
@@ -401,8 +503,8 @@ def test_auto_without_a_folder_is_a_new_run_beside_those_of_other_settings(
     caplog.set_level("INFO")
     folder = runs_beside(("unlike", 0.002, {"figures": 2}), ("unlike_too", 0.003, None))
     config = config_of(folder / "new", data_root, *settings("fasterrcnn", "none"))
-    assert resolve_resume(config) is None
-    assert resume.finished_results(config) is None
+    assert resolved(config) is None
+    assert resume.finished_results(config, RunData(config)) is None
     assert Path(config.output_dir) == folder / "new"
     assert "a new run" in caplog.text
 

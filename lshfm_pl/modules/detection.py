@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -178,6 +180,20 @@ class DetectionModule(pl.LightningModule):
         """Make the checkpoint say for itself what detector, classes and data it belongs to."""
         checkpoint["detector"] = detector_description(self.detector)
         checkpoint["data"] = self.data_config
+        self._put_evaluated_weights(checkpoint)
+
+    def _put_evaluated_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Where a callback averages weights, files of weights alone hold the average, which is what is evaluated.
+
+        Lightning asks callbacks about whole checkpoints only, so that `best.ckpt` would hold the raw weights.
+        """
+        if self._trainer is None or "callbacks" in checkpoint:
+            return
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and self.trainer.state.fn == TrainerFn.FITTING:
+                callback.on_save_checkpoint(self.trainer, self, checkpoint)
+                for key in ("current_model_state", "averaging_state"):
+                    checkpoint.pop(key, None)
 
 
 def as_float(images: list[Tensor]) -> list[Tensor]:

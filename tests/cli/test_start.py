@@ -92,3 +92,24 @@ def test_short_spellings_are_those_of_the_measures():
 def test_module_of_every_command_starts_before_its_imports(command):
     text = (CONFIG_DIR.parent / "lshfm_pl" / f"{command}.py").read_text(encoding="utf-8")
     assert f'\nif __name__ == "__main__":\n    cli.start("{command}")' in text
+
+
+@pytest.mark.parametrize("quote", ["", '"', "'"])
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_home_in_folders_of_hydra_is_the_users(key, quote, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert respelled("evaluate", [f"{key}={quote}~/runs/a{quote}"]) == [
+        f"{key}={quote}{tmp_path}/runs/a{quote}"
+    ]
+    assert respelled("evaluate", [f"{key}={quote}~{quote}"]) == [f"{key}={quote}{tmp_path}{quote}"]
+    unchanged = [
+        f"{key}={quote}runs/~a{quote}",
+        f"{key}={quote}~nobody_of_this_name/a{quote}",
+        "~hydra.run.dir",
+    ]
+    assert respelled("evaluate", unchanged) == unchanged
+
+
+@pytest.mark.parametrize("sign", ["", "+", "++"])
+def test_allowing_changes_has_a_key_of_its_own_and_its_short_spelling_means_that(sign):
+    assert respelled("train", [f"{sign}resume.allow_changes=true"]) == ["resume_allow_changes=true"]
