@@ -43,6 +43,8 @@ MAP_SIDE = 160
 LONGEST_NAME = 120
 """Characters of an image's name in that of a picture: a file's name has at most 255 bytes."""
 
+_LARGEST_SEED = 2**32 - 1
+"""Of Lightning's seed_everything."""
 COLOR_MAP = "viridis"
 LEGEND_STEPS = 5
 SHARED_FILE_NAMES = {"last", "best", "checkpoints"}
@@ -263,9 +265,10 @@ def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
     Raises:
         LSHFMError: the weights that its backbone starts with cannot be had; before=false goes without.
     """
-    stored = _stored_data(file) or {}
+    stored = (_stored_data(file) or {}).get("seed")
     with torch.random.fork_rng():
-        pl.seed_everything(int(stored.get("seed", seed)), verbose=False)
+        is_seed = type(stored) is int and 0 <= stored <= _LARGEST_SEED
+        pl.seed_everything(stored if is_seed else seed, verbose=False)
         refuse_download(detector.config["backbone_weights"], file)
         try:
             fresh = build_detector(

@@ -89,7 +89,7 @@ def shared_prefix(names: Mapping[str, Any]) -> str:
 
 
 def refuse_not_finite(source: str, weights: Mapping[str, Tensor]) -> None:
-    """Stop at weights that can detect nothing.
+    """Stop at weights with which nothing can be computed.
 
     Raises:
         LSHFMError: one of them holds NaN or infinite values.
@@ -97,8 +97,8 @@ def refuse_not_finite(source: str, weights: Mapping[str, Tensor]) -> None:
     bad = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise LSHFMError(
-            f"{source}: {len(bad)} of {len(weights)} tensors hold NaN or infinite values ({few(bad)}), so that the "
-            "detector would find nothing. Its training diverged, or the file is damaged: give an earlier one."
+            f"{source}: {len(bad)} of {len(weights)} tensors hold NaN or infinite values ({few(bad)}), which make "
+            "all results useless. The training diverged, or the file is damaged: give an earlier one."
         )
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.published import PUBLISHED_HASH_PREFIXES
+from lshfm_pl.detectors.state_dicts import refuse_not_finite
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.calibration import BiasCalibration
 from lshfm_pl.mimic.features import MimicSize, class_activation, mimic_size
@@ -112,5 +113,8 @@ def read_hash_file(path: str | Path) -> Mapping[str, Any]:
         for state in (state for state in states if isinstance(state, Mapping)):
             for prefix in ("", CHECKPOINT_PREFIX, *PUBLISHED_HASH_PREFIXES):
                 if f"{prefix}weight" in state:
-                    return {name: state.get(f"{prefix}{name}") for name in ("weight", "bias")}
+                    found = {name: state.get(f"{prefix}{name}") for name in ("weight", "bias")}
+                    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+                    refuse_not_finite(f"distill.hash_weights: {path}", tensors)
+                    return found
     raise LSHFMError(f"distill.hash_weights: {path} holds no hash matrix 'weight' [H, D]")

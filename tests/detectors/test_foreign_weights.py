@@ -18,6 +18,7 @@ from small_detectors import CLASS_NAMES, STUDENTS, small_detector
 from lshfm_pl.detectors import build_detector, detector_checkpoint, load_detector
 from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic.build import read_hash_file
 
 FASTER, RETINANET = STUDENTS
 
@@ -414,3 +415,11 @@ def test_a_pair_of_the_published_code_has_its_own_message(tmp_path):
         tmp_path / "pair.ckpt", config=detector.config, class_names=CLASS_NAMES, which="teacher"
     )
     assert "teacher of a published checkpoint" in str(loaded.load_report)
+
+
+def test_hashes_that_are_not_finite_are_refused(tmp_path):
+    torch.save({"weight": torch.full((4, 8), float("nan")), "bias": None}, tmp_path / "hash.pth")
+    with pytest.raises(
+        LSHFMError, match=r"distill.hash_weights: .*hash.pth: 1 of 1 tensors hold NaN or infinite"
+    ):
+        read_hash_file(tmp_path / "hash.pth")
