@@ -96,6 +96,10 @@ def config_error(error: Exception, command: str, overrides: Sequence[str]) -> st
         key = message.removeprefix("Multiple values for ").partition(". ")[0]
         typed = next((item for item in overrides if item.startswith(f"+{key}=")), f"+{key}=…")
         return f"{typed}: a file is chosen for {key} already; leave the + out: {typed.removeprefix('+')}"
+    if message.startswith("Could not append to config. An item is already at '"):
+        key = message.split("'")[1]
+        typed = next((item for item in overrides if item.startswith(f"+{key}=")), f"+{key}=…")
+        return f"{typed}: there is such a key already; leave the + out: {for_shell(typed.removeprefix('+'))}"
     if message.startswith("Ambiguous value for argument '"):
         return _several_values(message.removeprefix("Ambiguous value for argument '").partition("'\n")[0])
     named = getattr(error, "full_key", None)

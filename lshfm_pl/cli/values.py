@@ -28,6 +28,9 @@ def refuse_wrong_values(command: str, arguments: Sequence[str]) -> None:
         LSHFMError: there is one.
     """
     typed = [arguments[index] for index in overrides_of(arguments)]
+    for text in typed:
+        if text.lstrip("+~").startswith("="):
+            raise LSHFMError(f"{text}: expected key=value, found no key")
     try:
         overrides = OverridesParser.create().parse_overrides(typed)
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -104,8 +107,8 @@ def _refuse_wrong_value(key: str, value: Any, default: Any) -> None:
 
 
 def _found(value: Any) -> str:
-    if value is None:
-        return "null"
+    if value is None or value == "":
+        return "null" if value is None else "nothing"
     words = {bool: "", int: "the number ", float: "the number ", str: "the text ", list: "the list "}
     return f"{words.get(type(value), 'the settings ')}{_written(value)}"
 
@@ -128,7 +131,7 @@ def _advice(key: str, value: Any, kind: Kind, default: Any) -> str:
         return (
             f"change one of its keys: {', '.join(f'{key}.{name}=…' for name in inside[:3]) or f'{key}.…=…'}"
         )
-    if list in kind.of or kind.is_list:
+    if (list in kind.of or kind.is_list) and value is not None and not isinstance(value, list):
         return f"a list is written {for_shell(f'{key}=[{_written(value)}]')}"
     return f"give {key}=<{kind.words()}>"
 
