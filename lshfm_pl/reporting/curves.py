@@ -33,6 +33,12 @@ WIDTH = 5.2
 SIGNS_ACROSS = 72
 """Letters of a legend that fit into the width."""
 
+TITLES_OF_CURVES = {
+    "train/loss": "training loss, sum of all terms",
+    "val/AP": "AP on the validation set",
+}
+"""Column of `metrics.csv` → what it is."""
+
 LARGEST_DRAWN = 1e12
 """A loss beyond it has run away, and an axis with it would show nothing else."""
 
@@ -68,28 +74,25 @@ def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | 
 
 def draw_training(group: Group, path: Path) -> Path | None:
     """Training loss and validation AP by epoch, a curve a run; None if no run has any."""
-    curves = [
-        (line, _curve(run, "train/loss"), _curve(run, "val/AP"))
-        for line in group.lines[:LINES_SHOWN]
-        for run in line.runs
-    ]
-    if not any(len(values) for _, *both in curves for values in both):
+    shown: dict[str, list[tuple[Line, FloatArray]]] = {}
+    for column in TITLES_OF_CURVES:
+        curves = [(line, _curve(run, column)) for line in group.lines[:LINES_SHOWN] for run in line.runs]
+        if any(len(values) for _, values in curves):
+            shown[column] = curves
+    if not shown:
         return None
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
-        axes = figure.subplots(2, 1)
-        for line, *both in curves:
-            for axis, values in zip(axes, both, strict=True):
+        figure = Figure(figsize=(WIDTH, 0.4 + 2.4 * len(shown)), layout="constrained")
+        axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+        for axis, (column, curves) in zip(axes, shown.items(), strict=True):
+            for line, values in curves:
                 if len(values):
                     marker = "." if len(values) < 30 else ""
                     axis.plot(*values.T, color=_color(group, line), marker=marker, linewidth=1.2, alpha=0.85)
-        for axis, title in zip(
-            axes, ("training loss, sum of all terms", "AP on the validation set"), strict=True
-        ):
-            axis.set(xlabel="epoch", title=title)
+            axis.set(xlabel="epoch", title=TITLES_OF_CURVES[column])
+            axis.set_ylim(bottom=0)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(alpha=0.25)
-        axes[0].set_ylim(bottom=0)
         _legend(figure, axes[0], group)
         return _saved(figure, path)
 

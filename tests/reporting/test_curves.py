@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
-from run_files import make_record, make_results
+from run_files import make_record, make_results, write_run
 
-from lshfm_pl.reporting.curves import DPI, WIDTH, draw_precision_recall
-from lshfm_pl.reporting.runs import Run
+from lshfm_pl.reporting.curves import DPI, WIDTH, draw_precision_recall, draw_training
+from lshfm_pl.reporting.runs import Run, read_run
 from lshfm_pl.reporting.summary import group_runs
 
 
@@ -35,3 +35,17 @@ def test_precision_and_recall_are_as_wide_and_no_longer_than_a_page_for_any_numb
         # Nothing is cut: the outermost pixels are white on all sides.
         edges = np.asarray(picture.convert("L"))
     assert (np.concatenate([edges[0], edges[-1], edges[:, 0], edges[:, -1]]) == 255).all()
+
+
+def test_what_no_run_has_logged_has_no_axis(tmp_path):
+    run = read_run(write_run(tmp_path / "none", with_record=False))
+    (group,) = group_runs([run], ["AP"])
+    with Image.open(draw_training(group, tmp_path / "both.png")) as picture:
+        both = picture.height
+    (tmp_path / "none" / "metrics.csv").write_text("epoch,val/AP\n0,1\n1,2\n")
+    (group,) = group_runs([read_run(tmp_path / "none")], ["AP"])
+    with Image.open(draw_training(group, tmp_path / "one.png")) as picture:
+        assert picture.height < 0.6 * both
+    (tmp_path / "none" / "metrics.csv").write_text("epoch,test/AP\n0,1\n")
+    (group,) = group_runs([read_run(tmp_path / "none")], ["AP"])
+    assert draw_training(group, tmp_path / "no.png") is None
