@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 # What runs need is imported here: they are forks of this process, see lshfm_pl.runs.launch.
 import lshfm_pl.evaluate
@@ -186,7 +186,7 @@ def make_plan(config: DictConfig) -> Plan:
             f"teacher.checkpoint: expected a file of weights, found none at {checkpoint}; "
             "leave the key out to have a teacher trained"
         )
-    if plan.experiments is None:
+    if plan.experiments is None and OmegaConf.select(config, "fit") is not None:
         choose_for_data(plan)
     return plan
 

@@ -12,6 +12,7 @@ from omegaconf import ListConfig, OmegaConf, open_dict
 
 from lshfm_pl.cli import CONFIG_DIR, refuse_missing_values, refuse_named_teacher, told
 from lshfm_pl.cli.closest import config_error
+from lshfm_pl.cli.spelling import respelled
 from lshfm_pl.errors import LSHFMError
 
 
@@ -167,15 +168,14 @@ def test_teacher_for_evaluation_needs_a_plus():
     assert config.teacher.detector.name == "retinanet_vgg16fpn"
 
 
-def test_ways_of_compare_help_to_give_overrides_of_every_run_compose():
-    header = OmegaConf.load(CONFIG_DIR / "compare.yaml").hydra.help
-    shown = re.findall(r"'(common=[^']*)'", header.header + header.footer)
-    assert len(shown) == 2
-    for override in shown:
+def test_examples_of_compare_help_compose():
+    footer = OmegaConf.load(CONFIG_DIR / "compare.yaml").hydra.help.footer.replace("\\\n", " ")
+    examples = [line.split() for line in footer.splitlines() if "lshfm_pl.compare" in line]
+    assert len(examples) == 4
+    for words in examples:
+        overrides = respelled("compare", words[3:])
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            common = compose("compare", overrides=[override.replace("<dir>", "/x")]).common
-        assert common[0] == "data=voc_folder"
-        assert common[1].startswith("data.root=/")
+            compose("compare", overrides=overrides)
 
 
 def test_wrong_name_ends_the_command_with_status_1_and_one_line():

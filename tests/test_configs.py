@@ -41,7 +41,7 @@ def composed(*overrides, name="train", needs=OVERRIDES):
 def test_every_file_belongs_to_a_tested_group_or_command():
     assert {path.stem for path in CONFIG_DIR.glob("*.yaml")} == set(COMMANDS)
     assert set(GROUPS) == {
-        "callbacks", "data", "debug", "distill", "experiment", "logger", "model", "run_folder", "schedule",
+        "callbacks", "data", "debug", "distill", "experiment", "fit", "logger", "model", "run_folder", "schedule",
         "teacher_of", "trainer",
     }  # fmt: skip
     assert all(GROUPS.values())
@@ -75,7 +75,7 @@ def test_every_command_composes(command):
     [
         (group, name)
         for group in sorted(GROUPS)
-        if group not in ("teacher_of", "run_folder")
+        if group not in ("teacher_of", "run_folder", "fit")
         for name in GROUPS[group]
     ],
 )

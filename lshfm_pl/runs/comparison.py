@@ -163,23 +163,23 @@ class Plan:
 
     def of_role(self, role: str) -> list[str]:
         """What all runs of a role are started with."""
-        typed = self.typed.keys(role)
         if self.experiments is not None:
             overrides = [f"experiment={self.experiments[role]}"]
             if f"{role}.model" in self.typed.given:
                 overrides.append(f"model={self.models[role]}")
-            epochs = self.epochs(role)
-            overrides += [f"schedule.epochs={epochs}"] if epochs is not None else []
-            if self.config.image_size is not None:
-                overrides.append(f"model.min_size=[{self.config.image_size}]")
         else:
-            overrides = [f"model={self.models[role]}", f"data={self.data}"]
-            if "schedule" not in typed:
-                overrides.append("schedule=quickstart")
-            chosen = [item for choice in self.chosen.get(role, []) for item in choice.overrides]
-            overrides += [item for item in chosen if item.partition("=")[0] not in typed]
+            overrides = [f"model={self.models[role]}", f"data={self.data}", "schedule=quickstart"]
             overrides += [] if role == "student" else ["role=teacher"]
-        return [*overrides, *self.typed.overrides(role)]
+        chosen = [item for choice in self.chosen.get(role, []) for item in choice.overrides]
+        epochs, side = self.epochs(role), self.config.image_size
+        if not chosen:
+            chosen += [] if epochs is None else [f"schedule.epochs={epochs}"]
+            chosen += [] if side is None else [f"model.min_size=[{side}]"]
+        own = {item.partition("=")[0] for item in chosen} | self.typed.keys(role)
+        kept = [item for item in overrides if item.partition("=")[0] not in own]
+        typed = self.typed.keys(role)
+        kept += [item for item in chosen if item.partition("=")[0] not in typed]
+        return [*kept, *self.typed.overrides(role)]
 
     def epochs(self, role: str) -> int | None:
         """Epochs that are given for a role, None where they are to be chosen."""

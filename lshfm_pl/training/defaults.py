@@ -2,7 +2,7 @@
 
 A user's own key goes before each choice. The numbers of the rules are in `conf/fit/default.yaml`:
 
-- *image size*: the short side at which all but the smallest tenth of the objects have 16 pixels a side, between
+- *image size*: the short side at which all but the smallest tenth of the objects have 24 pixels a side, between
   limits and never above the pictures' own;
 - *anchors*: at that size, quantiles of the objects' sizes, one a level of the pyramid, at least 25 % apart;
 - *batch*: 8, less where the images are large or so few that an epoch would have hardly any steps;
@@ -133,6 +133,7 @@ def choose(
         evaluated = (f"data.eval_batch_size={batch}",) if pictures.one_shape else ()
         choices.append(Choice("batch", (f"data.batch_size={batch}", *evaluated), batch_reason))
     steps = max(1, -(-pictures.count // batch))
+    is_given = epochs is not None
     if epochs is None:
         least, most = rules["least_epochs"][role], rules["most_epochs"][role]
         epochs = min(max(round(rules["steps"][role] / steps), least), most)
@@ -144,7 +145,8 @@ def choose(
         Choice(
             "epochs",
             (f"schedule.epochs={epochs}", f"trainer.check_val_every_n_epoch={every}"),
-            f"{epochs} of {steps} steps each, {epochs * steps:,} in all; a validation every {every}",
+            f"{epochs}{' as given' if is_given else ''}, {steps} steps each, {epochs * steps:,} in all; "
+            f"a validation after every {f'{every}' if every > 1 else 'one'}",
         )
     )
     kind = "scratch" if from_scratch else "pretrained"

@@ -75,14 +75,7 @@ def test_class_names_are_read_as_they_are_typed():
     ]  # fmt: skip
 
 
-def test_lists_of_overrides_and_named_checkpoints_need_no_quotes_of_their_own():
-    assert value_of(
-        "compare", "common=[data=voc_folder,data.root=/a (1),model.min_size=[1,2]]", "common"
-    ) == [
-        "data=voc_folder",
-        "data.root=/a (1)",
-        "model.min_size=[1,2]",
-    ]
+def test_named_checkpoints_need_no_quotes_of_their_own():
     named = "checkpoints={teacher: a/epoch=3.ckpt, LSHL2 student: b (2).ckpt}"
     assert dict(value_of("visualize", named, "checkpoints")) == {
         "teacher": "a/epoch=3.ckpt",

@@ -44,7 +44,7 @@ def chosen(measured, model=SMALL, role="student", batch_size=None, epochs=None):
 @pytest.mark.parametrize(
     ("width", "height", "sizes", "model", "expected"),
     [
-        (640, 480, [40, 100, 100, 100], SMALL, 192),  # microscope images
+        (640, 480, [80, 100, 100, 100], SMALL, 160),  # microscope images
         (640, 480, [200, 300], SMALL, 128),
         (1920, 1080, [20, 40], SMALL, 256),  # more would be needed: the most for small detectors
         (1920, 1080, [20, 40], LARGE, 800),
