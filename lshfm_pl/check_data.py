@@ -18,14 +18,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from lshfm_pl.console import is_terminal
 from lshfm_pl.data import DetectionDataModule, DetectionDataset
-from lshfm_pl.data.dataset import DetectionRecord, read_record
-from lshfm_pl.data.faults import ERRORS, WARNINGS, Fault, FaultError, FaultLog
+from lshfm_pl.data.dataset import DetectionRecord, damaged, read_record
+from lshfm_pl.data.faults import ERRORS, WARNINGS, Fault, FaultError, FaultLog, summaries
 from lshfm_pl.data.images import decode_image, inspect_image
+from lshfm_pl.data.jpeg_damage import capture_error_output, is_harmless, jpeg_messages
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.results import write_json
 
 __all__ = ["Findings", "check_data", "find_faults"]
+
+_TOGETHER = 64
+"""Images that are decoded before what the decoder said is looked at."""
 
 
 @dataclass
@@ -55,15 +60,31 @@ def check_data(config: DictConfig) -> Findings:
     datamodule: DetectionDataModule = instantiate(config.data)
     datamodule.prepare_data()
     findings = find_faults(datamodule, threads=config.threads or os.cpu_count() or 1, progress=True)
-    printed: Counter[str] = Counter()
-    for split, fault in findings.faults:
-        printed[fault.kind] += 1
-        if config.limit is None or printed[fault.kind] <= config.limit:
-            print(f"{split} {_severity(fault)} {fault.kind}: {fault}")
+    for line in _lines(findings, config.limit):
+        print(line)
     print(summary(findings))
     if config.output is not None:
         _write(findings, Path(config.output))
     return findings
+
+
+def _lines(findings: Findings, limit: int | None) -> Iterator[str]:
+    """Each error, and a line for each kind of warning in a split; with a limit that many faults of each kind."""
+    printed: Counter[str] = Counter()
+    summarised = set()
+    for split, fault in findings.faults:
+        start = f"{split} {_severity(fault)}"
+        if limit is None and not fault.is_error:
+            if (split, fault.kind) not in summarised:
+                summarised.add((split, fault.kind))
+                of_kind = [
+                    other for place, other in findings.faults if (place, other.kind) == (split, fault.kind)
+                ]
+                yield f"{start} {summaries(of_kind)[0]}"
+            continue
+        printed[fault.kind] += 1
+        if limit is None or printed[fault.kind] <= limit:
+            yield f"{start} {fault.kind}: {fault}"
 
 
 def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: bool = False) -> Findings:
@@ -75,7 +96,7 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
         progress: show a bar on stderr where that is a terminal.
     """
     findings = Findings()
-    training: dict[str, Path] = {}
+    seen: dict[str, dict[str, Path]] = {}
     for split, key in datamodule.splits_to_read().items():
         log = FaultLog("skip")
         try:
@@ -88,9 +109,8 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
             findings.images[split] = len(dataset) + len(dataset.left_out)
             paths, of_images = _look_at_images(dataset, split, threads, progress)
             log.faults += of_images
-            log.faults += _shared_with_training(paths, training)
-            if split == "train":
-                training = paths
+            log.faults += _shared(paths, seen.get("train", {}), seen.get("val", {}))
+            seen[split] = paths
         # One file may be read for two purposes, and would be told of twice.
         findings.faults += [(split, fault) for fault in dict.fromkeys(log.faults)]
     return findings
@@ -117,19 +137,45 @@ def _look_at_images(
     """Decode every image: (digest of the pixels → its first image's path, faults)."""
     paths: dict[str, Path] = {}
     faults: list[Fault] = []
-    jobs = [*dataset.records, *dataset.left_out]
-    with ThreadPoolExecutor(threads) as pool:
-        looks = pool.map(_look_at, jobs)
-        for digest, path, found in tqdm(
-            looks, desc=label, total=len(jobs), unit="image", disable=None if progress else True
-        ):
-            faults += found
-            if digest is None:
-                continue
-            if digest in paths:
-                faults.append(Fault("image-repeated", path, f"has the pixels of {paths[digest]}."))
-            paths.setdefault(digest, path)
+    jobs: list[DetectionRecord | Path] = [*dataset.records, *dataset.left_out]
+    is_shown = progress and is_terminal(sys.stderr)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(desc=label, total=len(jobs), unit="image", disable=not is_shown) as bar,
+    ):
+        for start in range(0, len(jobs), _TOGETHER):
+            some = jobs[start : start + _TOGETHER]
+            with capture_error_output() as output:
+                looks = list(pool.map(_look_at, some))
+                has_messages = bool(jpeg_messages(output.take()))
+            for job, (digest, path, found) in zip(some, looks, strict=True):
+                faults += found
+                if digest is None:
+                    continue
+                if has_messages:
+                    faults += _damage(job)
+                if digest in paths:
+                    faults.append(Fault("image-repeated", path, f"has the pixels of {paths[digest]}."))
+                paths.setdefault(digest, path)
+            bar.update(len(some))
     return paths, faults
+
+
+def _damage(image: DetectionRecord | Path) -> list[Fault]:
+    """What the decoder says of one image, found by decoding it alone: it does not say of which file it speaks."""
+    path = image if isinstance(image, Path) else image.image_path
+    with capture_error_output() as output:
+        decode_image(path)
+        messages = jpeg_messages(output.take())
+    data = path.read_bytes() if messages else b""
+    faults = []
+    for message in dict.fromkeys(messages):
+        if is_harmless(message, data):
+            text = f"{message}: they belong to nothing and are passed over."
+            faults.append(Fault("image-extra-bytes", path, text))
+        else:
+            faults.append(damaged(path, message))
+    return faults
 
 
 def _look_at(image: DetectionRecord | Path) -> tuple[str | None, Path, list[Fault]]:
@@ -144,8 +190,19 @@ def _look_at(image: DetectionRecord | Path) -> tuple[str | None, Path, list[Faul
         return None, path, [error.fault, *(inspect_image(path) if is_readable else [])]
 
 
-def _shared_with_training(paths: dict[str, Path], training: dict[str, Path]) -> Iterator[Fault]:
+def _shared(
+    paths: dict[str, Path], training: dict[str, Path], validation: dict[str, Path]
+) -> Iterator[Fault]:
+    """Images that an earlier set has too, by their pixels, whatever their files are."""
     for digest, path in paths.items():
+        if digest in validation:
+            same = validation[digest]
+            text = (
+                "is a validation image too"
+                if same == path
+                else f"has the pixels of the validation image {same}"
+            )
+            yield Fault("test-in-val", path, f"{text}: the figures would flatter the detector.")
         if digest in training:
             same = training[digest]
             text = (

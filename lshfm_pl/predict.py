@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lshfm_pl.cli import as_dict
 from lshfm_pl.console import is_terminal
 from lshfm_pl.data.coco import unused_name
-from lshfm_pl.data.images import decode_image
+from lshfm_pl.data.images import FORMATS, SUFFIXES, decode_image
 from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
@@ -38,8 +38,8 @@ __all__ = ["SOME_UNREADABLE", "choose_device", "detect", "find_pictures", "predi
 SOME_UNREADABLE = 3
 """Exit status where pictures were left out because they could not be read."""
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-"""What is taken for a picture in a folder; a file that is named, or found by a pattern, may have any."""
+_NOT_READ = {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ppm", ".pgm", ".tga"}
+"""Suffixes of formats that are not read. A file that is named, or found by a pattern, may have any."""
 
 
 class Picture(NamedTuple):
@@ -60,7 +60,7 @@ class _Pictures(Dataset[tuple[int, Tensor | str]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            return index, decode_image(self.pictures[index].path)
+            return index, decode_image(self.pictures[index].path, upright=True)
         except LSHFMError as error:
             return index, str(error)
 
@@ -164,8 +164,15 @@ def _matching(pattern: Path) -> tuple[list[Path], Path]:
     if pattern.is_file():
         return [pattern], pattern.parent
     if pattern.is_dir():
-        files = (file for file in pattern.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        return sorted(files), pattern
+        files = sorted(file for file in pattern.rglob("*") if file.is_file())
+        others = [file for file in files if file.suffix.lower() in _NOT_READ]
+        if others:
+            print(
+                f"left out: {len(others)} files of formats that are not read, such as {others[0]}; "
+                f"convert them to one of {', '.join(FORMATS)}",
+                file=sys.stderr,
+            )
+        return [file for file in files if file.suffix.lower() in SUFFIXES], pattern
     fixed = len(list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])))
     root = Path(*pattern.parts[:fixed])
     return sorted(file for file in root.glob("/".join(pattern.parts[fixed:])) if file.is_file()), root

@@ -156,6 +156,21 @@ def huge_jpeg(folder):
     (folder / JPG).write_bytes(data[: frame + 5] + struct.pack(">HH", 30_000, 30_000) + data[frame + 9 :])
 
 
+def damaged_jpeg(folder):
+    """Half of the compressed data are other bytes."""
+    data = bytearray((folder / JPG).read_bytes())
+    start = data.index(b"\xff\xda") + 40
+    for position in range(start, len(data) - 100, 7):
+        data[position] = 0x55 if data[position] != 0xFF and data[position - 1] != 0xFF else data[position]
+    (folder / JPG).write_bytes(bytes(data))
+
+
+def padded_jpeg(folder):
+    """Zeros between the compressed data and the mark of the end."""
+    data = (folder / JPG).read_bytes()
+    (folder / JPG).write_bytes(data[:-2] + bytes(90) + data[-2:])
+
+
 def with_orientation(value, size=SIZE):
     exif = Image.Exif()
     exif[0x0112] = value
@@ -357,8 +372,18 @@ VOC_CASES = {
     "16 bits of grey": Case(other_png(png_of_16_bits(0)), "image-16-bit image-greyscale", "pass", "a.png"),
     "16 bits a colour": Case(other_png(png_of_16_bits(2)), "image-16-bit", "pass", "a.png"),
     "rotated by EXIF": Case(with_orientation(6), "image-exif-rotated", "pass", "a.jpg"),
-    "annotated as EXIF rotates": Case(
-        with_orientation(6, (48, 64)), "image-exif-rotated size-mismatch", "stop", "a.jpg"
+    "annotated as EXIF rotates": Case(with_orientation(6, (48, 64)), "image-exif-rotated", "pass", "a.jpg"),
+    "annotated on its side without EXIF": Case(save("RGB", size=(48, 64)), "size-mismatch", "stop", "a.jpg"),
+    "jpeg damaged inside": Case(damaged_jpeg, "image-damaged", "stop", "a.jpg"),
+    "jpeg with padding": Case(padded_jpeg, "image-extra-bytes", "pass", "a.jpg"),
+    "several pictures": Case(
+        lambda folder: (copy_image(JPG, "JPEGImages/a.jpeg")(folder), xml(object_xml("cat"))(folder)),
+        "image-ambiguous",
+        "stop",
+        "train.txt:1",
+    ),
+    "several pictures and a filename": Case(
+        copy_image(JPG, "JPEGImages/a.jpeg"), "image-chosen", "pass", "a.xml"
     ),
     "other size than annotated": Case(save("RGB", size=(32, 24)), "size-mismatch", "stop", "a.jpg"),
     "same pixels twice": Case(copy_image("JPEGImages/b.jpg", JPG), "image-repeated", "pass", "b.jpg"),
@@ -415,7 +440,30 @@ VOC_CASES = {
     "right of the image": Case(box(70, 21, 90, 40), "box-outside", "stop", "a.xml:1"),
     "above the image": Case(box(11, -30, 30, -5), "box-outside", "stop", "a.xml:1"),
     "over the border": Case(box(50, 21, 70, 40), "box-partly-outside", "pass", "a.xml:1"),
-    "counted from 0": Case(box(0, 0, 30, 40), "box-partly-outside", "pass", "a.xml:1"),
+    "counted from 0": Case(box(0, 0, 30, 40), "counted-from-0", "pass", "a.xml:1"),
+    "counted from 0, and said so": Case(box(0, 0, 30, 40), "", "pass", "", (("first_pixel", 0),)),
+    "relative corners": Case(box(0.1, 0.2, 0.5, 0.6), "boxes-relative", "stop", "a.xml:1"),
+    "relative corners everywhere": Case(
+        lambda folder: [
+            write(f"Annotations/{name}.xml", annotation_xml([object_xml("cat", (0.1, 0.2, 0.5, 0.6))], SIZE))(
+                folder
+            )
+            for name in "abc"
+        ],
+        "boxes-relative",
+        "fatal",
+        "relative ones?",
+    ),
+    "box twice": Case(
+        object_with("</bndbox>", "</bndbox><bndbox></bndbox>"), "element-repeated", "stop", "a.xml:1"
+    ),
+    "classes of two spellings": Case(
+        xml(object_xml("Dog"), object_xml("cat", (2, 2, 9, 9))),
+        "class-lookalike",
+        "pass",
+        "'Dog'",
+        OWN_CLASSES,
+    ),
     "fractions of pixels": Case(box(11.5, 21, 30.25, 40), "box-not-integer", "pass", "a.xml:1"),
     "object twice": Case(xml(object_xml("cat"), object_xml("cat")), "box-repeated", "pass", "a.xml:1"),
     "unknown class": Case(xml(object_xml("submarine")), "class-unknown", "stop", "The classes are: cat, dog"),
@@ -429,6 +477,14 @@ VOC_CASES = {
     "split of blank lines": Case(split("", "  "), "split-empty", "fatal", "train.txt"),
     "split missing": Case(remove("ImageSets/Main/train.txt"), "file-missing", "fatal", "train.txt"),
     "split of bytes": Case(split_bytes(b"\xff\xfe\xfa"), "file-missing", "fatal", "train.txt"),
+    "split of file names": Case(split("a.jpg", "b.xml", "c"), "split-line-read", "pass", "train.txt:1"),
+    "pictures without annotation": Case(
+        remove(XML),
+        "image-unannotated test-in-train",
+        "pass",
+        "a.jpg",
+        (("train_split", "0-100%"),),
+    ),
     "id twice": Case(split("a", "b", "c", "a"), "id-repeated", "stop", "train.txt:4"),
     "id without files": Case(split("a", "b", "c", "e"), "file-missing image-missing", "stop", "train.txt:4"),
     "id that goes up": Case(split("a", "b", "c", "../d"), "path-unsafe", "stop", "train.txt:4"),

@@ -6,6 +6,7 @@ A folder holds `Annotations/<id>.xml`, `JPEGImages/<id>.jpg` and `ImageSets/Main
 import math
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import NoReturn
 from xml.parsers import expat
 
-from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path, without_path
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog, without_path
+from lshfm_pl.data.images import SUFFIXES
+from lshfm_pl.data.voc_layout import ANNOTATIONS, IMAGES, Files, VOCSource, found_layout, list_names
+from lshfm_pl.data.voc_splits import read_split
+from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.files import read_bytes
 
 __all__ = [
@@ -42,30 +46,14 @@ ARCHIVES = {
 }
 """The torchvision archive (year, image_set) that holds a split."""
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-_CLASS_COLUMN = ("-1", "0", "1")
 _LARGEST_XML = 8 * 2**20
 """Bytes. An object takes about 300."""
-_LARGEST_SPLIT = 256 * 2**20
-"""Bytes. A line takes about 20."""
 _FILES_WITH_LINES = 4
 """Annotations whose lines are kept, for all faults of one of them."""
 _LARGEST_COORDINATE = 1e9
 """Pixels: no image has more, and NaN and the infinities are outside of ± this too."""
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _XML_ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
-
-
-@dataclass(frozen=True)
-class VOCSource:
-    """One split of one folder in VOC layout."""
-
-    folder: Path
-    split: str
-
-    @property
-    def split_file(self) -> Path:
-        """The text file that lists the image ids of the split."""
-        return self.folder / "ImageSets" / "Main" / f"{self.split}.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,27 +96,35 @@ class _TreeBuilderWithoutDoctype(ET.TreeBuilder):
         raise _DoctypeError(f"<!DOCTYPE {name} …> is refused: annotations need no document type or entities")
 
 
-def resolve_source(root: str | Path, split: str) -> VOCSource:
+def resolve_source(
+    root: str | Path, split: str, annotations: str | None = None, images: str | None = None
+) -> VOCSource:
     """Find the folder of a split.
 
     Args:
         root: the data folder.
         split: `<split>` for a folder in VOC layout at `root` itself, `<folder>/<split>` for one below it
-            (`VOC2007/trainval`: `root/VOCdevkit/VOC2007` or `root/VOC2007`).
+            (`VOC2007/trainval`: `root/VOCdevkit/VOC2007` or `root/VOC2007`); or a path, folder or share as
+            `VOCSource` has them, at `root` itself.
+        annotations: the folder of the XML files; None is VOC's.
+        images: the folder of the pictures; None is VOC's.
 
     Raises:
         LSHFMError: there is no such folder.
     """
     root = Path(root).expanduser()
-    folder, _, name = split.rpartition("/")
+    is_at_root = split.endswith((".txt", "/", "%"))
+    folder, _, name = ("", "", split) if is_at_root else split.rpartition("/")
     candidates = [root / "VOCdevkit" / folder, root / folder] if folder else [root]
     for candidate in candidates:
         if candidate.is_dir():
-            return VOCSource(candidate, name)
+            return VOCSource(candidate, name, annotations or ANNOTATIONS, images or IMAGES)
     if split in ARCHIVES:
         advice = (
             "Set data.root to the folder that contains VOCdevkit/, or data.download=true to fetch PASCAL VOC."
         )
+    elif root.is_dir():
+        advice = found_layout(root)
     else:
         advice = "Set data.root to a folder with Annotations/, JPEGImages/ and ImageSets/Main/."
     also = f", nor {candidates[0]}" if folder else ""
@@ -136,18 +132,25 @@ def resolve_source(root: str | Path, split: str) -> VOCSource:
     raise FaultError(Fault("file-missing", candidates[-1], text))
 
 
-def read_class_names(sources: Sequence[VOCSource], log: FaultLog | None = None) -> tuple[str, ...]:
+def read_class_names(
+    sources: Sequence[VOCSource], log: FaultLog | None = None, first_pixel: int = 1
+) -> tuple[str, ...]:
     """The class names in the annotations of `sources`, sorted.
 
     Raises:
         LSHFMError: an annotation or image is missing or wrong, unless `log` says to skip it.
     """
-    images = read_sources(sources, log or FaultLog())
+    images = read_sources(sources, log or FaultLog(), first_pixel)
     return sorted_names(image.annotation for image in images if image.annotation is not None)
 
 
-def read_sources(sources: Sequence[VOCSource], log: FaultLog) -> list[AnnotatedImage]:
+def read_sources(sources: Sequence[VOCSource], log: FaultLog, first_pixel: int = 1) -> list[AnnotatedImage]:
     """Every image of the splits, in their order.
+
+    Args:
+        sources: the splits.
+        log: is told of what is wrong or unusual.
+        first_pixel: the coordinate of an image's first pixel: 1 as in VOC; 0 takes the corners as they are.
 
     Raises:
         LSHFMError: a split, an annotation or an image is missing or wrong, unless `log` says to skip it.
@@ -155,29 +158,26 @@ def read_sources(sources: Sequence[VOCSource], log: FaultLog) -> list[AnnotatedI
     prefixes = _folder_prefixes(sources)
     images: dict[str, AnnotatedImage] = {}
     for source in sources:
-        image_names = list_names(source.folder / "JPEGImages")
-        annotation_names = list_names(source.folder / "Annotations")
-        for name, line in read_split(source, log):
+        files = Files(source)
+        for name, line in read_split(source, log, files):
             image_id = f"{prefixes[source.folder]}/{name}"
             if image_id in images:
                 text = f"'{name}' is listed twice in the splits that make up one data set. Remove one."
                 log.add(Fault("id-repeated", source.split_file, text, line))
                 continue
             annotation = None
-            annotation_path = source.folder / "Annotations" / f"{name}.xml"
-            if annotation_path.name in annotation_names:
-                annotation = _read_annotation(annotation_path, image_id, log)
-            else:
-                text = f"'{name}' has no annotation {annotation_path}. Add the file or remove the line."
+            annotation_path = files.annotation(name)
+            if annotation_path is None:
+                path = source.annotation_folder / f"{name}.xml"
+                text = f"'{name}' has no annotation {path}. Add the file or remove the line."
                 log.add(Fault("file-missing", source.split_file, text, line, image_id))
-            image_name = _find_image(image_names, name, annotation.filename if annotation else "")
-            if image_name is None:
-                text = (
-                    f"'{name}' has no image (.jpg, .jpeg or .png) in {source.folder / 'JPEGImages'}. "
-                    "Add the file or remove the line."
-                )
-                log.add(Fault("image-missing", source.split_file, text, line, image_id))
-            image_path = None if image_name is None else source.folder / "JPEGImages" / image_name
+            else:
+                annotation = _read_annotation(annotation_path, image_id, log, first_pixel)
+            try:
+                image_path = _find_image(files, name, annotation, log)
+            except _PictureError as error:
+                image_path = None
+                log.add(Fault(error.kind, source.split_file, str(error), line, image_id))
             images[image_id] = AnnotatedImage(image_id, image_path, annotation)
     return list(images.values())
 
@@ -192,86 +192,62 @@ def _folder_prefixes(sources: Sequence[VOCSource]) -> dict[Path, str]:
     }
 
 
-def read_split(source: VOCSource, log: FaultLog | None = None) -> list[tuple[str, int]]:
-    """The image ids that a split lists, in its order, with their lines from 1.
+class _PictureError(Exception):
+    """Why an image has no picture."""
 
-    Raises:
-        LSHFMError: the split file is missing, empty or no text, or an id leads out of the folder.
-    """
-    log = log or FaultLog()
-    path = source.split_file
-    if not path.is_file():
-        existing = sorted(file.stem for file in path.parent.glob("*.txt"))
-        found = f"its folder has: {', '.join(existing)}" if existing else "its folder has no split at all"
-        text = f"no such split file; {found}.\nName one that exists with data.train_split, data.val_split or "
-        raise FaultError(Fault("file-missing", path, f"{text}data.test_split."))
-    image_ids = []
-    for line, content in enumerate(_read_text(path).split("\n"), start=1):
-        name = _image_id(content)
-        if not name:
-            continue
-        if (reason := unsafe_path(name)) is not None:
-            text = f"the image id {name!r} {reason}, which is refused."
-            log.add(Fault("path-unsafe", path, text, line))
-        else:
-            image_ids.append((name, line))
-    if not image_ids:
-        raise FaultError(Fault("split-empty", path, "is empty: expected one image id a line."))
-    return image_ids
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
-def _image_id(line: str) -> str:
-    """What a line of a split names: all of it, as ids may have spaces, but for VOC's second column.
-
-    In the lists of one class that column says whether the image has it: 1, -1, or 0 where it is difficult to see.
-    """
-    name = line.strip()
-    columns = name.rsplit(maxsplit=1)
-    return columns[0] if len(columns) == 2 and columns[1] in _CLASS_COLUMN else name
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return read_bytes(path, limit=_LARGEST_SPLIT).decode("utf-8-sig")
-    except LSHFMError as error:
-        raise FaultError(Fault("file-missing", path, without_path(error, path))) from error
-    except UnicodeDecodeError as error:
-        raise FaultError(Fault("file-missing", path, f"can't be read as UTF-8 text: {error}.")) from error
-
-
-def list_names(folder: Path) -> set[str]:
-    """The names of the files in a folder.
-
-    Raises:
-        LSHFMError: the folder can't be listed.
-    """
-    try:
-        return {entry.name for entry in folder.iterdir()}
-    except OSError as error:
-        text = (
-            f"can't be listed: {error.strerror}. "
-            "A folder in VOC layout has Annotations/, JPEGImages/ and ImageSets/Main/."
-        )
-        raise FaultError(Fault("file-missing", folder, text)) from error
+def _find_image(files: Files, name: str, annotation: Annotation | None, log: FaultLog) -> Path:
+    """The file of the id's name; of several the one that `<filename>` names; without any that one too."""
+    filename = annotation.filename if annotation else ""
+    pictures = files.pictures(name)
+    if len(pictures) > 1:
+        stated = filename.replace("\\", "/").rpartition("/")[2]
+        of_name = [path for path in pictures if path.name == stated]
+        if len(of_name) == 1 and annotation is not None:
+            names = few([path.name for path in pictures])
+            text = f"its <filename> {stated} decides which of {names} is its picture."
+            log.add(Fault("image-chosen", annotation.path, text))
+            return of_name[0]
+        found = f"'{name}' has several pictures: {few([path.name for path in pictures])}"
+        advice = "<filename> of its annotation names none of them. Correct it, or remove the others."
+        raise _PictureError("image-ambiguous", f"{found}; {advice}")
+    named = pictures[0] if pictures else files.named(name, filename) if filename else None
+    if named is not None:
+        return named
+    folder = (files.source.image_folder / name).parent
+    others = files.others(name)
+    advice = "Add the file or remove the line."
+    if others:
+        advice = f"There is {few(others)}: convert it to one of these, or correct its name."
+    text = f"'{name}' has no image ({', '.join(sorted(SUFFIXES))}) in {folder}. {advice}"
+    raise _PictureError("image-missing", text)
 
 
-def _find_image(names: set[str], image_id: str, filename: str) -> str | None:
-    stems = (image_id, filename, Path(filename).stem)
-    candidates = (stem + suffix for stem in stems for suffix in ("", *_IMAGE_SUFFIXES))
-    return next((name for name in candidates if name in names and name.endswith(_IMAGE_SUFFIXES)), None)
-
-
-def _read_annotation(path: Path, image_id: str, log: FaultLog) -> Annotation | None:
+def _read_annotation(path: Path, image_id: str, log: FaultLog, first_pixel: int) -> Annotation | None:
     """None where the file as a whole can't be read; an object that can't is left out, and said to `log`."""
     try:
         root = _parse(path, image_id, log)
     except FaultError as error:
         log.add(error.fault)
         return None
+    nested = sum(1 for _ in root.iter("object")) - len(root.findall("object"))
+    if nested:
+        text = f"{nested} <object> not directly in <annotation> would be lost. Move them there."
+        log.add(Fault("annotation-incomplete", path, text, image_id=image_id))
+    for parent, tags in ((root, ("filename", "size")), (root.find("size"), ("width", "height"))):
+        for tag in _repeated(parent, tags):
+            text = f"<{tag}> is there more than once. Keep one."
+            log.add(Fault("element-repeated", path, text, image_id=image_id))
     objects = []
     for position, node in enumerate(root.findall("object"), start=1):
         try:
-            objects.append((_read_name(node), _read_box(node), _read_difficult(node), position))
+            _refuse_repeated(node)
+            box = _read_box(node, first_pixel)
+            objects.append((_read_name(node), box, _read_difficult(node), position))
         except _ObjectError as error:
             text = f"{error.subject} of object {position} ({_text(node, 'name') or 'no name'}) {error}"
             line = object_line(path, position, error.tag)
@@ -385,6 +361,20 @@ def _read_size(root: ET.Element, tag: str) -> int:
     return max(int(value), 0) if value.is_integer() else 0
 
 
+def _repeated(node: ET.Element | None, tags: Sequence[str]) -> list[str]:
+    """Those of the elements that are there more than once."""
+    if node is None:
+        return []
+    counts = Counter(child.tag for child in node)
+    return [tag for tag in tags if counts[tag] > 1]
+
+
+def _refuse_repeated(node: ET.Element) -> None:
+    """Of an element that comes again one would be read, and the others lost."""
+    for tag in [*_repeated(node, ("name", "bndbox", "difficult")), *_repeated(node.find("bndbox"), _CORNERS)]:
+        raise _ObjectError("element-repeated", tag, "is there more than once: one object has one. Keep one.")
+
+
 def _read_name(node: ET.Element) -> str:
     name = _text(node, "name")
     if not name:
@@ -392,12 +382,12 @@ def _read_name(node: ET.Element) -> str:
     return name
 
 
-def _read_box(node: ET.Element) -> tuple[float, float, float, float]:
+def _read_box(node: ET.Element, first_pixel: int) -> tuple[float, float, float, float]:
     corners = node.find("bndbox")
     if corners is None:
         raise _ObjectError("annotation-incomplete", "bndbox", "is missing: expected xmin, ymin, xmax, ymax.")
     values = []
-    for tag in ("xmin", "ymin", "xmax", "ymax"):
+    for tag in _CORNERS:
         text = _text(corners, tag)
         try:
             value = float(text)
@@ -407,8 +397,9 @@ def _read_box(node: ET.Element) -> tuple[float, float, float, float]:
             raise _ObjectError("box-not-a-number", tag, f"is '{text}': expected a number of pixels.")
         values.append(value)
     xmin, ymin, xmax, ymax = values
-    if xmax <= xmin - 1 or ymax <= ymin - 1:
-        is_reversed = xmax < xmin - 1 or ymax < ymin - 1
+    left, top = xmin - first_pixel, ymin - first_pixel
+    if xmax <= left or ymax <= top:
+        is_reversed = xmax < left or ymax < top
         raise _ObjectError(
             "box-reversed" if is_reversed else "box-without-area",
             "bndbox",
@@ -416,7 +407,7 @@ def _read_box(node: ET.Element) -> tuple[float, float, float, float]:
             f"{xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}. Correct or remove it.",
             subject="the box",
         )
-    return xmin - 1, ymin - 1, xmax, ymax
+    return left, top, xmax, ymax
 
 
 def _read_difficult(node: ET.Element) -> bool:

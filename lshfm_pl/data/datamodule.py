@@ -1,5 +1,6 @@
 """From configuration to batches."""
 
+import dataclasses
 import logging
 import reprlib
 from abc import ABC, abstractmethod
@@ -16,7 +17,7 @@ from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_sourc
 from lshfm_pl.data.batches import collate
 from lshfm_pl.data.class_counts import tell_of_evaluated_alone, tell_of_rare_classes
 from lshfm_pl.data.coco import CategoryIds, COCODetection
-from lshfm_pl.data.dataset import DetectionDataset
+from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, check_header
 from lshfm_pl.data.download import download_voc
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample, summaries
 from lshfm_pl.data.record_faults import num_to_find, record_faults
@@ -139,8 +140,11 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                 self._sets[split] = twin
             else:
                 faults = self._train_log if split == "train" else FaultLog()
-                self._sets[split] = self.read_set(split, faults)
-                self._warn_of_overlap(split)
+                dataset = self.read_set(split, faults)
+                if split != "train":
+                    self._look_at_headers(dataset)
+                self._sets[split] = dataset
+                faults.faults += self._overlaps(split)
                 _tell(split, faults)
 
     @property
@@ -232,18 +236,37 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             lines = "".join(f"\n  {fault}" for fault in faults)
             log.warning("data.on_bad_sample=skip: %s:%s", _counted(faults), lines)
 
-    def _warn_of_overlap(self, split: str) -> None:
-        if split == "train" or "train" not in self._sets:
-            return
-        train_paths = {record.image_path for record in self.train_set.records}
-        records = self._sets[split].records
-        shared = [record for record in records if record.image_path in train_paths]
-        if shared and self._rank == 0:
-            log.warning(
-                "%d of the %d images of data.%s are training images too (such as %s): the %s results will "
-                "flatter the detector.",
-                len(shared), len(records), self._source(split)[0], shared[0].image_id, split,
-            )  # fmt: skip
+    def _look_at_headers(self, dataset: DetectionDataset) -> None:
+        """Find an image of the evaluation that can't be read before time is spent on training."""
+        for record in dataset.records:
+            try:
+                check_header(record)
+            except FaultError as error:
+                fault = error.fault
+                advice = (
+                    "\nEvaluation needs all images, which data.on_bad_sample=skip does not change; "
+                    "python -m lshfm_pl.check_data lists all that are bad."
+                )
+                raise FaultError(dataclasses.replace(fault, text=fault.text + advice)) from None
+
+    def _overlaps(self, split: str) -> list[Fault]:
+        """The images of a set that an earlier one has too, by the file that their paths lead to."""
+        faults: list[Fault] = []
+        files: set[object] = set()
+        for other in _SPLITS[: _SPLITS.index(split)]:
+            if other not in self._sets or other == split:
+                continue
+            files = files or {_file_of(record) for record in self._sets[split].records}
+            shared = [record for record in self._sets[other].records if _file_of(record) in files]
+            if shared:
+                purpose = "training" if other == "train" else "validation"
+                text = (
+                    f"is one of {len(shared)} images of data.{self._source(split)[0]} that are {purpose} images "
+                    f"too: the {split} results will flatter the detector."
+                )
+                kind = "test-in-train" if other == "train" else "test-in-val"
+                faults.append(Fault(kind, shared[0].image_path, text))
+        return faults
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -359,11 +382,15 @@ class VOCDataModule(DetectionDataModule):
 
     Args:
         root: the data folder; for `VOC2007/…` splits the one that contains `VOCdevkit/`, or VOCdevkit itself.
-        train_split: `<split>`, `<folder>/<split>` or a list of them, which is merged; see `resolve_source`.
+        train_split: `<split>`, `<folder>/<split>` or a list of them, which is merged; see `resolve_source`. Also
+            `<path>.txt`; `<folder>/`, all annotations of a folder; and `<a>-<b>%`, a share of all annotations.
         val_split: likewise.
         test_split: likewise; None is the split `test` beside `val_split` if there is one, else `val_split`.
         class_names: names of the labels 1..C; None reads them from the training annotations.
         download: fetch PASCAL VOC in `prepare_data` if it is not there.
+        annotations: the folder of the XML files, below `root` or the folder of the split; None is Annotations.
+        images: the folder of the pictures; None is JPEGImages.
+        first_pixel: see `VOCDetection`.
         **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
 
     Raises:
@@ -379,9 +406,16 @@ class VOCDataModule(DetectionDataModule):
         test_split: str | Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
         download: bool = False,
+        annotations: str | None = None,
+        images: str | None = None,
+        first_pixel: int = 1,
         **loading: Any,
     ) -> None:
         super().__init__(root=root, **loading)
+        if isinstance(first_pixel, bool) or first_pixel not in (0, 1):
+            raise LSHFMError(f"data.first_pixel: expected 1, as VOC counts, or 0, found {first_pixel!r}.")
+        self.folders = annotations, images
+        self.first_pixel = first_pixel
         self._splits = {
             "train": _split_list("train_split", train_split),
             "val": _split_list("val_split", val_split),
@@ -397,10 +431,13 @@ class VOCDataModule(DetectionDataModule):
 
     def _found_test(self) -> list[str] | None:
         """The split `test` of each folder of the validation: where all have one, annotated and not trained on."""
+        if any(split.endswith(("/", "%", ".txt")) for split in self._splits["val"]):
+            return None
         folders = dict.fromkeys(split.rpartition("/")[0] for split in self._splits["val"])
         splits = [f"{folder}/{_TEST_SPLIT}" if folder else _TEST_SPLIT for folder in folders]
         try:
-            are_there = all(_is_annotated(resolve_source(self._data_folder(), split)) for split in splits)
+            sources = [resolve_source(self._data_folder(), split, *self.folders) for split in splits]
+            are_there = all(map(_is_annotated, sources))
         except LSHFMError:
             return None
         return splits if are_there and not set(splits) & set(self._splits["train"]) else None
@@ -419,7 +456,7 @@ class VOCDataModule(DetectionDataModule):
         is_training = split == "train"
         if self._class_names is None and not is_training:
             # As in training, so that labels are the same there and in a command that needs no training set.
-            names = read_class_names(self._sources("train"), FaultLog(self.on_bad_sample))
+            names = read_class_names(self._sources("train"), FaultLog(self.on_bad_sample), self.first_pixel)
             self._class_names = self._some_names(names)
         dataset = VOCDetection(
             self._sources(split),
@@ -427,6 +464,7 @@ class VOCDataModule(DetectionDataModule):
             transforms=self.train_transform if is_training else eval_transform(),
             keep_difficult=not is_training,
             seed=self.seed,
+            first_pixel=self.first_pixel,
             log=faults,
         )
         if is_training and not len(dataset):
@@ -439,7 +477,7 @@ class VOCDataModule(DetectionDataModule):
         return f"{split}_split", self.splits[split]
 
     def _sources(self, split: str) -> list[VOCSource]:
-        return [resolve_source(self._data_folder(), name) for name in self.splits[split]]
+        return [resolve_source(self._data_folder(), name, *self.folders) for name in self.splits[split]]
 
     def _data_folder(self) -> Path:
         return self.root
@@ -645,12 +683,22 @@ def build_datamodule(
     return datamodule
 
 
+def _file_of(record: DetectionRecord) -> object:
+    """What tells a file from others, whatever path or link leads to it."""
+    try:
+        status = record.image_path.stat()
+    except OSError:
+        return record.image_path
+    return status.st_dev, status.st_ino
+
+
 @rank_zero_only
 def _tell(split: str, faults: FaultLog) -> None:
     """Log what was found in a set: one line for each kind."""
-    for line in summaries(fault for fault in faults.faults if not fault.is_error):
+    overlap = "test-in-train"  # an error in the check, which does not stop training
+    for line in summaries(fault for fault in faults.faults if not fault.is_error or fault.kind == overlap):
         log.warning("%s set: %s", split, line)
-    if faults.errors:
+    if faults.on_error == "skip" and faults.errors:
         left_out = len(faults.bad_images())
         log.warning("data.on_bad_sample=skip: %d images are left out of the %s set", left_out, split)
         for line in summaries(faults.errors):
@@ -700,6 +748,12 @@ def _split_list(name: str, value: Any) -> list[str]:
 def _name_list(key: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
         raise LSHFMError(f"data.{key} must be a list of names, such as [cat,dog], found {value!r}.")
+    for name in value:
+        if not isinstance(name, str) and (isinstance(name, bool) or not isinstance(name, int)):
+            raise LSHFMError(
+                f"data.{key}: expected text, found {name!r}, which is what an unquoted word was read as. Quote the "
+                f'name within the list and the list for the shell: \'data.{key}=["null","1e3"]\'.'
+            )
     return tuple(str(name) for name in value)
 
 

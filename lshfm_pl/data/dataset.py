@@ -14,11 +14,20 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.images import decode_image
+from lshfm_pl.data.images import decode_image, image_size, is_whole, turned_upright
+from lshfm_pl.data.jpeg_damage import capture_error_output, is_harmless, jpeg_messages
 from lshfm_pl.data.sampler import Draw, mix_seed
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["DetectionDataset", "DetectionRecord", "Target", "Transform", "read_record"]
+__all__ = [
+    "DetectionDataset",
+    "DetectionRecord",
+    "Target",
+    "Transform",
+    "check_header",
+    "damaged",
+    "read_record",
+]
 
 Target = dict[str, Tensor]
 Transform = Callable[[tv_tensors.Image, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
@@ -59,15 +68,59 @@ def read_record(record: DetectionRecord) -> Tensor:
         FaultError: it can't be read, or has another size than the record.
     """
     image = decode_image(record.image_path)
-    height, width = image.shape[-2:]
-    if (width, height) != (record.width, record.height):
-        swapped = (height, width) == (record.width, record.height)
+    size = record.width, record.height
+    if _size(image) == size[::-1] != size:
+        image = turned_upright(
+            image, record.image_path
+        )  # annotated as a photo is shown: EXIF says how to turn it
+    if _size(image) != size:
+        width, height = _size(image)
+        swapped = (height, width) == size
         text = (
             f"has {width} x {height} pixels, its annotation says {record.width} x {record.height}: "
             f"the boxes are of another picture{', perhaps rotated' if swapped else ''}. Correct one of them."
         )
         raise FaultError(Fault("size-mismatch", record.image_path, text))
     return image
+
+
+def check_header(record: DetectionRecord) -> None:
+    """Look at what can be seen of an image without decoding it; decode it where that looks wrong.
+
+    Raises:
+        FaultError: as `read_record`.
+    """
+    size = image_size(record.image_path)
+    if size != (record.width, record.height) or not is_whole(record.image_path):
+        read_record(record)
+
+
+def read_checked(record: DetectionRecord) -> Tensor:
+    """As `read_record`, for the only thread that writes to the standard error: damage inside a JPEG is told too.
+
+    Raises:
+        FaultError: as `read_record`, or the decoder passed over damage.
+    """
+    with capture_error_output() as output:
+        image = read_record(record)
+        messages = jpeg_messages(output.take())
+    if messages:
+        data = record.image_path.read_bytes()
+        for message in messages:
+            if not is_harmless(message, data):
+                raise FaultError(damaged(record.image_path, message))
+    return image
+
+
+def damaged(path: Path, message: str) -> Fault:
+    """The fault of a picture that the decoder said something about."""
+    text = f"is damaged inside ({message}): in part its pixels are wrong. Replace the file."
+    return Fault("image-damaged", path, text)
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    """Width and height."""
+    return image.shape[-1], image.shape[-2]
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
@@ -143,7 +196,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """An image and its index; where it is bad and to be skipped those of another one."""
         for candidate in self._candidates(index, epoch):
             try:
-                return candidate, read_record(self.records[candidate])
+                return candidate, read_checked(self.records[candidate])
             except FaultError as error:
                 if not self._replaces:
                     # A loader's worker hands over the name of the type and the text.
@@ -166,7 +219,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         for index in self.is_bad.nonzero().flatten().tolist():
             record = self.records[index]
             try:
-                read_record(record)
+                read_checked(record)
                 fault = Fault("image-broken", record.image_path, "could not be read for a while.")
             except FaultError as error:
                 fault = error.fault

@@ -16,7 +16,16 @@ from lshfm_pl.data.faults import Fault, FaultError, without_path
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import open_regular, read_bytes
 
-__all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "image_size", "inspect_image"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "decode_image",
+    "image_size",
+    "inspect_image",
+    "is_whole",
+    "turned_upright",
+]
 
 MAX_PIXELS = 89_478_485
 """Where Pillow begins to warn of decompression bombs: 256 MiB as RGB. Larger images are refused by their header."""
@@ -24,9 +33,20 @@ MAX_PIXELS = 89_478_485
 _LARGEST_FILE = 512 * 2**20
 """Bytes: an uncompressed picture of `MAX_PIXELS` has less."""
 
-FORMATS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "WEBP": (".webp",)}
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png",),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+}
 """What is read, by content, with the usual suffixes. Pillow's other decoders, some of which start programs, are not
 reached."""
+
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+"""Of the formats that are read, in lower case; a file may have them in any case."""
+
+_TAIL = 1024
+"""Bytes at the end of a file, in which the mark of its end is."""
 
 _DECODING_ERRORS = (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What torchvision and Pillow raise for files that are broken or too large."""
@@ -43,13 +63,57 @@ _PNG_BIT_DEPTH = 24
 """The offset of the byte in a PNG file."""
 
 
-def decode_image(path: Path) -> Tensor:
-    """Read an image file as uint8 [3, H, W] RGB, without the rotation that EXIF may ask for.
+def decode_image(path: Path, *, upright: bool = False) -> Tensor:
+    """Read an image file as uint8 [3, H, W] RGB.
+
+    Args:
+        path: the file.
+        upright: turn the picture as EXIF asks for; by default its pixels are as they are stored.
 
     Raises:
         FaultError: the file is missing, broken, too large or of another format.
     """
     data = _read(path)
+    pixels = _decode(path, data)
+    return _turned(pixels, path, data) if upright else pixels
+
+
+def turned_upright(pixels: Tensor, path: Path) -> Tensor:
+    """What `decode_image` has read as it is stored, turned as EXIF asks for."""
+    return _turned(pixels, path, _read(path))
+
+
+def _turned(pixels: Tensor, path: Path, data: bytes) -> Tensor:
+    if b"Exif" not in data:
+        return pixels
+    try:
+        with _open(path, io.BytesIO(data)) as image:
+            orientation = _orientation(image)
+    except _DECODING_ERRORS:
+        return pixels
+    if orientation is None or orientation not in _ROTATED:
+        return pixels
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 2)
+    flips = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation, ())
+    return pixels.flip(flips).contiguous()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a JPEG or PNG file has the mark of its end; other files are taken to be whole."""
+    try:
+        with open_regular(path, limit=_LARGEST_FILE) as file:
+            start = file.read(8)
+            file.seek(max(path.stat().st_size - _TAIL, 0))
+            end = file.read(_TAIL)
+    except (LSHFMError, OSError):
+        return False
+    if start.startswith(_JPEG_START):
+        return b"\xff\xd9" in end
+    return b"IEND" in end or not start.startswith(b"\x89PNG")
+
+
+def _decode(path: Path, data: bytes) -> Tensor:
     try:
         if data.startswith(_JPEG_START):
             _refuse_huge(path, *_jpeg_size(data))
@@ -103,7 +167,8 @@ def _unusual(image: Image.Image, suffix: str, data: bytes) -> Iterator[tuple[str
     if orientation in _ROTATED:
         yield (
             "image-exif-rotated",
-            f"EXIF orientation {orientation} is not followed: the boxes must be of the stored pixels.",
+            f"EXIF orientation {orientation} is followed where the annotated size is the turned one; otherwise the "
+            "boxes must be of the stored pixels.",
         )
     # Pillow's name for a JPEG with further pictures, such as a camera's preview, after the one that is read.
     image_format = "JPEG" if image.format == "MPO" else str(image.format)

@@ -1,8 +1,9 @@
 """What can be told of a set that has been read without opening its images."""
 
 import difflib
-import re
+import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -56,7 +57,9 @@ def _box_faults(record: DetectionRecord) -> Iterator[Fault]:
     found = {"box-repeated": (_is_repeated(record), "there already, with the same class")}
     if record.annotation_path is not None:  # the COCO reader looks at boxes before they are clipped
         size = np.array([record.width, record.height])
-        over = np.maximum(-boxes[:, :2], boxes[:, 2:] - size).max(axis=1) > _OVER_THE_BORDER
+        # Up to one pixel to the left or above is what corners counted from 0 look like, told once for the set.
+        lower = np.where(boxes[:, :2] >= -1, 0, -boxes[:, :2])
+        over = np.maximum(lower, boxes[:, 2:] - size).max(axis=1) > _OVER_THE_BORDER
         found = {
             "box-partly-outside": (over, f"over the border of {record.width} x {record.height}"),
             "box-not-integer": ((boxes != boxes.round()).any(axis=1), "not of whole pixels"),
@@ -95,27 +98,35 @@ def _control_characters(dataset: DetectionDataset) -> Iterator[Fault]:
 def _lookalikes(dataset: DetectionDataset) -> Iterator[Fault]:
     """Classes that may be one: alike but for case or joints, or a rare one named nearly like a frequent one."""
     counts = {name: count for name, count in dataset.describe()["classes"].items() if count}
-    first_of: dict[str, str] = {}
+    spellings: dict[str, list[str]] = {}
     for name in counts:
-        first = first_of.setdefault(_JOINTS.sub("", name).casefold(), name)
-        if first != name:
-            record = _first_with(dataset, name)
-            text = f"the classes '{first}' and '{name}' differ in case, spaces, - or _ alone: are they one?"
-            yield Fault("class-lookalike", record.annotation_path or record.image_path, text)
+        spellings.setdefault(_spelling(name), []).append(name)
+    for names in spellings.values():
+        if len(names) > 1:
+            told = " and ".join(f"'{name}' ({counts[name]} objects)" for name in names)
+            text = f"the classes {told} differ in spelling alone: one class? They are learnt as {len(names)}."
+            yield Fault("class-lookalike", _first_file(dataset, names[-1]), text)
     most_frequent = sorted(counts, key=lambda name: -counts[name])[:_CLASSES_COMPARED]
     for rare, count in counts.items():
         frequent = [name for name in most_frequent if count < _RARE * counts[name]]
-        alike = [name for name in frequent if _alike(rare, name)]
-        if alike and rare in first_of.values():
-            record = _first_with(dataset, rare)
+        alike = [name for name in frequent if _alike(rare, name) and _spelling(rare) != _spelling(name)]
+        if alike:
             text = f"the class '{rare}' has {count} objects, '{alike[0]}' has {counts[alike[0]]}: misspelt?"
-            yield Fault("class-lookalike", record.annotation_path or record.image_path, text)
+            yield Fault("class-lookalike", _first_file(dataset, rare), text)
 
 
-def _first_with(dataset: DetectionDataset, name: str) -> DetectionRecord:
-    """The first image that has an object of a class."""
+def _first_file(dataset: DetectionDataset, name: str) -> Path:
+    """The file of the first object of a class."""
     label = dataset.class_names.index(name) + 1
-    return next(record for record in dataset.records if label in record.labels)
+    record = next(record for record in dataset.records if label in record.labels)
+    return record.annotation_path or record.image_path
+
+
+def _spelling(name: str) -> str:
+    """A name without what is easily written in several ways: case, spaces, hyphens, forms of Unicode."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    kept = [c for c in plain if unicodedata.category(c) not in ("Cf", "Pd", "Pc", "Zs", "Cc")]
+    return "".join(kept) or name
 
 
 def _alike(one: str, other: str) -> bool:

@@ -20,6 +20,7 @@ from lshfm_pl.data.annotations import (
     read_sources,
     sorted_names,
 )
+from lshfm_pl.data.coordinates import is_relative, tell_of_coordinates
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import image_size
@@ -69,6 +70,8 @@ class VOCDetection(DetectionDataset):
         transforms: see `DetectionDataset`, also for the next two.
         keep_difficult: False drops objects marked difficult from the targets (training).
         seed: the seed of the random transforms, at least 0.
+        first_pixel: the coordinate of an image's first pixel in the annotations: 1 as in VOC; 0 takes the corners
+            as they are.
         log: what is told of faults, and says whether they raise or leave the image out; see `DetectionDataset`.
 
     Raises:
@@ -83,14 +86,16 @@ class VOCDetection(DetectionDataset):
         transforms: Transform | None = None,
         keep_difficult: bool = True,
         seed: int = 0,
+        first_pixel: int = 1,
         log: FaultLog | None = None,
     ) -> None:
         log = log or FaultLog()
-        images = read_sources(sources, log)
+        images = read_sources(sources, log, first_pixel)
+        tell_of_coordinates([image.annotation for image in images if image.annotation], first_pixel, log)
         if class_names is None:
             class_names = sorted_names(image.annotation for image in images if image.annotation is not None)
         label_of = {name: label for label, name in enumerate(class_names, start=1)}
-        records = [_make_record(image, label_of, log) for image in images]
+        records = [_make_record(image, label_of, first_pixel, log) for image in images]
         _tell_of_repeated(images, log)
         bad = log.bad_images()
         super().__init__(
@@ -129,7 +134,9 @@ def _tell_of_repeated(images: Sequence[AnnotatedImage], log: FaultLog) -> None:
             log.add(Fault("file-repeated", image.image_path, text, image_id=image.image_id))
 
 
-def _make_record(image: AnnotatedImage, label_of: dict[str, int], log: FaultLog) -> DetectionRecord | None:
+def _make_record(
+    image: AnnotatedImage, label_of: dict[str, int], first_pixel: int, log: FaultLog
+) -> DetectionRecord | None:
     """None where path, annotation or size could not be had; other faults are said to `log` alone."""
     if image.image_path is None or image.annotation is None:
         return None
@@ -144,6 +151,11 @@ def _make_record(image: AnnotatedImage, label_of: dict[str, int], log: FaultLog)
         except FaultError as error:
             log.add(dataclasses.replace(error.fault, image_id=image.image_id))
             return None
+    if relative := [index for index, box in enumerate(annotation.boxes) if is_relative(box, first_pixel)]:
+        position = annotation.positions[relative[0]]
+        line = object_line(annotation.path, position, "bndbox")
+        text = f"the corners of object {position} are within 0 and 1: relative ones? Expected pixels."
+        log.add(Fault("boxes-relative", annotation.path, text, line, image.image_id))
     boxes = np.array(annotation.boxes, dtype=np.float32).reshape(-1, 4)
     for kind, position, tag, text in _object_faults(annotation, boxes, (width, height), label_of):
         line = object_line(annotation.path, position, tag)

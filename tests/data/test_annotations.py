@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+from PIL import Image
 from voc_files import (
     BOX,
     SIZE,
@@ -15,6 +18,7 @@ from voc_files import (
 
 from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
 from lshfm_pl.data.faults import FaultLog
+from lshfm_pl.data.images import FORMATS
 from lshfm_pl.data.voc import VOCDetection
 from lshfm_pl.errors import LSHFMError
 
@@ -85,18 +89,81 @@ def test_image_ids_may_have_spaces(tmp_path, image_id, second_column):
     assert record.image_path.stem == image_id
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.jpeg", "a.JPG", "a.PNG"])
-def test_common_image_extensions_are_found(tmp_path, name):
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.PNG", "a.Jpg", "a.jfif", "a.bmp", "a.WebP", "a.dib"])
+def test_pictures_of_all_formats_that_are_read_are_found(tmp_path, name):
     folder = one_image(tmp_path)
+    picture = Image.open(folder / "JPEGImages" / "a.png")
     (folder / "JPEGImages" / "a.png").unlink()
-    write_image(folder / "JPEGImages" / name, SIZE)
-    assert read(folder).records[0].image_path.name == name
+    suffix = Path(name).suffix.lower()
+    image_format = next(kind for kind, suffixes in FORMATS.items() if suffix in suffixes)
+    picture.save(folder / "JPEGImages" / name, format=image_format)
+    dataset = read(folder)
+    assert dataset.records[0].image_path.name == name
+    assert dataset[0][0].shape == (3, 48, 64)
 
 
-def test_jpg_wins_over_png_of_the_same_id(tmp_path):
+@pytest.mark.parametrize("other", ["a.jpg", "a.PNG", "a.jpeg"])
+def test_of_several_pictures_the_annotation_names_the_right_one(tmp_path, other):
     folder = one_image(tmp_path)
-    write_image(folder / "JPEGImages" / "a.jpg", SIZE)
-    assert read(folder).records[0].image_path.name == "a.jpg"
+    write_image(folder / "JPEGImages" / "b.png", SIZE)
+    (folder / "JPEGImages" / "b.png").rename(folder / "JPEGImages" / other)
+    for chosen in ("a.png", other):
+        set_annotation(folder, annotation_xml(filename=chosen))
+        log = FaultLog()
+        assert read(folder, log=log).records[0].image_path.name == chosen
+        assert [fault.kind for fault in log.faults] == ["image-chosen"]
+    set_annotation(folder, annotation_xml(filename="picture"))
+    assert "'a' has several pictures" in error_text(folder)
+
+
+def test_a_picture_of_another_format_is_named(tmp_path):
+    folder = one_image(tmp_path)
+    (folder / "JPEGImages" / "a.png").rename(folder / "JPEGImages" / "a.tif")
+    assert "There is a.tif: convert it" in error_text(folder)
+
+
+def test_an_id_with_a_folder_has_its_files_there(tmp_path):
+    images = {"a": (SIZE, [object_xml("cat")]), "seq1/a": (SIZE, [object_xml("dog", (1, 2, 3, 4))])}
+    for name in ("Annotations", "JPEGImages"):
+        (tmp_path / "set" / name / "seq1").mkdir(parents=True)
+    folder = write_voc(tmp_path / "set", "train", images)
+    records = read(folder).records
+    assert [record.image_path.relative_to(folder).as_posix() for record in records] == [
+        "JPEGImages/a.png",
+        "JPEGImages/seq1/a.png",
+    ]
+    assert [record.image_id for record in records] == ["set/a", "set/seq1/a"]
+    assert records[1].boxes.tolist() == [[0, 1, 3, 4]]
+    for name in ("Annotations/a.xml", "JPEGImages/a.png"):
+        (folder / name).unlink()
+    write_split(folder, "train", ["seq1/a"])
+    assert read(folder).records[0].labels.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "element"),
+    [
+        ("</bndbox>", "</bndbox><bndbox/>", "bndbox"),
+        ("<name>cat</name>", "<name>cat</name><name>dog</name>", "name"),
+        ("<xmax>", "<xmax>1</xmax><xmax>", "xmax"),
+        ("<difficult>", "<difficult>1</difficult><difficult>", "difficult"),
+        ("<size>", "<size/><size>", "size"),
+        ("<width>", "<width>9</width><width>", "width"),
+        ("<filename>", "<filename>b</filename><filename>", "filename"),
+    ],
+)
+def test_an_element_that_comes_again_is_an_error(tmp_path, old, new, element):
+    folder = one_image(tmp_path)
+    set_annotation(folder, annotation_xml([object_xml()]).replace(old, new))
+    text = error_text(folder)
+    assert f"<{element}>" in text
+    assert "more than once" in text
+
+
+def test_objects_at_another_place_are_not_lost(tmp_path):
+    folder = one_image(tmp_path)
+    set_annotation(folder, annotation_xml([f"<objects>{object_xml()}</objects>"]))
+    assert "1 <object> not directly in <annotation>" in error_text(folder)
 
 
 def test_image_is_found_by_the_filename_of_its_annotation(tmp_path):

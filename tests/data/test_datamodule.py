@@ -337,12 +337,41 @@ def test_training_drops_difficult_objects_and_describe_counts(tmp_path):
 def test_test_images_inside_the_training_set_are_warned_of(folder, caplog):
     write_split(folder, "leaky", ["000100", "000003"])
     make(folder, val_split="leaky")
-    (told,) = [text for text in caplog.messages if "flatter" in text]
-    assert told.startswith("1 of the 2 images of data.val_split are training images too (such as ")
-    assert "000003" in told
+    told = [line for line in caplog.messages if "test-in-train" in line]
+    assert len(told) == 1
+    assert "000003" in told[0]
+    assert "is one of 1 images of data.val_split that are training images too" in told[0]
     caplog.clear()
     make(folder)
-    assert not any("flatter" in text for text in caplog.messages)
+    assert not any("test-in" in line for line in caplog.messages)
+
+
+def test_test_images_that_are_validation_images_by_a_link_are_warned_of(tmp_path, caplog):
+    folder = write_many(tmp_path / "set", "train", 4)
+    write_many(folder, "val", 2, first=100)
+    write_many(folder, "test", 2, first=200)
+    linked = folder / "JPEGImages" / "000200.png"
+    linked.unlink()
+    linked.symlink_to("000100.png")
+    make(folder, test_split="test")
+    assert [line for line in caplog.messages if "test-in-val" in line]
+
+
+def test_an_image_of_the_evaluation_that_cannot_be_read_is_found_before_training(tmp_path):
+    folder = write_many(tmp_path / "set", "train", 4)
+    write_many(folder, "val", 2, first=100)
+    path = folder / "JPEGImages" / "000101.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    message = r"000101\.png: is truncated.*\n.*on_bad_sample=skip does not change; .*check_data"
+    for on_bad_sample in ("error", "skip"):
+        with pytest.raises(LSHFMError, match=message):
+            make(folder, on_bad_sample=on_bad_sample)
+
+
+@pytest.mark.parametrize("name", [None, True, 1e3])
+def test_class_names_that_are_no_text_are_told_with_the_quotes_they_need(folder, name):
+    with pytest.raises(LSHFMError, match=r"data\.class_names: expected text.*\[\"null\",\"1e3\"\]"):
+        VOCDataModule(root=folder, train_split="train", val_split="val", class_names=["cat", name])
 
 
 def test_training_without_any_object_is_refused(tmp_path):

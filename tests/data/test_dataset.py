@@ -104,9 +104,8 @@ def test_an_image_with_two_faults_is_skipped_once(folder):
 def test_evaluation_stops_whatever_is_said_of_training(folder):
     path = folder / "JPEGImages" / "000101.png"
     path.write_bytes(b"")
-    datamodule = make(folder)
     with pytest.raises(LSHFMError, match=r"000101\.png: has 0 bytes"):
-        list(datamodule.val_dataloader())
+        make(folder)
     set_annotation(folder, "<annotation>", "000102")
     with pytest.raises(LSHFMError, match=r"000102\.xml"):
         make(folder)

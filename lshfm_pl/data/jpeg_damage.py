@@ -1,0 +1,117 @@
+"""Damage inside of a JPEG that the decoder passes over.
+
+libjpeg goes on where compressed data make no sense: the rest of the picture is grey or shifted. It says so on the
+standard error of the process alone, without the name of the file.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
+
+__all__ = ["ErrorOutput", "capture_error_output", "is_harmless", "jpeg_messages"]
+
+_MESSAGES = re.compile(r"^(?:Corrupt JPEG data|Premature end|Inconsistent progression|Invalid).*$", re.M)
+_EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+_END = 0xD9
+_FEW = 2
+"""Bytes, which some writers leave at the end of the compressed data."""
+_STANDARD_ERROR = 2
+_LOCK = RLock()
+
+
+class ErrorOutput:
+    """What has been written to the standard error of the process while it was captured."""
+
+    def __init__(self, file: int, original: int) -> None:
+        self._file = file
+        self._original = original
+        self._read_to = 0
+
+    def take(self) -> str:
+        """What came since the last call; what is not libjpeg's is passed on."""
+        size = os.fstat(self._file).st_size
+        if size == self._read_to:
+            return ""
+        text = os.pread(self._file, size - self._read_to, self._read_to).decode(errors="replace")
+        self._read_to = size
+        others = _MESSAGES.sub("", text).strip()
+        if others:
+            os.write(self._original, f"{others}\n".encode(errors="replace"))
+        return text
+
+
+@contextmanager
+def capture_error_output() -> Iterator[ErrorOutput]:
+    """Capture what this process writes to its standard error, by any thread, until the block ends."""
+    with _LOCK:
+        file = _memory_file()
+        try:
+            original = os.dup(_STANDARD_ERROR)
+        except OSError:  # closed: nothing can be written there
+            yield ErrorOutput(file, file)
+            os.close(file)
+            return
+        _flush()
+        os.dup2(file, _STANDARD_ERROR)
+        output = ErrorOutput(file, original)
+        try:
+            yield output
+        finally:
+            _flush()
+            os.dup2(original, _STANDARD_ERROR)
+            output.take()
+            os.close(original)
+            os.close(file)
+
+
+def _memory_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("stderr")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
+
+
+def jpeg_messages(text: str) -> list[str]:
+    """libjpeg's messages in what was captured."""
+    return _MESSAGES.findall(text)
+
+
+def is_harmless(message: str, data: bytes) -> bool:
+    """Whether a message tells only of bytes that belong to nothing: the picture is whole.
+
+    That is so for bytes among the headers, and for padding at the end. Other bytes that are left over at the end
+    belong to pixels that were decoded wrong.
+    """
+    match = _EXTRANEOUS.match(message)
+    if match is None:
+        return False
+    count, marker = int(match[1]), int(match[2], 16)
+    if marker != _END:
+        return count in _gaps_among_headers(data)
+    end = data.rfind(b"\xff\xd9")
+    left_over = data[max(end - count, 0) : end]
+    return count <= _FEW or len(set(left_over)) <= 1
+
+
+def _gaps_among_headers(data: bytes) -> set[int]:
+    """The lengths of what lies between the segments before the compressed data."""
+    gaps, position, gap = set(), 2, 0
+    while position + 4 <= len(data):
+        if data[position] != 0xFF or data[position + 1] in (0x00, 0xFF):
+            position, gap = position + 1, gap + 1
+            continue
+        gaps.add(gap)
+        if data[position + 1] == 0xDA:  # compressed data follow
+            break
+        position, gap = position + 2 + int.from_bytes(data[position + 2 : position + 4]), 0
+    return gaps - {0}

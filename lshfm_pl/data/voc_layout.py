@@ -1,0 +1,224 @@
+"""Where the files of a folder in VOC layout are: annotations, pictures, and what is there where they are not."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lshfm_pl.data.faults import Fault, FaultError
+from lshfm_pl.data.images import SUFFIXES
+from lshfm_pl.errors import few
+
+__all__ = ["ANNOTATIONS", "IMAGES", "Files", "VOCSource", "found_layout", "is_picture", "list_names"]
+
+ANNOTATIONS = "Annotations"
+IMAGES = "JPEGImages"
+SPLITS = Path("ImageSets") / "Main"
+
+_FOLDERS_LOOKED_AT = 200
+"""Below the data folder, for what to tell of one that is not in VOC layout."""
+_DEPTH = 3
+_TRAINING, _EVALUATION = ("train", "trainval"), ("val", "valid", "validation", "test", "eval")
+
+
+@dataclass(frozen=True)
+class VOCSource:
+    """One split of one folder in VOC layout.
+
+    Attributes:
+        folder: what the others are below.
+        split: the name of a list in ImageSets/Main; `<name>.txt`, the path of a list; `<folder>/`, all annotations
+            of that folder; or `<a>-<b>%`, a share of all annotations, `<folder>/<a>-<b>%` of those of a folder.
+        annotations: the folder of the XML files.
+        images: the folder of the pictures.
+    """
+
+    folder: Path
+    split: str
+    annotations: str = ANNOTATIONS
+    images: str = IMAGES
+
+    @property
+    def split_file(self) -> Path:
+        """The text file that lists the image ids of the split, or the folder that stands for it."""
+        if self.split.endswith(".txt"):
+            return self.folder / self.split
+        if self.split.endswith(("/", "%")):
+            return self.annotation_folder / self.split.rpartition("/")[0]
+        return self.folder / SPLITS / f"{self.split}.txt"
+
+    @property
+    def annotation_folder(self) -> Path:
+        """Where `<id>.xml` is."""
+        return self.folder / self.annotations
+
+    @property
+    def image_folder(self) -> Path:
+        """Where the picture of an id is."""
+        return self.folder / self.images
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file has the suffix, in any case, of a format that is read."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def list_names(folder: Path) -> set[str]:
+    """The names of the files in a folder.
+
+    Raises:
+        LSHFMError: the folder can't be listed.
+    """
+    try:
+        return {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        text = f"can't be listed: {error.strerror}. {found_layout(_data_folder(folder))}"
+        raise FaultError(Fault("file-missing", folder, text)) from error
+
+
+def _data_folder(folder: Path) -> Path:
+    """The nearest folder above that exists."""
+    return next((parent for parent in folder.parents if parent.is_dir()), Path())
+
+
+class Files:
+    """The files of a source, each folder listed once, when the first id in it is asked for.
+
+    Raises:
+        LSHFMError: the folders of annotations and pictures can't be listed.
+    """
+
+    def __init__(self, source: VOCSource) -> None:
+        self.source = source
+        self._names: dict[Path, set[str]] = {}
+        self._stems: dict[Path, dict[str, list[str]]] = {}
+        for folder in (source.image_folder, source.annotation_folder):
+            self._names[folder] = list_names(folder)
+
+    def _in(self, folder: Path) -> set[str]:
+        if folder not in self._names:
+            try:
+                self._names[folder] = {entry.name for entry in folder.iterdir()}
+            except OSError:
+                self._names[folder] = set()
+        return self._names[folder]
+
+    def _by_stem(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self._stems:
+            stems: dict[str, list[str]] = {}
+            for name in sorted(self._in(folder)):
+                stems.setdefault(Path(name).stem.casefold(), []).append(name)
+            self._stems[folder] = stems
+        return self._stems[folder]
+
+    def annotation(self, image_id: str) -> Path | None:
+        """The XML file of an id."""
+        path = self.source.annotation_folder / f"{image_id}.xml"
+        if path.name in self._in(path.parent):
+            return path
+        other = path.with_name(f"{path.stem if '.' not in path.name[:-4] else path.name[:-4]}.XML")
+        return other if other.name in self._in(path.parent) else None
+
+    def pictures(self, image_id: str) -> list[Path]:
+        """The files that could be the picture of an id: its name with a suffix that is read."""
+        path = self.source.image_folder / image_id
+        alike = self._by_stem(path.parent).get(path.name.casefold(), [])
+        return [path.parent / name for name in alike if Path(name).stem == path.name and is_picture(name)]
+
+    def named(self, image_id: str, filename: str) -> Path | None:
+        """The picture that `<filename>` names, beside where that of the id would be; its suffix may be missing."""
+        name = filename.replace("\\", "/").rpartition("/")[2]
+        folder = (self.source.image_folder / image_id).parent
+        if name in self._in(folder) and is_picture(name):
+            return folder / name
+        found = self._by_stem(folder).get(name.casefold(), []) or self._by_stem(folder).get(
+            Path(name).stem.casefold(), []
+        )
+        pictures = [other for other in found if is_picture(other)]
+        return folder / pictures[0] if name and len(pictures) == 1 else None
+
+    def others(self, image_id: str) -> list[str]:
+        """Files of that name, in any case, that are not read as its picture."""
+        path = self.source.image_folder / image_id
+        return [
+            name
+            for name in self._by_stem(path.parent).get(path.name.casefold(), [])
+            if not name.lower().endswith(".xml")
+        ]
+
+    def exists(self, image_id: str) -> bool:
+        """Whether an id has an annotation or a picture."""
+        return self.annotation(image_id) is not None or bool(self.pictures(image_id))
+
+    @cached_property
+    def example(self) -> str:
+        """An id, for messages."""
+        names = sorted(name for name in self._in(self.source.annotation_folder) if name.endswith(".xml"))
+        return names[0].removesuffix(".xml") if names else "000001"
+
+
+def found_layout(root: Path) -> str:
+    """What a folder that is not in VOC layout holds, and the settings that read it."""
+    counts = {folder: count for folder, count in _counts(root) if any(count)}
+    both = [folder for folder, (xml, pictures) in counts.items() if xml and pictures]
+    xml_alone = [folder for folder, (xml, pictures) in counts.items() if xml and not pictures]
+    pictures_alone = [folder for folder, (xml, pictures) in counts.items() if pictures and not xml]
+    if both:
+        settings = f"data.annotations={_above(both)} data.images={_above(both)} {_splits(root, both)}"
+        return f"Found .xml beside pictures in {few(both)}. Give: {settings}"
+    if xml_alone and pictures_alone:
+        folders = f"data.annotations={_above(xml_alone)} data.images={_above(pictures_alone)}"
+        found = f"Found .xml in {few(xml_alone)} and pictures in {few(pictures_alone)}."
+        return f"{found} Give: {folders} {_splits(root, xml_alone)}"
+    found = few((f"{folder}/" for folder in sorted(_children(root))), 8) or "no folder"
+    expected = f"A folder in VOC layout has {ANNOTATIONS}/, {IMAGES}/ and {SPLITS}/"
+    return f"{expected}; {root} has {found}."
+
+
+def _children(root: Path) -> list[str]:
+    try:
+        return [entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _counts(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Folders below `root` with their numbers of XML files and pictures."""
+    for number, (folder, below, names) in enumerate(os.walk(root)):
+        relative = Path(folder).relative_to(root)
+        below.sort()
+        if len(relative.parts) >= _DEPTH:
+            below.clear()
+        if number >= _FOLDERS_LOOKED_AT:
+            return
+        xml = sum(name.lower().endswith(".xml") for name in names)
+        yield relative.as_posix(), (xml, sum(map(is_picture, names)))
+
+
+def _above(folders: list[str]) -> str:
+    """The folder that holds all of `folders`; of one, that one."""
+    return folders[0] if len(folders) == 1 else Path(os.path.commonpath(folders) or ".").as_posix()
+
+
+def _splits(root: Path, folders: list[str]) -> str:
+    """Settings for the splits: the lists that are there, else folders named for them, else shares."""
+    lists = sorted(path.stem for path in (root / SPLITS).glob("*.txt"))
+    if lists:
+        return _settings(_chosen(lists, _TRAINING), _chosen(lists, _EVALUATION), "")
+    names = {Path(folder).name: folder for folder in folders}
+    training, evaluation = _chosen(list(names), _TRAINING), _chosen(list(names), _EVALUATION)
+    if training and evaluation:
+        top = "" if _above(folders) == "." else f"{_above(folders)}/"
+        return _settings(names[training].removeprefix(top), names[evaluation].removeprefix(top), "/")
+    return "data.train_split=0-80% data.val_split=80-100%"
+
+
+def _settings(training: str | None, evaluation: str | None, end: str) -> str:
+    return f"data.train_split={training or '<list>'}{end} data.val_split={evaluation or '<list>'}{end}"
+
+
+def _chosen(names: list[str], wanted: tuple[str, ...]) -> str | None:
+    """The name that is, or else begins as, one of those wanted."""
+    exact = [name for want in wanted for name in names if name.casefold() == want]
+    return next(iter([*exact, *(n for want in wanted for n in names if n.casefold().startswith(want))]), None)
