@@ -156,6 +156,13 @@ def huge_jpeg(folder):
     (folder / JPG).write_bytes(data[: frame + 5] + struct.pack(">HH", 30_000, 30_000) + data[frame + 9 :])
 
 
+def annotated_as_large(folder, name, label):
+    size, corners = (320, 240), (10.5, 20.25, 60.75, 80.5)
+    pixels = np.random.RandomState(ord(name)).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / f"JPEGImages/{name}.jpg")
+    write(f"Annotations/{name}.xml", annotation_xml([object_xml(label, corners)], size))(folder)
+
+
 def damaged_jpeg(folder):
     """Half of the compressed data are other bytes."""
     data = bytearray((folder / JPG).read_bytes())
@@ -456,6 +463,15 @@ VOC_CASES = {
     ),
     "box twice": Case(
         object_with("</bndbox>", "</bndbox><bndbox></bndbox>"), "element-repeated", "stop", "a.xml:1"
+    ),
+    "per cent": Case(
+        lambda folder: [
+            annotated_as_large(folder, name, label)
+            for name, label in (("a", "cat"), ("b", "dog"), ("c", "cat"))
+        ],
+        "boxes-in-percent box-not-integer",
+        "pass",
+        "per cent?",
     ),
     "classes of two spellings": Case(
         xml(object_xml("Dog"), object_xml("cat", (2, 2, 9, 9))),

@@ -57,8 +57,12 @@ def tell_of_coordinates(annotations: Sequence[Annotation], first_pixel: int, log
         and len(boxes) >= _BOXES_FOR_PER_CENT
         and corners.max() <= _PER_CENT
     ):
-        text = "all coordinates are fractions within 0 and 100 in larger images: per cent? Expected pixels."
-        raise _not_pixels(first, text)
+        text = (
+            f"all {len(boxes):,} boxes are fractions within 0 and 100, in larger images: per cent? They are taken "
+            "as pixels."
+        )
+        line = object_line(first.path, first.positions[0], "bndbox")
+        log.add(Fault("boxes-in-percent", first.path, text, line))
     from_0 = (corners[:, :2] < 1).any(axis=1) & (corners[:, :2] >= 0).all(axis=1)
     from_0 &= ~np.array([is_relative(box, first_pixel) for box in boxes])
     if first_pixel == 1 and from_0.any():

@@ -730,7 +730,7 @@ def _is_annotated(source: VOCSource) -> bool:
     names = [name for whole in wholes for name in (whole, whole.split()[0])]
     names += [name.rpartition(".")[0] for name in names]  # of lines that name files
     try:
-        return any((source.folder / "Annotations" / f"{name}.xml").is_file() for name in names)
+        return any((source.annotation_folder / f"{name}.xml").is_file() for name in names)
     except OSError:  # such as a name that is too long
         return False
 

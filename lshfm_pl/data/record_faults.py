@@ -10,7 +10,7 @@ import numpy as np
 from lshfm_pl.data.annotations import object_line
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord
 from lshfm_pl.data.faults import Fault
-from lshfm_pl.errors import printable
+from lshfm_pl.errors import few, printable
 
 __all__ = ["num_to_find", "record_faults"]
 
@@ -22,7 +22,6 @@ _CLASSES_COMPARED = 100
 """The most frequent classes, with which rare ones are compared: no time for all pairs of very many."""
 _LONGEST_NAME = 200
 """Characters; longer names are no words that were misspelt."""
-_JOINTS = re.compile(r"[\s_-]+")
 _OVER_THE_BORDER = 0.01
 """Pixels; less is rounding."""
 
@@ -103,8 +102,12 @@ def _lookalikes(dataset: DetectionDataset) -> Iterator[Fault]:
         spellings.setdefault(_spelling(name), []).append(name)
     for names in spellings.values():
         if len(names) > 1:
-            told = " and ".join(f"'{name}' ({counts[name]} objects)" for name in names)
-            text = f"the classes {told} differ in spelling alone: one class? They are learnt as {len(names)}."
+            told = " and ".join(f"'{name}'" for name in names)
+            numbers = few([counts[name] for name in names], 5)
+            text = (
+                f"the classes {told} differ in case, spaces, - or _ alone: are they one? They are learnt as "
+                f"{len(names)}, of {numbers} objects."
+            )
             yield Fault("class-lookalike", _first_file(dataset, names[-1]), text)
     most_frequent = sorted(counts, key=lambda name: -counts[name])[:_CLASSES_COMPARED]
     for rare, count in counts.items():
