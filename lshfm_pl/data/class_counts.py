@@ -1,5 +1,6 @@
 """Classes that a training set has nothing, or next to nothing, to learn of."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,11 @@ _NAMED = 10
 
 
 def tell_of_rare_classes(
-    counts: Mapping[str, int], path: Path, log: FaultLog, root_category: str | None = None, advice: str = ""
+    counts: Mapping[str, int],
+    path: Path,
+    log: FaultLog,
+    root_category: str | None = None,
+    setting: str | None = None,
 ) -> None:
     """Say to `log` which classes have no training objects, or one or two of hundreds.
 
@@ -24,16 +29,16 @@ def tell_of_rare_classes(
         path: the file that the classes are from.
         log: is told.
         root_category: the name of a category that all others are below.
-        advice: what to do about classes without objects.
+        setting: the key of the config that drops classes without objects.
     """
     without = [name for name, count in counts.items() if not count]
     if root_category is not None and root_category in without:
         text = f"the class '{root_category}' has no objects: it is the supercategory of all others, no class."
-        log.add(Fault("class-without-objects", path, f"{text} {_filled(advice, [root_category])}".strip()))
+        log.add(Fault("class-without-objects", path, f"{text} {_advice(setting, [root_category])}".strip()))
         without.remove(root_category)
     if without:
         text = f"{len(without)} of {len(counts)} classes have no training objects: {few(without, _NAMED)}."
-        log.add(Fault("class-without-objects", path, f"{text} {_filled(advice, without)}".strip()))
+        log.add(Fault("class-without-objects", path, f"{text} {_advice(setting, without)}".strip()))
     limit = _RARE_SHARE * max(counts.values(), default=0)
     rare = [f"{name} ({count})" for name, count in counts.items() if 0 < count <= min(limit, _RARE_COUNT)]
     if rare:
@@ -61,9 +66,12 @@ def tell_of_evaluated_alone(
         log.add(Fault("class-without-objects", path, text))
 
 
-def _filled(advice: str, names: list[str]) -> str:
-    """`advice` with the names in place of `{names}`, each in the quotes that Hydra needs."""
-    return advice.replace("{names}", ",".join(_quoted(name) for name in names))
+def _advice(setting: str | None, names: list[str]) -> str:
+    """What to type in a shell to drop these classes; nothing for more than a line can hold."""
+    if setting is None or len(names) > _NAMED:
+        return ""
+    override = f"{setting}=[{','.join(_quoted(name) for name in names)}]"
+    return f"{shlex.quote(override)} drops {'it' if len(names) == 1 else 'them'}."
 
 
 def _quoted(name: str) -> str:

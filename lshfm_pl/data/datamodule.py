@@ -124,8 +124,8 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
     def _source(self, split: str) -> tuple[str, object]:
         """The key of the config that names where a set is read from, and what it names."""
 
-    _advice_on_empty_classes = ""
-    """What to do about a class without objects; `{names}` are the classes."""
+    _drops_classes: str | None = None
+    """The key of the config that drops classes without objects."""
 
     def setup(self, stage: str | None = None) -> None:
         """Read the annotations that a stage needs (`fit`, `validate`, `test`, None for all), once.
@@ -194,7 +194,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         counts = dataset.describe()["classes"]
         if is_training:
             self._train_counts = counts
-            tell_of_rare_classes(counts, path, faults, dataset.root_category, self._advice_on_empty_classes)
+            tell_of_rare_classes(counts, path, faults, dataset.root_category, self._drops_classes)
         elif self._train_counts is not None:
             tell_of_evaluated_alone(counts, self._train_counts, path, faults)
 
@@ -520,7 +520,7 @@ class COCODataModule(DetectionDataModule):
         LSHFMError: a value is out of range, or only one of a JSON file and its folder is given.
     """
 
-    _advice_on_empty_classes = "'data.drop_categories=[{names}]' drops them."
+    _drops_classes = "data.drop_categories"
 
     def __init__(
         self,

@@ -258,7 +258,7 @@ def test_a_root_category_is_told_and_can_be_dropped(tmp_path):
     told = read_sets(datamodule)
     assert told["train"]["class-without-objects"] == (
         "the class 'pets' has no objects: it is the supercategory of all others, no class. "
-        "'data.drop_categories=[\"pets\"]' drops them."
+        "'data.drop_categories=[\"pets\"]' drops it."
     )
     assert datamodule.class_names == ("pets", "cat", "dog")
     datamodule = make(tmp_path, "train", "val", drop_categories=["pets"])
@@ -282,12 +282,13 @@ def test_only_categories_without_objects_can_be_dropped(tmp_path):
 
 
 def test_classes_without_training_objects_are_named(tmp_path):
-    categories = {1: "cat", 2: "dog", 3: 'a "b"'}
+    categories = {1: "cat", 2: "dog", 3: 'it\'s "b"'}
     write(tmp_path, [(5, 5, 20, 20)], categories=categories)
     write(tmp_path, [(5, 5, 20, 20)] * 2, "val", categories=categories, labels=[1, 2])
     told = read_sets(make(tmp_path, "train", "val"))
-    assert told["train"]["class-without-objects"].startswith(
-        '2 of 3 classes have no training objects: dog, a "b". '
+    assert told["train"]["class-without-objects"] == (
+        '2 of 3 classes have no training objects: dog, it\'s "b". '
+        """'data.drop_categories=["dog","it'"'"'s \\"b\\""]' drops them."""
     )
     assert told["val"]["class-without-objects"].startswith(
         "has objects of classes that no training object has: dog (1)"
