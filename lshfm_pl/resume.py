@@ -195,7 +195,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (LSHFMError, OmegaConfBaseException, OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = printable(str(error).removeprefix(f"{path}: "))[:_LONGEST_REASON]
         raise LSHFMError(f"resume: {path} can't be read ({reason}); give another hydra.run.dir") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not content:
         raise LSHFMError(f"resume: {path} holds no settings; give another hydra.run.dir")
     return {str(key): value for key, value in content.items()}
 

@@ -79,7 +79,9 @@ def test_rooms_out_of_the_code_hash_are_used_by_the_others_for_drawing_and_messa
     allowed = {
         ("monitoring", "reporting"),  # pictures in TensorBoard
         ("evaluate", "reporting"),  # words for the printed table
-        *((name, "cli") for name in ("evaluate", "import_checkpoint", "resume", "train")),
+        ("runs/live", "status_line"),  # what stands on the terminal, likewise the next
+        ("training/progress", "status_line"),
+        *((name, "cli") for name in ("evaluate", "import_checkpoint", "resume", "runs/comparison", "train")),
     }
     used = set()
     for path in results.hashed_files():
