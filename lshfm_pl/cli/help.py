@@ -26,8 +26,10 @@ def command_groups(command: str) -> str:
     if not chosen:
         return "This command has no groups."
     lines = ["Groups, chosen by group=name (* is the default; files in conf/<group>):"]
-    for group, default in chosen.items():
-        names = group_choices(group)
+    for entry, default in chosen.items():
+        directory, _, place = entry.partition("@")
+        group = place or directory  # a place is written as a key: teacher.model=…
+        names = group_choices(directory)
         marked = [f"{name}*" if name == default else name for name in names]
         if len(names) > LISTED_CHOICES:
             marked = [*marked[:CUT_CHOICES], f"… ({len(names)} in all)"]
