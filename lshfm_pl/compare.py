@@ -4,14 +4,18 @@ As it stands it is the quickstart; with other data it is the same comparison on 
 chosen for their pictures.
 """
 
+import os
+
 from lshfm_pl import cli
 
 if __name__ == "__main__":
+    # Threads that wait for each other shall sleep: where other programs have the cores too, the usual turning round
+    # in circles costs several times the whole computation. Read when torch is loaded; no figure depends on it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli.start("compare")  # before the imports below, which take seconds
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
