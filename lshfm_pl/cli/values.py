@@ -123,7 +123,7 @@ def _advice(key: str, value: Any, kind: Kind, default: Any) -> str:
     """What to write instead."""
     if kind.is_text and isinstance(value, list | dict):
         return f"to mean these characters themselves write {for_shell(f'{key}={quoted(_written(value))}')}"
-    if dict in kind.of:
+    if dict in kind.of and list not in kind.of:
         inside = list(default) if isinstance(default, dict) else []
         paths = [name for name in inside if (known := kind_of(name)) is not None and known.is_path]
         if isinstance(value, str) and paths:

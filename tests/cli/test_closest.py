@@ -104,3 +104,16 @@ def test_values_of_another_kind_are_refused_before_anything_is_written(
 )  # fmt: skip
 def test_values_of_the_right_kind_pass(arguments):
     refuse_wrong_values("train", arguments)
+
+
+def test_values_of_a_comparison_pass():
+    for arguments in (
+        ["seeds=[0,1]", "losses=[none,lsh]", "epochs=3", "teacher.epochs=4", "image_size=256"],
+        [
+            "seeds=3",
+            "losses={median:{loss:lsh,bias:median}}",
+            "losses=[none,{lsh:{num_hashes:8}}]",
+            "jobs=null",
+        ],
+    ):
+        refuse_wrong_values("compare", arguments)

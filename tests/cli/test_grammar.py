@@ -75,7 +75,13 @@ def test_class_names_are_read_as_they_are_typed():
     ]  # fmt: skip
 
 
-def test_named_checkpoints_need_no_quotes_of_their_own():
+def test_items_of_lists_and_named_checkpoints_need_no_quotes_of_their_own():
+    (argument,) = repaired(["common=[data=voc_folder,data.root=/a (1),model.min_size=[1,2]]"])
+    assert parsed(argument.removeprefix("common=")).value() == [
+        "data=voc_folder",
+        "data.root=/a (1)",
+        "model.min_size=[1,2]",
+    ]
     named = "checkpoints={teacher: a/epoch=3.ckpt, LSHL2 student: b (2).ckpt}"
     assert dict(value_of("visualize", named, "checkpoints")) == {
         "teacher": "a/epoch=3.ckpt",
