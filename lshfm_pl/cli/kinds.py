@@ -79,6 +79,7 @@ ANY_LIST = Kind((list,), is_null=False)
 
 KINDS = {
     # By the last part of the key
+    "annotations": PATH,
     "backbone_weights": PATH,
     "box_head_width": WHOLE,
     "checkpoint": PATH,
