@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from lshfm_pl.checkpointing import LastCheckpoint, RunRecord, write_checkpoint
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import write_whole
 from lshfm_pl.modules.detection import DetectionModule, SeenBatch
 
 __all__ = ["NonFiniteGuard"]
@@ -155,7 +156,7 @@ class NonFiniteGuard(pl.Callback):
         }
         path = self.folder / f"step_{step:06d}_rank{rank}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_whole(path, (json.dumps(content, indent=2) + "\n").encode("utf-8"))
         return path
 
     @staticmethod
