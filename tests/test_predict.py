@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from small_detectors import ALL_LABELS, CLASS_NAMES, STUDENTS, as_float, random_batch, small_detector
 
@@ -175,3 +175,19 @@ def test_exit_status_tells_whether_all_could_be_read(checkpoint, folder, tmp_pat
     assert status(folder / "a.jpg") == 0
     assert status(folder) == SOME_UNREADABLE
     assert status(folder / "nothing") == 1
+
+
+def test_pictures_are_turned_as_exif_asks_and_other_formats_are_told_in_a_line(tmp_path, capsys):
+    pixels = np.random.RandomState(0).randint(0, 256, (48, 64, 3), dtype=np.uint8)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.png"
+        Image.fromarray(pixels).save(path, exif=exif)
+        expected = np.array(ImageOps.exif_transpose(Image.open(path)))
+        assert np.array_equal(decode_image(path, upright=True).permute(1, 2, 0).numpy(), expected)
+        assert np.array_equal(decode_image(path).permute(1, 2, 0).numpy(), pixels)
+    for name in ("x.gif", "y.TIF"):
+        (tmp_path / name).write_bytes(b"GIF89a")
+    assert len(find_pictures(str(tmp_path))) == 8
+    assert capsys.readouterr().err.startswith("left out: 2 files of formats that are not read")

@@ -53,6 +53,8 @@ _DECODING_ERRORS = (OSError, RuntimeError, ValueError, SyntaxError, Image.Decomp
 
 _EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError)
 """What Pillow raises for EXIF without a TIFF header, cut in it, given as text, or of no hexadecimal digits."""
+_EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif")
+"""Of JPEG, PNG, WebP, and of older PNG writers: without one of them a file need not be looked at."""
 _ROTATED = range(2, 9)
 """EXIF orientations that turn or mirror; 1 is upright, 0 unknown, and others are none."""
 
@@ -84,7 +86,7 @@ def turned_upright(pixels: Tensor, path: Path) -> Tensor:
 
 
 def _turned(pixels: Tensor, path: Path, data: bytes) -> Tensor:
-    if b"Exif" not in data:
+    if not any(mark in data for mark in _EXIF_MARKS):
         return pixels
     try:
         with _open(path, io.BytesIO(data)) as image:

@@ -114,11 +114,16 @@ class Files:
 
     def annotation(self, image_id: str) -> Path | None:
         """The XML file of an id."""
-        path = self.source.annotation_folder / f"{image_id}.xml"
-        if path.name in self._in(path.parent):
-            return path
-        other = path.with_name(f"{path.stem if '.' not in path.name[:-4] else path.name[:-4]}.XML")
-        return other if other.name in self._in(path.parent) else None
+        folder = (self.source.annotation_folder / image_id).parent
+        name = Path(image_id).name
+        return next(
+            (
+                folder / f"{name}{suffix}"
+                for suffix in (".xml", ".XML")
+                if f"{name}{suffix}" in self._in(folder)
+            ),
+            None,
+        )
 
     def pictures(self, image_id: str) -> list[Path]:
         """The files that could be the picture of an id: its name with a suffix that is read."""
