@@ -1,6 +1,7 @@
 """How commands start: what they import before the command line is known to be right, what lists them."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -91,7 +92,9 @@ def test_short_spellings_are_those_of_the_measures():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_module_of_every_command_starts_before_its_imports(command):
     text = (CONFIG_DIR.parent / "lshfm_pl" / f"{command}.py").read_text(encoding="utf-8")
-    assert f'\nif __name__ == "__main__":\n    cli.start("{command}")' in text
+    start = re.search(rf'^if __name__ == "__main__":\n(    .*\n)*    cli\.start\("{command}"\)', text, re.M)
+    assert start is not None
+    assert "import torch" not in text[: start.end()]
 
 
 @pytest.mark.parametrize("quote", ["", '"', "'"])
