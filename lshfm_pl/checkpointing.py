@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lshfm_pl.data.workers import no_failure_midway
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import whole_file
 from lshfm_pl.run_logs import log_position
 from lshfm_pl.signals import Interrupted, StopSignals
 
@@ -74,19 +77,16 @@ def write_checkpoint(checkpoint: Any, path: Path, *, keep_as: Path | None = None
     Raises:
         LSHFMError: it cannot be written; what was at `path` is as it was.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep_as is not None and path.exists():
-            _keep(path, keep_as)
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if keep_as is not None and path.exists():
+                _keep(path, keep_as)
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer could not finish its archive
-        temporary.unlink(missing_ok=True)
         way_on = (
             f"the one before is kept. Make room and go on with resume=auto, or with resume={path} in another "
             "hydra.run.dir"
@@ -141,8 +141,9 @@ class LastCheckpoint(Checkpoint):
     """`last.ckpt`: everything to go on from exactly, and `last-previous.ckpt`, the one before.
 
     Written after every epoch, before a validation, every so many steps or minutes, and when a signal stops the run
-    (see `StopSignals`); always between two batches that complete an optimizer step. A failure writes nothing: what
-    it leaves in memory may be half a step.
+    (see `StopSignals`); always between two batches that complete an optimizer step. A failure outside of a step, as
+    of the data, a logger or another callback, saves the last whole step too; one inside writes nothing: what it
+    leaves in memory may be half a step.
 
     Lightning's loops go on well from the end of an epoch. For the other places the progress that they wrote is
     completed here: between two batches none is begun, and a validation is due that has seen no batch.
@@ -169,6 +170,7 @@ class LastCheckpoint(Checkpoint):
         self._place = "epoch_end"
         self._validated = False
         self._saved_step, self._saved_time = 0, 0.0
+        self._steps_before = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """All checkpoints of this trainer are written by `DurableCheckpointIO`; the signals are not Lightning's."""
@@ -187,7 +189,9 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop if due: here the batch before is done, down to its line in the logs."""
+        no_failure_midway()
         validated, self._validated = self._validated, False
+        self._steps_before = trainer.fit_loop.epoch_loop._batches_that_stepped
         # After a validation inside the epoch Lightning would go on with one more step in the logs: wait a batch.
         if batch_idx % trainer.accumulate_grad_batches or (validated and batch_idx):
             return
@@ -230,6 +234,33 @@ class LastCheckpoint(Checkpoint):
         """Nothing is left to be saved."""
         self.signals.deferred = False
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save the last whole step, if the failure was not in a step, and tell how to go on."""
+        if isinstance(exception, Interrupted) or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self._is_whole_and_new(trainer):
+            with suppress(
+                LSHFMError
+            ):  # as of a full disk: what there is stays, and the failure itself is told
+                self._save(trainer, "after_failure", 0)
+        if self.path.is_file():
+            exception.add_note(
+                f"all up to step {self._saved_step} is saved: give the same command with resume=auto"
+            )
+
+    def _is_whole_and_new(self, trainer: pl.Trainer) -> bool:
+        """Whether training is between two steps, and the last one is in no file."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        counts: Any = progress.current
+        done = counts.processed
+        is_between = counts.started == done and done % trainer.accumulate_grad_batches == 0
+        is_last = progress.is_last_batch and done == counts.ready
+        return (
+            not trainer.validating and is_between and not is_last and trainer.global_step > self._saved_step
+        )
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -238,7 +269,12 @@ class LastCheckpoint(Checkpoint):
         batches, state = loops["epoch_loop.batch_progress"], loops["epoch_loop.state_dict"]
         validation = loops["epoch_loop.val_loop.batch_progress"]
         steps = state["_batches_that_stepped"]
-        if self._place == "between_batches":
+        if self._place == "after_failure":
+            # In memory the last batch may lack its last count, and the next one may have begun.
+            steps = state["_batches_that_stepped"] = self._steps_before + 1
+            for tracker in (batches["total"], batches["current"]):
+                tracker["completed"] = tracker["processed"]
+        if self._place in ("between_batches", "after_failure"):
             for tracker in (batches["total"], batches["current"]):
                 tracker["ready"] = tracker["started"] = tracker["processed"] = tracker["completed"]
             batches["is_last_batch"] = False
@@ -272,7 +308,11 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         self._place = place
-        trainer.save_checkpoint(self.path, weights_only=False)
+        if place == "after_failure":  # of one process alone: the others don't come to the meeting after it
+            content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.checkpoint_io.save_checkpoint(content, self.path)
+        else:
+            trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
 
     def _stop_if(self, trainer: pl.Trainer, signum: int) -> None:

@@ -3,13 +3,15 @@
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.signals import at_end
 
-__all__ = ["open_regular", "read_bytes", "read_end", "write_whole"]
+__all__ = ["open_regular", "read_bytes", "read_end", "whole_file", "write_whole"]
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -18,6 +20,9 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+_unfinished: set[Path] = set()
+"""Files that are being written, under the names that they have until then."""
 
 
 def open_regular(path: str | Path, *, limit: int | None = None, root: str | Path | None = None) -> BinaryIO:
@@ -87,17 +92,42 @@ def write_whole(path: Path, content: bytes) -> Path:
     Raises:
         OSError: it cannot be written.
     """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """As `write_whole`, for content that is written in pieces: inside, write to the path that is given.
+
+    It takes the place of `path` at the end. After an exception inside, or if a signal ends the process, it is gone.
+
+    Raises:
+        OSError: the folder cannot be made, or the file not be renamed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    _unfinished.add(temporary)
     try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        yield temporary
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    return path
+    finally:
+        _unfinished.discard(temporary)
+
+
+def _remove_unfinished() -> None:
+    for temporary in list(_unfinished):
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+at_end(_remove_unfinished)
 
 
 def _refuse_irregular(path: str | Path, status: os.stat_result) -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors import Detector, detector_checkpoint, load_detector, load_torchvision_detector
 from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.files import whole_file
 
 __all__ = ["import_checkpoint"]
 
@@ -69,13 +70,10 @@ def load(config: DictConfig, class_names: tuple[str, ...] | None) -> Detector:
 
 def write(detector: Detector, target: Path) -> None:
     """Write the file so that a reader sees the old one or the whole new one."""
-    temporary = target.with_name(target.name + ".tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(detector_checkpoint(detector), temporary)
-        temporary.replace(target)
+        with whole_file(target) as temporary:
+            torch.save(detector_checkpoint(detector), temporary)
     except (OSError, RuntimeError) as error:  # torch.save raises the latter where a disk is full
-        temporary.unlink(missing_ok=True)
         raise LSHFMError(f"dst: {target} cannot be written ({error})") from error
 
 

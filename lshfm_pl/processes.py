@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from torch import distributed
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.signals import Interrupted, StopSignals, is_first_process
 
 __all__ = [
     "ask_for_end_with_parent",
@@ -44,17 +45,23 @@ def started_by_lightning() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) > 0 and not started_outside()
 
 
-def end_with_parent() -> None:
+def end_with_parent(signals: StopSignals | None = None) -> None:
     """Watch the process that started this one from a thread, and end when it has.
 
-    One that was killed tells nobody, and the others would compute on to the next exchange, or wait for it.
+    One that was killed tells nobody, and the others would compute on to the next exchange, or wait for it. If a
+    signal came, which `signals` knows, both are ending and nothing is told.
     """
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(CHECK_SECONDS)
-        print("error: the first process of this run has ended; so does this one", file=sys.stderr, flush=True)
+        if signals is None or signals.received is None:
+            print(
+                "error: the first process of this run has ended; so does this one",
+                file=sys.stderr,
+                flush=True,
+            )
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
@@ -79,10 +86,11 @@ def ask_for_end_with_parent(parent: int) -> None:
 
 
 @contextmanager
-def lost_processes_told() -> Iterator[None]:
+def lost_processes_told(signals: StopSignals | None = None) -> Iterator[None]:
     """Turn a backend's failure to reach the other processes into one line.
 
     Raises:
+        Interrupted: a signal came, which `signals` knows, and the other process has ended of it before this one.
         LSHFMError: another process of the run has ended or does not answer.
     """
     try:
@@ -91,6 +99,8 @@ def lost_processes_told() -> Iterator[None]:
         several = distributed.is_available() and distributed.is_initialized()
         if not (several and LOST.search(str(error))):
             raise
+        if signals is not None and signals.received is not None:
+            raise Interrupted(signals.received, None if is_first_process() else 0) from error
         reason = str(error).strip().splitlines()[0][:200]
         raise LSHFMError(
             f"another process of this run has ended or does not answer ({reason}). "

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.callbacks import StepTimer
-from lshfm_pl.checkpointing import LAST, Interrupted, LastCheckpoint, RunRecord, StopSignals
+from lshfm_pl.checkpointing import LAST, LastCheckpoint, RunRecord
 from lshfm_pl.cli import as_dict, is_main_process
 from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.cost import EvaluationTimer, detector_cost
@@ -50,6 +50,7 @@ from lshfm_pl.run_folder import refuse_full_disk, refuse_unwritable, training_st
 from lshfm_pl.run_logs import START, rewind_logs
 from lshfm_pl.runs.data_of_run import RunData
 from lshfm_pl.runs.lock import lock_folder
+from lshfm_pl.signals import Interrupted, StopSignals
 
 __all__ = ["train"]
 
@@ -116,12 +117,12 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None) -> dict[s
         if config.compile:
             detectors = [module.detector, *([] if teacher is None else [teacher])]
             compile_backbones(*detectors, device=trainer.strategy.root_device)
-        for callback in callbacks:
-            if isinstance(callback, LastCheckpoint):
-                stack.enter_context(callback.signals)
+        last = next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
+        signals = StopSignals() if last is None else last.signals
+        stack.enter_context(signals)
         if started_by_lightning():
-            end_with_parent()
-        stack.enter_context(lost_processes_told())
+            end_with_parent(signals)
+        stack.enter_context(lost_processes_told(signals))
         if teacher is not None and config.distill.check_teacher and record.teacher_metrics is None:
             record.teacher_metrics = measure_teacher(trainer, teacher, datamodule)
         with contextlib.nullcontext() if restoration is None else restoration.watching():

@@ -1,6 +1,6 @@
 """Interrupt training runs as machines do: kill, stop and starve them, and see whether anything is lost.
 
-    python scripts/torture.py [--output outputs/torture] [--kills 7] [--only kill term limit disk processes]
+    python scripts/torture.py [--output outputs/torture] [--kills 7] [--only kill term limit disk processes group]
 
 Runs are started as users start them and take seconds each. `torture.json` and `torture.md` in the output folder say
 what was done, how often, and what came of it. The status is 1 if anything was not as it should be.
@@ -8,6 +8,7 @@ what was done, how often, and what came of it. The status is 1 if anything was n
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import random
@@ -25,6 +26,8 @@ from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from terminal import Terminal, descendants
+from terminal_moments import MOMENTS
 
 from lshfm_pl.checkpointing import is_whole
 from lshfm_pl.detectors.torch_files import read_torch_file
@@ -312,6 +315,65 @@ def processes(bench: Workbench) -> Iterator[Case]:
             yield Case(f"{fault} of two", f"retinanet, {loss}", 1, int(good), outcome)
 
 
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+WORKERS = ((0, "null"), *((count, method) for count in (2, 4) for method in ("fork", "spawn", "forkserver")))
+WORKERS_END_SECONDS = 10
+
+
+def group(bench: Workbench) -> Iterator[Case]:
+    """Signals as a terminal sends them, to the run and its loader workers, at chosen moments; then go on."""
+    plain = bench.settings("retinanet", "none", 0)
+    reference, _ = bench.reference("group", *plain)
+    signums = itertools.cycle(GROUP_SIGNALS)  # 5 signals, 5 moments, 7 ways: each meets each in the end
+    for workers, method in WORKERS:
+        for moment in MOMENTS:
+            signum = next(signums)
+            run = bench.folder / "group" / f"{workers}_{method}_{moment}"
+            settings = [*plain, f"data.num_workers={workers}", f"data.start_method={method}"]
+            wrong = stopped(bench, run, signum, moment, *settings)
+            if not wrong and bench.finish(run, *settings):
+                wrong = [f"not gone on with: {bench.last_line(run)}"]
+            if not wrong and (differs := difference(run, reference)):
+                wrong = [f"differs in {differs}"]
+            outcome = "; ".join(wrong) or "one line, workers gone, then bit-identical"
+            to = f"{moment.replace('_', ' ')}, {workers} workers ({method})"
+            yield Case(f"{signum.name} to the group", to, 1, int(not wrong), outcome)
+        next(signums)  # another signal for each moment, the next way round
+
+
+def stopped(bench: Workbench, run: Path, signum: signal.Signals, moment: str, *settings: str) -> list[str]:
+    """Stop a run in a pseudo-terminal at a moment; what was not as it should be."""
+    marker = bench.folder / "markers" / f"{run.name}_{signum.name}"
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.unlink(missing_ok=True)
+    pause = ["+callbacks.pause._target_=terminal_moments.PauseAt", f"+callbacks.pause.moment={moment}"]
+    terminal = Terminal(
+        bench.command(run, *settings, *pause, f"+callbacks.pause.marker={marker}"),
+        ROOT,
+        {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'scripts'}"},
+    )
+    while not marker.exists() and not terminal.has_ended():
+        terminal.read(0.05)
+    started = descendants(terminal.pid)
+    before = len(terminal.printed)
+    terminal.send(signum)
+    status = terminal.wait(SECONDS_ALLOWED)
+    told = [line for line in terminal.printed[before:].splitlines() if line.strip()]
+    wrong = [] if status == 128 + signum else [f"status {status}"]
+    if "Traceback" in terminal.printed:
+        wrong.append("a traceback")
+    if len(told) != 1:
+        wrong.append(f"{len(told)} lines: {told[-1:]}")
+    if left := list(run.rglob("*.tmp")):
+        wrong.append(f"half-written {left[0].name}")
+    end = time.monotonic() + WORKERS_END_SECONDS
+    while any(is_alive(pid) for pid in started) and time.monotonic() < end:
+        time.sleep(0.1)
+    if any(is_alive(pid) for pid in started):
+        wrong.append("a process is left over")
+    return wrong
+
+
 def children(pid: int) -> list[int]:
     """Processes of the same command that `pid` has started."""
     listed = subprocess.run(
@@ -343,6 +405,7 @@ def main() -> None:
         "limit": file_too_large,
         "disk": full_disk,
         "processes": processes,
+        "group": group,
     }
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/torture"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 from hydra.errors import InstantiationException
 from omegaconf.errors import OmegaConfBaseException
@@ -40,8 +41,21 @@ OS_ADVICE = {
 """What to do about the errors of the operating system."""
 
 
+WORKER_LOST = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
+"""torch's words for a process that reads data and was ended from outside."""
+
+
 def told(error: BaseException) -> str:
-    """What to print of a failure: ours as it is, any other as the key or file that it is about, and the reason."""
+    """What to print of a failure: ours as it is, any other as the key or file that it is about, and the reason.
+
+    What was noted on it (`add_note`), as how to go on, stands at the end of the first line.
+    """
+    reason, *more = _told(error).split("\n")
+    notes = [note for note in getattr(error, "__notes__", []) if "resume=" not in reason]
+    return "\n".join(["; ".join([reason, *notes]), *more])
+
+
+def _told(error: BaseException) -> str:
     own = _own(error)
     if own is not None:
         # A loader's worker hands its failure over with the traceback as text in front.
@@ -55,6 +69,11 @@ def told(error: BaseException) -> str:
         return f"{getattr(error, 'full_key', None) or 'config'}: {reason}"
     if isinstance(error, OSError) and error.errno is not None:
         return told_of_system(error)
+    if isinstance(error, RuntimeError) and WORKER_LOST.search(str(error)):
+        return (
+            "a process that reads images was ended from outside, as the system does where memory is short: "
+            "lower data.num_workers or data.batch_size"
+        )
     if isinstance(error, MemoryError):
         return f"not enough memory ({_short(error) or 'MemoryError'}); {OS_ADVICE[errno.ENOMEM]}"
     if isinstance(error, RecursionError):

@@ -40,6 +40,8 @@ def worker_arguments(num_workers: int, start_method: str | None = None) -> dict[
         )
     if num_workers == 0:
         return {"num_workers": 0}
+    with _signals_blocked():  # else a signal to the group would end what keeps count of shared memory
+        resource_tracker.ensure_running()
     chosen = start_method or multiprocessing.get_start_method()
     return {"num_workers": num_workers, "multiprocessing_context": _CONTEXTS[chosen]()}
 
@@ -48,8 +50,6 @@ class _Reader:
     """A process of multiprocessing, of any start method, that is ended by its parent alone."""
 
     def start(self) -> None:
-        with _signals_blocked():
-            resource_tracker.ensure_running()  # lets signals through again once it has started
         with _signals_blocked():
             super().start()  # type: ignore[misc]
         # It does not get SIGTERM, by which multiprocessing and torch end processes that are left over.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import open_regular
+from lshfm_pl.files import open_regular, whole_file
 
 __all__ = ["IOU_THRESHOLDS", "MAX_DETECTIONS", "RECALL_POINTS", "EvaluationRecord", "record_evaluation"]
 
@@ -71,13 +71,10 @@ class EvaluationRecord:
     def save(self, path: str | Path) -> Path:
         """Write the file `path` (.npz, compressed; about 2 MB for VOC2007's test set)."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         arrays["class_names"] = np.array(self.class_names, dtype=np.str_)
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as stream:
+        with whole_file(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, format=np.array(FORMAT), **arrays)
-        temporary.replace(path)
         return path
 
     @classmethod
