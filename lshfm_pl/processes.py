@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 from torch import distributed
 
+from lshfm_pl.environment import started_by_srun, started_by_torchrun
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.signals import Interrupted, StopSignals, is_first_process
 
@@ -37,7 +38,7 @@ PR_SET_PDEATHSIG = 1
 
 def started_outside() -> bool:
     """Whether torchrun or SLURM has started this process beside the others of its run."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    return started_by_torchrun() or started_by_srun()
 
 
 def started_by_lightning() -> bool:

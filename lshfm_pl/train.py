@@ -22,6 +22,7 @@ from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
+from lshfm_pl.environment import prepare_meeting
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.files import write_whole
 from lshfm_pl.mimic import build_losses
@@ -63,6 +64,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         LSHFMError: anything that the config, the data or a checkpoint got wrong.
     """
+    prepare_meeting(config.trainer.num_nodes)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = RunData(config)
     choose_folder(config, data)

@@ -142,7 +142,14 @@ def test_two_nodes_by_torchrun_train_together(tmp_path, free_port):
 @pytest.mark.slow
 def test_two_nodes_as_slurm_starts_them_train_together(tmp_path, free_port):
     """With the variables that `srun` gives its tasks; there is no SLURM itself."""
-    job = {"JOB_ID": "4242", "JOB_NAME": "train", "NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2"}
+    job = {
+        "JOB_ID": "4242",
+        "STEP_ID": "0",
+        "JOB_NAME": "train",
+        "NTASKS": "2",
+        "NTASKS_PER_NODE": "1",
+        "NNODES": "2",
+    }
     task = {"PROCID": ["0", "1"], "NODEID": ["0", "1"], "LOCALID": "0", "NODELIST": "localhost"}
     variables = {f"SLURM_{name}": value for name, value in {**job, **task}.items()}
     meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port, "GLOO_SOCKET_IFNAME": "lo"}
@@ -180,19 +187,30 @@ def test_only_a_backends_failure_to_reach_others_is_retold(monkeypatch):
         raise RuntimeError("Connection closed by peer")
 
 
+TORCHRUN_SETS = {
+    "TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}  # fmt: skip
+SRUN_SETS = {
+    "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_NTASKS": "4",
+    "SLURM_NNODES": "2",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("environment", "outside", "by_lightning"),
     [
         ({}, False, False),
         ({"LOCAL_RANK": "0"}, False, False),
         ({"LOCAL_RANK": "1"}, False, True),
-        ({"LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x"}, True, False),
-        ({"SLURM_NTASKS": "4"}, True, False),
-        ({"SLURM_NTASKS": "1"}, False, False),
+        (TORCHRUN_SETS, True, False),
+        (SRUN_SETS, True, False),
+        ({"SLURM_NTASKS": "4"}, False, False),
+        ({**SRUN_SETS, "SLURM_NTASKS": "1"}, False, False),
     ],
 )
 def test_who_started_a_process_is_told_by_its_environment(environment, outside, by_lightning, monkeypatch):
-    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"):
+    for name in (*TORCHRUN_SETS, *SRUN_SETS):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

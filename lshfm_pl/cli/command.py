@@ -27,6 +27,7 @@ from lshfm_pl.cli.grammar import overrides_of, repaired
 from lshfm_pl.cli.spelling import respelled
 from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.cli.values import expand_home, refuse_missing_values, refuse_wrong_values
+from lshfm_pl.environment import prepare_environment
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.signals import end_at_signals
@@ -81,6 +82,10 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
     """
     end_at_signals()
     prepare_streams()
+    try:
+        prepare_environment()
+    except LSHFMError as error:
+        _fail(str(error))
     if "--version" in sys.argv[1:]:
         print(f"lshfm_pl {__version__}")
         return

@@ -1,0 +1,147 @@
+"""Variables that were left over from elsewhere are not read; one that counts and is wrong is named."""
+
+import os
+import re
+import threading
+
+import pytest
+from test_processes import SRUN_SETS, TORCHRUN_SETS
+
+from lshfm_pl import environment
+from lshfm_pl.cli.command import _run
+from lshfm_pl.environment import first_node, prepare_environment, prepare_meeting
+from lshfm_pl.errors import LSHFMError
+
+READ = {
+    *TORCHRUN_SETS, *SRUN_SETS, "SLURM_NTASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE", "SLURM_JOB_NAME",
+    "SLURM_NODELIST", "NODE_RANK",
+    "GROUP_RANK", "LOCAL_WORLD_SIZE", "JSM_NAMESPACE_RANK", "STANDALONE_PORT",
+}  # fmt: skip
+BY_HAND = {
+    "LOCAL_RANK": "1",
+    "NODE_RANK": "0",
+    "WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Sets variables, and only those; returns what is set of the ones that are read."""
+    kept = dict(os.environ)
+    for name in READ:
+        os.environ.pop(name, None)
+
+    def change(values=None):
+        os.environ.update(values or {})
+        return {name: os.environ[name] for name in READ if name in os.environ}
+
+    yield change
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.mark.parametrize(
+    "left_over",
+    [
+        {"LOCAL_RANK": "x"},
+        {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"},
+        {"RANK": "3"},
+        {"SLURM_NTASKS": "4(x2)"},
+        {"SLURM_NTASKS": "4", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "4"},
+        {
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "SLURM_NODEID": "0",
+            "SLURM_NTASKS": "2",
+            "SLURM_NNODES": "2",
+        },
+        {"TORCHELASTIC_RUN_ID": "none"},
+        {"MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": "29500", "NODE_RANK": "1"},
+        {"GROUP_RANK": "x"},
+        {"JSM_NAMESPACE_RANK": "2"},
+        {"STANDALONE_PORT": ""},
+    ],
+)
+def test_left_over_variables_are_not_read(left_over, variables):
+    variables(left_over)
+    prepare_environment()
+    prepare_meeting(num_nodes=1)
+    assert variables() == {}
+
+
+def test_a_single_task_of_srun_is_a_process_like_any_other(variables):
+    variables({**SRUN_SETS, "SLURM_NTASKS": "1"})
+    prepare_environment()
+    assert variables() == {"SLURM_STEP_ID": "0"}
+
+
+@pytest.mark.parametrize("given", [TORCHRUN_SETS, BY_HAND])
+def test_whole_groups_are_kept(given, variables):
+    variables(given)
+    prepare_environment()
+    prepare_meeting(num_nodes=1)
+    assert variables() == given
+
+
+def test_tasks_of_srun_are_joined_however_it_was_called(variables):
+    variables({**SRUN_SETS, "SLURM_JOB_NAME": "bash", "SLURM_NODELIST": "localhost"})
+    prepare_environment()
+    prepare_meeting(num_nodes=2)
+    assert variables()["SLURM_NTASKS_PER_NODE"] == "2"
+    assert variables()["SLURM_JOB_NAME"] != "bash"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({**SRUN_SETS, "SLURM_NTASKS": "4(x2)"}, "SLURM_NTASKS: .*'4(x2)'; .*unset SLURM_NTASKS"),
+        ({**SRUN_SETS, "SLURM_NTASKS": "3"}, "SLURM_NTASKS: 3 tasks .* 2 nodes; .*--ntasks-per-node"),
+        ({**SRUN_SETS, "SLURM_STEP_TASKS_PER_NODE": "3,1"}, "SLURM_NTASKS: 4 tasks .* 2 nodes"),
+        ({**BY_HAND, "LOCAL_RANK": "-1"}, "LOCAL_RANK: .*'-1'; .*unset LOCAL_RANK"),
+        ({**TORCHRUN_SETS, "WORLD_SIZE": "two"}, "WORLD_SIZE: .*'two'"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT: .*65535, found '99999'"),
+        ({"NODE_RANK": "n1"}, "NODE_RANK: .*'n1'"),
+    ],
+)
+def test_wrong_variable_is_named_in_one_line(given, message, variables, capsys):
+    variables(given)
+    with pytest.raises(SystemExit, match="1"):
+        _run("train", lambda: pytest.fail("it must not run"))
+    printed = capsys.readouterr().err
+    assert re.search(message.replace("(x2)", r"\(x2\)"), printed), printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {**SRUN_SETS, "SLURM_NODELIST": "no-such-host[1-2].invalid"},
+        {"MASTER_ADDR": "no such host"},
+        {"MASTER_ADDR": "." * 70},
+    ],
+)
+def test_first_node_without_an_address_is_told_at_once(given, variables):
+    variables(given)
+    prepare_environment()
+    with pytest.raises(LSHFMError, match="host name .* has no address .*export MASTER_ADDR="):
+        prepare_meeting(num_nodes=2)
+
+
+def test_name_server_that_does_not_answer_is_not_waited_for(variables, monkeypatch):
+    never = threading.Event()
+    monkeypatch.setattr(environment.socket, "getaddrinfo", lambda *_: never.wait(20))
+    monkeypatch.setattr(environment, "RESOLVE_SECONDS", 0.1)
+    variables({"MASTER_ADDR": "somewhere"})
+    with pytest.raises(LSHFMError, match="does not answer"):
+        prepare_meeting(num_nodes=2)
+    never.set()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("n[1-2]", "n1"), ("a[07,9]", "a07"), ("a3", "a3"), ("b1,c[1-4]", "b1"), ("x[5].y", "x5.y")],
+)
+def test_first_of_a_list_of_nodes(nodes, first):
+    assert first_node(nodes) == first
