@@ -65,6 +65,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         LSHFMError: anything that the config, the data or a checkpoint got wrong.
     """
     prepare_meeting(config.trainer.num_nodes)
+    if not is_main_process():  # the first says the same; of what goes wrong each tells its own
+        logging.getLogger("lshfm_pl").setLevel(logging.WARNING)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = RunData(config)
     choose_folder(config, data)

@@ -1,0 +1,100 @@
+"""On a real SLURM of two virtual nodes: the documented script goes through signals and requeues to its end."""
+
+import json
+import re
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from slurm_cluster import slurm_cluster, why_not
+from test_processes import ROOT, TINY
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+
+EPOCHS = 12
+
+REVOKED_SECONDS = 3
+"""A node refuses a job that it has just ended: what allows it to start is compared by the second."""
+
+TRAIN = (
+    *TINY, "model=fasterrcnn_resnet10fpn_tiny", "data.batch_size=1", f"schedule.epochs={EPOCHS}",
+    "trainer.num_nodes=2", "trainer.devices=1", "resume=auto",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    # Not pytest's own folder: munge wants a path that others cannot write to, and sockets a short one.
+    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        with slurm_cluster(Path(folder)) as running:
+            yield running
+
+
+def documented_script():
+    """The script of docs/distributed.md."""
+    blocks = re.findall(r"```\n(#!/bin/bash\n.*?)```", (ROOT / "docs/distributed.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    return blocks[0]
+
+
+def adapted(script, tmp_path):
+    """With this test's training, one process a node, and what virtual nodes need: their names have no address."""
+    settings = [*TRAIN, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run"]
+    train = f"srun {shlex.join([sys.executable, '-m', 'lshfm_pl.train', *settings])}"
+    script, replaced = re.subn(r"^srun python -m .*$", lambda _: train, script, flags=re.MULTILINE)
+    assert replaced == 1
+    script = script.replace("--ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=8", "--ntasks-per-node=1")
+    exports = f"export MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo OMP_NUM_THREADS=1 PYTHONPATH={ROOT}\n"
+    return script.replace("srun ", exports + "srun ", 1)
+
+
+def wait_for(condition, seconds, printed):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, (
+            printed.read_text()[-3000:] if printed.exists() else "nothing printed"
+        )
+        time.sleep(0.3)
+
+
+def submit(cluster, script, printed):
+    path = printed.with_suffix(".sh")
+    path.write_text(script)
+    submitted = cluster.run(
+        "sbatch", "--open-mode=append", f"--output={printed}", f"--chdir={ROOT}", str(path)
+    )
+    return submitted.split()[-1]
+
+
+def epochs(printed):
+    """The epochs of which lines were printed, in their order."""
+    return (
+        [int(epoch) for epoch in re.findall(r"epoch (\d+)/", printed.read_text())] if printed.exists() else []
+    )
+
+
+def start_again(cluster, job):
+    """Start a requeued job now; SLURM itself waits two minutes."""
+    time.sleep(REVOKED_SECONDS)
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+def test_documented_script_goes_on_after_its_signal_to_the_last_epoch(cluster, tmp_path):
+    printed = tmp_path / "job.txt"
+    job = submit(cluster, adapted(documented_script(), tmp_path), printed)
+    wait_for(lambda: len(epochs(printed)) >= 2, 60, printed)
+    cluster.run("scancel", "--signal=USR1", job)  # as --signal sends it ahead of the time limit: to the steps
+    wait_for(lambda: cluster.state(job) == "PENDING", 30, printed)
+    assert "SIGUSR1: saving after this batch" in printed.read_text()
+    assert "Traceback" not in printed.read_text()
+    before = len(epochs(printed))
+    assert before < EPOCHS
+    start_again(cluster, job)
+    wait_for(lambda: cluster.state(job) in ("COMPLETED", "FAILED"), 80, printed)
+    assert cluster.state(job) == "COMPLETED", printed.read_text()[-3000:] + cluster.log()
+    assert epochs(printed) == list(range(1, EPOCHS + 1))  # each line once, no epoch again
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
