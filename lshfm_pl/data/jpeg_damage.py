@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import RLock
 
+from lshfm_pl.signals import at_end
+
 __all__ = ["ErrorOutput", "capture_error_output", "is_harmless", "jpeg_messages"]
 
 _MESSAGES = re.compile(r"^(?:Corrupt JPEG data|Premature end|Inconsistent progression|Invalid).*$", re.M)
@@ -22,6 +24,8 @@ _FEW = 2
 """Bytes, which some writers leave at the end of the compressed data."""
 _STANDARD_ERROR = 2
 _LOCK = RLock()
+_captures: list["ErrorOutput"] = []
+"""Those that have not ended yet, the innermost last."""
 
 
 class ErrorOutput:
@@ -59,14 +63,25 @@ def capture_error_output() -> Iterator[ErrorOutput]:
         _flush()
         os.dup2(file, _STANDARD_ERROR)
         output = ErrorOutput(file, original)
+        _captures.append(output)
         try:
             yield output
         finally:
             _flush()
             os.dup2(original, _STANDARD_ERROR)
             output.take()
+            _captures.remove(output)
             os.close(original)
             os.close(file)
+
+
+def _pass_on() -> None:
+    """A signal ends the process while it captures: what the handler said would be lost."""
+    for output in reversed(_captures):
+        output.take()
+
+
+at_end(_pass_on)
 
 
 def _memory_file() -> int:

@@ -1,5 +1,7 @@
 import io
 import os
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -41,3 +43,17 @@ def test_what_others_write_meanwhile_is_passed_on(capfd):
     assert messages == ["Corrupt JPEG data: bad Huffman code"]
     print("after", file=sys.stderr)
     assert capfd.readouterr().err.splitlines() == ["a line of another thread", "after"]
+
+
+def test_what_is_said_at_a_signal_is_passed_on_before_the_process_ends():
+    script = (
+        "import os, signal\n"
+        "from lshfm_pl.signals import end_at_signals\n"
+        "from lshfm_pl.data.jpeg_damage import capture_error_output\n"
+        "end_at_signals()\n"
+        "with capture_error_output():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.stderr.splitlines() == ["SIGTERM: stopped"]
