@@ -42,6 +42,9 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 """Keys, or groups of them, that do not change what is learned: they may differ on resume."""
 
+MEANT_BEFORE = {"data.first_pixel": (1,), "distill.bias_even_median": ("mean", "lower")}
+"""Keys that older runs lack, with the values that change nothing for one of those: a bias is kept in its checkpoint."""
+
 RESULTS_BEFORE = "results-previous.json"
 """In the folder of a run that was finished and goes on: what it had reached."""
 
@@ -279,14 +282,20 @@ def differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
     """`key: saved → wanted` for each that differs, between configs made `comparable`.
 
     A key that one of them lacks is of another version of this project: where it is null, false or empty it asks for
-    nothing.
+    nothing, and so do the values in `MEANT_BEFORE`.
     """
     absent = "absent"
+
+    def asks_for_nothing(key: str) -> bool:
+        if key in saved and key in wanted:
+            return False
+        value = saved[key] if key in saved else wanted[key]
+        return value in MEANT_BEFORE[key] if key in MEANT_BEFORE else not value
+
     return [
         f"{key}: {saved.get(key, absent)} → {wanted.get(key, absent)}"
         for key in sorted(saved.keys() | wanted.keys())
-        if saved.get(key, absent) != wanted.get(key, absent)
-        and ((key in saved and key in wanted) or saved.get(key) or wanted.get(key))
+        if saved.get(key, absent) != wanted.get(key, absent) and not asks_for_nothing(key)
     ]
 
 

@@ -275,6 +275,15 @@ def test_differing_keys_are_told_with_both_values():
     assert differing_keys({"a": False, "b": 1}, {"a": None}) == ["a: False → None", "b: 1 → absent"]
 
 
+def test_a_key_that_an_older_run_lacks_is_no_difference_where_it_changes_nothing():
+    new = {"data.first_pixel": 1, "distill.bias_even_median": "lower"}
+    assert differing_keys({}, new) == []
+    assert differing_keys({}, {"data.first_pixel": 0}) == ["data.first_pixel: absent → 0"]
+    assert differing_keys({"distill.bias_even_median": "mean"}, new) == [
+        "distill.bias_even_median: mean → lower"
+    ]
+
+
 @pytest.mark.parametrize("how", ["", "null", "[" * 50_000, "a: [", "- 1", "&a [*a]"])
 def test_finished_run_whose_config_is_damaged_is_told_in_one_line(
     how, finished, settings, data_root, tmp_path

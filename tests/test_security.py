@@ -118,12 +118,16 @@ def calls():
     return found
 
 
+WRITERS = ("save_checkpoint", "dump_checkpoint")
+"""Calls by which Lightning makes a checkpoint: their `weights_only` is about what is written."""
+
+
 def test_there_is_one_loader_of_tensors_and_it_loads_weights_only():
     found = [(place.split(":")[0], words) for place, name, words in calls() if name == "torch.load"]
     assert [place for place, _ in found] == ["torch_files.py"]
     assert found[0][1]["weights_only"] == "True"
     for place, name, words in calls():
-        assert words.get("weights_only", "True") == "True" or name.endswith("save_checkpoint"), place
+        assert words.get("weights_only", "True") == "True" or name.endswith(WRITERS), place
         assert words.get("allow_pickle", "False") == "False", place
 
 

@@ -20,6 +20,9 @@ NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_work
                   "aspect_ratio_groups", "flip_probability", "seed", "class_names", "on_bad_sample")  # fmt: skip
 """Keys of `data` that do not say which images it is."""
 
+ADDED_LATER = ("annotations", "images", "first_pixel", "keep_empty_images", "drop_categories")
+"""Keys of `data` that older runs lack: they read what the published sets' files now say."""
+
 NOT_A_LOSS_SETTING = {"name", "seed", "check_teacher"}
 """Entries of `distill` by which runs of one line may differ, and a run from the published row."""
 
@@ -115,7 +118,11 @@ def data_name(data: Any) -> str | None:
     if not isinstance(data, Mapping):
         return None
     wanted = _images(data)
-    return next((name for name, images in _known_data().items() if images == wanted), None)
+    for name, images in _known_data().items():
+        later = {key: images[key] for key in ADDED_LATER if key in images}
+        if {**later, **wanted} == images:
+            return name
+    return None
 
 
 @cache
