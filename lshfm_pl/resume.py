@@ -43,7 +43,7 @@ WITHOUT_EFFECT = (
 """Keys, or groups of them, that do not change what is learned: they may differ on resume."""
 
 MEANT_BEFORE = {"data.first_pixel": (1,), "distill.bias_even_median": ("mean", "lower")}
-"""Keys that older runs lack, with the values that change nothing for one of those: a bias is kept in its checkpoint."""
+"""Keys that older runs lack, with the values that change nothing for them: a bias is kept in its checkpoint."""
 
 RESULTS_BEFORE = "results-previous.json"
 """In the folder of a run that was finished and goes on: what it had reached."""
