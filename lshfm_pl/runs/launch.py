@@ -19,6 +19,7 @@ from typing import Any
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.processes import ask_for_end_with_parent
 from lshfm_pl.results import RESULTS_FILE, write_json
+from lshfm_pl.signals import STOP_SIGNALS
 
 __all__ = ["OUTPUT_FILE", "Run", "RunProcess", "is_done", "quoted", "read_results", "run_once"]
 
@@ -113,7 +114,7 @@ def _run_command(
 ) -> None:
     """In the new process: run `lshfm_pl.<command>` as a shell would, its output appended to a file."""
     os.setpgid(0, 0)  # a terminal's signals come once, from the process that started this one
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _redirect(output)

@@ -8,15 +8,13 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, Protocol
 
-from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.launch import Run, RunProcess, is_done, read_results
+from lshfm_pl.signals import STOP_SIGNALS, Interrupted
 
 __all__ = ["Watcher", "run_all"]
 
 log = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 LOOK_SECONDS = 0.5
 """Between two looks at how far the runs are."""
