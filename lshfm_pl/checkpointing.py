@@ -238,7 +238,8 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Save the last whole step, if the failure was not in a step, and tell how to go on."""
-        if isinstance(exception, Interrupted) or trainer.state.fn != TrainerFn.FITTING:
+        # What is no `Exception` ends the process by wish: a signal has saved already where it could.
+        if not isinstance(exception, Exception) or trainer.state.fn != TrainerFn.FITTING:
             return
         if self._is_whole_and_new(trainer):
             with suppress(
