@@ -242,9 +242,8 @@ class LastCheckpoint(Checkpoint):
         if not isinstance(exception, Exception) or trainer.state.fn != TrainerFn.FITTING:
             return
         if self._is_whole_and_new(trainer):
-            with suppress(
-                LSHFMError
-            ):  # as of a full disk: what there is stays, and the failure itself is told
+            # A full disk, say: what is there stays, and the failure itself is told.
+            with suppress(LSHFMError):
                 self._save(trainer, "after_failure", 0)
         if self.path.is_file():
             exception.add_note(

@@ -74,9 +74,8 @@ def compare(config: DictConfig) -> Path:
     students, seeds = read_students(config.losses), read_seeds(config.seeds)
     folder = Path(config.output_dir)
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # a pool of threads that was begun here would be missing in the runs, which are forks
+    # The runs are forks: a pool of threads that was begun here would be missing in them.
+    torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder, what="comparison", key="output_dir"):
         plan = make_plan(config)
