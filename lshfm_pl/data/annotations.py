@@ -16,6 +16,7 @@ from xml.parsers import expat
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, without_path
 from lshfm_pl.data.images import SUFFIXES
+from lshfm_pl.data.spelling import composed
 from lshfm_pl.data.voc_layout import ANNOTATIONS, IMAGES, Files, VOCSource, found_layout, list_names
 from lshfm_pl.data.voc_splits import read_split
 from lshfm_pl.errors import LSHFMError, few
@@ -53,6 +54,12 @@ _FILES_WITH_LINES = 4
 _LARGEST_COORDINATE = 1e9
 """Pixels: no image has more, and NaN and the infinities are outside of ± this too."""
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_KNOWN_TO_EXPAT = ("utf-8", "utf-16", "iso-8859-1", "us-ascii", "ascii")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_BLANKS_FIRST = re.compile(rb"\A([ \t\r\n]+)(<\?xml[^>\n]*\?>)")
+_BARE_AMPERSAND = re.compile(rb"&(?!#?\w+;)")
+_DIFFICULT = {"": False, "0": False, "1": True}
+_DIFFICULT_READ_SO = {"false": False, "0.0": False, "true": True, "1.0": True}
 _XML_ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
 
 
@@ -203,9 +210,9 @@ class _PictureError(Exception):
 def _find_image(files: Files, name: str, annotation: Annotation | None, log: FaultLog) -> Path:
     """The file of the id's name; of several the one that `<filename>` names; without any that one too."""
     filename = annotation.filename if annotation else ""
+    stated = filename.replace("\\", "/").rpartition("/")[2]
     pictures = files.pictures(name)
     if len(pictures) > 1:
-        stated = filename.replace("\\", "/").rpartition("/")[2]
         of_name = [path for path in pictures if path.name == stated]
         if len(of_name) == 1 and annotation is not None:
             names = few([path.name for path in pictures])
@@ -215,8 +222,19 @@ def _find_image(files: Files, name: str, annotation: Annotation | None, log: Fau
         found = f"'{name}' has several pictures: {few([path.name for path in pictures])}"
         advice = "<filename> of its annotation names none of them. Correct it, or remove the others."
         raise _PictureError("image-ambiguous", f"{found}; {advice}")
-    named = pictures[0] if pictures else files.named(name, filename) if filename else None
+    if pictures:
+        picture = pictures[0]
+        other = files.named(name, stated) if Path(stated).stem != picture.stem else None
+        if other not in (None, picture) and annotation is not None:
+            text = f"its <filename> {stated} is another picture; {picture.name} is taken, which has its name."
+            log.add(Fault("image-chosen", annotation.path, text))
+        return picture
+    alike = files.pictures_alike(name)
+    named = alike[0] if len(alike) == 1 else files.named(name, filename) if filename else None
     if named is not None:
+        reason = "differs in case or in the form of Unicode alone" if alike else "is its <filename>"
+        text = f"'{name}' has no picture of its very name: {named.name} is taken, which {reason}."
+        log.add(Fault("image-chosen", annotation.path if annotation else named, text))
         return named
     folder = (files.source.image_folder / name).parent
     others = files.others(name)
@@ -248,6 +266,9 @@ def _read_annotation(path: Path, image_id: str, log: FaultLog, first_pixel: int)
             _refuse_repeated(node)
             box = _read_box(node, first_pixel)
             objects.append((_read_name(node), box, _read_difficult(node), position))
+            if (text := _text(node, "difficult")) not in _DIFFICULT:
+                told = f"<difficult> of object {position} is '{text}', read as {int(objects[-1][2])}."
+                log.add(Fault("value-read", path, told, object_line(path, position, "difficult")))
         except _ObjectError as error:
             text = f"{error.subject} of object {position} ({_text(node, 'name') or 'no name'}) {error}"
             line = object_line(path, position, error.tag)
@@ -275,7 +296,7 @@ def _parse(path: Path, image_id: str, log: FaultLog) -> ET.Element:
         if path.is_file() and (size := path.stat().st_size) > _LARGEST_XML:
             raise fault("annotation-huge", f"has {size:,} bytes, above the limit of {_LARGEST_XML:,}.")
         data = read_bytes(path, limit=_LARGEST_XML)
-        root = ET.fromstring(data, ET.XMLParser(target=_TreeBuilderWithoutDoctype()))
+        root = ET.fromstring(_xml(data), ET.XMLParser(target=_TreeBuilderWithoutDoctype()))
     except LSHFMError as error:
         if isinstance(error, FaultError):
             raise
@@ -284,16 +305,37 @@ def _parse(path: Path, image_id: str, log: FaultLog) -> ET.Element:
         raise fault("annotation-doctype", f"{error}.") from error
     except (ET.ParseError, ValueError, LookupError, OSError) as error:
         line = error.position[0] if isinstance(error, ET.ParseError) else None
-        raise fault("annotation-broken", f"can't be read: {error}. Expected a VOC XML file.", line) from error
+        advice = _advice(data, error) if isinstance(error, ET.ParseError) else "Expected a VOC XML file."
+        raise fault("annotation-broken", f"can't be read: {error}. {advice}", line) from error
     if root.tag != "annotation":
         raise fault("annotation-broken", f"expected <annotation>, found <{root.tag}>: not a VOC annotation.")
     declared = _XML_ENCODING.match(data)
-    encoding = (
-        declared[1].decode() if declared else "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-    )
+    encoding = declared[1].decode() if declared else "utf-16" if data[:2] in _UTF16_MARKS else "utf-8"
     if encoding.lower() not in ("utf-8", "ascii", "us-ascii"):
         log.add(Fault("encoding", path, f"is in {encoding}, not UTF-8; it was read."))
     return root
+
+
+def _xml(data: bytes) -> bytes | str:
+    """XML as expat reads it: no blanks before its declaration, and encodings decoded that expat doesn't know."""
+    data = _BLANKS_FIRST.sub(rb"\2\1", data)  # after it, so that lines keep their numbers
+    declared = _XML_ENCODING.match(data)
+    name = declared[1].decode() if declared else "utf-8"
+    return data if name.lower() in _KNOWN_TO_EXPAT else data.decode(name)
+
+
+def _advice(data: bytes, error: ET.ParseError) -> str:
+    """What is probably wrong where XML can't be parsed."""
+    lines = data.splitlines()
+    line = lines[error.position[0] - 1] if error.position[0] <= len(lines) else b""
+    if _XML_ENCODING.match(data) is None and data[:2] not in _UTF16_MARKS:
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return "Its text is not UTF-8: store it as UTF-8, or declare its encoding in the first line."
+    if _BARE_AMPERSAND.search(line):
+        return "Write & as &amp;."
+    return "Expected a VOC XML file."
 
 
 class _ObjectError(Exception):
@@ -344,7 +386,7 @@ def _object_lines(path: Path, modified: int) -> list[dict[str, int]]:
         depth -= 1
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.Parse(read_bytes(path, limit=_LARGEST_XML), True)
+    parser.Parse(_xml(read_bytes(path, limit=_LARGEST_XML)), True)
     return objects
 
 
@@ -379,7 +421,7 @@ def _read_name(node: ET.Element) -> str:
     name = _text(node, "name")
     if not name:
         raise _ObjectError("annotation-incomplete", "name", "is missing. Give the object's class.")
-    return name
+    return composed(name)
 
 
 def _read_box(node: ET.Element, first_pixel: int) -> tuple[float, float, float, float]:
@@ -390,7 +432,7 @@ def _read_box(node: ET.Element, first_pixel: int) -> tuple[float, float, float, 
     for tag in _CORNERS:
         text = _text(corners, tag)
         try:
-            value = float(text)
+            value = math.nan if "_" in text else float(text)  # Python reads 1_0 as 10
         except ValueError:
             value = math.nan
         if not abs(value) < _LARGEST_COORDINATE:
@@ -412,9 +454,10 @@ def _read_box(node: ET.Element, first_pixel: int) -> tuple[float, float, float, 
 
 def _read_difficult(node: ET.Element) -> bool:
     text = _text(node, "difficult")
-    if text not in ("", "0", "1"):
+    known = {**_DIFFICULT, **_DIFFICULT_READ_SO}
+    if text.lower() not in known:
         raise _ObjectError("annotation-incomplete", "difficult", f"is '{text}': expected 0 or 1.")
-    return text == "1"
+    return known[text.lower()]
 
 
 def sorted_names(annotations: Iterable[Annotation]) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def checked_areas(file: COCOFile, log: FaultLog) -> COCOFile:
     """The file with the box's area where the annotation's can't be that of something in the box: one warning."""
     of_box = file.boxes[:, 2] * file.boxes[:, 3]
     largest = _LARGEST_SHARE * (file.boxes[:, 2:] + _ROUNDING).prod(axis=1)
-    wrong = (file.area > largest) | ((file.area < _SMALLEST_SHARE * of_box) & (of_box >= 1))
+    wrong = (file.area < 0) | (file.area > largest) | ((file.area < _SMALLEST_SHARE * of_box) & (of_box >= 1))
     if wrong.any():
         first = int(np.flatnonzero(wrong)[0])
         text = (

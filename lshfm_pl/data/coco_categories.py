@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from lshfm_pl.data.coco_json import COCOFile
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.spelling import composed
 from lshfm_pl.errors import LSHFMError, few
 
 __all__ = ["CATEGORY_IDS", "CategoryIds", "make_labels", "unused_name", "without_categories"]
@@ -70,12 +71,13 @@ def make_labels(
     if classes is None:
         label_of = _labels(file, category_ids)
         return label_of, _class_names(file, label_of)
-    unknown = [name for name in file.categories.values() if name not in classes]
+    label_by_name = {composed(name): label for label, name in enumerate(classes, start=1)}
+    unknown = [name for name in file.categories.values() if name not in label_by_name]
     if unknown:
         raise FaultError(
             Fault("category-unknown", file.path, _unknown_text(file, unknown, classes, classes_of))
         )
-    label_of = {category_id: classes.index(name) + 1 for category_id, name in file.categories.items()}
+    label_of = {category_id: label_by_name[name] for category_id, name in file.categories.items()}
     if ids is None:
         named = {label: name for label, name in enumerate(classes, start=1) if name != unused_name(label)}
         is_same = named == (

@@ -3,7 +3,6 @@
 import os
 import posixpath
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from lshfm_pl.data.coco_values import EntryError, Notes, has_unprintable, refuse_missing, shown
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
+from lshfm_pl.data.spelling import folded
 
 __all__ = ["advice", "file_name_of", "find_images"]
 
@@ -42,17 +42,28 @@ class NamedImage(Protocol):
         """As the entry has it."""
 
 
-def file_name_of(entry: dict[str, Any]) -> str:
-    """The `file_name` of an entry.
+def file_name_of(entry: dict[str, Any], notes: Notes, others: Sequence[str] = ()) -> str:
+    """The `file_name` of an entry, or what another key names instead of it.
+
+    Args:
+        entry: of `images`.
+        notes: is told what was read although it is not as the format says.
+        others: keys to look for where there is no `file_name`.
 
     Raises:
         EntryError: there is none, or it can't name a file anywhere.
     """
-    if "file_name" not in entry:
+    key = next((key for key in ("file_name", *others) if key in entry), None)
+    if key is None:
         refuse_missing("file_name")
-    name = entry["file_name"]
+    name = entry[key]
     if not isinstance(name, str) or not name.strip():
-        raise EntryError(f"file_name is {shown(name)}, expected text")
+        raise EntryError(f"{key} is {shown(name)}, expected text")
+    if key != "file_name":
+        notes.add("value-read", f"{key} is {shown(name)}, read as file_name")
+    elif has_unprintable(name) and not has_unprintable(name.strip()):
+        notes.add("value-read", f"file_name is {shown(name)}, read without its line break")
+        name = name.strip()
     if (reason := _impossible(name)) is not None:
         raise EntryError(f"file_name {shown(name)} {reason}", "path-unsafe")
     return name
@@ -183,7 +194,9 @@ class _Folder:
             )
         )
         for start in range(len(parts)):
-            found = self._fitting(self.root, parts[start:])
+            found = self._fitting(self.root, parts[start:]) or self._fitting(
+                self.root, _unquoted(parts[start:])
+            )
             if len(found) > 1:
                 raise self._ambiguous(found)
             if found:
@@ -195,6 +208,8 @@ class _Folder:
                 raise self._ambiguous(found)
             if found:
                 return found[0]
+        if parts and reason is None and (other := self._of_stem(parts[-1])) is not None:
+            missing.advice = f"There is {other}: correct the suffix if it is this one."
         raise missing
 
     def _ambiguous(self, found: Sequence[Path]) -> _NotFoundError:
@@ -208,14 +223,18 @@ class _Folder:
         if folder not in self._folded:
             self._folded[folder] = {}
             for known in names:
-                self._folded[folder].setdefault(_fold(known), []).append(known)
+                self._folded[folder].setdefault(folded(known), []).append(known)
         of_key = self._folded[folder]
-        fitting = [name] if name in names else of_key.get(_fold(name), [])
+        fitting = [name] if name in names else of_key.get(folded(name), [])
         if rest:
             return [path for known in fitting for path in self._fitting(folder / known, rest)]
         if not fitting:
-            fitting = [known for suffix in _SUFFIXES for known in of_key.get(_fold(name + suffix), [])]
+            fitting = [known for suffix in _SUFFIXES for known in of_key.get(folded(name + suffix), [])]
         return [folder / known for known in fitting if (folder / known).is_file()]
+
+    def _of_stem(self, name: str) -> str | None:
+        """A file of this name with another suffix, for messages."""
+        return next((known for known in self.names(self.root) if Path(known).stem == Path(name).stem), None)
 
     def _refuse_other_folder(self, parts: Sequence[str], start: int, found: Path) -> None:
         """A name may begin with a folder that lies beside this one: then the file there may be meant."""
@@ -223,7 +242,7 @@ class _Folder:
             return
         beside = self.root.absolute().parent
         first = beside / parts[0]
-        is_this = _fold(parts[0]) in (_fold(part) for part in self.root.absolute().parts)
+        is_this = folded(parts[0]) in (folded(part) for part in self.root.absolute().parts)
         if not is_this and first.is_dir():
             raise _NotFoundError(
                 f"no such image; {parts[0]}/ lies beside this folder, and {_tail(found, self.root)} in this one "
@@ -237,8 +256,8 @@ class _Folder:
             self._everywhere = {}
             for folder, _, files in os.walk(self.root):
                 for file in files:
-                    self._everywhere.setdefault(_fold(file), []).append(Path(folder) / file)
-        return self._everywhere.get(_fold(name), [])
+                    self._everywhere.setdefault(folded(file), []).append(Path(folder) / file)
+        return self._everywhere.get(folded(name), [])
 
 
 def _parts(name: str) -> list[str]:
@@ -253,8 +272,12 @@ def _parts(name: str) -> list[str]:
     return [part for part in posixpath.normpath(name).split("/") if part not in ("", ".", "..", "~")]
 
 
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+def _unquoted(parts: Sequence[str]) -> list[str]:
+    """A path whose names a web server or browser wrote, as `my%20cat.jpg`."""
+    names = [unquote(part) for part in parts]
+    return [
+        part for name in names for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")
+    ]
 
 
 def _tail(path: Path, folder: Path) -> str:
@@ -281,7 +304,9 @@ def _none_found(
     for above in [folder.absolute(), *folder.absolute().parents][1:3]:
         if len(parts) > 1 and (above / Path(*parts)).is_file():
             return Fault("image-missing", folder, f"{text}.\nThey are below {above}: set {setting} to it.")
-    return Fault("image-missing", folder, f"{text}.\nSet {setting} to the folder that has them.")
+    other_suffix = first.text.rpartition("There is ")[2] if "There is " in first.text else ""
+    advice = f"There is {other_suffix}" if other_suffix else f"Set {setting} to the folder that has them."
+    return Fault("image-missing", folder, f"{text}.\n{advice}")
 
 
 def _tell_of_repeated(

@@ -8,19 +8,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lshfm_pl.data.coco_images import file_name_of
-from lshfm_pl.data.coco_parse import READ_KEYS, REPEATED, parse_coco_json
+from lshfm_pl.data.coco_parse import OTHER_FILE_NAMES, READ_KEYS, REPEATED, parse_coco_json
 from lshfm_pl.data.coco_values import (
     EntryError,
     Notes,
     read_box,
     read_crowd,
     read_id,
+    read_name,
     read_number,
-    read_text,
     read_whole_number,
     shown,
 )
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.spelling import composed
 
 __all__ = ["COCOFile", "COCOImage", "read_coco_json"]
 
@@ -234,7 +235,9 @@ class _Reader:
         if not isinstance(entries, list):
             found = ", ".join(key for key in self.content if key in READ_KEYS) or "none of these"
             text = (
-                f"has no list '{key}': expected images, annotations and categories, found {found}. "
+                f"has no list '{key}': it is {_kind(entries)}."
+                if key in self.content
+                else f"has no list '{key}': expected images, annotations and categories, found {found}. "
                 "Files of captions, of panoptic segments or of images alone have no boxes."
             )
             raise FaultError(self._fault("annotation-broken", text))
@@ -244,10 +247,12 @@ class _Reader:
         for position, entry in enumerate(entries, start=1):
             self.notes.place = f"entry {position} of '{key}'"
             try:
+                is_object = key == "annotations"
                 if not isinstance(entry, dict):
-                    raise EntryError(f"is {shown(entry)}, expected an object")
+                    raise EntryError(f"is {shown(entry)}, expected an object", loses_image=is_object)
                 if REPEATED in entry:
-                    raise EntryError(f"has '{entry[REPEATED]}' more than once, with different values")
+                    text = f"has '{entry[REPEATED]}' more than once, with different values"
+                    raise EntryError(text, loses_image=is_object and entry[REPEATED] == "image_id")
                 values.append((position, read(entry)))
             except EntryError as error:
                 fields = entry if isinstance(entry, dict) else {}
@@ -283,7 +288,7 @@ class _Reader:
 
     def _category(self, entry: dict[str, Any]) -> _Category:
         above = entry.get("supercategory")
-        name = read_text(entry, "name")
+        name = composed(read_name(entry, "name", self.notes))
         return _Category(
             _read_category_id(entry, "id", self.notes), name, above if isinstance(above, str) else None
         )
@@ -292,7 +297,12 @@ class _Reader:
         image_id = read_id(entry, "id", self.notes)
         width, height = (read_whole_number(entry, key, self.notes) or 0 for key in ("width", "height"))
         # A size that can't be is no size: it is read from the image then.
-        return COCOImage(image_id, file_name_of(entry), max(width, 0), max(height, 0))
+        file_name = file_name_of(entry, self.notes, OTHER_FILE_NAMES)
+        if entry.get("annotations"):
+            raise EntryError(
+                "has 'annotations' of its own, which would be lost: expected them in their own list"
+            )
+        return COCOImage(image_id, file_name, max(width, 0), max(height, 0))
 
     def _image_id(
         self,
@@ -318,8 +328,6 @@ class _Reader:
 def _read_annotation(entry: dict[str, Any], image_id: int | str, notes: Notes) -> _Annotation:
     x, y, width, height = read_box(entry, notes)
     area = read_number(entry, "area", notes)
-    if area is not None and area < 0:
-        raise EntryError(f"area is {shown(area)}, expected a number of square pixels")
     identifier = entry.get("id")
     return _Annotation(
         id=identifier if isinstance(identifier, int | float | str) else None,
@@ -346,6 +354,10 @@ def _known_image_id(fields: dict[str, Any], key: str | None) -> int | str | None
         return read_id(fields, key, Notes())
     except EntryError:
         return None
+
+
+def _kind(value: object) -> str:
+    return {"dict": "an object", "NoneType": "null"}.get(type(value).__name__, shown(value)[:40])
 
 
 def _as_number(image_id: int | str) -> int | None:

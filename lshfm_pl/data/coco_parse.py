@@ -9,12 +9,14 @@ from lshfm_pl.data.faults import Fault, FaultError, without_path
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
-__all__ = ["READ_KEYS", "REPEATED", "parse_coco_json"]
+__all__ = ["OTHER_FILE_NAMES", "READ_KEYS", "REPEATED", "parse_coco_json"]
 
 READ_KEYS = frozenset(
     {"images", "annotations", "categories", "id", "name", "supercategory", "file_name", "width", "height"}
     | {"image_id", "category_id", "bbox", "area", "iscrowd"}
 )
+OTHER_FILE_NAMES = ("path", "filename", "coco_url")
+"""Keys by which tools name an image's file where there is no `file_name`; the last is LVIS's."""
 REPEATED = "repeated key"
 """What an object of the file gets that has a key twice, with different values."""
 _LARGEST_FILE = 4 * 2**30
@@ -78,5 +80,8 @@ def _without_unread(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             if key in entry and value != entry[key]:
                 entry[REPEATED] = key
     if not entry.get("bbox") and "segmentation" in keys:
-        entry["segmentation"] = any(value for key, value in pairs if key == "segmentation")
+        # A mask's object is empty by now: its keys are not read.
+        entry["segmentation"] = any(value or value == {} for key, value in pairs if key == "segmentation")
+    if "file_name" not in entry:
+        entry |= {key: value for key, value in pairs if key in OTHER_FILE_NAMES}
     return entry

@@ -15,8 +15,8 @@ __all__ = [
     "read_box",
     "read_crowd",
     "read_id",
+    "read_name",
     "read_number",
-    "read_text",
     "read_whole_number",
     "refuse_missing",
     "shown",
@@ -199,8 +199,8 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
     return x, y, width, height
 
 
-def read_text(entry: dict[str, Any], key: str) -> str:
-    """Text that is not empty and can be a name.
+def read_name(entry: dict[str, Any], key: str, notes: Notes) -> str:
+    """Text that is not empty and can be a name; a whole number is the text of it.
 
     Raises:
         EntryError: it is missing or something else.
@@ -208,6 +208,9 @@ def read_text(entry: dict[str, Any], key: str) -> str:
     if key not in entry:
         refuse_missing(key)
     value = entry[key]
+    if type(value) is int and abs(value) < 10**_MOST_DIGITS:
+        notes.add("value-read", f"{key} is {value}, read as '{value}'")
+        return str(value)
     if not isinstance(value, str) or not value.strip():
         raise EntryError(f"{key} is {shown(value)}, expected text")
     # Other control characters can be stored; what draws and prints names takes care of them.

@@ -17,9 +17,11 @@ from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_sourc
 from lshfm_pl.data.batches import collate
 from lshfm_pl.data.class_counts import tell_of_evaluated_alone, tell_of_rare_classes
 from lshfm_pl.data.coco import CategoryIds, COCODetection
-from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, check_header
+from lshfm_pl.data.dataset import DetectionDataset, check_header
 from lshfm_pl.data.download import download_voc
+from lshfm_pl.data.exif import orientation_faults
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample, summaries
+from lshfm_pl.data.overlaps import shared_images
 from lshfm_pl.data.record_faults import num_to_find, record_faults
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
 from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
@@ -144,6 +146,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                 if split != "train":
                     self._look_at_headers(dataset)
                 self._sets[split] = dataset
+                faults.faults += orientation_faults(dataset.records)
                 faults.faults += self._overlaps(split)
                 _tell(split, faults)
 
@@ -250,22 +253,22 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                 raise FaultError(dataclasses.replace(fault, text=fault.text + advice)) from None
 
     def _overlaps(self, split: str) -> list[Fault]:
-        """The images of a set that an earlier one has too, by the file that their paths lead to."""
+        """The images of a set that an earlier one has too, as the same files or as copies of them."""
         faults: list[Fault] = []
-        files: set[object] = set()
         for other in _SPLITS[: _SPLITS.index(split)]:
-            if other not in self._sets or other == split:
+            if other not in self._sets:
                 continue
-            files = files or {_file_of(record) for record in self._sets[split].records}
-            shared = [record for record in self._sets[other].records if _file_of(record) in files]
+            shared = list(shared_images(self._sets[other].records, self._sets[split].records))
             if shared:
+                path, same = shared[0]
+                copy = "" if path.samefile(same) else f" (there it is {same})"
                 purpose = "training" if other == "train" else "validation"
                 text = (
                     f"is one of {len(shared)} images of data.{self._source(split)[0]} that are {purpose} images "
-                    f"too: the {split} results will flatter the detector."
+                    f"too{copy}: the {split} results will flatter the detector."
                 )
                 kind = "test-in-train" if other == "train" else "test-in-val"
-                faults.append(Fault(kind, shared[0].image_path, text))
+                faults.append(Fault(kind, path, text))
         return faults
 
     @property
@@ -470,6 +473,10 @@ class VOCDataModule(DetectionDataModule):
         if is_training and not len(dataset):
             raise self._nothing_to_learn("No image is left")
         self._class_names = self._some_names(dataset.class_names)
+        if is_training and not dataset.describe()["objects"]:
+            raise self._nothing_to_learn(
+                "No image has an object to learn: those that are difficult are not learnt"
+            )
         self._tell_of_set(dataset, self._sources(split)[0].split_file, faults, is_training)
         return dataset
 
@@ -683,15 +690,6 @@ def build_datamodule(
     return datamodule
 
 
-def _file_of(record: DetectionRecord) -> object:
-    """What tells a file from others, whatever path or link leads to it."""
-    try:
-        status = record.image_path.stat()
-    except OSError:
-        return record.image_path
-    return status.st_dev, status.st_ino
-
-
 @rank_zero_only
 def _tell(split: str, faults: FaultLog) -> None:
     """Log what was found in a set: one line for each kind."""
@@ -699,8 +697,11 @@ def _tell(split: str, faults: FaultLog) -> None:
     for line in summaries(fault for fault in faults.faults if not fault.is_error or fault.kind == overlap):
         log.warning("%s set: %s", split, line)
     if faults.on_error == "skip" and faults.errors:
-        left_out = len(faults.bad_images())
-        log.warning("data.on_bad_sample=skip: %d images are left out of the %s set", left_out, split)
+        if left_out := len(faults.bad_images()):
+            log.warning("data.on_bad_sample=skip: %d images are left out of the %s set", left_out, split)
+        if others := sum(not fault.image_id for fault in faults.errors):
+            text = "data.on_bad_sample=skip: %d entries or lines of the %s set are passed over: they are of no image"
+            log.warning(text, others, split)
         for line in summaries(faults.errors):
             log.warning("%s set: %s", split, line)
 

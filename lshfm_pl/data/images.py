@@ -4,7 +4,7 @@ import io
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "SUFFIXES",
+    "Orientation",
     "decode_image",
+    "exif_orientation",
     "image_size",
     "inspect_image",
     "is_whole",
@@ -57,6 +59,8 @@ _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif")
 """Of JPEG, PNG, WebP, and of older PNG writers: without one of them a file need not be looked at."""
 _ROTATED = range(2, 9)
 """EXIF orientations that turn or mirror; 1 is upright, 0 unknown, and others are none."""
+
+_QUARTERS = range(5, 9)
 
 _JPEG_START = b"\xff\xd8"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -95,7 +99,7 @@ def _turned(pixels: Tensor, path: Path, data: bytes) -> Tensor:
         return pixels
     if orientation is None or orientation not in _ROTATED:
         return pixels
-    if orientation >= 5:
+    if orientation in _QUARTERS:
         pixels = pixels.transpose(1, 2)
     flips = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation, ())
     return pixels.flip(flips).contiguous()
@@ -141,6 +145,25 @@ def image_size(path: Path) -> tuple[int, int]:
         raise FaultError(Fault("image-missing", path, without_path(error, path))) from error
     except _DECODING_ERRORS as error:
         raise FaultError(_broken(path, _read(path), error)) from error
+
+
+class Orientation(NamedTuple):
+    """How EXIF turns a picture whose stored pixels have this width and height."""
+
+    size: tuple[int, int]
+    is_turned: bool
+    """By a quarter, which changes width and height over."""
+
+
+def exif_orientation(path: Path) -> Orientation | None:
+    """What EXIF says in the file's header; None where it leaves the picture as it is or can't be read."""
+    try:
+        with open_regular(path, limit=_LARGEST_FILE) as file, _open(path, file) as image:
+            orientation = _orientation(image)
+            is_told = orientation is not None and orientation in _ROTATED
+            return Orientation(image.size, orientation in _QUARTERS) if is_told else None
+    except (LSHFMError, *_DECODING_ERRORS):
+        return None
 
 
 def inspect_image(path: Path) -> list[Fault]:

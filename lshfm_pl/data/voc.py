@@ -24,6 +24,7 @@ from lshfm_pl.data.coordinates import is_relative, tell_of_coordinates
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import image_size
+from lshfm_pl.data.spelling import composed
 from lshfm_pl.errors import few
 
 __all__ = ["VOC_CLASSES", "VOCDetection"]
@@ -94,7 +95,7 @@ class VOCDetection(DetectionDataset):
         tell_of_coordinates([image.annotation for image in images if image.annotation], first_pixel, log)
         if class_names is None:
             class_names = sorted_names(image.annotation for image in images if image.annotation is not None)
-        label_of = {name: label for label, name in enumerate(class_names, start=1)}
+        label_of = {composed(name): label for label, name in enumerate(class_names, start=1)}
         records = [_make_record(image, label_of, first_pixel, log) for image in images]
         _tell_of_repeated(images, log)
         bad = log.bad_images()
@@ -186,7 +187,7 @@ def _object_faults(
     for name, position in zip(annotation.names, annotation.positions, strict=True):
         if name not in label_of:
             advice = _advice(name, tuple(label_of))
-            text = f"the class '{name}' of object {position} is not in data.class_names. {advice}"
+            text = f"the class '{name}' of object {position} is none of the classes. {advice}"
             yield "class-unknown", position, "name", text
     outside = (boxes[:, :2] >= size).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
     for index in np.flatnonzero(outside):

@@ -8,14 +8,26 @@ from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError
 from lshfm_pl.data.images import SUFFIXES
+from lshfm_pl.data.spelling import folded
 from lshfm_pl.errors import few
 
-__all__ = ["ANNOTATIONS", "IMAGES", "Files", "VOCSource", "found_layout", "is_picture", "list_names"]
+__all__ = [
+    "ANNOTATIONS",
+    "IMAGES",
+    "Files",
+    "VOCSource",
+    "found_layout",
+    "is_annotation",
+    "is_picture",
+    "list_names",
+]
 
 ANNOTATIONS = "Annotations"
 IMAGES = "JPEGImages"
 SPLITS = Path("ImageSets") / "Main"
 
+_BESIDE = "._"
+"""How names begin of files that macOS writes beside each file on disks of other systems and in archives."""
 _FOLDERS_LOOKED_AT = 200
 """Below the data folder, for what to tell of one that is not in VOC layout."""
 _DEPTH = 3
@@ -59,9 +71,14 @@ class VOCSource:
         return self.folder / self.images
 
 
+def is_annotation(name: str) -> bool:
+    """Whether a file has the suffix of an annotation and is none that macOS puts beside others (`._a.xml`)."""
+    return name.lower().endswith(".xml") and not name.startswith(_BESIDE)
+
+
 def is_picture(name: str) -> bool:
-    """Whether a file has the suffix, in any case, of a format that is read."""
-    return Path(name).suffix.lower() in SUFFIXES
+    """Whether a file has the suffix, in any case, of a format that is read, and is none of macOS's `._a.jpg`."""
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(_BESIDE)
 
 
 def list_names(folder: Path) -> set[str]:
@@ -108,7 +125,7 @@ class Files:
         if folder not in self._stems:
             stems: dict[str, list[str]] = {}
             for name in sorted(self._in(folder)):
-                stems.setdefault(Path(name).stem.casefold(), []).append(name)
+                stems.setdefault(folded(Path(name).stem), []).append(name)
             self._stems[folder] = stems
         return self._stems[folder]
 
@@ -128,8 +145,18 @@ class Files:
     def pictures(self, image_id: str) -> list[Path]:
         """The files that could be the picture of an id: its name with a suffix that is read."""
         path = self.source.image_folder / image_id
-        alike = self._by_stem(path.parent).get(path.name.casefold(), [])
+        alike = self._by_stem(path.parent).get(folded(path.name), [])
         return [path.parent / name for name in alike if Path(name).stem == path.name and is_picture(name)]
+
+    def pictures_alike(self, image_id: str) -> list[Path]:
+        """As `pictures`, of names that differ in case or in the form of Unicode alone and are no other id."""
+        path = self.source.image_folder / image_id
+        return [
+            path.parent / name
+            for name in self._by_stem(path.parent).get(folded(path.name), [])
+            if is_picture(name)
+            and self.annotation(Path(image_id).with_name(Path(name).stem).as_posix()) is None
+        ]
 
     def named(self, image_id: str, filename: str) -> Path | None:
         """The picture that `<filename>` names, beside where that of the id would be; its suffix may be missing."""
@@ -137,8 +164,8 @@ class Files:
         folder = (self.source.image_folder / image_id).parent
         if name in self._in(folder) and is_picture(name):
             return folder / name
-        found = self._by_stem(folder).get(name.casefold(), []) or self._by_stem(folder).get(
-            Path(name).stem.casefold(), []
+        found = self._by_stem(folder).get(folded(name), []) or self._by_stem(folder).get(
+            folded(Path(name).stem), []
         )
         pictures = [other for other in found if is_picture(other)]
         return folder / pictures[0] if name and len(pictures) == 1 else None
@@ -148,13 +175,37 @@ class Files:
         path = self.source.image_folder / image_id
         return [
             name
-            for name in self._by_stem(path.parent).get(path.name.casefold(), [])
+            for name in self._by_stem(path.parent).get(folded(path.name), [])
             if not name.lower().endswith(".xml")
         ]
 
-    def exists(self, image_id: str) -> bool:
-        """Whether an id has an annotation or a picture."""
-        return self.annotation(image_id) is not None or bool(self.pictures(image_id))
+    def exact(self, image_id: str) -> str | None:
+        """The id of a name that an annotation or a picture has; None where neither has it.
+
+        It is the annotation's, where that is written otherwise than its picture.
+        """
+        if self.annotation(image_id) is not None:
+            return image_id
+        if not self.pictures(image_id):
+            return None
+        other = self.spelled(image_id)
+        return image_id if other is None or self.pictures(other) else other
+
+    def spelled(self, image_id: str) -> str | None:
+        """The one id whose files have this name but for case and the form of Unicode; None without one."""
+        for top, is_wanted in (
+            (self.source.annotation_folder, is_annotation),
+            (self.source.image_folder, is_picture),
+        ):
+            names = self._by_stem((top / image_id).parent).get(folded(Path(image_id).name), [])
+            stems = {Path(name).stem for name in names if is_wanted(name)}
+            if stems:
+                return Path(image_id).with_name(stems.pop()).as_posix() if len(stems) == 1 else None
+        return None
+
+    def has_folder(self, name: str) -> bool:
+        """Whether ids can begin with this folder."""
+        return any((top / name).is_dir() for top in (self.source.annotation_folder, self.source.image_folder))
 
     @cached_property
     def example(self) -> str:
@@ -197,7 +248,7 @@ def _counts(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
             below.clear()
         if number >= _FOLDERS_LOOKED_AT:
             return
-        xml = sum(name.lower().endswith(".xml") for name in names)
+        xml = sum(map(is_annotation, names))
         yield relative.as_posix(), (xml, sum(map(is_picture, names)))
 
 

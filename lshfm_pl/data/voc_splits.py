@@ -3,11 +3,11 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path, without_path
-from lshfm_pl.data.voc_layout import SPLITS, Files, VOCSource, found_layout, is_picture
+from lshfm_pl.data.voc_layout import SPLITS, Files, VOCSource, found_layout, is_annotation, is_picture
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
@@ -54,7 +54,8 @@ def read_split(
             text = f"no such split file, nor any other in {SPLITS}.\n{_without_lists(source)}"
         raise FaultError(Fault("file-missing", path, text))
     image_ids: list[tuple[str, int]] = []
-    unknown = 0
+    unknown: list[tuple[str, int]] = []
+    unsafe: list[Fault] = []
     read_so: list[Fault] = []
     for line, content in enumerate(re.split(r"\r\n|\n|\r", _read_text(path, log)), start=1):
         name = content.strip()
@@ -65,26 +66,26 @@ def read_split(
             plain = _without_column(name)
             if (reason := unsafe_path(plain)) is not None:
                 text = f"the image id {plain!r} {reason}, which is refused."
-                log.add(Fault("path-unsafe", path, text, line))
+                unsafe.append(Fault("path-unsafe", path, text, line))
             else:
-                unknown += 1
                 image_ids.append((plain, line))
+            unknown.append((plain, line))
             continue
         ids, is_plain = found
         image_ids += [(image_id, line) for image_id in ids]
         if not is_plain:
             meant = f"as {', '.join(ids[:3])}" if ids else "as a comment"
             read_so.append(Fault("split-line-read", path, f"the line '{name[:100]}' was read {meant}.", line))
-    if not image_ids:
+    if not image_ids and not unsafe:
         raise FaultError(Fault("split-empty", path, "is empty: expected one image id a line."))
-    if files is not None and unknown == len(image_ids) > 1:
-        first = image_ids[0]
+    if files is not None and len(unknown) == len(image_ids) + len(unsafe) > 1:
+        first = unknown[0]
         text = (
-            f"none of its {unknown} lines has an annotation in {source.annotation_folder} or a picture in "
+            f"none of its {len(unknown)} lines has an annotation in {source.annotation_folder} or a picture in "
             f"{source.image_folder}: the first is '{first[0]}'. Expected ids, such as '{files.example}'."
         )
         raise FaultError(Fault("file-missing", path, text, first[1]))
-    for fault in read_so:
+    for fault in (*unsafe, *read_so):
         log.add(fault)
     return image_ids
 
@@ -110,7 +111,7 @@ def _of_folder(source: VOCSource, log: FaultLog, files: Files) -> list[tuple[str
         (Path(folder) / name).relative_to(source.annotation_folder).as_posix()[: -len(".xml")]
         for folder, _, names in os.walk(top)
         for name in names
-        if name.lower().endswith(".xml")
+        if is_annotation(name)
     ]
     if not ids:
         raise FaultError(Fault("split-empty", top, "has no annotation (.xml)."))
@@ -151,28 +152,39 @@ def _without_column(name: str) -> str:
 
 def _ids_of(line: str, files: Files) -> tuple[list[str], bool] | None:
     """The ids that a line names, and whether it is as VOC's lists are; None where that is not clear."""
+    found = _meant(line, files, files.exact)
+    if found is None and (alike := _meant(line, files, files.spelled)) is not None:
+        return alike[0], False
+    return found
 
-    def is_id(name: str) -> bool:
-        return bool(name) and unsafe_path(name) is None and files.exists(name)
 
-    if is_id(line):
-        return [line], True
+def _meant(line: str, files: Files, find: Callable[[str], str | None]) -> tuple[list[str], bool] | None:
+    """As `_ids_of`; `find` gives the id that a name is, None where it is none."""
+
+    def id_of(name: str) -> str | None:
+        return find(name) if name and unsafe_path(name) is None else None
+
+    def first_id(text: str) -> str | None:
+        return next((found for name in _as_ids(text, files) if (found := id_of(name))), None)
+
+    if found := id_of(line):
+        return [found], found == line
     columns = line.rsplit(maxsplit=1)
     has_column = len(columns) == 2 and _NUMBER.fullmatch(columns[1]) is not None
-    if has_column and is_id(columns[0]):
-        return [columns[0]], True
+    if has_column and (found := id_of(columns[0])):
+        return [found], found == columns[0]
     if line.startswith("#"):
         return [], False
     uncommented = line.partition("#")[0].strip()
     for whole in (line, columns[0] if has_column else line, uncommented):
-        if found := [name for name in _as_ids(whole, files) if is_id(name)]:
-            return found[:1], False
+        if found := first_id(whole):
+            return [found], False
     items = [item for item in re.split(r"[,;]", uncommented) if item.strip()]
-    ids = [next(filter(is_id, _as_ids(item, files)), None) for item in items]
+    ids = [first_id(item) for item in items]
     if len(items) > 1 and all(ids):
         return list(dict.fromkeys(name for name in ids if name)), False
     tokens = [token for token in re.split(r"[,;\s]+", uncommented) if _has_suffix(token)]
-    distinct = {next(filter(is_id, _as_ids(token, files)), None) for token in tokens}
+    distinct = {first_id(token) for token in tokens}
     if len(distinct) == 1 and (only := distinct.pop()) is not None:
         return [only], False
     return None
@@ -191,6 +203,10 @@ def _as_ids(text: str, files: Files) -> Iterator[str]:
     for folder in (files.source.images, files.source.annotations):
         if folder != "." and f"/{folder}/" in f"/{name}":
             names.append(f"/{name}".rpartition(f"/{folder}/")[2])
+    # Of a file's path on another machine: what is below each of its folders, unless ids begin with that folder.
+    folders = name.split("/")[:-1]
+    if folders and _has_suffix(name) and (folders[0] in ("", "..") or not files.has_folder(folders[0])):
+        names += ["/".join(name.split("/")[start:]) for start in range(1, len(folders) + 1)]
     for candidate in names:
         yield candidate
         if _has_suffix(candidate):

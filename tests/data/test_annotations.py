@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,81 @@ def test_of_several_pictures_the_annotation_names_the_right_one(tmp_path, other)
         assert [fault.kind for fault in log.faults] == ["image-chosen"]
     set_annotation(folder, annotation_xml(filename="picture"))
     assert "'a' has several pictures" in error_text(folder)
+
+
+def test_a_filename_that_names_another_picture_is_told(tmp_path):
+    folder = one_image(tmp_path)
+    write_image(folder / "JPEGImages" / "b.png", SIZE)
+    set_annotation(folder, annotation_xml(filename="b.png"))
+    log = FaultLog()
+    assert read(folder, log=log).records[0].image_path.name == "a.png"
+    (told,) = log.faults
+    assert (told.kind, told.path.name) == ("image-chosen", "a.xml")
+    assert "its <filename> b.png is another picture; a.png is taken" in told.text
+
+
+def test_a_picture_that_filename_alone_names_is_told(tmp_path):
+    folder = one_image(tmp_path)
+    (folder / "JPEGImages" / "a.png").rename(folder / "JPEGImages" / "a.jpg.png")
+    set_annotation(folder, annotation_xml(filename="a.jpg"))
+    log = FaultLog()
+    assert read(folder, log=log).records[0].image_path.name == "a.jpg.png"
+    assert [fault.kind for fault in log.faults] == ["image-chosen"]
+
+
+def test_blanks_before_the_declaration_of_xml_keep_the_numbers_of_lines(tmp_path):
+    folder = one_image(tmp_path)
+    text = f'\n\n<?xml version="1.0"?>\n{annotation_xml([object_xml(box=(9, 9, 3, 12))])}'
+    set_annotation(folder, text)
+    assert "a.xml:4: the box of object 1" in error_text(folder)
+    set_annotation(folder, text.replace("<xmax>3<", "<xmax>30<"))
+    assert len(read(folder).records[0].boxes) == 1
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "big5", "shift_jis", "windows-1252"])
+def test_encodings_that_are_declared_are_read_and_told(tmp_path, encoding):
+    folder = one_image(tmp_path)
+    name = "café" if encoding == "windows-1252" else "中"
+    text = f'<?xml version="1.0" encoding="{encoding}"?>{annotation_xml([object_xml(name)])}'
+    (folder / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    log = FaultLog()
+    assert VOCDetection([VOCSource(folder, "train")], log=log).class_names == (name,)
+    assert [fault.kind for fault in log.faults] == ["encoding"]
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (annotation_xml([object_xml("a&b")]).encode(), "Write & as &amp;."),
+        (annotation_xml([object_xml("Größe")]).encode("latin-1"), "Its text is not UTF-8: store it as UTF-8"),
+    ],
+)
+def test_xml_that_cannot_be_parsed_is_told_with_what_to_do(tmp_path, content, advice):
+    folder = one_image(tmp_path)
+    (folder / "Annotations" / "a.xml").write_bytes(content)
+    assert advice in error_text(folder)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("true", True), ("False", False), ("1.0", True)])
+def test_difficult_in_words_is_read_and_told(tmp_path, text, expected):
+    folder = one_image(tmp_path, object_xml(difficult=text))
+    log = FaultLog()
+    assert read(folder, log=log).records[0].difficult.tolist() == [expected]
+    assert [(fault.kind, fault.line) for fault in log.faults] == [("value-read", 1)]
+
+
+def test_a_number_with_an_underscore_is_none(tmp_path):
+    assert "<xmin> of object 1 (cat) is '1_0'" in error_text(
+        one_image(tmp_path, object_xml(box=("1_0", 2, 30, 40)))
+    )
+
+
+def test_classes_in_two_forms_of_unicode_are_one(tmp_path):
+    names = [unicodedata.normalize(form, "Größe") for form in ("NFC", "NFD")]
+    folder = one_image(tmp_path, *[object_xml(name, (1, 2, 3 + n, 9)) for n, name in enumerate(names)])
+    for classes in (None, names[:1], names[1:]):
+        dataset = VOCDetection([VOCSource(folder, "train")], classes)
+        assert dataset.records[0].labels.tolist() == [1, 1]
 
 
 def test_a_picture_of_another_format_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """What training and evaluation take otherwise than a COCO file states: boxes, areas, categories, images."""
 
 import json
+import unicodedata
 
 import pytest
 from coco_files import annotation, coco_content, write_coco
@@ -207,6 +208,15 @@ def test_categories_of_another_file_are_matched_by_name(tmp_path, categories, ca
     datamodule.setup()
     assert datamodule.val_set.target(0)["labels"].tolist() == [2]
     assert datamodule.val_set.class_names == ("cat", "dog")
+
+
+def test_categories_in_another_form_of_unicode_are_the_same(tmp_path):
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        name = unicodedata.normalize(form, "Größe")
+        write(tmp_path, [(5, 5, 20, 20)] * 2, split, categories={1: name}, labels=[1, 1])
+    datamodule = make(tmp_path, "train", "val")
+    assert "category-matched" not in read_sets(datamodule)["val"]
+    assert datamodule.class_names == (unicodedata.normalize("NFC", "Größe"),)
 
 
 def test_categories_that_are_the_same_are_not_told(tmp_path):

@@ -11,6 +11,7 @@ from lshfm_pl.data.coco import COCODetection
 from lshfm_pl.data.coco_images import find_images
 from lshfm_pl.data.coco_json import COCOImage
 from lshfm_pl.data.faults import FaultError, FaultLog
+from lshfm_pl.errors import LSHFMError
 
 JSON = Path("own.json")
 
@@ -46,6 +47,8 @@ def found(folder, *names):
      ("~/pictures/a.jpg", "a.jpg"),
      ("https://example.org/x/a.jpg?token=1", "a.jpg"),
      ("https://example.org/x/my%20a.jpg", "my a.jpg"),
+     ("my%20a.jpg", "my a.jpg"),
+     ("/data/upload/1/K%C3%A4fer.jpg", "Käfer.jpg"),
      ("/data/local-files/?d=train/a.jpg", "a.jpg"),
      ("s3://bucket/train/a.jpg", "a.jpg"),
      ("file:///x/train/a.jpg", "a.jpg"),
@@ -68,6 +71,14 @@ def test_a_name_that_fits_one_file_is_that_file_with_one_warning(tmp_path, name,
     assert kinds == ([] if name == "./a.jpg" else ["file-name-read"])
     if told:
         assert told[0][1].startswith("1 file_names fit a file of")
+
+
+def test_a_file_with_another_suffix_is_named(tmp_path):
+    folder = make_files(tmp_path / "train", "a.jpg", "b.jpg")
+    _, faults = find(folder, "a.png", "b.jpg", on_error="skip")
+    assert "There is a.jpg: correct the suffix if it is this one." in faults[0].text
+    with pytest.raises(LSHFMError, match=r"none of the 2 images.*\nThere is a.jpg: correct the suffix"):
+        find(folder, "a.png", "b.png")
 
 
 def test_a_file_that_is_named_as_it_is_wins(tmp_path):

@@ -100,6 +100,16 @@ def test_what_is_no_coco_file_is_told(tmp_path, text, message):
 DEFECTS = {
     "no annotations": ("annotations", None, "has no list 'annotations': .* found images, categories"),
     "annotation is a number": ("annotations", 5, "entry 2 of 'annotations': is 5, expected an object"),
+    "annotations in an image": (
+        "images",
+        {"annotations": [{"bbox": [1, 2, 3, 4]}]},
+        r"entry 2 \(id 2\) of 'images': has 'annotations' of its own, which would be lost",
+    ),
+    "a mask alone": (
+        "annotations",
+        {"bbox": ..., "segmentation": {"counts": [1, 2, 3], "size": [48, 64]}},
+        "has a segmentation, but its bbox is missing",
+    ),
     "no bbox": (
         "annotations",
         {"bbox": ..., "segmentation": ...},
@@ -121,7 +131,6 @@ DEFECTS = {
     "category as text": ("annotations", {"category_id": "cat"}, "category_id is 'cat', expected a whole"),
     "no category": ("annotations", {"category_id": ...}, "has no 'category_id'"),
     "area": ("annotations", {"area": "big"}, "area is 'big'"),
-    "negative area": ("annotations", {"area": -1}, "area is -1"),
     "iscrowd": ("annotations", {"iscrowd": 2}, "iscrowd is 2, expected 0 or 1"),
     "repeated image": ("images", {"id": 8}, "'images' has the id 8 more than once"),
     "no file_name": ("images", {"file_name": ...}, r"entry 2 \(id 2\) of 'images': has no 'file_name'"),

@@ -195,6 +195,53 @@ def test_objects_of_an_image_that_is_left_out_are_no_faults_of_their_own(tmp_pat
     assert len(file.boxes) == 2
 
 
+@pytest.mark.parametrize("key", ["path", "filename", "coco_url"])
+def test_other_keys_name_the_file_where_file_name_is_missing(tmp_path, content, key):
+    for entry in content["images"]:
+        entry[key] = f"http://images.example.org/{entry.pop('file_name')}"
+    file, faults = read(tmp_path, content)
+    assert all(image.file_name.startswith("http://images.example.org/0") for image in file.images)
+    ((kind, text),) = faults
+    assert kind == "value-read"
+    assert f"entry 1 of 'images': {key} is " in text
+
+
+def test_a_line_break_after_a_file_name_is_left_out(tmp_path, content):
+    content["images"][0]["file_name"] += "\r\n"
+    file, faults = read(tmp_path, content)
+    assert not any("\n" in image.file_name for image in file.images)
+    assert [kind for kind, _ in faults] == ["value-read"]
+
+
+def test_names_of_categories_may_be_whole_numbers(tmp_path, content):
+    content["categories"][0]["name"] = 5
+    file, faults = read(tmp_path, content)
+    assert "5" in file.categories.values()
+    assert [kind for kind, _ in faults] == ["value-read"]
+
+
+@pytest.mark.parametrize("value", [None, {}, []])
+def test_a_list_that_is_none_is_told(tmp_path, content, value):
+    content["annotations"] = value
+    if value == []:
+        assert len(read(tmp_path, content)[0].boxes) == 0
+        return
+    kind = "null" if value is None else "an object"
+    with pytest.raises(FaultError, match=f"has no list 'annotations': it is {kind}\\.$"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "entry", ["null", '{"image_id": 1, "image_id": 2, "category_id": 3, "bbox": [1, 2, 3, 4]}']
+)
+def test_an_object_of_whichever_image_stops(tmp_path, content, entry):
+    text = json.dumps(content).replace('"annotations": [', f'"annotations": [{entry}, ')
+    path = tmp_path / "own.json"
+    path.write_text(text)
+    with pytest.raises(FaultError, match="The image of these objects can't be told"):
+        read_coco_json(path, FaultLog("skip"))
+
+
 def test_a_list_without_one_good_entry_is_one_fault(tmp_path, content):
     for entry in content["annotations"]:
         entry["bbox"] = []
@@ -278,7 +325,7 @@ def test_what_a_file_is_instead_is_told(tmp_path, data, text):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["a\0", "\ud800", "x" * 6000, " ", 5, None])
+@pytest.mark.parametrize("name", ["a\0", "\ud800", "x" * 6000, " ", 5.5, None])
 def test_names_that_cannot_be_printed_are_no_names_of_categories(tmp_path, content, name):
     content["categories"][0]["name"] = name
     with pytest.raises(FaultError, match=r"entry 1 \(id 3\) of 'categories': name ") as caught:

@@ -6,7 +6,8 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from voc_files import object_xml, write_many, write_split, write_voc
+from PIL import Image
+from voc_files import object_xml, write_image, write_many, write_split, write_voc
 
 from lshfm_pl.data.datamodule import (
     DetectionDataModule,
@@ -334,16 +335,43 @@ def test_training_drops_difficult_objects_and_describe_counts(tmp_path):
     }
 
 
-def test_test_images_inside_the_training_set_are_warned_of(folder, caplog):
+def test_test_images_inside_the_training_set_are_warned_of(tmp_path, caplog):
+    folder = write_many(tmp_path / "set", "train", 4)
+    write_many(folder, "val", 2, first=100)
+    for number in (100, 101):
+        name = f"000{number}"
+        write_image(
+            folder / f"JPEGImages/{name}.png", Image.open(folder / f"JPEGImages/{name}.png").size, number
+        )
     write_split(folder, "leaky", ["000100", "000003"])
     make(folder, val_split="leaky")
     told = [line for line in caplog.messages if "test-in-train" in line]
     assert len(told) == 1
     assert "000003" in told[0]
-    assert "is one of 1 images of data.val_split that are training images too" in told[0]
+    assert "is one of 1 images of data.val_split that are training images too: " in told[0]
     caplog.clear()
     make(folder)
     assert not any("test-in" in line for line in caplog.messages)
+
+
+def test_copies_of_training_images_are_warned_of_with_both_names(tmp_path, caplog):
+    folder = write_many(tmp_path / "set", "train", 4)
+    write_many(folder, "val", 2, first=100)
+    for name, source in (("000100", "000002"), ("000101", None)):
+        path = folder / f"JPEGImages/{name}.png"
+        if source is None:
+            write_image(path, Image.open(path).size, 101)
+        else:
+            (folder / f"Annotations/{name}.xml").write_bytes(
+                (folder / f"Annotations/{source}.xml").read_bytes()
+            )
+            path.write_bytes((folder / f"JPEGImages/{source}.png").read_bytes())
+    make(folder)
+    (told,) = [line for line in caplog.messages if "test-in-train" in line]
+    assert (
+        "000002.png: is one of 1 images of data.val_split that are training images too (there it is " in told
+    )
+    assert "000100.png): the val results will flatter the detector" in told
 
 
 def test_test_images_that_are_validation_images_by_a_link_are_warned_of(tmp_path, caplog):
@@ -493,7 +521,7 @@ def test_classes_of_a_checkpoint_need_no_training_split(tmp_path):
     assert datamodule.test_set.target(0)["labels"].tolist() == [2]
     other = VOCDataModule(root=folder, train_split="train", val_split="val", num_workers=0)
     other.use_class_names(("cat", "cow"))
-    with pytest.raises(LSHFMError, match="the class 'dog' of object 1 is not in data.class_names"):
+    with pytest.raises(LSHFMError, match="the class 'dog' of object 1 is none of the classes"):
         other.setup("test")
     given = VOCDataModule(root=folder, train_split="train", val_split="val", class_names=["dog"])
     given.use_class_names(("cat", "dog"))
@@ -519,3 +547,10 @@ def test_a_set_without_anything_to_find_is_refused(tmp_path, difficult):
     write_voc(folder, "val", {"b": ((64, 48), objects)})
     with pytest.raises(LSHFMError, match=r"val\.txt: no image has an object to find.*nothing to measure"):
         make(folder)
+
+
+def test_a_training_set_of_difficult_objects_alone_stops(tmp_path):
+    folder = write_voc(tmp_path / "set", "train", {"a": ((64, 48), [object_xml(difficult=1)])})
+    write_voc(folder, "val", {"b": ((64, 48), [object_xml()])})
+    with pytest.raises(LSHFMError, match="No image has an object to learn"):
+        make(folder, class_names=["cat"])

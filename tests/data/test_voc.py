@@ -231,4 +231,4 @@ def test_lines_that_lead_to_one_file_are_an_error_that_names_them(tmp_path, is_l
         read(folder)
     log = FaultLog("skip")
     assert [record.image_id for record in read(folder, log=log).records] == ["set/c"]
-    assert [fault.kind for fault in log.faults] == ["file-repeated"] * 2
+    assert [fault.kind for fault in log.errors] == ["file-repeated"] * 2

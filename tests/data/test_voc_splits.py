@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import pytest
 from voc_files import SIZE, error_text, object_xml, read, write_many, write_split, write_voc
@@ -42,6 +44,13 @@ def test_the_second_column_of_a_list_is_cut_off(folder, line):
         "JPEGImages/a.jpg Annotations/a.xml",
         "Annotations\\a.xml",
         "/home/somebody/set/JPEGImages/a.jpg",
+        "/home/somebody/pictures/a.jpg",
+        "C:\\pictures\\a.jpg",
+        "../pictures/a.jpg",
+        "data/obj/a.jpg",
+        "A",
+        "A.JPG",
+        "JPEGImages/A.jpg 1",
         "'a.jpg'",
         "a.jpg,a.xml",
         "a # the first",
@@ -56,6 +65,50 @@ def test_lines_that_are_file_names_are_read_and_told(folder, line):
         ("split-line-read", 1),
         ("split-line-read", 2),
     ]
+
+
+def test_a_file_of_a_folder_of_ids_is_not_one_of_the_same_name_elsewhere(folder):
+    (folder / "JPEGImages" / "seq1").mkdir()
+    write_split(folder, "train", ["seq1/a.jpg", "b"])
+    assert "'seq1/a.jpg' has no annotation" in error_text(folder)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_ids_in_another_form_of_unicode_are_read_and_told(folder, form):
+    name, other = (
+        unicodedata.normalize(kind, "Käfer") for kind in (form, {"NFC": "NFD", "NFD": "NFC"}[form])
+    )
+    for place, suffix, kept in (("Annotations", ".xml", other), ("JPEGImages", ".png", name)):
+        (folder / place / f"b{suffix}").rename(folder / place / f"{kept}{suffix}")
+    write_split(folder, "train", ["a", name])
+    log = FaultLog()
+    assert ids(folder, log) == ["a", other]
+    assert [fault.kind for fault in log.faults] == ["split-line-read", "image-chosen"]
+
+
+def test_names_that_differ_in_case_alone_are_each_other_never(folder):
+    (folder / "JPEGImages" / "B.png").write_bytes((folder / "JPEGImages" / "c.png").read_bytes())
+    text = (folder / "Annotations" / "c.xml").read_text()
+    (folder / "Annotations" / "B.xml").write_text(text.replace("c.png", "B.png"))
+    write_split(folder, "train", ["b", "B"])
+    log = FaultLog()
+    assert ids(folder, log) == ["b", "B"]
+    assert log.faults == []
+    write_split(folder, "train", ["a", "A"])
+    assert "'a' is listed twice" in error_text(folder)
+
+
+def test_a_list_of_paths_of_which_none_is_here_has_one_message(folder):
+    write_split(folder, "train", ["/home/me/x.jpg", "/home/me/y.jpg"])
+    assert "train.txt:1: none of its 2 lines" in error_text(folder, log=FaultLog("skip"))
+
+
+def test_files_that_macos_writes_beside_others_are_no_annotations(folder):
+    for name in ("Annotations/._a.xml", "JPEGImages/._a.jpg"):
+        (folder / name).write_bytes(b"Mac OS X")
+    log = FaultLog()
+    assert len(ids(folder, log, "0-100%")) == 6
+    assert log.faults == []
 
 
 def test_ids_between_commas_are_read(folder):

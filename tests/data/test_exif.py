@@ -1,0 +1,55 @@
+"""Photos that EXIF turns, as training tells of them."""
+
+import pytest
+from PIL import Image
+from voc_files import SIZE, object_xml, read, write_voc
+
+from lshfm_pl.data import exif
+from lshfm_pl.data.exif import orientation_faults
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = {name: (SIZE, [object_xml()]) for name in "abcd"}
+    return write_voc(tmp_path / "set", "train", images, suffix=".jpg")
+
+
+def turn(folder, name, orientation, size=SIZE):
+    block = Image.Exif()
+    block[0x0112] = orientation
+    Image.new("RGB", size).save(folder / "JPEGImages" / f"{name}.jpg", exif=block)
+
+
+def told(folder):
+    return [fault.text for fault in orientation_faults(read(folder).records)]
+
+
+def test_upright_photos_are_not_told(folder):
+    turn(folder, "a", 1)
+    (folder / "JPEGImages" / "b.jpg").write_bytes(b"no picture")
+    assert told(folder) == []
+
+
+@pytest.mark.parametrize("orientation", range(5, 9))
+def test_photos_that_are_annotated_as_they_are_shown_are_turned(folder, orientation):
+    turn(folder, "b", orientation, SIZE[::-1])
+    assert told(folder) == ["EXIF turns or mirrors 1 images: 1 are turned, as their annotated sizes say."]
+    assert read(folder)[1][0].shape[-2:] == SIZE[::-1]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_photos_whose_size_does_not_tell_stay_as_they_are(folder, orientation):
+    turn(folder, "b", orientation)
+    turn(folder, "c", 6, SIZE[::-1])
+    (text,) = told(folder)
+    assert text.startswith(
+        "EXIF turns or mirrors 2 images: 1 are turned, as their annotated sizes say; 1 stay as "
+    )
+    assert text.endswith("b.jpg is the first.")
+
+
+def test_of_large_sets_some_are_looked_at(folder, monkeypatch):
+    monkeypatch.setattr(exif, "_MOST", 2)
+    turn(folder, "c", 3)
+    (text,) = told(folder)
+    assert text.startswith("EXIF turns or mirrors 1 images of 2 that were looked at: 1 stay")
