@@ -474,9 +474,7 @@ class VOCDataModule(DetectionDataModule):
             raise self._nothing_to_learn("No image is left")
         self._class_names = self._some_names(dataset.class_names)
         if is_training and not dataset.describe()["objects"]:
-            raise self._nothing_to_learn(
-                "No image has an object to learn: those that are difficult are not learnt"
-            )
+            raise self._nothing_to_learn("No image has an object to learn (difficult ones are left out)")
         self._tell_of_set(dataset, self._sources(split)[0].split_file, faults, is_training)
         return dataset
 
@@ -700,7 +698,7 @@ def _tell(split: str, faults: FaultLog) -> None:
         if left_out := len(faults.bad_images()):
             log.warning("data.on_bad_sample=skip: %d images are left out of the %s set", left_out, split)
         if others := sum(not fault.image_id for fault in faults.errors):
-            text = "data.on_bad_sample=skip: %d entries or lines of the %s set are passed over: they are of no image"
+            text = "data.on_bad_sample=skip: %d entries or lines of the %s set are of no image and are passed over"
             log.warning(text, others, split)
         for line in summaries(faults.errors):
             log.warning("%s set: %s", split, line)
