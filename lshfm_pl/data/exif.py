@@ -35,9 +35,9 @@ def orientation_faults(records: Sequence[DetectionRecord]) -> list[Fault]:
         outcomes.append(f"{len(turned):,} are turned, as their annotated sizes say")
     if stored:
         outcomes.append(
-            f"{len(stored):,} stay as they are stored, since their annotated sizes ask for nothing else: their "
-            f"boxes must be of the stored pixels, else store the photos upright; {stored[0].image_path.name} is the "
-            "first"
+            f"{len(stored):,} stay as they are stored, since their annotated sizes ask for nothing else: "
+            f"their boxes must be of the stored pixels, else store the photos upright; {stored[0].image_path.name} "
+            "is the first"
         )
     first = (stored or turned)[0]
     text = f"EXIF turns or mirrors {len(turned) + len(stored):,} images{of_all}: {'; '.join(outcomes)}."
