@@ -5,7 +5,8 @@ import os
 import shutil
 import time
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from lshfm_pl.data.workers import no_failure_midway
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import whole_file
 from lshfm_pl.run_logs import log_position
+from lshfm_pl.runs.going_on import command_to_go_on
 from lshfm_pl.signals import Interrupted, StopSignals
+from lshfm_pl.training.loop_progress import Place, complete_progress, log_last_step, place_of_failure
 
 __all__ = [
     "FINGERPRINT_KEY",
@@ -143,10 +146,7 @@ class LastCheckpoint(Checkpoint):
     Written after every epoch, before a validation, every so many steps or minutes, and when a signal stops the run
     (see `StopSignals`); always between two batches that complete an optimizer step. A failure outside of a step, as
     of the data, a logger or another callback, saves the last whole step too; one inside writes nothing: what it
-    leaves in memory may be half a step.
-
-    Lightning's loops go on well from the end of an epoch. For the other places the progress that they wrote is
-    completed here: between two batches none is begun, and a validation is due that has seen no batch.
+    leaves in memory may be half a step. `lshfm_pl.training.loop_progress` knows what else a checkpoint needs then.
 
     Args:
         dirpath: folder of the files.
@@ -167,10 +167,11 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
         self.signals = StopSignals()
-        self._place = "epoch_end"
-        self._validated = False
+        self._place: Place = "epoch_end"
+        self._validated = self._is_training = False
         self._saved_step, self._saved_time = 0, 0.0
-        self._steps_before = 0
+        self.signals.way_on = lambda: f"go on with: {command_to_go_on()}"
+        self.signals.saved = self.told_saved
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """All checkpoints of this trainer are written by `DurableCheckpointIO`; the signals are not Lightning's."""
@@ -183,7 +184,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from here."""
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
-        self.signals.deferred = True
+        self.signals.deferred = self._is_training = True
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -191,7 +192,6 @@ class LastCheckpoint(Checkpoint):
         """Save and stop if due: here the batch before is done, down to its line in the logs."""
         no_failure_midway()
         validated, self._validated = self._validated, False
-        self._steps_before = trainer.fit_loop.epoch_loop._batches_that_stepped
         # After a validation inside the epoch Lightning would go on with one more step in the logs: wait a batch.
         if batch_idx % trainer.accumulate_grad_batches or (validated and batch_idx):
             return
@@ -232,60 +232,48 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is left to be saved."""
-        self.signals.deferred = False
+        self.signals.deferred = self._is_training = False
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Save the last whole step, if the failure was not in a step, and tell how to go on."""
+        """Save the last whole step, if the failure was not in a step."""
         # What is no `Exception` ends the process by wish: a signal has saved already where it could.
-        if not isinstance(exception, Exception) or trainer.state.fn != TrainerFn.FITTING:
+        if not isinstance(exception, Exception) or not self._is_training:
             return
-        if self._is_whole_and_new(trainer):
+        place = place_of_failure(trainer)
+        if place is not None and trainer.global_step > self._saved_step:
+            with suppress(Exception):
+                log_last_step(trainer)
             # A full disk, say: what is there stays, and the failure itself is told.
-            with suppress(LSHFMError):
-                self._save(trainer, "after_failure", 0)
-        if self.path.is_file():
-            exception.add_note(
-                f"all up to step {self._saved_step} is saved: give the same command with resume=auto"
-            )
+            with suppress(LSHFMError, OSError):
+                self._save(trainer, place, 0, has_failed=True)
 
-    def _is_whole_and_new(self, trainer: pl.Trainer) -> bool:
-        """Whether training is between two steps, and the last one is in no file."""
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        counts: Any = progress.current
-        done = counts.processed
-        is_between = counts.started == done and done % trainer.accumulate_grad_batches == 0
-        is_last = progress.is_last_batch and done == counts.ready
+    def told_saved(self) -> str:
+        """What of the run is saved, for a message; "" if nothing is."""
+        if not self.path.is_file():
+            return ""
         return (
-            not trainer.validating and is_between and not is_last and trainer.global_step > self._saved_step
+            f"all up to step {self._saved_step} is saved" if self._saved_step else "what it had saved is kept"
         )
+
+    @contextmanager
+    def way_on_told(self) -> Iterator[None]:
+        """Note on each failure inside how to go on with the run."""
+        try:
+            yield
+        except Exception as error:
+            if saved := self.told_saved():
+                error.add_note(f"{saved}: give the same command with resume=auto")
+            raise
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Complete the progress of Lightning's loops, and note how far the logs were."""
-        loops = checkpoint["loops"]["fit_loop"]
-        batches, state = loops["epoch_loop.batch_progress"], loops["epoch_loop.state_dict"]
-        validation = loops["epoch_loop.val_loop.batch_progress"]
-        steps = state["_batches_that_stepped"]
-        if self._place == "after_failure":
-            # In memory the last batch may lack its last count, and the next one may have begun.
-            steps = state["_batches_that_stepped"] = self._steps_before + 1
-            for tracker in (batches["total"], batches["current"]):
-                tracker["completed"] = tracker["processed"]
-        if self._place in ("between_batches", "after_failure"):
-            for tracker in (batches["total"], batches["current"]):
-                tracker["ready"] = tracker["started"] = tracker["processed"] = tracker["completed"]
-            batches["is_last_batch"] = False
-        if self._place == "before_validation":
-            # To Lightning a validation interrupted in its first batch: it is run from there, that is, whole.
-            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-            validation |= {"total": dict(begun), "current": dict(begun), "is_last_batch": False}
-            steps += not trainer.fit_loop._should_accumulate()
-        else:  # none is under way, whatever an interrupted one has left in the total
-            validation["total"] = dict(validation["current"])
-        checkpoint["logs"] = {"steps": steps, **log_position(self.path.parent.parent)}
+        steps = complete_progress(trainer, checkpoint["loops"], self._place)
+        position = log_position(self.path.parent.parent, trainer.loggers)
+        checkpoint["logs"] = {"steps": steps, **position}
 
     def _agree(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
         """Whether to save, and the signal to stop for or 0, if so for any process; all of them must ask."""
@@ -295,7 +283,7 @@ class LastCheckpoint(Checkpoint):
         due_anywhere, signum = trainer.strategy.reduce(own, reduce_op="max").tolist()
         return bool(due_anywhere), signum
 
-    def _save(self, trainer: pl.Trainer, place: str, signum: int) -> None:
+    def _save(self, trainer: pl.Trainer, place: Place, signum: int, *, has_failed: bool = False) -> None:
         """Save, but not after a skipped step, so that there is a checkpoint from before the trouble.
 
         Where the run ends here it is saved all the same: a skipped step has changed nothing.
@@ -306,9 +294,10 @@ class LastCheckpoint(Checkpoint):
         if in_trouble and not signum and not (place == "epoch_end" and trainer.fit_loop.done):
             return
         for logger in trainer.loggers:
-            logger.save()
+            with suppress(*([Exception] if has_failed else [])):  # a logger may be what has failed
+                logger.save()
         self._place = place
-        if place == "after_failure":  # of one process alone: the others don't come to the meeting after it
+        if has_failed:  # of one process alone: the others don't come to the meeting after it
             content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.checkpoint_io.save_checkpoint(content, self.path)
         else:

@@ -51,6 +51,9 @@ def refuse_damaged_state(path: Path, checkpoint: Mapping[str, Any]) -> None:
             _require_form({"rows": 0, "events": {}, "steps": 0}, logs, "logs")
             if not all(isinstance(name, str) and _is_count(size) for name, size in logs["events"].items()):
                 raise _FormError("logs.events: expected names to sizes")
+            unwritten = logs.get("unwritten", [])
+            if not (isinstance(unwritten, list) and all(_is_row(row) for row in unwritten)):
+                raise _FormError("logs.unwritten: expected rows of numbers, each with its step")
     except _FormError as error:
         raise _damaged(path, str(error)) from error
     refuse_not_finite(f"resume: {path}", weights)
@@ -213,6 +216,13 @@ def _require_optimizer(optimizer: torch.optim.Optimizer, found: Any) -> None:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST_INTEGER
+
+
+def _is_row(value: Any) -> bool:
+    """Whether it can be a line of `metrics.csv`."""
+    if not isinstance(value, Mapping) or not _is_count(value.get("step")):
+        return False
+    return all(isinstance(key, str) and isinstance(item, int | float) for key, item in value.items())
 
 
 def _short(value: Any) -> str:

@@ -3,8 +3,9 @@
 import csv
 import io
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lshfm_pl.errors import printable
+from lshfm_pl.files import write_whole
 
 __all__ = ["START", "ContinuedCSVLogger", "log_position", "rewind_logs"]
 
@@ -42,6 +44,11 @@ class ContinuedCSVLogger(CSVLogger):
             self._experiment = _ContinuedWriter(log_dir=self.log_dir)
         return self._experiment
 
+    @property
+    def unwritten(self) -> list[dict[str, float]]:
+        """Rows that are in no file yet, because it cannot be written."""
+        return list(self._experiment.metrics) if isinstance(self._experiment, _ContinuedWriter) else []
+
 
 class _ContinuedWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
@@ -51,9 +58,20 @@ class _ContinuedWriter(ExperimentWriter):
             with path.open(newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        path = Path(self.metrics_file_path)
-        _write_rows(path, fieldnames, _read_rows(path))
+    def save(self) -> None:
+        """Write the rows that are only in memory; after a failure the file is as it was, and they stay there.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if not self.metrics:
+            return
+        path, keys = Path(self.metrics_file_path), sorted({*self.metrics_keys}.union(*self.metrics))
+        if keys != self.metrics_keys or not path.is_file():
+            _write_rows(path, keys, [*(_read_rows(path) if path.is_file() else []), *self.metrics])
+        else:
+            _append_rows(path, keys, self.metrics)
+        self.metrics_keys, self.metrics = keys, []
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
@@ -61,26 +79,46 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _write_rows(path: Path, fieldnames: list[str], rows: list[dict[str, str]]) -> None:
+def _write_rows(path: Path, fieldnames: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """In one go: whoever reads, or is killed, sees the old file or the new one."""
+    header = dict(zip(fieldnames, fieldnames, strict=True))
+    write_whole(path, _lines(fieldnames, [header, *rows]))
+
+
+def _append_rows(path: Path, fieldnames: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """All of them, or after a failure none."""
+    size = path.stat().st_size
+    try:
+        with path.open("ab") as file:
+            file.write(_lines(fieldnames, rows))
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
+
+
+def _lines(fieldnames: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=fieldnames)
-    writer.writeheader()
-    writer.writerows(rows)
-    _replace(path, text.getvalue().encode())
+    csv.DictWriter(text, fieldnames=fieldnames).writerows(rows)
+    return text.getvalue().encode()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+def log_position(folder: Path, loggers: Iterable[object] = ()) -> dict[str, Any]:
+    """How far the logs of a run are.
 
+    Args:
+        folder: of the run.
+        loggers: of the run.
 
-def log_position(folder: Path) -> dict[str, Any]:
-    """How far the logs of a run are: `rows` of metrics.csv, and `events`, the bytes of each TensorBoard file."""
+    Returns:
+        `rows` of metrics.csv; `events`, the bytes of each TensorBoard file; and, only where there are such,
+        `unwritten`: the rows that metrics.csv lacks because it cannot be written.
+    """
     metrics = folder / METRICS
     rows = len(_read_rows(metrics)) if metrics.is_file() else 0
-    return {"rows": rows, "events": {path.name: path.stat().st_size for path in _event_files(folder)}}
+    events = {path.name: path.stat().st_size for path in _event_files(folder)}
+    unwritten = [row for one in loggers if isinstance(one, ContinuedCSVLogger) for row in one.unwritten]
+    return {"rows": rows, "events": events, **({"unwritten": unwritten} if unwritten else {})}
 
 
 def _event_files(folder: Path) -> list[Path]:
@@ -98,13 +136,15 @@ def rewind_logs(folder: Path, position: dict[str, Any] | None) -> None:
     """
     if position is None:
         return
-    metrics = folder / METRICS
-    if metrics.is_file():
+    metrics, unwritten = folder / METRICS, position.get("unwritten", [])
+    if metrics.is_file() or unwritten:
         with _set_aside_if_damaged(metrics):
-            rows = _read_rows(metrics)
-            kept = [row for row in rows[: position["rows"]] if int(row["step"]) < position["steps"]]
-            if rows:
-                _write_rows(metrics, list(rows[0]), kept)
+            rows = _read_rows(metrics) if metrics.is_file() else []
+            known = [*rows[: position["rows"]], *unwritten]
+            kept = [row for row in known if int(row["step"]) < position["steps"]]
+            if rows or kept:
+                keys = sorted(set(rows[0] if rows else ()).union(*unwritten))
+                _write_rows(metrics, keys, kept)
     for path in _event_files(folder):
         if path.name not in position["events"]:
             path.unlink()
@@ -136,4 +176,4 @@ def _rewind_events(path: Path, size: int, steps: int) -> None:
         if Event.FromString(record).step < steps or Event.FromString(record).HasField("file_version"):
             writer.write(record)
     cut.unlink()
-    _replace(path, before.getvalue())
+    write_whole(path, before.getvalue())

@@ -4,8 +4,10 @@ A command listens from its first import on (`end_at_signals`): a signal prints o
 once, without a traceback or a half-written file. Training listens in its own way (`StopSignals`): it saves first.
 """
 
+import atexit
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,15 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-__all__ = ["STOP_SIGNALS", "Interrupted", "StopSignals", "at_end", "end_at_signals", "is_first_process"]
+__all__ = [
+    "STOP_SIGNALS",
+    "Interrupted",
+    "StopSignals",
+    "at_end",
+    "end_at_signals",
+    "end_without_shutdown",
+    "is_first_process",
+]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl+C, `kill` and the end of a SLURM job, a closed terminal, and what SLURM jobs ask for ahead of it."""
@@ -65,15 +75,33 @@ def _end(signum: int, frame: FrameType | None) -> None:
     _end_now(signum)
 
 
-def _end_now(signum: int) -> NoReturn:
+def _end_now(signum: int, saved: str = "") -> NoReturn:
     """End without unwinding: an exception raised here could be lost, or wait for threads that have much to do."""
     for other in STOP_SIGNALS:  # what comes now must not interrupt the ending
         signal.signal(other, signal.SIG_IGN)
-    _tell(f"{signal.Signals(signum).name}: stopped")
+    _tell(f"{signal.Signals(signum).name}: stopped{saved}")
     for function in _functions_at_end:
         with suppress(Exception):
             function()
     os._exit(128 + signum if is_first_process() else 0)
+
+
+def end_without_shutdown(status: int) -> None:
+    """Have the process end with `status` as soon as all that was registered with `atexit` is done.
+
+    Python's own shutdown takes a while after torch was imported. It puts the default handlers of signals back, so
+    that a Ctrl+C in it would kill the process without a word.
+    """
+
+    def end() -> None:
+        atexit.unregister(end)
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(status)
+
+    atexit.register(end)
 
 
 def _tell(text: str) -> None:
@@ -83,6 +111,10 @@ def _tell(text: str) -> None:
             os.write(2, f"{text}\n".encode())
 
 
+def _part(text: str) -> str:
+    return f"; {text}" if text else ""
+
+
 class StopSignals:
     """While entered, the signals that ask a run to stop are noted or end it.
 
@@ -90,12 +122,21 @@ class StopSignals:
     does not wait. Elsewhere nothing is lost by stopping at once: a command ends in one line, and in any other
     process `Interrupted` is raised. On leaving, a handler that somebody else had installed, as submitit does to put
     its job into the queue again, gets the signal too.
+
+    Attributes:
+        deferred: whether a signal waits for the end of the step.
+        received: the signal that waits.
+        forward: is given the signals that other processes of the run should get.
+        way_on: returns how to go on with the run, or "" where nothing was to be saved.
+        saved: returns what of the run is saved, likewise.
     """
 
     def __init__(self) -> None:
         self.deferred = False
         self.received: int | None = None
         self.forward: Callable[[int], None] | None = None
+        self.way_on: Callable[[], str] = str
+        self.saved: Callable[[], str] = str
         self._others: dict[int, Any] = {}
         self._received_at = 0.0
 
@@ -126,10 +167,12 @@ class StopSignals:
             if self.received is None:
                 self.received, self._received_at = signum, time.monotonic()
                 hint = "; Ctrl+C again stops at once" if signum == signal.SIGINT else ""
-                _tell(f"{signal.Signals(signum).name}: saving after this batch, then stopping{hint}")
+                parts = f"saving after this batch, then stopping{hint}{_part(self.way_on())}"
+                _tell(f"{signal.Signals(signum).name}: {parts}")
             return
         if self._others.get(signum) is _end:
-            _end_now(signum)
+            saved = self.saved()
+            _end_now(signum, _part(saved) + _part(self.way_on() if saved else ""))
         raise Interrupted(signum)
 
     def _is_second_ctrl_c(self, signum: int) -> bool:

@@ -124,6 +124,8 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None) -> dict[s
         last = next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
         signals = StopSignals() if last is None else last.signals
         stack.enter_context(signals)
+        if last is not None:
+            stack.enter_context(last.way_on_told())
         if started_by_lightning():
             end_with_parent(signals)
         stack.enter_context(lost_processes_told(signals))

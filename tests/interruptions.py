@@ -1,7 +1,9 @@
 """Callbacks that interrupt a run at a chosen place, for runs that a test starts."""
 
+import errno
 import os
 import signal
+from pathlib import Path
 
 import pytorch_lightning as pl
 
@@ -63,3 +65,50 @@ class SpoilWeights(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if batch_idx == 1:
             self.weight.data.copy_(self.before)
+
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
+
+
+class FailAt(pl.Callback):
+    """Has something outside of a step fail in or after a training batch, as where a disk is full.
+
+    Args:
+        batch: number of the training batch, counted over the epochs from 0.
+        what: `start` and `end` of the batch fail, `log` its line in metrics.csv, `curves` all of that file from
+            then on; else a file or folder that is renamed then, so that who reads it fails.
+    """
+
+    def __init__(self, batch, what):
+        self.batch, self.what = batch, what
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.total_batch_idx == self.batch - 1 and self.what == "start":
+            raise NO_SPACE
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.fit_loop.total_batch_idx != self.batch:
+            return
+        if self.what == "end":
+            raise NO_SPACE
+        if self.what in ("log", "curves"):
+            (writer,) = (one.experiment for one in trainer.loggers if hasattr(one, "unwritten"))
+            save = writer.save
+
+            def fail():
+                if self.what == "log":
+                    writer.save = save
+                raise NO_SPACE
+
+            writer.save = fail
+        elif self.what != "start":
+            Path(self.what).rename(f"{self.what}.gone")
+
+
+class LastStep(pl.Callback):
+    """Knows the number of whole steps, also after a failure."""
+
+    steps = 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        LastStep.steps = trainer.global_step

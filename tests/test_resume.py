@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from interruptions import Killed
+from interruptions import Killed, LastStep
 from omegaconf import OmegaConf, open_dict
 from torture import rows, same, scalars
 
 from lshfm_pl import resume
 from lshfm_pl.checkpointing import LAST, PREVIOUS, Interrupted
-from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.cli import CONFIG_DIR, told
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.resume import comparable, differing_keys, resolve_resume
 from lshfm_pl.runs.data_of_run import RunData
@@ -176,6 +176,69 @@ def test_a_signal_saves_and_ends_with_its_status(stop, uninterrupted, settings, 
         assert read_last(tmp_path / signum.name)["global_step"] == done
     run_to_end(tmp_path / "SIGTERM", data_root, *chosen)
     assert_same_end(tmp_path / "SIGTERM", uninterrupted("fasterrcnn", "none"))
+
+
+VALIDATE_OFTEN = ("trainer.val_check_interval=2",)
+NO_VALIDATION = ("trainer.limit_val_batches=0",)
+BY_TWO = ("trainer.accumulate_grad_batches=2",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("further", "batch", "what"),
+    [
+        ((), 2, "log"),
+        ((), 6, "curves"),
+        ((), 4, "curves"),
+        ((), 1, "end"),
+        ((), 4, "end"),
+        ((), 3, "start"),
+        (NO_VALIDATION, 4, "end"),
+        (NO_VALIDATION, 4, "log"),
+        (VALIDATE_OFTEN, 1, "log"),
+        (VALIDATE_OFTEN, 2, "end"),
+        (BY_TWO, 3, "log"),
+        (BY_TWO, 4, "end"),
+        ((), 1, "train"),
+        ((), 2, "val"),
+        (("data.num_workers=2",), 1, "."),
+    ],
+)
+def test_failure_outside_of_a_step_loses_none(
+    further, batch, what, uninterrupted, settings, data_root, tmp_path
+):
+    chosen = [*settings("fasterrcnn", "none"), *further]
+    reference = uninterrupted("fasterrcnn", "none", *[one for one in further if "workers" not in one])
+    run, root = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(data_root, root)
+    gone = vanishing(root, what)
+    config = config_of(run, root, *chosen)
+    with open_dict(config):
+        config.callbacks.steps = {"_target_": "interruptions.LastStep"}
+        config.callbacks.fail = {
+            "_target_": "interruptions.FailAt",
+            "batch": batch,
+            "what": str(gone or what),
+        }
+    with pytest.raises((OSError, LSHFMError)) as caught:
+        train(config)
+    line = told(caught.value)
+    assert "\n" not in line
+    assert line.endswith(f"all up to step {LastStep.steps} is saved: give the same command with resume=auto")
+    assert read_last(run)["global_step"] == LastStep.steps > 0
+    if gone is not None:
+        Path(f"{gone}.gone").rename(gone)
+    run_to_end(run, root, *chosen)
+    assert_same_end(run, reference)
+
+
+def vanishing(root, what):
+    """What of the data vanishes: an image of a set, or all of them."""
+    images = next(root.rglob("JPEGImages"))
+    if what in ("train", "val"):
+        (ids,) = root.rglob(f"{what}.txt")
+        return next(images.glob(f"{ids.read_text().split()[0 if what == 'val' else -1]}.*"))
+    return images if what == "." else None
 
 
 @pytest.fixture

@@ -1,6 +1,10 @@
 """Curves of an interrupted run: what would come a second time is taken out, nothing else."""
 
 import csv
+import errno
+import io
+import os
+from pathlib import Path
 
 import pytest
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -42,6 +46,44 @@ def test_rows_after_the_position_are_taken_out(tmp_path, count, steps, kept):
     log_rows(tmp_path, ROWS)
     rewind_logs(tmp_path, {"rows": count, "events": {}, "steps": steps})
     assert rows_in(tmp_path) == ROWS[:kept]
+
+
+@pytest.mark.parametrize("metrics", [{"a": 3.0}, {"b": 3.0}])
+def test_rows_that_cannot_be_written_are_kept_until_they_can(tmp_path, monkeypatch, metrics):
+    log_rows(tmp_path, ROWS[:2])
+    before = (tmp_path / "metrics.csv").read_bytes()
+    logger = csv_logger(tmp_path)
+    logger.log_metrics(metrics, 2)
+
+    class Full(io.FileIO):
+        def write(self, content):
+            super().write(content[:3])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened = Path.open
+
+    def open_full(path, mode="r", **settings):
+        return Full(path, "ab") if mode == "ab" else opened(path, mode, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_full)
+        patch.setattr(Path, "write_bytes", lambda path, content: Full(path, "w").write(content))
+        with pytest.raises(OSError, match="No space"):
+            logger.save()
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+    position = {**log_position(tmp_path, [logger]), "steps": 3}
+    assert (position["rows"], position["unwritten"]) == (2, [{**metrics, "step": 2}])
+    logger.save()
+    assert rows_in(tmp_path) == [*ROWS[:2], (2, metrics)]
+    assert "unwritten" not in log_position(tmp_path, [logger])
+
+    (tmp_path / "metrics.csv").write_bytes(before)
+    rewind_logs(tmp_path, position)
+    assert rows_in(tmp_path) == [*ROWS[:2], (2, metrics)]
+    (tmp_path / "metrics.csv").unlink()
+    rewind_logs(tmp_path, position)
+    assert rows_in(tmp_path) == [(2, metrics)]
 
 
 def points(folder):

@@ -1,6 +1,7 @@
 """Signals to the whole process group, as a terminal sends them: one line, the right status, nothing lost."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,6 +82,33 @@ def test_start_method_that_is_none_is_answered_with_those_that_are():
     assert set(START_METHODS) == {"fork", "forkserver", "spawn"}
 
 
+END_SLOWLY = """
+import atexit, sys, time
+from lshfm_pl.signals import end_at_signals, end_without_shutdown
+class Slow:
+    def __del__(self): time.sleep(5)
+slow = Slow()  # as all that torch takes down
+end_at_signals()
+atexit.register(lambda: (print("at exit", flush=True), time.sleep(float(sys.argv[1]))))
+end_without_shutdown(3)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("signum", [None, signal.SIGINT, signal.SIGTERM])
+def test_end_of_a_command_is_short_and_a_signal_in_it_is_told_as_before(signum):
+    seconds = "0" if signum is None else "5"
+    terminal = Terminal([sys.executable, "-c", END_SLOWLY, seconds], ROOT, ENVIRONMENT)
+    assert terminal.wait_for("at exit\n")
+    if signum is not None:
+        terminal.send(signum)
+    begin = time.monotonic()
+    assert terminal.wait() == (3 if signum is None else 128 + signum)
+    assert time.monotonic() - begin < 4
+    told = terminal.printed.partition("at exit\n")[2].removeprefix("^C")
+    assert told == ("" if signum is None else f"{signum.name}: stopped\n")
+
+
 READ_FOR_EVER = """
 import time
 from torch.utils.data import DataLoader
@@ -145,7 +173,9 @@ def test_ctrl_c_saves_the_step_and_ends_with_130_and_one_line(moment, step, tmp_
     terminal.press_ctrl_c()
     assert terminal.wait() == 130
     (told,) = [line for line in terminal.printed[begin:].splitlines() if line.strip()]
-    assert told.endswith("SIGINT: saving after this batch, then stopping; Ctrl+C again stops at once")
+    assert "SIGINT: saving after this batch, then stopping; Ctrl+C again stops at once; go on with: " in told
+    way_on = shlex.split(told.rpartition("go on with: ")[2])
+    assert way_on == [*TRAIN, *overrides, "resume=auto"]
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == step
     assert not list((tmp_path / "run").rglob("*.tmp"))
@@ -162,6 +192,7 @@ def test_second_ctrl_c_ends_at_once_and_leaves_no_half_written_file(tmp_path):
     terminal.press_ctrl_c()
     assert terminal.wait(seconds=5) == 130
     assert "Traceback" not in terminal.printed
+    assert "SIGINT: stopped\n" in terminal.printed  # nothing was saved before
     assert not list((tmp_path / "run").rglob("*.tmp"))
     assert wait_until_gone(started)
 

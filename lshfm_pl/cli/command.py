@@ -30,7 +30,7 @@ from lshfm_pl.cli.values import expand_home, refuse_missing_values, refuse_wrong
 from lshfm_pl.environment import prepare_environment
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
-from lshfm_pl.signals import end_at_signals
+from lshfm_pl.signals import end_at_signals, end_without_shutdown
 
 __all__ = ["Command", "main", "refuse_named_teacher", "start"]
 
@@ -69,8 +69,13 @@ def start(name: str) -> NoReturn:
         command: Command = importlib.import_module(f"lshfm_pl.{name}").main
         return command.function
 
-    _run(name, function)
-    sys.exit(0)
+    status = 0
+    try:
+        _run(name, function)
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    end_without_shutdown(status)
+    sys.exit(status)
 
 
 def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) -> None:
