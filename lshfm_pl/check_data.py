@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from lshfm_pl.console import is_terminal
 from lshfm_pl.data import DetectionDataModule, DetectionDataset
-from lshfm_pl.data.dataset import DetectionRecord, damaged, read_record
+from lshfm_pl.data.dataset import DetectionRecord, read_record, watched
 from lshfm_pl.data.faults import ERRORS, WARNINGS, Fault, FaultError, FaultLog, summaries
 from lshfm_pl.data.images import decode_image, inspect_image
-from lshfm_pl.data.jpeg_damage import capture_error_output, is_harmless, jpeg_messages
+from lshfm_pl.data.jpeg_damage import capture_error_output, jpeg_messages
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.results import write_json
 
@@ -164,18 +164,7 @@ def _look_at_images(
 def _damage(image: DetectionRecord | Path) -> list[Fault]:
     """What the decoder says of one image, found by decoding it alone: it does not say of which file it speaks."""
     path = image if isinstance(image, Path) else image.image_path
-    with capture_error_output() as output:
-        decode_image(path)
-        messages = jpeg_messages(output.take())
-    data = path.read_bytes() if messages else b""
-    faults = []
-    for message in dict.fromkeys(messages):
-        if is_harmless(message, data):
-            text = f"{message}: they belong to nothing and are passed over."
-            faults.append(Fault("image-extra-bytes", path, text))
-        else:
-            faults.append(damaged(path, message))
-    return faults
+    return watched(path, lambda: decode_image(path))[1]
 
 
 def _look_at(image: DetectionRecord | Path) -> tuple[str | None, Path, list[Fault]]:

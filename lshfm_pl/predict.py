@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lshfm_pl.cli import as_dict
 from lshfm_pl.console import is_terminal
 from lshfm_pl.data.coco import unused_name
+from lshfm_pl.data.dataset import watched
 from lshfm_pl.data.images import FORMATS, SUFFIXES, decode_image
 from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.detectors import Detector, load_detector
@@ -49,8 +50,8 @@ class Picture(NamedTuple):
     name: str
 
 
-class _Pictures(Dataset[tuple[int, Tensor | str]]):
-    """(position, uint8 image [3, H, W]), or the reason in place of the image if it cannot be read."""
+class _Pictures(Dataset[tuple[int, Tensor | str, list[str]]]):
+    """(position, uint8 image [3, H, W] or the reason why it cannot be read, what is wrong inside)."""
 
     def __init__(self, pictures: Sequence[Picture]) -> None:
         self.pictures = pictures
@@ -58,11 +59,13 @@ class _Pictures(Dataset[tuple[int, Tensor | str]]):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str, list[str]]:
+        path = self.pictures[index].path
         try:
-            return index, decode_image(self.pictures[index].path, upright=True)
+            image, faults = watched(path, lambda: decode_image(path, upright=True))
         except LSHFMError as error:
-            return index, str(error)
+            return index, str(error), []
+        return index, image, [str(fault) for fault in faults if fault.is_error]
 
 
 def predict(config: DictConfig) -> list[str]:
@@ -98,8 +101,10 @@ def predict(config: DictConfig) -> list[str]:
     )
     with tqdm(total=len(pictures), unit="picture", disable=not is_terminal(sys.stderr)) as bar:
         for batch in loader:
-            read = [(index, image) for index, image in batch if isinstance(image, Tensor)]
-            for index, reason in ((index, item) for index, item in batch if isinstance(item, str)):
+            read = [(index, image) for index, image, _ in batch if isinstance(image, Tensor)]
+            for text in (text for _, _, told in batch for text in told):
+                tqdm.write(f"warning: {text}", file=sys.stderr)
+            for index, reason in ((index, item) for index, item, _ in batch if isinstance(item, str)):
                 unreadable.append({"file_name": pictures[index].name, "reason": reason})
                 tqdm.write(f"left out: {reason}", file=sys.stderr)
             found = detect(detector, [image for _, image in read]) if read else []

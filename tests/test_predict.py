@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from data_faults import damaged_jpeg, write_sound_voc
 from hydra import compose, initialize_config_dir
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
@@ -120,6 +121,18 @@ def test_pictures_of_one_name_in_two_folders_are_both_kept(checkpoint, folder, t
     assert (boxes_on_it != plain).any()
     run(checkpoint, folder, tmp_path / "certain", "score_threshold=1")
     assert (np.asarray(Image.open(tmp_path / "certain/pictures/below/b.PNG.png")) == plain).all()
+
+
+def test_pictures_that_are_damaged_inside_are_named(checkpoint, tmp_path, capfd):
+    write_sound_voc(tmp_path / "set")
+    damaged_jpeg(tmp_path / "set")
+    unreadable, content = run(checkpoint, tmp_path / "set/JPEGImages", tmp_path / "out", "pictures=false")
+    assert unreadable == []
+    assert len(content["images"]) == 4
+    (told,) = capfd.readouterr().err.splitlines()
+    assert told.startswith(
+        f"warning: {tmp_path}/set/JPEGImages/a.jpg: is damaged inside (Corrupt JPEG data: "
+    )
 
 
 def test_batches_give_the_same_detections(checkpoint, folder, tmp_path):

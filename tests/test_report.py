@@ -389,6 +389,13 @@ def test_published_figure_stands_beside_a_run_of_that_row(tmp_path):
     assert rows[0]["data"] == "voc0712, tested on VOC2007/test"
 
 
+def test_lists_of_splits_stand_in_titles_as_names(tmp_path):
+    data = {"root": "set", "train_split": "train", "val_split": "val", "test_split": ["test", "more"]}
+    write_run(tmp_path / "none", found=0.4, data=data)
+    made = report(tmp_path, resamples=50).parent
+    assert rows_of(made / "summary.csv")[0]["data"] == "set, tested on test, more"
+
+
 def test_patterns_lists_and_single_folders_are_searched_once(folder, tmp_path):
     made = report([f"{folder}/sweep/0_*", f"{folder}/sweep/0_job/l2"], tmp_path / "here", resamples=50).parent
     assert made == tmp_path / "here"

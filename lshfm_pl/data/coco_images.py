@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from lshfm_pl.data.coco_values import EntryError, Notes, has_unprintable, refuse_missing, shown
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
+from lshfm_pl.data.folders import walk
 from lshfm_pl.data.spelling import folded
 
 __all__ = ["advice", "file_name_of", "find_images"]
@@ -254,9 +255,9 @@ class _Folder:
         """Files of that very name in folders further down."""
         if self._everywhere is None:
             self._everywhere = {}
-            for folder, _, files in os.walk(self.root):
+            for folder, files in walk(self.root):
                 for file in files:
-                    self._everywhere.setdefault(folded(file), []).append(Path(folder) / file)
+                    self._everywhere.setdefault(folded(file), []).append(folder / file)
         return self._everywhere.get(folded(name), [])
 
 

@@ -25,8 +25,8 @@ __all__ = [
     "Target",
     "Transform",
     "check_header",
-    "damaged",
     "read_record",
+    "watched",
 ]
 
 Target = dict[str, Tensor]
@@ -101,21 +101,31 @@ def read_checked(record: DetectionRecord) -> Tensor:
     Raises:
         FaultError: as `read_record`, or the decoder passed over damage.
     """
-    with capture_error_output() as output:
-        image = read_record(record)
-        messages = jpeg_messages(output.take())
-    if messages:
-        data = record.image_path.read_bytes()
-        for message in messages:
-            if not is_harmless(message, data):
-                raise FaultError(damaged(record.image_path, message))
+    image, faults = watched(record.image_path, lambda: read_record(record))
+    for fault in faults:
+        if fault.is_error:
+            raise FaultError(fault)
     return image
 
 
-def damaged(path: Path, message: str) -> Fault:
-    """The fault of a picture that the decoder said something about."""
-    text = f"is damaged inside ({message}): in part its pixels are wrong. Replace the file."
-    return Fault("image-damaged", path, text)
+def watched(path: Path, read: Callable[[], Tensor]) -> tuple[Tensor, list[Fault]]:
+    """What `read` decodes of a file, and what the decoder passed over, each thing once: damage, or harmless bytes.
+
+    No other thread may decode meanwhile: the decoder does not say of which file it speaks.
+    """
+    with capture_error_output() as output:
+        image = read()
+        messages = jpeg_messages(output.take())
+    data = path.read_bytes() if messages else b""
+    faults = []
+    for message in dict.fromkeys(messages):
+        if is_harmless(message, data):
+            text = f"{message}: they belong to nothing and are passed over."
+            faults.append(Fault("image-extra-bytes", path, text))
+        else:
+            text = f"is damaged inside ({message}): in part its pixels are wrong. Replace the file."
+            faults.append(Fault("image-damaged", path, text))
+    return image, faults
 
 
 def _size(image: Tensor) -> tuple[int, int]:

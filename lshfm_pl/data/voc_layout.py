@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError
+from lshfm_pl.data.folders import walk
 from lshfm_pl.data.images import SUFFIXES
 from lshfm_pl.data.spelling import folded
 from lshfm_pl.errors import few
@@ -241,15 +242,11 @@ def _children(root: Path) -> list[str]:
 
 def _counts(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     """Folders below `root` with their numbers of XML files and pictures."""
-    for number, (folder, below, names) in enumerate(os.walk(root)):
-        relative = Path(folder).relative_to(root)
-        below.sort()
-        if len(relative.parts) >= _DEPTH:
-            below.clear()
+    for number, (folder, names) in enumerate(walk(root, _DEPTH)):
         if number >= _FOLDERS_LOOKED_AT:
             return
         xml = sum(map(is_annotation, names))
-        yield relative.as_posix(), (xml, sum(map(is_picture, names)))
+        yield folder.relative_to(root).as_posix(), (xml, sum(map(is_picture, names)))
 
 
 def _above(folders: list[str]) -> str:

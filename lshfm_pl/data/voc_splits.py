@@ -1,12 +1,12 @@
 """Which images a split of a folder in VOC layout has: lines of a list, a folder, or a share of all."""
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path, without_path
+from lshfm_pl.data.folders import walk
 from lshfm_pl.data.voc_layout import SPLITS, Files, VOCSource, found_layout, is_annotation, is_picture
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
@@ -108,8 +108,8 @@ def _of_folder(source: VOCSource, log: FaultLog, files: Files) -> list[tuple[str
         text = f"no such folder of annotations, which the split '{source.split}' is. "
         raise FaultError(Fault("file-missing", top, text + found_layout(source.folder)))
     ids = [
-        (Path(folder) / name).relative_to(source.annotation_folder).as_posix()[: -len(".xml")]
-        for folder, _, names in os.walk(top)
+        (folder / name).relative_to(source.annotation_folder).as_posix()[: -len(".xml")]
+        for folder, names in walk(top)
         for name in names
         if is_annotation(name)
     ]
@@ -135,9 +135,9 @@ def _limits(split: str, share: str) -> tuple[float, float]:
 
 def _tell_of_unannotated(folder: Path, source: VOCSource, files: Files, log: FaultLog) -> None:
     """Pictures without an annotation: whether they are background or were not looked at, nothing says."""
-    for place, _, names in os.walk(folder):
-        for name in sorted(filter(is_picture, names)):
-            path = Path(place) / name
+    for place, names in walk(folder):
+        for name in filter(is_picture, names):
+            path = place / name
             image_id = path.relative_to(source.image_folder).with_suffix("").as_posix()
             if files.annotation(image_id) is None:
                 log.add(

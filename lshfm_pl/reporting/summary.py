@@ -370,7 +370,8 @@ def _data_title(run: Run) -> str:
         or data.get("test_annotations")
         or data.get("val_annotations")
     )
-    return f"{name}, tested on {split}" if split else name
+    splits = ", ".join(map(str, split)) if isinstance(split, list) else split
+    return f"{name}, tested on {splits}" if splits else name
 
 
 def _position(run: Run) -> int:

@@ -54,3 +54,12 @@ def test_lists_that_are_there_are_proposed(tmp_path):
 def test_a_folder_with_neither_is_described(tmp_path):
     (tmp_path / "labels").mkdir()
     assert "has labels/" in found_layout(tmp_path)
+
+
+def test_folders_are_found_behind_links(tmp_path):
+    real, root = tmp_path / "real", tmp_path / "set"
+    root.mkdir()
+    for name in ("train", "test"):
+        write(real, name, name, "a")
+        (root / name).symlink_to(real / name)
+    assert "data.train_split=train/ data.val_split=test/" in found_layout(root)

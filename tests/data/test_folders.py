@@ -1,0 +1,34 @@
+"""Walks through folders of data, with links."""
+
+from voc_files import SIZE, object_xml, write_voc
+
+from lshfm_pl.data import VOCDataModule
+from lshfm_pl.data.folders import walk
+
+
+def test_each_folder_comes_once_whatever_links_lead_to_it(tmp_path):
+    top = tmp_path / "set"
+    for folder in ("b/deep", "a"):
+        (top / folder).mkdir(parents=True)
+        (top / folder / "x.jpg").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "y.jpg").touch()
+    (top / "linked").symlink_to(tmp_path / "elsewhere")
+    (top / "b" / "up").symlink_to(top)
+    (top / "z").symlink_to(top / "a")
+    found = [(folder.relative_to(top).as_posix(), names) for folder, names in walk(top)]
+    assert found == [(".", []), ("a", ["x.jpg"]), ("b", []), ("b/deep", ["x.jpg"]), ("linked", ["y.jpg"])]
+    assert [folder.name for folder, _ in walk(top, 1)] == ["set", "a", "b", "linked"]
+
+
+def test_a_split_may_be_a_folder_that_is_or_holds_a_link(tmp_path):
+    folder = write_voc(tmp_path / "real", "train", {name: (SIZE, [object_xml()]) for name in "abcde"})
+    for kind in ("Annotations", "JPEGImages"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        (tmp_path / "set" / kind / "seq1").symlink_to(folder / kind)
+    for split in ("seq1/", "0-100%", "seq1/0-100%"):
+        datamodule = VOCDataModule(root=tmp_path / "set", train_split=split, val_split=split, num_workers=0)
+        datamodule.setup("fit")
+        assert [record.image_id for record in datamodule.train_set.records] == [
+            f"set/seq1/{n}" for n in "abcde"
+        ]
