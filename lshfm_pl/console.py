@@ -56,14 +56,21 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-def make_trainer(*, enable_progress_bar: bool | None = None, **arguments: Any) -> "pl.Trainer":
+def make_trainer(
+    *, enable_progress_bar: bool | None = None, meeting_seconds: float | None = None, **arguments: Any
+) -> "pl.Trainer":
     """Lightning's trainer, with a progress bar only where there is a terminal to show it on.
 
     Args:
         enable_progress_bar: None shows the bar if stdout, where Lightning draws it, and stderr are terminals.
+        meeting_seconds: not the trainer's: `lshfm_pl.runs.meeting` reads it before there is one.
         **arguments: of `pytorch_lightning.Trainer`.
     """
     import pytorch_lightning as pl  # here: log lines are set up before anything heavy is imported
+
+    from lshfm_pl.runs.meeting import cluster_environment
+
+    arguments["plugins"] = cluster_environment(arguments.get("plugins") or ())
 
     if enable_progress_bar is None:
         enable_progress_bar = is_terminal(sys.stdout) and is_terminal(sys.stderr)

@@ -8,11 +8,22 @@ Lightning reads it.
 import os
 import re
 import socket
+import sys
 import threading
+from collections.abc import Sequence
+from typing import Any
 
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.signals import is_first_process
 
-__all__ = ["prepare_environment", "prepare_meeting", "started_by_srun", "started_by_torchrun"]
+__all__ = [
+    "prepare_environment",
+    "prepare_meeting",
+    "refuse_other_counts",
+    "refuse_several_processes",
+    "started_by_srun",
+    "started_by_torchrun",
+]
 
 TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """All of them are set by torchrun."""
@@ -32,6 +43,23 @@ SLURM_TASK = (
 
 SLURM_READ = (*SLURM_TASK[1:], "SLURM_NTASKS_PER_NODE")
 """What Lightning takes for the place of a task."""
+
+BY_NODE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Set by who starts one command on each node, from which Lightning starts the processes of that node."""
+
+COUNTS_OF_OTHERS = {
+    "OMPI_COMM_WORLD_SIZE": "mpirun (Open MPI)",
+    "PMI_SIZE": "mpiexec (MPICH or Intel MPI)",
+    "MV2_COMM_WORLD_SIZE": "mpirun (MVAPICH)",
+    "JSM_NAMESPACE_SIZE": "jsrun (LSF)",
+}
+"""How many processes were started together by launchers that are not supported."""
+
+SHARED_BY_PROCESSES = ("train", "evaluate")
+"""The commands whose work several processes share."""
+
+SETTING_OF_TRAINER = "PL_TRAINER_"
+"""With what the variables begin that Lightning reads as arguments of its trainer."""
 
 RANKS = (
     "RANK",
@@ -66,12 +94,21 @@ def started_by_srun() -> bool:
     return is_task and os.environ["SLURM_NTASKS"] != "1"
 
 
+def started_by_hand() -> bool:
+    """Whether each process is told its place by the variables that Lightning sets, by Lightning or by hand."""
+    return all(os.environ.get(name) for name in BY_HAND)
+
+
 def prepare_environment() -> None:
     """Leave the variables of what has started this process, and take out those left over from anything else.
+
+    Those that look like a wish, and are not read all the same, are told in a line each.
 
     Raises:
         LSHFMError: one that counts does not hold what it should.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns by pages while it connects
+    told: list[str] = []
     if started_by_srun():
         _check_numbers(SLURM_TASK[1:])
         _tell_tasks_per_node()
@@ -81,14 +118,91 @@ def prepare_environment() -> None:
         _take_out(SLURM_READ)
     if not started_by_torchrun():
         # GROUP_RANK and RANK count for torchrun alone; the others also for processes started by hand.
+        if not started_by_hand() and _is_above_one("WORLD_SIZE"):
+            missing = [name for name in BY_HAND if not os.environ.get(name)]
+            size = os.environ["WORLD_SIZE"]
+            told.append(f"WORLD_SIZE={size} of the environment is not read, as {few(missing)} is not set")
         _take_out(("TORCHELASTIC_RUN_ID", "GROUP_RANK", "RANK"))
-        if not all(os.environ.get(name) for name in BY_HAND):
+        if not started_by_hand():
             _take_out(("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if "JSM_NAMESPACE_SIZE" not in os.environ:
-        _take_out(("JSM_NAMESPACE_RANK",))
+    _take_out(("JSM_NAMESPACE_RANK",))
     _take_out([name for name in (*RANKS, *PORTS, "MASTER_ADDR") if os.environ.get(name) == ""])
     _check_numbers(RANKS)
     _check_numbers(PORTS, HIGHEST_PORT)
+    settings = sorted(name for name in os.environ if name.startswith(SETTING_OF_TRAINER))
+    if settings:
+        keys = [f"trainer.{name.removeprefix(SETTING_OF_TRAINER).lower()}=…" for name in settings]
+        told.append(f"{few(settings)} of the environment is not read; give {few(keys)} on the command line")
+        _take_out(settings)
+    if is_first_process():
+        for text in told:
+            print(f"warning: {text}", file=sys.stderr)
+
+
+def refuse_several_processes(command: str) -> None:
+    """Stop where this process was started beside others in a way that its command does not know.
+
+    A command that is one process forgets all places among others.
+
+    Args:
+        command: `train`, `report` …
+
+    Raises:
+        LSHFMError: it was. Each process would do the whole work, in the same folder.
+    """
+    outside = started_by_srun() or started_by_torchrun()
+    if command not in SHARED_BY_PROCESSES:
+        if outside:
+            by, count = _launcher()
+            raise LSHFMError(
+                f"{by} has started {count} processes of {command}, which is one process; start one "
+                "(srun --nodes=1 --ntasks=1, or without srun or torchrun)"
+            )
+        _take_out((*RANKS, *PORTS, "MASTER_ADDR"))
+    if outside or started_by_hand():
+        return
+    for name, launcher in COUNTS_OF_OTHERS.items():
+        if _is_above_one(name):
+            raise LSHFMError(
+                f"{name}={os.environ[name]}: {launcher} has started this process beside others, which {command} "
+                "does not support: start with torchrun or srun (docs/distributed.md); "
+                f"if the variable is left over: unset {name}"
+            )
+
+
+def refuse_other_counts(devices: Any, num_nodes: int) -> None:
+    """Stop where the processes that were started are not those that the config asks for.
+
+    Args:
+        devices: `trainer.devices`: a number, a list or `auto`, which is left to Lightning.
+        num_nodes: `trainer.num_nodes`.
+
+    Raises:
+        LSHFMError: they are not, or nothing tells which of several nodes this one is.
+    """
+    on_node = _number_of(devices)
+    if started_by_srun() or started_by_torchrun():
+        by, count = _launcher()
+        nodes = int(os.environ["SLURM_NNODES"]) if started_by_srun() else num_nodes
+        if (on_node is not None and on_node * num_nodes != count) or nodes != num_nodes:
+            fitting = f"trainer.devices={count // nodes} trainer.num_nodes={nodes}"
+            if count % nodes:
+                fitting = f"trainer.devices={count} trainer.num_nodes=1"
+            raise LSHFMError(
+                f"{by} has started {count} processes{f' on {nodes} nodes' if started_by_srun() else ''}; found "
+                f"trainer.devices={devices} trainer.num_nodes={num_nodes}: give {fitting}, or start as many"
+            )
+    elif started_by_hand():
+        if on_node is not None and int(os.environ["LOCAL_RANK"]) >= on_node:
+            raise LSHFMError(
+                f"LOCAL_RANK={os.environ['LOCAL_RANK']}: expected a number below trainer.devices={devices}; "
+                "if it is left over from another job: unset LOCAL_RANK"
+            )
+    elif num_nodes > 1 and (missing := [name for name in BY_NODE if not os.environ.get(name)]):
+        raise LSHFMError(
+            f"trainer.num_nodes={num_nodes}: nothing tells which of the nodes this is "
+            f"({few(missing)} not set); start with srun or torchrun, or set these (docs/distributed.md)"
+        )
 
 
 def prepare_meeting(num_nodes: int) -> None:
@@ -172,3 +286,24 @@ def _check_numbers(names: tuple[str, ...], highest: int | None = None) -> None:
 def _take_out(names: list[str] | tuple[str, ...]) -> None:
     for name in names:
         os.environ.pop(name, None)
+
+
+def _launcher() -> tuple[str, int]:
+    """What has started this process, and how many beside it."""
+    by, name = ("srun", "SLURM_NTASKS") if started_by_srun() else ("torchrun", "WORLD_SIZE")
+    return by, int(os.environ[name])
+
+
+def _number_of(devices: Any) -> int | None:
+    """How many devices `trainer.devices` names, None where that depends on the machine."""
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        return len(devices)
+    text = str(devices).strip()
+    if "," in text:
+        return len([part for part in text.split(",") if part.strip()])
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _is_above_one(name: str) -> bool:
+    value = os.environ.get(name, "")
+    return value.isascii() and value.isdigit() and int(value) > 1

@@ -36,6 +36,7 @@ from lshfm_pl.results import (
     test_set_summary,
     write_json,
 )
+from lshfm_pl.runs.meeting import Meeting, meeting
 from lshfm_pl.train import load_teacher
 
 __all__ = ["evaluate"]
@@ -49,6 +50,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     Raises:
         LSHFMError: a file that does not load, data that are not there, or classes that differ.
     """
+    with meeting(config.trainer) as met:
+        return _evaluate(config, met)
+
+
+def _evaluate(config: DictConfig, met: Meeting) -> dict[str, float]:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule, data_settings = load_data(config)
     class_names = datamodule.class_names
@@ -65,6 +71,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     trainer: pl.Trainer = instantiate(
         config.trainer, logger=False, enable_checkpointing=False, callbacks=[timer]
     )
+    met.ready()
     trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         assert module.record is not None

@@ -38,7 +38,8 @@ AUTO = "auto"
 WITHOUT_EFFECT = (
     "callbacks", "data.download", "data.num_workers", "data.root", "data.start_method", "debug", "logger",
     "output_dir", "resume", "resume_allow_changes", "trainer.default_root_dir", "trainer.enable_model_summary",
-    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.max_time", "trainer.profiler",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.max_time", "trainer.meeting_seconds",
+    "trainer.profiler",
 )  # fmt: skip
 """Keys, or groups of them, that do not change what is learned: they may differ on resume."""
 

@@ -22,7 +22,6 @@ from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
-from lshfm_pl.environment import prepare_meeting
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.files import write_whole
 from lshfm_pl.mimic import build_losses
@@ -51,6 +50,7 @@ from lshfm_pl.run_folder import refuse_full_disk, refuse_unwritable, training_st
 from lshfm_pl.run_logs import START, rewind_logs
 from lshfm_pl.runs.data_of_run import RunData
 from lshfm_pl.runs.lock import lock_folder
+from lshfm_pl.runs.meeting import Meeting, meeting
 from lshfm_pl.signals import Interrupted, StopSignals
 
 __all__ = ["train"]
@@ -64,7 +64,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     Raises:
         LSHFMError: anything that the config, the data or a checkpoint got wrong.
     """
-    prepare_meeting(config.trainer.num_nodes)
+    with meeting(config.trainer) as met:
+        return _train_together(config, met)
+
+
+def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
     if not is_main_process():  # the first says the same; of what goes wrong each tells its own
         logging.getLogger("lshfm_pl").setLevel(logging.WARNING)
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -80,10 +84,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         if config.resume == AUTO and (finished := finished_results(config, data)) is not None:
             return finished
         refuse_unfit_settings(config, checkpoint)
-        return _train(config, data, checkpoint)
+        return _train(config, data, checkpoint, met)
 
 
-def _train(config: DictConfig, data: RunData, checkpoint: Path | None) -> dict[str, Any]:
+def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meeting) -> dict[str, Any]:
     """The run itself, from the start or from a checkpoint, in a folder that is this process's own."""
     output_dir = Path(config.output_dir)
     datamodule = data.datamodule
@@ -128,6 +132,7 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None) -> dict[s
             stack.enter_context(last.way_on_told())
         if started_by_lightning():
             end_with_parent(signals)
+        met.ready()
         stack.enter_context(lost_processes_told(signals))
         if teacher is not None and config.distill.check_teacher and record.teacher_metrics is None:
             record.teacher_metrics = measure_teacher(trainer, teacher, datamodule)

@@ -27,7 +27,7 @@ from lshfm_pl.cli.grammar import overrides_of, repaired
 from lshfm_pl.cli.spelling import respelled
 from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.cli.values import expand_home, refuse_missing_values, refuse_wrong_values
-from lshfm_pl.environment import prepare_environment
+from lshfm_pl.environment import prepare_environment, refuse_several_processes
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.signals import end_at_signals, end_without_shutdown
@@ -99,13 +99,13 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
     for flag in (text for text in arguments if text.startswith("-") and not _is_flag(text)):
         _fail(unknown_flag(flag, config_name))
     if os.environ.get(FULL_ERROR) == "1":
-        _hydra_main(config_name)(lambda config: _job(config, function))()
+        _hydra_main(config_name)(lambda config: _job(config_name, config, function))()
         return
 
     def job(config: DictConfig) -> None:
         # Only while Hydra composes do its errors come here; of the job's own it prints the traceback.
         os.environ.pop(FULL_ERROR, None)
-        _job(config, function)
+        _job(config_name, config, function)
         os.environ[FULL_ERROR] = "1"
 
     os.environ[FULL_ERROR] = "1"
@@ -129,9 +129,11 @@ def _hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Any
     return hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
 
 
-def _job(config: DictConfig, function: Callable[[], Callable[[DictConfig], Any]]) -> None:
+def _job(config_name: str, config: DictConfig, function: Callable[[], Callable[[DictConfig], Any]]) -> None:
     silence_chatter()
     try:
+        prepare_environment()  # again, as a sweep may run its jobs in processes that others have started
+        refuse_several_processes(config_name)
         refuse_missing_values(config)
         refuse_named_teacher(config)
         expand_home(config)
