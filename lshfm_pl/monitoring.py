@@ -277,21 +277,21 @@ class EpochLine(pl.Callback):
 
     @decoration("the line of the epoch")
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the line."""
+        """Log the line. A run that was stopped in a validation goes on with that alone: no losses, no speed."""
         assert isinstance(pl_module, DetectionModule)
-        if not (trainer.is_global_zero and self._steps):
+        if not (trainer.is_global_zero and (self._steps or self._measured)):
             return
-        losses = {name: float(total) / self._steps for name, total in self._sums.items()}
-        parts = [
-            f"loss {sum(losses.values()):.3f} ("
-            + ", ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in losses.items())
-            + ")"
-        ]
+        parts = []
+        if self._steps:
+            losses = {name: float(total) / self._steps for name, total in self._sums.items()}
+            each = ", ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in losses.items())
+            parts.append(f"loss {sum(losses.values()):.3f} ({each})")
         if self._measured:
             parts.append(" ".join(f"{name} {pl_module.results[name]:.1f}" for name in ("AP", "AP50")))
-        parts.append(f"{trainer.world_size * self._images / self._seconds:.1f} images/s")
+        if self._steps:
+            parts.append(f"{trainer.world_size * self._images / self._seconds:.1f} images/s")
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs
-        if epochs is not None and epochs > epoch:
+        if self._steps and epochs is not None and epochs > epoch:
             of_one = (time.perf_counter() - self._fit_start) / (epoch - self._first_epoch)
             parts.append(f"{timedelta(seconds=round(of_one * (epochs - epoch)))} left")
         log.info("epoch %d/%s: %s", epoch, epochs, ", ".join(parts))

@@ -9,13 +9,20 @@ from test_processes import SRUN_SETS, TORCHRUN_SETS
 
 from lshfm_pl import environment
 from lshfm_pl.cli.command import _run
-from lshfm_pl.environment import first_node, prepare_environment, prepare_meeting
+from lshfm_pl.environment import (
+    first_node,
+    prepare_environment,
+    prepare_meeting,
+    refuse_other_counts,
+    refuse_several_processes,
+)
 from lshfm_pl.errors import LSHFMError
 
 READ = {
     *TORCHRUN_SETS, *SRUN_SETS, "SLURM_NTASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE", "SLURM_JOB_NAME",
     "SLURM_NODELIST", "NODE_RANK",
-    "GROUP_RANK", "LOCAL_WORLD_SIZE", "JSM_NAMESPACE_RANK", "STANDALONE_PORT",
+    "GROUP_RANK", "LOCAL_WORLD_SIZE", "JSM_NAMESPACE_RANK", "STANDALONE_PORT", "JSM_NAMESPACE_SIZE",
+    "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PL_TRAINER_DEVICES", "PL_TRAINER_BAREBONES",
 }  # fmt: skip
 BY_HAND = {
     "LOCAL_RANK": "1",
@@ -145,3 +152,126 @@ def test_name_server_that_does_not_answer_is_not_waited_for(variables, monkeypat
 )
 def test_first_of_a_list_of_nodes(nodes, first):
     assert first_node(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"PL_TRAINER_DEVICES": "4", "PL_TRAINER_BAREBONES": "1"},
+            "give trainer.barebones=…, trainer.devices=…",
+        ),
+        # As Kubeflow and others set them.
+        (
+            {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"},
+            "WORLD_SIZE=2 of the environment is not read, as LOCAL_RANK is not set",
+        ),
+        ({"WORLD_SIZE": "1"}, ""),
+        (BY_HAND, ""),
+    ],
+)
+def test_wish_that_is_not_read_is_told_in_one_line(given, told, variables, capsys):
+    variables(given)
+    prepare_environment()
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert printed.count("\n") == bool(told)
+    prepare_environment()
+    assert capsys.readouterr().err == ""
+    prepare_meeting(num_nodes=1)
+    assert variables() == (BY_HAND if given is BY_HAND else {})
+
+
+@pytest.mark.parametrize(
+    ("given", "command", "message"),
+    [
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2"},
+            "train",
+            "OMPI_COMM_WORLD_SIZE=2: mpirun .*unset OMPI_COMM_WORLD_SIZE",
+        ),
+        ({"PMI_SIZE": "4"}, "report", "PMI_SIZE=4: .*which report does not support"),
+        ({"JSM_NAMESPACE_SIZE": "3"}, "evaluate", "JSM_NAMESPACE_SIZE=3: jsrun"),
+        (SRUN_SETS, "compare", "srun has started 4 processes of compare, which is one process"),
+        (TORCHRUN_SETS, "report", "torchrun has started 2 processes of report"),
+    ],
+)
+def test_processes_that_a_command_does_not_know_are_refused(given, command, message, variables):
+    variables(given)
+    with pytest.raises(LSHFMError, match=message):
+        refuse_several_processes(command)
+
+
+@pytest.mark.parametrize(
+    ("given", "command"),
+    [
+        ({}, "report"),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "PMI_SIZE": "x"}, "train"),
+        ({**BY_HAND, "OMPI_COMM_WORLD_SIZE": "2"}, "train"),  # mpirun, with the variables made from its own
+        ({**SRUN_SETS, "PMI_SIZE": "4"}, "evaluate"),  # srun --mpi=pmi2
+        (TORCHRUN_SETS, "train"),
+    ],
+)
+def test_processes_that_a_command_knows_are_not(given, command, variables):
+    variables(given)
+    refuse_several_processes(command)
+    assert variables() == given
+
+
+def test_command_that_is_one_process_forgets_a_place_among_others(variables):
+    variables(BY_HAND)
+    refuse_several_processes("compare")
+    assert variables() == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "num_nodes", "message"),
+    [
+        (
+            SRUN_SETS,
+            1,
+            1,
+            "srun has started 4 processes on 2 nodes; .* give trainer.devices=2 trainer.num_nodes=2",
+        ),
+        (SRUN_SETS, 4, 1, "srun .* give trainer.devices=2 trainer.num_nodes=2"),
+        (
+            TORCHRUN_SETS,
+            1,
+            1,
+            "torchrun has started 2 processes; .* give trainer.devices=2 trainer.num_nodes=1",
+        ),
+        ({**TORCHRUN_SETS, "WORLD_SIZE": "3"}, 1, 2, "give trainer.devices=3 trainer.num_nodes=1"),
+        (BY_HAND, 1, 1, "LOCAL_RANK=1: expected a number below trainer.devices=1; .*unset LOCAL_RANK"),
+        (
+            {"MASTER_ADDR": "n1"},
+            1,
+            2,
+            r"trainer.num_nodes=2: nothing tells .*\(NODE_RANK, MASTER_PORT not set\)",
+        ),
+    ],
+)
+def test_other_numbers_of_processes_than_the_config_asks_for_are_told(
+    given, devices, num_nodes, message, variables
+):
+    variables(given)
+    with pytest.raises(LSHFMError, match=message):
+        refuse_other_counts(devices, num_nodes)
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "num_nodes"),
+    [
+        ({}, 4, 1),
+        (SRUN_SETS, [0, 1], 2),
+        (SRUN_SETS, "0,1", 2),
+        (SRUN_SETS, "auto", 2),
+        (SRUN_SETS, -1, 2),
+        (TORCHRUN_SETS, 2, 1),
+        (TORCHRUN_SETS, 1, 2),
+        (BY_HAND, 2, 1),
+        ({"NODE_RANK": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}, 2, 2),
+    ],
+)
+def test_agreeing_numbers_of_processes_are_not_told(given, devices, num_nodes, variables):
+    variables(given)
+    refuse_other_counts(devices, num_nodes)

@@ -260,3 +260,16 @@ def test_every_callback_can_be_switched_off(tmp_path):
 def test_no_pictures_at_all_are_asked_for_by_null():
     with pytest.raises(LSHFMError, match="callbacks.images=null draws none"):
         DetectionPictures(num_images=0)
+
+
+def test_epoch_that_goes_on_in_its_validation_has_a_line_of_its_figures(caplog):
+    module = DetectionModule(small_detector(STUDENTS[1]), short_schedule())
+    module.results = {"AP": 12.34, "AP50": 40.0}
+    state = SimpleNamespace(fn="fit")
+    trainer = SimpleNamespace(is_global_zero=True, world_size=2, current_epoch=3, max_epochs=9, state=state)
+    line = EpochLine()
+    line.on_train_start(trainer, module)
+    line.on_validation_end(trainer, module)
+    with caplog.at_level(logging.INFO, logger="lshfm_pl.monitoring"):
+        line.on_train_epoch_end(trainer, module)
+    assert caplog.messages[-1] == "epoch 4/9: AP 12.3 AP50 40.0"

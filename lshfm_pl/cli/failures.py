@@ -76,6 +76,10 @@ def _told(error: BaseException) -> str:
         )
     if isinstance(error, MemoryError):
         return f"not enough memory ({_short(error) or 'MemoryError'}); {OS_ADVICE[errno.ENOMEM]}"
+    if type(error).__module__.startswith("submitit."):
+        return (
+            f"a job was not taken, or failed: {_short(error)}; hydra.launcher.<key>=… changes what jobs ask"
+        )
     if isinstance(error, RecursionError):
         return "something that was read is nested too deeply (RecursionError); debug=traceback shows what"
     if isinstance(error, UnicodeError):

@@ -80,3 +80,11 @@ def test_failure_of_a_loaders_worker_is_told_without_its_traceback():
         "Caught LSHFMError in worker process 0.\nTraceback …\nLSHFMError: a.jpg: is cut off."
     )
     assert told(handed_over) == "a.jpg: is cut off."
+
+
+def test_job_that_the_cluster_refuses_is_no_defect():
+    utils = pytest.importorskip("submitit.core.utils")
+    text = told(utils.FailedJobError("sbatch: error: Memory specification can not be satisfied"))
+    assert "Memory specification can not be satisfied" in text
+    assert "hydra.launcher.<key>=" in text
+    assert "defect" not in text
