@@ -136,6 +136,7 @@ def _look_at_images(
 ) -> tuple[dict[str, Path], list[Fault]]:
     """Decode every image: (digest of the pixels → its first image's path, faults)."""
     paths: dict[str, Path] = {}
+    firsts: dict[str, DetectionRecord | Path] = {}
     faults: list[Fault] = []
     jobs: list[DetectionRecord | Path] = [*dataset.records, *dataset.left_out]
     is_shown = progress and is_terminal(sys.stderr)
@@ -155,10 +156,26 @@ def _look_at_images(
                 if has_messages:
                     faults += _damage(job)
                 if digest in paths:
-                    faults.append(Fault("image-repeated", path, f"has the pixels of {paths[digest]}."))
+                    text = f"has the pixels of {paths[digest]}{_disagreement(job, firsts[digest])}."
+                    faults.append(Fault("image-repeated", path, text))
                 paths.setdefault(digest, path)
+                firsts.setdefault(digest, job)
             bar.update(len(some))
     return paths, faults
+
+
+def _disagreement(image: DetectionRecord | Path, first: DetectionRecord | Path) -> str:
+    """What makes a copy harmful: an object of one alone is background in the other."""
+    if isinstance(image, Path) or isinstance(first, Path):
+        return ""
+    objects, others = (
+        {(label, *box) for label, box in zip(record.labels.tolist(), record.boxes.tolist(), strict=True)}
+        for record in (image, first)
+    )
+    alone = len(objects ^ others)
+    return (
+        f", but {alone} objects are of one of them alone: in the other they are background" if alone else ""
+    )
 
 
 def _damage(image: DetectionRecord | Path) -> list[Fault]:

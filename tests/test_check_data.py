@@ -9,7 +9,7 @@ import time
 import pytest
 from data_faults import COCO_CASES, VOC_CASES, save, write_sound_coco, write_sound_voc
 from hydra import compose, initialize_config_dir
-from voc_files import object_xml, write_voc
+from voc_files import SIZE, object_xml, write_voc
 
 from lshfm_pl.check_data import check_data, find_faults
 from lshfm_pl.cli import CONFIG_DIR
@@ -98,6 +98,24 @@ def test_fault(sound, tmp_path, name):
     assert 1 <= len(batches) <= 2
     assert skipped
     assert {fault.kind for fault in skipped} <= {fault.kind for fault in found if fault.is_error}
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_copies_with_other_objects_are_told(tmp_path, is_same):
+    boxes = (11, 21, 30, 40), ((11, 21, 30, 40) if is_same else (1, 2, 30, 40))
+    images = {name: (SIZE, [object_xml("cat", box)]) for name, box in zip("ab", boxes, strict=True)}
+    folder = write_voc(tmp_path, "train", images)
+    shutil.copy(folder / "JPEGImages/a.png", folder / "JPEGImages/b.png")
+    found = find_faults(make(folder, val_split="train")).faults
+    (text,) = {fault.text for _, fault in found if fault.kind == "image-repeated"}
+    assert ("2 objects are of one of them alone" in text) is not is_same
+
+
+def test_evaluation_images_with_errors_are_not_said_to_be_empty(tmp_path):
+    folder = write_voc(tmp_path, "train", {"a": (SIZE, [object_xml()])})
+    write_voc(folder, "val", {"b": (SIZE, [object_xml("submarine")])})
+    found = {fault.kind for split, fault in find_faults(make(folder)).faults if split == "val"}
+    assert found == {"class-unknown", "test-in-train"}
 
 
 def test_the_table_has_every_kind_and_at_least_60_cases():

@@ -1,13 +1,13 @@
 """Classes that a training set has nothing, or next to nothing, to learn of."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultLog
 from lshfm_pl.errors import few
 
-__all__ = ["tell_of_evaluated_alone", "tell_of_rare_classes"]
+__all__ = ["list_for_shell", "tell_of_evaluated_alone", "tell_of_rare_classes"]
 
 _RARE_COUNT = 5
 _RARE_SHARE = 0.01
@@ -66,12 +66,16 @@ def tell_of_evaluated_alone(
         log.add(Fault("class-without-objects", path, text))
 
 
+def list_for_shell(setting: str, names: Iterable[str]) -> str:
+    """A setting that is a list of names, whatever characters these have, as it is typed in a shell."""
+    return shlex.quote(f"{setting}=[{','.join(map(_quoted, names))}]")
+
+
 def _advice(setting: str | None, names: list[str]) -> str:
     """What to type in a shell to drop these classes; nothing for more than a line can hold."""
     if setting is None or len(names) > _NAMED:
         return ""
-    override = f"{setting}=[{','.join(_quoted(name) for name in names)}]"
-    return f"{shlex.quote(override)} drops {'it' if len(names) == 1 else 'them'}."
+    return f"{list_for_shell(setting, names)} drops {'it' if len(names) == 1 else 'them'}."
 
 
 def _quoted(name: str) -> str:

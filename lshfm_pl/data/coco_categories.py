@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
+from lshfm_pl.data.class_counts import list_for_shell
 from lshfm_pl.data.coco_json import COCOFile
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.spelling import composed
@@ -104,8 +105,7 @@ def _unknown_text(file: COCOFile, unknown: Sequence[str], classes: Sequence[str]
         meant = next(name for name in classes if name.casefold() == close[0])
         known = f"Did you mean '{meant}'? {known}"
     if not set(unknown).intersection(names):
-        listed = ",".join(unknown)
-        known += f" They have no objects: 'data.drop_categories=[{listed}]' leaves them out."
+        known += f" They have no objects: {list_for_shell('data.drop_categories', unknown)} leaves them out."
     return f"{text}{more}.\n{known}"
 
 

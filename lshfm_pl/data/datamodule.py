@@ -189,7 +189,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
     ) -> None:
         """What is unusual about a set that has been read, and whether anything can be learnt or measured."""
         faults.faults += record_faults(dataset, is_training=is_training)
-        if not is_training and not num_to_find(dataset):
+        if not is_training and not faults.bad_images() and not num_to_find(dataset):
             text = (
                 "no image has an object to find (neither difficult nor a crowd): there is nothing to measure."
             )

@@ -1,6 +1,7 @@
 """Where the files of a folder in VOC layout are: annotations, pictures, and what is there where they are not."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -222,10 +223,10 @@ def found_layout(root: Path) -> str:
     xml_alone = [folder for folder, (xml, pictures) in counts.items() if xml and not pictures]
     pictures_alone = [folder for folder, (xml, pictures) in counts.items() if pictures and not xml]
     if both:
-        settings = f"data.annotations={_above(both)} data.images={_above(both)} {_splits(root, both)}"
+        settings = f"{_folders(_above(both), _above(both))} {_splits(root, both)}"
         return f"Found .xml beside pictures in {few(both)}. Give: {settings}"
     if xml_alone and pictures_alone:
-        folders = f"data.annotations={_above(xml_alone)} data.images={_above(pictures_alone)}"
+        folders = _folders(_above(xml_alone), _above(pictures_alone))
         found = f"Found .xml in {few(xml_alone)} and pictures in {few(pictures_alone)}."
         return f"{found} Give: {folders} {_splits(root, xml_alone)}"
     found = few((f"{folder}/" for folder in sorted(_children(root))), 8) or "no folder"
@@ -267,8 +268,16 @@ def _splits(root: Path, folders: list[str]) -> str:
     return "data.train_split=0-80% data.val_split=80-100%"
 
 
+def _folders(annotations: str, images: str) -> str:
+    return shlex.join([f"data.annotations={annotations}", f"data.images={images}"])
+
+
 def _settings(training: str | None, evaluation: str | None, end: str) -> str:
-    return f"data.train_split={training or '<list>'}{end} data.val_split={evaluation or '<list>'}{end}"
+    names = {"train_split": training, "val_split": evaluation}
+    return " ".join(
+        f"data.{key}=<list>{end}" if name is None else shlex.quote(f"data.{key}={name}{end}")
+        for key, name in names.items()
+    )
 
 
 def _chosen(names: list[str], wanted: tuple[str, ...]) -> str | None:

@@ -1,10 +1,12 @@
 """What training and evaluation take otherwise than a COCO file states: boxes, areas, categories, images."""
 
 import json
+import shlex
 import unicodedata
 
 import pytest
 from coco_files import annotation, coco_content, write_coco
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lshfm_pl.data.coco import COCODetection
 from lshfm_pl.data.datamodule import COCODataModule
@@ -227,6 +229,18 @@ def test_categories_that_are_the_same_are_not_told(tmp_path):
             "train": {},
             "val": {},
         }
+
+
+def test_the_setting_that_drops_categories_can_be_typed_as_it_is_told(tmp_path):
+    odd = ["it's", "a, b", 'say "x"']
+    write(tmp_path, [(5, 5, 20, 20)] * 2, labels=[1, 2])
+    names = {1: "cat", 2: "dog", **dict(enumerate(odd, start=3))}
+    write(tmp_path, [(5, 5, 20, 20)], "val", categories=names, labels=[1])
+    with pytest.raises(FaultError) as caught:
+        make(tmp_path, "train", "val").setup()
+    typed = str(caught.value).partition("They have no objects: ")[2].partition(" leaves them out")[0]
+    (override,) = shlex.split(typed)
+    assert OverridesParser.create().parse_override(override).value() == odd
 
 
 def test_gaps_between_kept_ids_are_no_missing_categories(tmp_path):

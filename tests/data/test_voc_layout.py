@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 from voc_files import SIZE, annotation_xml, object_xml, write_image, write_split
 
@@ -63,3 +65,9 @@ def test_folders_are_found_behind_links(tmp_path):
         write(real, name, name, "a")
         (root / name).symlink_to(real / name)
     assert "data.train_split=train/ data.val_split=test/" in found_layout(root)
+
+
+def test_settings_of_folders_with_blanks_can_be_typed_as_they_are_told(tmp_path):
+    write(tmp_path, "my xml", "it's pictures", "a")
+    typed = found_layout(tmp_path).partition("Give: ")[2]
+    assert shlex.split(typed)[:2] == ["data.annotations=my xml", "data.images=it's pictures"]
