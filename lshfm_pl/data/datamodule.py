@@ -29,7 +29,7 @@ from lshfm_pl.data.stored_config import root_of_scenes, within_machine
 from lshfm_pl.data.transforms import eval_transform, train_transform
 from lshfm_pl.data.voc import VOCDetection
 from lshfm_pl.data.workers import worker_arguments
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.files import read_bytes
 
 __all__ = [
@@ -555,6 +555,7 @@ class COCODataModule(DetectionDataModule):
         self.keep_empty_images = keep_empty_images
         self._class_names = None if class_names is None else _check_class_names(class_names)
         self._known_categories: dict[int, str] | None = None
+        self._categories_of: dict[tuple[Path, Path], tuple[str, ...]] = {}
 
     def _file_and_folder(
         self, split: str, annotations: str | Path | None, images: str | Path | None
@@ -593,13 +594,21 @@ class COCODataModule(DetectionDataModule):
             seed=self.seed,
             log=faults,
         )
-        if is_training and (unknown := set(self.drop_categories).difference(dataset.all_categories)):
-            raise LSHFMError(f"data.drop_categories: {annotations} has no category '{min(unknown)}'.")
+        self._refuse_unknown_drops(files, dataset.all_categories)
         if self._class_names is None:
             self._class_names, self._classes_of = dataset.class_names, annotations
             self._known_categories = dataset.categories
         self._tell_of_set(dataset, annotations, faults, is_training)
         return dataset
+
+    def _refuse_unknown_drops(self, files: tuple[Path, Path], categories: Sequence[str]) -> None:
+        """Once all files have been read: a name that none of them has is misspelt."""
+        self._categories_of[files] = tuple(categories)
+        known = {name for names in self._categories_of.values() for name in names}
+        unknown = set(self.drop_categories) - known
+        if unknown and set(self.files.values()) <= {None, *self._categories_of}:
+            paths = few([str(annotations) for annotations, _ in self._categories_of])
+            raise LSHFMError(f"data.drop_categories: there is no category '{min(unknown)}' in {paths}.")
 
     def _source(self, split: str) -> tuple[str, object]:
         return f"{split}_annotations", self.files[split]

@@ -297,10 +297,13 @@ def test_only_categories_without_objects_can_be_dropped(tmp_path):
     write(tmp_path, [(5, 5, 20, 20)] * 2, labels=[1, 2])
     with pytest.raises(FaultError, match="data.drop_categories has 'dog', which 1 annotations are of"):
         read_sets(make(tmp_path, "train", "val", drop_categories=["dog"]))
-    with pytest.raises(
-        LSHFMError, match="data.drop_categories: .*instances_train.json has no category 'cow'"
-    ):
+    write(tmp_path, [(5, 5, 20, 20)], "val", categories={1: "cat", 2: "dog", 3: "hen"}, labels=[1])
+    with pytest.raises(LSHFMError, match="data.drop_categories: there is no category 'cow' in .*_train.json"):
         read_sets(make(tmp_path, "train", "val", drop_categories=["cow"]))
+    # A category of one file alone, as the message on unknown categories advises.
+    datamodule = make(tmp_path, "train", "val", drop_categories=["hen"])
+    datamodule.setup()
+    assert datamodule.class_names == ("cat", "dog")
     with pytest.raises(LSHFMError, match="data.drop_categories must be a list of names"):
         make(tmp_path, "train", "val", drop_categories="dog")
 
