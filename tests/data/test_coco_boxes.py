@@ -299,7 +299,7 @@ def test_only_categories_without_objects_can_be_dropped(tmp_path):
         read_sets(make(tmp_path, "train", "val", drop_categories=["dog"]))
     write(tmp_path, [(5, 5, 20, 20)], "val", categories={1: "cat", 2: "dog", 3: "hen"}, labels=[1])
     with pytest.raises(LSHFMError, match="data.drop_categories: there is no category 'cow' in .*_train.json"):
-        read_sets(make(tmp_path, "train", "val", drop_categories=["cow"]))
+        read_sets(make(tmp_path, "train", "val", drop_categories=["cow", "hen"]))
     # A category of one file alone, as the message on unknown categories advises.
     datamodule = make(tmp_path, "train", "val", drop_categories=["hen"])
     datamodule.setup()
