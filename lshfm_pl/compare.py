@@ -17,8 +17,9 @@ if __name__ == "__main__":
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +34,24 @@ import lshfm_pl.train  # noqa: F401
 from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.cli import as_dict
 from lshfm_pl.data import DetectionDataModule
+from lshfm_pl.data.fingerprint import CHANGES_TOLD, Fingerprint, differences, fingerprint
 from lshfm_pl.detectors.checkpoint import read_checkpoint
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.report import report
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
 from lshfm_pl.reporting.pictures import draw_checkpoints
 from lshfm_pl.reporting.runs import read_run
 from lshfm_pl.results import RESULTS_FILE, write_json
 from lshfm_pl.runs.comparison import Plan, Student, Typed, read_seeds, read_students
-from lshfm_pl.runs.launch import Run, is_done
+from lshfm_pl.runs.data_of_run import fingerprint_in
+from lshfm_pl.runs.launch import Run, is_done, refuse_other_settings
 from lshfm_pl.runs.live import LiveLine
 from lshfm_pl.runs.lock import lock_folder
 from lshfm_pl.runs.pool import run_all
+from lshfm_pl.runs.reading import read_json
 from lshfm_pl.training.defaults import choose, choose_side, measure
 
-__all__ = ["compare", "refuse_older"]
+__all__ = ["compare", "refuse_older", "refuse_other_data"]
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +105,7 @@ def _compare(
         first = Run(teacher, tuple(plan.teacher()), threads=cores)
     # Several students would share one GPU's memory; on CPU cores one thread each is the best use of them.
     count = len(students) * len(seeds)
+    taught = {student.name for student in students if student.loss != "none"}
     jobs = min(config.jobs or (1 if has_gpu(config) else cores), count)
     runs = {
         (student.name, seed): Run(
@@ -111,8 +116,10 @@ def _compare(
         for seed in seeds
         for student in students
     }
-    done = sum([is_done(run) for run in (first, *runs.values())])
-    live = LiveLine(1 + count, done, jobs, on_time=clock.keep)
+    wanted = [first, *runs.values()]
+    refuse_other_settings(wanted)
+    if plan.fingerprint is not None:
+        refuse_other_data([run.folder for run in wanted], plan.fingerprint)
     log.info(
         "%s, then %d students (%d losses, %d seeds), %d at a time; everything goes to %s",
         "the teacher's figures" if first.command == "evaluate" else "the teacher",
@@ -123,12 +130,12 @@ def _compare(
         folder,
     )
     try:
-        run_all([first], 1, live)
-        refuse_older([run.folder for run in runs.values()], teacher)
-        run_all(list(runs.values()), jobs, live)
+        run_all([first], 1, LiveLine(1 + count, _done(wanted), 1, on_time=clock.keep))
+        if first.command == "train":
+            refuse_older([run.folder for (name, _), run in runs.items() if name in taught], teacher)
+        run_all(list(runs.values()), jobs, LiveLine(1 + count, _done(wanted), jobs, on_time=clock.keep))
     except Interrupted:
-        done = sum([is_done(run) for run in (first, *runs.values())])
-        log.warning("stopped: %d of %d runs are done; the same command goes on", done, 1 + count)
+        log.warning("stopped: %d of %d runs are done; the same command goes on", _done(wanted), 1 + count)
         raise
 
     torch.set_num_threads(threads)
@@ -148,11 +155,19 @@ def _compare(
     )
     page = report(folder, folder / "report")
     print(f"\n{comparison_table(finished)}\n")
+    others = {path.parent for path in folder.glob(f"*/{RESULTS_FILE}")} - {run.folder for run in wanted}
+    if others:
+        names = few(sorted(other.name for other in others))
+        print(f"not asked for now, and in the report alone: {names} of earlier comparisons in this folder")
     print(f"table: {folder / 'results.md'} and {folder / 'results.csv'}")
     print(f"pictures: {picture}")
     print(f"report: {page.resolve()}")
     print(f"took {clock.seconds() / 60:.1f} minutes on {cores} cores")
     return folder
+
+
+def _done(runs: Sequence[Run]) -> int:
+    return sum([is_done(run) for run in runs])
 
 
 def has_gpu(config: DictConfig) -> bool:
@@ -206,6 +221,9 @@ def choose_for_data(plan: Plan) -> None:
     datamodule: DetectionDataModule = instantiate(config.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
+    datamodule.setup("test")  # now: what is wrong with it is told before the teacher's training, not after
+    sets = {"train": datamodule.train_set, "val": datamodule.val_set, "test": datamodule.test_set}
+    plan.fingerprint = fingerprint(sets, datamodule.class_names)
     pictures, rules = measure(datamodule.train_set.records), as_dict(config.fit)
     models = {role: dict(as_dict(config[role].model)) for role in ("teacher", "student")}
     trained = None if config.teacher.checkpoint is None else described_model(config.teacher.checkpoint)
@@ -236,6 +254,7 @@ def choose_for_data(plan: Plan) -> None:
             side_told=own_told,
             batch_size=config.data.batch_size if "data.batch_size" in plan.typed.given else None,
             epochs=schedule if epochs is None else epochs,
+            trainer=as_dict(config.trainer),
         )
     tell_choices(plan, len(datamodule.train_set))
 
@@ -291,16 +310,45 @@ class Clock:
             write_json({"seconds": round(self.seconds(), 1)}, self.path)
 
 
-def refuse_older(students: Iterable[Path], teacher: Path) -> None:
-    """Stop if one of the runs `students` was done before the run `teacher` was.
+def refuse_older(students: Sequence[Path], teacher: Path) -> None:
+    """Stop if some of the runs `students`, which have learned from a teacher, ended before the run `teacher` did.
 
     Raises:
-        LSHFMError: it has learned from another teacher.
+        LSHFMError: they have learned from another teacher.
     """
-    for run in students:
-        results = run / RESULTS_FILE
-        if results.is_file() and results.stat().st_mtime < (teacher / RESULTS_FILE).stat().st_mtime:
-            raise LSHFMError(f"{run} was done before {teacher} was: delete the folder to repeat it")
+    taught = _finished(teacher)
+    older = [run for run in students if (run / RESULTS_FILE).is_file() and _finished(run) < taught]
+    if older:
+        raise LSHFMError(
+            f"{few(older)} {'were' if len(older) > 1 else 'was'} done before {teacher} was: delete "
+            f"{'these folders' if len(older) > 1 else 'the folder'} to train from this teacher"
+        )
+
+
+def _finished(run: Path) -> float:
+    """When a run ended, in seconds: as its results tell, since copying a folder changes the times of its files."""
+    path = run / RESULTS_FILE
+    with suppress(LSHFMError, ValueError, TypeError, AttributeError):
+        return datetime.fromisoformat(read_json(path, run).get("finished")).timestamp()
+    return path.stat().st_mtime
+
+
+def refuse_other_data(runs: Sequence[Path], now: Fingerprint) -> None:
+    """Stop if some of these runs were done or begun on other data.
+
+    Raises:
+        LSHFMError: they were: their figures are not comparable with those of new runs.
+    """
+    before: dict[Path, Mapping[str, Any] | None] = {
+        run: fingerprint_in(run) for run in runs if (run / "checkpoints").is_dir()
+    }
+    other = {run: told for run, known in before.items() if known and (told := differences(known, now))}
+    if other:
+        changes = few(next(iter(other.values())), CHANGES_TOLD)
+        raise LSHFMError(
+            f"{few(other)}: trained on other data ({changes}). Nothing was changed there: choose another "
+            "output_dir, or delete these folders to train anew"
+        )
 
 
 @cli.main("compare")

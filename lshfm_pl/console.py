@@ -10,11 +10,14 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-__all__ = ["ConsoleFormatter", "ConsoleHandler", "in_colour", "is_terminal", "make_trainer"]
+__all__ = ["ConsoleFormatter", "ConsoleHandler", "can_rewrite", "in_colour", "is_terminal", "make_trainer"]
 
 RESET = "\033[0m"
 COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITICAL: "\033[31m"}
 FAINT = "\033[2m"
+
+PLAIN_TERMINALS = ("dumb", "unknown")
+"""Values of TERM, as of an editor's shell: lines are printed one below the other there, without colours."""
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -22,9 +25,14 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
+def can_rewrite(stream: TextIO | None) -> bool:
+    """Whether a line that was written there can be written anew: on terminals but those that say they cannot."""
+    return is_terminal(stream) and os.environ.get("TERM") not in PLAIN_TERMINALS
+
+
 def in_colour(stream: TextIO | None) -> bool:
     """Whether to colour what is written there: on terminals, unless NO_COLOR says otherwise (no-color.org)."""
-    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return can_rewrite(stream) and not os.environ.get("NO_COLOR")
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -73,7 +81,7 @@ def make_trainer(
     arguments["plugins"] = cluster_environment(arguments.get("plugins") or ())
 
     if enable_progress_bar is None:
-        enable_progress_bar = is_terminal(sys.stdout) and is_terminal(sys.stderr)
+        enable_progress_bar = can_rewrite(sys.stdout) and is_terminal(sys.stderr)
     if enable_progress_bar:
         from lshfm_pl.training.progress import ProgressLine  # here: it imports what a run is made of
 

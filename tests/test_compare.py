@@ -13,7 +13,7 @@ from voc_files import object_xml, write_voc
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.cli.spelling import respelled
-from lshfm_pl.compare import Clock, compare, make_plan, refuse_older
+from lshfm_pl.compare import Clock, compare, make_plan, refuse_older, refuse_other_data
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.runs.launch import quoted
@@ -188,6 +188,63 @@ def test_student_older_than_its_teacher_is_refused(tmp_path):
     refuse_older([tmp_path / "after", tmp_path / "not_done"], tmp_path / "teacher")
     with pytest.raises(LSHFMError, match="before was done before .*teacher was: delete the folder"):
         refuse_older([tmp_path / "after", tmp_path / "before"], tmp_path / "teacher")
+
+
+def test_copy_of_a_comparison_keeps_the_order_of_its_runs_whatever_the_times_of_the_files_are(tmp_path):
+    for name, minute in (("teacher", 2), ("after", 3), ("before", 1)):
+        (tmp_path / name).mkdir()
+        results = {"finished": f"2026-01-02T03:0{minute}:00+00:00"}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    os.utime(tmp_path / "after" / "results.json", (100, 100))
+    refuse_older([tmp_path / "after"], tmp_path / "teacher")
+    with pytest.raises(LSHFMError, match="before was done before .*teacher was"):
+        refuse_older([tmp_path / "after", tmp_path / "before"], tmp_path / "teacher")
+
+
+def test_runs_on_other_data_are_refused_by_what_has_changed(tmp_path):
+    data = voc_set(tmp_path / "cells")
+    arguments = ["data=voc_folder", f"data.root={quoted(data)}"]
+    known = make_plan(composed(*arguments)).fingerprint
+    runs = [tmp_path / name for name in ("teacher", "none_seed0", "new")]
+    for run in runs[:2]:
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "data.json").write_text(json.dumps(known))
+    refuse_other_data(runs, make_plan(composed(*arguments)).fingerprint)
+    split = data / "ImageSets" / "Main" / "train.txt"
+    split.write_text("".join(split.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(
+        LSHFMError, match=r"teacher, .*none_seed0: trained on other data \(train 12 images → 11\)"
+    ):
+        refuse_other_data(runs, make_plan(composed(*arguments)).fingerprint)
+    annotation = data / "Annotations" / "013.xml"
+    annotation.write_text(annotation.read_text().replace("<name>dog</name>", "<name>cat</name>"))
+    with pytest.raises(LSHFMError, match="the same 4 images with other annotations"):
+        refuse_other_data(runs, make_plan(composed(*arguments)).fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("split", "broken", "told"),
+    [
+        ("train", ("003", "007"), "The train set has 1 more error. .*check_data.* lists all; "
+         "data.on_bad_sample=skip trains without the 2 images that have any"),
+        ("train", ("003",), "check_data.* lists all; data.on_bad_sample=skip trains without the 1 image that"),
+        ("val", ("012",), "Evaluation needs all images, which data.on_bad_sample=skip does not change; .*check_da"),
+    ],
+)  # fmt: skip
+def test_damaged_data_say_how_many_errors_there_are_and_what_to_do(tmp_path, split, broken, told):
+    data = voc_set(tmp_path / "cells")
+    for name in broken:
+        path = data / "Annotations" / f"{name}.xml"
+        path.write_text(path.read_text().replace("<xmin>5</xmin>", "<xmin>x</xmin>"))
+    arguments = ["data=voc_folder", f"data.root={quoted(data)}"]
+    with pytest.raises(LSHFMError, match=told) as stopped:
+        make_plan(composed(*arguments))
+    first, *more = str(stopped.value).splitlines()
+    assert f"{broken[0]}.xml" in first
+    assert len(more) == 1
+    if split == "train":
+        plan = make_plan(composed(*arguments, "data.on_bad_sample=skip"))
+        assert plan.fingerprint["sets"]["train"]["images"] == 12 - len(broken)
 
 
 @pytest.mark.parametrize("typed", ["seeds=[]", "distill=[]"])

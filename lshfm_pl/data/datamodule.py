@@ -1,6 +1,6 @@
 """From configuration to batches."""
 
-import dataclasses
+import copy
 import logging
 import reprlib
 from abc import ABC, abstractmethod
@@ -43,6 +43,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test")
+_NO_SKIPPING = (
+    "Evaluation needs all images, which data.on_bad_sample=skip does not change; "
+    "python -m lshfm_pl.check_data with the same data=… lists all that are bad."
+)
 _LONGEST_REASON = 200
 """Characters of another library's message."""
 _LARGEST_SPLIT = 2**28
@@ -142,7 +146,10 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                 self._sets[split] = twin
             else:
                 faults = self._train_log if split == "train" else FaultLog()
-                dataset = self.read_set(split, faults)
+                try:
+                    dataset = self.read_set(split, faults)
+                except FaultError as error:
+                    raise FaultError(error.fault, self._advice(split, error.fault)) from None
                 if split != "train":
                     self._look_at_headers(dataset)
                 self._sets[split] = dataset
@@ -245,12 +252,30 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             try:
                 check_header(record)
             except FaultError as error:
-                fault = error.fault
-                advice = (
-                    "\nEvaluation needs all images, which data.on_bad_sample=skip does not change; "
-                    "python -m lshfm_pl.check_data lists all that are bad."
-                )
-                raise FaultError(dataclasses.replace(fault, text=fault.text + advice)) from None
+                raise FaultError(error.fault, _NO_SKIPPING) from None
+
+    def _advice(self, split: str, first: Fault) -> str:
+        """What to do about the faults of a set, counted by reading it again; empty where `first` says it all."""
+        log = FaultLog("skip")
+        try:
+            # A copy: nothing of a set that is refused shall be kept.
+            copy.copy(self).read_set(split, log)
+        except LSHFMError:
+            can_skip = False
+        else:
+            can_skip = split == "train" and self.on_bad_sample == "error"
+        others = len(log.errors) - 1
+        if others < 1 and not first.image_id:
+            return ""
+        more = f"The {split} set has {others:,} more error{'s' * (others > 1)}. " if others > 0 else ""
+        if split != "train":
+            return more + _NO_SKIPPING
+        skipping = ""
+        if can_skip and (bad := len(log.bad_images())):
+            skipping = (
+                f"; data.on_bad_sample=skip trains without the {bad:,} image{'s' * (bad > 1)} that have any"
+            )
+        return f"{more}python -m lshfm_pl.check_data with the same data=… lists all{skipping}."
 
     def _overlaps(self, split: str) -> list[Fault]:
         """The images of a set that an earlier one has too, as the same files or as copies of them."""

@@ -210,12 +210,17 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             except FaultError as error:
                 if not self._replaces:
                     # A loader's worker hands over the name of the type and the text.
-                    raise LSHFMError(str(error)) from None
+                    raise LSHFMError(f"{error}{self._advice()}") from None
                 self.is_bad[candidate] = True
         raise LSHFMError(
             f"{_REPLACEMENTS} images in a row can't be read, {self.records[index].image_path} the first. "
             "See what is wrong with them by python -m lshfm_pl.check_data."
         )
+
+    def _advice(self) -> str:
+        """What to do about an image that can't be read; evaluation, with its difficult objects, needs all."""
+        skipping = "" if self.keep_difficult else "; data.on_bad_sample=skip trains without such images"
+        return f"\npython -m lshfm_pl.check_data with the same data=… lists all that are bad{skipping}."
 
     def _candidates(self, index: int, epoch: int) -> Iterator[int]:
         yield index

@@ -128,10 +128,15 @@ class Fault:
 
 
 class FaultError(LSHFMError):
-    """A fault that stops."""
+    """A fault that stops.
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(str(fault))
+    Args:
+        fault: the fault.
+        advice: a second line of the message: what to do about it, and about others of its set.
+    """
+
+    def __init__(self, fault: Fault, advice: str = "") -> None:
+        super().__init__(f"{fault}\n{advice}" if advice else str(fault))
         self.fault = fault
 
 

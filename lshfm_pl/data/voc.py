@@ -177,7 +177,8 @@ def _make_record(
 def _advice(name: str, class_names: tuple[str, ...]) -> str:
     """What an unknown class may be; kept, as one name comes with many objects."""
     closest = difflib.get_close_matches(name, class_names[:_CLASSES_COMPARED], n=1)
-    return f"Did you mean '{closest[0]}'?" if closest else f"The classes are: {few(class_names, 100)}."
+    known = f"Did you mean '{closest[0]}'?" if closest else f"The classes are: {few(class_names, 100)}."
+    return f"{known} To add it, give all classes as data.class_names=[…]."
 
 
 def _object_faults(

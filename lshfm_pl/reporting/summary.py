@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lshfm_pl.errors import few
-from lshfm_pl.reporting.intervals import FEWEST_SEEDS, IMAGES, Gain, Resampled, gain_over, mean_per_seed
+from lshfm_pl.reporting.intervals import (
+    FEWEST_IMAGES,
+    FEWEST_SEEDS,
+    IMAGES,
+    Gain,
+    Resampled,
+    gain_over,
+    has_enough_images,
+    mean_per_seed,
+)
 from lshfm_pl.reporting.published import NOT_A_LOSS_SETTING, data_name, published_of_run
 from lshfm_pl.reporting.runs import Run
 
@@ -328,6 +337,28 @@ def _notes(
             yield "No intervals over test images: these runs did not keep an evaluation.npz."
         elif without:
             yield f"No intervals over test images where a run did not keep an evaluation.npz: {few(without)}."
+        if any(
+            run.record is not None and not has_enough_images(run.record)
+            for line in lines
+            for run in line.runs
+        ):
+            yield (
+                f"Fewer than {FEWEST_IMAGES} test images have an object to find: no interval covers other test "
+                "images, where any difference may come out otherwise."
+            )
+    if plain:
+        yield from _unpaired(lines, {run.results["seed"] for run in plain})
+
+
+def _unpaired(lines: Iterable[Line], of_plain: set[Any]) -> Iterable[str]:
+    """Whose gains are over some of their seeds, so that they are not the difference of the means in the table."""
+    partly = []
+    for line in lines:
+        own = {run.results["seed"] for run in line.runs}
+        if line.runs[0].role == "student" and len(own & of_plain) >= FEWEST_SEEDS and own != of_plain:
+            partly.append(f"{line.title} ({len(own & of_plain)} seeds)")
+    if partly:
+        yield f"Gains are over the seeds that the plain student has too, not over all of a line: {few(partly)}."
 
 
 def _lines_covering(lines: Iterable[Line], covered: str) -> list[str]:

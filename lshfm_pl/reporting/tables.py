@@ -9,7 +9,7 @@ from typing import Any
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_whole
 from lshfm_pl.metrics.bootstrap import BOOTSTRAP_FIGURES
-from lshfm_pl.reporting.intervals import FEWEST_SEEDS, Resampled, verdict
+from lshfm_pl.reporting.intervals import FEWEST_SEEDS, IMAGES, Resampled, verdict
 from lshfm_pl.reporting.runs import Run, metric_of_run
 from lshfm_pl.reporting.schema import checked_results
 from lshfm_pl.reporting.summary import (
@@ -86,6 +86,9 @@ COST_COLUMNS = {
 """Entry of `COST_KEYS` -> heading, what it is divided by, decimals, meaning."""
 
 UNKNOWN = "–"
+OF_IMAGES = "†"
+"""Beside a word that is of other test images alone."""
+
 MARKDOWN_ENTITIES = {
     "&": "&amp;",
     "<": "&lt;",
@@ -299,7 +302,9 @@ def figure_cells(line: Line, metric: str) -> tuple[str, str, str]:
         if (interval := figure.gain.interval) is not None:
             gain += f" [{interval.low:+z.1f}, {interval.high:+z.1f}]"
         if line.runs[0].role == "student":
-            gain += f" {verdict(interval)}"
+            word = verdict(interval)
+            is_of_images = figure.gain.covers == IMAGES and word in ("helps", "hurts")
+            gain += f" {word}{f' {OF_IMAGES}' if is_of_images else ''}"
     share = UNKNOWN if figure.share is None else f"{100 * figure.share:z.0f} %"
     return f"{figure.mean:.1f}{deviation}", gain, share
 
@@ -324,6 +329,11 @@ def column_meanings(resamples: int) -> list[tuple[str, str]]:
         (
             "helps, hurts, cannot tell",
             "the interval of Δ is above 0, below 0, or holds 0; without an interval nothing can be told",
+        ),
+        (
+            OF_IMAGES,
+            f"fewer than {FEWEST_SEEDS} seeds: the word holds for other test images with these very runs; other "
+            "seeds may change it",
         ),
         (
             "gap closed",

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lshfm_pl.cli.closest import group_choices
+from lshfm_pl.data.fingerprint import Fingerprint
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.launch import quoted
 from lshfm_pl.training.defaults import Choice
@@ -148,7 +149,8 @@ class Typed:
 
 @dataclass
 class Plan:
-    """The overrides of the runs of each role; `chosen` are those that the data decide.
+    """The overrides of the runs of each role; `chosen` are those that the data decide, whose `fingerprint` is None
+    where they were not read for it.
 
     `models` and `data` are the names of the files; `experiments` those that the runs start from instead, as the
     quickstart's do.
@@ -160,6 +162,7 @@ class Plan:
     data: str
     experiments: Mapping[str, str] | None
     chosen: dict[str, list[Choice]] = field(default_factory=dict)
+    fingerprint: Fingerprint | None = None
 
     def of_role(self, role: str) -> list[str]:
         """What all runs of a role are started with."""

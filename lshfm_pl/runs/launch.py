@@ -5,7 +5,6 @@ nothing: its weights are those of the same command typed in a shell. A run has i
 """
 
 import importlib
-import json
 import multiprocessing
 import os
 import signal
@@ -16,12 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.processes import ask_for_end_with_parent
 from lshfm_pl.results import RESULTS_FILE, write_json
+from lshfm_pl.runs.reading import read_json
 from lshfm_pl.signals import STOP_SIGNALS
 
-__all__ = ["OUTPUT_FILE", "Run", "RunProcess", "is_done", "quoted", "read_results", "run_once"]
+__all__ = [
+    "OUTPUT_FILE",
+    "Run",
+    "RunProcess",
+    "is_done",
+    "quoted",
+    "read_results",
+    "refuse_other_settings",
+    "run_once",
+]
 
 OUTPUT_FILE = "output.txt"
 """In the folder of a run that was started here: all that it printed."""
@@ -50,9 +59,10 @@ class Run:
 
 @dataclass
 class RunProcess:
-    """A run that was started: see `wait` and `failure`."""
+    """A run that was started; `resumed` is the checkpoint that it goes on from, None if it is new."""
 
     run: Run
+    resumed: Path | None = field(init=False)
     process: Any = field(init=False)
     begin: float = field(init=False)
     started_at: float = field(init=False)
@@ -61,7 +71,8 @@ class RunProcess:
     def __post_init__(self) -> None:
         run = self.run
         last = run.folder / "checkpoints" / "last.ckpt"
-        resume = [f"resume={quoted(last)}"] if run.command == "train" and last.is_file() else []
+        self.resumed = last if run.command == "train" and last.is_file() else None
+        resume = [] if self.resumed is None else [f"resume={quoted(last)}"]
         write_json(list(run.overrides), run.folder / SETTINGS_FILE)
         arguments = [*run.overrides, f"hydra.run.dir={quoted(run.folder)}"]
         arguments += ["trainer.enable_progress_bar=false", *resume]
@@ -152,18 +163,52 @@ def is_done(run: Run) -> bool:
     Raises:
         LSHFMError: the folder holds one of other settings.
     """
-    settings, results = run.folder / SETTINGS_FILE, run.folder / RESULTS_FILE
+    refuse_other_settings([run])
+    return (run.folder / RESULTS_FILE).is_file()
+
+
+def refuse_other_settings(runs: Sequence[Run]) -> None:
+    """Stop if the folder of a run holds one that was begun with other settings.
+
+    Raises:
+        LSHFMError: one does; the message names all of these folders and what differs in the first.
+    """
+    changed = {run.folder: changes for run in runs if (changes := _changes(run))}
+    if not changed:
+        return
+    (first, changes), *others = changed.items()
+    also = f"; so do {few(folder.name for folder in list(changed)[1:])}" if others else ""
+    raise LSHFMError(
+        f"{first} holds a run with other settings ({few(changes, 4)}){also}. Nothing was changed there: give the "
+        f"settings of before, choose another output_dir, or delete {'these folders' if others else 'the folder'}"
+    )
+
+
+def _changes(run: Run) -> list[str]:
+    """In words which overrides are not those that the run was begun with; [] where it has kept nothing yet."""
+    settings = run.folder / SETTINGS_FILE
     # A run that failed before it kept anything may be given again with other settings.
-    has_begun = results.is_file() or (run.folder / "checkpoints").is_dir()
-    wanted = list(run.overrides)
-    before = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else wanted
-    if has_begun and before != wanted:
-        differing = sorted(set(before) ^ set(wanted))
-        raise LSHFMError(
-            f"{run.folder} holds a run with other settings ({', '.join(differing[:4])}; {SETTINGS_FILE} there): "
-            "delete the folder, or choose another output_dir"
-        )
-    return results.is_file()
+    has_begun = (run.folder / RESULTS_FILE).is_file() or (run.folder / "checkpoints").is_dir()
+    if not has_begun or not settings.is_file():
+        return []
+    try:
+        before = read_json(settings, run.folder)
+    except LSHFMError as error:
+        raise LSHFMError(f"{run.folder}: {error}; delete the folder to repeat the run") from error
+    if not isinstance(before, list):
+        raise LSHFMError(f"{settings}: expected a list of overrides; delete the folder to repeat the run")
+    then, now = (
+        {str(item).partition("=")[0]: str(item) for item in each} for each in (before, run.overrides)
+    )
+    told = []
+    for key in sorted({*then, *now}):
+        if then.get(key) != now.get(key):
+            old, new = then.get(key), now.get(key)
+            if old is None:
+                told.append(f"{new} now, not given before")
+            else:
+                told.append(f"{old}, {'not given' if new is None else new} now")
+    return told
 
 
 def run_once(run: Run) -> None:
@@ -178,8 +223,12 @@ def run_once(run: Run) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The content of a run's `results.json`."""
-    return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    """The content of a run's `results.json`.
+
+    Raises:
+        LSHFMError: it cannot be read.
+    """
+    return read_json(folder / RESULTS_FILE, folder)
 
 
 def quoted(path: Path) -> str:

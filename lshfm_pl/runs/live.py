@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from statistics import mean
 
-from lshfm_pl.console import is_terminal
+from lshfm_pl.console import can_rewrite
 from lshfm_pl.runs.launch import Run, RunProcess
-from lshfm_pl.runs.progress import Progress, read_progress
-from lshfm_pl.status_line import StatusLine, fitted
+from lshfm_pl.runs.progress import Progress, epoch_of, read_progress
+from lshfm_pl.status_line import StatusLine, fits, joined
 
 __all__ = ["LiveLine"]
 
@@ -25,25 +25,28 @@ KEEP_SECONDS = 5.0
 
 
 class LiveLine:
-    """Watches runs: one line that is written anew on a terminal, else a line a run and epoch.
+    """Watches some runs of a comparison: one line that is written anew on a terminal, else a line a run and epoch.
 
     Args:
-        total: runs in all.
+        total: runs of the comparison in all, also those that another object watches.
         done: those of them that were done before.
-        jobs: runs at a time.
+        jobs: of the watched runs at a time.
         on_time: is called every few seconds.
     """
 
     def __init__(self, total: int, done: int, jobs: int, on_time: Callable[[], None] = lambda: None) -> None:
         self.on_time, self._kept = on_time, time.monotonic()
         self.total, self.done, self.jobs = total, done, jobs
-        self._line = StatusLine() if is_terminal(sys.stdout) else None
+        self._line = StatusLine() if can_rewrite(sys.stdout) else None
+        self._failed = 0
         self._durations: list[float] = []
         self._last: dict[str, tuple[int, float, bool]] = {}
 
     def begun(self, started: RunProcess) -> None:
         """Name the run and its log."""
         what = "evaluating" if started.run.command == "evaluate" else "training"
+        if started.resumed is not None:
+            what += f" goes on from {started.resumed.name}"
         log.info("%s: %s, log in %s", started.run.folder.name, what, started.run.output)
 
     def ended(self, started: RunProcess) -> None:
@@ -52,6 +55,8 @@ class LiveLine:
         if started.failure() is None:
             self.done += 1
             self._durations.append(started.seconds)
+        else:
+            self._failed += 1
 
     def look(self, running: Sequence[RunProcess], pending: Sequence[Run]) -> None:
         """Show how far the runs are."""
@@ -60,19 +65,14 @@ class LiveLine:
             self._kept = time.monotonic()
         states = [(started, self._progress(started)) for started in running]
         left = self._left(states, len(pending))
-        if self._line is not None:
-            parts = [(0, f"{self.done}/{self.total} runs done")]
-            parts += [(1, f"{timedelta(seconds=round(left))} left")] if left is not None else []
-            parts += [
-                (2 + index, _short(started, progress)) for index, (started, progress) in enumerate(states)
-            ]
-            if states:
-                self._line.show(lambda width: fitted(parts, width))
-            return
-        for started, progress in states:
-            if progress is not None and self._is_news(started, progress):
-                of_all = f"; {timedelta(seconds=round(left))} left in all" if left is not None else ""
-                log.info("%s%s", _long(started, progress), of_all)
+        if self._line is None:
+            for started, progress in states:
+                if progress is not None and self._is_news(started, progress):
+                    of_all = f"; {left} in all" if left else ""
+                    log.info("%s%s", _long(started, progress), of_all)
+        elif states:
+            head = [f"{self.done}/{self.total} runs done", *([left] if left else [])]
+            self._line.show(lambda width: _line(head, states, width))
 
     def stopping(self, signum: int, running: Sequence[RunProcess]) -> None:
         """Say what happens now."""
@@ -103,21 +103,27 @@ class LiveLine:
         self._last[name] = (progress.epoch, now, bool(progress.figures))
         return True
 
-    def _left(self, states: Sequence[tuple[RunProcess, Progress | None]], pending: int) -> float | None:
-        """Seconds to the end of all runs of this call, None while nothing is known."""
-        known = [
-            (started.seconds, progress.seconds_left)
-            for started, progress in states
-            if progress is not None and progress.seconds_left is not None
-        ]
+    def _left(self, states: Sequence[tuple[RunProcess, Progress | None]], pending: int) -> str:
+        """The time to the end of the comparison in words, empty while nothing is known.
+
+        Runs of another kind follow where these do not make up the total: how long those take is not known.
+        """
+        known = [(started.seconds, seconds) for started, progress in states
+                 if (seconds := _seconds_left(progress)) is not None]  # fmt: skip
         whole = [*self._durations, *(spent + left for spent, left in known)]
         if not whole or not states:
-            return None
+            return ""
         of_one = mean(whole)
-        unknown = len(states) - len(known)
-        waiting = sum(left for _, left in known) + of_one * (pending + unknown)
-        longest = max((left for _, left in known), default=0.0)
-        return max(longest, waiting / min(self.jobs, max(1, len(states))))
+        lefts = [left for _, left in known]
+        lefts += [
+            max(0.0, of_one - started.seconds)
+            for started, progress in states
+            if _seconds_left(progress) is None
+        ]
+        at_once = min(self.jobs, len(states) + pending)
+        seconds = max(*lefts, (sum(lefts) + of_one * pending) / at_once)
+        others = self.total - self.done - self._failed - len(states) - pending
+        return f"{'more than ' * (others > 0)}{timedelta(seconds=round(seconds))} left"
 
 
 def _name(signum: int) -> str:
@@ -130,18 +136,36 @@ def _are(names: str) -> str:
     return f"{names} {'are' if ',' in names else 'is'}"
 
 
+def _seconds_left(progress: Progress | None) -> float | None:
+    """Of a run, None while it is not known; the test takes a few seconds."""
+    if progress is None:
+        return None
+    return 0.0 if progress.doing == "test" else progress.seconds_left
+
+
+def _line(head: Sequence[str], states: Sequence[tuple[RunProcess, Progress | None]], width: int) -> str:
+    """What fits the width: all, or without AP, or the first runs and how many more there are."""
+    short = [_short(started, progress) for started, progress in states]
+    whole = [f"{text}{_figure(progress)}" for text, (_, progress) in zip(short, states, strict=True)]
+    counted = [[*short[:count], f"+{len(short) - count} more"] for count in range(len(short) - 1, 0, -1)]
+    lines = [[*head, *runs] for runs in (whole, short, *counted)]
+    return next((text for parts in [*lines, head] if fits(text := joined(parts), width)), head[0])
+
+
 def _short(started: RunProcess, progress: Progress | None) -> str:
     name = started.run.folder.name
     if progress is None:
         return f"{name} starting"
-    if progress.doing == "test":
-        return f"{name} test"
-    figure = f" AP {progress.figures['AP']:.1f}" if "AP" in progress.figures else ""
-    return f"{name} {100 * progress.done:.0f} %{figure}"
+    return f"{name} test" if progress.doing == "test" else f"{name} {100 * progress.done:.0f} %"
+
+
+def _figure(progress: Progress | None) -> str:
+    is_known = progress is not None and progress.doing != "test" and "AP" in progress.figures
+    return f" AP {progress.figures['AP']:.1f}" if progress is not None and is_known else ""
 
 
 def _long(started: RunProcess, progress: Progress) -> str:
-    parts = [f"epoch {progress.epoch}/{progress.epochs}, {100 * progress.done:.0f} % done"]
+    parts = [f"{epoch_of(progress)}, {100 * progress.done:.0f} % done"]
     parts.append(f"loss {progress.loss:.3f}")
     parts += [f"{name} {value:.1f}" for name, value in progress.figures.items()]
     if progress.seconds_left is not None:

@@ -113,6 +113,11 @@ def run_all(runs: Sequence[Run], jobs: int, watcher: Watcher | None = None) -> N
                     _tell_figures(started)
                 elif stop.received is None:
                     failures.append(failure)
+                    if running:
+                        names = ", ".join(other.run.folder.name for other in running)
+                        log.warning(
+                            "%s failed: no other run is begun; still running: %s", started.run.folder, names
+                        )
             watcher.look(running, pending)
     if stop.received is not None:
         raise Interrupted(stop.received)

@@ -101,6 +101,7 @@ def choose(
     side_told: str,
     batch_size: int | None,
     epochs: int | None,
+    trainer: Mapping[str, Any],
 ) -> list[Choice]:
     """What is chosen for one run.
 
@@ -112,7 +113,8 @@ def choose(
         side: short side of its images, in pixels.
         side_told: what to tell of it.
         batch_size: None chooses it.
-        epochs: None chooses them.
+        epochs: None chooses them, by the steps of whole epochs.
+        trainer: its config, which may limit the steps.
     """
     from_scratch = model.get("backbone_weights") is None
     long_side = math.ceil(side * pictures.long_over_short / 32) * 32
@@ -132,7 +134,7 @@ def choose(
         batch, batch_reason = _batch(pictures, rules, side * long_side)
         evaluated = (f"data.eval_batch_size={batch}",) if pictures.one_shape else ()
         choices.append(Choice("batch", (f"data.batch_size={batch}", *evaluated), batch_reason))
-    steps = max(1, -(-pictures.count // batch))
+    steps = steps_an_epoch(pictures.count, batch, trainer)
     is_given = epochs is not None
     if epochs is None:
         least, most = rules["least_epochs"][role], rules["most_epochs"][role]
@@ -141,11 +143,12 @@ def choose(
         epochs = -(-epochs // every) * every  # so that the last one is validated
     else:
         every = _divisor(epochs, max(1, round(epochs / rules["validations"])))
+    told_steps = _told_steps(epochs, steps, pictures.count, batch, trainer)
     choices.append(
         Choice(
             "epochs",
             (f"schedule.epochs={epochs}", f"trainer.check_val_every_n_epoch={every}"),
-            f"{epochs}{' as given' if is_given else ''}, {steps} steps each, {epochs * steps:,} in all; "
+            f"{epochs}{' as given' if is_given else ''}, {told_steps}; "
             f"a validation after every {f'{every}' if every > 1 else 'one'}",
         )
     )
@@ -156,6 +159,50 @@ def choose(
     )
     choices.append(Choice("schedule", tuple(rules["schedule"][kind]), f"{name}: {reason}"))
     return choices
+
+
+def steps_an_epoch(images: int, batch: int, trainer: Mapping[str, Any], *, limited: bool = False) -> int:
+    """Optimizer steps that Lightning makes of a training set in an epoch, at least 1.
+
+    Args:
+        images: of the set.
+        batch: images a device and step.
+        trainer: config of the trainer; devices that are not given as numbers count as one.
+        limited: take notice of what cuts an epoch short, see `_limits`.
+    """
+    devices = trainer.get("devices")
+    each = len(devices) if isinstance(devices, list | tuple) else devices
+    processes = each if isinstance(each, int) and each > 0 else 1
+    batches = math.ceil(images / (batch * processes * int(trainer.get("num_nodes") or 1)))
+    for value in _limits(trainer).values() if limited else ():
+        # As Lightning reads them: a whole number is one of batches, any other a share of all.
+        batches = min(batches, value if isinstance(value, int) else int(batches * value))
+    return max(1, math.ceil(batches / int(trainer.get("accumulate_grad_batches") or 1)))
+
+
+def _limits(trainer: Mapping[str, Any]) -> dict[str, int | float]:
+    """Key of the trainer → batches or share of them that it limits an epoch to."""
+    limits: dict[str, int | float] = {}
+    for key in ("limit_train_batches", "overfit_batches", "fast_dev_run"):
+        value = trainer.get(key)
+        if value is True:  # of fast_dev_run: one batch
+            limits[key] = 1
+        elif isinstance(value, int | float) and value > 0:
+            limits[key] = value
+    return limits
+
+
+def _told_steps(epochs: int, whole: int, images: int, batch: int, trainer: Mapping[str, Any]) -> str:
+    """Steps an epoch and in all, with the keys of the trainer that make them fewer."""
+    steps = steps_an_epoch(images, batch, trainer, limited=True)
+    causes = list(_limits(trainer)) if steps != whole else []
+    in_all = steps * (1 if trainer.get("fast_dev_run") else epochs)
+    most = trainer.get("max_steps")
+    if isinstance(most, int) and 0 <= most < in_all:
+        in_all = most
+        causes.append("max_steps")
+    why = f" (by {', '.join(f'trainer.{key}={trainer[key]}' for key in causes)})" if causes else ""
+    return f"{steps} step{'s' * (steps != 1)} each, {in_all:,} in all{why}"
 
 
 def _anchors(

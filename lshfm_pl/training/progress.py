@@ -1,5 +1,6 @@
 """Callbacks that tell how far a run is: in `progress.json` of its folder, and in one line on a terminal."""
 
+import math
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 
 from lshfm_pl.modules import DetectionModule
-from lshfm_pl.runs.progress import Progress, write_progress
+from lshfm_pl.runs.progress import Progress, epoch_of, write_progress
 from lshfm_pl.status_line import StatusLine, fitted
 
 __all__ = ["ProgressFile", "ProgressLine", "ProgressTracker", "line_parts"]
@@ -61,7 +62,10 @@ class ProgressTracker(pl.Callback):
         progress = self.progress
         if isinstance(pl_module, DetectionModule):
             losses = pl_module.last_batch.losses
-            progress.losses = {name: round(float(loss), 4) for name, loss in losses.items()}
+            values = {name: float(loss) for name, loss in losses.items()}
+            progress.losses = {
+                name: round(value, 4) for name, value in values.items() if math.isfinite(value)
+            }
         seconds = now - self._speed_begin
         if seconds > 0 and self._images:
             progress.images_per_second = round(trainer.world_size * self._images / seconds, 2)
@@ -95,7 +99,9 @@ class ProgressTracker(pl.Callback):
         """What the run does is another thing now, which is always told."""
         self.progress.doing = doing
         if trainer.state.fn == "fit":
-            self.progress.epoch, self.progress.epochs = trainer.current_epoch + 1, trainer.max_epochs
+            limit = trainer.max_epochs
+            self.progress.epoch = trainer.current_epoch + 1
+            self.progress.epochs = limit if limit is not None and limit > 0 else None
         self._speed_begin, self._images = time.perf_counter(), 0
         self._tell()
 
@@ -241,9 +247,10 @@ def line_parts(progress: Progress, counted: str = "") -> list[tuple[int, str]]:
     parts = [(0, progress.role)] if progress.role else []
     if progress.doing != "training":
         parts.append((1, f"{progress.doing} {counted}".rstrip()))
-    if progress.epochs is not None and progress.doing != "test":
-        parts.append((2, f"epoch {progress.epoch}/{progress.epochs}"))
-        parts.append((6, f"{100 * progress.done:.0f} %"))
+    if progress.doing != "test":
+        parts.append((2, epoch_of(progress)))
+        if progress.done:
+            parts.append((6, f"{100 * progress.done:.0f} %"))
     if progress.losses and progress.doing == "training":
         parts.append((3, f"loss {progress.loss:.3f}"))
         each = ", ".join(

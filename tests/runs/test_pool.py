@@ -15,7 +15,7 @@ import pytest
 from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.results import write_json
-from lshfm_pl.runs.launch import Run, is_done, run_once
+from lshfm_pl.runs.launch import Run, is_done, refuse_other_settings, run_once
 from lshfm_pl.runs.pool import run_all
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the runs of these tests are forks")
@@ -81,6 +81,47 @@ def test_run_with_other_settings_is_refused_once_it_keeps_something(tmp_path, co
         LSHFMError, match=r"holds a run with other settings \(data.root=right, data.root=third"
     ):
         is_done(run_of(tmp_path / "run", "data.root=third"))
+
+
+def test_message_names_every_folder_with_other_settings_and_what_differs_in_the_first(tmp_path, command):
+    run_of = command(finish)
+    runs = [run_of(tmp_path / name, "seed=1", "schedule.epochs=3") for name in ("first", "second")]
+    run_all(runs, jobs=2)
+    refuse_other_settings([*runs, run_of(tmp_path / "new", "schedule.epochs=4")])
+    changed = [run_of(run.folder, "schedule.epochs=4", "trainer.precision=64") for run in runs]
+    with pytest.raises(LSHFMError) as refused:
+        refuse_other_settings([run_of(tmp_path / "new"), *changed])
+    text = str(refused.value)
+    assert (
+        "first holds a run with other settings (schedule.epochs=3, schedule.epochs=4 now, seed=1, not given now, "
+        "trainer.precision=64 now, not given before); so do second. Nothing was changed there"
+    ) in text
+    assert "\n" not in text
+    assert all(is_done(run) for run in runs)
+
+
+@pytest.mark.parametrize("content", ["", "[", "{}", "[" * 5000])
+def test_damaged_note_of_the_settings_is_one_line(tmp_path, command, content):
+    run = command(finish)(tmp_path / "run", "seed=1")
+    run_once(run)
+    (tmp_path / "run" / "overrides.json").write_text(content)
+    with pytest.raises(LSHFMError, match="overrides.json.*delete the folder to repeat the run") as refused:
+        is_done(run)
+    assert "\n" not in str(refused.value)
+
+
+def test_failure_is_told_at_once_while_other_runs_go_on(tmp_path, command, caplog):
+    def run():
+        if folder_of_run().name == "bad":
+            sys.exit("error: no room")
+        time.sleep(1)
+        finish()
+
+    run_of = command(run)
+    with pytest.raises(LSHFMError, match="bad: the run failed: no room"):
+        run_all([run_of(tmp_path / "good"), run_of(tmp_path / "bad")], jobs=2)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert lines == [f"{tmp_path / 'bad'} failed: no other run is begun; still running: good"]
 
 
 def test_run_that_is_killed_or_leaves_no_results_has_failed(tmp_path, command):

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from lshfm_pl.errors import few
 from lshfm_pl.files import read_bytes, write_whole
 from lshfm_pl.reporting.runs import Run, SetAside, metric_of_run
 from lshfm_pl.reporting.summary import COST_KEYS, Figure, Group, Line
@@ -35,6 +36,9 @@ WIDE_PICTURE = 700
 NO_CELL = {"number": False, "source": "", "links": [], "anchor": "", "parts": [], "kind": ""}
 INTERVAL = re.compile(r"(\S+) (\[.*?\])(?: (.+))?")
 """A gain, its interval, its verdict, which stand in two lines of a cell."""
+
+MOST_RUNS_NAMED = 10
+"""Beside a line of the table; the table of runs has them all."""
 
 LARGEST_PICTURE = 50_000_000
 """Bytes: above what is drawn here."""
@@ -152,7 +156,7 @@ def _row(
     has_published: bool,
     numbers: Mapping[int, int],
 ) -> dict[str, Any]:
-    source = "of " + ", ".join(str(run.folder) for run in line.runs)
+    source = f"of {few((run.folder for run in line.runs), MOST_RUNS_NAMED)}"
     cells: list[dict[str, Any]] = [
         {"label": "table", "text": str(number), "sort": number, "anchor": f"group-{number}"},
         {"label": "loss", "text": line.title, "sort": line.title},
@@ -189,8 +193,10 @@ def _row(
             )
     links = [
         {"anchor": f"run-{numbers[id(run)]}", "text": str(numbers[id(run)]), "title": str(run.folder)}
-        for run in line.runs
+        for run in line.runs[:MOST_RUNS_NAMED]
     ]
+    if others := len(line.runs) - len(links):
+        links.append({"anchor": "runs", "text": f"+{others}", "title": f"{others} more runs of this line"})
     cells.append(
         {"label": "runs", "text": "", "sort": numbers[id(line.runs[0])], "links": links, "kind": "runs whole"}
     )
