@@ -99,6 +99,11 @@ def started_by_hand() -> bool:
     return all(os.environ.get(name) for name in BY_HAND)
 
 
+def started_on_node_by_hand() -> bool:
+    """Whether the command is told which of several nodes it is on."""
+    return all(os.environ.get(name) for name in BY_NODE)
+
+
 def prepare_environment() -> None:
     """Leave the variables of what has started this process, and take out those left over from anything else.
 
@@ -118,10 +123,11 @@ def prepare_environment() -> None:
         _take_out(SLURM_READ)
     if not started_by_torchrun():
         # GROUP_RANK and RANK count for torchrun alone; the others also for processes started by hand.
-        if not started_by_hand() and _is_above_one("WORLD_SIZE"):
-            missing = [name for name in BY_HAND if not os.environ.get(name)]
-            size = os.environ["WORLD_SIZE"]
-            told.append(f"WORLD_SIZE={size} of the environment is not read, as {few(missing)} is not set")
+        if not (started_by_hand() or started_on_node_by_hand()) and _is_above_one("WORLD_SIZE"):
+            told.append(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']} of the environment is not read, as nothing tells which of "
+                "these processes this is; to train with others: docs/distributed.md"
+            )
         _take_out(("TORCHELASTIC_RUN_ID", "GROUP_RANK", "RANK"))
         if not started_by_hand():
             _take_out(("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
@@ -198,7 +204,8 @@ def refuse_other_counts(devices: Any, num_nodes: int) -> None:
                 f"LOCAL_RANK={os.environ['LOCAL_RANK']}: expected a number below trainer.devices={devices}; "
                 "if it is left over from another job: unset LOCAL_RANK"
             )
-    elif num_nodes > 1 and (missing := [name for name in BY_NODE if not os.environ.get(name)]):
+    elif num_nodes > 1 and not started_on_node_by_hand():
+        missing = [name for name in BY_NODE if not os.environ.get(name)]
         raise LSHFMError(
             f"trainer.num_nodes={num_nodes}: nothing tells which of the nodes this is "
             f"({few(missing)} not set); start with srun or torchrun, or set these (docs/distributed.md)"

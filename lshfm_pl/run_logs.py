@@ -18,7 +18,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lshfm_pl.errors import printable
-from lshfm_pl.files import write_whole
+from lshfm_pl.files import whole_file, write_whole
 
 __all__ = ["START", "ContinuedCSVLogger", "log_position", "rewind_logs"]
 
@@ -168,12 +168,12 @@ def _set_aside_if_damaged(path: Path) -> Iterator[None]:
 
 
 def _rewind_events(path: Path, size: int, steps: int) -> None:
-    before = io.BytesIO()
-    cut = path.with_name(path.name + ".cut")
-    cut.write_bytes(path.read_bytes()[:size])
-    writer = RecordWriter(before)
-    for record in RawEventFileLoader(str(cut)).Load():
-        if Event.FromString(record).step < steps or Event.FromString(record).HasField("file_version"):
-            writer.write(record)
-    cut.unlink()
-    write_whole(path, before.getvalue())
+    kept = io.BytesIO()
+    writer = RecordWriter(kept)
+    # Nothing half-done may stay under a name of such logs: the process may be killed at any moment.
+    with whole_file(path) as temporary:
+        temporary.write_bytes(path.read_bytes()[:size])
+        for record in RawEventFileLoader(str(temporary)).Load():
+            if Event.FromString(record).step < steps or Event.FromString(record).HasField("file_version"):
+                writer.write(record)
+        temporary.write_bytes(kept.getvalue())

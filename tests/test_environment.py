@@ -164,7 +164,7 @@ def test_first_of_a_list_of_nodes(nodes, first):
         # As Kubeflow and others set them.
         (
             {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"},
-            "WORLD_SIZE=2 of the environment is not read, as LOCAL_RANK is not set",
+            "WORLD_SIZE=2 of the environment is not read, as nothing tells which of these processes this is",
         ),
         ({"WORLD_SIZE": "1"}, ""),
         (BY_HAND, ""),

@@ -114,6 +114,18 @@ def test_events_after_the_position_are_taken_out_and_the_rest_goes_on(tmp_path):
     assert points(tmp_path) == [(0, 0.0), (1, 1.0)]
 
 
+def test_what_a_killed_process_left_of_rewinding_does_not_stop_the_next(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.finalize("success")
+    position = {**log_position(tmp_path), "steps": 1}
+    (path,) = (tmp_path / "tensorboard").glob("events.*")
+    path.with_name(f"{path.name}.cut").write_bytes(path.read_bytes()[:20])  # as older versions left it
+    rewind_logs(tmp_path, position)
+    assert points(tmp_path) == [(0, 1.0)]
+    assert [each.name for each in path.parent.glob("events.*")] == [path.name]
+
+
 def test_half_written_event_at_the_end_is_left_out(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
     logger.log_metrics({"loss": 1.0}, 0)

@@ -16,6 +16,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason
 
 EPOCHS = 12
 
+EXPORTS = f"export MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo OMP_NUM_THREADS=1 PYTHONPATH={ROOT}\n"
+"""What virtual nodes need: their names have no address."""
+
 REVOKED_SECONDS = 3
 """A node refuses a job that it has just ended: what allows it to start is compared by the second."""
 
@@ -42,14 +45,13 @@ def documented_script():
 
 
 def adapted(script, tmp_path):
-    """With this test's training, one process a node, and what virtual nodes need: their names have no address."""
+    """With this test's training and one process a node."""
     settings = [*TRAIN, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run"]
     train = f"srun {shlex.join([sys.executable, '-m', 'lshfm_pl.train', *settings])}"
     script, replaced = re.subn(r"^srun python -m .*$", lambda _: train, script, flags=re.MULTILINE)
     assert replaced == 1
     script = script.replace("--ntasks-per-node=4 --gpus-per-node=4 --cpus-per-task=8", "--ntasks-per-node=1")
-    exports = f"export MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo OMP_NUM_THREADS=1 PYTHONPATH={ROOT}\n"
-    return script.replace("srun ", exports + "srun ", 1)
+    return script.replace("srun ", EXPORTS + "srun ", 1)
 
 
 def wait_for(condition, seconds, printed):
@@ -98,3 +100,31 @@ def test_documented_script_goes_on_after_its_signal_to_the_last_epoch(cluster, t
     assert cluster.state(job) == "COMPLETED", printed.read_text()[-3000:] + cluster.log()
     assert epochs(printed) == list(range(1, EPOCHS + 1))  # each line once, no epoch again
     assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+
+
+def test_tasks_of_one_node_train_together_and_its_other_commands_are_one_process(cluster, tmp_path):
+    folder = f"hydra.run.dir={tmp_path}"
+    data = (*TINY, f"data.root={tmp_path}/data", "model=fasterrcnn_resnet10fpn_tiny", "data.batch_size=1")
+    strict = (sys.executable, "-W", "error", "-m")  # what any library warns of would end it
+    train = (*strict, "lshfm_pl.train", *data, "trainer.limit_train_batches=2")
+    evaluate = (sys.executable, "-m", "lshfm_pl.evaluate", f"checkpoint={tmp_path}/run/checkpoints/last.ckpt")
+    lines = [
+        "#!/bin/bash",
+        "#SBATCH --nodes=1 --ntasks-per-node=2",
+        EXPORTS,
+        f"srun {shlex.join([*train, 'trainer.devices=2', f'{folder}/run'])}; echo trained $?",
+        f"{shlex.join([*evaluate, 'trainer.accelerator=cpu', f'{folder}/evaluation'])}; echo evaluated $?",
+        f"srun {shlex.join([sys.executable, '-m', 'lshfm_pl.report', f'runs={tmp_path}/run', f'{folder}/report'])}",
+        "echo reported $?",
+    ]
+    printed = tmp_path / "job.txt"
+    job = submit(cluster, "\n".join(lines), printed)
+    wait_for(lambda: cluster.state(job) in ("COMPLETED", "FAILED"), 100, printed)
+    text = printed.read_text()
+    assert "trained 0" in text
+    assert "evaluated 0" in text
+    assert "reported 1" in text
+    assert "srun has started 2 processes of report, which is one process" in text
+    assert "Traceback" not in text
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+    assert (tmp_path / "evaluation/results.json").is_file()
