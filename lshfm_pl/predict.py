@@ -24,6 +24,7 @@ from lshfm_pl.console import is_terminal
 from lshfm_pl.data.coco import unused_name
 from lshfm_pl.data.dataset import watched
 from lshfm_pl.data.images import FORMATS, SUFFIXES, decode_image
+from lshfm_pl.data.voc_layout import is_picture
 from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
@@ -177,7 +178,7 @@ def _matching(pattern: Path) -> tuple[list[Path], Path]:
                 f"convert them to one of {', '.join(FORMATS)}",
                 file=sys.stderr,
             )
-        return [file for file in files if file.suffix.lower() in SUFFIXES], pattern
+        return [file for file in files if is_picture(file.name)], pattern
     fixed = len(list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])))
     root = Path(*pattern.parts[:fixed])
     return sorted(file for file in root.glob("/".join(pattern.parts[fixed:])) if file.is_file()), root

@@ -161,6 +161,11 @@ def test_folders_patterns_files_and_lists_are_found(folder):
                            for file in ("a.jpg", "b.PNG", "broken.jpg")]  # fmt: skip
 
 
+def test_files_that_macos_writes_beside_pictures_are_none(folder):
+    (folder / "below" / "._a.jpg").write_bytes(b"Mac OS X")
+    assert not [picture.name for picture in find_pictures(str(folder)) if "._" in picture.name]
+
+
 def test_nothing_to_read_is_a_failure(checkpoint, folder, tmp_path):
     with pytest.raises(LSHFMError, match=r"images: expected a folder with pictures .* found none by .*\.tif"):
         find_pictures(f"{folder}/*.tif")

@@ -13,7 +13,7 @@ __all__ = ["OTHER_FILE_NAMES", "READ_KEYS", "REPEATED", "parse_coco_json"]
 
 READ_KEYS = frozenset(
     {"images", "annotations", "categories", "id", "name", "supercategory", "file_name", "width", "height"}
-    | {"image_id", "category_id", "bbox", "area", "iscrowd"}
+    | {"image_id", "category_id", "bbox", "area", "iscrowd", "x", "y"}
 )
 OTHER_FILE_NAMES = ("path", "filename", "coco_url")
 """Keys by which tools name an image's file where there is no `file_name`; the last is LVIS's."""

@@ -1,5 +1,6 @@
 """Values of an entry in COCO's JSON format: read where they have one meaning, refused where they have none."""
 
+import json
 import re
 import reprlib
 import unicodedata
@@ -35,6 +36,7 @@ _WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 _MOST_DIGITS = 40
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's categories of control characters, surrogates and separators of lines and paragraphs."""
+_SIDES = ("x", "y", "width", "height")
 _CROWD = {"0": False, "false": False, "1": True, "true": True}
 
 
@@ -185,7 +187,8 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
             raise EntryError(f"has a segmentation, but its bbox is {_missing_or(entry)}. Give its box")
         if box is None and "bbox" not in entry:
             refuse_missing("bbox")
-    numbers = [_number(value) for value in box] if isinstance(box, list) else []
+    sides = _sides(box)
+    numbers = [_number(value) for value in sides]
     finite = [number for number in numbers if number is not None and abs(number) <= _LARGEST_COORDINATE]
     if len(numbers) != 4 or len(finite) != 4:
         text = f"bbox is {shown(box)}, expected four finite numbers: x, y, width, height"
@@ -194,7 +197,7 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
     if width < 0 or height < 0:
         text = f"bbox is {shown(box)}: its width or height is negative. Give x, y of the upper left corner"
         raise EntryError(text, "box-reversed")
-    if any(isinstance(value, str) for value in box or ()):
+    if sides is not box or any(isinstance(value, str) for value in sides):
         notes.add("value-read", lambda: f"bbox is {shown(box)}, read as its numbers")
     return x, y, width, height
 
@@ -224,6 +227,18 @@ def read_name(entry: dict[str, Any], key: str, notes: Notes) -> str:
 def has_unprintable(text: str) -> bool:
     """Whether text has a control character, a line break or half of a surrogate pair."""
     return any(unicodedata.category(character) in _UNPRINTABLE for character in text)
+
+
+def _sides(box: Any) -> list[Any]:
+    """The four values of a box, also of `{x, y, width, height}` and of the text of a list; empty for others."""
+    if isinstance(box, dict) and box.keys() == set(_SIDES):
+        return [box[key] for key in _SIDES]
+    if isinstance(box, str) and len(box) <= _LONGEST_NAME and box.strip().startswith("["):
+        try:
+            box = json.loads(box)
+        except (ValueError, RecursionError):
+            return []
+    return box if isinstance(box, list) else []
 
 
 def _checked_id(value: str, key: str) -> str:

@@ -110,6 +110,30 @@ def test_boxes_may_be_of_number_texts():
             read_box({"bbox": box}, no_notes())
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        {"x": 1, "y": 2, "width": 3, "height": 4},
+        "[1, 2, 3.0, 4]",
+        {"width": 3, "height": "4", "y": 2, "x": 1},
+    ],
+)
+def test_boxes_may_be_an_object_or_the_text_of_a_list(tmp_path, content, box):
+    content["annotations"][0]["bbox"] = box
+    content["annotations"][0]["area"] = 12
+    file, faults = read(tmp_path, content)
+    assert file.boxes[0].tolist() == [1, 2, 3, 4]
+    ((kind, text),) = faults
+    assert kind == "value-read"
+    assert "entry 1 of 'annotations': bbox is " in text
+
+
+@pytest.mark.parametrize("box", ["[1, 2, 3", "[" * 200, "[1, 2, 3]", {"x": 1, "y": 2}, "1, 2, 3, 4", 5, True])
+def test_other_boxes_are_refused(box):
+    with pytest.raises(EntryError, match="expected four finite numbers"):
+        read_box({"bbox": box}, no_notes())
+
+
 def test_values_are_shown_on_one_line():
     assert [shown(value) for value in (None, True, 5, "a\nb", 10**5000)] == [
         "null", "true", "5", r"'a\nb'", "a whole number of 16,610 bits",
