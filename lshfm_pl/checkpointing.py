@@ -1,5 +1,6 @@
 """Checkpoints to go on from exactly, written so that a whole one is there at any moment."""
 
+import errno
 import logging
 import os
 import shutil
@@ -42,6 +43,9 @@ LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
 
 FINGERPRINT_KEY = "data_fingerprint"
 """In checkpoints: what the run's data are, see `lshfm_pl.data.fingerprint`."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The system's errors of a file that may not grow."""
 
 AGREE_EVERY = 10
 """Optimizer steps between two agreements of several processes on whether to save or stop: each costs messages."""
@@ -263,6 +267,8 @@ class LastCheckpoint(Checkpoint):
         try:
             yield
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
+                error.filename = str(self.path.parent.parent)  # the system does not say which file it was
             if saved := self.told_saved():
                 error.add_note(f"{saved}: give the same command with resume=auto")
             raise

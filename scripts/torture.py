@@ -414,6 +414,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--only", nargs="+", choices=list(kinds), default=list(kinds))
     arguments = parser.parse_args()
+    if arguments.output.is_dir() and any(arguments.output.iterdir()):
+        parser.error(
+            f"--output: expected a new folder, found {arguments.output} of an earlier call: delete it"
+        )
     bench = Workbench(arguments.output.resolve(), arguments.seed)
     cases: list[Case] = []
     for kind in arguments.only:

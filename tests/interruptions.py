@@ -2,7 +2,9 @@
 
 import errno
 import os
+import resource
 import signal
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -112,3 +114,26 @@ class LastStep(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         LastStep.steps = trainer.global_step
+
+
+class SlowTest(pl.Callback):
+    """Takes its time in the test after the training."""
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        print("slow test", flush=True)
+        time.sleep(1)
+
+
+class FullDisk(pl.Callback):
+    """After a training batch no file of this process may grow, as on a disk that is full.
+
+    Args:
+        batch: number of the training batch, counted over the epochs from 0.
+    """
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.fit_loop.total_batch_idx == self.batch:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))

@@ -212,3 +212,38 @@ def test_lost_worker_saves_the_last_whole_step_and_says_what_to_do(tmp_path):
     assert told.endswith(
         f"all up to step {saved['global_step']} is saved: give the same command with resume=auto"
     )
+
+
+@pytest.mark.slow
+def test_disk_that_is_full_for_the_curves_is_one_line_that_says_what_is_saved(tmp_path):
+    command = [
+        *TRAIN, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run", "callbacks.last.every_n_steps=3",
+        "trainer.log_every_n_steps=1", "+callbacks.full._target_=interruptions.FullDisk", "+callbacks.full.batch=5",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {tmp_path}/run: File too large; the file system or a limit (ulimit -f) does not allow a file of "
+        "this size; all up to step 3 is saved: give the same command with resume=auto\n"
+    )
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_final_test_says_that_all_steps_are_saved(tmp_path):
+    command = [
+        *TRAIN, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run", "schedule.epochs=1",
+        "data.eval_batch_size=1", "+callbacks.slow._target_=interruptions.SlowTest",
+    ]  # fmt: skip
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    terminal = Terminal(command, ROOT, environment)
+    assert terminal.wait_for("slow test")
+    started, begin = descendants(terminal.pid), len(terminal.printed)
+    terminal.press_ctrl_c()
+    assert terminal.wait() == 130
+    (told,) = [line for line in terminal.printed[begin:].splitlines() if "SIGINT" in line]
+    assert "SIGINT: stopped; all up to step 9 is saved; go on with: " in told
+    assert told.endswith("resume=auto")
+    assert "Traceback" not in terminal.printed
+    assert wait_until_gone(started)

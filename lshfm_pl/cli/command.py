@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lshfm_pl import __version__
 from lshfm_pl.cli.chatter import silence_chatter
 from lshfm_pl.cli.closest import config_error, unknown_flag
-from lshfm_pl.cli.failures import told
+from lshfm_pl.cli.failures import tell_thread_failure, told
 from lshfm_pl.cli.grammar import overrides_of, repaired
 from lshfm_pl.cli.spelling import respelled
 from lshfm_pl.cli.streams import prepare_streams
@@ -131,6 +132,8 @@ def _hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Any
 
 def _job(config_name: str, config: DictConfig, function: Callable[[], Callable[[DictConfig], Any]]) -> None:
     silence_chatter()
+    if not config.get("debug"):
+        threading.excepthook = tell_thread_failure
     try:
         prepare_environment()  # again, as a sweep may run its jobs in processes that others have started
         refuse_several_processes(config_name)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
+import threading
 
 from hydra.errors import InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["told"]
+__all__ = ["tell_thread_failure", "told"]
 
 LONGEST_REASON = 300
 """Characters of a library's message; some print whole arrays."""
@@ -52,7 +54,20 @@ def told(error: BaseException) -> str:
     """
     reason, *more = _told(error).split("\n")
     notes = [note for note in getattr(error, "__notes__", []) if "resume=" not in reason]
-    return "\n".join(["; ".join([reason, *notes]), *more])
+    parts = [reason.rstrip("."), *notes] if notes else [reason]
+    return "\n".join(["; ".join(parts), *more])
+
+
+def tell_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    """Tell what ended a thread in one line, for `threading.excepthook`.
+
+    A thread that keeps its exception, as TensorBoard's writer does, hands it to whoever uses it: it is told there.
+    """
+    error = failure.exc_value
+    if error is None or getattr(failure.thread, "exception", None) is error:
+        return
+    name = "a thread" if failure.thread is None else f"the thread {failure.thread.name}"
+    print(f"warning: {name} failed: {told(error).splitlines()[0]}", file=sys.stderr)
 
 
 def _told(error: BaseException) -> str:
@@ -72,7 +87,7 @@ def _told(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and WORKER_LOST.search(str(error)):
         return (
             "a process that reads images was ended from outside, as the system does where memory is short: "
-            "lower data.num_workers or data.batch_size"
+            "lower data.num_workers, or free memory"
         )
     if isinstance(error, MemoryError):
         return f"not enough memory ({_short(error) or 'MemoryError'}); {OS_ADVICE[errno.ENOMEM]}"

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import threading
 
 import pytest
 
 from lshfm_pl.cli import Command, told
+from lshfm_pl.cli.failures import tell_thread_failure
 from lshfm_pl.errors import LSHFMError
 
 
@@ -88,3 +90,37 @@ def test_job_that_the_cluster_refuses_is_no_defect():
     assert "Memory specification can not be satisfied" in text
     assert "hydra.launcher.<key>=" in text
     assert "defect" not in text
+
+
+@pytest.fixture
+def told_as_in_commands(monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", tell_thread_failure)
+
+
+def run(thread):
+    thread.start()
+    thread.join()
+
+
+def fail():
+    raise OSError(28, "No space left on device", "curves")
+
+
+def test_failure_of_a_thread_is_one_line(told_as_in_commands, capsys):
+    run(threading.Thread(target=fail, name="writer"))
+    assert capsys.readouterr().err == (
+        "warning: the thread writer failed: curves: No space left on device; make room, then start again\n"
+    )
+
+
+def test_failure_that_a_thread_keeps_is_left_to_who_uses_it(told_as_in_commands, capsys):
+    class Keeping(threading.Thread):
+        def run(self):
+            try:
+                fail()
+            except OSError as error:
+                self.exception = error
+                raise
+
+    run(Keeping())
+    assert capsys.readouterr().err == ""
