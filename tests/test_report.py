@@ -437,3 +437,14 @@ def test_command_takes_what_the_function_does():
     assert {key: config[key] for key in report.__kwdefaults__ if key != "metrics"} == {
         key: value for key, value in report.__kwdefaults__.items() if key != "metrics"
     }
+
+
+def test_line_of_many_runs_names_the_first_and_links_to_all(tmp_path):
+    for seed in range(25):
+        write_run(tmp_path / f"none{seed}", seed=seed, with_record=False, epochs=1)
+    page = report(tmp_path, picture_images=0, resamples=0).read_text()
+    (line,) = re.findall(r"<tr data-table.*?</tr>", page, flags=re.DOTALL)
+    assert line.count('href="#run-') == 10
+    assert 'href="#runs" title="15 more runs of this line">+15</a>' in line
+    assert page.count('<tr id="run-') == 25
+    assert len(line) < 10_000

@@ -70,9 +70,8 @@ class RunProcess:
 
     def __post_init__(self) -> None:
         run = self.run
-        last = run.folder / "checkpoints" / "last.ckpt"
-        self.resumed = last if run.command == "train" and last.is_file() else None
-        resume = [] if self.resumed is None else [f"resume={quoted(last)}"]
+        self.resumed = self._checkpoint if run.command == "train" and self._checkpoint.is_file() else None
+        resume = [] if self.resumed is None else [f"resume={quoted(self.resumed)}"]
         write_json(list(run.overrides), run.folder / SETTINGS_FILE)
         arguments = [*run.overrides, f"hydra.run.dir={quoted(run.folder)}"]
         arguments += ["trainer.enable_progress_bar=false", *resume]
@@ -86,6 +85,10 @@ class RunProcess:
         sys.stdout.flush()
         sys.stderr.flush()
         self.process.start()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.run.folder / "checkpoints" / "last.ckpt"
 
     @property
     def seconds(self) -> float:
@@ -113,6 +116,8 @@ class RunProcess:
             reason = f"it was ended by {signal.Signals(-status).name}"
             if -status == signal.SIGKILL:
                 reason += " (as the system does where memory is short: see jobs and data.batch_size)"
+            if self._checkpoint.is_file():
+                reason += "; the same command goes on from its last checkpoint"
         elif "error: " in text:
             reason = text.rpartition("error: ")[2]
         else:

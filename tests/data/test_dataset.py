@@ -121,8 +121,11 @@ def test_many_bad_images_in_a_row_end_the_run(folder):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_by_default_a_bad_image_stops_and_is_named(folder, num_workers):
     datamodule = make(folder, num_workers=num_workers, on_bad_sample="error")
-    with pytest.raises(LSHFMError, match=r"00000\d\.png|000011\.png"):
+    with pytest.raises(LSHFMError, match=r"00000\d\.png|000011\.png") as stopped:
         list(datamodule.train_dataloader())
+    assert "check_data with the same data=… lists all that are bad; data.on_bad_sample=skip" in str(
+        stopped.value
+    )
 
 
 def test_other_choices_are_refused(folder):

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from run_files import make_results, write_run
+from run_files import make_record, make_results, write_run
 
-from lshfm_pl.metrics.bootstrap import Interval
+from lshfm_pl.metrics.bootstrap import Interval, draw_images, percentile_interval, resampled_figures
 from lshfm_pl.reporting import comparison_table
-from lshfm_pl.reporting.intervals import Resampled, gain_over, seed_interval, verdict
+from lshfm_pl.reporting.intervals import FEWEST_IMAGES, Resampled, gain_over, seed_interval, verdict
 from lshfm_pl.reporting.runs import Run, read_run
 
 
@@ -130,3 +130,122 @@ def test_every_table_says_where_validation_images_are_the_test_images(also, data
         results["data"] = data
         results["test_set"] = {} if also is None else {"also_validation": also}
     assert ("The validation set serves as the test set too" in comparison_table(runs)) == told
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_interval_over_seeds_holds_the_true_gain_nineteen_times_in_twenty(seeds):
+    generator, true, held, repeats = np.random.default_rng(seeds), 1.5, 0, 4000
+    for differences in generator.normal(true, 2.0, (repeats, seeds)):
+        low, high = seed_interval(differences.tolist())
+        held += low <= true <= high
+    assert held / repeats == pytest.approx(0.95, abs=0.015)
+
+
+def test_interval_over_images_holds_the_true_gain_about_nineteen_times_in_twenty():
+    truth = np.subtract(*(make_record(found, images=8000, seed=seed).figures()["AP50"]
+                          for seed, found in ((1, 0.7), (0, 0.5))))  # fmt: skip
+    held = claimed = 0
+    for repeat in range(100):
+        plain, better, equal = (
+            make_record(found, images=40, seed=10 + 3 * repeat + index)
+            for index, found in enumerate((0.5, 0.7, 0.5))
+        )
+        counts = draw_images(40, 100, seed=repeat)
+        of_plain, of_better, of_equal = (
+            resampled_figures(each, counts)[1] for each in (plain, better, equal)
+        )
+        low, high = percentile_interval(of_better - of_plain)
+        held += low <= truth <= high
+        claimed += verdict(percentile_interval(of_equal - of_plain)) != "cannot tell"
+    assert held >= 85
+    assert claimed <= 15
+
+
+def runs_with_records(folder, loss, founds, *, images, role="student"):
+    runs = []
+    for seed, found in enumerate(founds):
+        record = make_record(found, images=images, seed=50 + seed)
+        path = folder / f"{role}_{loss}{seed}"
+        path.mkdir()
+        record.save(path / "evaluation.npz")
+        results = make_results(loss, role=role, seed=seed, record=record, metrics=record.figures())
+        (path / "results.json").write_text(json.dumps(results))
+        runs.append(read_run(path))
+    return runs
+
+
+@pytest.mark.parametrize("images", [1, 2, FEWEST_IMAGES - 1])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_few_test_images_tell_nothing_of_others_however_large_the_difference_is(tmp_path, images, seeds):
+    plain = runs_with_records(tmp_path, "none", [0.0] * seeds, images=images)
+    other = runs_with_records(tmp_path, "l2", [1.0] * seeds, images=images)
+    gain = gain_over(plain, other, "AP50", Resampled([*plain, *other], 100, seed=0))
+    assert gain.value > 20
+    assert (gain.interval, gain.covers) == (None, None)
+    text = comparison_table([*plain, *other], ["AP50"])
+    assert "cannot tell | – |" in text
+    assert f"Fewer than {FEWEST_IMAGES} test images have an object to find" in text
+
+
+def test_three_seeds_on_one_image_cover_the_seeds_alone_and_the_table_says_so(tmp_path):
+    plain = runs_with_records(tmp_path, "none", [0.0] * 3, images=1)
+    other = runs_with_records(tmp_path, "l2", [1.0] * 3, images=1)
+    gain = gain_over(plain, other, "AP50", Resampled([*plain, *other], 100, seed=0))
+    assert gain.covers == "seeds"
+    assert "no interval covers other test images" in comparison_table([*plain, *other], ["AP50"])
+
+
+def test_word_that_is_of_other_images_alone_is_marked_and_the_mark_explained(tmp_path):
+    plain = runs_with_records(tmp_path, "none", [0.2] * 3, images=40)
+    other = runs_with_records(tmp_path, "l2", [0.9] * 3, images=40)
+    two = comparison_table([*plain[:2], *other[:2]], ["AP50"])
+    (line,) = [line for line in two.splitlines() if line.startswith("| L2")]
+    assert "] helps † |" in line
+    assert "- †: fewer than 3 seeds: the word holds for other test images with these very runs" in two
+    three = comparison_table([*plain, *other], ["AP50"])
+    assert "] helps | " in three
+    assert "] helps †" not in three
+
+
+def test_equal_figures_tell_nothing(tmp_path):
+    plain = runs_of("none", [40.0, 40.0, 40.0])
+    gain = gain_over(plain, runs_of("l2", [40.0, 40.0, 40.0]), "AP", None)
+    assert (gain.value, gain.interval, verdict(gain.interval)) == (0.0, (0.0, 0.0), "cannot tell")
+    records = runs_with_records(tmp_path, "none", [0.5], images=40) + runs_with_records(
+        tmp_path, "l2", [0.5], images=40
+    )
+    gain = gain_over(records[:1], records[1:], "AP", Resampled(records, 100, seed=0))
+    assert verdict(gain.interval) == "cannot tell"
+
+
+@pytest.mark.parametrize("unknown", [None, math.nan])
+def test_run_whose_figure_is_not_known_does_not_enter(unknown):
+    plain, other = runs_of("none", [40.0, 50.0, 60.0, unknown]), runs_of("l2", [41.0, 51.5, 60.5, 70.0])
+    gain = gain_over(plain, other, "AP", None)
+    assert (gain.value, gain.covers) == (1.0, "seeds")
+    assert gain_over(runs_of("none", [unknown]), other, "AP", None) is None
+    assert gain_over(plain, runs_of("l2", [unknown]), "AP", None) is None
+    assert gain_over([], other, "AP", None) is None
+
+
+def test_teacher_below_the_plain_student_has_no_share(tmp_path):
+    teacher = runs_with_records(tmp_path, "none", [0.2], images=40, role="teacher")
+    plain = runs_with_records(tmp_path, "none", [0.5, 0.6], images=40)
+    other = runs_with_records(tmp_path, "l2", [0.9, 0.9], images=40)
+    text = comparison_table([*teacher, *plain, *other], ["AP50"])
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    assert lines["Teacher"].split("|")[5].strip().startswith("-")
+    assert lines["L2"].endswith("helps † | – |")
+
+
+def test_losses_with_other_numbers_of_seeds_are_paired_where_they_can_be_and_the_table_says_so():
+    plain = runs_of("none", [40.0, 50.0, 60.0])
+    more = runs_of("l2", [42.0, 52.1, 61.9, 90.0, 95.0])
+    text = comparison_table([*plain, *more], ["AP"])
+    assert (
+        "Gains are over the seeds that the plain student has too, not over all of a line: L2 (3 seeds)."
+        in text
+    )
+    assert "| 68.2 ± " in text
+    assert "| +2.0 [+1.8, +2.2] helps |" in text
+    assert "Gains are over" not in comparison_table([*plain, *more[:3]], ["AP"])

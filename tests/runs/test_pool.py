@@ -128,6 +128,12 @@ def test_run_that_is_killed_or_leaves_no_results_has_failed(tmp_path, command):
     run_of = command(lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(LSHFMError, match="it was ended by SIGKILL .*memory is short"):
         run_once(run_of(tmp_path / "killed"))
+    (tmp_path / "killed" / "checkpoints").mkdir()
+    (tmp_path / "killed" / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(
+        LSHFMError, match="the same command goes on from its last checkpoint\nIts whole output"
+    ):
+        run_once(run_of(tmp_path / "killed"))
     run_of = command(lambda: print("nothing done"))
     with pytest.raises(LSHFMError, match="the run failed: nothing done"):
         run_once(run_of(tmp_path / "empty"))
