@@ -42,13 +42,14 @@ from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_
 from lshfm_pl.reporting.pictures import draw_checkpoints
 from lshfm_pl.reporting.runs import read_run
 from lshfm_pl.results import RESULTS_FILE, write_json
-from lshfm_pl.runs.comparison import Plan, Student, Typed, read_seeds, read_students
+from lshfm_pl.runs.comparison import Plan, Typed
 from lshfm_pl.runs.data_of_run import fingerprint_in
 from lshfm_pl.runs.launch import Run, is_done, refuse_other_settings
 from lshfm_pl.runs.live import LiveLine
 from lshfm_pl.runs.lock import lock_folder
 from lshfm_pl.runs.pool import run_all
 from lshfm_pl.runs.reading import read_json
+from lshfm_pl.runs.students import Student, read_seeds, read_students
 from lshfm_pl.training.defaults import choose, choose_side, measure
 
 __all__ = ["compare", "refuse_older", "refuse_other_data"]

@@ -16,7 +16,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lshfm_pl.cli import as_dict, changed_data
+from lshfm_pl.cli import as_dict, changed_data, refuse_no_weights
 from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
@@ -113,19 +113,6 @@ def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
     return load_detector(
         config.checkpoint, config=model, class_names=class_names, which=config.which, evaluation=evaluation
     )
-
-
-def refuse_no_weights(config: DictConfig) -> None:
-    """Stop unless one of `checkpoint` and `weights` is given.
-
-    Raises:
-        LSHFMError: none is, or both.
-    """
-    if (config.checkpoint is None) == (config.weights is None):
-        found = "neither" if config.checkpoint is None else "both"
-        raise LSHFMError(
-            f"evaluate: give checkpoint=<file>, or weights=COCO_V1 with model=…; found {found} of them"
-        )
 
 
 def measure_agreement(

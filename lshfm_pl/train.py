@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.callbacks import StepTimer
 from lshfm_pl.checkpointing import LAST, LastCheckpoint, RunRecord
-from lshfm_pl.cli import as_dict, is_main_process
+from lshfm_pl.cli import as_dict, is_main_process, refuse_missing_teacher
 from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.cost import EvaluationTimer, detector_cost
 from lshfm_pl.data import DetectionDataModule
@@ -232,28 +232,6 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
         )
     if config.distill.name != "none":
         refuse_missing_teacher(config)
-
-
-def refuse_missing_teacher(config: DictConfig) -> None:
-    """Stop if there is nothing to load a teacher from.
-
-    Raises:
-        LSHFMError: neither `teacher.weights` nor `teacher.checkpoint` is given, or the latter is no file.
-    """
-    path, weights = config.teacher.checkpoint, config.teacher.weights
-    if weights is not None:
-        return
-    if path is None:
-        raise LSHFMError(
-            f"distill={config.distill.name} needs a teacher: give teacher.checkpoint=<file> "
-            "(best.ckpt or last.ckpt of a run, or a published file), or teacher.weights=COCO_V1"
-        )
-    if not Path(path).is_file():
-        found = "a folder" if Path(path).is_dir() else "nothing"
-        raise LSHFMError(
-            f"teacher.checkpoint: expected a file of weights, found {found} at {path}; "
-            "pretrained/README.md tells where the released ones are and how to train any other"
-        )
 
 
 def refuse_other_tensors(module: DetectionModule, checkpoint: dict[str, Any], path: Path | None) -> None:

@@ -47,7 +47,7 @@ def test_name_of_a_model_as_the_teachers_settings_is_answered_with_how_to_choose
     ):
         refuse_named_teacher(OmegaConf.create(fine))
     with pytest.raises(
-        LSHFMError, match=r"give model@teacher.detector=vgg16 \(\+model@teacher.detector=vgg16 in"
+        LSHFMError, match=r"give model@teacher.detector=\w+vgg16, .* \(with a \+ in front in evaluate"
     ):
         refuse_named_teacher(OmegaConf.create({"teacher": {"detector": "vgg16"}}))
     process = run_command("train", "teacher.detector=retinanet_vgg16fpn", "data.root=/nowhere")
@@ -117,7 +117,10 @@ def test_help_is_printed_with_the_default_marked():
         (["distill=lsh", "distill.num_hash=3"], r"did you mean distill.num_hashes\?"),
         (["distill=lshl2", "beta=3"], "did you mean distill.beta"),
         (["model@teacher.detectr=x"], r"did you mean model@teacher.detector\?"),
-        (["trainer.precison=3"], r"did you mean trainer.precision\? .*\+trainer.precison=…"),
+        (
+            ["trainer.precison=3"],
+            r"Lightning's Trainer has no such argument; did you mean trainer.precision\?$",
+        ),
         (["xyzzy=3"], "xyzzy: no such key or group; --help lists the groups"),
         (["a=[1"], r"a=\[1: cannot be read .* a list is written 'key=\[1,2\]', .* write 'a=\"\[1\"'$"),
         (

@@ -3,11 +3,12 @@
 Nothing here imports torch or what depends on it: `--help` and a wrong name are answered without.
 """
 
-from lshfm_pl.cli.command import Command, main, refuse_named_teacher, start
+from lshfm_pl.cli.command import Command, main, start
 from lshfm_pl.cli.failures import told
 from lshfm_pl.cli.folders import comparison_folder
+from lshfm_pl.cli.inputs import refuse_missing_teacher, refuse_no_weights
 from lshfm_pl.cli.job import as_dict, changed_data, in_multirun, is_main_process, job_command
-from lshfm_pl.cli.values import refuse_missing_values
+from lshfm_pl.cli.values import refuse_missing_values, refuse_named_teacher
 from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "is_main_process",
     "job_command",
     "main",
+    "refuse_missing_teacher",
     "refuse_missing_values",
     "refuse_named_teacher",
+    "refuse_no_weights",
     "start",
     "told",
 ]

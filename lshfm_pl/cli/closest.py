@@ -1,5 +1,6 @@
 """What to print of a command line that does not compose: what is wrong with it, and the closest right one."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from lshfm_pl.cli.names import (
     group_choices,
     groups,
     groups_with_choice,
+    trainer_arguments,
     valid_keys,
 )
+from lshfm_pl.cli.ranges import choices_of
 from lshfm_pl.errors import few
 from lshfm_pl.paths import CONFIG_DIR, from_home
 
@@ -27,6 +30,18 @@ __all__ = ["config_error", "unknown_flag"]
 
 PATH_SUFFIXES = {".ckpt", ".json", ".pt", ".pth", ".safetensors", ".xml", ".yaml", ".yml"}
 """Of what is taken for a path where a name is expected."""
+
+HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra/launcher")
+"""Of Hydra's own settings those that people change."""
+
+KNOWN_FLAGS = ("--help", "--version", "--multirun", "--cfg", "--info")
+"""Those that people use."""
+
+CLOSE_FLAG = 0.7
+"""Similarity, 0..1, from which a flag is offered."""
+
+TAKES_DATA = ("check_data", "compare", "train")
+"""Commands for which a folder is most likely one of data."""
 
 INPUTS = {
     "evaluate": "checkpoint",
@@ -42,25 +57,46 @@ INPUTS = {
 WORDS_OF_OTHERS = {
     "amp": "trainer.precision",
     "annotations": "data.train_annotations",
+    "batch": "data.batch_size",
+    "bs": "data.batch_size",
     "ckpt": "checkpoint",
     "ckpt_path": "resume",
+    "classes": "data.class_names",
     "conf": "score_threshold",
+    "count": "random",
+    "cuda": "trainer.accelerator",
     "dataset": "data",
     "device": "trainer.accelerator",
+    "epoch": "schedule.epochs",
     "fp16": "trainer.precision",
+    "gpu": "trainer.devices",
     "gpus": "trainer.devices",
     "image_size": "model.min_size",
+    "images": "random",
+    "img": "model.min_size",
     "img_size": "model.min_size",
     "imgsz": "model.min_size",
+    "in": "src",
+    "input": "images",
+    "iterations": "trainer.max_steps",
     "learning_rate": "schedule.lr",
     "loss": "distill",
     "max_epochs": "schedule.epochs",
+    "n": "random",
     "name": "hydra.run.dir",
+    "names": "data.class_names",
+    "num_images": "random",
+    "num_samples": "random",
     "out": "hydra.run.dir",
     "out_dir": "hydra.run.dir",
     "output": "hydra.run.dir",
+    "path": "data.root",
     "pretrained": "model.backbone_weights",
+    "samples": "random",
     "save_dir": "hydra.run.dir",
+    "size": "model.min_size",
+    "source": "images",
+    "steps": "trainer.max_steps",
     "student": "model",
     "threshold": "score_threshold",
     "wd": "schedule.optimizer.weight_decay",
@@ -100,6 +136,11 @@ def config_error(error: Exception, command: str, overrides: Sequence[str]) -> st
         key = message.split("'")[1]
         typed = next((item for item in overrides if item.startswith(f"+{key}=")), f"+{key}=…")
         return f"{typed}: there is such a key already; leave the + out: {for_shell(typed.removeprefix('+'))}"
+    if message.startswith("Could not delete from config. "):
+        return f"{message.splitlines()[0]} --cfg job lists the keys"
+    if message.startswith("Error merging override "):
+        override = message.splitlines()[0].removeprefix("Error merging override ")
+        return f"{override}: expected a value of another kind; a reference to another key is written ${{key}}"
     if message.startswith("Ambiguous value for argument '"):
         return _several_values(message.removeprefix("Ambiguous value for argument '").partition("'\n")[0])
     named = getattr(error, "full_key", None)
@@ -111,6 +152,9 @@ def config_error(error: Exception, command: str, overrides: Sequence[str]) -> st
 def unknown_flag(flag: str, command: str) -> str:
     """What to print of `--epochs`, which is no flag of Hydra."""
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
+    flags = difflib.get_close_matches(f"--{flag.lstrip('-')}", KNOWN_FLAGS, n=1, cutoff=CLOSE_FLAG)
+    if flags:
+        return f"{flag}: no such flag; did you mean {flags[0]}?"
     close = _close_keys(name, valid_keys(command, name, ()))
     advice = (
         f"did you mean {alternatives([f'{key}=…' for key in close])}?" if close else "--help lists the groups"
@@ -126,7 +170,8 @@ def _no_such_choice(missing: str, command: str, overrides: Sequence[str]) -> str
     choices = group_choices(group)
     if not choices:
         return f"{group}={name}: there is no such group; the groups are {alternatives(groups())}"
-    start = f"{group}={name}: no such file in conf/{group}"
+    key = next((a.key for a in typed if a.value == name and a.key.partition("@")[0] == group), group)
+    start = f"{key}={name}: no such file in conf/{group}"
     if _is_path(name):
         advice = _for_path(group, name, command)
         return f"{group}={name}: expected the name of a file in conf/{group}, found a path; {advice}"
@@ -135,7 +180,8 @@ def _no_such_choice(missing: str, command: str, overrides: Sequence[str]) -> str
         return f"{start}; did you mean {alternatives([f'{other}={name}' for other in elsewhere])}?"
     close = close_choices(name, choices)
     if len(choices) <= CUT_CHOICES or not close:
-        return f"{start}; expected one of {few(choices, CUT_CHOICES)} (--help lists them)"
+        meant = f"; did you mean {alternatives(close)}?" if close else ""
+        return f"{start}; expected one of {few(choices, CUT_CHOICES)} (--help lists them){meant}"
     return f"{start}; did you mean {alternatives(close)}? (--help lists them)"
 
 
@@ -147,6 +193,8 @@ def _for_path(group: str, path: str, command: str) -> str:
     """What to write of a path in place of a choice."""
     folder = from_home(path)
     if group == "data":
+        if folder.suffix in PATH_SUFFIXES and not folder.is_dir():
+            return "did you mean data=coco_json data.train_annotations=… or data=voc_folder data.root=…?"
         has_json = folder.is_dir() and any([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
         layout = "coco_json" if has_json and not (folder / "ImageSets").is_dir() else "voc_folder"
         root = for_shell(f"data.root={path}")
@@ -167,9 +215,16 @@ def _unreadable(override: str, reason: str, command: str) -> str:
             f"themselves write {text}"
         )
     start = f"{override}: expected key=value"
+    key, colon, value = override.partition(":")
+    if colon and value and key in valid_keys(command, key, ()):
+        return f"{start}; did you mean {for_shell(f'{key}={value}')}?"
     elsewhere = groups_with_choice(override)
     if elsewhere:
         return f"{start}; did you mean {alternatives([f'{group}={override}' for group in elsewhere])}?"
+    if command in TAKES_DATA and _is_path(override) and from_home(override).is_dir():
+        return f"{start}, found a folder; {_for_path('data', override, command)}"
+    if command == "benchmark" and (what := close_choices(override, choices_of("what"))):
+        return f"{start}, or one of {few(choices_of('what'))}; did you mean {alternatives(what)}?"
     if command in INPUTS and _is_path(override):
         return f"{start}, found a path; did you mean {for_shell(f'{INPUTS[command]}={override}')}?"
     close = [f"{key}=…" for key in _close_keys(override, valid_keys(command, override, ()))]
@@ -201,10 +256,22 @@ def _no_such_key(key: str, command: str, overrides: Sequence[str], further: Sequ
     follows = FOLLOWS_FROM.get(key.rpartition(".")[2])
     if follows is not None:
         return f"{key}: no such key; {follows}"
-    close = _close_keys(key, [*further, *valid])
+    if key.startswith("trainer."):
+        return _no_such_trainer_argument(key, typed, valid)
+    close = _close_keys(key, [*further, *(HYDRA_KEYS if key.startswith("hydra.") else valid)])
     advice = f"did you mean {alternatives(close)}?" if close else _elsewhere(key, typed, command)
-    adding = f" An argument of Lightning's Trainer that conf/trainer lacks needs a +: +{key}=…"
-    return f"{key}: no such key or group; {advice}{adding if key.startswith('trainer.') else ''}"
+    return f"{key}: no such key or group; {advice}"
+
+
+def _no_such_trainer_argument(key: str, typed: str, valid: Sequence[str]) -> str:
+    """A key of the trainer that conf/trainer lacks: one of Lightning's needs a +."""
+    arguments = [f"trainer.{name}" for name in trainer_arguments()]
+    if key in arguments:
+        return f"{key}: an argument of Lightning's Trainer that conf/trainer lacks needs a +: +{for_shell(typed)}"
+    close = _close_keys(key, [*(name for name in valid if name.startswith("trainer.")), *arguments])
+    named = [name if name in valid else f"+{name}" for name in dict.fromkeys(close)]
+    advice = f"did you mean {alternatives(named)}?" if named else "--cfg job lists the keys"
+    return f"{key}: Lightning's Trainer has no such argument; {advice}"
 
 
 def _of_another_choice(key: str, typed: str, valid: Sequence[str], overrides: Sequence[str]) -> str | None:

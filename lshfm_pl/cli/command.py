@@ -7,7 +7,6 @@ only for a command line that is right.
 
 import importlib
 import os
-import re
 import signal
 import sys
 import threading
@@ -25,15 +24,16 @@ from lshfm_pl.cli.chatter import silence_chatter
 from lshfm_pl.cli.closest import config_error, unknown_flag
 from lshfm_pl.cli.failures import tell_thread_failure, told
 from lshfm_pl.cli.grammar import overrides_of, repaired
-from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.cli.names import group_choices
+from lshfm_pl.cli.spelling import as_typed, respelled
 from lshfm_pl.cli.streams import prepare_streams
-from lshfm_pl.cli.values import expand_home, refuse_missing_values, refuse_wrong_values
+from lshfm_pl.cli.values import expand_home, refuse_unfit_config, refuse_unfit_line, refuse_wrong_values
 from lshfm_pl.environment import prepare_environment, refuse_several_processes
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.signals import end_at_signals, end_without_shutdown
 
-__all__ = ["Command", "main", "refuse_named_teacher", "start"]
+__all__ = ["Command", "main", "start"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 """The variable by which Hydra lets its errors through instead of printing them and exiting."""
@@ -95,7 +95,8 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
     if "--version" in sys.argv[1:]:
         print(f"lshfm_pl {__version__}")
         return
-    arguments = repaired(respelled(config_name, sys.argv[1:]))
+    typed = sys.argv[1:]
+    arguments = repaired(respelled(config_name, typed))
     sys.argv[1:] = arguments
     for flag in (text for text in arguments if text.startswith("-") and not _is_flag(text)):
         _fail(unknown_flag(flag, config_name))
@@ -112,14 +113,15 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
     os.environ[FULL_ERROR] = "1"
     try:
         refuse_wrong_values(config_name, arguments)
+        refuse_unfit_line(config_name, arguments)
         _hydra_main(config_name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         overrides = [arguments[index] for index in overrides_of(arguments)]
-        _fail(config_error(error, config_name, overrides))
+        _fail(as_typed(config_name, typed, config_error(error, config_name, overrides)))
     except Exception as error:
         if _wants_traceback(arguments):
             raise
-        _fail(told(error))
+        _fail(as_typed(config_name, typed, told(error)))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     finally:
@@ -137,8 +139,7 @@ def _job(config_name: str, config: DictConfig, function: Callable[[], Callable[[
     try:
         prepare_environment()  # again, as a sweep may run its jobs in processes that others have started
         refuse_several_processes(config_name)
-        refuse_missing_values(config)
-        refuse_named_teacher(config)
+        refuse_unfit_config(config_name, config)
         expand_home(config)
         function()(config)
     except Exception as error:
@@ -151,7 +152,8 @@ def _job(config_name: str, config: DictConfig, function: Callable[[], Callable[[
 
 def _wants_traceback(arguments: Sequence[str]) -> bool:
     """Whether a `debug=…` is on the command line, where there is no config yet."""
-    return any(re.match(r"\+*debug=(?!null$|$)", argument) for argument in arguments)
+    choices = [f"debug={name}" for name in group_choices("debug")]
+    return any(argument.lstrip("+") in choices for argument in arguments)
 
 
 def _is_flag(text: str) -> bool:
@@ -163,16 +165,3 @@ def _is_flag(text: str) -> bool:
 def _fail(text: str) -> NoReturn:
     print(f"error: {text}", file=sys.stderr)
     sys.exit(1)
-
-
-def refuse_named_teacher(config: DictConfig) -> None:
-    """Raise an LSHFMError if `teacher.detector` is the name of a model where its settings belong."""
-    teacher = config.get("teacher")
-    detector = teacher.get("detector") if isinstance(teacher, DictConfig) else None
-    if detector is None or isinstance(detector, DictConfig):
-        return
-    choice = f"model@teacher.detector={detector}"
-    raise LSHFMError(
-        f"teacher.detector={detector}: expected the settings of a detector, found a name; give {choice} "
-        f"(+{choice} in evaluate, and where conf/teacher_of has no file of the student)"
-    )

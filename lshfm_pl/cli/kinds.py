@@ -1,14 +1,14 @@
 """Which values a key takes, as far as that can be said without the code that uses it.
 
 A key that has a value in `conf/` takes values of that kind. What is told here are the keys whose default is null or
-says too little, and the texts of which only some are known.
+says too little. Which numbers and texts of that kind: `lshfm_pl.cli.ranges`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["CHOICES", "KINDS", "Kind", "kind_of", "kind_of_default"]
+__all__ = ["KINDS", "Kind", "kind_of", "kind_of_default"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Kind:
             return int in self.of or float in self.of
         return isinstance(value, self.of)
 
-    def words(self) -> str:
-        """What is expected, for a message."""
+    def words(self, *, is_null: bool = True) -> str:
+        """What is expected, for a message; `is_null=False` does not offer null."""
         one = "a path" if self.is_path else " or ".join(WORDS[kind] for kind in self.of)
         if not self.is_single:
             return f"a list such as [{'a,b' if self.is_text else '1,2'}]"
         many = " or a list of them" if self.is_list else ""
-        return f"{one}{many}{' or null' if self.is_null and dict not in self.of else ''}"
+        return f"{one}{many}{' or null' if is_null and self.is_null and dict not in self.of else ''}"
 
 
 WORDS = {
@@ -134,8 +134,8 @@ KINDS = {
     "val_split": TEXTS,
     "weights": TEXT,
     # By the whole key
-    "hydra.run.dir": PATH,
-    "hydra.sweep.dir": PATH,
+    "hydra.run.dir": replace(PATH, is_null=False),
+    "hydra.sweep.dir": replace(PATH, is_null=False),
     "callbacks.images": SETTINGS,
     "data.image_size": Kind((int,), is_null=False),
     "schedule.epochs": Kind((int,), is_null=False),
@@ -158,19 +158,6 @@ KINDS = {
     "trainer.val_check_interval": NUMBER,
 }
 """Key, or its last part → its kind."""
-
-CHOICES = {
-    "category_ids": ("contiguous", "keep"),
-    "decay": ("multistep", "cosine"),
-    "hash_loss": ("bce", "l1", "l2"),
-    "norm": ("frozen_bn", "bn", "bn_frozen_stats", "gn", "none"),
-    "on_bad_sample": ("error", "skip"),
-    "postprocess": ("torchvision", "published"),
-    "split": ("train", "val", "test"),
-    "what": ("step", "data", "eval"),
-    "which": ("student", "teacher"),
-}
-"""Last part of a key → the texts that it takes."""
 
 
 def kind_of(key: str) -> Kind | None:

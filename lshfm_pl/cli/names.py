@@ -1,9 +1,12 @@
 """The names that can be typed (groups, their files, the keys of those) and which are close to a wrong one."""
 
+import ast
 import difflib
+import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -24,6 +27,8 @@ __all__ = [
     "group_choices",
     "groups",
     "groups_with_choice",
+    "nullable_groups",
+    "trainer_arguments",
     "valid_keys",
 ]
 
@@ -70,7 +75,7 @@ def chooses_group(override: str, wrong: str | None = None) -> bool:
 
 def close_choices(name: str, choices: Iterable[str]) -> list[str]:
     """The choices most similar to a name, at most 3; those that contain it go first."""
-    names = list(choices)
+    names, name = list(choices), name.lower()
     similar = difflib.get_close_matches(name, names, n=MOST_OFFERED, cutoff=CLOSE)
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     holding = [choice for choice in names if words and all(word in choice for word in words)]
@@ -116,6 +121,29 @@ def _groups_of(command: str) -> tuple[str, ...]:
     content: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{command}.yaml"))
     entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
     return tuple(group for entry in entries for group in entry if " " not in group)
+
+
+def nullable_groups(command: str) -> list[str]:
+    """The groups that a command can do without: those of which its file chooses none, and the rules of `fit`."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{command}.yaml"))
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    return [name for entry in entries for name, choice in entry.items() if choice is None or name == "fit"]
+
+
+@cache
+def trainer_arguments() -> tuple[str, ...]:
+    """The arguments of Lightning's Trainer, read from its source: to import it takes seconds."""
+    package = importlib.util.find_spec("pytorch_lightning")
+    if package is None or package.origin is None:
+        return ()
+    source = (Path(package.origin).parent / "trainer" / "trainer.py").read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef) and node.name == "Trainer":
+            init = next(
+                item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"
+            )
+            return tuple(argument.arg for argument in [*init.args.args[1:], *init.args.kwonlyargs])
+    return ()
 
 
 def commands_with_key(key: str) -> list[str]:

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Sequence
 
+from lshfm_pl.cli.names import nullable_groups
 from lshfm_pl.paths import from_home
 
-__all__ = ["respelled"]
+__all__ = ["as_typed", "respelled"]
 
 SPELLINGS = {
     # The models of a comparison are files of one group, each in its own place; its losses are a list, where Hydra
@@ -33,6 +34,21 @@ def respelled(command: str, arguments: Sequence[str]) -> list[str]:
     found = [
         HYDRA_FOLDER.sub(lambda part: part[1] + str(from_home(part[2])), text, count=1) for text in found
     ]
+    if any(text.endswith("=null") for text in found):
+        # Hydra does not know the choice of no file on the command line.
+        none = nullable_groups(command)
+        found = [
+            f"~{text.partition('=')[0]}" if text.removesuffix("=null") in none else text for text in found
+        ]
     if command in DATA_OF_CHECKPOINT and not any(re.match(r"\+*data=", argument) for argument in found):
         found = [f"+{argument}" if argument.startswith("data.") else argument for argument in found]
     return found
+
+
+def as_typed(command: str, arguments: Sequence[str], message: str) -> str:
+    """A message with the keys as they were typed, where `respelled` has changed them."""
+    for typed, new in zip(arguments, respelled(command, arguments), strict=True):
+        key, new_key = typed.partition("=")[0], new.partition("=")[0]
+        if "=" in typed and key != new_key and not new_key.startswith("~"):
+            message = re.sub(rf"(?<![\w.@]){re.escape(new_key)}(?=[=:.])", key, message)
+    return message

@@ -1,5 +1,6 @@
 """Values of the command line are checked before anything is imported or written."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,40 +11,121 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lshfm_pl.cli.grammar import Argument, for_shell, overrides_of, quoted
-from lshfm_pl.cli.kinds import CHOICES, Kind, kind_of, kind_of_default
-from lshfm_pl.cli.names import chooses_group
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.cli.additions import no_choice, refuse_unread_keys, refuse_wrong_removals
+from lshfm_pl.cli.grammar import Argument, for_shell, is_multirun, overrides_of, quoted
+from lshfm_pl.cli.inputs import refuse_missing_inputs
+from lshfm_pl.cli.kinds import Kind, kind_of, kind_of_default
+from lshfm_pl.cli.names import alternatives, chooses_group, close_choices, group_choices
+from lshfm_pl.cli.ranges import wrong_choice, wrong_number
+from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR, from_home
 
-__all__ = ["expand_home", "refuse_missing_values", "refuse_wrong_values"]
+__all__ = [
+    "expand_home",
+    "refuse_missing_values",
+    "refuse_named_teacher",
+    "refuse_unfit_config",
+    "refuse_unfit_line",
+    "refuse_wrong_values",
+]
 
 ABSENT = object()
 
+SHOWING = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc")
+"""Flags by which a command shows something and does nothing."""
+
 
 def refuse_wrong_values(command: str, arguments: Sequence[str]) -> None:
-    """Stop for a value of another kind than its key takes. What does not compose is left to Hydra.
+    """Stop for an argument that is not key=value, and for a value that its key does not take.
+
+    What does not compose is left to Hydra.
 
     Raises:
         LSHFMError: there is one.
     """
     typed = [arguments[index] for index in overrides_of(arguments)]
-    for text in typed:
-        if text.lstrip("+~").startswith("="):
-            raise LSHFMError(f"{text}: expected key=value, found no key")
+    _refuse_spaces(typed)
     try:
         overrides = OverridesParser.create().parse_overrides(typed)
+        for override in overrides:
+            key = str(override.key_or_group)
+            if _is_group(key) and not override.is_delete() and not override.is_sweep_override():
+                _refuse_no_name(key, _plain(override.value()))
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             defaults = compose(command, overrides=[text for text in typed if chooses_group(text)])
     except (HydraException, OmegaConfBaseException):
         return
     _refuse_unresolved(command, typed)
+    missing = _missing(defaults)
     for override in overrides:
-        group = str(override.key_or_group).partition("@")[0]
-        if override.is_delete() or override.is_force_add() or (CONFIG_DIR / group).is_dir():
+        key = str(override.key_or_group)
+        if override.is_delete() or override.is_force_add() or _is_group(key):
             continue
+        if override.is_sweep_override() and not is_multirun(arguments):
+            continue  # Hydra says that several values need --multirun
         for value in _values(override):
-            _refuse_wrong_value(str(override.key_or_group), value, _default(defaults, override))
+            _refuse_wrong_value(key, value, _default(defaults, override), is_needed=key in missing)
+    refuse_wrong_removals(command, typed, defaults)
+    refuse_unread_keys(command, typed, defaults)
+
+
+def _refuse_no_name(group: str, value: Any) -> None:
+    """Stop for a choice of a group that is no name of a file, as null and true."""
+    if value == "" or not isinstance(value, str):
+        raise LSHFMError(no_choice(group, "" if value == "" else _written(value)))
+
+
+def _is_group(key: str) -> bool:
+    """Whether a key is that of a group of files, of which one is chosen."""
+    return (CONFIG_DIR / key.partition("@")[0]).is_dir()
+
+
+def _refuse_spaces(typed: Sequence[str]) -> None:
+    """Stop for `key = value`, which the shell hands over in parts."""
+    for index, text in enumerate(typed):
+        key = typed[index - 1] if index and "=" not in typed[index - 1] else ""
+        value = typed[index + 1] if index + 1 < len(typed) and "=" not in typed[index + 1] else ""
+        if text.startswith("=") and not key and not (text == "=" and value):
+            raise LSHFMError(f"{text}: expected key=value, found no key")
+        if text.startswith("="):
+            whole = for_shell(f"{key or 'key'}={text[1:] or value}")
+        elif text.endswith("=") and value:
+            whole = for_shell(f"{text}{value}")
+        else:
+            continue
+        raise LSHFMError(f"{text}: expected key=value without spaces around the =; write {whole}")
+
+
+def refuse_unfit_line(command: str, arguments: Sequence[str]) -> None:
+    """Compose as the command will, and stop for what would stop it; a sweep's jobs are looked at one by one.
+
+    Raises:
+        LSHFMError: see `refuse_unfit_config`.
+    """
+    if is_multirun(arguments) or any(text in SHOWING for text in arguments):
+        return
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose(command, overrides=[arguments[index] for index in overrides_of(arguments)])
+    except (HydraException, OmegaConfBaseException):
+        return
+    refuse_unfit_config(command, config)
+
+
+def refuse_unfit_config(command: str, config: DictConfig) -> None:
+    """Stop for what can be known of a whole config without the code that uses it.
+
+    Raises:
+        LSHFMError: a value or a file is missing.
+    """
+    refuse_missing_values(config)
+    refuse_named_teacher(config)
+    refuse_missing_inputs(command, config)
+    if command == "compare":
+        from lshfm_pl.runs.students import read_seeds, read_students  # here: it imports this package
+
+        read_students(config.losses)
+        read_seeds(config.seeds)
 
 
 def _refuse_unresolved(command: str, typed: Sequence[str]) -> None:
@@ -59,6 +141,8 @@ def _refuse_unresolved(command: str, typed: Sequence[str]) -> None:
     for key in keys:
         try:
             found = OmegaConf.select(config, key)
+            if isinstance(found, str) and "${" in found:
+                raise LSHFMError(f"{key}: expected the end of a reference, written ${{key}}, found {found}")
             if isinstance(found, DictConfig | ListConfig):
                 OmegaConf.to_container(found, resolve=True)
         except OmegaConfBaseException as error:
@@ -93,17 +177,29 @@ def _default(defaults: DictConfig, override: Override) -> Any:
     return OmegaConf.to_container(found) if isinstance(found, DictConfig | ListConfig) else found
 
 
-def _refuse_wrong_value(key: str, value: Any, default: Any) -> None:
+def _refuse_wrong_value(key: str, value: Any, default: Any, *, is_needed: bool) -> None:
     if isinstance(value, str) and "${" in value:
         return  # what it refers to is not known yet
     kind = kind_of(key) or (None if default is ABSENT else kind_of_default(default))
-    if kind is not None and not kind.holds(value):
+    if kind is not None and not (kind.holds(value) and not _is_empty(value, default, kind, is_needed)):
         raise LSHFMError(
-            f"{key}: expected {kind.words()}, found {_found(value)}; {_advice(key, value, kind, default)}"
+            f"{key}: expected {kind.words(is_null=not is_needed)}, found {_found(value)}; "
+            f"{_advice(key, value, kind, default)}"
         )
-    choices = CHOICES.get(key.rpartition(".")[2])
-    if choices and isinstance(value, str) and default is not ABSENT and value not in choices:
-        raise LSHFMError(f"{key}: expected one of {few(choices, len(choices))}, found {value}")
+    wrong = None if default is ABSENT and not is_needed else wrong_choice(key, value)
+    if wrong := wrong or wrong_number(key, value):
+        usual = default not in (ABSENT, None, "") and not isinstance(default, dict)
+        advice = f"; as it stands in conf: {for_shell(f'{key}={_written(default)}')}" if usual else ""
+        raise LSHFMError(wrong if "did you mean" in wrong else f"{wrong}{advice}")
+
+
+def _is_empty(value: Any, default: Any, kind: Kind, is_needed: bool) -> bool:
+    """Whether there is nothing where something is needed."""
+    if value == "":
+        return kind.is_text and default != ""
+    if value == []:
+        return kind.is_path or (isinstance(default, list) and bool(default) and not kind.is_null)
+    return value is None and is_needed
 
 
 def _found(value: Any) -> str:
@@ -116,6 +212,8 @@ def _found(value: Any) -> str:
 def _written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return "null"
     return f"[{','.join(map(_written, value))}]" if isinstance(value, list) else str(value)
 
 
@@ -123,24 +221,57 @@ def _advice(key: str, value: Any, kind: Kind, default: Any) -> str:
     """What to write instead."""
     if kind.is_text and isinstance(value, list | dict):
         return f"to mean these characters themselves write {for_shell(f'{key}={quoted(_written(value))}')}"
-    if dict in kind.of and list not in kind.of:
+    if dict in kind.of and list not in kind.of and value != []:
         inside = list(default) if isinstance(default, dict) else []
         paths = [name for name in inside if (known := kind_of(name)) is not None and known.is_path]
+        if isinstance(value, str) and value in group_choices("model"):
+            return f"did you mean model@{key}.detector={value}?"
         if isinstance(value, str) and paths:
             return f"did you mean {for_shell(f'{key}.{paths[0]}={value}')}?"
         return (
             f"change one of its keys: {', '.join(f'{key}.{name}=…' for name in inside[:3]) or f'{key}.…=…'}"
         )
-    if (list in kind.of or kind.is_list) and value is not None and not isinstance(value, list):
+    if kind.is_list is False and isinstance(value, str) and re.search(r"\d\s*,|,\s*\d", value):
+        return f"several values are written {key}=1,2, without spaces or empty ones, and need --multirun"
+    if (list in kind.of or kind.is_list) and value not in (None, "") and not isinstance(value, list):
         return f"a list is written {for_shell(f'{key}=[{_written(value)}]')}"
-    return f"give {key}=<{kind.words()}>"
+    if value is None and default is not ABSENT and default is not None:
+        return f"leave it out for its default, or give {key}=<{kind.words(is_null=False)}>"
+    return f"give {key}=<{kind.words(is_null=False)}>"
+
+
+def refuse_named_teacher(config: DictConfig) -> None:
+    """Raise an LSHFMError if `teacher.detector` is the name of a model where its settings belong."""
+    teacher = config.get("teacher")
+    detector = teacher.get("detector") if isinstance(teacher, DictConfig) else None
+    if detector is None or isinstance(detector, DictConfig):
+        return
+    names = group_choices("model")
+    close = [detector] if detector in names else close_choices(str(detector), names)
+    choices = alternatives([f"model@teacher.detector={name}" for name in close or ["<model>"]])
+    raise LSHFMError(
+        f"teacher.detector={detector}: expected the settings of a detector, found a name; give {choices} "
+        f"(with a + in front in evaluate, and where conf/teacher_of has no file of the student)"
+    )
 
 
 def refuse_missing_values(config: DictConfig) -> None:
     """Raise an LSHFMError that names the keys still without a value (`???` in the config files)."""
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = sorted(_missing(config))
     if missing:
         raise LSHFMError(f"no value for {', '.join(missing)}: give {missing[0]}=…")
+
+
+def _missing(config: DictConfig, prefix: str = "") -> list[str]:
+    """The keys without a value; nothing is resolved, since some values are known in the run alone."""
+    found = []
+    for key in map(str, config):
+        node: Any = config._get_node(key)
+        if node is not None and node._is_missing():
+            found.append(f"{prefix}{key}")
+        elif isinstance(node, DictConfig) and not (node._is_none() or node._is_interpolation()):
+            found += _missing(node, f"{prefix}{key}.")
+    return found
 
 
 def expand_home(config: DictConfig | ListConfig, inherited: bool = False) -> None:

@@ -96,7 +96,9 @@ def test_values_of_another_kind_are_refused_before_anything_is_written(
     [
         ["--multirun", "distill=none,lshl2", "seed=0,1", "schedule.lr=0.1,1"],
         ["--multirun", "seed=range(0,3)", "schedule.lr=choice(0.1,0.2)"],
-        ["schedule.epochs=3", "+trainer.foo=x", "callbacks.images=null", "~logger.csv", "trainer.devices=[0,1]"],
+        ["schedule.epochs=3", "+trainer.inference_mode=false", "callbacks.images=null", "~logger.csv"],
+        ["trainer.devices=[0,1]", "trainer.max_steps=-1", "trainer.limit_val_batches=0.5", "seed=4294967295"],
+        ["trainer.strategy=fsdp", "teacher.which=model_ema", "+schedule.optimizer.nesterov=true", "~debug"],
         ["teacher.detector=null", "trainer.fast_dev_run=true", "trainer.limit_train_batches=2", "resume=auto"],
         ["data=voc_folder", "data.train_split=[a,b]", "data.class_names=null", "data.root=${oc.env:HOME}"],
         ["+model@teacher.detector=retinanet_vgg16fpn", "distill=lsh", "distill.bias=median", "distill.std=8"],
@@ -117,3 +119,234 @@ def test_values_of_a_comparison_pass():
         ],
     ):
         refuse_wrong_values("compare", arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "told"),
+    [
+        (
+            "train",
+            ["schedule.epochs=0"],
+            "expected a number of at least 1, found 0; as it stands in conf: sch",
+        ),
+        ("train", ["schedule.lr=-1"], "schedule.lr: expected a number above 0, found -1; "),
+        ("train", ["schedule.lr=nan"], "schedule.lr: expected a finite number, found nan; "),
+        ("train", ["schedule.lr=inf"], "schedule.lr: expected a finite number, found inf; "),
+        ("train", ["data.batch_size=-2"], "data.batch_size: expected a number of at least 1, found -2; "),
+        ("train", ["data.num_workers=-1"], "data.num_workers: expected a number of at least 0, found -1; "),
+        ("train", ["seed=-1"], "seed: expected a number of at least 0 and at most 4294967295, found -1; "),
+        ("train", ["model.min_size=[128,0]"], "model.min_size: expected a number of at least 1, found 0; "),
+        (
+            "train",
+            ["-m", "data.batch_size=2,0"],
+            "data.batch_size: expected a number of at least 1, found 0; ",
+        ),
+        ("train", ["trainer.devices=0"], "expected a number of at least 1, or -1 for all, found 0; "),
+        ("train", ["trainer.devices=abc"], "at least 1, or -1 for all, or auto, found abc; "),
+        ("train", ["trainer.accelerator=gpuu"], "found gpuu; did you mean trainer.accelerator=gpu?"),
+        (
+            "train",
+            ["trainer.precision=bf17"],
+            "expected one of 32-true, bf16-mixed, 16-mixed, 32, bf16, 16, found",
+        ),
+        ("train", ["trainer.strategy=dpp"], "did you mean trainer.strategy=ddp?"),
+        ("train", ["trainer.limit_val_batches=1.5"], "a whole number, or a share from 0.0 to 1.0, found 1.5"),
+        ("train", ["model.backbone=resnet51"], "did you mean model.backbone=resnet50"),
+        ("predict", ["score_threshold=30"], "expected a number of at least 0 and at most 1, found 30; "),
+        (
+            "predict",
+            ["device=gpu"],
+            "expected one of cpu, cuda, cuda:1, found gpu; did you mean device=cuda?",
+        ),
+        (
+            "visualize",
+            ["split=valid"],
+            "split: expected one of train, val, test, found valid; did you mean split=val?",
+        ),
+        (
+            "compare",
+            ["seeds=0"],
+            "seeds: expected a number of at least 1, found 0; as it stands in conf: seeds=2",
+        ),
+        (
+            "compare",
+            ["distill=[none,lshl3]"],
+            "distill: expected one of kd, l2, lsh, lshl2, none, found lshl3; did",
+        ),
+        ("compare", ["distill=none,lshl2"], "distill=none,lshl2: several values need --multirun; a list is"),
+    ],
+)
+def test_numbers_and_names_out_of_range_are_refused_before_anything_is_written(
+    monkeypatch, capsys, tmp_path, command, arguments, told
+):
+    assert told in printed(monkeypatch, capsys, tmp_path, command, *arguments)[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "told"),
+    [
+        ("visualize", ["images=20"], "images: no such key or group; did you mean random?"),
+        ("visualize", ["data=voc07", "n=20"], "did you mean random?"),
+        ("visualize", [], "visualize: nothing to draw: give data=…"),
+        ("evaluate", [], "evaluate: give checkpoint=<file>, or weights=COCO_V1"),
+        ("train", ["epoch=4"], "did you mean schedule.epochs?"),
+        ("train", ["bs=4"], "did you mean data.batch_size?"),
+        ("train", ["data", "=", "voc07"], "expected key=value without spaces around the =; write data=voc07"),
+        ("train", ["data=", "voc07"], "without spaces around the =; write data=voc07"),
+        ("train", ["data", "=voc07"], "without spaces around the =; write data=voc07"),
+        ("train", ["data:voc_folder"], "did you mean data=voc_folder?"),
+        ("train", ["--hlep"], "--hlep: no such flag; did you mean --help?"),
+        ("train", ["-multirun", "seed=0,1"], "did you mean --multirun?"),
+        ("train", ["-m", "seed=0,,1"], "several values are written seed=1,2, without spaces or empty ones"),
+        ("train", ["model=null"], "model=null: expected the name of a file in conf/model, found null; "),
+        ("train", ["data="], "data=: expected the name of a file in conf/data, found nothing; "),
+        (
+            "train",
+            ["logger=false"],
+            "logger=false: expected the name of a file in conf/logger, found false; ",
+        ),
+        ("train", ["debug=true"], "debug=true: expected the name of a file in conf/debug, found true; "),
+        ("train", ["distill=LSHL2"], "did you mean lshl2?"),
+        ("train", ["teacher=retinanet_vgg16fpn"], "did you mean model@teacher.detector=retinanet_vgg16fpn?"),
+        (
+            "train",
+            ["data=coco128.yaml"],
+            "did you mean data=coco_json data.train_annotations=… or data=voc_folder",
+        ),
+        ("check_data", ["/tmp"], "did you mean data=voc_folder data.root=/tmp?"),
+        ("benchmark", ["stp"], "or one of step, data, eval; did you mean step?"),
+        ("train", ["hydra.run.dri=x"], "did you mean hydra.run.dir?"),
+        ("train", ["hydra.run.dir=null"], "hydra.run.dir: expected a path, found null; "),
+        ("train", ["data.root="], "data.root: expected a path or null, found nothing; "),
+        (
+            "predict",
+            ["images=[]", "checkpoint=a"],
+            "images: expected a path or a list of them, found the list []; ",
+        ),
+        ("predict", ["checkpoint=null", "images=a"], "checkpoint: expected a path, found null; "),
+        ("train", ["+sed=3"], "+sed=3: nothing in train reads such a key; did you mean seed=3?"),
+        ("train", ["+data.roott=/x"], "did you mean data.root=/x?"),
+        (
+            "train",
+            ["++trainer.max_epocs=3"],
+            "Trainer has no such argument; did you mean trainer.max_epochs=3",
+        ),
+        (
+            "train",
+            ["trainer.gradient_clip_algorithm=norm"],
+            "lacks needs a +: +trainer.gradient_clip_algorithm=norm",
+        ),
+        ("train", ["~sed"], "~sed: takes a key away, and there is none of this name; did you mean ~seed?"),
+        ("train", ["~data.root"], "takes a key away that train needs; give data.root=<another value>"),
+        ("train", ["seed=${data.batch_size"], "a reference to another key is written ${key}"),
+    ],
+)
+def test_further_slips_of_newcomers_are_answered_with_what_is_right(
+    monkeypatch, capsys, tmp_path, command, arguments, told
+):
+    assert told in printed(monkeypatch, capsys, tmp_path, command, *arguments)[1]
+
+
+@pytest.fixture
+def outputs(tmp_path_factory):
+    """A folder with that of a run, and a folder of data."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    (folder / "run" / "checkpoints" / "last.ckpt").touch()
+    (folder / "cells").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "told"),
+    [
+        (
+            "evaluate",
+            ["checkpoint={}/run"],
+            "expected a file, found a folder at {}/run; did you mean checkpoint={}/run/ch",
+        ),
+        (
+            "evaluate",
+            ["checkpoint={}/run/checkpoints/lats.ckpt"],
+            "did you mean checkpoint={}/run/checkpoints/last.ckpt?",
+        ),
+        (
+            "evaluate",
+            ["checkpoint={}/rnu/checkpoints/last.ckpt"],
+            "did you mean checkpoint={}/run/checkpoints/last.ckpt?",
+        ),
+        (
+            "visualize",
+            ["checkpoints={{teacher: {}/no.pth}}"],
+            "checkpoints: expected a file, found nothing at {}/no.pth; ",
+        ),
+        ("replay", ["file={}"], "file: expected a file, found a folder at {}; give file=<file>"),
+        (
+            "report",
+            ["runs={}/rum"],
+            "expected a file, a folder or a pattern of some, found nothing at {}/rum; did you mean",
+        ),
+        (
+            "predict",
+            ["images={}/x*.png", "checkpoint={}/run/checkpoints/last.ckpt"],
+            "found nothing at {}/x*.png; ",
+        ),
+        (
+            "train",
+            ["data=voc_folder", "data.root={}/cell"],
+            "found nothing at {}/cell; did you mean data.root={}/cells?",
+        ),
+        (
+            "compare",
+            ["data=voc_folder", "data.root={}/run/checkpoints/last.ckpt"],
+            "expected a folder, found a file at",
+        ),
+        (
+            "train",
+            ["data.root={}/no"],
+            "there is no no in {}: check the path; data.download=true fetches VOC there",
+        ),
+        ("train", ["data=voc_folder", "data.root=C:\\\\cells"], "separated by / here, not by a backslash"),
+        ("train", ["data.root={}", "resume={}/run"], "did you mean resume={}/run/checkpoints/last.ckpt?"),
+        (
+            "train",
+            ["data.root={}", "resume=yes"],
+            "resume: expected a file, found nothing at yes; there is no yes in . (seen",
+        ),
+        (
+            "train",
+            ["data.root={}", "distill=l2", "teacher.checkpoint=no.ckpt"],
+            "expected a file of weights, found nothing",
+        ),
+        (
+            "import_checkpoint",
+            ["src={}/no.pth", "dst={}/a.ckpt"],
+            "src: expected a file, found nothing at {}/no.pth; ",
+        ),
+    ],
+)
+def test_files_that_are_not_there_are_answered_with_the_nearest_that_is(
+    monkeypatch, capsys, tmp_path, outputs, command, arguments, told
+):
+    typed = [argument.format(outputs, outputs) for argument in arguments]
+    assert told.format(outputs, outputs) in printed(monkeypatch, capsys, tmp_path, command, *typed)[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("evaluate", ["checkpoint={}/run/checkpoints/last.ckpt", "data.root={}/cells"]),
+        ("visualize", ["checkpoint={}/run/checkpoints/last.ckpt", "data.root={}/cells", "which=model_ema"]),
+        ("report", ["runs={}/r*"]),
+        ("train", ["data.root={}/cells", "experiment=null", "resume=auto"]),
+        ("train", ["data=shapes", "data.root={}/drawn", "distill=none", "teacher.checkpoint=no.ckpt"]),
+        ("train", ["data.root={}/fetched", "data.download=true"]),
+        ("compare", ["fit=null"]),
+    ],
+)
+def test_what_is_right_begins(monkeypatch, tmp_path, outputs, command, arguments):
+    begun = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [command, *(argument.format(outputs) for argument in arguments)])
+    Command(begun.append, command)()
+    assert len(begun) == 1

@@ -5,8 +5,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lshfm_pl.cli.kinds import CHOICES, KINDS, kind_of, kind_of_default
+from lshfm_pl.cli.kinds import KINDS, kind_of, kind_of_default
 from lshfm_pl.cli.names import group_choices
+from lshfm_pl.cli.ranges import AMONG_OTHERS, CHOICES, ITEM_RANGES, RANGES, choices_of, wrong_number
 from lshfm_pl.cli.values import expand_home
 from lshfm_pl.paths import CONFIG_DIR
 
@@ -67,14 +68,15 @@ def test_every_listed_key_exists(defaults):
         pytest.fail(str(error))
     parts = {key.rpartition(".")[2] for key in keys} | {"detector", "images"}
     assert [name for name in KINDS if name not in keys | parts and name != "callbacks.images"] == []
-    assert [name for name in CHOICES if name not in parts] == []
+    for listed in (CHOICES, RANGES, ITEM_RANGES, AMONG_OTHERS):
+        assert [name for name in listed if name not in keys | parts] == []
 
 
-def test_choices_hold_every_default(defaults):
+def test_choices_and_ranges_hold_every_default(defaults):
     for key, value in defaults:
-        choices = CHOICES.get(key.rpartition(".")[2])
-        if choices is not None and value is not None:
-            assert value in choices, key
+        if choices_of(key) and isinstance(value, str):
+            assert value in choices_of(key), key
+        assert wrong_number(key, value) is None
 
 
 def test_home_stands_for_the_tilde_in_paths_alone(monkeypatch):

@@ -1,7 +1,9 @@
 import pytest
 from omegaconf import OmegaConf
 
-from lshfm_pl.detectors.config import change_evaluation, resolve_config
+from lshfm_pl.cli.ranges import CHOICES
+from lshfm_pl.detectors.backbones import BACKBONES
+from lshfm_pl.detectors.config import ARCHITECTURES, NECKS, NORMS, change_evaluation, resolve_config
 from lshfm_pl.errors import LSHFMError
 
 FASTER_RCNN, RETINANET = "fasterrcnn_resnet50fpn", "retinanet_resnet50fpn"
@@ -90,3 +92,8 @@ def test_evaluation_settings_change_the_keys_of_either_architecture(model_config
         resolve_config(change_evaluation(faster_rcnn, {"postprocess": "published"}))
     with pytest.raises(LSHFMError, match="width: expected one of postprocess, score_thresh, "):
         change_evaluation(retinanet, {"width": 2})
+
+
+def test_command_line_knows_the_same_names():
+    known = {"architecture": ARCHITECTURES, "neck": NECKS, "norm": NORMS, "backbone": BACKBONES}
+    assert {key: set(CHOICES[key]) for key in known} == {key: set(names) for key, names in known.items()}

@@ -9,7 +9,7 @@ from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.cli.spelling import respelled
 from lshfm_pl.compare import make_plan
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs.comparison import Student, read_seeds, read_students
+from lshfm_pl.runs.students import Student, read_seeds, read_students
 
 
 def composed(*arguments, command="compare"):
@@ -52,7 +52,7 @@ def test_what_is_typed_goes_to_the_runs_that_it_is_for():
          [Student("lshl2", "lshl2", ("distill.beta=4", "distill.num_hashes=null"))]),
         ("distill=[{median:{loss:lsh,bias:median}}]", [Student("median", "lsh", ("distill.bias=median",))]),
         ("distill=[{mine:{loss:lsh,hash_weights:'/a b/it.ckpt'}}]",
-         [Student("mine", "lsh", ("distill.hash_weights='/a b/it.ckpt'",))]),
+         [Student("mine", "lsh", ('distill.hash_weights="/a b/it.ckpt"',))]),
     ],
 )  # fmt: skip
 def test_losses_are_names_or_have_settings_of_their_own(typed, expected):

@@ -1,0 +1,191 @@
+"""Files and folders that a command reads are there, which is known before anything is imported or written."""
+
+import difflib
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lshfm_pl.cli.grammar import for_shell
+from lshfm_pl.environment import started_by_hand, started_by_srun, started_by_torchrun
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.paths import from_home
+
+__all__ = ["refuse_missing_inputs", "refuse_missing_teacher", "refuse_no_weights"]
+
+FILES = ("checkpoint", "checkpoints", "teacher.checkpoint", "src", "file", "resume", "distill.hash_weights")
+"""Keys of files that are read."""
+
+PATTERNS = ("images", "runs")
+"""Keys of files, folders or patterns of their names."""
+
+NO_FILES = {"resume": ("auto",)}
+"""Key → texts that stand for something else."""
+
+WEIGHTS_OF_A_RUN = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "last.ckpt", "best.ckpt")
+"""What to offer of a folder where a file is expected."""
+
+LISTED = 2000
+"""Of a folder's entries so many are compared with a name that is not there."""
+
+DRAWN = "ShapesDataModule"
+"""Of these data the folder is made where it is not there."""
+
+
+def refuse_missing_inputs(command: str, config: DictConfig) -> None:
+    """Stop for a file or folder that the config names and that is not there, or is the other of the two.
+
+    Raises:
+        LSHFMError: there is one; the message has the nearest name that exists.
+    """
+    if command == "evaluate":
+        refuse_no_weights(config)
+    if command == "visualize" and not any(
+        _selected(config, key) is not None for key in ("data._target_", "checkpoint", "checkpoints")
+    ):
+        raise LSHFMError("visualize: nothing to draw: give data=… (or checkpoint=<file> of a run)")
+    if command == "train" and _selected(config, "distill.name") != "none":
+        refuse_missing_teacher(config)
+    if started_by_srun() or started_by_torchrun() or started_by_hand():
+        return  # one of several processes may miss a file: they tell each other once they have met
+    for key in FILES:
+        if key == "teacher.checkpoint" and not _reads_teacher(config):
+            continue
+        for text in _texts(config, key):
+            if text not in NO_FILES.get(key, ()):
+                _refuse_no_file(key, text)
+    for key in PATTERNS:
+        for text in _texts(config, key) if command in ("predict", "report") else ():
+            _refuse_nothing(key, text)
+    if _reads_folder(config):
+        for text in _texts(config, "data.root"):
+            _refuse_no_folder("data.root", text, can_be_had=_selected(config, "data.download") is False)
+
+
+def refuse_missing_teacher(config: DictConfig) -> None:
+    """Stop if there is nothing to load a teacher from.
+
+    Raises:
+        LSHFMError: neither `teacher.weights` nor `teacher.checkpoint` is given, or the latter is no file.
+    """
+    path, weights = config.teacher.checkpoint, config.teacher.weights
+    if weights is not None:
+        return
+    if path is None:
+        raise LSHFMError(
+            f"distill={config.distill.name} needs a teacher: give teacher.checkpoint=<file> "
+            "(best.ckpt or last.ckpt of a run, or a published file), or teacher.weights=COCO_V1"
+        )
+    if not from_home(path).is_file():
+        found = "a folder" if from_home(path).is_dir() else "nothing"
+        raise LSHFMError(
+            f"teacher.checkpoint: expected a file of weights, found {found} at {path}; "
+            "pretrained/README.md tells where the released ones are and how to train any other"
+        )
+
+
+def refuse_no_weights(config: DictConfig) -> None:
+    """Stop unless one of `checkpoint` and `weights` is given.
+
+    Raises:
+        LSHFMError: none is, or both.
+    """
+    if (config.checkpoint is None) == (config.weights is None):
+        found = "neither" if config.checkpoint is None else "both"
+        raise LSHFMError(
+            f"evaluate: give checkpoint=<file>, or weights=COCO_V1 with model=…; found {found} of them"
+        )
+
+
+def _reads_teacher(config: DictConfig) -> bool:
+    if _selected(config, "teacher.weights") is not None:
+        return False
+    return _selected(config, "distill.name") != "none"
+
+
+def _reads_folder(config: DictConfig) -> bool:
+    """Whether `data.root` must be there."""
+    target = str(_selected(config, "data._target_") or DRAWN)
+    return not target.endswith(DRAWN) and not _selected(config, "data.download")
+
+
+def _selected(config: DictConfig, key: str) -> Any:
+    try:
+        return OmegaConf.select(config, key)
+    except OmegaConfBaseException:  # known once the run has begun, or missing
+        return None
+
+
+def _texts(config: DictConfig, key: str) -> Iterator[str]:
+    """The paths of a key: one, or those of a list or of a mapping's values."""
+    value = _selected(config, key)
+    if isinstance(value, DictConfig | ListConfig):
+        try:
+            value = OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException:
+            return
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    yield from (text for text in values if isinstance(text, str))
+
+
+def _refuse_no_file(key: str, text: str) -> None:
+    path = from_home(text)
+    if _is(path, "is_dir"):
+        inside = next((path / name for name in WEIGHTS_OF_A_RUN if (path / name).is_file()), None)
+        advice = f"did you mean {for_shell(f'{key}={inside}')}?" if inside else f"give {key}=<file>"
+        raise LSHFMError(f"{key}: expected a file, found a folder at {text}; {advice}")
+    if not _is(path, "exists"):
+        raise LSHFMError(f"{key}: expected a file, found nothing at {text}; {_nearest(key, path)}")
+
+
+def _refuse_no_folder(key: str, text: str, *, can_be_had: bool) -> None:
+    path = from_home(text)
+    if _is(path, "is_file"):
+        raise LSHFMError(f"{key}: expected a folder, found a file at {text}; give {key}=<folder>")
+    if not _is(path, "exists"):
+        fetch = "; data.download=true fetches VOC there" if can_be_had else ""
+        raise LSHFMError(f"{key}: expected a folder, found nothing at {text}; {_nearest(key, path)}{fetch}")
+
+
+def _refuse_nothing(key: str, text: str) -> None:
+    path = from_home(text)
+    if not _is(path, "exists") and next(glob.iglob(str(path), recursive=True), None) is None:  # noqa: PTH207
+        raise LSHFMError(
+            f"{key}: expected a file, a folder or a pattern of some, found nothing at {text}; "
+            f"{_nearest(key, path)}"
+        )
+
+
+def _is(path: Path, what: str) -> bool:
+    """`path.<what>()`; False for a name that no file can have."""
+    try:
+        return bool(getattr(path, what)())
+    except (OSError, ValueError):
+        return False
+
+
+def _nearest(key: str, path: Path) -> str:
+    """What to do about a path that is not there: the most similar one that is, or how far it exists."""
+    if "\\" in str(path):
+        return "parts of a path are separated by / here, not by a backslash"
+    there = next((parent for parent in path.parents if _is(parent, "is_dir")), Path())
+    missing = path.relative_to(there).parts[0] if path != there and path.is_relative_to(there) else path.name
+    try:
+        names = [entry.name for _, entry in zip(range(LISTED), there.iterdir(), strict=False)]
+    except OSError:
+        names = []
+    close = difflib.get_close_matches(missing, names, n=1)
+    if close:
+        rest = path.relative_to(there).parts[1:]
+        other = there.joinpath(close[0], *rest)
+        if _is(other, "exists"):
+            return f"did you mean {for_shell(f'{key}={other}')}?"
+        return f"there is no {missing} in {there}, but {close[0]}"
+    seen = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
+    released = (
+        "; pretrained/README.md tells where the released files are" if "pretrained" in path.parts else ""
+    )
+    return f"there is no {missing} in {there}{seen}: check the path{released}"

@@ -1,0 +1,262 @@
+"""Which numbers and names a key takes, so that a wrong one is answered before anything is loaded."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from lshfm_pl.cli.names import alternatives, close_choices
+from lshfm_pl.errors import few
+
+__all__ = ["CHOICES", "RANGES", "Range", "choices_of", "range_of", "wrong_choice", "wrong_number"]
+
+LARGEST_SEED = 2**32 - 1
+"""Of numpy's and Lightning's random numbers."""
+
+LISTED = 8
+"""A message lists so many names of a choice."""
+
+
+class Range(NamedTuple):
+    """Numbers from `least` to `most`.
+
+    Args:
+        least: the smallest.
+        most: the largest.
+        is_open: `least` itself is none of them.
+        all_of_them: what a further number, such as −1, stands for.
+        is_share: of how many there are; a number with a decimal point is then a share of them, at most 1.0.
+    """
+
+    least: float
+    most: float = math.inf
+    is_open: bool = False
+    all_of_them: float | None = None
+    is_share: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is one of them; an infinite one and nan never are."""
+        if value == self.all_of_them:
+            return True
+        if not math.isfinite(value) or (self.is_share and isinstance(value, float) and value > 1):
+            return False
+        return (value > self.least if self.is_open else value >= self.least) and value <= self.most
+
+    def words(self) -> str:
+        """What is expected, for a message."""
+        if self.is_share:
+            return "a whole number, or a share from 0.0 to 1.0"
+        least = f"above {_plain(self.least)}" if self.is_open else f"of at least {_plain(self.least)}"
+        further = f", or {_plain(self.all_of_them)} for all" if self.all_of_them is not None else ""
+        if math.isfinite(self.most):
+            return f"a number {least} and at most {_plain(self.most)}{further}"
+        return f"a number {least}{further}"
+
+
+COUNT = Range(1)
+FROM_0 = Range(0)
+ABOVE_0 = Range(0, is_open=True)
+SHARE = Range(0, 1)
+SEED = Range(0, LARGEST_SEED)
+BATCHES = Range(0, is_share=True)
+
+RANGES = {
+    # By the last part of the key
+    "anchor_ratio": Range(1),
+    "anchor_sizes": ABOVE_0,
+    "aspect_ratio_groups": FROM_0,
+    "batch_size": COUNT,
+    "batch_pixels": COUNT,
+    "beta": FROM_0,
+    "bg_iou_thresh": SHARE,
+    "bias_images": COUNT,
+    "box_batch_size_per_image": COUNT,
+    "box_bg_iou_thresh": SHARE,
+    "box_detections_per_img": COUNT,
+    "box_fg_iou_thresh": SHARE,
+    "box_head_width": COUNT,
+    "box_nms_thresh": SHARE,
+    "box_positive_fraction": SHARE,
+    "box_score_thresh": SHARE,
+    "clip_grad_norm": ABOVE_0,
+    "detections_per_img": COUNT,
+    "epochs": COUNT,
+    "eval_batch_size": COUNT,
+    "every_n_epochs": COUNT,
+    "every_n_minutes": ABOVE_0,
+    "every_n_steps": COUNT,
+    "every_seconds": FROM_0,
+    "fg_iou_thresh": SHARE,
+    "first_pixel": SHARE,
+    "flip_probability": SHARE,
+    "fpn_channels": COUNT,
+    "gamma": ABOVE_0,
+    "hashes_per_step": COUNT,
+    "height": COUNT,
+    "image_size": COUNT,
+    "image_std": ABOVE_0,
+    "jobs": COUNT,
+    "kd_beta": FROM_0,
+    "l2_weight": FROM_0,
+    "limit": COUNT,
+    "lr": ABOVE_0,
+    "lsh_weight": FROM_0,
+    "max_size": COUNT,
+    "memory_repeats": COUNT,
+    "milestones": FROM_0,
+    "mimic_warmup_steps": FROM_0,
+    "min_size": COUNT,
+    "momentum": SHARE,
+    "nms_thresh": SHARE,
+    "norm_eps": ABOVE_0,
+    "num_boxes": COUNT,
+    "num_classes": Range(2),
+    "num_hashes": COUNT,
+    "num_images": COUNT,
+    "num_test": COUNT,
+    "num_train": COUNT,
+    "num_val": COUNT,
+    "num_workers": FROM_0,
+    "random": COUNT,
+    "reference_batch_size": COUNT,
+    "repeats": COUNT,
+    "resamples": FROM_0,
+    "rpn_bg_iou_thresh": SHARE,
+    "rpn_fg_iou_thresh": SHARE,
+    "rpn_nms_thresh": SHARE,
+    "rpn_positive_fraction": SHARE,
+    "rpn_post_nms_top_n_test": COUNT,
+    "rpn_post_nms_top_n_train": COUNT,
+    "rpn_pre_nms_top_n_test": COUNT,
+    "rpn_pre_nms_top_n_train": COUNT,
+    "rpn_score_thresh": SHARE,
+    "scene_seed": SEED,
+    "score_thresh": SHARE,
+    "score_threshold": SHARE,
+    "seed": SEED,
+    "seeds": COUNT,
+    "size_divisible": COUNT,
+    "std": ABOVE_0,
+    "stop_after": COUNT,
+    "temperature": ABOVE_0,
+    "threads": COUNT,
+    "topk_candidates": COUNT,
+    "trainable_stages": Range(0, 5),
+    "warmup_factor": SHARE,
+    "warmup_steps": FROM_0,
+    "weight_decay": FROM_0,
+    "width": ABOVE_0,
+    # By the whole key
+    "data.image_size": Range(64),
+    "trainer.accumulate_grad_batches": COUNT,
+    "trainer.check_val_every_n_epoch": COUNT,
+    "trainer.devices": Range(1, all_of_them=-1),
+    "trainer.gradient_clip_val": FROM_0,
+    "trainer.limit_test_batches": BATCHES,
+    "trainer.limit_train_batches": BATCHES,
+    "trainer.limit_val_batches": BATCHES,
+    "trainer.log_every_n_steps": FROM_0,
+    "trainer.max_epochs": Range(-1),
+    "trainer.max_steps": Range(-1),
+    "trainer.num_nodes": COUNT,
+    "trainer.num_sanity_val_steps": Range(-1),
+    "trainer.overfit_batches": BATCHES,
+    "trainer.val_check_interval": Range(0, is_open=True, is_share=True),
+}
+"""Key, or its last part → its numbers; those of a list are its items'."""
+
+ITEM_RANGES = {"seeds": SEED, "trainer.devices": FROM_0}
+"""Key → the numbers of a list's items, where a single number says how many there are."""
+
+NUMBERED = {"trainer.devices": re.compile(r"-1|\d+(,\d+)*,?"), "device": re.compile(r"[a-z]+:\d+|mps|xpu")}
+"""Key → other texts that it takes, with numbers of devices in them."""
+
+CHOICES = {
+    # By the last part of the key
+    "architecture": ("fasterrcnn", "retinanet"),
+    "backbone": ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "vgg11", "vgg16"),
+    "bias": ("mean", "median"),
+    "category_ids": ("contiguous", "keep"),
+    "decay": ("multistep", "cosine"),
+    "device": ("cpu", "cuda", "cuda:1"),
+    "hash_loss": ("bce", "l1", "l2"),
+    "neck": ("fpn", "none"),
+    "norm": ("frozen_bn", "bn", "bn_frozen_stats", "gn", "none"),
+    "on_bad_sample": ("error", "skip"),
+    "postprocess": ("torchvision", "published"),
+    "split": ("train", "val", "test"),
+    "start_method": ("fork", "spawn", "forkserver"),
+    "tower_norm": ("gn", "none"),
+    "what": ("step", "data", "eval"),
+    "which": ("student", "teacher"),
+    # By the whole key
+    "precision": ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"),
+    "role": ("student", "teacher"),
+    "schedule.optimizer.name": ("sgd", "adamw"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "trainer.devices": ("auto",),
+    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"),
+    "trainer.profiler": ("simple", "advanced", "pytorch"),
+    "trainer.strategy": (
+        "auto",
+        "ddp",
+        "ddp_find_unused_parameters_true",
+        "ddp_find_unused_parameters_false",
+        "ddp_spawn",
+        "ddp_fork",
+    ),
+}
+"""Key, or its last part → the texts that it takes."""
+
+AMONG_OTHERS = ("profiler", "strategy", "which")
+"""Keys that take other texts too, so that only one that is nearly a choice is refused."""
+
+
+def range_of(key: str) -> Range | None:
+    """The numbers of a key; None for one that takes any."""
+    return RANGES.get(key) or RANGES.get(key.rpartition(".")[2])
+
+
+def choices_of(key: str) -> tuple[str, ...]:
+    """The texts of a key; none for one that takes any."""
+    return CHOICES.get(key) or CHOICES.get(key.rpartition(".")[2], ())
+
+
+def wrong_number(key: str, value: Any) -> str | None:
+    """What to print of a number that its key does not take; None where there is none."""
+    numbers = range_of(key) or Range(-math.inf)
+    if isinstance(value, list):
+        numbers = ITEM_RANGES.get(key, numbers)
+    wrong = next((number for number in _numbers(value) if not numbers.holds(number)), None)
+    if wrong is None:
+        return None
+    expected = numbers.words() if math.isfinite(numbers.least) and math.isfinite(wrong) else "a finite number"
+    return f"{key}: expected {expected}, found {_plain(wrong)}"
+
+
+def wrong_choice(key: str, value: Any) -> str | None:
+    """What to print of a text that its key does not take; None where there is none."""
+    choices = choices_of(key)
+    if not choices or not isinstance(value, str) or value in choices:
+        return None
+    if key in NUMBERED and NUMBERED[key].fullmatch(value):
+        return None
+    close = ["cuda"] if value == "gpu" else close_choices(value, choices)
+    if key.rpartition(".")[2] in AMONG_OTHERS and not close:
+        return None
+    advice = f"; did you mean {alternatives([f'{key}={name}' for name in close])}?" if close else ""
+    numbers = range_of(key)
+    expected = f"one of {few(choices, LISTED)}" if len(choices) > 1 else choices[0]
+    return f"{key}: expected {f'{numbers.words()}, or ' if numbers else ''}{expected}, found {value}{advice}"
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _plain(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)

@@ -1,0 +1,109 @@
+"""The students of a comparison: their losses, the losses' settings, their seeds.
+
+Nothing here imports torch: a wrong loss is answered before anything is loaded.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from lshfm_pl.cli.grammar import quoted
+from lshfm_pl.cli.names import alternatives, close_choices, group_choices
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["Student", "read_seeds", "read_students"]
+
+NAME = re.compile(r"[\w.-]{1,60}")
+"""Of a student: it names a folder."""
+
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class Student:
+    """An entry of `distill`: its name, its loss, and the loss's settings as overrides."""
+
+    name: str
+    loss: str
+    overrides: tuple[str, ...] = ()
+
+
+def read_students(entries: Any) -> list[Student]:
+    """The students of `distill`: names of losses, or mappings of a name to its settings.
+
+    Raises:
+        LSHFMError: there is none, two have one name, or one is of no known loss.
+    """
+    if isinstance(entries, str):
+        entries = [entries]
+    plain = OmegaConf.to_container(entries) if isinstance(entries, ListConfig | DictConfig) else entries
+    if isinstance(plain, dict):
+        plain = [{name: settings} for name, settings in plain.items()]
+    if not plain:
+        raise LSHFMError("distill: expected at least one loss, found none; give as in distill=[none,lshl2]")
+    students = [_read_student(entry) for entry in plain]
+    names = [student.name for student in students]
+    for name in names:
+        if names.count(name) > 1:
+            raise LSHFMError(
+                f"distill: expected different names, found {name} twice; give one a name of its own, as in "
+                f"'distill=[{name},{{other:{{loss:{name},beta:4}}}}]'"
+            )
+    return students
+
+
+def _read_student(entry: Any) -> Student:
+    if entry is None:
+        entry = "none"  # YAML's null is a loss's name here
+    settings: Any = {}
+    if isinstance(entry, str):
+        name = entry
+    elif isinstance(entry, dict) and len(entry) == 1:
+        name, settings = str(next(iter(entry))), next(iter(entry.values())) or {}
+    else:
+        raise LSHFMError(
+            "distill: expected names of losses, or a name with settings as {lsh:{num_hashes:512}}; "
+            f"found {entry!r}"
+        )
+    if not isinstance(settings, dict) or not NAME.fullmatch(name):
+        raise LSHFMError(
+            "distill: expected a name with settings as {lsh:{num_hashes:512}}, "
+            f"found {name!r} with {settings!r}"
+        )
+    loss = str(settings.get("loss", name))
+    losses = group_choices("distill")
+    if loss not in losses:
+        close = close_choices(loss, losses)
+        advice = f"; did you mean {alternatives(close)}?" if close else ""
+        raise LSHFMError(f"distill: expected one of {', '.join(losses)}, found {loss}{advice}")
+    overrides = [f"distill.{key}={_written(value)}" for key, value in settings.items() if key != "loss"]
+    return Student(name, loss, tuple(overrides))
+
+
+def _written(value: Any) -> str:
+    """A value as Hydra reads it on the command line."""
+    if isinstance(value, str):
+        return quoted(value) if not NAME.fullmatch(value) else value
+    if isinstance(value, list):
+        return f"[{','.join(_written(item) for item in value)}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read_seeds(seeds: Any) -> list[int]:
+    """The students' seeds: so many from 0, or a list.
+
+    Raises:
+        LSHFMError: it is neither.
+    """
+    plain: Any = OmegaConf.to_container(seeds) if isinstance(seeds, ListConfig) else seeds
+    if isinstance(plain, int) and not isinstance(plain, bool) and 1 <= plain <= MOST_SEEDS:
+        return list(range(plain))
+    whole = isinstance(plain, list) and all(isinstance(seed, int) and seed >= 0 for seed in plain)
+    if not whole or not plain or len(set(plain)) < len(plain):
+        raise LSHFMError(
+            "seeds: expected how many, as in seeds=5, or a list of different ones, as in seeds=[0,1]; "
+            f"found {plain!r}"
+        )
+    return plain
