@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from statistics import mean
+from typing import NamedTuple
 
 from lshfm_pl.console import can_rewrite
 from lshfm_pl.runs.launch import Run, RunProcess
@@ -22,6 +23,15 @@ EVERY_SECONDS = 60.0
 
 KEEP_SECONDS = 5.0
 """Between two calls of `on_time`."""
+
+
+class _Line(NamedTuple):
+    """A line that was printed of a run: at which epoch and time, with which AP, and whether for this AP."""
+
+    epoch: int
+    told: float
+    figure: float | None
+    is_measured: bool
 
 
 class LiveLine:
@@ -40,7 +50,7 @@ class LiveLine:
         self._line = StatusLine() if can_rewrite(sys.stdout) else None
         self._failed = 0
         self._durations: list[float] = []
-        self._last: dict[str, tuple[int, float, bool]] = {}
+        self._last: dict[str, _Line] = {}
 
     def begun(self, started: RunProcess) -> None:
         """Name the run and its log."""
@@ -91,16 +101,18 @@ class LiveLine:
         return progress if progress is not None and progress.updated >= started.started_at else None
 
     def _is_news(self, started: RunProcess, progress: Progress) -> bool:
-        """Whether to print a line: at a run's first step, after an epoch, after a validation, now and then."""
+        """Whether to print a line: at the first step, after a validation, after an epoch without, now and then."""
         name, now = started.run.folder.name, time.monotonic()
         if not progress.losses:
             return False
-        before = self._last.get(name)
-        if before is not None:
-            epoch, told, measured = before
-            if epoch == progress.epoch and measured == bool(progress.figures) and now - told < EVERY_SECONDS:
+        before, figure = self._last.get(name), progress.figures.get("AP")
+        is_measured = before is not None and figure != before.figure
+        if before is not None and not is_measured and now - before.told < EVERY_SECONDS:
+            # The line after a validation at the end of an epoch is that of the epoch's end too.
+            known = before.epoch + 1 if before.is_measured else before.epoch
+            if progress.epoch <= known:
                 return False
-        self._last[name] = (progress.epoch, now, bool(progress.figures))
+        self._last[name] = _Line(progress.epoch, now, figure, is_measured)
         return True
 
     def _left(self, states: Sequence[tuple[RunProcess, Progress | None]], pending: int) -> str:

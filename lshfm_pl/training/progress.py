@@ -244,11 +244,11 @@ class ProgressLine(ProgressTracker, ProgressBar):
 
 def line_parts(progress: Progress, counted: str = "") -> list[tuple[int, str]]:
     """The parts of the line, each with its rank: the highest are left out first where the line is narrow."""
-    parts = [(3, progress.role)] if progress.role else []
+    parts = [(0, progress.role)] if progress.role else []
     if progress.doing != "training":
         parts.append((4, f"{progress.doing} {counted}".rstrip()))
     if progress.doing != "test":
-        parts.append((2, epoch_of(progress)))
+        parts.append((3, epoch_of(progress)))
         if progress.done:
             parts.append((6, f"{100 * progress.done:.0f} %"))
     if progress.losses and progress.doing == "training":
@@ -260,7 +260,8 @@ def line_parts(progress: Progress, counted: str = "") -> list[tuple[int, str]]:
     if progress.images_per_second is not None and progress.doing == "training":
         parts.append((7, f"{progress.images_per_second:.1f} images/s"))
     if progress.seconds_left is not None:
-        parts.append((0, f"{timedelta(seconds=round(progress.seconds_left))} left"))
+        left = str(timedelta(seconds=round(progress.seconds_left))).removeprefix("0:")
+        parts.append((1, f"{left} left"))
     if "AP" in progress.figures:
-        parts.append((1, f"AP {progress.figures['AP']:.1f}"))
+        parts.append((2, f"AP {progress.figures['AP']:.1f}"))
     return parts

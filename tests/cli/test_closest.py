@@ -3,7 +3,9 @@
 import pytest
 
 from lshfm_pl.cli import Command
-from lshfm_pl.cli.values import refuse_wrong_values
+from lshfm_pl.cli.grammar import repaired
+from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.cli.values import refuse_unfit_line, refuse_wrong_values
 
 
 def printed(monkeypatch, capsys, tmp_path, command, *arguments):
@@ -344,9 +346,8 @@ def test_files_that_are_not_there_are_answered_with_the_nearest_that_is(
         ("compare", ["fit=null"]),
     ],
 )
-def test_what_is_right_begins(monkeypatch, tmp_path, outputs, command, arguments):
-    begun = []
+def test_what_is_right_passes(monkeypatch, tmp_path, outputs, command, arguments):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", [command, *(argument.format(outputs) for argument in arguments)])
-    Command(begun.append, command)()
-    assert len(begun) == 1
+    typed = repaired(respelled(command, [argument.format(outputs) for argument in arguments]))
+    refuse_wrong_values(command, typed)
+    refuse_unfit_line(command, typed)

@@ -144,6 +144,25 @@ def test_without_a_terminal_that_can_there_is_a_line_an_epoch(terminal, run, tol
     assert sys.stdout.getvalue() == ""
 
 
+def test_validation_at_the_end_of_an_epoch_and_the_next_epochs_beginning_are_one_line(
+    terminal, run, told, monkeypatch
+):
+    terminal()
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    live = LiveLine(total=1, done=0, jobs=1)
+    steps = [(1, {}), (1, {"AP": 10.0}), (2, {"AP": 10.0}), (2, {"AP": 20.0}), (3, {"AP": 20.0})]
+    # Epochs without a new figure have their line at the beginning of the next.
+    steps += [(4, {"AP": 20.0}), (5, {"AP": 20.0})]
+    for epoch, figures in steps:
+        live.look(
+            [run("teacher", epoch=epoch, epochs=5, figures=figures, losses={"loss_a": 1.0}, done=0.1)], []
+        )
+    assert [line.partition(",")[0] + line.partition("AP")[1] + line.partition("AP")[2] for line in told()] == [
+        "teacher: epoch 1/5", "teacher: epoch 1/5AP 10.0", "teacher: epoch 2/5AP 20.0", "teacher: epoch 4/5AP 20.0",
+        "teacher: epoch 5/5AP 20.0",
+    ]  # fmt: skip
+
+
 def test_beginning_names_the_log_and_whether_the_run_goes_on(terminal, run, told, tmp_path):
     terminal()
     live = LiveLine(total=3, done=0, jobs=1)

@@ -145,7 +145,7 @@ def test_line_has_what_a_person_asks_for():
 
 
 @pytest.mark.parametrize("width", [1, 8, 20, 40, 60, 80, 200])
-def test_line_fits_and_keeps_role_and_epoch_longest(width):
+def test_line_fits_and_keeps_role_time_left_and_ap_longest(width):
     progress = Progress(
         role="student", epoch=3, epochs=8, done=0.3, losses={"loss_a": 1.0}, images_per_second=1.0,
         seconds_left=60.0, figures={"AP": 41.26},
@@ -153,8 +153,9 @@ def test_line_fits_and_keeps_role_and_epoch_longest(width):
     line = fitted(line_parts(progress), width)
     assert len(line) <= width
     assert line.startswith("student"[:width])
-    assert ("epoch 3/8" in line) == (width >= 20)
-    assert ("0:01:00 left" in line) == (width >= 60)
+    assert ("01:00 left" in line) == (width >= 20)
+    assert ("AP 41.3" in line and "epoch 3/8" in line) == (width >= 40)
+    assert ("loss 1.000" in line) == (width >= 60)
 
 
 def test_line_says_teacher_while_the_teacher_is_measured_and_ends_with_the_run(monkeypatch):
