@@ -286,11 +286,11 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             shared = list(shared_images(self._sets[other].records, self._sets[split].records))
             if shared:
                 path, same = shared[0]
-                copy = "" if path.samefile(same) else f" (there it is {same})"
+                place = "" if path.samefile(same) else f" (there it is {same})"
                 purpose = "training" if other == "train" else "validation"
                 text = (
                     f"is one of {len(shared)} images of data.{self._source(split)[0]} that are {purpose} images "
-                    f"too{copy}: the {split} results will flatter the detector."
+                    f"too{place}: the {split} results will flatter the detector."
                 )
                 kind = "test-in-train" if other == "train" else "test-in-val"
                 faults.append(Fault(kind, path, text))
@@ -628,7 +628,7 @@ class COCODataModule(DetectionDataModule):
 
     def _refuse_unknown_drops(self, files: tuple[Path, Path], categories: Sequence[str]) -> None:
         """Once all files have been read: a name that none of them has is misspelt."""
-        self._categories_of[files] = tuple(categories)
+        self._categories_of = {**self._categories_of, files: tuple(categories)}  # a copy may read a set again
         known = {name for names in self._categories_of.values() for name in names}
         unknown = set(self.drop_categories) - known
         if unknown and set(self.files.values()) <= {None, *self._categories_of}:
