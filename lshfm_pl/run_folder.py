@@ -1,6 +1,7 @@
 """The folder of a run: that it can be written and has room, before anything is written there."""
 
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -56,7 +57,9 @@ class RefuseUnwritableFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check `hydra.run.dir`, and claim it until the process ends."""
-        self._check(config.hydra.run.dir, claim=is_first_process())
+        trainer = config.get("trainer") or {}
+        on_first_node = trainer.get("num_nodes") == 1 or int(os.environ.get("NODE_RANK") or 0) == 0
+        self._check(config.hydra.run.dir, claim=is_first_process() and on_first_node)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check `hydra.sweep.dir`; each job claims its own folder."""

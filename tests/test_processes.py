@@ -159,6 +159,14 @@ def test_two_nodes_as_slurm_starts_them_train_together(tmp_path, free_port):
 
 
 @pytest.mark.slow
+def test_one_command_a_node_by_hand_trains_together_in_one_folder(tmp_path, free_port):
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port, "GLOO_SOCKET_IFNAME": "lo"}
+    for done in start(tmp_path, *TWO_NODES, times=2, NODE_RANK=["0", "1"], **meeting):
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
 def test_submitit_runs_the_jobs_of_a_sweep(tmp_path):
     pytest.importorskip("submitit")
     done = start(

@@ -20,6 +20,7 @@ from pytorch_lightning.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from pytorch_lightning.utilities import rank_zero_only
 from torch.distributed import TCPStore
 
 from lshfm_pl.environment import (
@@ -183,6 +184,10 @@ def _place(num_nodes: int) -> Place | None:
         rank, processes = environment.global_rank(), environment.world_size()
     elif num_nodes > 1 and os.environ.get("LOCAL_RANK", "0") == "0":
         rank, processes = environment.node_rank(), num_nodes
+        if rank > 0:
+            rank_zero_only.rank = (
+                rank  # or each node's first would write the run's files, until there is a trainer
+            )
     else:
         return None  # Lightning starts the others of a node, and watches them
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and started_by_torchrun()
