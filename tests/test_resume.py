@@ -222,8 +222,8 @@ def test_failure_outside_of_a_step_loses_none(
         }
     with pytest.raises((OSError, LSHFMError)) as caught:
         train(config)
-    line = told(caught.value)
-    assert "\n" not in line
+    line, *further_advice = told(caught.value).splitlines()
+    assert len(further_advice) <= 1
     assert line.endswith(f"all up to step {LastStep.steps} is saved: give the same command with resume=auto")
     assert read_last(run)["global_step"] == LastStep.steps > 0
     if gone is not None:
