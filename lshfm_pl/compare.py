@@ -122,11 +122,11 @@ def _compare(
     if plan.fingerprint is not None:
         refuse_other_data([run.folder for run in wanted], plan.fingerprint)
     log.info(
-        "%s, then %d students (%d losses, %d seeds), %d at a time; everything goes to %s",
+        "%s, then %s (%s, %s), %d at a time; everything goes to %s",
         "the teacher's figures" if first.command == "evaluate" else "the teacher",
-        count,
-        len(students),
-        len(seeds),
+        _counted(count, "student"),
+        _counted(len(students), "loss", "losses"),
+        _counted(len(seeds), "seed"),
         jobs,
         folder,
     )
@@ -165,6 +165,10 @@ def _compare(
     print(f"report: {page.resolve()}")
     print(f"took {clock.seconds() / 60:.1f} minutes on {cores} cores")
     return folder
+
+
+def _counted(number: int, one: str, more: str = "") -> str:
+    return f"{number} {one if number == 1 else more or f'{one}s'}"
 
 
 def _done(runs: Sequence[Run]) -> int:
