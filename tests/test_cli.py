@@ -171,6 +171,13 @@ def test_teacher_for_evaluation_needs_a_plus():
     assert config.teacher.detector.name == "retinanet_vgg16fpn"
 
 
+@pytest.mark.parametrize("command", ["evaluate", "visualize"])
+def test_folder_of_moved_data_needs_no_choice_of_data(command):
+    overrides = respelled(command, ["checkpoint=a.ckpt", "data.root=/moved"])
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        assert compose(command, overrides=overrides).data == {"root": "/moved"}
+
+
 def test_examples_of_compare_help_compose():
     footer = OmegaConf.load(CONFIG_DIR / "compare.yaml").hydra.help.footer.replace("\\\n", " ")
     examples = [line.split() for line in footer.splitlines() if "lshfm_pl.compare" in line]

@@ -58,6 +58,9 @@ def test_help_and_versions_and_wrong_names_import_nothing_heavy():
         ["lshfm_pl.train", "debug=fasst"],
         ["lshfm_pl.train", "seed=abc"],
         ["lshfm_pl.train", "--epochs"],
+        ["lshfm_pl.train", "teacher.detector=retinanet_vgg99"],
+        ["lshfm_pl.evaluate", "checkpoint=/nowhere.ckpt"],
+        ["lshfm_pl.compare", "distill=[none,lshl3]"],
         ["lshfm_pl.train", "--version"],
         ["lshfm_pl", "--version"],
         ["lshfm_pl"],
@@ -67,9 +70,9 @@ def test_help_and_versions_and_wrong_names_import_nothing_heavy():
     assert [line for line, (_, _, heavy) in zip(lines, found, strict=True) if heavy] == []
     count = len(modules)
     assert all((status, "What people change:" in output) == (0, True) for status, output, _ in found[:count])
-    for status, output, _ in found[count : 2 * count + 3]:
+    for status, output, _ in found[count : 2 * count + 6]:
         assert (status, len(output.splitlines())) == (1, 1), output
-    *versions, (_, listed, _), (status, wrong, _) = found[2 * count + 3 :]
+    *versions, (_, listed, _), (status, wrong, _) = found[2 * count + 6 :]
     assert [output for _, output, _ in versions] == [f"lshfm_pl {__version__}\n"] * 2
     assert all(f"  {command} " in listed for command in COMMANDS)
     assert (status, wrong.splitlines()[0]) == (
