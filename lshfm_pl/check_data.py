@@ -25,12 +25,14 @@ from lshfm_pl.data.faults import ERRORS, WARNINGS, Fault, FaultError, FaultLog, 
 from lshfm_pl.data.images import decode_image, inspect_image
 from lshfm_pl.data.jpeg_damage import capture_error_output, jpeg_messages
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import open_regular
 from lshfm_pl.results import write_json
 
 __all__ = ["Findings", "check_data", "find_faults"]
 
 _TOGETHER = 64
 """Images that are decoded before what the decoder said is looked at."""
+_START_OF_OUTPUT = b'{\n  "images": {'
 
 
 @dataclass
@@ -55,8 +57,11 @@ def check_data(config: DictConfig) -> Findings:
     """Print the faults of `config.data`, of all its splits, and a summary; write them to `config.output` too.
 
     Raises:
-        LSHFMError: the data can't be prepared (downloaded, generated), or `output` can't be written.
+        LSHFMError: the data can't be prepared (downloaded, generated), or `output` can't be written or is a file of
+            something else.
     """
+    if config.output is not None:
+        _refuse_other_file(Path(config.output))
     datamodule: DetectionDataModule = instantiate(config.data)
     datamodule.prepare_data()
     findings = find_faults(datamodule, threads=config.threads or os.cpu_count() or 1, progress=True)
@@ -215,6 +220,22 @@ def _shared(
                 "is a training image too" if same == path else f"has the pixels of the training image {same}"
             )
             yield Fault("test-in-train", path, f"{text}: the figures would flatter the detector.")
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Stop before a file is replaced that this command has not written, such as an annotation file."""
+    if not os.path.lexists(path):
+        return
+    try:
+        with open_regular(path) as file:
+            is_ours = file.read(len(_START_OF_OUTPUT)) == _START_OF_OUTPUT
+    except LSHFMError as error:
+        raise LSHFMError(f"output: {error}. Give the path of a new JSON file.") from error
+    if not is_ours:
+        raise LSHFMError(
+            f"output: expected a new file, or one that check_data has written, found another one at {path}. "
+            "Give another path, or delete it first."
+        )
 
 
 def _write(findings: Findings, path: Path) -> None:

@@ -14,7 +14,6 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli.start("compare")  # before the imports below, which take seconds
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -296,8 +295,8 @@ class Clock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / TIME_FILE
         self._before, self._begin = 0.0, time.perf_counter()
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            self._before = max(0.0, float(json.loads(self.path.read_text(encoding="utf-8"))["seconds"]))
+        with suppress(LSHFMError, ValueError, TypeError, KeyError):
+            self._before = max(0.0, float(read_json(self.path, folder)["seconds"]))
 
     def __enter__(self) -> "Clock":
         return self

@@ -33,6 +33,7 @@ from lshfm_pl.results import (
     RESULTS_FILE,
     VALIDATION_AS_TEST,
     code_version,
+    refuse_folder_of_run,
     test_set_summary,
     write_json,
 )
@@ -43,13 +44,18 @@ __all__ = ["evaluate"]
 
 log = logging.getLogger(__name__)
 
+LONGEST_NAME = 100
+"""Characters of a class's name in a table."""
+
 
 def evaluate(config: DictConfig) -> dict[str, float]:
     """Figures (0–100) of `config.checkpoint` (or `weights`) on the test set, also in `<output_dir>/results.json`.
 
     Raises:
-        LSHFMError: a file that does not load, data that are not there, or classes that differ.
+        LSHFMError: a file that does not load, data that are not there, classes that differ, or a folder that holds
+            a training run, whose results would be replaced.
     """
+    refuse_folder_of_run(Path(config.output_dir))
     with meeting(config.trainer) as met:
         return _evaluate(config, met)
 
@@ -205,7 +211,8 @@ def agreement_table(agreement: dict[str, float]) -> str:
 
 def _name(class_name: str) -> str:
     """The name of a class as a cell of the table."""
-    return printable(class_name).replace("|", "\\|")
+    name = printable(class_name)
+    return (name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…").replace("|", "\\|")
 
 
 def _cell(value: float) -> str:

@@ -1,5 +1,7 @@
 """Files: reading what others wrote, regular files alone and up to a size; writing whole files."""
 
+import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -11,7 +13,7 @@ from typing import BinaryIO
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.signals import at_end
 
-__all__ = ["open_regular", "read_bytes", "read_end", "whole_file", "write_whole"]
+__all__ = ["fitting_name", "open_regular", "read_bytes", "read_end", "whole_file", "write_whole"]
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -20,6 +22,12 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+_LONGEST_NAME = 255
+"""Bytes of a file's name on the usual file systems."""
+_HASH_SIGNS = 12
+_PIECE = 2**20
+"""Bytes of one read of a file that does not say its size."""
 
 _unfinished: set[Path] = set()
 """Files that are being written, under the names that they have until then."""
@@ -65,13 +73,26 @@ def read_bytes(path: str | Path, *, limit: int, root: str | Path | None = None) 
     """The content of a file, at most `limit` bytes; arguments and errors are those of `open_regular`."""
     with open_regular(path, limit=limit, root=root) as stream:
         try:
-            # A file may grow while it is read, and those of /proc have no size.
-            content = stream.read(limit + 1)
+            content = _read_most(stream, limit + 1)
         except OSError as error:
             raise LSHFMError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(content) > limit:
         raise LSHFMError(f"{path}: expected at most {_size(limit)}, found more")
     return content
+
+
+def _read_most(stream: BinaryIO, most: int) -> bytes:
+    """At most so many bytes: a file may grow while it is read, and those of /proc have no size.
+
+    `read(most)` at once would make room for all of them.
+    """
+    pieces: list[bytes] = []
+    wanted = min(most, os.fstat(stream.fileno()).st_size + 1)
+    while wanted > 0 and (piece := stream.read(wanted)):
+        pieces.append(piece)
+        most -= len(piece)
+        wanted = min(most, _PIECE)
+    return b"".join(pieces)
 
 
 def read_end(path: str | Path, *, most: int, root: str | Path | None = None) -> bytes:
@@ -87,7 +108,8 @@ def read_end(path: str | Path, *, most: int, root: str | Path | None = None) -> 
 def write_whole(path: Path, content: bytes) -> Path:
     """Write a file so that a reader sees the old one or the whole new one; its folder is made. Returns the path.
 
-    A link at `path` is replaced and not followed: nothing outside of its folder is written.
+    A link at `path` is replaced and not followed: nothing outside of its folder is written. What is no file, as
+    `/dev/null` or a pipe, is left as it is.
 
     Raises:
         OSError: it cannot be written.
@@ -104,8 +126,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     It takes the place of `path` at the end. After an exception inside, or if a signal ends the process, it is gone.
 
     Raises:
-        OSError: the folder cannot be made, or the file not be renamed.
+        OSError: the folder cannot be made, the file not be renamed, or there is something else than a file.
     """
+    with suppress(FileNotFoundError):
+        if (mode := path.lstat().st_mode) and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            kind = KINDS.get(stat.S_IFMT(mode), "something else")
+            raise FileExistsError(errno.EEXIST, f"there is {kind} of this name", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     _unfinished.add(temporary)
@@ -119,6 +145,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         _unfinished.discard(temporary)
+
+
+def fitting_name(name: str, suffix: str) -> str:
+    """A file's path with a suffix; a last part that is too long for a file system is cut and gets a hash."""
+    folder, _, last = f"{name}{suffix}".rpartition("/")
+    encoded = os.fsencode(last)
+    if len(encoded) > _LONGEST_NAME:
+        end = f"-{hashlib.sha256(encoded).hexdigest()[:_HASH_SIGNS]}{suffix}"
+        last = encoded[: _LONGEST_NAME - len(end)].decode("utf-8", "ignore") + end
+    return f"{folder}/{last}" if folder else last
 
 
 def _remove_unfinished() -> None:

@@ -30,6 +30,7 @@ from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import fitting_name
 from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.modules.detection import as_float
 from lshfm_pl.reporting.drawing import draw_detections, save_picture
@@ -39,6 +40,9 @@ __all__ = ["SOME_UNREADABLE", "choose_device", "detect", "find_pictures", "predi
 
 SOME_UNREADABLE = 3
 """Exit status where pictures were left out because they could not be read."""
+
+PREDICTIONS, PICTURES = "predictions.json", "pictures"
+"""What is written to the output folder."""
 
 _NOT_READ = {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ppm", ".pgm", ".tga"}
 """Suffixes of formats that are not read. A file that is named, or found by a pattern, may have any."""
@@ -82,6 +86,9 @@ def predict(config: DictConfig) -> list[str]:
     Raises:
         LSHFMError: a checkpoint that does not load, no pictures, or none that can be read.
     """
+    for key, least in (("batch_size", 1), ("num_workers", 0)):
+        if type(config[key]) is not int or config[key] < least:
+            raise LSHFMError(f"{key}: expected a whole number of at least {least}, found {config[key]}")
     pictures = find_pictures(config.images)
     detector = load_detector(
         config.checkpoint,
@@ -118,7 +125,7 @@ def predict(config: DictConfig) -> list[str]:
                 if config.pictures:
                     save_picture(
                         _drawn(image, of_image, detector, config.score_threshold),
-                        folder / "pictures" / f"{picture.name}.png",
+                        folder / PICTURES / fitting_name(picture.name, ".png"),
                         optimize=False,
                     )
             bar.update(len(batch))
@@ -126,7 +133,7 @@ def predict(config: DictConfig) -> list[str]:
         raise LSHFMError(
             f"images: none of the {len(pictures)} files could be read, such as {pictures[0].path}"
         )
-    target = folder / "predictions.json"
+    target = folder / PREDICTIONS
     content["categories"] = _categories(
         detector.class_names,
         unused_labels(detector.class_names, read_checkpoint(config.checkpoint)),
@@ -135,7 +142,7 @@ def predict(config: DictConfig) -> list[str]:
     write_json({**content, "annotations": annotations, "unreadable": unreadable}, target)
     print(f"{len(content['images'])} pictures, {len(annotations)} detections: {target}")
     if config.pictures:
-        print(f"drawn from score {config.score_threshold:g}: {folder / 'pictures'}")
+        print(f"drawn from score {config.score_threshold:g}: {folder / PICTURES}")
     if unreadable:
         print(
             f"{len(unreadable)} of {len(pictures)} files could not be read and were left out", file=sys.stderr
@@ -170,7 +177,13 @@ def _matching(pattern: Path) -> tuple[list[Path], Path]:
     if pattern.is_file():
         return [pattern], pattern.parent
     if pattern.is_dir():
-        files = sorted(file for file in pattern.rglob("*") if file.is_file())
+        files = sorted(file for file in pattern.rglob("*") if not file.is_dir())
+        drawn = [file for file in files if _is_drawn(file, pattern)]
+        if drawn:
+            print(
+                f"left out: {len(drawn)} pictures that predict has drawn, such as {drawn[0]}", file=sys.stderr
+            )
+            files = [file for file in files if file not in set(drawn)]
         others = [file for file in files if file.suffix.lower() in _NOT_READ]
         if others:
             print(
@@ -181,7 +194,13 @@ def _matching(pattern: Path) -> tuple[list[Path], Path]:
         return [file for file in files if is_picture(file.name)], pattern
     fixed = len(list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])))
     root = Path(*pattern.parts[:fixed])
-    return sorted(file for file in root.glob("/".join(pattern.parts[fixed:])) if file.is_file()), root
+    return sorted(file for file in root.glob("/".join(pattern.parts[fixed:])) if not file.is_dir()), root
+
+
+def _is_drawn(file: Path, top: Path) -> bool:
+    """Whether a file below `top` is of an earlier output of this command."""
+    parents = itertools.takewhile(lambda parent: parent != top, file.parents)
+    return any(parent.name == PICTURES and (parent.parent / PREDICTIONS).exists() for parent in parents)
 
 
 def choose_device(name: str | None) -> torch.device:

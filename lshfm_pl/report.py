@@ -6,6 +6,7 @@ if __name__ == "__main__":
     cli.start("report")  # before the imports below, which take seconds
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -35,10 +36,14 @@ from lshfm_pl.reporting.tables import (
     run_rows,
     write_csv,
 )
+from lshfm_pl.results import refuse_folder_of_run
 
 __all__ = ["report"]
 
 log = logging.getLogger(__name__)
+
+MARKDOWN, RUNS_TABLE = "report.md", "results.csv"
+"""Files of a report, beside others; a comparison has a table of the second name too."""
 
 GROUPS_WITH_PICTURES = 8
 """Later, smaller groups have their lines in the tables, but no curves: drawing takes a second each."""
@@ -104,12 +109,12 @@ def report(
     }
     title = f"Report: {few(Path(item).name or str(item) for item in where)}"
     made = f"Made by lshfm_pl {__version__} on {datetime.now():%Y-%m-%d %H:%M} of {_list(where)}."
-    write_csv(run_rows(groups, resampled), folder / "results.csv")
+    write_csv(run_rows(groups, resampled), folder / RUNS_TABLE)
     write_csv(line_rows(groups, metrics), folder / "summary.csv")
     markdown = _markdown(
         title, made, folder, groups, found.aside, pictures, metrics=metrics, resamples=resampled.resamples
     )
-    write_whole(folder / "report.md", markdown.encode("utf-8", "replace"))
+    write_whole(folder / MARKDOWN, markdown.encode("utf-8", "replace"))
     return write_page(
         folder / "index.html",
         title=title,
@@ -135,6 +140,12 @@ def _writable(folder: Path, within: Path | None) -> Path:
                 "give output=<folder>"
             )
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_folder_of_run(folder)
+        if os.path.lexists(folder / RUNS_TABLE) and not os.path.lexists(folder / MARKDOWN):
+            raise LSHFMError(
+                f"output: {folder} holds a {RUNS_TABLE} of something else, as of a comparison, which would be "
+                "replaced; give output=<another folder>"
+            )
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, ValueError) as error:

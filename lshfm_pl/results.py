@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import traceback
@@ -19,9 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 
 import lshfm_pl
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import write_whole
+from lshfm_pl.files import read_end, write_whole
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.runs.lock import FolderInUseError
+from lshfm_pl.runs.reading import read_json
 
 __all__ = [
     "ERROR_FILE",
@@ -35,6 +37,7 @@ __all__ = [
     "hashed_files",
     "is_known_data",
     "kept_failure",
+    "refuse_folder_of_run",
     "run_results",
     "training_settings",
     "write_json",
@@ -51,6 +54,9 @@ RESULTS_FILE = "results.json"
 
 ERROR_FILE = "error.txt"
 """In a run's folder: why it failed."""
+
+LONGEST_FAILURE = 100_000
+"""Bytes of it."""
 
 PACKAGE = Path(__file__).parent
 
@@ -206,9 +212,9 @@ def kept_failure(folder: Path) -> Iterator[None]:
     """
     path = folder / ERROR_FILE
     before = None
-    with suppress(OSError):
+    with suppress(OSError, LSHFMError):
         if path.is_file():
-            before = path.read_text(encoding="utf-8", errors="replace")
+            before = read_end(path, most=LONGEST_FAILURE).decode("utf-8", "replace")
         path.unlink(missing_ok=True)
     held_run = (folder / "checkpoints").exists()
     try:
@@ -240,6 +246,27 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def refuse_folder_of_run(folder: Path) -> None:
+    """Stop before a command writes its own results over those of a training run.
+
+    Args:
+        folder: to write to; what `evaluate` has written there may be replaced.
+
+    Raises:
+        LSHFMError: `folder` holds a run.
+    """
+    path = folder / RESULTS_FILE
+    if not os.path.lexists(path):
+        return
+    with suppress(LSHFMError):
+        results = read_json(path, folder)
+        if isinstance(results, dict) and "checkpoint" in results and "role" not in results:
+            return
+    raise LSHFMError(
+        f"{folder} holds the results of a run, which would be replaced: give another output folder"
+    )
 
 
 def write_json(content: Any, path: Path) -> None:

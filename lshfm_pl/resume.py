@@ -318,7 +318,7 @@ def read_resumable(path: Path, config: DictConfig, data: RunData | None = None) 
             f"resume: {path} holds weights alone (as best.ckpt does); give the last.ckpt of a run"
         )
     saved = checkpoint.get("config")
-    if saved is None:
+    if not isinstance(saved, Mapping):
         log.warning("resume: %s does not say its config, so it cannot be compared with this one", path)
     elif not config.resume_allow_changes:
         differing = differing_keys(comparable(saved), comparable(as_dict(config)))
@@ -383,8 +383,9 @@ def _has_all_batches(config: DictConfig) -> bool:
 
 def _refuse_other_optimizer(saved: Mapping[str, Any], config: DictConfig, path: Path) -> None:
     """Stop where torch would load the optimizer's state, and miss some of it in the first step."""
-    before, now = saved.get("schedule", {}).get("optimizer"), config.schedule.optimizer
-    if before is None:
+    schedule, now = saved.get("schedule"), config.schedule.optimizer
+    before = schedule.get("optimizer") if isinstance(schedule, Mapping) else None
+    if not isinstance(before, Mapping):
         return
     for key in STATE_OF_OPTIMIZER:
         if (before.get(key) or False) != (now.get(key) or False):

@@ -372,7 +372,7 @@ def _stretched(length: int, target: int) -> Tensor:
 def _selection(names: Sequence[str]) -> str:
     """What a file name says of the images in it."""
     text = "_".join(names) if len(names) <= 2 else f"{names[0]}_and_{len(names) - 1}_more"
-    return re.sub(r"[^\w.-]+", "-", text)[:LONGEST_NAME]
+    return re.sub(r"[^\w.-]+", "-", text).encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
 def refuse_without_display() -> None:

@@ -372,6 +372,9 @@ VOC_CASES = {
         "stop",
         "a.png",
     ),
+    "a line of pixels": Case(
+        save_as(".png", then=lambda data: png_of_16_bits(0, (6500, 100))), "image-narrow", "stop", "a.png"
+    ),
     "cmyk": Case(save("CMYK"), "image-cmyk", "pass", "a.jpg"),
     "greyscale jpeg": Case(save("L"), "image-greyscale", "pass", "a.jpg"),
     "greyscale png": Case(save_as(".png", "L"), "image-greyscale", "pass", "a.png"),

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
+from lshfm_pl.cli.failures import told
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["damage_file", "mutated_bytes", "mutated_value", "outcomes", "seeds"]
+__all__ = ["damage_file", "is_readable", "mutated_bytes", "mutated_value", "outcomes", "seeds"]
 
 FACTOR = float(os.environ.get("LSHFM_FUZZ_FACTOR", "1"))
 FIRST = int(os.environ.get("LSHFM_FUZZ_FIRST", "0"))
@@ -35,6 +36,7 @@ LONGEST_MESSAGE = 1500
 NASTY_TEXTS = (
     "", " ", "\0", "\n", "a\nb", "../../etc/passwd", "/etc/passwd", "~", "~nobody-there", "=1+1", "a|b", "$x$",
     "%s", "{}", "${x}", "${oc.env:HOME}", "???", "null", "nan", "1e999", "-1", "x" * 5000, "\ud800", "\u202e",
+    "\x1b[31m\x9b",
     "é" * 300, "<script>", "os.system", "lshfm_pl.data.datamodule.COCODataModule", "[" * 300, "1_0", "0x10", "None",
 )  # fmt: skip
 NASTY_NUMBERS = (
@@ -184,12 +186,19 @@ def outcomes(trial: Callable[[int], Any], numbers: range) -> list[str]:
                     trial(seed)
             except (LSHFMError, OSError) as error:
                 lines = str(error).strip().splitlines()
-                if not 1 <= len(lines) <= 2 or len(str(error)) > LONGEST_MESSAGE:
-                    wrong.append(f"seed {seed}: {len(lines)} lines of {len(str(error))}: {str(error)[:300]}")
+                if not 1 <= len(lines) <= 2 or not is_readable(told(error)):
+                    wrong.append(
+                        f"seed {seed}: {len(lines)} lines of {len(str(error))}: {str(error)[:300]!r}"
+                    )
             except (Exception, SystemExit) as error:
                 trace = "".join(traceback.format_exception(error)[-6:])
                 wrong.append(f"seed {seed}: {trace[-2500:]}")
     return wrong
+
+
+def is_readable(text: str) -> bool:
+    """Whether a message is short and holds nothing that a terminal would obey."""
+    return len(text) <= LONGEST_MESSAGE and all(line.isprintable() for line in text.split("\n"))
 
 
 @contextlib.contextmanager

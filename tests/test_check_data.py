@@ -1,6 +1,7 @@
 """Every fault of `data_faults.py`: found by the check, and in training stopped by, skipped or passed as it says."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -235,3 +236,45 @@ def test_time_is_linear_in_the_objects_of_a_file(tmp_path):
     few, many = seconds_for(tmp_path, 500), seconds_for(tmp_path, 8000)
     assert many < 3 * 16 * few
     assert many < 30
+
+
+def test_only_its_own_output_is_replaced(sound, tmp_path):
+    folder = shutil.copytree(sound / "coco", tmp_path / "coco")
+    annotations = folder / "annotations" / "instances_train.json"
+    before = annotations.read_bytes()
+    names = ["data=coco_json", f"data.root={folder}"]
+    for split in ("train", "val"):
+        names += [
+            f"data.{split}_annotations=annotations/instances_{split}.json",
+            f"data.{split}_images={split}",
+        ]
+
+    def check(output):
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            check_data(compose("check_data", overrides=[*names, f"output={output}"]))
+
+    for other in (annotations, folder):
+        with pytest.raises(LSHFMError, match=r"output: .*(found another one at|found a folder)"):
+            check(other)
+    assert annotations.read_bytes() == before
+    for _ in range(2):
+        check(tmp_path / "faults.json")
+        assert json.loads((tmp_path / "faults.json").read_text())["errors"] == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_list_that_is_a_pipe_is_not_called_missing(sound, tmp_path):
+    folder = shutil.copytree(sound / "voc", tmp_path / "voc")
+    (folder / "ImageSets/Main/train.txt").unlink()
+    os.mkfifo(folder / "ImageSets/Main/train.txt")
+    faults = [str(fault) for _, fault in find_faults(make(folder)).faults]
+    assert any("train.txt: expected a regular file, found a named pipe" in fault for fault in faults)
+
+
+def test_names_that_are_no_utf8_are_shared_out_too(sound, tmp_path):
+    folder = shutil.copytree(sound / "voc", tmp_path / "voc")
+    for name in ("JPEGImages/a.jpg", "Annotations/a.xml"):
+        (folder / name).rename(folder / name.replace("a.", "\udcff."))
+    findings = find_faults(make(folder, train_split="0-50%", val_split="50-100%"))
+    assert findings.num_errors == 0
+    assert sum(findings.images.values()) == 4

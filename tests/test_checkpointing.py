@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 import torch
@@ -103,6 +104,17 @@ def test_whole_files_are_told_from_cut_off_and_altered_ones(tmp_path):
         path.write_bytes(broken)
         assert not is_whole(path)
     assert not is_whole(tmp_path / "none.ckpt")
+
+
+@pytest.mark.timeout(20)
+def test_what_torch_does_not_write_is_not_unpacked(tmp_path):
+    path = tmp_path / LAST
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1000))
+    assert not is_whole(path)
+    path.unlink()
+    os.mkfifo(path)
+    assert not is_whole(path)
 
 
 def fitted(tmp_path, last, module=None, **settings):

@@ -1,6 +1,11 @@
 import math
 
-from lshfm_pl.evaluate import metrics_table
+import pytest
+from omegaconf import OmegaConf
+from run_files import write_run
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.evaluate import evaluate, metrics_table
 from lshfm_pl.metrics import DetectionMetrics
 from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS
 
@@ -34,3 +39,17 @@ def test_any_class_name_is_one_row_of_the_table():
         "",
         "Without ground truth: e",
     ]
+
+
+def test_long_class_names_are_cut():
+    figures = dict.fromkeys(METRIC_DESCRIPTIONS, 1.0)
+    figures |= {f"{column}/{'x' * 5000}": 2.0 for column in ("AP", "AP50", "voc07_AP", "voc_AP")}
+    assert max(map(len, metrics_table(figures).splitlines())) < 300
+
+
+def test_results_of_a_run_are_not_replaced(tmp_path):
+    run = write_run(tmp_path / "run")
+    before = (run / "results.json").read_bytes()
+    with pytest.raises(LSHFMError, match="holds the results of a run, which would be replaced"):
+        evaluate(OmegaConf.create({"output_dir": str(run)}))
+    assert (run / "results.json").read_bytes() == before

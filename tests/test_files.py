@@ -5,7 +5,7 @@ import os
 import pytest
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import open_regular, read_bytes
+from lshfm_pl.files import fitting_name, open_regular, read_bytes, write_whole
 
 
 def test_a_regular_file_is_read_through_a_link_up_to_the_limit(tmp_path):
@@ -70,3 +70,33 @@ def test_a_loop_of_links_is_told_in_a_line(tmp_path):
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(LSHFMError, match="cannot be read: "):
         read_bytes(tmp_path / "a", limit=100)
+
+
+def test_room_is_made_for_what_a_file_has_and_not_for_what_it_may_have(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"12")
+    # More than any machine has.
+    assert read_bytes(path, limit=2**60) == b"12"
+    assert read_bytes("/proc/self/cmdline", limit=2**60)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_not_replaced(tmp_path, kind):
+    path = tmp_path / "x"
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    with pytest.raises(FileExistsError, match="there is a (named pipe|folder) of this name"):
+        write_whole(path, b"1")
+    assert not path.is_file()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_name_that_is_too_long_is_cut_and_stays_its_own(tmp_path):
+    names = ["a/" + "ü" * 125 + end for end in ("1.jpg", "2.jpg")]
+    fitting = [fitting_name(name, ".png") for name in names]
+    assert len(set(fitting)) == 2
+    for name in fitting:
+        assert name.startswith("a/ü")
+        assert name.endswith(".png")
+        write_whole(tmp_path / name, b"")
+    assert fitting_name("b/c.jpg", ".png") == "b/c.jpg.png"
+    assert fitting_name("c.jpg", ".png") == "c.jpg.png"

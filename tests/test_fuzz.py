@@ -1,21 +1,37 @@
 """Damaged files of every kind end in one or two lines, or are read: never in a traceback, a hang or all memory."""
 
+import contextlib
 import copy
+import importlib
+import io
 import json
 import logging
 import random
 import shutil
 
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from data_faults import write_sound_coco, write_sound_voc
-from fuzzing import XML_PIECES, damage_file, mutated_bytes, mutated_json, mutated_value, outcomes, seeds
+from fuzzing import (
+    XML_PIECES,
+    damage_file,
+    is_readable,
+    mutated_bytes,
+    mutated_json,
+    mutated_value,
+    outcomes,
+    seeds,
+)
 from hydra import compose, initialize_config_dir
+from PIL import ExifTags, Image
 from run_files import write_run
 from test_check_data import make
 
 from lshfm_pl.check_data import find_faults
 from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.data.images import decode_image, image_size, inspect_image, is_whole
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import load_checkpoint, load_data
@@ -23,7 +39,10 @@ from lshfm_pl.import_checkpoint import import_checkpoint
 from lshfm_pl.replay import replay
 from lshfm_pl.report import report
 from lshfm_pl.reporting.runs import find_runs
-from lshfm_pl.train import train
+from lshfm_pl.restoration import Restoration, refuse_damaged_state
+from lshfm_pl.resume import read_resumable
+from lshfm_pl.run_logs import log_position, rewind_logs
+from lshfm_pl.train import refuse_other_tensors, train
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,7 +88,8 @@ def try_data(sound, tmp_path, kind, names, mutate):
         try:
             damage_file(folder / dice.choice(names), dice, mutate)
             settings = dice.choice(({}, {"class_names": None})) if kind == "voc" else {}
-            find_faults(make(folder, **settings))
+            for _, fault in find_faults(make(folder, **settings)).faults:
+                assert is_readable(str(fault)), fault
             datamodule = make(folder, on_bad_sample=dice.choice(("error", "skip")), **settings)
             datamodule.setup("fit")
             for dataset in (datamodule.train_set, datamodule.val_set):
@@ -92,7 +112,54 @@ def test_annotations_in_xml(sound, tmp_path):
 
 def test_splits(sound, tmp_path):
     names = [f"ImageSets/Main/{split}.txt" for split in ("train", "val")]
-    check(try_data(sound, tmp_path, "voc", names, mutated_bytes), seeds(500))
+    check(try_data(sound, tmp_path, "voc", names, mutated_bytes), seeds(700))
+
+
+def pictures():
+    """Bytes of small pictures of every format that is read, and of some kinds that cameras and programs write."""
+    pixels = np.random.RandomState(0).randint(0, 256, (12, 16, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    kinds = (
+        ("JPEG", "RGB", {"exif": exif}), ("JPEG", "RGB", {"progressive": True}), ("JPEG", "CMYK", {}),
+        ("JPEG", "L", {}), ("PNG", "RGB", {"exif": exif}), ("PNG", "P", {"transparency": 0}), ("PNG", "RGBA", {}),
+        ("PNG", "1", {}), ("PNG", "I;16", {}), ("BMP", "RGB", {}), ("BMP", "P", {}), ("WEBP", "RGB", {}),
+        ("WEBP", "RGBA", {"lossless": True}), ("GIF", "P", {}), ("TIFF", "RGB", {}), ("PPM", "RGB", {}),
+    )  # fmt: skip
+    for image_format, mode, options in kinds:
+        stream = io.BytesIO()
+        image.convert("L" if mode == "I;16" else mode).convert(mode).save(stream, image_format, **options)
+        yield stream.getvalue()
+
+
+def test_pictures_of_every_format(tmp_path):
+    files = list(pictures())
+    path = tmp_path / "x.png"
+
+    def trial(seed):
+        dice = random.Random(seed)
+        path.unlink(missing_ok=True)
+        path.write_bytes(dice.choice(files))
+        damage_file(path, dice, mutated_picture)
+        try:
+            is_whole(path)
+            image_size(path)
+            assert all(is_readable(str(fault)) for fault in inspect_image(path))
+            decode_image(path, upright=True)
+        finally:
+            if path.is_dir():
+                path.rmdir()
+
+    check(trial, seeds(3000))
+
+
+def mutated_picture(data, dice):
+    """Bytes, or two or four of the first ones, where sizes stand, as large as they can be."""
+    if dice.random() < 0.7:
+        return mutated_bytes(data, dice)
+    place, size = dice.randrange(min(len(data), 200)), dice.choice((2, 4))
+    return data[:place] + dice.choice((b"\xff", b"\x7f", b"\x00")) * size + data[place + size :]
 
 
 def test_images(sound, tmp_path):
@@ -108,29 +175,42 @@ def test_annotations_in_json(sound, tmp_path):
 # report
 
 
-def test_run_folders(tmp_path):
+def test_run_folders(tmp_path, monkeypatch):
     sound_run = write_run(tmp_path / "sound" / "run")
+    events = sound_run / "tensorboard" / "events.out.tfevents.1"
+    events.parent.mkdir()
+    events.write_bytes(bytes(range(200)))
     files = sorted(path.relative_to(sound_run) for path in sound_run.rglob("*") if path.is_file())
+    # Drawing takes most of the time: of damaged figures too, but of a few.
+    draw = importlib.import_module("lshfm_pl.report")._pictures
+    monkeypatch.setattr(
+        "lshfm_pl.report._pictures", lambda *args, **kwargs: draw(*args, **kwargs) if drawn else []
+    )
+    drawn = False
 
     def trial(seed):
         """Some damaged runs beside a sound one, which is in the report whatever they are."""
+        nonlocal drawn
         dice = random.Random(seed)
+        drawn = seed % 20 == 0
         top = tmp_path / str(seed)
         try:
-            for number in range(10):
+            for number in range(50):
                 folder = top / f"run{number}"
                 shutil.copytree(sound_run, folder)
                 name = dice.choice(files)
                 mutate = mutated_json if name.suffix == ".json" else mutated_bytes
                 damage_file(folder / name, dice, mutate)
             shutil.copytree(sound_run, top / "sound")
-            assert any(run.folder.name == "sound" for run in find_runs([top]).runs)
+            found = find_runs([top])
+            assert any(run.folder.name == "sound" for run in found.runs)
+            assert all(is_readable(item.reason) for item in found.aside), found.aside
             page = report(top, tmp_path / "report", picture_images=0, resamples=10)
             assert "sound" in (page.parent / "results.csv").read_text(encoding="utf-8", errors="replace")
         finally:
             shutil.rmtree(top)
 
-    check(trial, seeds(8))
+    check(trial, seeds(40))
 
 
 # Checkpoints
@@ -173,30 +253,52 @@ def test_bytes_of_checkpoints(run, tmp_path):
 
 
 def test_values_of_checkpoints_in_evaluate_and_import(run, tmp_path):
+    """Each through the file, as the commands read it."""
     content = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
-    kept = {key: content[key] for key in ("state_dict", "detector", "data", "config")}
 
     def trial(seed):
         dice = random.Random(seed)
         path, target = tmp_path / "damaged.ckpt", tmp_path / "new.ckpt"
-        changed = dict(kept)
-        for key in dice.sample(sorted(kept), k=dice.choice((1, 1, 2))):
-            changed[key] = mutated_value(kept[key], dice)
-        torch.save(changed, path)
-        config = composed_once("evaluate")
-        config.checkpoint, config.output_dir = str(path), str(tmp_path / "out")
-        try:
-            datamodule, _ = load_data(config)
-            datamodule.test_set[0]
-        except LSHFMError:
-            pass
-        load_checkpoint(config, ())
+        torch.save(mutated_checkpoint(content, dice), path)
+        evaluated(path, tmp_path)
         target.unlink(missing_ok=True)
         settings = composed_once("import_checkpoint")
         settings.src, settings.dst = str(path), str(target)
         import_checkpoint(settings)
 
-    check(trial, seeds(120))
+    check(trial, seeds(60))
+
+
+def test_contents_of_checkpoints_in_evaluate(run, tmp_path, monkeypatch):
+    """Many, handed over in memory: of the reading of files there are tests above."""
+    content = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
+    damaged = content
+    monkeypatch.setattr("lshfm_pl.detectors.contents.read_torch_file", lambda path, **_: damaged)
+
+    def trial(seed):
+        nonlocal damaged
+        damaged = mutated_checkpoint(content, random.Random(seed))
+        evaluated("damaged.ckpt", tmp_path)
+
+    check(trial, seeds(1500))
+
+
+def mutated_checkpoint(content, dice):
+    kept = {key: content[key] for key in ("state_dict", "detector", "data", "config")}
+    changed = dict(kept)
+    for key in dice.sample(sorted(kept), k=dice.choice((1, 1, 2))):
+        changed[key] = mutated_value(kept[key], dice)
+    return changed
+
+
+def evaluated(path, tmp_path):
+    """What `evaluate` reads of a checkpoint: its data, its detector."""
+    config = composed_once("evaluate")
+    config.checkpoint, config.output_dir = str(path), str(tmp_path / "out")
+    with contextlib.suppress(LSHFMError):
+        datamodule, _ = load_data(config)
+        datamodule.test_set[0]
+    load_checkpoint(config, ())
 
 
 COMPOSED = {}
@@ -252,7 +354,89 @@ def test_run_folders_that_go_on(run, tmp_path):
         finally:
             shutil.rmtree(folder)
 
-    check(trial, seeds(40))
+    check(trial, seeds(20))
+
+
+def test_states_that_training_goes_on_from(run, tmp_path, monkeypatch):
+    """Whatever passes the look at a checkpoint can be taken over by a trainer; one trainer for all."""
+    content = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
+    config = composed("train", *overrides_of(run), "resume=auto", "resume_allow_changes=true")
+    trainers = []
+    fit = pl.Trainer.fit
+
+    def noted(trainer, module, **settings):
+        trainers.append((trainer, module))
+        fit(trainer, module, **settings)
+
+    monkeypatch.setattr(pl.Trainer, "fit", noted)
+    first = copy.deepcopy(config)
+    first.output_dir, first.resume = str(tmp_path / "run"), None
+    (tmp_path / "run").mkdir()
+    train(first)
+    ((trainer, module),) = trainers
+    saved = content
+    monkeypatch.setattr("lshfm_pl.resume.read_torch_file", lambda path: saved)
+    others = {key: value for key, value in content.items() if key != "state_dict"}
+    passed = 0
+
+    def trial(seed):
+        nonlocal saved, passed
+        dice = random.Random(seed)
+        if dice.random() < 0.9:
+            changed = mutated_value(others, dice)
+            saved = {**content, **changed} if isinstance(changed, dict) else changed
+        else:
+            saved = {**content, "state_dict": mutated_value(content["state_dict"], dice)}
+        path = tmp_path / "last.ckpt"
+        checkpoint = read_resumable(path, config)
+        refuse_damaged_state(path, checkpoint)
+        restoration = Restoration(path, checkpoint)
+        refuse_other_tensors(module, checkpoint, path)
+        rewind_logs(tmp_path / "run", checkpoint.get("logs"))
+        with restoration.watching():
+            restoration.setup(trainer, module, "fit")
+            restoration.on_fit_start(trainer, module)
+            take_over(trainer, module, copy.deepcopy(checkpoint))
+        passed += 1
+
+    check(trial, seeds(2500))
+    # Else the tests above would show nothing.
+    assert passed > 0.02 * len(seeds(2500))
+
+
+def take_over(trainer, module, checkpoint):
+    """As Lightning does, and then a step of each."""
+    module.load_state_dict(checkpoint["state_dict"])
+    trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
+    for callback in trainer.callbacks:
+        if (state := checkpoint["callbacks"].get(callback.state_key)) is not None:
+            callback.load_state_dict(state)
+    for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+        optimizer.load_state_dict(state)
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+    for config, state in zip(trainer.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
+        config.scheduler.load_state_dict(state)
+        config.scheduler.step()
+
+
+def test_logs_of_a_run_that_goes_on(run, tmp_path):
+    folder = tmp_path / "run"
+    names = ["metrics.csv", *(f"tensorboard/{path.name}" for path in (run / "run/tensorboard").iterdir())]
+    position = {**log_position(run / "run"), "steps": 1}
+
+    def trial(seed):
+        dice = random.Random(seed)
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "tensorboard").mkdir(parents=True)
+        for name in names:
+            shutil.copy(run / "run" / name, folder / name)
+        damage_file(folder / dice.choice(names), dice, mutated_bytes)
+        rewind_logs(folder, position)
+        log_position(folder)
+
+    check(trial, seeds(1000))
 
 
 def test_skipped_steps(run, tmp_path):

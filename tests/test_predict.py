@@ -1,10 +1,12 @@
 """Pictures of one's own: which files are taken, what is written, and what the exit status says."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -209,3 +211,48 @@ def test_pictures_are_turned_as_exif_asks_and_other_formats_are_told_in_a_line(t
         (tmp_path / name).write_bytes(b"GIF89a")
     assert len(find_pictures(str(tmp_path))) == 8
     assert capsys.readouterr().err.startswith("left out: 2 files of formats that are not read")
+
+
+def test_a_folder_of_anything_loses_no_picture_and_what_cannot_be_read_is_told(checkpoint, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    long_name = "n" * 251 + ".png"
+    for name in (long_name, "\udcff.png"):
+        Image.new("RGB", (40, 30)).save(folder / name)
+    Image.new("RGB", (7000, 100)).save(folder / "line.png")
+    os.mkfifo(folder / "pipe.png")
+    for name, target in (("device.png", "/dev/zero"), ("loop.png", "loop.png"), ("gone.png", "nothing")):
+        (folder / name).symlink_to(target)
+    unreadable, content = run(checkpoint, folder, tmp_path / "out")
+    assert sorted(unreadable) == ["device.png", "gone.png", "line.png", "loop.png", "pipe.png"]
+    assert {entry["file_name"] for entry in content["images"]} == {long_name, "\udcff.png"}
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+    reasons = {entry["file_name"]: entry["reason"] for entry in content["unreadable"]}
+    assert "expected a regular file, found a named pipe" in reasons["pipe.png"]
+    assert "one side is more than 64 times the other" in reasons["line.png"]
+
+
+def test_drawings_of_before_are_no_pictures_to_look_at(checkpoint, tmp_path, capsys):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    for _ in range(2):
+        _, content = run(checkpoint, tmp_path, tmp_path)
+        assert [entry["file_name"] for entry in content["images"]] == ["a.png"]
+    assert "left out: 1 pictures that predict has drawn, such as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["batch_size=0", "num_workers=-3"])
+def test_numbers_out_of_range_are_told(checkpoint, folder, tmp_path, setting):
+    with pytest.raises(
+        LSHFMError, match=r"(batch_size|num_workers): expected a whole number of at least [01], found"
+    ):
+        run(checkpoint, folder, tmp_path / "out", setting)
+
+
+def test_names_of_any_length_are_drawn_in_no_time(folder, tmp_path):
+    names = ["x" * 200_000 + str(number) for number in range(len(CLASS_NAMES))]
+    detector = small_detector(STUDENTS[0], box_score_thresh=0.1)
+    content = {**detector_checkpoint(detector), "class_names": names}
+    torch.save(content, tmp_path / "detector.ckpt")
+    begin = time.process_time()
+    run(tmp_path / "detector.ckpt", folder / "a.jpg", tmp_path / "out")
+    assert time.process_time() - begin < 20

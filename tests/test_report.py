@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from run_files import DATA, VOC0712, make_results, results_of, write_begun, write_run
 
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, without_controls
 from lshfm_pl.report import report
 from lshfm_pl.reporting.published import published_of_run
 from lshfm_pl.reporting.runs import Run, read_run
@@ -448,3 +448,29 @@ def test_line_of_many_runs_names_the_first_and_links_to_all(tmp_path):
     assert 'href="#runs" title="15 more runs of this line">+15</a>' in line
     assert page.count('<tr id="run-') == 25
     assert len(line) < 10_000
+
+
+@pytest.mark.parametrize("where", ["run", "."])
+def test_files_of_runs_and_comparisons_are_not_replaced(tmp_path, where):
+    write_run(tmp_path / "run")
+    (tmp_path / "results.csv").write_text("of a comparison")
+    with pytest.raises(LSHFMError, match=r"output: .*replaced|replaced: give another output folder"):
+        report(tmp_path, tmp_path / where, picture_images=0)
+    assert (tmp_path / "results.csv").read_text() == "of a comparison"
+
+
+def test_nothing_that_a_terminal_obeys_comes_from_a_run_into_the_report(tmp_path):
+    run = write_run(
+        tmp_path / "run", overrides=["\x1b[31m", "\x9b1m"], settings={"model": {"\x1b[2J": "\x07"}}
+    )
+    (run / ".hydra" / "overrides.yaml").write_text('["\\e[31m"]')
+    page = report(tmp_path, tmp_path / "out", picture_images=0)
+    for name in ("index.html", "report.md", "results.csv", "summary.csv"):
+        text = (page.parent / name).read_text()
+        assert text == without_controls(text), name
+
+
+def test_a_report_is_made_again_in_its_folder(tmp_path):
+    write_run(tmp_path / "run")
+    for _ in range(2):
+        assert report(tmp_path, tmp_path, picture_images=0, resamples=10).is_file()

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -29,7 +30,7 @@ from lshfm_pl.cli.spelling import as_typed, respelled
 from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.cli.values import expand_home, refuse_unfit_config, refuse_unfit_line, refuse_wrong_values
 from lshfm_pl.environment import prepare_environment, refuse_several_processes
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, without_controls
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.signals import end_at_signals, end_without_shutdown
 
@@ -88,6 +89,12 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
     """
     end_at_signals()
     prepare_streams()
+    try:
+        Path.cwd()
+    except OSError:
+        _fail(
+            "the folder that this was started in is gone or cannot be entered: cd to another one, or cd . again"
+        )
     try:
         prepare_environment()
     except LSHFMError as error:
@@ -163,5 +170,5 @@ def _is_flag(text: str) -> bool:
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {without_controls(text)}", file=sys.stderr)
     sys.exit(1)

@@ -10,7 +10,7 @@ import threading
 from hydra.errors import InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, in_two_lines
 
 __all__ = ["tell_thread_failure", "told"]
 
@@ -55,7 +55,7 @@ def told(error: BaseException) -> str:
     reason, *more = _told(error).split("\n")
     notes = [note for note in getattr(error, "__notes__", []) if "resume=" not in reason]
     parts = [reason.rstrip("."), *notes] if notes else [reason]
-    return "\n".join(["; ".join(parts), *more])
+    return in_two_lines("\n".join(["; ".join(parts), *more]))
 
 
 def tell_thread_failure(failure: threading.ExceptHookArgs) -> None:

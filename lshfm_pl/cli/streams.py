@@ -9,6 +9,8 @@ import sys
 import unicodedata
 from typing import TYPE_CHECKING, TextIO
 
+from lshfm_pl.errors import without_controls
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -23,6 +25,11 @@ REPLACEMENTS = {
     "”": '"', "ß": "ss",
 }  # fmt: skip
 """Characters of this project's texts in ASCII."""
+
+STREAM_NAMES = {1: "standard output", 2: "standard error"}
+
+LONGEST_LINE = 4000
+"""Characters of a log line."""
 
 NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)
 """A pipe whose reader has ended (`| head -1`), a terminal that was closed."""
@@ -40,6 +47,15 @@ def prepare_streams() -> None:
     sys.stdout = _forgiving(sys.stdout, 1)
     sys.stderr = _forgiving(sys.stderr, 2)
     logging.raiseExceptions = False
+    logging.setLogRecordFactory(_PlainRecord)
+
+
+class _PlainRecord(logging.LogRecord):
+    """A log line whose names, which may come from files of others, hold nothing that a terminal would obey."""
+
+    def getMessage(self) -> str:  # noqa: N802 (logging's name)
+        text = without_controls(super().getMessage())
+        return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}…"
 
 
 class _ForgivingFile(io.FileIO):
@@ -50,6 +66,7 @@ class _ForgivingFile(io.FileIO):
             return super().write(content)
         except OSError as error:
             if error.errno not in NOBODY_LISTENS:
+                error.filename = STREAM_NAMES.get(self.fileno())
                 raise
             return memoryview(content).nbytes
 

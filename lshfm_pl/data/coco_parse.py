@@ -1,6 +1,7 @@
 """Parsing of annotation files in COCO's JSON format."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def parse_coco_json(path: Path) -> dict[str, Any]:
     Raises:
         FaultError: no such file, a packed or too large one, no JSON, or no object.
     """
-    if not path.is_file():
+    if path.is_dir() or not os.path.lexists(path):
         found = "is a folder, expected an annotation file" if path.is_dir() else "no such annotation file"
         raise FaultError(Fault("file-missing", path, f"{found}.\n{advice(path)}"))
     try:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.images import decode_image, image_size, is_whole, turned_upright
+from lshfm_pl.data.images import decode_image, image_size, is_whole, read_image_file, turned_upright
 from lshfm_pl.data.jpeg_damage import capture_error_output, is_harmless, jpeg_messages
 from lshfm_pl.data.sampler import Draw, mix_seed
 from lshfm_pl.errors import LSHFMError
@@ -116,7 +116,7 @@ def watched(path: Path, read: Callable[[], Tensor]) -> tuple[Tensor, list[Fault]
     with capture_error_output() as output:
         image = read()
         messages = jpeg_messages(output.take())
-    data = path.read_bytes() if messages else b""
+    data = read_image_file(path) if messages else b""
     faults = []
     for message in dict.fromkeys(messages):
         if is_harmless(message, data):

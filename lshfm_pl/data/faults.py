@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, in_two_lines, printable
 
 __all__ = [
     "ERRORS",
@@ -57,6 +57,7 @@ ERRORS = {
     "image-damaged": "data inside a JPEG are damaged: the picture is decoded, but in part grey or shifted",
     "image-format": "no JPEG, PNG, BMP or WebP",
     "image-huge": "more pixels than the limit",
+    "image-narrow": "one side is so much longer that the other would vanish where images are made smaller",
     "size-mismatch": "the annotation's width and height are not the image's",
     "test-in-train": "an image of the evaluation is a training image too",
 }
@@ -123,8 +124,9 @@ class Fault:
         return self.kind in ERRORS
 
     def __str__(self) -> str:
-        place = self.path if self.line is None else f"{self.path}:{self.line}"
-        return f"{place}: {self.text}"
+        path = printable(str(self.path))
+        place = path if self.line is None else f"{path}:{self.line}"
+        return in_two_lines(f"{place}: {self.text}")
 
 
 class FaultError(LSHFMError):

@@ -19,6 +19,7 @@ from lshfm_pl.files import open_regular, read_bytes
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
+    "MAX_RATIO",
     "SUFFIXES",
     "Orientation",
     "decode_image",
@@ -26,11 +27,15 @@ __all__ = [
     "image_size",
     "inspect_image",
     "is_whole",
+    "read_image_file",
     "turned_upright",
 ]
 
 MAX_PIXELS = 89_478_485
 """Where Pillow begins to warn of decompression bombs: 256 MiB as RGB. Larger images are refused by their header."""
+
+MAX_RATIO = 64
+"""Of the sides: detectors scale the longer one to some hundred pixels, and the other must keep at least one."""
 
 _LARGEST_FILE = 512 * 2**20
 """Bytes: an uncompressed picture of `MAX_PIXELS` has less."""
@@ -79,14 +84,14 @@ def decode_image(path: Path, *, upright: bool = False) -> Tensor:
     Raises:
         FaultError: the file is missing, broken, too large or of another format.
     """
-    data = _read(path)
+    data = read_image_file(path)
     pixels = _decode(path, data)
     return _turned(pixels, path, data) if upright else pixels
 
 
 def turned_upright(pixels: Tensor, path: Path) -> Tensor:
     """What `decode_image` has read as it is stored, turned as EXIF asks for."""
-    return _turned(pixels, path, _read(path))
+    return _turned(pixels, path, read_image_file(path))
 
 
 def _turned(pixels: Tensor, path: Path, data: bytes) -> Tensor:
@@ -122,7 +127,7 @@ def is_whole(path: Path) -> bool:
 def _decode(path: Path, data: bytes) -> Tensor:
     try:
         if data.startswith(_JPEG_START):
-            _refuse_huge(path, *_jpeg_size(data))
+            _refuse_shape(path, *_jpeg_size(data))
             return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
         with _open(path, io.BytesIO(data)) as image:
             return torch.from_numpy(_rgb(image)).permute(2, 0, 1).contiguous()
@@ -144,7 +149,7 @@ def image_size(path: Path) -> tuple[int, int]:
             raise
         raise FaultError(Fault("image-missing", path, without_path(error, path))) from error
     except _DECODING_ERRORS as error:
-        raise FaultError(_broken(path, _read(path), error)) from error
+        raise FaultError(_broken(path, read_image_file(path), error)) from error
 
 
 class Orientation(NamedTuple):
@@ -172,7 +177,7 @@ def inspect_image(path: Path) -> list[Fault]:
     Raises:
         FaultError: as `image_size`.
     """
-    data = _read(path)
+    data = read_image_file(path)
     try:
         with _open(path, io.BytesIO(data)) as image:
             return [Fault(kind, path, text) for kind, text in _unusual(image, path.suffix, data)]
@@ -210,7 +215,12 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def _read(path: Path) -> bytes:
+def read_image_file(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        FaultError: it is missing, empty, too large or no regular file.
+    """
     try:
         data = read_bytes(path, limit=_LARGEST_FILE)
     except LSHFMError as error:
@@ -223,7 +233,7 @@ def _read(path: Path) -> bytes:
 def _open(path: Path, source: BinaryIO) -> Image.Image:
     """Pillow's image, its pixels not yet decoded."""
     image = Image.open(source, formats=list(FORMATS))
-    _refuse_huge(path, *image.size)
+    _refuse_shape(path, *image.size)
     return image
 
 
@@ -254,10 +264,16 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     raise ValueError("the file ends before the image's size")
 
 
-def _refuse_huge(path: Path, width: int, height: int) -> None:
+def _refuse_shape(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         text = f"has {width} x {height} pixels, above the limit of {MAX_PIXELS:,}. Make it smaller."
         raise FaultError(Fault("image-huge", path, text))
+    if max(width, height) > MAX_RATIO * min(width, height):
+        text = (
+            f"has {width} x {height} pixels: one side is more than {MAX_RATIO} times the other, which would vanish "
+            "where images are made smaller. Cut it."
+        )
+        raise FaultError(Fault("image-narrow", path, text))
 
 
 def _broken(path: Path, data: bytes, error: Exception) -> Fault:

@@ -1,6 +1,7 @@
 """Which images a split of a folder in VOC layout has: lines of a list, a folder, or a share of all."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_split(
     if source.split.endswith(("/", "%")):
         return _of_folder(source, log, files or Files(source))
     path = source.split_file
-    if not path.is_file():
+    if not os.path.lexists(path):
         existing = sorted(file.stem for file in path.parent.glob("*.txt"))
         if existing:
             text = (
@@ -65,7 +66,7 @@ def read_split(
         if found is None:
             plain = _without_column(name)
             if (reason := unsafe_path(plain)) is not None:
-                text = f"the image id {plain!r} {reason}, which is refused."
+                text = f"the image id {plain[:100]!r} {reason}, which is refused."
                 unsafe.append(Fault("path-unsafe", path, text, line))
             else:
                 image_ids.append((plain, line))
@@ -117,7 +118,11 @@ def _of_folder(source: VOCSource, log: FaultLog, files: Files) -> list[tuple[str
         raise FaultError(Fault("split-empty", top, "has no annotation (.xml)."))
     _tell_of_unannotated(source.image_folder / below, source, files, log)
     if share:
-        ids.sort(key=lambda name: hashlib.sha256(f"{_SHARE_SEED}/{name}".encode()).digest())
+        ids.sort(
+            key=lambda name: hashlib.sha256(
+                f"{_SHARE_SEED}/{name}".encode("utf-8", "surrogateescape")
+            ).digest()
+        )
         first, last = (round(limit * len(ids) / 100) for limit in limits)
         ids = ids[first:last]
         if not ids:

@@ -291,13 +291,17 @@ def _check_fit(detector: Detector, contents: Contents, given: Mapping[str, Tenso
 
 def _refuse_other_types(source: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Whole numbers in place of weights are quantised ones, whose scales are not applied here."""
-    other = [key for key in expected if given[key].is_floating_point() != expected[key].is_floating_point()]
+    other = [key for key in expected if _kind_of_numbers(given[key]) != _kind_of_numbers(expected[key])]
     if other:
         key = other[0]
         raise LSHFMError(
             f"{source}: {len(other)} tensors are of another type, such as {key}: expected {expected[key].dtype}, "
             f"found {given[key].dtype}. Export the weights without quantisation."
         )
+
+
+def _kind_of_numbers(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.is_quantized
 
 
 def _likely_cause(

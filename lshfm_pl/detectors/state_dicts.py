@@ -94,12 +94,17 @@ def refuse_not_finite(source: str, weights: Mapping[str, Tensor]) -> None:
     Raises:
         LSHFMError: one of them holds NaN or infinite values.
     """
-    bad = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    bad = [key for key, value in weights.items() if value.is_floating_point() and not _is_finite(value)]
     if bad:
         raise LSHFMError(
             f"{source}: {len(bad)} of {len(weights)} tensors hold NaN or infinite values ({few(bad)}), which make "
             "all results useless. The training diverged, or the file is damaged: give an earlier one."
         )
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether all are; torch has no such function for numbers of 8 bits."""
+    return bool((values.float() if values.element_size() == 1 else values).isfinite().all())
 
 
 def _dicts_of_tensors(content: Any, path: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -250,6 +250,8 @@ def _refuse_bombs(content: Any) -> None:
     """
     stretched = 0
     for tensor in _tensors(content):
+        if tensor.is_nested:
+            raise _AbsurdSizeError("holds a nested tensor")
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             raise _AbsurdSizeError(f"holds a tensor {tuple(tensor.shape)} without elements of its own")
         stretched += max(0, tensor.numel() * tensor.element_size() - tensor.untyped_storage().nbytes())

@@ -137,7 +137,7 @@ class EvaluationRecord:
 
     def test_set(self) -> str:
         """A hash of images, classes and object counts: equal for equal test sets."""
-        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        digest = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogatepass"))
         for array in (self.image_ids, self.num_objects, self.num_positives):
             digest.update(array.astype(np.int64).tobytes())
         return digest.hexdigest()[:16]

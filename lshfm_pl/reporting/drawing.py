@@ -67,6 +67,8 @@ TRUTH = "ground truth"
 TITLE_FONT_SIZE = 16
 CAPTION_FONT_SIZE = 12
 MARGIN = 6
+LONGEST_TEXT = 200
+"""Characters of a name."""
 BACKGROUND: Color = (255, 255, 255)
 BLACK: Color = (0, 0, 0)
 
@@ -166,7 +168,7 @@ def draw_detections(
     if len(labels) == 0:
         return canvas
     boxes = boxes.detach().as_subclass(Tensor).to("cpu", torch.float32)
-    texts = [printable(class_names[label - 1]) for label in labels.tolist()]
+    texts = [_drawable(class_names[label - 1]) for label in labels.tolist()]
     is_marked = {
         form: torch.zeros(len(labels), dtype=torch.bool) if mark is None else mark.cpu().bool()
         for form, mark in marks.items()
@@ -334,6 +336,11 @@ def detection_grid(
     return save_picture(detection_picture(images, columns, class_names, **settings), path)
 
 
+def _drawable(text: str) -> str:
+    """A name in one line; one that no picture has room for takes very long to draw, and is cut."""
+    return printable(text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…")
+
+
 def save_picture(picture: Tensor, path: str | Path, *, optimize: bool = True) -> Path:
     """Write uint8 [3, H, W] as a PNG, at its smallest with `optimize`; its folder is made. Returns the path."""
     stream = io.BytesIO()
@@ -403,9 +410,9 @@ def _compose(
     legend: Sequence[tuple[Color, str] | tuple[Color | Form, str]],
 ) -> Image.Image:
     """Rows of cells below their titles and above the legend; as many titles as columns, or one for all."""
-    titles = [printable(title) for title in titles]
-    rows = [[cell._replace(caption=printable(cell.caption)) for cell in row] for row in rows]
-    legend = [(what, printable(name)) for what, name in legend]
+    titles = [_drawable(title) for title in titles]
+    rows = [[cell._replace(caption=_drawable(cell.caption)) for cell in row] for row in rows]
+    legend = [(what, _drawable(name)) for what, name in legend]
     num_columns = max(len(row) for row in rows)
     widest = max(cell.image.width for row in rows for cell in row)
     size = max(TITLE_FONT_SIZE, round(num_columns * widest / SIDE_OF_TEXT))

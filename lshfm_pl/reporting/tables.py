@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, without_controls
 from lshfm_pl.files import write_whole
 from lshfm_pl.metrics.bootstrap import BOOTSTRAP_FIGURES
 from lshfm_pl.reporting.intervals import FEWEST_SEEDS, IMAGES, Resampled, verdict
@@ -208,7 +208,7 @@ def write_csv(
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _csv_field(value) for key, value in row.items()} for row in rows)
-    return write_whole(path, stream.getvalue().encode("utf-8", "replace"))
+    return write_whole(path, without_controls(stream.getvalue()).encode("utf-8", "replace"))
 
 
 def _csv_field(value: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.processes import ask_for_end_with_parent
+from lshfm_pl.reporting.schema import checked_results
 from lshfm_pl.results import RESULTS_FILE, write_json
 from lshfm_pl.runs.reading import read_json
 from lshfm_pl.signals import STOP_SIGNALS
@@ -166,10 +167,13 @@ def is_done(run: Run) -> bool:
     """Whether the run's results are there.
 
     Raises:
-        LSHFMError: the folder holds one of other settings.
+        LSHFMError: the folder holds one of other settings, or its results are damaged.
     """
     refuse_other_settings([run])
-    return (run.folder / RESULTS_FILE).is_file()
+    if not (run.folder / RESULTS_FILE).is_file():
+        return False
+    read_results(run.folder)  # a damaged one is told now, and not once all other runs are done
+    return True
 
 
 def refuse_other_settings(runs: Sequence[Run]) -> None:
@@ -231,9 +235,17 @@ def read_results(folder: Path) -> dict[str, Any]:
     """The content of a run's `results.json`.
 
     Raises:
-        LSHFMError: it cannot be read.
+        LSHFMError: it is damaged.
     """
-    return read_json(folder / RESULTS_FILE, folder)
+    try:
+        results = read_json(folder / RESULTS_FILE, folder)
+        if not isinstance(results, dict):
+            raise LSHFMError(f"{RESULTS_FILE} holds no results")
+        return dict(checked_results(results, RESULTS_FILE))
+    except LSHFMError as error:
+        raise LSHFMError(
+            f"{folder}: {error}. Delete the file, to end the run anew from its checkpoint, or the folder"
+        ) from error
 
 
 def quoted(path: Path) -> str:

@@ -299,3 +299,23 @@ def test_missing_and_broken_checkpoints_are_told(model_config, tmp_path):
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(LSHFMError, match=r"broken\.ckpt: not a whole file of torch\.save"):
         load_detector(path)
+
+
+def test_numbers_of_another_kind_are_told(model_config, tmp_path):
+    content = detector_checkpoint(tiny(model_config))
+    key = next(iter(content["state_dict"]))
+    weights = content["state_dict"][key]
+    path = tmp_path / "file.ckpt"
+    others = (
+        weights.to(torch.complex64),
+        torch.quantize_per_tensor(weights, 0.1, 0, torch.qint8),
+        weights.bool(),
+    )
+    for other in others:
+        torch.save({**content, "state_dict": {**content["state_dict"], key: other}}, path)
+        with pytest.raises(LSHFMError, match=r"file\.ckpt: 1 tensors are of another type"):
+            load_detector(path)
+    torch.save(
+        {**content, "state_dict": {**content["state_dict"], key: weights.to(torch.float8_e4m3fn)}}, path
+    )
+    assert load_detector(path).state_dict()[key].dtype == torch.float32

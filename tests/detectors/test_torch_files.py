@@ -131,6 +131,10 @@ def sparse(path):
     torch.save({"weight": torch.sparse_coo_tensor(indices, torch.zeros(0), (2**40,))}, path)
 
 
+def nested(path):
+    torch.save(torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), path)
+
+
 def without_storage(path):
     torch.save({"deep": [{"weight": torch.empty(2**40, device="meta")}]}, path)
 
@@ -150,6 +154,7 @@ ABSURD = {
     more_elements_than_bytes_in_the_older_format: r"its tensors say that they have 2040 bytes, the whole file has",
     repeated_element: "its tensors repeat their elements, 4398046511100 bytes of them",
     sparse: "holds a tensor .* without elements of its own",
+    nested: "holds a nested tensor",
     without_storage: "holds a tensor .* without elements of its own",
     empty_array: "asks for an empty bytearray of 1000000000000",
     empty_tensor: "asks for an empty FloatTensor of 1000000000000",

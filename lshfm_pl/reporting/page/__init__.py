@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lshfm_pl.errors import few
+from lshfm_pl.errors import few, without_controls
 from lshfm_pl.files import read_bytes, write_whole
 from lshfm_pl.reporting.runs import Run, SetAside, metric_of_run
 from lshfm_pl.reporting.summary import COST_KEYS, Figure, Group, Line
@@ -111,7 +111,7 @@ def write_page(
         aside=aside,
         meanings=list(_meanings(metrics, used, resamples, has_published)),
     )
-    return write_whole(path, text.encode("utf-8", "replace"))
+    return write_whole(path, without_controls(text).encode("utf-8", "replace"))
 
 
 def _resource(name: str) -> str:
