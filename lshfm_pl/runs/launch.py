@@ -17,7 +17,6 @@ from typing import Any
 
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.processes import ask_for_end_with_parent
-from lshfm_pl.reporting.schema import checked_results
 from lshfm_pl.results import RESULTS_FILE, write_json
 from lshfm_pl.runs.reading import read_json
 from lshfm_pl.signals import STOP_SIGNALS
@@ -241,7 +240,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         results = read_json(folder / RESULTS_FILE, folder)
         if not isinstance(results, dict):
             raise LSHFMError(f"{RESULTS_FILE} holds no results")
-        return dict(checked_results(results, RESULTS_FILE))
+        return results
     except LSHFMError as error:
         raise LSHFMError(
             f"{folder}: {error}. Delete the file, to end the run anew from its checkpoint, or the folder"
