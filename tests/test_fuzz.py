@@ -210,7 +210,7 @@ def test_run_folders(tmp_path, monkeypatch):
         finally:
             shutil.rmtree(top)
 
-    check(trial, seeds(40))
+    check(trial, seeds(25))
 
 
 # Checkpoints
@@ -280,7 +280,7 @@ def test_contents_of_checkpoints_in_evaluate(run, tmp_path, monkeypatch):
         damaged = mutated_checkpoint(content, random.Random(seed))
         evaluated("damaged.ckpt", tmp_path)
 
-    check(trial, seeds(1500))
+    check(trial, seeds(700))
 
 
 def mutated_checkpoint(content, dice):
@@ -399,9 +399,9 @@ def test_states_that_training_goes_on_from(run, tmp_path, monkeypatch):
             take_over(trainer, module, copy.deepcopy(checkpoint))
         passed += 1
 
-    check(trial, seeds(2500))
+    check(trial, seeds(1200))
     # Else the tests above would show nothing.
-    assert passed > 0.02 * len(seeds(2500))
+    assert passed > 0.02 * len(seeds(1200))
 
 
 def take_over(trainer, module, checkpoint):
@@ -436,7 +436,7 @@ def test_logs_of_a_run_that_goes_on(run, tmp_path):
         rewind_logs(folder, position)
         log_position(folder)
 
-    check(trial, seeds(1000))
+    check(trial, seeds(500))
 
 
 def test_skipped_steps(run, tmp_path):
