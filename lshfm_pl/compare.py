@@ -314,7 +314,7 @@ class Clock:
             write_json({"seconds": round(self.seconds(), 1)}, self.path)
 
 
-def refuse_older(students: Sequence[Path], teacher: Path) -> None:
+def refuse_older(students: Iterable[Path], teacher: Path) -> None:
     """Stop if some of the runs `students`, which have learned from a teacher, ended before the run `teacher` did.
 
     Raises:

@@ -185,9 +185,8 @@ def _place(num_nodes: int) -> Place | None:
     elif num_nodes > 1 and os.environ.get("LOCAL_RANK", "0") == "0":
         rank, processes = environment.node_rank(), num_nodes
         if rank > 0:
-            rank_zero_only.rank = (
-                rank  # or each node's first would write the run's files, until there is a trainer
-            )
+            # Without it each node's first process would write the run's files, until there is a trainer.
+            rank_zero_only.rank = rank  # type: ignore[attr-defined]
     else:
         return None  # Lightning starts the others of a node, and watches them
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and started_by_torchrun()
