@@ -51,6 +51,10 @@ READY_SECONDS = 1800
 """For the others to read their data and build their networks; then torch's own waiting begins."""
 
 
+VERBS = {"come": "have come", "ready": "are ready"}
+"""What processes tell each other, as a line says it."""
+
+
 class Place(NamedTuple):
     """Where processes meet: the first of `processes` serves at `host` and `port`, unless torchrun does."""
 
@@ -123,12 +127,8 @@ class Meeting:
                     return False
                 if now > told_at:
                     told_at = deadline
-                    log.info(
-                        "waiting for the other processes: %d of %d are %s",
-                        self._number(what),
-                        self._count,
-                        what,
-                    )
+                    number = self._number(what)
+                    log.info("waiting for the other processes: %d of %d %s", number, self._count, VERBS[what])
                 time.sleep(POLL_SECONDS)
         return True
 
