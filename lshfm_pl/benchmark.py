@@ -20,8 +20,8 @@ from lshfm_pl.benchmarking.evaluation import measure_evaluation
 from lshfm_pl.benchmarking.step import PARTS, measure_steps
 from lshfm_pl.cli import as_dict
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.precision import cpu_capabilities, is_emulated
-from lshfm_pl.results import write_json
+from lshfm_pl.files import write_json
+from lshfm_pl.training.precision import cpu_capabilities, is_emulated
 
 __all__ = ["benchmark"]
 

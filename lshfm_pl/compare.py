@@ -27,29 +27,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-# What runs need is imported here: they are forks of this process, see lshfm_pl.runs.launch.
-import lshfm_pl.evaluate
-import lshfm_pl.train  # noqa: F401
-from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.cli import as_dict
+from lshfm_pl.cli.students import Student, read_seeds, read_students
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.data.fingerprint import CHANGES_TOLD, Fingerprint, differences, fingerprint
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.errors import LSHFMError, few
-from lshfm_pl.report import report
+from lshfm_pl.files import write_json
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
 from lshfm_pl.reporting.pictures import draw_checkpoints
+from lshfm_pl.reporting.report import report
 from lshfm_pl.reporting.runs import read_run
-from lshfm_pl.results import RESULTS_FILE, write_json
 from lshfm_pl.runs.comparison import Plan, Typed
 from lshfm_pl.runs.data_of_run import fingerprint_in
-from lshfm_pl.runs.launch import Run, is_done, refuse_other_settings
+from lshfm_pl.runs.defaults import choose, choose_side, measure
+from lshfm_pl.runs.launch import Run, is_done, preload, refuse_other_settings
 from lshfm_pl.runs.live import LiveLine
 from lshfm_pl.runs.lock import lock_folder
 from lshfm_pl.runs.pool import run_all
 from lshfm_pl.runs.reading import read_json
-from lshfm_pl.runs.students import Student, read_seeds, read_students
-from lshfm_pl.training.defaults import choose, choose_side, measure
+from lshfm_pl.runs.results import RESULTS_FILE
+from lshfm_pl.signals import Interrupted
 
 __all__ = ["compare", "refuse_older", "refuse_other_data"]
 
@@ -75,6 +73,7 @@ def compare(config: DictConfig) -> Path:
             has the folder.
         Interrupted: a signal came; what was running has saved what it has.
     """
+    preload("train", "evaluate")
     students, seeds = read_students(config.losses), read_seeds(config.seeds)
     folder = Path(config.output_dir)
     threads = torch.get_num_threads()

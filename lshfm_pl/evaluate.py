@@ -6,46 +6,38 @@ if __name__ == "__main__":
     cli.start("evaluate")  # before the imports below, which take seconds
 
 import logging
-import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lshfm_pl.cli import as_dict, changed_data, refuse_no_weights
-from lshfm_pl.cost import EvaluationTimer, detector_cost
-from lshfm_pl.data import DetectionDataModule, build_datamodule
-from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
-from lshfm_pl.detectors.checkpoint import read_checkpoint
-from lshfm_pl.detectors.config import EVALUATION_SETTINGS
-from lshfm_pl.detectors.contents import described_class_names
-from lshfm_pl.errors import LSHFMError, few, printable
+from lshfm_pl.data import DetectionDataModule
+from lshfm_pl.detectors import Detector
+from lshfm_pl.detectors.cost import detector_cost
+from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.files import write_json
+from lshfm_pl.inference.loading import is_validation_of_checkpoint, load_checkpoint, load_data
 from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
-from lshfm_pl.modules import DetectionModule
-from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS
-from lshfm_pl.results import (
+from lshfm_pl.reporting.tables import metrics_table
+from lshfm_pl.runs.meeting import Meeting, meeting
+from lshfm_pl.runs.results import (
     RECORD_FILE,
     RESULTS_FILE,
     VALIDATION_AS_TEST,
     code_version,
     refuse_folder_of_run,
     test_set_summary,
-    write_json,
 )
-from lshfm_pl.runs.meeting import Meeting, meeting
-from lshfm_pl.train import load_teacher
+from lshfm_pl.training import DetectionModule
+from lshfm_pl.training.build import load_teacher
+from lshfm_pl.training.callbacks.timing import EvaluationTimer
 
 __all__ = ["evaluate"]
 
 log = logging.getLogger(__name__)
-
-LONGEST_NAME = 100
-"""Characters of a class's name in a table."""
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -105,22 +97,6 @@ def _evaluate(config: DictConfig, met: Meeting) -> dict[str, float]:
     return module.results
 
 
-def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
-    """The detector to evaluate, with the evaluation settings that the command line changes.
-
-    Raises:
-        LSHFMError: not one of `checkpoint` and `weights` is given, or it does not load.
-    """
-    model = as_dict(config.get("model"))
-    evaluation = {key: config[key] for key in EVALUATION_SETTINGS}
-    refuse_no_weights(config)
-    if config.weights is not None:
-        return load_torchvision_detector(config.weights, model, evaluation=evaluation)
-    return load_detector(
-        config.checkpoint, config=model, class_names=class_names, which=config.which, evaluation=evaluation
-    )
-
-
 def measure_agreement(
     config: DictConfig, detector: Detector, datamodule: DetectionDataModule
 ) -> dict[str, float] | None:
@@ -138,85 +114,12 @@ def measure_agreement(
     return feature_agreement(*collect_features([detector.to(device), teacher.to(device)], sample))
 
 
-def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
-    """The data of `data=…`, or of what the checkpoint was trained with, ready for testing; and their config.
-
-    Without `data=…` single keys, such as `data.root`, change those of the checkpoint. The classes are the
-    checkpoint's, where it says them: new data may name fewer, or in another order.
-
-    Raises:
-        LSHFMError: nothing says what data, or they are not there.
-    """
-    refuse_no_weights(config)
-    data = as_dict(config.get("data"))
-    stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
-    if "_target_" in data:
-        datamodule: DetectionDataModule = instantiate(config.data)
-    else:
-        if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
-            raise LSHFMError(
-                f"{config.checkpoint or config.weights} does not say what data it was trained with: "
-                "give data=… as in training, such as data=voc_folder data.root=<folder>"
-            )
-        data = changed_data(stored["data"], data)
-        datamodule = build_datamodule(data, drawn_below=config.output_dir)
-    if (class_names := described_class_names(stored)) is not None:
-        datamodule.use_class_names(class_names)
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    return datamodule, data
-
-
-def is_validation_of_checkpoint(config: DictConfig, datamodule: DetectionDataModule) -> bool:
-    """Whether the test images are those by which the checkpoint may have been chosen."""
-    if "_target_" not in as_dict(config.get("data")):
-        return datamodule.test_is_validation
-    stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
-    if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
-        return False
-    try:
-        return datamodule.tests_on_validation_of(build_datamodule(stored["data"]))
-    except LSHFMError:  # its own data are gone
-        return False
-
-
-def metrics_table(metrics: dict[str, float]) -> str:
-    """The figures as Markdown: one table of the means and what they mean, one with a line a class.
-
-    Classes without ground truth are named below the second.
-    """
-    lines = ["| all classes | | |", "|---|---:|---|"]
-    for name, description in METRIC_DESCRIPTIONS.items():
-        lines.append(f"| {name} | {_cell(metrics[name])} | {description} |")
-    columns = ("AP", "AP50", "voc07_AP", "voc_AP")
-    lines += ["", "| class | " + " | ".join(columns) + " |", "|---" + "|---:" * len(columns) + "|"]
-    classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
-    absent = [name for name in classes if math.isnan(metrics[f"AP/{name}"])]
-    for name in classes:
-        if name not in absent:
-            cells = [_cell(metrics[f"{column}/{name}"]) for column in columns]
-            lines.append(f"| {_name(name)} | {' | '.join(cells)} |")
-    if absent:
-        lines += ["", f"Without ground truth: {', '.join(map(_name, absent))}"]
-    return "\n".join(lines)
-
-
 def agreement_table(agreement: dict[str, float]) -> str:
     """What `feature_agreement` returns as Markdown."""
     lines = ["| student and teacher features | | |", "|---|---:|---|"]
     for name, description in AGREEMENT_DESCRIPTIONS.items():
         lines.append(f"| {name} | {agreement[name]:.4g} | {description} |")
     return "\n".join(lines)
-
-
-def _name(class_name: str) -> str:
-    """The name of a class as a cell of the table."""
-    name = printable(class_name)
-    return (name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…").replace("|", "\\|")
-
-
-def _cell(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 @cli.main("evaluate")

@@ -2,18 +2,27 @@
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.signals import at_end
 
-__all__ = ["fitting_name", "open_regular", "read_bytes", "read_end", "whole_file", "write_whole"]
+__all__ = [
+    "fitting_name",
+    "open_regular",
+    "read_bytes",
+    "read_end",
+    "whole_file",
+    "write_json",
+    "write_whole",
+]
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -186,3 +195,17 @@ def _shortened(path: str | Path, most: int = 200) -> str:
     """A path for a message; one that is too long for the system is too long for a line as well."""
     text = str(path).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write `content` so that a reader sees the old file or the whole new one. NaN becomes null."""
+    text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
+    write_whole(path, (text + "\n").encode("utf-8"))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

@@ -5,72 +5,34 @@ from lshfm_pl import cli
 if __name__ == "__main__":
     cli.start("predict")  # before the imports below, which take seconds
 
-import glob
-import itertools
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lshfm_pl.cli import as_dict
-from lshfm_pl.console import is_terminal
-from lshfm_pl.data.coco import unused_name
-from lshfm_pl.data.dataset import watched
-from lshfm_pl.data.images import FORMATS, SUFFIXES, decode_image
-from lshfm_pl.data.voc_layout import is_picture
+from lshfm_pl.cli.console import is_terminal
+from lshfm_pl.data.coco.dataset import unused_name
 from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS
+from lshfm_pl.drawing.boxes import draw_detections, save_picture
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import fitting_name
-from lshfm_pl.metrics.inputs import foreground
-from lshfm_pl.modules.detection import as_float
-from lshfm_pl.reporting.drawing import draw_detections, save_picture
-from lshfm_pl.results import write_json
+from lshfm_pl.files import fitting_name, write_json
+from lshfm_pl.inference.detect import choose_device, detect
+from lshfm_pl.inference.pictures import PICTURES, PREDICTIONS, Pictures, find_pictures
 
-__all__ = ["SOME_UNREADABLE", "choose_device", "detect", "find_pictures", "predict", "unused_labels"]
+__all__ = ["SOME_UNREADABLE", "predict", "unused_labels"]
 
 SOME_UNREADABLE = 3
 """Exit status where pictures were left out because they could not be read."""
-
-PREDICTIONS, PICTURES = "predictions.json", "pictures"
-"""What is written to the output folder."""
-
-_NOT_READ = {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ppm", ".pgm", ".tga"}
-"""Suffixes of formats that are not read. A file that is named, or found by a pattern, may have any."""
-
-
-class Picture(NamedTuple):
-    """A file and its name in the output: its path below the folder that was given, or that all of them share."""
-
-    path: Path
-    name: str
-
-
-class _Pictures(Dataset[tuple[int, Tensor | str, list[str]]]):
-    """(position, uint8 image [3, H, W] or the reason why it cannot be read, what is wrong inside)."""
-
-    def __init__(self, pictures: Sequence[Picture]) -> None:
-        self.pictures = pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str, list[str]]:
-        path = self.pictures[index].path
-        try:
-            image, faults = watched(path, lambda: decode_image(path, upright=True))
-        except LSHFMError as error:
-            return index, str(error), []
-        return index, image, [str(fault) for fault in faults if fault.is_error]
 
 
 def predict(config: DictConfig) -> list[str]:
@@ -102,7 +64,7 @@ def predict(config: DictConfig) -> list[str]:
     annotations: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     loader: DataLoader[Any] = DataLoader(
-        _Pictures(pictures),
+        Pictures(pictures),
         batch_size=config.batch_size,
         **worker_arguments(min(config.num_workers, len(pictures))),
         collate_fn=list,
@@ -148,87 +110,6 @@ def predict(config: DictConfig) -> list[str]:
             f"{len(unreadable)} of {len(pictures)} files could not be read and were left out", file=sys.stderr
         )
     return [entry["file_name"] for entry in unreadable]
-
-
-def find_pictures(images: Any) -> list[Picture]:
-    """The files that `images` means: a folder (with all below it), a file, a glob pattern, or a list of them.
-
-    Raises:
-        LSHFMError: there is none.
-    """
-    entries = list(images) if isinstance(images, ListConfig | list | tuple) else [images]
-    files: list[Path] = []
-    roots: list[Path] = []
-    for entry in entries:
-        paths, root = _matching(Path(entry).expanduser().absolute())
-        if not paths:
-            raise LSHFMError(
-                f"images: expected a folder with pictures ({', '.join(sorted(SUFFIXES))}), a file or a pattern "
-                f"in quotes; found none by {entry}"
-            )
-        files += paths
-        roots.append(root)
-    top = Path(os.path.commonpath(roots))
-    return [Picture(path, path.relative_to(top).as_posix()) for path in dict.fromkeys(files)]
-
-
-def _matching(pattern: Path) -> tuple[list[Path], Path]:
-    """The files, sorted, and the folder that they are looked for in."""
-    if pattern.is_file():
-        return [pattern], pattern.parent
-    if pattern.is_dir():
-        files = sorted(file for file in pattern.rglob("*") if not file.is_dir())
-        drawn = [file for file in files if _is_drawn(file, pattern)]
-        if drawn:
-            print(
-                f"left out: {len(drawn)} pictures that predict has drawn, such as {drawn[0]}", file=sys.stderr
-            )
-            files = [file for file in files if file not in set(drawn)]
-        others = [file for file in files if file.suffix.lower() in _NOT_READ]
-        if others:
-            print(
-                f"left out: {len(others)} files of formats that are not read, such as {others[0]}; "
-                f"convert them to one of {', '.join(FORMATS)}",
-                file=sys.stderr,
-            )
-        return [file for file in files if is_picture(file.name)], pattern
-    fixed = len(list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])))
-    root = Path(*pattern.parts[:fixed])
-    return sorted(file for file in root.glob("/".join(pattern.parts[fixed:])) if not file.is_dir()), root
-
-
-def _is_drawn(file: Path, top: Path) -> bool:
-    """Whether a file below `top` is of an earlier output of this command."""
-    parents = itertools.takewhile(lambda parent: parent != top, file.parents)
-    return any(parent.name == PICTURES and (parent.parent / PREDICTIONS).exists() for parent in parents)
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name; None is a GPU if there is one.
-
-    Raises:
-        LSHFMError: there is no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise LSHFMError(f"device: expected cpu, cuda or cuda:<number>, found {name} ({reason})") from error
-    return device
-
-
-def detect(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-    """`boxes` [N, 4], `labels` [N] and `scores` [N] of uint8 images [3, H, W], on the CPU, in their pixels.
-
-    Labels are those of classes, from 1.
-    """
-    device = next(detector.parameters()).device
-    with torch.inference_mode():
-        found = detector(as_float([image.to(device) for image in images]))
-    return [{key: value.cpu() for key, value in foreground(of_image).items()} for of_image in found]
 
 
 def unused_labels(class_names: Sequence[str], checkpoint: Any) -> set[int]:

@@ -19,10 +19,10 @@ from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
-from lshfm_pl.modules.detection import DetectionModule, Place
-from lshfm_pl.precision import autocast
 from lshfm_pl.runs.reading import read_json
-from lshfm_pl.train import build_module
+from lshfm_pl.training.build import build_module
+from lshfm_pl.training.detection import DetectionModule, Place
+from lshfm_pl.training.precision import autocast
 
 __all__ = ["replay"]
 

@@ -8,45 +8,33 @@ if __name__ == "__main__":
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 from PIL import Image, ImageShow
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
-from lshfm_pl.cli import as_dict, changed_data
-from lshfm_pl.data import DetectionDataModule, DetectionDataset, build_datamodule
-from lshfm_pl.detectors import Detector, build_detector, load_detector
-from lshfm_pl.detectors.checkpoint import read_checkpoint
-from lshfm_pl.detectors.contents import described_class_names
+from lshfm_pl.data import DetectionDataset
+from lshfm_pl.detectors import Detector, build_detector
+from lshfm_pl.drawing.agreement import agreement_picture
+from lshfm_pl.drawing.boxes import TRUTH, detection_grid, save_picture
 from lshfm_pl.errors import LSHFMError, few
-from lshfm_pl.mimic.agreement import AgreementMap, agreement_maps, hash_of
-from lshfm_pl.predict import choose_device, detect
-from lshfm_pl.reporting.drawing import TRUTH, detection_grid, labelled_grid, save_picture
+from lshfm_pl.inference.detect import choose_device, detect
+from lshfm_pl.inference.loading import load_for_data, load_split, stored_data
+from lshfm_pl.mimic.agreement import agreement_maps, hash_of
 
 __all__ = ["visualize"]
 
-STAGES = {"train": "fit", "val": "validate", "test": "test"}
-CHANCE = {"cosine": 0.0, "bits": 0.5}
-"""What unrelated features have; the lower end of the colours, whose upper end is 1."""
-
-MAP_SIDE = 160
-"""Pixels of a map's longer side: four columns are no wider than a page."""
 
 LONGEST_NAME = 120
 """Characters of an image's name in that of a picture: a file's name has at most 255 bytes."""
 
 _LARGEST_SEED = 2**32 - 1
 """Of Lightning's seed_everything."""
-COLOR_MAP = "viridis"
-LEGEND_STEPS = 5
 SHARED_FILE_NAMES = {"last", "best", "checkpoints"}
 """Parts of a checkpoint's path that do not tell runs apart."""
 
@@ -66,7 +54,7 @@ def visualize(config: DictConfig) -> list[Path]:
             f"{few(files) or 'none'}; give 'checkpoints={{teacher: <file>, student: <file>}}', or teacher=<name>"
         )
     device = choose_device(config.device)
-    dataset, class_names = load_data(config, list(files.values()))
+    dataset, class_names = load_split(config, list(files.values()))
     chosen = choose_images(dataset, config)
     samples = [dataset[index] for index in chosen]
     images, targets = [image for image, _ in samples], [target for _, target in samples]
@@ -75,7 +63,7 @@ def visualize(config: DictConfig) -> list[Path]:
     columns: dict[str, list[dict[str, Tensor]]] = {TRUTH: targets}
     detectors: dict[str, Detector] = {}
     for title, file in files.items():
-        detector = load(file, config, class_names).to(device)
+        detector = load_for_data(file, config, class_names).to(device)
         # One at a time, as in evaluation: padding would move the boxes a little.
         columns[title] = [detect(detector, [image])[0] for image in images]
         if config.agreement:
@@ -133,40 +121,6 @@ def _title(file: str) -> str:
     return telling[-1] if telling else path.stem
 
 
-def load_data(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDataset, tuple[str, ...]]:
-    """The split of `data=…`, or of what the first checkpoint that says so was trained with; and its classes.
-
-    Without `data=…` single keys, such as `data.root`, change those of the checkpoint.
-
-    Raises:
-        LSHFMError: no such split, nothing says what data, or the data are not there.
-    """
-    if config.split not in STAGES:
-        raise LSHFMError(f"split: expected one of {', '.join(STAGES)}, found {config.split!r}")
-    data = as_dict(config.get("data"))
-    if "_target_" in data:
-        datamodule: DetectionDataModule = instantiate(config.data)
-    else:
-        stored = next((data for data in map(_stored_data, files) if data is not None), None)
-        if stored is None:
-            what = f"{few(files)} does not say what data it was trained with" if files else "nothing to draw"
-            raise LSHFMError(f"visualize: {what}: give data=… (or checkpoint=<file> of a run)")
-        datamodule = build_datamodule(changed_data(stored, data), drawn_below=config.output_dir)
-    names = (described_class_names(read_checkpoint(file)) for file in files)
-    if (class_names := next((found for found in names if found is not None), None)) is not None:
-        datamodule.use_class_names(class_names)
-    datamodule.prepare_data()
-    datamodule.setup(STAGES[config.split])
-    dataset = getattr(datamodule, f"{config.split}_set").without_transforms()
-    return dataset, datamodule.class_names
-
-
-def _stored_data(file: str) -> dict[str, Any] | None:
-    content = read_checkpoint(file)
-    data = content.get("data") if isinstance(content, Mapping) else None
-    return dict(data) if isinstance(data, Mapping) else None
-
-
 def choose_images(dataset: DetectionDataset, config: DictConfig) -> list[int]:
     """Positions in the data set: `index`, else those named `image_id`, else `random` ones by `seed`.
 
@@ -211,22 +165,6 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, ListConfig | list) else [value]
 
 
-def load(file: str, config: DictConfig, class_names: tuple[str, ...]) -> Detector:
-    """The detector of a file.
-
-    Raises:
-        LSHFMError: it does not load, or its classes are not the data's.
-    """
-    model = as_dict(config.get("model"))
-    detector = load_detector(file, config=model, class_names=class_names, which=config.which)
-    if detector.class_names != class_names:
-        raise LSHFMError(
-            f"{file}: expected a detector of the data's classes {few(class_names)}; it has "
-            f"{few(detector.class_names)}. Give the data it is of: data=…"
-        )
-    return detector
-
-
 def draw_agreement(
     config: DictConfig,
     files: Mapping[str, str],
@@ -265,7 +203,7 @@ def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
     Raises:
         LSHFMError: the weights that its backbone starts with cannot be had; before=false goes without.
     """
-    stored = (_stored_data(file) or {}).get("seed")
+    stored = (stored_data(file) or {}).get("seed")
     with torch.random.fork_rng():
         is_seed = type(stored) is int and 0 <= stored <= _LARGEST_SEED
         pl.seed_everything(stored if is_seed else seed, verbose=False)
@@ -290,83 +228,6 @@ def refuse_download(backbone_weights: str | None, file: str) -> None:
             f"before: {file} says that its backbone started with the weights of {backbone_weights}, which are not "
             "fetched for a drawing. Give before=false to draw the trained weights alone"
         )
-
-
-def agreement_picture(image: Tensor, maps: Mapping[str, Sequence[AgreementMap]]) -> Tensor:
-    """The image, and below it the maps over it: a row a grid, a column a detector and measure; uint8 [3, H, W].
-
-    Args:
-        image: uint8 [3, H, W].
-        maps: detector → its maps, the same grids for each. Grids and columns without any map are left out.
-
-    Raises:
-        LSHFMError: there is no map at all.
-    """
-    factor = MAP_SIDE / max(image.shape[-2:])
-    height, width = (max(1, round(factor * length)) for length in image.shape[-2:])
-    measures: dict[str, Callable[[AgreementMap], Tensor | None]] = {
-        "cosine": lambda entry: entry.cosine_hw,
-        "bits": lambda entry: entry.bits_hw,
-    }
-    columns = {
-        f"{who}: {measure}": (measure, [of_entry(entry) for entry in entries])
-        for who, entries in maps.items()
-        for measure, of_entry in measures.items()
-    }
-    shown = {
-        title: column for title, column in columns.items() if any(item is not None for item in column[1])
-    }
-    if not shown:
-        raise LSHFMError("agreement: student and teacher have no features that can be compared")
-    rows = []
-    for number, entry in enumerate(next(iter(maps.values()))):
-        of_grid = [(measure, values[number]) for measure, values in shown.values()]
-        if all(values is None for _, values in of_grid):
-            continue
-        row = []
-        for place, (measure, values) in enumerate(of_grid):
-            told = [entry.title] * (place == 0)
-            if values is not None:
-                told.append(f"mean {values.mean():.2f}")
-            row.append((_map_picture(measure, values, height, width), ": ".join(told)))
-        rows.append(row)
-    steps = torch.linspace(0, 1, LEGEND_STEPS)
-    legend = [
-        (
-            tuple(_colours(step.reshape(1, 1)).flatten().tolist()),
-            ", ".join(f"{measure} {low + (1 - low) * float(step):.3g}" for measure, low in CHANCE.items()),
-        )
-        for step in steps
-    ]
-    grid = labelled_grid(rows, list(shown), legend)
-    # The image itself once, above the maps and in the size of two of them.
-    size = [min(len(shown), 2) * length for length in (height, width)]
-    top = labelled_grid([[(resize(image, size, antialias=True), "")]], ["image"], [])
-    both = torch.full(
-        (3, top.shape[1] + grid.shape[1], max(top.shape[2], grid.shape[2])), 255, dtype=torch.uint8
-    )
-    both[:, : top.shape[1], : top.shape[2]] = top
-    both[:, top.shape[1] :, : grid.shape[2]] = grid
-    return both
-
-
-def _map_picture(measure: str, values: Tensor | None, height: int, width: int) -> Tensor:
-    """A map in colours, uint8 [3, height, width]; white where there is none."""
-    if values is None:
-        return torch.full((3, height, width), 255, dtype=torch.uint8)
-    colours = _colours((values - CHANCE[measure]) / (1 - CHANCE[measure]))
-    # Nearest neighbours: the map's own places are to be seen.
-    return colours[:, _stretched(values.shape[0], height)][:, :, _stretched(values.shape[1], width)]
-
-
-def _colours(values_hw: Tensor) -> Tensor:
-    """Values 0..1, those outside cut, as uint8 [3, h, w]."""
-    coloured = matplotlib.colormaps[COLOR_MAP](values_hw.clamp(0, 1).numpy(), bytes=True)
-    return torch.from_numpy(coloured[..., :3].copy()).permute(2, 0, 1)
-
-
-def _stretched(length: int, target: int) -> Tensor:
-    return torch.arange(target) * length // target
 
 
 def _selection(names: Sequence[str]) -> str:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torchvision.models.detection import FasterRCNN
 
-from lshfm_pl.modules.detection import DetectionModule, Place
-from lshfm_pl.optim import build_optimizer, build_scheduler
 from lshfm_pl.paths import CONFIG_DIR
-from lshfm_pl.train import build_module
+from lshfm_pl.training.build import build_module
+from lshfm_pl.training.detection import DetectionModule, Place
+from lshfm_pl.training.optim import build_optimizer, build_scheduler
 
 PARTS = {
     "backbone": "backbone.",

@@ -16,7 +16,6 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.compare import refuse_older
 from lshfm_pl.errors import LSHFMError
@@ -25,6 +24,7 @@ from lshfm_pl.reporting.published import published_of_run
 from lshfm_pl.reporting.runs import Run as FinishedRun
 from lshfm_pl.reporting.runs import read_run
 from lshfm_pl.runs.launch import Run, quoted, run_once
+from lshfm_pl.signals import Interrupted
 
 EXPERIMENTS = CONFIG_DIR / "experiment"
 LAST_ROW = "_lshl2"

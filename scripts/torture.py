@@ -29,9 +29,9 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from terminal import Terminal, descendants
 from terminal_moments import MOMENTS
 
-from lshfm_pl.checkpointing import is_whole
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.paths import CONFIG_DIR
+from lshfm_pl.runs.checkpoint_files import is_whole
 
 ROOT = CONFIG_DIR.parent
 ARCHITECTURES = ("fasterrcnn", "retinanet")

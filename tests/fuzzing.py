@@ -37,7 +37,8 @@ NASTY_TEXTS = (
     "", " ", "\0", "\n", "a\nb", "../../etc/passwd", "/etc/passwd", "~", "~nobody-there", "=1+1", "a|b", "$x$",
     "%s", "{}", "${x}", "${oc.env:HOME}", "???", "null", "nan", "1e999", "-1", "x" * 5000, "\ud800", "\u202e",
     "\x1b[31m\x9b",
-    "é" * 300, "<script>", "os.system", "lshfm_pl.data.datamodule.COCODataModule", "[" * 300, "1_0", "0x10", "None",
+    "é" * 300, "<script>", "os.system", "lshfm_pl.data.coco.datamodule.COCODataModule",
+    "[" * 300, "1_0", "0x10", "None",
 )  # fmt: skip
 NASTY_NUMBERS = (
     0, 1, -1, 2, 255, 10**6, -(10**6), 2**31, -(2**31) - 1, 2**63, 10**18, 10**30, 10**400, 0.5, -0.5, 1e-320,

@@ -8,7 +8,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lshfm_pl.mimic import build_losses
-from lshfm_pl.modules import DistillationModule
+from lshfm_pl.training import DistillationModule
 
 
 class TotalLoss(nn.Module):

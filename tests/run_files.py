@@ -8,12 +8,12 @@ from omegaconf import OmegaConf
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.metrics import EvaluationRecord
-from lshfm_pl.results import test_set_summary as summary_of_test_set
-from lshfm_pl.results import training_settings
+from lshfm_pl.runs.results import test_set_summary as summary_of_test_set
+from lshfm_pl.runs.results import training_settings
 
 CLASSES = ("cat", "dog", "never")
 DATA = {
-    "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
+    "_target_": "lshfm_pl.data.voc.datamodule.VOCDataModule",
     "root": "/data/pets",
     "train_split": "train",
     "val_split": "val",
@@ -24,7 +24,7 @@ DATA = {
 }
 
 VOC0712 = {
-    "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
+    "_target_": "lshfm_pl.data.voc.datamodule.VOCDataModule",
     "root": "/any/where",
     "train_split": ["VOC2007/trainval", "VOC2012/trainval"],
     "val_split": "VOC2007/test",

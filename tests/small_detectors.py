@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.detectors import build_detector
-from lshfm_pl.optim import Schedule
+from lshfm_pl.training.optim import Schedule
 
 CLASS_NAMES = ("circle", "square", "star")
 STUDENTS = ("fasterrcnn_resnet10fpn_tiny", "retinanet_resnet10fpn_tiny")

@@ -10,7 +10,7 @@ from small_detectors import STUDENTS, small_detector
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.mimic import KD, build_losses
-from lshfm_pl.optim import Schedule
+from lshfm_pl.training.optim import Schedule
 
 OVERRIDES = ["output_dir=/tmp/run", "data.root=/tmp/data"]
 FURTHER_NEEDS = {"data=coco_json": ["data.val_annotations=val.json", "data.val_images=val"]}

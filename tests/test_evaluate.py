@@ -5,9 +5,9 @@ from omegaconf import OmegaConf
 from run_files import write_run
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.evaluate import evaluate, metrics_table
+from lshfm_pl.evaluate import evaluate
 from lshfm_pl.metrics import DetectionMetrics
-from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS
+from lshfm_pl.reporting.tables import METRIC_DESCRIPTIONS, metrics_table
 
 
 def test_table_tells_every_mean_with_its_meaning_and_the_classes_with_ground_truth():

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.detectors import build_detector
-from lshfm_pl.optim import Schedule
+from lshfm_pl.training.optim import Schedule
 
 EXPERIMENTS = CONFIG_DIR / "experiment"
 IMAGES_PER_STEP = 4 * 2

@@ -14,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from data_faults import write_sound_coco, write_sound_voc
+from data_modules import make
 from fuzzing import (
     XML_PIECES,
     damage_file,
@@ -27,22 +28,22 @@ from fuzzing import (
 from hydra import compose, initialize_config_dir
 from PIL import ExifTags, Image
 from run_files import write_run
-from test_check_data import make
 
-from lshfm_pl.check_data import find_faults
 from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.data.check import find_faults
 from lshfm_pl.data.images import decode_image, image_size, inspect_image, is_whole
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.evaluate import load_checkpoint, load_data
 from lshfm_pl.import_checkpoint import import_checkpoint
+from lshfm_pl.inference.loading import load_checkpoint, load_data
 from lshfm_pl.replay import replay
-from lshfm_pl.report import report
+from lshfm_pl.reporting.report import report
 from lshfm_pl.reporting.runs import find_runs
-from lshfm_pl.restoration import Restoration, refuse_damaged_state
-from lshfm_pl.resume import read_resumable
-from lshfm_pl.run_logs import log_position, rewind_logs
-from lshfm_pl.train import refuse_other_tensors, train
+from lshfm_pl.runs.logs import log_position, rewind_logs
+from lshfm_pl.runs.resume import read_resumable
+from lshfm_pl.training.build import refuse_other_tensors
+from lshfm_pl.training.callbacks.restoration import Restoration, refuse_damaged_state
+from lshfm_pl.training.run import train
 
 pytestmark = [
     pytest.mark.slow,
@@ -184,7 +185,7 @@ def test_run_folders(tmp_path, monkeypatch):
     # Drawing takes most of the time: of damaged figures too, but of a few.
     draw = importlib.import_module("lshfm_pl.report")._pictures
     monkeypatch.setattr(
-        "lshfm_pl.report._pictures", lambda *args, **kwargs: draw(*args, **kwargs) if drawn else []
+        "lshfm_pl.reporting.report._pictures", lambda *args, **kwargs: draw(*args, **kwargs) if drawn else []
     )
     drawn = False
 
@@ -375,7 +376,7 @@ def test_states_that_training_goes_on_from(run, tmp_path, monkeypatch):
     train(first)
     ((trainer, module),) = trainers
     saved = content
-    monkeypatch.setattr("lshfm_pl.resume.read_torch_file", lambda path: saved)
+    monkeypatch.setattr("lshfm_pl.runs.resume.read_torch_file", lambda path: saved)
     others = {key: value for key, value in content.items() if key != "state_dict"}
     passed = 0
 

@@ -17,8 +17,8 @@ from small_detectors import (
 from lshfm_pl.benchmarking.step import PARTS, measure_steps
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.mimic import LSHL2, build_losses
-from lshfm_pl.modules import DistillationModule
-from lshfm_pl.precision import autocast_dtype
+from lshfm_pl.training import DistillationModule
+from lshfm_pl.training.precision import autocast_dtype
 
 pytestmark = [
     pytest.mark.gpu,

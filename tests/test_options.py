@@ -14,8 +14,8 @@ from voc_files import object_xml, write_voc
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.detectors import detector_checkpoint
 from lshfm_pl.mimic import LSH
-from lshfm_pl.optim import build_optimizer, build_scheduler
-from lshfm_pl.train import build_module, make_schedule
+from lshfm_pl.training.build import build_module, make_schedule
+from lshfm_pl.training.optim import build_optimizer, build_scheduler
 
 README = (CONFIG_DIR.parent / "README.md").read_text(encoding="utf-8")
 #: The flags of the published script, but for those of torch.distributed's launcher.

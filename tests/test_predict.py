@@ -21,7 +21,9 @@ from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.detectors import detector_checkpoint
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.predict import SOME_UNREADABLE, choose_device, find_pictures, predict, unused_labels
+from lshfm_pl.inference.detect import choose_device
+from lshfm_pl.inference.pictures import find_pictures
+from lshfm_pl.predict import SOME_UNREADABLE, predict, unused_labels
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from small_detectors import STUDENTS
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.replay import replay
-from lshfm_pl.train import train
+from lshfm_pl.training.run import train
 
 
 def replayed(file):

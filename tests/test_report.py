@@ -12,8 +12,8 @@ from run_files import DATA, VOC0712, make_results, results_of, write_begun, writ
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError, without_controls
-from lshfm_pl.report import report
 from lshfm_pl.reporting.published import published_of_run
+from lshfm_pl.reporting.report import report
 from lshfm_pl.reporting.runs import Run, read_run
 
 FOUND = {"none": 0.4, "l2": 0.5, "lsh": 0.45, "lshl2": 0.6}

@@ -16,7 +16,7 @@ from run_files import make_results, results_of
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.reporting.runs import Run
-from lshfm_pl.train import train
+from lshfm_pl.training.run import train
 
 ROOT = CONFIG_DIR.parent
 SCRIPT = str(ROOT / "scripts" / "run_table.py")

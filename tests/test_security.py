@@ -15,7 +15,7 @@ from small_detectors import small_detector
 
 import lshfm_pl
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.data.shapes import SHAPE_CLASSES
+from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
 from lshfm_pl.detectors import build_detector, detector_checkpoint
 from lshfm_pl.detectors.torch_files import UnsafeFileError
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from process_settings import ROOT, TINY
 from slurm_cluster import slurm_cluster, why_not
-from test_processes import ROOT, TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 

@@ -15,12 +15,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
 from lshfm_pl import cli
-from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.cli import CONFIG_DIR, refuse_missing_values, told
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import evaluate
-from lshfm_pl.train import run_job, train
+from lshfm_pl.runs.job import run_job
+from lshfm_pl.signals import Interrupted
+from lshfm_pl.training.run import train
 
 SMALL = [
     "data=shapes",

@@ -16,7 +16,7 @@ from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.evaluate import evaluate
-from lshfm_pl.train import train
+from lshfm_pl.training.run import train
 
 COCO_MEANS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 

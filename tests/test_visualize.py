@@ -12,15 +12,16 @@ from voc_files import object_xml, write_voc
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.detectors import detector_checkpoint
+from lshfm_pl.drawing.agreement import agreement_picture
+from lshfm_pl.drawing.boxes import class_color
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.agreement import AgreementMap
-from lshfm_pl.reporting.drawing import class_color
-from lshfm_pl.train import build_module
-from lshfm_pl.visualize import agreement_picture, initial_detector, visualize
+from lshfm_pl.training.build import build_module
+from lshfm_pl.visualize import initial_detector, visualize
 
 SIZE = (300, 260)
 DATA = {
-    "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
+    "_target_": "lshfm_pl.data.voc.datamodule.VOCDataModule",
     "train_split": "train",
     "val_split": "test",
     "class_names": list(CLASS_NAMES),

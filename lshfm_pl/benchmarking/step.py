@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, peak_memory_bytes, reset_peak_memory
 from lshfm_pl.cli import as_dict
-from lshfm_pl.compiling import compile_backbones
 from lshfm_pl.detectors import Detector, build_detector
+from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.mimic.build import DistillLosses
 from lshfm_pl.mimic.features import FeaturePair, LogitPair, MapPair, Pairs
-from lshfm_pl.modules import DetectionModule, DistillationModule
 from lshfm_pl.paths import CONFIG_DIR
-from lshfm_pl.precision import autocast, autocast_dtype
+from lshfm_pl.training import DetectionModule, DistillationModule
+from lshfm_pl.training.precision import autocast, autocast_dtype
 
 __all__ = ["PARTS", "StepParts", "load_published", "measure_steps"]
 

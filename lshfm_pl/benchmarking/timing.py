@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.memory import give_back_freed_memory
+from lshfm_pl.kernels.memory import give_back_freed_memory
 
 __all__ = ["in_own_process", "median_seconds", "peak_memory_bytes", "reset_peak_memory"]
 

@@ -23,13 +23,13 @@ from omegaconf.errors import OmegaConfBaseException
 from lshfm_pl import __version__
 from lshfm_pl.cli.chatter import silence_chatter
 from lshfm_pl.cli.closest import config_error, unknown_flag
+from lshfm_pl.cli.environment import prepare_environment, refuse_several_processes
 from lshfm_pl.cli.failures import tell_thread_failure, told
 from lshfm_pl.cli.grammar import overrides_of, repaired
 from lshfm_pl.cli.names import group_choices
 from lshfm_pl.cli.spelling import as_typed, respelled
 from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.cli.values import expand_home, refuse_unfit_config, refuse_unfit_line, refuse_wrong_values
-from lshfm_pl.environment import prepare_environment, refuse_several_processes
 from lshfm_pl.errors import LSHFMError, without_controls
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.signals import end_at_signals, end_without_shutdown

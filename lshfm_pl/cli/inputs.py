@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lshfm_pl.cli.environment import started_by_hand, started_by_srun, started_by_torchrun
 from lshfm_pl.cli.grammar import for_shell
-from lshfm_pl.environment import started_by_hand, started_by_srun, started_by_torchrun
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import from_home
 

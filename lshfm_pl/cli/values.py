@@ -122,7 +122,7 @@ def refuse_unfit_config(command: str, config: DictConfig) -> None:
     refuse_named_teacher(config)
     refuse_missing_inputs(command, config)
     if command == "compare":
-        from lshfm_pl.runs.students import read_seeds, read_students  # here: it imports this package
+        from lshfm_pl.cli.students import read_seeds, read_students  # here: it imports this package
 
         read_students(config.losses)
         read_seeds(config.seeds)

@@ -1,15 +1,13 @@
 """Data sets, samplers, and the data modules that turn them into batches."""
 
-from lshfm_pl.data.coco import COCODetection
-from lshfm_pl.data.datamodule import (
-    COCODataModule,
-    DetectionDataModule,
-    ShapesDataModule,
-    VOCDataModule,
-    build_datamodule,
-)
+from lshfm_pl.data.build import build_datamodule
+from lshfm_pl.data.coco.datamodule import COCODataModule
+from lshfm_pl.data.coco.dataset import COCODetection
+from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.dataset import DetectionDataset
-from lshfm_pl.data.voc import VOC_CLASSES, VOCDetection
+from lshfm_pl.data.shapes.datamodule import ShapesDataModule
+from lshfm_pl.data.voc.datamodule import VOCDataModule
+from lshfm_pl.data.voc.dataset import VOC_CLASSES, VOCDetection
 
 __all__ = [
     "VOC_CLASSES",

@@ -9,7 +9,7 @@ from torch.utils.data import get_worker_info
 
 from lshfm_pl.data.dataset import Target
 
-__all__ = ["Batch", "collate"]
+__all__ = ["Batch", "as_float", "collate"]
 
 Batch = tuple[list[Tensor], list[Target]]
 """Images (uint8 [3, H, W], any size) and per-image targets (`boxes` float32 [N, 4], `labels` int64 [N], …)."""
@@ -64,3 +64,8 @@ class _Packed:
 def _received(images: _Packed, values: _Packed, names: list[list[str]]) -> Batch:
     views = iter(values.views())
     return images.views(), [{name: next(views) for name in of_target} for of_target in names]
+
+
+def as_float(images: list[Tensor]) -> list[Tensor]:
+    """uint8 images as float32 in 0..1, made on the device: bytes travel there at a quarter of the size."""
+    return [image.float().div_(255) for image in images]

@@ -2,10 +2,8 @@
 
 import copy
 import logging
-import reprlib
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +11,19 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Subset
 
-from lshfm_pl.data.annotations import VOCSource, read_class_names, resolve_source
 from lshfm_pl.data.batches import collate
 from lshfm_pl.data.class_counts import tell_of_evaluated_alone, tell_of_rare_classes
-from lshfm_pl.data.coco import CategoryIds, COCODetection
 from lshfm_pl.data.dataset import DetectionDataset, check_header
-from lshfm_pl.data.download import download_voc
 from lshfm_pl.data.exif import orientation_faults
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample, summaries
 from lshfm_pl.data.overlaps import shared_images
 from lshfm_pl.data.record_faults import num_to_find, record_faults
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
-from lshfm_pl.data.shapes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
-from lshfm_pl.data.stored_config import root_of_scenes, within_machine
-from lshfm_pl.data.transforms import eval_transform, train_transform
-from lshfm_pl.data.voc import VOCDetection
+from lshfm_pl.data.transforms import train_transform
 from lshfm_pl.data.workers import worker_arguments
-from lshfm_pl.errors import LSHFMError, few
-from lshfm_pl.files import read_bytes
+from lshfm_pl.errors import LSHFMError
 
-__all__ = [
-    "COCODataModule",
-    "DetectionDataModule",
-    "ShapesDataModule",
-    "VOCDataModule",
-    "build_datamodule",
-]
+__all__ = ["DetectionDataModule"]
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +32,6 @@ _NO_SKIPPING = (
     "Evaluation needs all images, which data.on_bad_sample=skip does not change; "
     "python -m lshfm_pl.check_data with the same data=… lists all that are bad."
 )
-_LONGEST_REASON = 200
-"""Characters of another library's message."""
-_LARGEST_SPLIT = 2**28
-"""Bytes of the text file of a split."""
-_LOOKED_AT = 20
-_TEST_SPLIT = "test"
-"""The split of a folder in VOC layout that is the test set where none is named."""
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: _SPLITS}
 
 
@@ -405,323 +383,6 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         return {split: self._sets[split].describe() for split in _SPLITS if split in self._sets}
 
 
-class VOCDataModule(DetectionDataModule):
-    """Data in VOC layout; see `VOCDetection`.
-
-    Args:
-        root: the data folder; for `VOC2007/…` splits the one that contains `VOCdevkit/`, or VOCdevkit itself.
-        train_split: `<split>`, `<folder>/<split>` or a list of them, which is merged; see `resolve_source`. Also
-            `<path>.txt`; `<folder>/`, all annotations of a folder; and `<a>-<b>%`, a share of all annotations.
-        val_split: likewise.
-        test_split: likewise; None is the split `test` beside `val_split` if there is one, else `val_split`.
-        class_names: names of the labels 1..C; None reads them from the training annotations.
-        download: fetch PASCAL VOC in `prepare_data` if it is not there.
-        annotations: the folder of the XML files, below `root` or the folder of the split; None is Annotations.
-        images: the folder of the pictures; None is JPEGImages.
-        first_pixel: see `VOCDetection`.
-        **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
-
-    Raises:
-        LSHFMError: a value is out of range.
-    """
-
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        train_split: str | Sequence[str],
-        val_split: str | Sequence[str],
-        test_split: str | Sequence[str] | None = None,
-        class_names: Sequence[str] | None = None,
-        download: bool = False,
-        annotations: str | None = None,
-        images: str | None = None,
-        first_pixel: int = 1,
-        **loading: Any,
-    ) -> None:
-        super().__init__(root=root, **loading)
-        if isinstance(first_pixel, bool) or first_pixel not in (0, 1):
-            raise LSHFMError(f"data.first_pixel: expected 1, as VOC counts, or 0, found {first_pixel!r}.")
-        self.folders = annotations, images
-        self.first_pixel = first_pixel
-        self._splits = {
-            "train": _split_list("train_split", train_split),
-            "val": _split_list("val_split", val_split),
-        }
-        self._given_test = None if test_split is None else _split_list("test_split", test_split)
-        self.download = download
-        self._class_names = None if class_names is None else _check_class_names(class_names)
-
-    @property
-    def splits(self) -> dict[str, list[str]]:
-        """The splits of each set; that of the test depends on what is there, where none is given."""
-        return {**self._splits, "test": self._given_test or self._found_test() or self._splits["val"]}
-
-    def _found_test(self) -> list[str] | None:
-        """The split `test` of each folder of the validation: where all have one, annotated and not trained on."""
-        if any(split.endswith(("/", "%", ".txt")) for split in self._splits["val"]):
-            return None
-        folders = dict.fromkeys(split.rpartition("/")[0] for split in self._splits["val"])
-        splits = [f"{folder}/{_TEST_SPLIT}" if folder else _TEST_SPLIT for folder in folders]
-        try:
-            sources = [resolve_source(self._data_folder(), split, *self.folders) for split in splits]
-            are_there = all(map(_is_annotated, sources))
-        except LSHFMError:
-            return None
-        return splits if are_there and not set(splits) & set(self._splits["train"]) else None
-
-    def found_settings(self) -> dict[str, Any]:
-        """See the base class."""
-        return {"test_split": self.splits["test"]} if self._given_test is None else {}
-
-    def prepare_data(self) -> None:
-        """Fetch PASCAL VOC if asked to."""
-        if self.download:
-            download_voc(self.root, [split for splits in self.splits.values() for split in splits])
-
-    def read_set(self, split: str, faults: FaultLog) -> VOCDetection:
-        """See the base class."""
-        is_training = split == "train"
-        if self._class_names is None and not is_training:
-            # As in training, so that labels are the same there and in a command that needs no training set.
-            names = read_class_names(self._sources("train"), FaultLog(self.on_bad_sample), self.first_pixel)
-            self._class_names = self._some_names(names)
-        dataset = VOCDetection(
-            self._sources(split),
-            self._class_names,
-            transforms=self.train_transform if is_training else eval_transform(),
-            keep_difficult=not is_training,
-            seed=self.seed,
-            first_pixel=self.first_pixel,
-            log=faults,
-        )
-        if is_training and not len(dataset):
-            raise self._nothing_to_learn("No image is left")
-        self._class_names = self._some_names(dataset.class_names)
-        if is_training and not dataset.describe()["objects"]:
-            raise self._nothing_to_learn("No image has an object to learn (difficult ones are left out)")
-        self._tell_of_set(dataset, self._sources(split)[0].split_file, faults, is_training)
-        return dataset
-
-    def _source(self, split: str) -> tuple[str, object]:
-        return f"{split}_split", self.splits[split]
-
-    def _sources(self, split: str) -> list[VOCSource]:
-        return [resolve_source(self._data_folder(), name, *self.folders) for name in self.splits[split]]
-
-    def _data_folder(self) -> Path:
-        return self.root
-
-    def _some_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names:
-            raise self._nothing_to_learn("No object is annotated, so there are no classes to learn")
-        return names
-
-    def _nothing_to_learn(self, reason: str) -> FaultError:
-        first, *others = (source.split_file for source in self._sources("train"))
-        also = f" (and {', '.join(map(str, others))})" if others else ""
-        text = f"{reason}{also}. Annotate some, or set data.class_names."
-        return FaultError(Fault("split-empty", first, text))
-
-
-class COCODataModule(DetectionDataModule):
-    """Data in COCO's JSON format, COCO 2017 itself or one's own; see `COCODetection`.
-
-    The class names are those of the file that is read first; the categories of every other file are matched with
-    them by name.
-
-    Args:
-        root: what relative paths below are relative to.
-        train_annotations: the JSON file of the training images; None if there is no training.
-        train_images: the folder of its images.
-        val_annotations: likewise for validation.
-        val_images: likewise for validation.
-        test_annotations: likewise for the test; None is `val_annotations` with `val_images`, whatever else is
-            there.
-        test_images: likewise for the test.
-        class_names: names of the labels 1..C, which the categories are matched with; None takes those of the file
-            that is read first.
-        category_ids: how categories become labels, see `COCODetection`, also for the next two.
-        drop_categories: names of categories without objects that get no label.
-        keep_empty_images: train also on images without annotations, as background.
-        **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
-
-    Raises:
-        LSHFMError: a value is out of range, or only one of a JSON file and its folder is given.
-    """
-
-    _drops_classes = "data.drop_categories"
-
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        train_annotations: str | Path | None = None,
-        train_images: str | Path | None = None,
-        val_annotations: str | Path,
-        val_images: str | Path,
-        test_annotations: str | Path | None = None,
-        test_images: str | Path | None = None,
-        class_names: Sequence[str] | None = None,
-        category_ids: CategoryIds = "contiguous",
-        drop_categories: Sequence[str] | None = None,
-        keep_empty_images: bool = False,
-        **loading: Any,
-    ) -> None:
-        super().__init__(root=root, **loading)
-        self.files = {
-            "train": self._file_and_folder("train", train_annotations, train_images),
-            "val": self._file_and_folder("val", val_annotations, val_images),
-            "test": self._file_and_folder("test", test_annotations, test_images),
-        }
-        self.files["test"] = self.files["test"] or self.files["val"]
-        self.category_ids: CategoryIds = category_ids
-        self.drop_categories = _name_list("drop_categories", drop_categories or [])
-        self.keep_empty_images = keep_empty_images
-        self._class_names = None if class_names is None else _check_class_names(class_names)
-        self._known_categories: dict[int, str] | None = None
-        self._categories_of: dict[tuple[Path, Path], tuple[str, ...]] = {}
-
-    def _file_and_folder(
-        self, split: str, annotations: str | Path | None, images: str | Path | None
-    ) -> tuple[Path, Path] | None:
-        if annotations is None and images is None:
-            return None
-        if annotations is None or images is None:
-            raise LSHFMError(
-                f"data.{split}_annotations and data.{split}_images belong together: expected both or neither, "
-                f"found {annotations} and {images}."
-            )
-        return self.root / Path(annotations).expanduser(), self.root / Path(images).expanduser()
-
-    def read_set(self, split: str, faults: FaultLog) -> COCODetection:
-        """See the base class."""
-        files = self.files[split]
-        if files is None:
-            raise LSHFMError(
-                f"data.{split}_annotations is not given: expected a JSON file in COCO's format, and the folder "
-                f"of its images as data.{split}_images."
-            )
-        annotations, images = files
-        is_training = split == "train"
-        dataset = COCODetection(
-            annotations,
-            images,
-            category_ids=self.category_ids,
-            class_names=self._class_names,
-            classes_of=self._classes_of,
-            known_categories=self._known_categories,
-            drop_categories=self.drop_categories,
-            keep_empty_images=self.keep_empty_images,
-            training=is_training,
-            setting=f"data.{split}_images",
-            transforms=self.train_transform if is_training else eval_transform(),
-            seed=self.seed,
-            log=faults,
-        )
-        self._refuse_unknown_drops(files, dataset.all_categories)
-        if self._class_names is None:
-            self._class_names, self._classes_of = dataset.class_names, annotations
-            self._known_categories = dataset.categories
-        self._tell_of_set(dataset, annotations, faults, is_training)
-        return dataset
-
-    def _refuse_unknown_drops(self, files: tuple[Path, Path], categories: Sequence[str]) -> None:
-        """Once all files have been read: a name that none of them has is misspelt."""
-        self._categories_of = {**self._categories_of, files: tuple(categories)}  # a copy may read a set again
-        known = {name for names in self._categories_of.values() for name in names}
-        unknown = set(self.drop_categories) - known
-        if unknown and set(self.files.values()) <= {None, *self._categories_of}:
-            paths = few([str(annotations) for annotations, _ in self._categories_of])
-            raise LSHFMError(f"data.drop_categories: there is no category '{min(unknown)}' in {paths}.")
-
-    def _source(self, split: str) -> tuple[str, object]:
-        return f"{split}_annotations", self.files[split]
-
-
-class ShapesDataModule(VOCDataModule):
-    """The synthetic shapes of `lshfm_pl.data.shapes`, generated below `root` in `prepare_data`.
-
-    Args:
-        root: the folder below which the scenes are written.
-        image_size: see `ShapesSpec`, also for the next three.
-        num_train: training scenes.
-        num_val: validation scenes.
-        num_test: test scenes.
-        scene_seed: the seed of the scenes; `seed` is that of the order and the transforms.
-        **loading: as for `VOCDataModule`: `batch_size`, `num_workers`, `seed`, …
-
-    Raises:
-        LSHFMError: a value is out of range.
-    """
-
-    def __init__(
-        self,
-        *,
-        root: str | Path,
-        image_size: int = 128,
-        num_train: int = 600,
-        num_val: int = 100,
-        num_test: int = 200,
-        scene_seed: int = 0,
-        **loading: Any,
-    ) -> None:
-        super().__init__(
-            root=root,
-            train_split="train",
-            val_split="val",
-            test_split="test",
-            class_names=SHAPE_CLASSES,
-            **loading,
-        )
-        self.spec = ShapesSpec(
-            image_size=image_size, num_train=num_train, num_val=num_val, num_test=num_test, seed=scene_seed
-        )
-
-    def prepare_data(self) -> None:
-        """Generate the scenes unless they are there."""
-        generate_shapes(self.root, self.spec)
-
-    def _data_folder(self) -> Path:
-        return shapes_folder(self.root, self.spec)
-
-
-def build_datamodule(
-    config: Mapping[str, Any], *, drawn_below: str | Path | None = None
-) -> DetectionDataModule:
-    """The data module of a `data` config that a checkpoint or `results.json` holds, interpolations resolved.
-
-    Only the classes of this module can be named by `_target_`, so that such a file can't run other code; nor is
-    anything downloaded or written where it says, and workers and batches are limited to what this machine has.
-
-    Args:
-        config: the settings.
-        drawn_below: where to draw scenes of shapes that are not there; None refuses to.
-
-    Raises:
-        LSHFMError: another class, a key that it does not know, or a value that can't be.
-    """
-    arguments = within_machine({key: value for key, value in config.items() if key != "_target_"})
-    known: dict[str, type[DetectionDataModule]] = {
-        f"{kind.__module__}.{kind.__qualname__}": kind
-        for kind in (VOCDataModule, COCODataModule, ShapesDataModule)
-    }
-    target = config.get("_target_")
-    if not isinstance(target, str) or target not in known:
-        raise LSHFMError(f"data._target_: expected {' or '.join(known)}, found {reprlib.repr(target)}.")
-    try:
-        datamodule = known[target](**arguments)
-    except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:_LONGEST_REASON]
-        raise LSHFMError(
-            f"data: {reason}. The settings do not fit this version; give data=… anew."
-        ) from error
-    if isinstance(datamodule, ShapesDataModule):
-        below = None if drawn_below is None else Path(drawn_below)
-        datamodule.root = root_of_scenes(datamodule.root, datamodule.spec, below)
-    return datamodule
-
-
 @rank_zero_only
 def _tell(split: str, faults: FaultLog) -> None:
     """Log what was found in a set: one line for each kind."""
@@ -751,50 +412,3 @@ def _require_at_least(lowest: int, **values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
             raise LSHFMError(f"data.{name} must be a whole number of at least {lowest}, found {value!r}.")
-
-
-def _is_annotated(source: VOCSource) -> bool:
-    """Whether a split is there and the annotation of one of its first images is; those of a challenge have none."""
-    try:
-        lines = read_bytes(source.split_file, limit=_LARGEST_SPLIT).decode("utf-8", "replace").splitlines()
-    except LSHFMError:
-        return False
-    wholes = [line.strip() for line in lines if line.strip()][:_LOOKED_AT]
-    names = [name for whole in wholes for name in (whole, whole.split()[0])]
-    names += [name.rpartition(".")[0] for name in names]  # of lines that name files
-    try:
-        return any((source.annotation_folder / f"{name}.xml").is_file() for name in names)
-    except OSError:  # such as a name that is too long
-        return False
-
-
-def _split_list(name: str, value: Any) -> list[str]:
-    splits = [value] if isinstance(value, str) else list(value or [])
-    if not splits or not all(isinstance(split, str) and split for split in splits):
-        raise LSHFMError(
-            f"data.{name} must name a split, such as 'train' or 'VOC2007/trainval', or be a list of them; "
-            f"found {value!r}."
-        )
-    return splits
-
-
-def _name_list(key: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
-        raise LSHFMError(f"data.{key} must be a list of names, such as [cat,dog], found {value!r}.")
-    for name in value:
-        if not isinstance(name, str) and (isinstance(name, bool) or not isinstance(name, int)):
-            raise LSHFMError(
-                f"data.{key}: expected text, found {name!r}, which is what an unquoted word was read as. Quote the "
-                f'name within the list and the list for the shell: \'data.{key}=["null","1e3"]\'.'
-            )
-    return tuple(str(name) for name in value)
-
-
-def _check_class_names(value: Any) -> tuple[str, ...]:
-    names = _name_list("class_names", value)
-    if not names:
-        raise LSHFMError(f"data.class_names must be a list of names, such as [cat,dog], found {value!r}.")
-    repeated = {name for name, count in Counter(names).items() if count > 1}
-    if repeated:
-        raise LSHFMError(f"data.class_names has {', '.join(sorted(repeated))} more than once.")
-    return names

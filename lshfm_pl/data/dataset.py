@@ -16,8 +16,9 @@ from torchvision import tv_tensors
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import decode_image, image_size, is_whole, read_image_file, turned_upright
 from lshfm_pl.data.jpeg_damage import capture_error_output, is_harmless, jpeg_messages
-from lshfm_pl.data.sampler import Draw, mix_seed
+from lshfm_pl.data.sampler import Draw
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.seeding import mix_seed
 
 __all__ = [
     "DetectionDataset",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lshfm_pl.data.annotations import object_line
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord
 from lshfm_pl.data.faults import Fault
+from lshfm_pl.data.voc.annotations import object_line
 from lshfm_pl.errors import few, printable
 
 __all__ = ["num_to_find", "record_faults"]

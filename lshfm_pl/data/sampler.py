@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["AspectRatioBatchSampler", "Draw", "ShardSampler", "mix_seed"]
+__all__ = ["AspectRatioBatchSampler", "Draw", "ShardSampler"]
 
 
 class Draw(NamedTuple):
@@ -19,11 +19,6 @@ class Draw(NamedTuple):
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     epoch: int
-
-
-def mix_seed(*numbers: int) -> int:
-    """A 64-bit seed from all the numbers (each at least 0), so mixed that neighbours share no pattern."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 class AspectRatioBatchSampler(Sampler[list[Draw]]):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lshfm_pl.data.shapes import ShapesSpec, shapes_folder
+from lshfm_pl.data.shapes.scenes import ShapesSpec, shapes_folder
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["root_of_scenes", "within_machine"]

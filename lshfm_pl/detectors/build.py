@@ -6,12 +6,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lshfm_pl.detectors.backbones import load_backbone_weights
+from lshfm_pl.detectors.backbones.weights import load_backbone_weights
 from lshfm_pl.detectors.config import resolve_config
 from lshfm_pl.detectors.faster_rcnn import build_faster_rcnn
 from lshfm_pl.detectors.retinanet import build_retinanet
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.winograd import use_winograd
+from lshfm_pl.kernels.winograd import use_winograd
 
 __all__ = ["Detector", "build_detector"]
 

@@ -9,12 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lshfm_pl.detectors.published import (
-    holds_pair,
-    is_published,
-    rename_published_key,
-    take_network,
-)
+from lshfm_pl.detectors.published import holds_pair, is_published, rename_published_key, take_network
 from lshfm_pl.detectors.state_dicts import FoundNetwork, choose_network, find_networks, shared_prefix
 from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
 from lshfm_pl.errors import LSHFMError, few

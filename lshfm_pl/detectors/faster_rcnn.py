@@ -8,7 +8,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from lshfm_pl.detectors.backbones import build_fpn_backbone, build_single_scale
+from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
 from lshfm_pl.detectors.config import FASTER_RCNN_KEYS
 from lshfm_pl.detectors.full_precision import (
     FullPrecisionAnchors,

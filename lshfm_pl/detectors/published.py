@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from lshfm_pl.data import VOC_CLASSES
-from lshfm_pl.data.coco import unused_name
+from lshfm_pl.data.coco.dataset import unused_name
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torchvision.models import detection
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
-from lshfm_pl.detectors.backbones import build_fpn_backbone, build_single_scale, group_norm
+from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
+from lshfm_pl.detectors.backbones.norms import group_norm
 from lshfm_pl.detectors.config import RETINANET_KEYS
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, FullPrecisionRetinaNetHead
 from lshfm_pl.errors import LSHFMError

@@ -3,7 +3,10 @@
 from lshfm_pl.mimic.build import MIMIC_HEADS, DistillLosses, build_losses, build_mimic_head
 from lshfm_pl.mimic.calibration import BiasCalibration
 from lshfm_pl.mimic.features import FeaturePair, FeatureTap, LogitPair, make_tap, mimic_size
-from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, FeatureHead, MimicHead
+from lshfm_pl.mimic.losses.base import FeatureHead, MimicHead
+from lshfm_pl.mimic.losses.kd import KD
+from lshfm_pl.mimic.losses.l2 import L2
+from lshfm_pl.mimic.losses.lsh import LSH, LSHL2
 
 __all__ = [
     "KD",

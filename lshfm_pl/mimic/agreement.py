@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.kernels.hash_loss import exact_products
 from lshfm_pl.mimic.build import read_hash_file
 from lshfm_pl.mimic.features import FeatureGrid, feature_grids, make_tap, mimic_size
-from lshfm_pl.mimic.hashing import exact_products
-from lshfm_pl.mimic.heads import LSH
+from lshfm_pl.mimic.losses.lsh import LSH
 
 __all__ = ["AgreementMap", "agreement_maps", "hash_of"]
 

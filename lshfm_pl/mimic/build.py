@@ -12,7 +12,10 @@ from lshfm_pl.detectors.state_dicts import refuse_not_finite
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.calibration import BiasCalibration
 from lshfm_pl.mimic.features import MimicSize, class_activation, mimic_size
-from lshfm_pl.mimic.heads import KD, L2, LSH, LSHL2, FeatureHead, MimicHead, require_number
+from lshfm_pl.mimic.losses.base import FeatureHead, MimicHead, require_number
+from lshfm_pl.mimic.losses.kd import KD
+from lshfm_pl.mimic.losses.l2 import L2
+from lshfm_pl.mimic.losses.lsh import LSH, LSHL2
 
 __all__ = ["MIMIC_HEADS", "DistillLosses", "build_losses", "build_mimic_head", "read_hash_file"]
 

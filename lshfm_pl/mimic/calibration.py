@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lshfm_pl.data.sampler import mix_seed
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.features import ground_truth_features
-from lshfm_pl.mimic.heads import LSH, Centre, EvenMedian
+from lshfm_pl.mimic.losses.lsh import LSH, Centre, EvenMedian
+from lshfm_pl.seeding import mix_seed
 
 __all__ = [
     "AGREEMENT_DESCRIPTIONS",

@@ -1,6 +1,6 @@
 """What is made of finished runs: tables and pictures."""
 
-from lshfm_pl.reporting.drawing import detection_grid, draw_detections
+from lshfm_pl.drawing.boxes import detection_grid, draw_detections
 from lshfm_pl.reporting.tables import comparison_table, summary_rows, write_csv, write_markdown
 
 __all__ = [

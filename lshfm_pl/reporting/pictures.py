@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from lshfm_pl.data import build_datamodule
+from lshfm_pl.data.batches import as_float
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.detectors.torch_files import read_torch_file
+from lshfm_pl.drawing.boxes import detection_grid
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics.inputs import foreground
-from lshfm_pl.modules.detection import as_float
-from lshfm_pl.reporting.drawing import detection_grid
 from lshfm_pl.reporting.summary import Group
 from lshfm_pl.runs.reading import read_png
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
+from lshfm_pl.renamed import current_path
 from lshfm_pl.reporting.schema import checked_results
-from lshfm_pl.results import ERROR_FILE, RECORD_FILE, RESULTS_FILE, is_known_data, training_settings
 from lshfm_pl.runs.reading import read_columns, read_json, read_text_end, read_yaml
+from lshfm_pl.runs.results import ERROR_FILE, RECORD_FILE, RESULTS_FILE, is_known_data, training_settings
 
 __all__ = [
     "Run",
@@ -162,6 +163,8 @@ class Run:
         if not isinstance(data, Mapping):
             return {}
         kept = {key: value for key, value in data.items() if key not in NOT_COMPARED_DATA}
+        if "_target_" in kept:
+            kept["_target_"] = current_path(kept["_target_"])
         if is_known_data(kept):
             kept.pop("root", None)
         return _flat({"data": kept})

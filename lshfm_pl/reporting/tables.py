@@ -2,27 +2,23 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lshfm_pl.errors import LSHFMError, without_controls
+from lshfm_pl.errors import LSHFMError, printable, without_controls
 from lshfm_pl.files import write_whole
 from lshfm_pl.metrics.bootstrap import BOOTSTRAP_FIGURES
 from lshfm_pl.reporting.intervals import FEWEST_SEEDS, IMAGES, Resampled, verdict
 from lshfm_pl.reporting.runs import Run, metric_of_run
 from lshfm_pl.reporting.schema import checked_results
-from lshfm_pl.reporting.summary import (
-    COST_KEYS,
-    Group,
-    Line,
-    cost_of_run,
-    group_runs,
-)
+from lshfm_pl.reporting.summary import COST_KEYS, Group, Line, cost_of_run, group_runs
 
 __all__ = [
     "COST_COLUMNS",
     "DEFAULT_METRICS",
+    "LONGEST_NAME",
     "METRIC_DESCRIPTIONS",
     "SUMMARY_COLUMNS",
     "check_metrics",
@@ -37,6 +33,7 @@ __all__ = [
     "line_rows",
     "markdown_table",
     "markdown_text",
+    "metrics_table",
     "run_rows",
     "summary_rows",
     "write_csv",
@@ -391,3 +388,38 @@ def markdown_text(text: str) -> str:
     for character, entity in MARKDOWN_ENTITIES.items():
         text = text.replace(character, entity)
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
+
+
+LONGEST_NAME = 100
+"""Characters of a class's name in a table."""
+
+
+def metrics_table(metrics: dict[str, float]) -> str:
+    """The figures as Markdown: one table of the means and what they mean, one with a line a class.
+
+    Classes without ground truth are named below the second.
+    """
+    lines = ["| all classes | | |", "|---|---:|---|"]
+    for name, description in METRIC_DESCRIPTIONS.items():
+        lines.append(f"| {name} | {_cell(metrics[name])} | {description} |")
+    columns = ("AP", "AP50", "voc07_AP", "voc_AP")
+    lines += ["", "| class | " + " | ".join(columns) + " |", "|---" + "|---:" * len(columns) + "|"]
+    classes = [key.removeprefix("AP/") for key in metrics if key.startswith("AP/")]
+    absent = [name for name in classes if math.isnan(metrics[f"AP/{name}"])]
+    for name in classes:
+        if name not in absent:
+            cells = [_cell(metrics[f"{column}/{name}"]) for column in columns]
+            lines.append(f"| {_name(name)} | {' | '.join(cells)} |")
+    if absent:
+        lines += ["", f"Without ground truth: {', '.join(map(_name, absent))}"]
+    return "\n".join(lines)
+
+
+def _name(class_name: str) -> str:
+    """The name of a class as a cell of the table."""
+    name = printable(class_name)
+    return (name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…").replace("|", "\\|")
+
+
+def _cell(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"

@@ -7,10 +7,10 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from lshfm_pl.cli.students import Student
 from lshfm_pl.data.fingerprint import Fingerprint
+from lshfm_pl.runs.defaults import Choice
 from lshfm_pl.runs.launch import quoted
-from lshfm_pl.runs.students import Student
-from lshfm_pl.training.defaults import Choice
 
 __all__ = ["Plan", "Typed"]
 

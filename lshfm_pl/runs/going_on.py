@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hydra.core.hydra_config import HydraConfig
 
 from lshfm_pl.cli import in_multirun
-from lshfm_pl.processes import started_outside
+from lshfm_pl.runs.processes import started_outside
 
 __all__ = ["command_to_go_on"]
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from lshfm_pl.errors import LSHFMError, few
-from lshfm_pl.processes import ask_for_end_with_parent
-from lshfm_pl.results import RESULTS_FILE, write_json
+from lshfm_pl.files import write_json
+from lshfm_pl.runs.processes import ask_for_end_with_parent
 from lshfm_pl.runs.reading import read_json
+from lshfm_pl.runs.results import RESULTS_FILE
 from lshfm_pl.signals import STOP_SIGNALS
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Run",
     "RunProcess",
     "is_done",
+    "preload",
     "quoted",
     "read_results",
     "refuse_other_settings",
@@ -160,6 +162,12 @@ def _redirect(output: str) -> None:
     os.close(empty)
     sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def preload(*commands: str) -> None:
+    """Import commands and all that they need, once for all runs: these are forks of this process."""
+    for command in commands:
+        importlib.import_module(f"lshfm_pl.{command}")
 
 
 def is_done(run: Run) -> bool:

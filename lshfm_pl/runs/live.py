@@ -9,10 +9,10 @@ from datetime import timedelta
 from statistics import mean
 from typing import NamedTuple
 
-from lshfm_pl.console import can_rewrite
+from lshfm_pl.cli.console import can_rewrite
+from lshfm_pl.cli.status_line import StatusLine, fits, joined
 from lshfm_pl.runs.launch import Run, RunProcess
 from lshfm_pl.runs.progress import Progress, epoch_of, read_progress
-from lshfm_pl.status_line import StatusLine, fits, joined
 
 __all__ = ["LiveLine"]
 

@@ -23,7 +23,7 @@ from pytorch_lightning.plugins.environments import (
 from pytorch_lightning.utilities import rank_zero_only
 from torch.distributed import TCPStore
 
-from lshfm_pl.environment import (
+from lshfm_pl.cli.environment import (
     prepare_meeting,
     refuse_other_counts,
     started_by_srun,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.results import write_json
+from lshfm_pl.files import write_json
 from lshfm_pl.runs.reading import read_json
 
 __all__ = ["PROGRESS_FILE", "Progress", "epoch_of", "read_progress", "write_progress"]

@@ -1,1 +1,6 @@
-"""Training: what is chosen for the data, and what a run tells of itself while it trains."""
+"""Training: the LightningModules, how they are built from a config, optimizers, precision and callbacks."""
+
+from lshfm_pl.training.detection import DetectionModule
+from lshfm_pl.training.distillation import DistillationModule
+
+__all__ = ["DetectionModule", "DistillationModule"]

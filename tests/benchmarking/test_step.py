@@ -10,7 +10,7 @@ from small_detectors import STUDENTS, TEACHER_OF
 from lshfm_pl.benchmarking.step import PARTS, StepParts, _students_of, load_published, measure_steps
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.modules.detection import DetectionModule
+from lshfm_pl.training.detection import DetectionModule
 
 
 def benchmark_config(student, *overrides):

@@ -9,14 +9,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 from voc_files import object_xml, write_image, write_many, write_split, write_voc
 
-from lshfm_pl.data.datamodule import (
-    DetectionDataModule,
-    ShapesDataModule,
-    VOCDataModule,
-    build_datamodule,
-)
+from lshfm_pl.data.build import build_datamodule
+from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.images import decode_image
-from lshfm_pl.data.voc import VOC_CLASSES
+from lshfm_pl.data.shapes.datamodule import ShapesDataModule
+from lshfm_pl.data.voc.datamodule import VOCDataModule
+from lshfm_pl.data.voc.dataset import VOC_CLASSES
 from lshfm_pl.errors import LSHFMError
 
 CONFIGS = Path(__file__).parents[2] / "conf" / "data"
@@ -431,7 +429,7 @@ def test_impossible_settings_are_refused(folder, setting, message):
 
 def test_data_module_is_built_from_a_stored_config(folder):
     config = {
-        "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
+        "_target_": "lshfm_pl.data.voc.datamodule.VOCDataModule",
         "root": str(folder),
         "train_split": "train",
         "val_split": "val",

@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 import torch
 from voc_files import object_xml, set_annotation, write_many
 
-from lshfm_pl.data.datamodule import VOCDataModule
 from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.data.sampler import Draw
+from lshfm_pl.data.voc.datamodule import VOCDataModule
 from lshfm_pl.errors import LSHFMError
 
 BAD = (3, 4, 11)

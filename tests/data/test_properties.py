@@ -13,14 +13,14 @@ from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from voc_files import annotation_xml, object_xml, write_image, write_split
 
-from lshfm_pl.data.annotations import VOCSource, read_sources
-from lshfm_pl.data.coco import COCODetection
-from lshfm_pl.data.coco_json import read_coco_json
+from lshfm_pl.data.coco.annotations import read_coco_json
+from lshfm_pl.data.coco.dataset import COCODetection
 from lshfm_pl.data.faults import FaultLog, unsafe_path
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
 from lshfm_pl.data.transforms import train_transform
-from lshfm_pl.data.voc import VOCDetection
+from lshfm_pl.data.voc.annotations import VOCSource, read_sources
+from lshfm_pl.data.voc.dataset import VOCDetection
 from lshfm_pl.errors import LSHFMError
 
 SIZE = (64, 48)

@@ -7,9 +7,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from lshfm_pl.data.sampler import AspectRatioBatchSampler, Draw, ShardSampler, mix_seed
+from lshfm_pl.data.sampler import AspectRatioBatchSampler, Draw, ShardSampler
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.seeding import mix_seed
 
 
 def ratios_of(number, seed=0):

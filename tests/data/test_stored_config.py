@@ -8,13 +8,17 @@ from lshfm_pl.data import ShapesDataModule, build_datamodule
 from lshfm_pl.errors import LSHFMError
 
 SHAPES = {
-    "_target_": "lshfm_pl.data.datamodule.ShapesDataModule",
+    "_target_": "lshfm_pl.data.shapes.datamodule.ShapesDataModule",
     "num_train": 1,
     "num_val": 1,
     "num_test": 1,
 }
-VOC = {"_target_": "lshfm_pl.data.datamodule.VOCDataModule", "train_split": "train", "val_split": "val"}
-COCO = {"_target_": "lshfm_pl.data.datamodule.COCODataModule", "val_annotations": "v.json", "val_images": "v"}
+VOC = {"_target_": "lshfm_pl.data.voc.datamodule.VOCDataModule", "train_split": "train", "val_split": "val"}
+COCO = {
+    "_target_": "lshfm_pl.data.coco.datamodule.COCODataModule",
+    "val_annotations": "v.json",
+    "val_images": "v",
+}
 
 
 def test_workers_and_batches_are_limited_to_the_machine(tmp_path):

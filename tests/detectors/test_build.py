@@ -7,7 +7,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.detectors import build_detector
-from lshfm_pl.detectors.backbones import FrozenStatsBatchNorm2d
+from lshfm_pl.detectors.backbones.norms import FrozenStatsBatchNorm2d
 from lshfm_pl.detectors.config import resolve_config
 from lshfm_pl.detectors.published import model_config as read_model_config
 from lshfm_pl.detectors.published import rename_published_key

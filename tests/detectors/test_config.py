@@ -2,7 +2,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lshfm_pl.cli.ranges import CHOICES
-from lshfm_pl.detectors.backbones import BACKBONES
+from lshfm_pl.detectors.backbones.build import BACKBONES
 from lshfm_pl.detectors.config import ARCHITECTURES, NECKS, NORMS, change_evaluation, resolve_config
 from lshfm_pl.errors import LSHFMError
 

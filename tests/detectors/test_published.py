@@ -18,11 +18,7 @@ from lshfm_pl.detectors import (
     model_config,
 )
 from lshfm_pl.detectors.checkpoint import read_checkpoint
-from lshfm_pl.detectors.published import (
-    count_classes,
-    default_class_names,
-    recognise_model,
-)
+from lshfm_pl.detectors.published import count_classes, default_class_names, recognise_model
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.build import read_hash_file
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from small_detectors import random_batch, small_detector
 
+from lshfm_pl.data.batches import as_float
 from lshfm_pl.mimic import build_losses, mimic_size
-from lshfm_pl.modules import DistillationModule
-from lshfm_pl.modules.detection import as_float
+from lshfm_pl.training import DistillationModule
 
 NARROW = {
     "backbone_weights": None,

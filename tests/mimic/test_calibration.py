@@ -32,7 +32,7 @@ def test_median_is_the_same_in_blocks(monkeypatch):
     features = torch.randn(50, 7)
     whole, blocks = LSH(7, 100), LSH(7, 100)
     whole.centre_bias(features, "median")
-    monkeypatch.setattr("lshfm_pl.mimic.heads.PROJECTED_AT_ONCE", 50 * 3)
+    monkeypatch.setattr("lshfm_pl.mimic.losses.lsh.PROJECTED_AT_ONCE", 50 * 3)
     blocks.centre_bias(features, "median")
     torch.testing.assert_close(whole.bias, blocks.bias, rtol=1e-5, atol=1e-7)
 

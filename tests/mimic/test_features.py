@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mimic_losses import make_head
 from small_detectors import STUDENTS, TEACHER_OF, small_detector
-from test_heads import make_head
 
-from lshfm_pl.mimic import hashing
+from lshfm_pl.kernels import hash_loss as hashing
 from lshfm_pl.mimic.features.parts import box_features, kept_locations, location_weights, neighbourhoods
 
 RETINANET = Path(__file__).parent.parent / "goldens" / "mimic" / "retinanet.npz"

@@ -12,8 +12,8 @@ import pytest
 from run_files import VOC0712, make_record, make_results, write_begun, write_run
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.report import report
 from lshfm_pl.reporting.published import published_of_run
+from lshfm_pl.reporting.report import report
 from lshfm_pl.reporting.runs import Run, find_runs, read_run
 from lshfm_pl.reporting.tables import comparison_table, write_csv
 

@@ -15,7 +15,7 @@ from lshfm_pl.reporting.summary import group_runs
 def test_the_background_that_a_retinanet_scores_is_not_drawn(tmp_path):
     folder = write_voc(tmp_path / "set", "test", {"a": ((300, 260), [object_xml("square")])})
     data = {
-        "_target_": "lshfm_pl.data.datamodule.VOCDataModule",
+        "_target_": "lshfm_pl.data.voc.datamodule.VOCDataModule",
         "root": str(folder),
         "train_split": "test",
         "val_split": "test",

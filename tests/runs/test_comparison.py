@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.cli.students import Student, read_seeds, read_students
 from lshfm_pl.compare import make_plan
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs.students import Student, read_seeds, read_students
 
 
 def composed(*arguments, command="compare"):

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from lshfm_pl.environment import TORCHRUN
+from lshfm_pl.cli.environment import TORCHRUN
 from lshfm_pl.runs.going_on import ANY_COMMAND, command_to_go_on
 
 

@@ -6,12 +6,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from process_settings import SRUN_SETS, TORCHRUN_SETS
 from pytorch_lightning.plugins.environments import (
     LightningEnvironment,
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from test_processes import SRUN_SETS, TORCHRUN_SETS
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs import meeting

@@ -12,11 +12,11 @@ from types import ModuleType
 
 import pytest
 
-from lshfm_pl.checkpointing import Interrupted
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.results import write_json
+from lshfm_pl.files import write_json
 from lshfm_pl.runs.launch import Run, is_done, refuse_other_settings, run_once
 from lshfm_pl.runs.pool import run_all
+from lshfm_pl.signals import Interrupted
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the runs of these tests are forks")
 

@@ -17,7 +17,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection._utils import Matcher
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.memory import give_back_freed_memory
+from lshfm_pl.kernels.memory import give_back_freed_memory
 from lshfm_pl.mimic.features.parts import (
     anchors_at_location,
     backbone_maps,

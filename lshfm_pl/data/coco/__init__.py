@@ -1,0 +1,1 @@
+"""Data in COCO's JSON format."""

@@ -1,0 +1,129 @@
+"""The data module of files in COCO's JSON format."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lshfm_pl.data.class_names import check_class_names, name_list
+from lshfm_pl.data.coco.dataset import CategoryIds, COCODetection
+from lshfm_pl.data.datamodule import DetectionDataModule
+from lshfm_pl.data.faults import FaultLog
+from lshfm_pl.data.transforms import eval_transform
+from lshfm_pl.errors import LSHFMError, few
+
+__all__ = ["COCODataModule"]
+
+
+class COCODataModule(DetectionDataModule):
+    """Data in COCO's JSON format, COCO 2017 itself or one's own; see `COCODetection`.
+
+    The class names are those of the file that is read first; the categories of every other file are matched with
+    them by name.
+
+    Args:
+        root: what relative paths below are relative to.
+        train_annotations: the JSON file of the training images; None if there is no training.
+        train_images: the folder of its images.
+        val_annotations: likewise for validation.
+        val_images: likewise for validation.
+        test_annotations: likewise for the test; None is `val_annotations` with `val_images`, whatever else is
+            there.
+        test_images: likewise for the test.
+        class_names: names of the labels 1..C, which the categories are matched with; None takes those of the file
+            that is read first.
+        category_ids: how categories become labels, see `COCODetection`, also for the next two.
+        drop_categories: names of categories without objects that get no label.
+        keep_empty_images: train also on images without annotations, as background.
+        **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
+
+    Raises:
+        LSHFMError: a value is out of range, or only one of a JSON file and its folder is given.
+    """
+
+    _drops_classes = "data.drop_categories"
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        train_annotations: str | Path | None = None,
+        train_images: str | Path | None = None,
+        val_annotations: str | Path,
+        val_images: str | Path,
+        test_annotations: str | Path | None = None,
+        test_images: str | Path | None = None,
+        class_names: Sequence[str] | None = None,
+        category_ids: CategoryIds = "contiguous",
+        drop_categories: Sequence[str] | None = None,
+        keep_empty_images: bool = False,
+        **loading: Any,
+    ) -> None:
+        super().__init__(root=root, **loading)
+        self.files = {
+            "train": self._file_and_folder("train", train_annotations, train_images),
+            "val": self._file_and_folder("val", val_annotations, val_images),
+            "test": self._file_and_folder("test", test_annotations, test_images),
+        }
+        self.files["test"] = self.files["test"] or self.files["val"]
+        self.category_ids: CategoryIds = category_ids
+        self.drop_categories = name_list("drop_categories", drop_categories or [])
+        self.keep_empty_images = keep_empty_images
+        self._class_names = None if class_names is None else check_class_names(class_names)
+        self._known_categories: dict[int, str] | None = None
+        self._categories_of: dict[tuple[Path, Path], tuple[str, ...]] = {}
+
+    def _file_and_folder(
+        self, split: str, annotations: str | Path | None, images: str | Path | None
+    ) -> tuple[Path, Path] | None:
+        if annotations is None and images is None:
+            return None
+        if annotations is None or images is None:
+            raise LSHFMError(
+                f"data.{split}_annotations and data.{split}_images belong together: expected both or neither, "
+                f"found {annotations} and {images}."
+            )
+        return self.root / Path(annotations).expanduser(), self.root / Path(images).expanduser()
+
+    def read_set(self, split: str, faults: FaultLog) -> COCODetection:
+        """See the base class."""
+        files = self.files[split]
+        if files is None:
+            raise LSHFMError(
+                f"data.{split}_annotations is not given: expected a JSON file in COCO's format, and the folder "
+                f"of its images as data.{split}_images."
+            )
+        annotations, images = files
+        is_training = split == "train"
+        dataset = COCODetection(
+            annotations,
+            images,
+            category_ids=self.category_ids,
+            class_names=self._class_names,
+            classes_of=self._classes_of,
+            known_categories=self._known_categories,
+            drop_categories=self.drop_categories,
+            keep_empty_images=self.keep_empty_images,
+            training=is_training,
+            setting=f"data.{split}_images",
+            transforms=self.train_transform if is_training else eval_transform(),
+            seed=self.seed,
+            log=faults,
+        )
+        self._refuse_unknown_drops(files, dataset.all_categories)
+        if self._class_names is None:
+            self._class_names, self._classes_of = dataset.class_names, annotations
+            self._known_categories = dataset.categories
+        self._tell_of_set(dataset, annotations, faults, is_training)
+        return dataset
+
+    def _refuse_unknown_drops(self, files: tuple[Path, Path], categories: Sequence[str]) -> None:
+        """Once all files have been read: a name that none of them has is misspelt."""
+        self._categories_of = {**self._categories_of, files: tuple(categories)}  # a copy may read a set again
+        known = {name for names in self._categories_of.values() for name in names}
+        unknown = set(self.drop_categories) - known
+        if unknown and set(self.files.values()) <= {None, *self._categories_of}:
+            paths = few([str(annotations) for annotations, _ in self._categories_of])
+            raise LSHFMError(f"data.drop_categories: there is no category '{min(unknown)}' in {paths}.")
+
+    def _source(self, split: str) -> tuple[str, object]:
+        return f"{split}_annotations", self.files[split]

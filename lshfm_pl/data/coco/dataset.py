@@ -1,0 +1,229 @@
+"""Object detection data sets in COCO's JSON format.
+
+`lshfm_pl.data.coco.annotations` has the format and reads the files; here they become images and targets.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lshfm_pl.data.coco.annotations import COCOFile, read_coco_json
+from lshfm_pl.data.coco.boxes import checked_areas, tell_of_boxes
+from lshfm_pl.data.coco.categories import (
+    CATEGORY_IDS,
+    CategoryIds,
+    make_labels,
+    unused_name,
+    without_categories,
+)
+from lshfm_pl.data.coco.images import find_images
+from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.images import image_size
+
+__all__ = ["CATEGORY_IDS", "COCODetection", "CategoryIds", "unused_name"]
+
+_NO_OBJECT_SIDE = 1.0
+"""Pixels; an image none of whose boxes has both sides longer than this counts as one without annotation."""
+
+
+class COCODetection(DetectionDataset):
+    """The images of one annotation file in COCO's JSON format, by image id.
+
+    All annotations are read, and all files looked for, when the object is made. Items are those of
+    `DetectionDataset` with `crowd` and `area`; nothing is difficult. `area` is the segmentation's, as COCO's
+    sizes small, medium and large need it, or the box's where the file has none.
+
+    Evaluation has every image and annotation, boxes as the file states them. Training follows torchvision's
+    detection reference (`_has_valid_annotation`, `ConvertCocoPolysToMask`): crowd annotations are dropped,
+    boxes are clipped to the image and those without area then dropped, and so are images without any
+    remaining annotation whose stated width and height are both above one pixel. An image that has crowd
+    annotations alone is therefore dropped, which the reference would keep without boxes. How many images are
+    left out, and why, is said to `log`.
+
+    Args:
+        annotation_file: the JSON file.
+        image_folder: what `file_name` is relative to.
+        category_ids: labels are the category ids themselves (`keep`: a label without category gets
+            `unused_name`), or the positions 1..C of the sorted ids (`contiguous`).
+        class_names: names of the labels 1..C, to match the categories with; None takes the file's own.
+        classes_of: where these are from, for messages: a file or the checkpoint.
+        known_categories: id → name there; None where that is not known.
+        drop_categories: names of categories without objects that get no label.
+        keep_empty_images: train also on images without annotations, as background.
+        training: see above.
+        setting: what the config calls the folder, for messages.
+        transforms: see `DetectionDataset`, also for the next.
+        seed: the seed of the random transforms, at least 0.
+        log: what is told of faults, and says whether they raise or leave the image out; see `DetectionDataset`.
+
+    Raises:
+        LSHFMError: a file is missing or wrong, the category ids can't be labels, or no image is left to train
+            on; the message names the file.
+    """
+
+    def __init__(
+        self,
+        annotation_file: str | Path,
+        image_folder: str | Path,
+        *,
+        category_ids: CategoryIds = "contiguous",
+        class_names: Sequence[str] | None = None,
+        classes_of: object = "the training set",
+        known_categories: Mapping[int, str] | None = None,
+        drop_categories: Sequence[str] = (),
+        keep_empty_images: bool = False,
+        training: bool = False,
+        setting: str = "data.{train,val,test}_images",
+        transforms: Transform | None = None,
+        seed: int = 0,
+        log: FaultLog | None = None,
+    ) -> None:
+        log = log or FaultLog()
+        file = read_coco_json(annotation_file, log)
+        all_categories = tuple(file.categories.values())
+        file = without_categories(file, drop_categories)
+        label_of, class_names = make_labels(
+            file, category_ids, class_names, classes_of, known_categories, log
+        )
+        paths = find_images(Path(image_folder), file.images, file.path, log, setting)
+        sizes = _image_sizes(file, paths, log)
+        tell_of_boxes(file, sizes, log)
+        file = checked_areas(file, log)
+        boxes = np.concatenate([file.boxes[:, :2], file.boxes[:, :2] + file.boxes[:, 2:]], axis=1)
+        boxes = boxes.astype(np.float32)
+        clipped = boxes.clip(0, np.tile(sizes[file.image_index], 2).astype(np.float32))
+        has_area = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+        bad = log.bad_images()
+        is_bad = np.array([str(image.id) in bad for image in file.images])
+        image_kept = ~is_bad
+        kept = image_kept[file.image_index]
+        _tell_of_no_area(file, ~has_area & ~file.crowd & kept, training, log)
+        if num_crowd := int(file.crowd.sum()):
+            text = f"{num_crowd} annotations are crowds: not trained on, ignored in the evaluation."
+            log.add(Fault("crowd", file.path, text))
+        if training:
+            boxes = clipped
+            kept &= has_area & ~file.crowd
+            is_learnable = kept & (file.boxes[:, 2:] > _NO_OBJECT_SIDE).all(axis=1)
+            image_kept = np.isin(np.arange(len(paths)), file.image_index[is_learnable])
+            if not image_kept.any():
+                text = "no image has an object to learn. Annotate some."
+                raise FaultError(Fault("split-empty", file.path, text))
+            without = ~np.isin(np.arange(len(paths)), file.image_index) & ~is_bad
+            if keep_empty_images:
+                image_kept |= without
+            kept &= image_kept[file.image_index]
+            _tell_of_left_out(file, ~image_kept & ~is_bad, without, log)
+        area = file.area.astype(np.float32)  # float64 can't go to every device
+        labels = np.array([label_of[category_id] for category_id in file.category_ids.tolist()], np.int64)
+        super().__init__(
+            [
+                DetectionRecord(
+                    image_id=str(file.images[index].id),
+                    image_path=path,
+                    width=int(sizes[index, 0]),
+                    height=int(sizes[index, 1]),
+                    boxes=boxes[of_image],
+                    labels=labels[of_image],
+                    difficult=np.full(len(of_image), False),
+                    crowd=file.crowd[of_image],
+                    area=area[of_image],
+                )
+                for index, of_image in enumerate(_by_image(file.image_index, kept, len(paths)))
+                if image_kept[index] and (path := paths[index]) is not None
+            ],
+            class_names,
+            transforms=transforms,
+            seed=seed,
+            log=log,
+        )
+        bad_paths = (path for path, bad in zip(paths, is_bad, strict=True) if bad and path is not None)
+        self.left_out = list(dict.fromkeys(bad_paths))
+        self.categories = file.categories
+        self.root_category = file.root_category
+        self.all_categories = all_categories
+        self._unused = set(range(1, len(class_names) + 1)) - set(label_of.values())
+        self._counts = {
+            "crowd": num_crowd,
+            "dropped_boxes": int((~has_area & ~file.crowd).sum()) if training else 0,
+            "dropped_images": int((~image_kept & ~is_bad).sum()),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Counts: as the base's, unused labels left out; `crowd` annotations of the file; what was dropped.
+
+        `dropped_boxes` are those without area, `dropped_images` those without anything to learn.
+        """
+        counts = super().describe()
+        unused = {self.class_names[label - 1] for label in self._unused}
+        classes = {name: count for name, count in counts["classes"].items() if name not in unused}
+        return {**counts, **self._counts, "classes": classes}
+
+
+def _image_sizes(file: COCOFile, paths: Sequence[Path | None], log: FaultLog) -> np.ndarray:
+    """Int64 [N, 2]: width and height, from the image where the entry doesn't state them, 0 where neither has it."""
+    sizes = np.array([(image.width, image.height) for image in file.images], dtype=np.int64)
+    unstated = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
+    if unstated:
+        first = file.images[unstated[0]]
+        text = (
+            f"{len(unstated):,} images have no width and height, {first.id} the first: the files' are taken."
+        )
+        log.add(Fault("size-unstated", file.path, text))
+    for index in unstated:
+        path, image_id = paths[index], str(file.images[index].id)
+        if path is None:
+            continue
+        try:
+            sizes[index] = image_size(path)
+        except FaultError as error:
+            log.add(dataclasses.replace(error.fault, image_id=image_id))
+    return sizes
+
+
+def _tell_of_no_area(file: COCOFile, affected: np.ndarray, training: bool, log: FaultLog) -> None:
+    """Boxes that no detector can be shown, or be asked to find."""
+    outcome = "is not trained on" if training else "counts as missed in the evaluation"
+    for index in np.flatnonzero(affected).tolist():
+        box = ", ".join(f"{value:g}" for value in file.boxes[index])
+        text = f"{file.entry(index)}: the box {box} has no area inside the image: it {outcome}."
+        log.add(Fault("box-left-out", file.path, text))
+
+
+def _tell_of_left_out(file: COCOFile, left_out: np.ndarray, without: np.ndarray, log: FaultLog) -> None:
+    """The images that are not trained on, in one line, by reason."""
+    if not left_out.any():
+        return
+    has_single = np.isin(np.arange(len(left_out)), file.image_index[~file.crowd])
+    reasons = Counter(
+        "without annotations"
+        if without[index]
+        else "with boxes of one pixel or outside alone"
+        if has_single[index]
+        else "with crowds alone"
+        for index in np.flatnonzero(left_out).tolist()
+    )
+    first = file.images[int(np.flatnonzero(left_out)[0])]
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    advice = (
+        " data.keep_empty_images=true trains on those without annotations as background."
+        if "without annotations" in reasons
+        else ""
+    )
+    text = (
+        f"{int(left_out.sum()):,} of {len(left_out):,} images are left out of training, having nothing to learn: "
+        f"{counts}; {first.file_name} the first.{advice}"
+    )
+    log.add(Fault("images-left-out", file.path, text))
+
+
+def _by_image(image_index: np.ndarray, kept: np.ndarray, num_images: int) -> list[np.ndarray]:
+    """Per image the indices of its kept annotations, in the order of the file."""
+    order = np.flatnonzero(kept)
+    order = order[np.argsort(image_index[order], kind="stable")]
+    return np.split(order, np.searchsorted(image_index[order], np.arange(1, num_images)))

@@ -1,0 +1,337 @@
+"""The image files of an annotation file in COCO's JSON format: `file_name` → path."""
+
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from lshfm_pl.data.coco.values import EntryError, Notes, has_unprintable, refuse_missing, shown
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
+from lshfm_pl.data.folders import walk
+from lshfm_pl.data.spelling import folded
+
+__all__ = ["advice", "file_name_of", "find_images"]
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_LONGEST_PART = 255
+"""Bytes of a name in the usual file systems."""
+_LONGEST_PATH = 4095
+_DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
+_LOCAL_FILES = "/data/local-files/"
+"""How Label Studio names files of its own machine: `/data/local-files/?d=<path>`."""
+
+_COCO2017_NAMES = ("instances_train2017.json", "instances_val2017.json", "train2017", "val2017")
+_COCO2017_ADVICE = (
+    "data.root needs annotations/instances_train2017.json, annotations/instances_val2017.json, train2017/*.jpg "
+    "and val2017/*.jpg: unpack http://images.cocodataset.org/zips/train2017.zip, …/zips/val2017.zip and "
+    "…/annotations/annotations_trainval2017.zip there."
+)
+
+
+class NamedImage(Protocol):
+    """What is needed of an entry of `images`."""
+
+    @property
+    def id(self) -> int | str:
+        """Unique in its file."""
+
+    @property
+    def file_name(self) -> str:
+        """As the entry has it."""
+
+
+def file_name_of(entry: dict[str, Any], notes: Notes, others: Sequence[str] = ()) -> str:
+    """The `file_name` of an entry, or what another key names instead of it.
+
+    Args:
+        entry: of `images`.
+        notes: is told what was read although it is not as the format says.
+        others: keys to look for where there is no `file_name`.
+
+    Raises:
+        EntryError: there is none, or it can't name a file anywhere.
+    """
+    key = next((key for key in ("file_name", *others) if key in entry), None)
+    if key is None:
+        refuse_missing("file_name")
+    name = entry[key]
+    if not isinstance(name, str) or not name.strip():
+        raise EntryError(f"{key} is {shown(name)}, expected text")
+    if key != "file_name":
+        notes.add("value-read", f"{key} is {shown(name)}, read as file_name")
+    elif has_unprintable(name) and not has_unprintable(name.strip()):
+        notes.add("value-read", f"file_name is {shown(name)}, read without its line break")
+        name = name.strip()
+    if (reason := _impossible(name)) is not None:
+        raise EntryError(f"file_name {shown(name)} {reason}", "path-unsafe")
+    return name
+
+
+def find_images(
+    folder: Path,
+    images: Sequence[NamedImage],
+    annotation_file: Path,
+    log: FaultLog | None = None,
+    setting: str = "data.{train,val,test}_images",
+) -> list[Path | None]:
+    """The path of every image, all of them looked for below `folder`; each folder is listed once.
+
+    A `file_name` that names no file as it stands is taken without its leading folders (of the annotation tool, or
+    those that `folder` ends with), with `/` for `\\`, in other case or Unicode form, or with the suffix
+    that it lacks, if one file alone fits. All of these are one warning. No path leaves `folder`, but by a link.
+
+    Raises:
+        LSHFMError: the folder is missing, all images are, or one is and `log` does not say to skip it; its path is
+            None then.
+    """
+    log = log or FaultLog()
+    if not folder.is_dir():
+        raise FaultError(Fault("file-missing", folder, f"no such folder of images.\n{advice(folder)}"))
+    below = _Folder(folder)
+    notes = Notes()
+    paths: list[Path | None] = []
+    faults: list[Fault] = []
+    for image in images:
+        path = below.exact(image.file_name)
+        if path is None:
+            try:
+                path = below.resolve(image.file_name)
+                notes.add(
+                    "file-name-read", f"{shown(image.file_name)} of image {image.id} is {_tail(path, folder)}"
+                )
+            except _NotFoundError as error:
+                text = f"{error.text}, but {annotation_file} lists it. {error.advice}"
+                if error.kind == "path-unsafe":
+                    text = f"entry of image {image.id}: {error.text}. {error.advice}"
+                place = annotation_file if error.kind == "path-unsafe" else folder / image.file_name
+                faults.append(Fault(error.kind, place, text, image_id=str(image.id)))
+        paths.append(path)
+    if len(faults) == len(images) > 1:
+        raise FaultError(_none_found(folder, images, annotation_file, faults[0], setting))
+    for fault in faults:
+        log.add(fault)
+    texts = {"file-name-read": f"file_names fit a file of {folder} but for their folder or spelling"}
+    notes.tell(annotation_file, log, texts)
+    _tell_of_repeated(below, images, paths, annotation_file, log)
+    return paths
+
+
+def advice(path: Path) -> str:
+    """What to set where a file or folder is missing."""
+    if path.name in _COCO2017_NAMES:
+        return _COCO2017_ADVICE
+    return (
+        "Set data.root, and data.{train,val,test}_annotations and data.{train,val,test}_images below it "
+        "(or as absolute paths)."
+    )
+
+
+class _NotFoundError(Exception):
+    """No file fits, or more than one does."""
+
+    def __init__(self, text: str, advice: str, kind: str = "image-missing") -> None:
+        super().__init__(text)
+        self.text = text
+        self.advice = advice
+        self.kind = kind
+
+
+class _Folder:
+    """The names below a folder, each folder listed once and when it is asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._names: dict[Path, dict[str, bool]] = {}
+        self._folded: dict[Path, dict[str, list[str]]] = {}
+        self._real_folders: dict[Path, str] = {}
+        self._everywhere: dict[str, list[Path]] | None = None
+
+    def exact(self, name: str) -> Path | None:
+        """The file of that name, which must not leave the folder."""
+        if unsafe_path(name) is not None:
+            return None
+        path = self.root / name
+        return path if path.name in self.names(path.parent) else None
+
+    def names(self, folder: Path) -> dict[str, bool]:
+        """The names in a folder, and whether they are links; none if there is no such folder."""
+        if folder not in self._names:
+            try:
+                with os.scandir(folder) as entries:
+                    self._names[folder] = {entry.name: entry.is_symlink() for entry in entries}
+            except OSError:
+                self._names[folder] = {}
+        return self._names[folder]
+
+    def target(self, path: Path) -> str:
+        """What tells a file apart from others, whatever the spelling of its path and the links to it."""
+        if self.names(path.parent).get(path.name):
+            return os.path.realpath(path)
+        return f"{self._real(path.parent)}/{path.name}"
+
+    def _real(self, folder: Path) -> str:
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        return self._real_folders[folder]
+
+    def resolve(self, name: str) -> Path:
+        """The one file that a name can mean which is none as it stands.
+
+        Raises:
+            _NotFoundError: there is no such file, or more than one.
+        """
+        parts = _parts(name)
+        reason = unsafe_path(name)
+        missing = (
+            _NotFoundError("no such image", "Add the file or remove the entry.")
+            if reason is None
+            else _NotFoundError(
+                f"file_name {shown(name)} {reason}, and no file below {self.root} has its name",
+                "Give names below the folder of images.",
+                "path-unsafe",
+            )
+        )
+        for start in range(len(parts)):
+            found = self._fitting(self.root, parts[start:]) or self._fitting(
+                self.root, _unquoted(parts[start:])
+            )
+            if len(found) > 1:
+                raise self._ambiguous(found)
+            if found:
+                self._refuse_other_folder(parts, start, found[0])
+                return found[0]
+        if len(parts) == 1 and reason is None:
+            found = self._anywhere(parts[0])
+            if len(found) > 1:
+                raise self._ambiguous(found)
+            if found:
+                return found[0]
+        if parts and reason is None and (other := self._of_stem(parts[-1])) is not None:
+            missing.advice = f"There is {other}: correct the suffix if it is this one."
+        raise missing
+
+    def _ambiguous(self, found: Sequence[Path]) -> _NotFoundError:
+        names = " or ".join(_tail(path, self.root) for path in found[:2])
+        return _NotFoundError(f"no such image, and it could be {names}", "Give the name of one.")
+
+    def _fitting(self, folder: Path, parts: Sequence[str]) -> list[Path]:
+        """The files that fit but for case, Unicode form and a suffix that is not given."""
+        name, *rest = parts
+        names = self.names(folder)
+        if folder not in self._folded:
+            self._folded[folder] = {}
+            for known in names:
+                self._folded[folder].setdefault(folded(known), []).append(known)
+        of_key = self._folded[folder]
+        fitting = [name] if name in names else of_key.get(folded(name), [])
+        if rest:
+            return [path for known in fitting for path in self._fitting(folder / known, rest)]
+        if not fitting:
+            fitting = [known for suffix in _SUFFIXES for known in of_key.get(folded(name + suffix), [])]
+        return [folder / known for known in fitting if (folder / known).is_file()]
+
+    def _of_stem(self, name: str) -> str | None:
+        """A file of this name with another suffix, for messages."""
+        return next((known for known in self.names(self.root) if Path(known).stem == Path(name).stem), None)
+
+    def _refuse_other_folder(self, parts: Sequence[str], start: int, found: Path) -> None:
+        """A name may begin with a folder that lies beside this one: then the file there may be meant."""
+        if start == 0:
+            return
+        beside = self.root.absolute().parent
+        first = beside / parts[0]
+        is_this = folded(parts[0]) in (folded(part) for part in self.root.absolute().parts)
+        if not is_this and first.is_dir():
+            raise _NotFoundError(
+                f"no such image; {parts[0]}/ lies beside this folder, and {_tail(found, self.root)} in this one "
+                "has the name too",
+                f"Set the folder of images to {beside} if the first is meant.",
+            )
+
+    def _anywhere(self, name: str) -> list[Path]:
+        """Files of that very name in folders further down."""
+        if self._everywhere is None:
+            self._everywhere = {}
+            for folder, files in walk(self.root):
+                for file in files:
+                    self._everywhere.setdefault(folded(file), []).append(folder / file)
+        return self._everywhere.get(folded(name), [])
+
+
+def _parts(name: str) -> list[str]:
+    """The folders and the name of a file, of a path of any system or a URL; nothing that leads up."""
+    if name.startswith(_LOCAL_FILES) or "://" in name:
+        try:
+            url = urlsplit(name)
+            name = parse_qs(url.query).get("d", [unquote(url.path)])[0]
+        except ValueError:  # no URL
+            return []
+    name = _DRIVE.sub("", name.replace("\\", "/"), count=1) if _DRIVE.match(name) else name.replace("\\", "/")
+    return [part for part in posixpath.normpath(name).split("/") if part not in ("", ".", "..", "~")]
+
+
+def _unquoted(parts: Sequence[str]) -> list[str]:
+    """A path whose names a web server or browser wrote, as `my%20cat.jpg`."""
+    names = [unquote(part) for part in parts]
+    return [
+        part for name in names for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")
+    ]
+
+
+def _tail(path: Path, folder: Path) -> str:
+    """A path for a message: below `folder`'s name."""
+    return (Path(folder.name) / path.relative_to(folder)).as_posix()
+
+
+def _impossible(name: str) -> str | None:
+    """Why no file can have such a name; None if one can."""
+    if has_unprintable(name):
+        return "has a character that no file name should have"
+    size = len(name.encode())
+    if size > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_PART for part in re.split(r"[/\\]", name)):
+        return f"has {size:,} bytes: longer than a file name can be"
+    return None
+
+
+def _none_found(
+    folder: Path, images: Sequence[NamedImage], annotation_file: Path, first: Fault, setting: str
+) -> Fault:
+    name = images[0].file_name
+    text = f"none of the {len(images):,} images of {annotation_file} is in this folder, such as {shown(name)}"
+    parts = _parts(name)
+    for above in [folder.absolute(), *folder.absolute().parents][1:3]:
+        if len(parts) > 1 and (above / Path(*parts)).is_file():
+            return Fault("image-missing", folder, f"{text}.\nThey are below {above}: set {setting} to it.")
+    other_suffix = first.text.rpartition("There is ")[2] if "There is " in first.text else ""
+    advice = f"There is {other_suffix}" if other_suffix else f"Set {setting} to the folder that has them."
+    return Fault("image-missing", folder, f"{text}.\n{advice}")
+
+
+def _tell_of_repeated(
+    below: _Folder,
+    images: Sequence[NamedImage],
+    paths: Sequence[Path | None],
+    annotation_file: Path,
+    log: FaultLog,
+) -> None:
+    """One file under several ids: its objects are divided, and each copy has the others' as background."""
+    ids: dict[str, list[int]] = {}
+    for index, path in enumerate(paths):
+        if path is not None:
+            ids.setdefault(below.target(path), []).append(index)
+    for indices in ids.values():
+        if len(indices) < 2:
+            continue
+        path = paths[indices[0]]
+        assert path is not None
+        names = " and ".join(shown(images[index].id) for index in indices)
+        text = (
+            f"file {_tail(path, below.root)} has several ids, {names}: its objects are divided. Give it one."
+        )
+        for index in indices:
+            if index != indices[0]:  # skipping has to leave out all of them
+                text = f"image {shown(images[index].id)} is the same file as image {shown(images[indices[0]].id)}."
+            log.add(Fault("file-repeated", annotation_file, text, image_id=str(images[index].id)))

@@ -1,0 +1,88 @@
+"""Parsing of annotation files in COCO's JSON format."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lshfm_pl.data.coco.images import advice
+from lshfm_pl.data.faults import Fault, FaultError, without_path
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import read_bytes
+
+__all__ = ["OTHER_FILE_NAMES", "READ_KEYS", "REPEATED", "parse_coco_json"]
+
+READ_KEYS = frozenset(
+    {"images", "annotations", "categories", "id", "name", "supercategory", "file_name", "width", "height"}
+    | {"image_id", "category_id", "bbox", "area", "iscrowd", "x", "y"}
+)
+OTHER_FILE_NAMES = ("path", "filename", "coco_url")
+"""Keys by which tools name an image's file where there is no `file_name`; the last is LVIS's."""
+REPEATED = "repeated key"
+"""What an object of the file gets that has a key twice, with different values."""
+_LARGEST_FILE = 4 * 2**30
+"""Bytes. COCO's largest file has 0.5 GB, LVIS's 1.2 GB; in memory it takes a few times as much."""
+_PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZh": "bzip2", b"\xfd7z": "xz"}
+
+
+def parse_coco_json(path: Path) -> dict[str, Any]:
+    """The content of an annotation file: of its objects the `READ_KEYS` alone.
+
+    An object that has a key twice with different values gets `REPEATED`, and one that has a segmentation but no box
+    whether that is empty.
+
+    Raises:
+        FaultError: no such file, a packed or too large one, no JSON, or no object.
+    """
+    if path.is_dir() or not os.path.lexists(path):
+        found = "is a folder, expected an annotation file" if path.is_dir() else "no such annotation file"
+        raise FaultError(Fault("file-missing", path, f"{found}.\n{advice(path)}"))
+    try:
+        data = read_bytes(path, limit=_LARGEST_FILE)
+        for start, name in _PACKED.items():
+            if data.startswith(start):
+                text = f"is packed by {name}: unpack it and name the JSON file."
+                raise FaultError(Fault("annotation-broken", path, text))
+        content = json.loads(data, object_pairs_hook=_without_unread)
+    except FaultError:
+        raise
+    except LSHFMError as error:
+        raise FaultError(Fault("annotation-broken", path, without_path(error, path))) from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else None
+        text = f"can't be read: {_reason(error)}. Expected a JSON file in COCO's format."
+        raise FaultError(Fault("annotation-broken", path, text, line)) from error
+    if not isinstance(content, dict):
+        kind = "Detections are written so. " if isinstance(content, list) else ""
+        text = f"holds a {type(content).__name__}: expected an object in COCO's format. {kind}".strip()
+        raise FaultError(Fault("annotation-broken", path, text))
+    if REPEATED in content:
+        text = f"has the key '{content[REPEATED]}' more than once, with different contents. Keep one."
+        raise FaultError(Fault("annotation-broken", path, text))
+    return content
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"its text is not {error.encoding} (byte {error.start:,})"
+    if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+        return "it holds more than one JSON document (JSON lines?)"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _without_unread(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The polygons are most of a file: let go of them object by object, and not after all is parsed."""
+    entry = {key: value for key, value in pairs if key in READ_KEYS}
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):  # Python would take the last
+        for key, value in pairs:
+            if key in entry and value != entry[key]:
+                entry[REPEATED] = key
+    if not entry.get("bbox") and "segmentation" in keys:
+        # A mask's object is empty by now: its keys are not read.
+        entry["segmentation"] = any(value or value == {} for key, value in pairs if key == "segmentation")
+    if "file_name" not in entry:
+        entry |= {key: value for key, value in pairs if key in OTHER_FILE_NAMES}
+    return entry

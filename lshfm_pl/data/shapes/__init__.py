@@ -1,0 +1,1 @@
+"""The project's own data set of synthetic shapes."""

@@ -1,0 +1,1 @@
+"""Data in the folder layout of the PASCAL VOC devkit."""

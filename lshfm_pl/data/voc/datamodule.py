@@ -1,0 +1,170 @@
+"""The data module of folders in VOC layout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lshfm_pl.data.class_names import check_class_names
+from lshfm_pl.data.datamodule import DetectionDataModule
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.transforms import eval_transform
+from lshfm_pl.data.voc.annotations import VOCSource, read_class_names, resolve_source
+from lshfm_pl.data.voc.dataset import VOCDetection
+from lshfm_pl.data.voc.download import download_voc
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import read_bytes
+
+__all__ = ["VOCDataModule"]
+
+
+_LARGEST_SPLIT = 2**28
+"""Bytes of the text file of a split."""
+
+_LOOKED_AT = 20
+
+_TEST_SPLIT = "test"
+"""The split of a folder in VOC layout that is the test set where none is named."""
+
+
+class VOCDataModule(DetectionDataModule):
+    """Data in VOC layout; see `VOCDetection`.
+
+    Args:
+        root: the data folder; for `VOC2007/…` splits the one that contains `VOCdevkit/`, or VOCdevkit itself.
+        train_split: `<split>`, `<folder>/<split>` or a list of them, which is merged; see `resolve_source`. Also
+            `<path>.txt`; `<folder>/`, all annotations of a folder; and `<a>-<b>%`, a share of all annotations.
+        val_split: likewise.
+        test_split: likewise; None is the split `test` beside `val_split` if there is one, else `val_split`.
+        class_names: names of the labels 1..C; None reads them from the training annotations.
+        download: fetch PASCAL VOC in `prepare_data` if it is not there.
+        annotations: the folder of the XML files, below `root` or the folder of the split; None is Annotations.
+        images: the folder of the pictures; None is JPEGImages.
+        first_pixel: see `VOCDetection`.
+        **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
+
+    Raises:
+        LSHFMError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        train_split: str | Sequence[str],
+        val_split: str | Sequence[str],
+        test_split: str | Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+        download: bool = False,
+        annotations: str | None = None,
+        images: str | None = None,
+        first_pixel: int = 1,
+        **loading: Any,
+    ) -> None:
+        super().__init__(root=root, **loading)
+        if isinstance(first_pixel, bool) or first_pixel not in (0, 1):
+            raise LSHFMError(f"data.first_pixel: expected 1, as VOC counts, or 0, found {first_pixel!r}.")
+        self.folders = annotations, images
+        self.first_pixel = first_pixel
+        self._splits = {
+            "train": _split_list("train_split", train_split),
+            "val": _split_list("val_split", val_split),
+        }
+        self._given_test = None if test_split is None else _split_list("test_split", test_split)
+        self.download = download
+        self._class_names = None if class_names is None else check_class_names(class_names)
+
+    @property
+    def splits(self) -> dict[str, list[str]]:
+        """The splits of each set; that of the test depends on what is there, where none is given."""
+        return {**self._splits, "test": self._given_test or self._found_test() or self._splits["val"]}
+
+    def _found_test(self) -> list[str] | None:
+        """The split `test` of each folder of the validation: where all have one, annotated and not trained on."""
+        if any(split.endswith(("/", "%", ".txt")) for split in self._splits["val"]):
+            return None
+        folders = dict.fromkeys(split.rpartition("/")[0] for split in self._splits["val"])
+        splits = [f"{folder}/{_TEST_SPLIT}" if folder else _TEST_SPLIT for folder in folders]
+        try:
+            sources = [resolve_source(self._data_folder(), split, *self.folders) for split in splits]
+            are_there = all(map(_is_annotated, sources))
+        except LSHFMError:
+            return None
+        return splits if are_there and not set(splits) & set(self._splits["train"]) else None
+
+    def found_settings(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"test_split": self.splits["test"]} if self._given_test is None else {}
+
+    def prepare_data(self) -> None:
+        """Fetch PASCAL VOC if asked to."""
+        if self.download:
+            download_voc(self.root, [split for splits in self.splits.values() for split in splits])
+
+    def read_set(self, split: str, faults: FaultLog) -> VOCDetection:
+        """See the base class."""
+        is_training = split == "train"
+        if self._class_names is None and not is_training:
+            # As in training, so that labels are the same there and in a command that needs no training set.
+            names = read_class_names(self._sources("train"), FaultLog(self.on_bad_sample), self.first_pixel)
+            self._class_names = self._some_names(names)
+        dataset = VOCDetection(
+            self._sources(split),
+            self._class_names,
+            transforms=self.train_transform if is_training else eval_transform(),
+            keep_difficult=not is_training,
+            seed=self.seed,
+            first_pixel=self.first_pixel,
+            log=faults,
+        )
+        if is_training and not len(dataset):
+            raise self._nothing_to_learn("No image is left")
+        self._class_names = self._some_names(dataset.class_names)
+        if is_training and not dataset.describe()["objects"]:
+            raise self._nothing_to_learn("No image has an object to learn (difficult ones are left out)")
+        self._tell_of_set(dataset, self._sources(split)[0].split_file, faults, is_training)
+        return dataset
+
+    def _source(self, split: str) -> tuple[str, object]:
+        return f"{split}_split", self.splits[split]
+
+    def _sources(self, split: str) -> list[VOCSource]:
+        return [resolve_source(self._data_folder(), name, *self.folders) for name in self.splits[split]]
+
+    def _data_folder(self) -> Path:
+        return self.root
+
+    def _some_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            raise self._nothing_to_learn("No object is annotated, so there are no classes to learn")
+        return names
+
+    def _nothing_to_learn(self, reason: str) -> FaultError:
+        first, *others = (source.split_file for source in self._sources("train"))
+        also = f" (and {', '.join(map(str, others))})" if others else ""
+        text = f"{reason}{also}. Annotate some, or set data.class_names."
+        return FaultError(Fault("split-empty", first, text))
+
+
+def _is_annotated(source: VOCSource) -> bool:
+    """Whether a split is there and the annotation of one of its first images is; those of a challenge have none."""
+    try:
+        lines = read_bytes(source.split_file, limit=_LARGEST_SPLIT).decode("utf-8", "replace").splitlines()
+    except LSHFMError:
+        return False
+    wholes = [line.strip() for line in lines if line.strip()][:_LOOKED_AT]
+    names = [name for whole in wholes for name in (whole, whole.split()[0])]
+    names += [name.rpartition(".")[0] for name in names]  # of lines that name files
+    try:
+        return any((source.annotation_folder / f"{name}.xml").is_file() for name in names)
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _split_list(name: str, value: Any) -> list[str]:
+    splits = [value] if isinstance(value, str) else list(value or [])
+    if not splits or not all(isinstance(split, str) and split for split in splits):
+        raise LSHFMError(
+            f"data.{name} must name a split, such as 'train' or 'VOC2007/trainval', or be a list of them; "
+            f"found {value!r}."
+        )
+    return splits

@@ -1,0 +1,73 @@
+"""Norms of backbones, and numbers of channels."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+__all__ = [
+    "FrozenStatsBatchNorm2d",
+    "NormFactory",
+    "group_norm",
+    "norm_factory",
+    "normalised",
+    "scale_channels",
+]
+
+
+NormFactory = Callable[[int], nn.Module]
+
+#: Channel counts are multiples of this, for speed and so that they divide into groups.
+_CHANNEL_MULTIPLE = 8
+
+_MAX_GROUPS = 32
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """Scale a number of channels by ``width``, to the nearest multiple of 8 that is not 0."""
+    return _CHANNEL_MULTIPLE * max(1, round(channels * width / _CHANNEL_MULTIPLE))
+
+
+class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d that always normalises by its running statistics, which never change; weight and bias do."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, in which the statistics are used and not updated."""
+        return super().train(False)
+
+
+def normalised(convolution: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(convolution(x))`, where a frozen norm becomes a factor of the kernel and a bias: no pass over the map.
+
+    The kernel itself stays as it is: its gradient and its checkpoint are those of the two layers.
+    """
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(convolution(x))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    kernel = convolution.weight * scale[:, None, None, None]
+    return convolution._conv_forward(x, kernel, norm.bias - norm.running_mean * scale)
+
+
+def group_norm(channels: int, *, eps: float = 1e-5) -> nn.GroupNorm:
+    """GroupNorm in 32 groups, or in as many as divide the channels."""
+    return nn.GroupNorm(math.gcd(_MAX_GROUPS, channels), channels, eps=eps)
+
+
+def norm_factory(config: Mapping[str, Any]) -> NormFactory | None:
+    """What makes the norm of a detector config from a number of channels; None makes none."""
+    eps = config["norm_eps"]
+    factories: dict[str, NormFactory | None] = {
+        "frozen_bn": partial(FrozenBatchNorm2d, eps=eps),
+        "bn": partial(nn.BatchNorm2d, eps=eps),
+        "bn_frozen_stats": partial(FrozenStatsBatchNorm2d, eps=eps),
+        "gn": partial(group_norm, eps=eps),
+        "none": None,
+    }
+    return factories[config["norm"]]

@@ -1,0 +1,141 @@
+"""First weights of a body."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from lshfm_pl.detectors.backbones.resnet import C4_LAYERS
+from lshfm_pl.detectors.backbones.vgg import VGG_STAGE_CHANNELS, VGGS
+from lshfm_pl.detectors.contents import read_checkpoint
+from lshfm_pl.detectors.state_dicts import find_networks, refuse_not_finite, shared_prefix
+from lshfm_pl.detectors.torch_files import download_torch_file
+from lshfm_pl.errors import LSHFMError, few
+
+__all__ = ["load_backbone_weights"]
+
+
+_CLASSIFIERS = ("fc.", "classifier.")
+"""What the names of a classification network's last layers begin with."""
+
+
+def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str:
+    """Load what ``config["backbone_weights"]`` names into the body of a detector.
+
+    ``imagenet`` stands for torchvision's IMAGENET1K_V1 weights (of ``vgg*_bn`` when a VGG has batch norm), a
+    path or a URL for a state dict of torchvision's classification network or of the detector's own
+    ``backbone.body`` (``backbone`` where there is no pyramid), by itself or in an entry of a dict, with or
+    without a prefix before all names (``module.``); None for nothing. The box head of a C4 detector is a part of
+    the body.
+
+    Returns:
+        One line that says what was loaded.
+
+    Raises:
+        LSHFMError: there are no such weights, they cannot be had, or they do not fit the body.
+    """
+    source = config["backbone_weights"]
+    if source is None:
+        return "random initial weights"
+    label = source
+    if source == "imagenet":
+        source, label = _imagenet_url(config), f"torchvision IMAGENET1K_V1 of {config['backbone']}"
+        weights = _download(source, check_hash=True)
+    elif source.startswith(("http://", "https://")):
+        # A hash in the name is torchvision's custom, so another's file name proves nothing.
+        weights = _download(source, check_hash=False)
+    else:
+        weights = read_checkpoint(source)
+    return f"{label}: {_load_into_body(detector, weights, config, source)}"
+
+
+def _imagenet_url(config: Mapping[str, Any]) -> str:
+    name, norm, width = config["backbone"], config["norm"], config["width"]
+    if name == "resnet10" or norm == "gn" or width != 1:
+        raise LSHFMError(
+            f"model.backbone_weights: there are no imagenet weights for {name} with width {width} and norm "
+            f"{norm}; give a path, or null for random initial weights."
+        )
+    variant = f"{name}_bn" if name in VGGS and norm != "none" else name
+    return get_model_weights(variant)["IMAGENET1K_V1"].url
+
+
+def _download(url: str, *, check_hash: bool) -> Any:
+    advice = (
+        "Download it elsewhere and give model.backbone_weights=<path>, or null for random initial weights."
+    )
+    return download_torch_file(url, check_hash=check_hash, key="model.backbone_weights", advice=advice)
+
+
+def _load_into_body(detector: nn.Module, content: Any, config: Mapping[str, Any], source: str) -> str:
+    """Load the only body in what a file holds; returns what was loaded."""
+    state = detector.state_dict()
+    prefixes = _classification_prefixes(config)
+    names = {}
+    for key in state:
+        prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
+        if prefix is not None and not _is_counter(key):
+            names[prefixes[prefix] + key.removeprefix(prefix)] = key
+            names[key.removeprefix("backbone.").removeprefix("body.")] = key
+    expected = set(names.values())
+    weights, found = _find_body(content, names, len(expected), source)
+    given = {
+        names.get(key, key): value
+        for key, value in weights.items()
+        if not _is_counter(key) and not key.startswith(_CLASSIFIERS)
+    }
+    wrong = [
+        key
+        for key in expected
+        if key not in given or given[key].shape != state[key].shape or not given[key].is_floating_point()
+    ]
+    wrong += [key for key in given if key not in expected]
+    if wrong:
+        raise LSHFMError(
+            f"model.backbone_weights: {source}{found} does not fit {config['backbone']} with width "
+            f"{config['width']} and norm {config['norm']}: {len(wrong)} tensors are missing, too many or of "
+            f"another shape or type, such as {', '.join(sorted(wrong)[:3])}."
+        )
+    refuse_not_finite(f"model.backbone_weights: {source}", given)
+    detector.load_state_dict(given, strict=False)
+    return f"{len(given)} tensors{found}"
+
+
+def _find_body(
+    content: Any, names: Collection[str], num_tensors: int, source: str
+) -> tuple[Mapping[str, Tensor], str]:
+    """The tensors of the body in what a file holds, and where they were if not at its top."""
+    networks = find_networks(content, names.__contains__, least=max(1, num_tensors // 2))
+    if len(networks) > 1:
+        raise LSHFMError(
+            f"model.backbone_weights: {source} holds {len(networks)} backbones: "
+            f"{few((network.label for network in networks), 8)}. Save one of them in a file of its own."
+        )
+    if networks:
+        told = str(networks[0])
+        return networks[0].weights, f" ({told})" if told else ""
+    if isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values()):
+        prefix = shared_prefix(content) if len(content) > 1 else ""
+        return content, f" (all names begin with {prefix!r})" if prefix else ""
+    raise LSHFMError(
+        f"model.backbone_weights: expected a state dict (names to tensors) of the backbone in {source}, found none."
+    )
+
+
+def _is_counter(key: str) -> bool:
+    # BatchNorm counts its batches, FrozenBatchNorm and older files don't; nothing reads the count here.
+    return key.endswith("num_batches_tracked")
+
+
+def _classification_prefixes(config: Mapping[str, Any]) -> dict[str, str]:
+    """What the names of the body's tensors begin with, in the detector: in torchvision's classification network."""
+    is_vgg = config["backbone"] in VGGS
+    if config["neck"] == "fpn" and is_vgg:
+        return {f"backbone.body.layer{stage + 1}.0.": "features." for stage in range(len(VGG_STAGE_CHANNELS))}
+    if config["neck"] == "fpn":
+        return {"backbone.body.": ""}
+    if is_vgg:
+        return {"backbone.": "features."}
+    layers = {f"backbone.{index}.": f"{layer}." for index, layer in enumerate(C4_LAYERS)}
+    return {**layers, "roi_heads.box_head.0.": "layer4."}

@@ -1,0 +1,45 @@
+"""What a detector costs to keep and to run."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lshfm_pl.data.batches import as_float
+from lshfm_pl.detectors import Detector
+from lshfm_pl.kernels.winograd import without_winograd
+
+__all__ = ["count_parameters", "detector_cost"]
+
+
+def detector_cost(detector: Detector, image: Tensor) -> dict[str, float]:
+    """Sizes of a detector, and the work of detecting in one image.
+
+    Args:
+        detector: on any device; put into eval mode.
+        image: uint8 [3, H, W].
+
+    Returns:
+        `parameters` and `trainable_parameters`; `weights_bytes` of all its tensors, which is a file of the weights
+        alone to within some kB; `gflops` of the forward pass on `image`: 10⁹ operations of convolutions and matrix
+        products, a multiply-add being two, without NMS, RoI pooling and the like.
+    """
+    trainable, frozen = count_parameters([detector])
+    device = next(detector.parameters()).device
+    eager = torch.compiler.set_stance("force_eager")  # operations are counted one by one
+    with eager, torch.no_grad(), without_winograd(), FlopCounterMode(display=False) as counter:
+        detector.eval()(as_float([image.to(device)]))
+    return {
+        "parameters": trainable + frozen,
+        "trainable_parameters": trainable,
+        "weights_bytes": sum(tensor.nbytes for tensor in detector.state_dict().values()),
+        "gflops": counter.get_total_flops() / 1e9,
+    }
+
+
+def count_parameters(modules: Sequence[nn.Module]) -> tuple[int, int]:
+    """(trainable, frozen) numbers of parameters."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return trainable, sum(parameter.numel() for parameter in parameters) - trainable

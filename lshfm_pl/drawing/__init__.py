@@ -1,0 +1,1 @@
+"""Boxes and feature maps drawn on pictures."""

@@ -1,0 +1,1 @@
+"""Detectors loaded with their data, and applied to pictures."""

@@ -1,0 +1,41 @@
+"""Detections of a detector in pictures."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lshfm_pl.data.batches import as_float
+from lshfm_pl.detectors import Detector
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics.inputs import foreground
+
+__all__ = ["choose_device", "detect"]
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; None is a GPU if there is one.
+
+    Raises:
+        LSHFMError: there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise LSHFMError(f"device: expected cpu, cuda or cuda:<number>, found {name} ({reason})") from error
+    return device
+
+
+def detect(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """`boxes` [N, 4], `labels` [N] and `scores` [N] of uint8 images [3, H, W], on the CPU, in their pixels.
+
+    Labels are those of classes, from 1.
+    """
+    device = next(detector.parameters()).device
+    with torch.inference_mode():
+        found = detector(as_float([image.to(device) for image in images]))
+    return [{key: value.cpu() for key, value in foreground(of_image).items()} for of_image in found]

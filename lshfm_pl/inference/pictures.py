@@ -1,0 +1,105 @@
+"""Picture files that a command is given."""
+
+import glob
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import ListConfig
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lshfm_pl.data.dataset import watched
+from lshfm_pl.data.images import FORMATS, SUFFIXES, decode_image
+from lshfm_pl.data.voc.layout import is_picture
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["PICTURES", "PREDICTIONS", "Picture", "Pictures", "find_pictures"]
+
+
+PREDICTIONS, PICTURES = "predictions.json", "pictures"
+"""What is written to the output folder."""
+
+_NOT_READ = {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ppm", ".pgm", ".tga"}
+"""Suffixes of formats that are not read. A file that is named, or found by a pattern, may have any."""
+
+
+class Picture(NamedTuple):
+    """A file and its name in the output: its path below the folder that was given, or that all of them share."""
+
+    path: Path
+    name: str
+
+
+class Pictures(Dataset[tuple[int, Tensor | str, list[str]]]):
+    """(position, uint8 image [3, H, W] or the reason why it cannot be read, what is wrong inside)."""
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str, list[str]]:
+        path = self.pictures[index].path
+        try:
+            image, faults = watched(path, lambda: decode_image(path, upright=True))
+        except LSHFMError as error:
+            return index, str(error), []
+        return index, image, [str(fault) for fault in faults if fault.is_error]
+
+
+def find_pictures(images: Any) -> list[Picture]:
+    """The files that `images` means: a folder (with all below it), a file, a glob pattern, or a list of them.
+
+    Raises:
+        LSHFMError: there is none.
+    """
+    entries = list(images) if isinstance(images, ListConfig | list | tuple) else [images]
+    files: list[Path] = []
+    roots: list[Path] = []
+    for entry in entries:
+        paths, root = _matching(Path(entry).expanduser().absolute())
+        if not paths:
+            raise LSHFMError(
+                f"images: expected a folder with pictures ({', '.join(sorted(SUFFIXES))}), a file or a pattern "
+                f"in quotes; found none by {entry}"
+            )
+        files += paths
+        roots.append(root)
+    top = Path(os.path.commonpath(roots))
+    return [Picture(path, path.relative_to(top).as_posix()) for path in dict.fromkeys(files)]
+
+
+def _matching(pattern: Path) -> tuple[list[Path], Path]:
+    """The files, sorted, and the folder that they are looked for in."""
+    if pattern.is_file():
+        return [pattern], pattern.parent
+    if pattern.is_dir():
+        files = sorted(file for file in pattern.rglob("*") if not file.is_dir())
+        drawn = [file for file in files if _is_drawn(file, pattern)]
+        if drawn:
+            print(
+                f"left out: {len(drawn)} pictures that predict has drawn, such as {drawn[0]}", file=sys.stderr
+            )
+            files = [file for file in files if file not in set(drawn)]
+        others = [file for file in files if file.suffix.lower() in _NOT_READ]
+        if others:
+            print(
+                f"left out: {len(others)} files of formats that are not read, such as {others[0]}; "
+                f"convert them to one of {', '.join(FORMATS)}",
+                file=sys.stderr,
+            )
+        return [file for file in files if is_picture(file.name)], pattern
+    fixed = len(list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1])))
+    root = Path(*pattern.parts[:fixed])
+    return sorted(file for file in root.glob("/".join(pattern.parts[fixed:])) if not file.is_dir()), root
+
+
+def _is_drawn(file: Path, top: Path) -> bool:
+    """Whether a file below `top` is of an earlier output of this command."""
+    parents = itertools.takewhile(lambda parent: parent != top, file.parents)
+    return any(parent.name == PICTURES and (parent.parent / PREDICTIONS).exists() for parent in parents)

@@ -1,0 +1,58 @@
+"""Distillation of class scores (arXiv 1503.02531)."""
+
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic.losses.base import MimicHead, mean_over_rows, require_number
+
+__all__ = ["KD", "Activation"]
+
+
+Activation = Literal["softmax", "sigmoid"]
+
+
+class KD(MimicHead):
+    """β · T² · KL(teacher ‖ student) of the class scores softened by the temperature T, summed over classes.
+
+    Source: arXiv 1503.02531, section 2: T² keeps the gradient's size independent of T. With `softmax` the classes
+    exclude each other (Faster R-CNN, background included); with `sigmoid` each class is a yes or no of its own,
+    as in the focal loss (RetinaNet). `head(student_NK, teacher_NK, row_weights_N)`; the weights need not sum to 1.
+
+    Args:
+        beta: weight of the loss.
+        temperature: T.
+        activation: what makes scores of the logits.
+    """
+
+    def __init__(
+        self, beta: float = 1.0, *, temperature: float = 2.0, activation: Activation = "softmax"
+    ) -> None:
+        super().__init__(beta)
+        require_number("temperature", temperature)
+        if temperature == 0:
+            raise LSHFMError("distill.temperature: expected a number > 0, found 0")
+        if activation not in get_args(Activation):
+            raise ValueError(f"activation: expected softmax or sigmoid, got {activation!r}")
+        self.temperature = float(temperature)
+        self.activation = activation
+
+    def _parts(
+        self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
+    ) -> dict[str, tuple[float, Tensor]]:
+        student_NK, teacher_NK = student_ND / self.temperature, teacher_ND / self.temperature
+        if self.activation == "softmax":
+            log_student, log_teacher = student_NK.log_softmax(dim=1), teacher_NK.log_softmax(dim=1)
+            divergence_N = _divergence(log_student, log_teacher).sum(dim=1)
+        else:
+            yes_NK = _divergence(F.logsigmoid(student_NK), F.logsigmoid(teacher_NK))
+            no_NK = _divergence(F.logsigmoid(-student_NK), F.logsigmoid(-teacher_NK))
+            divergence_N = (yes_NK + no_NK).sum(dim=1)
+        return {"kd": (self.temperature**2, mean_over_rows(divergence_N[:, None], row_weights_N))}
+
+
+def _divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
+    """p_t · log(p_t / p_s), elementwise."""
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True)

@@ -1,0 +1,140 @@
+"""From a config to the LightningModule."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lshfm_pl.cli import as_dict, refuse_missing_teacher
+from lshfm_pl.data import DetectionDataModule
+from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
+from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.mimic import build_losses
+from lshfm_pl.training import DetectionModule, DistillationModule
+from lshfm_pl.training.optim import Schedule
+from lshfm_pl.training.precision import autocast_dtype
+
+__all__ = [
+    "build_module",
+    "load_teacher",
+    "make_schedule",
+    "refuse_other_tensors",
+    "report_load",
+    "stored_data_config",
+]
+
+log = logging.getLogger(__name__)
+
+
+def build_module(config: DictConfig, datamodule: DetectionDataModule) -> DetectionModule:
+    """The student alone (`distill=none`), or with its teacher and losses.
+
+    The student is built first: its initial weights do not depend on whether there is a teacher.
+
+    Raises:
+        LSHFMError: a setting is out of range, or a checkpoint does not fit.
+    """
+    names = datamodule.class_names
+    student = build_detector(as_dict(config.model), num_classes=len(names) + 1, class_names=names)
+    schedule, data_config = make_schedule(config), stored_data_config(config, datamodule)
+    settings = as_dict(config.distill)
+    distill = settings.pop("name")
+    if distill == "none":
+        return DetectionModule(student, schedule, data_config=data_config, seed=config.seed)
+    teacher = load_teacher(config, names)
+    del settings["check_teacher"]
+    losses = build_losses(distill, teacher, **settings)
+    return DistillationModule(
+        student,
+        teacher,
+        losses,
+        schedule,
+        data_config=data_config,
+        seed=config.seed,
+        teacher_dtype=autocast_dtype(config.trainer.precision),
+    )
+
+
+def make_schedule(config: DictConfig) -> Schedule:
+    """The schedule of the config.
+
+    Raises:
+        LSHFMError: a key that schedules do not have, or a value out of range.
+    """
+    try:
+        return Schedule(**as_dict(config.schedule))
+    except TypeError as error:
+        raise LSHFMError(f"schedule: {error}") from error
+
+
+def refuse_other_tensors(module: DetectionModule, checkpoint: dict[str, Any], path: Path | None) -> None:
+    """Stop if a checkpoint is of another network.
+
+    Raises:
+        LSHFMError: it has other tensors than this run's student and mimic head.
+    """
+    expected = {key: value.shape for key, value in module.state_dict().items()}
+    found = {key: value.shape for key, value in checkpoint["state_dict"].items()}
+    differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if differing:
+        raise LSHFMError(
+            f"resume: {path} is of a run with another model or other hashes: {len(differing)} tensors differ, "
+            f"such as {differing[0]}; resume with the settings that it was started with"
+        )
+
+
+def stored_data_config(config: DictConfig, datamodule: DetectionDataModule) -> dict[str, Any]:
+    """The data config as checkpoints keep it: good for evaluation from any folder, without the training set."""
+    stored = {**as_dict(config.data), "root": str(Path(config.data.root).expanduser().resolve())}
+    stored |= datamodule.found_settings()
+    if "class_names" in stored:
+        stored["class_names"] = list(datamodule.class_names)
+    if "download" in stored:
+        stored["download"] = False
+    return stored
+
+
+def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
+    """torchvision's `teacher.weights` of `teacher.detector` if given, else the detector in `teacher.checkpoint`.
+
+    `teacher.detector` is the config of a checkpoint that does not say it; `teacher.which` chooses the network of a
+    published one that holds two.
+
+    Raises:
+        LSHFMError: neither given, no such file, weights that do not load, or other classes than the data's.
+    """
+    path, weights, named = config.teacher.checkpoint, config.teacher.weights, as_dict(config.teacher.detector)
+    refuse_missing_teacher(config)
+    if weights is not None:
+        teacher = load_torchvision_detector(weights, named)
+    else:
+        teacher = load_detector(path, config=named, class_names=class_names, which=config.teacher.which)
+    name = teacher.config["name"]
+    if named and named["name"] != name:
+        log.info("teacher: %s says that it holds %s, which goes before %s", path, name, named["name"])
+    if teacher.class_names != class_names:
+        raise LSHFMError(
+            f"teacher: expected a teacher of the data's classes {few(class_names, 20)}; {weights or path} has "
+            f"{few(teacher.class_names, 20)}"
+        )
+    return teacher
+
+
+def report_load(student: Detector, teacher: Detector | None, *, role: str, checkpoint: Path | None) -> None:
+    """Log which weights went where.
+
+    Args:
+        student: the detector that is trained.
+        teacher: the one that it mimics.
+        role: what tables call the run: `teacher` or `student`.
+        checkpoint: that of the run which goes on, None where one begins.
+    """
+    weights = (
+        f"backbone weights: {student.backbone_report}"
+        if checkpoint is None
+        else f"going on from {checkpoint}"
+    )
+    log.info("%s: %s, %s", role, student.config["name"], weights)
+    if teacher is not None:
+        log.info("teacher: %s, %s", teacher.config["name"], teacher.load_report)

@@ -1,0 +1,1 @@
+"""Lightning callbacks: checkpoints, logs, curves, pictures, and what a run shows while it trains."""

@@ -1,0 +1,298 @@
+"""Callbacks that let one watch a run: on the console, in TensorBoard and in `metrics.csv`."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from lshfm_pl.data.batches import as_float
+from lshfm_pl.detectors.cost import count_parameters
+from lshfm_pl.drawing.boxes import TRUTH, detection_picture
+from lshfm_pl.errors import LSHFMError, few, printable
+from lshfm_pl.metrics.inputs import foreground
+from lshfm_pl.mimic import LSH
+from lshfm_pl.training import DetectionModule, DistillationModule
+from lshfm_pl.training.callbacks.decoration import decoration
+from lshfm_pl.training.precision import is_emulated
+
+__all__ = ["DetectionPictures", "EpochLine", "Hyperparameters", "RunSummary", "StepMonitor"]
+
+log = logging.getLogger(__name__)
+
+CLASSES_TOLD = 20
+FINAL_FIGURES = ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP")
+
+
+class StepMonitor(pl.Callback):
+    """Logs, at every `trainer.log_every_n_steps`-th step, what the losses alone do not tell.
+
+    `share/<loss>` is each loss's share of their sum (0..1); `monitor/grad_norm` the norm of all gradients before
+    clipping; `monitor/images_per_second` the speed of all processes since the last time, validation left out;
+    `monitor/bit_agreement`, where there is a hash, the share of the batch's hash bits in which student and teacher
+    agree (see `LSH.bit_agreement`). Nothing else waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self._images, self._seconds, self._start = 0, 0.0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """In the middle of an epoch that goes on no epoch starts: its first step is timed from here."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The first step of an epoch is timed from here."""
+        self._start = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The step after a validation inside an epoch is timed from here."""
+        self._start = time.perf_counter()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Log the gradient's norm."""
+        if _is_logged(trainer, trainer.global_step + 1):
+            gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+            pl_module.log("monitor/grad_norm", get_total_norm(gradients))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch, and log shares, speed and bits."""
+        assert isinstance(pl_module, DetectionModule)
+        now = time.perf_counter()
+        self._images += len(batch[0])
+        self._seconds += now - self._start
+        self._start = now
+        if not _is_logged(trainer, trainer.global_step):
+            return
+        losses = pl_module.last_batch.losses
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        logged = {f"share/{name}": loss / total for name, loss in losses.items()}
+        head = pl_module.mimic if isinstance(pl_module, DistillationModule) else None
+        if isinstance(head, LSH) and head.bit_agreement is not None:
+            logged["monitor/bit_agreement"] = head.bit_agreement
+        logged["monitor/images_per_second"] = torch.tensor(
+            trainer.world_size * self._images / self._seconds, dtype=torch.float32
+        )
+        pl_module.log_dict(logged, batch_size=len(batch[0]))
+        self._images, self._seconds = 0, 0.0
+
+
+def _is_logged(trainer: pl.Trainer, step: int) -> bool:
+    """Whether Lightning logs the step of this number, from 1."""
+    every = cast(Any, trainer).log_every_n_steps
+    return every > 0 and step % every == 0
+
+
+class DetectionPictures(pl.Callback):
+    """Shows in TensorBoard what the student sees in a fixed set of validation images, beside the ground truth.
+
+    Args:
+        num_images: evenly spaced over the validation set.
+        every_n_epochs: at the first validation after so many epochs, and at the last epoch's.
+        score_threshold: detections with a lower score are not drawn.
+    """
+
+    def __init__(self, num_images: int = 4, every_n_epochs: int = 2, score_threshold: float = 0.5) -> None:
+        if num_images < 1 or every_n_epochs < 1:
+            raise LSHFMError(
+                "callbacks.images: expected num_images and every_n_epochs of at least 1, found "
+                f"{num_images} and {every_n_epochs}; callbacks.images=null draws none"
+            )
+        self.num_images = num_images
+        self.every_n_epochs = every_n_epochs
+        self.score_threshold = score_threshold
+        self._drawn_epoch = 0
+
+    @decoration("the pictures of detections in TensorBoard")
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, in the first process alone; only while training."""
+        epoch = trainer.current_epoch + 1
+        is_due = epoch >= self._drawn_epoch + self.every_n_epochs or epoch == trainer.max_epochs
+        writers = _tensorboard(trainer)
+        if not (trainer.state.fn == "fit" and is_due and writers and trainer.is_global_zero):
+            return
+        assert isinstance(pl_module, DetectionModule)
+        self._drawn_epoch = epoch
+        dataset = trainer.datamodule.val_set  # type: ignore[attr-defined]
+        count = min(self.num_images, len(dataset))
+        samples = [dataset[step * len(dataset) // count] for step in range(count)]
+        images = [image for image, _ in samples]
+        with torch.no_grad():
+            found = pl_module.detector(as_float([image.to(pl_module.device) for image in images]))
+        picture = detection_picture(
+            images,
+            {
+                TRUTH: [target for _, target in samples],
+                f"epoch {epoch}": [
+                    {key: value.cpu() for key, value in foreground(entry).items()} for entry in found
+                ],
+            },
+            pl_module.detector.class_names,
+            score_threshold=self.score_threshold,
+        )
+        for writer in writers:
+            # The step of the validation's figures: what a checkpoint of this epoch counts as logged already.
+            writer.experiment.add_image("val/detections", picture, max(0, trainer.global_step - 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """So that a resumed run draws the epochs that an uninterrupted one does."""
+        return {"drawn_epoch": self._drawn_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._drawn_epoch = state_dict["drawn_epoch"]
+
+
+class Hyperparameters(pl.Callback):
+    """Puts the run's settings beside its final figures, so that TensorBoard's HParams tab compares runs.
+
+    Args:
+        values: name → setting; None is written as "none". The teacher's name is added.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = {name: "none" if value is None else value for name, value in values.items()}
+
+    @decoration("the settings in TensorBoard")
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write `final/AP` and its like, of the test set, with the settings."""
+        assert isinstance(pl_module, DetectionModule)
+        teacher = pl_module.teacher.config["name"] if isinstance(pl_module, DistillationModule) else "none"
+        figures = {f"final/{name}": pl_module.results[name] for name in FINAL_FIGURES}
+        for writer in _tensorboard(trainer):
+            writer.log_hyperparams({**self.values, "teacher": teacher}, figures, step=trainer.global_step)
+
+
+def _tensorboard(trainer: pl.Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+class RunSummary(pl.Callback):
+    """Tells before training what will be trained on what, for how long, and where it goes.
+
+    Args:
+        output_dir: the run's folder.
+        role: what tables call the run: `teacher` or `student`.
+    """
+
+    def __init__(self, output_dir: str, role: str = "student") -> None:
+        self.output_dir, self.role = output_dir, role
+
+    @decoration("the summary of the run")
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the summary, a line a subject."""
+        assert isinstance(pl_module, DetectionModule)
+        if trainer.is_global_zero:
+            for subject, text in self._lines(trainer, pl_module):
+                log.info("%-9s %s", subject, text)
+
+    def _lines(self, trainer: pl.Trainer, module: DetectionModule) -> Iterator[tuple[str, str]]:
+        trainable, frozen = count_parameters([module.detector])
+        yield (
+            self.role,
+            f"{module.detector.config['name']}: {trainable:,} parameters trainable, {frozen:,} frozen",
+        )
+        if isinstance(module, DistillationModule):
+            yield (
+                "teacher",
+                f"{module.teacher.config['name']}: {module.teacher_parameters:,} parameters, all frozen",
+            )
+        describe = getattr(trainer.datamodule, "describe", dict)  # type: ignore[attr-defined]
+        for split, counts in describe().items():
+            yield split, _told_counts(counts)
+        steps, epochs = module.steps_per_epoch(), trainer.max_epochs
+        devices, accumulation = trainer.world_size, trainer.accumulate_grad_batches
+        images = module.images_per_step()
+        yield (
+            "steps",
+            f"{steps:,} an epoch, {steps * (epochs or 0):,} in {epochs} epochs, of {images} images each "
+            f"(devices {devices} × batch {images // (devices * accumulation)} × accumulation {accumulation})",
+        )
+        if (schedule := module.schedule) is not None:
+            yield (
+                "lr",
+                f"{schedule.scaled_lr(images):.3g} = {schedule.lr:g} × {images} / "
+                f"{schedule.reference_batch_size} images a step; {schedule.decay} decay after a warm-up of "
+                f"{min(schedule.warmup_steps, steps - 1):,} steps",
+            )
+        precision = trainer.precision
+        slow = " (emulated by this CPU: 32-true is quicker)" if is_emulated(precision, module.device) else ""
+        yield "runs on", f"{module.device}, precision {precision}{slow}"
+        yield "output", self.output_dir
+
+
+def _told_counts(counts: Mapping[str, Any]) -> str:
+    classes = few((f"{printable(name)} {count:,}" for name, count in counts["classes"].items()), CLASSES_TOLD)
+    further = {name: count for name, count in counts.items() if name not in ("images", "objects", "classes")}
+    told = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in further.items() if count)
+    return f"{counts['images']:,} images, {counts['objects']:,} objects ({classes}){told}"
+
+
+class EpochLine(pl.Callback):
+    """One line an epoch: mean losses, validation figures where they were measured, speed, time left."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps, self._images = 0, 0
+        self._seconds = self._batch_start = self._fit_start = 0.0
+        self._first_epoch = 0
+        self._measured = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clocks: in the middle of an epoch that goes on no epoch starts."""
+        self._fit_start = self._batch_start = time.perf_counter()
+        self._first_epoch = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the epoch before."""
+        self._sums, self._steps, self._images, self._seconds = {}, 0, 0, 0.0
+        self._measured = False
+        self._batch_start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the losses up on their device."""
+        assert isinstance(pl_module, DetectionModule)
+        now = time.perf_counter()
+        self._seconds += now - self._batch_start
+        self._batch_start = now
+        self._steps += 1
+        self._images += len(batch[0])
+        for name, loss in pl_module.last_batch.losses.items():
+            self._sums[name] = self._sums[name] + loss if name in self._sums else loss.clone()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember that there are figures; what comes after is not timed as training."""
+        self._measured = trainer.state.fn == "fit"
+        self._batch_start = time.perf_counter()
+
+    @decoration("the line of the epoch")
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the line. A run that was stopped in a validation goes on with that alone: no losses, no speed."""
+        assert isinstance(pl_module, DetectionModule)
+        if not (trainer.is_global_zero and (self._steps or self._measured)):
+            return
+        parts = []
+        if self._steps:
+            losses = {name: float(total) / self._steps for name, total in self._sums.items()}
+            each = ", ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in losses.items())
+            parts.append(f"loss {sum(losses.values()):.3f} ({each})")
+        if self._measured:
+            parts.append(" ".join(f"{name} {pl_module.results[name]:.1f}" for name in ("AP", "AP50")))
+        if self._steps:
+            parts.append(f"{trainer.world_size * self._images / self._seconds:.1f} images/s")
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs
+        if self._steps and epochs is not None and epochs > epoch:
+            of_one = (time.perf_counter() - self._fit_start) / (epoch - self._first_epoch)
+            parts.append(f"{timedelta(seconds=round(of_one * (epochs - epoch)))} left")
+        log.info("epoch %d/%s: %s", epoch, epochs, ", ".join(parts))

@@ -1,0 +1,196 @@
+"""One run: from a config to `results.json`."""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lshfm_pl.cli import as_dict, is_main_process, refuse_missing_teacher
+from lshfm_pl.data import DetectionDataModule
+from lshfm_pl.detectors import Detector
+from lshfm_pl.detectors.compiling import compile_backbones
+from lshfm_pl.detectors.cost import detector_cost
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import write_json, write_whole
+from lshfm_pl.runs.checkpoint_files import LAST
+from lshfm_pl.runs.data_of_run import RunData
+from lshfm_pl.runs.folder import refuse_full_disk, refuse_unwritable, training_state_bytes
+from lshfm_pl.runs.lock import lock_folder
+from lshfm_pl.runs.logs import START, rewind_logs
+from lshfm_pl.runs.meeting import Meeting, meeting
+from lshfm_pl.runs.processes import end_with_parent, lost_processes_told, started_by_lightning
+from lshfm_pl.runs.results import RECORD_FILE, RESULTS_FILE, VALIDATION_AS_TEST, run_results
+from lshfm_pl.runs.resume import (
+    AUTO,
+    choose_folder,
+    finished_results,
+    read_resumable,
+    resolve_resume,
+    set_results_aside,
+)
+from lshfm_pl.signals import StopSignals
+from lshfm_pl.training import DetectionModule, DistillationModule
+from lshfm_pl.training.build import build_module, refuse_other_tensors, report_load
+from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint, RunRecord
+from lshfm_pl.training.callbacks.restoration import Restoration, refuse_damaged_state
+from lshfm_pl.training.callbacks.timing import EvaluationTimer, StepTimer
+from lshfm_pl.training.precision import PRECISIONS
+
+__all__ = ["measure_teacher", "refuse_unfit_settings", "train"]
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """One run: its folder is `config.output_dir`; returns what it writes to `results.json` there.
+
+    Raises:
+        LSHFMError: anything that the config, the data or a checkpoint got wrong.
+    """
+    with meeting(config.trainer) as met:
+        return _train_together(config, met)
+
+
+def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
+    if not is_main_process():  # the first says the same; of what goes wrong each tells its own
+        logging.getLogger("lshfm_pl").setLevel(logging.WARNING)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = RunData(config)
+    choose_folder(config, data)
+    with contextlib.ExitStack() as stack:
+        output_dir = Path(config.output_dir)
+        if is_main_process():
+            refuse_unwritable(output_dir)
+            stack.enter_context(lock_folder(output_dir))
+        # Decided with the lock held: until then another process may have begun or ended this run.
+        checkpoint = resolve_resume(config)
+        if config.resume == AUTO and (finished := finished_results(config, data)) is not None:
+            return finished
+        refuse_unfit_settings(config, checkpoint)
+        return _train(config, data, checkpoint, met)
+
+
+def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meeting) -> dict[str, Any]:
+    """The run itself, from the start or from a checkpoint, in a folder that is this process's own."""
+    output_dir = Path(config.output_dir)
+    datamodule = data.datamodule
+    module = build_module(config, datamodule)
+    teacher = module.teacher if isinstance(module, DistillationModule) else None
+    report_load(module.detector, teacher, role=config.role, checkpoint=checkpoint)
+    record = RunRecord(as_dict(config), data.fingerprint)
+    log_position: dict[str, Any] | None = START
+    restoration: Restoration | None = None
+    if checkpoint is not None:
+        saved = read_resumable(checkpoint, config, data)
+        refuse_damaged_state(checkpoint, saved)
+        restoration = Restoration(checkpoint, saved)
+        refuse_other_tensors(module, saved, checkpoint)
+        record.teacher_metrics = saved.get("teacher_metrics")
+        log_position = saved.get("logs")
+        del saved
+
+    with contextlib.ExitStack() as stack:
+        if is_main_process():
+            checkpoint_bytes = training_state_bytes(module, config.schedule.optimizer.name)
+            refuse_full_disk(output_dir, checkpoint_bytes)
+            set_results_aside(output_dir)
+            write_whole(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode("utf-8"))
+            data.write(output_dir)
+            rewind_logs(output_dir, log_position)
+        callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
+        loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
+        evaluation_timer = EvaluationTimer()
+        if restoration is not None:
+            callbacks.append(restoration)
+        trainer: pl.Trainer = instantiate(
+            config.trainer, callbacks=[*callbacks, record, evaluation_timer], logger=loggers
+        )
+        if config.compile:
+            detectors = [module.detector, *([] if teacher is None else [teacher])]
+            compile_backbones(*detectors, device=trainer.strategy.root_device)
+        last = next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
+        signals = StopSignals() if last is None else last.signals
+        stack.enter_context(signals)
+        if last is not None:
+            stack.enter_context(last.way_on_told())
+        if started_by_lightning():
+            end_with_parent(signals)
+        met.ready()
+        stack.enter_context(lost_processes_told(signals))
+        if teacher is not None and config.distill.check_teacher and record.teacher_metrics is None:
+            record.teacher_metrics = measure_teacher(trainer, teacher, datamodule)
+        with contextlib.nullcontext() if restoration is None else restoration.watching():
+            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
+        trainer.test(module, datamodule=datamodule, verbose=False)
+
+        assert module.record is not None
+        timer = next((callback for callback in callbacks if isinstance(callback, StepTimer)), None)
+        cost = detector_cost(module.detector, datamodule.test_set[0][0])
+        results = run_results(
+            config,
+            metrics=module.results,
+            teacher=None if teacher is None else teacher.config["name"],
+            teacher_metrics=record.teacher_metrics,
+            timing=timer.summary() if timer else {},
+            world_size=trainer.world_size,
+            record=module.record,
+            also_validation=datamodule.test_is_validation,
+            found_data=datamodule.found_settings(),
+            fingerprint=data.fingerprint,
+            cost={**cost, "ms_per_image": evaluation_timer.ms_per_image()},
+        )
+        if trainer.is_global_zero:
+            module.record.save(output_dir / RECORD_FILE)
+            write_json(results, output_dir / RESULTS_FILE)
+            figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
+            tested_on = f"on {VALIDATION_AS_TEST}, " if datamodule.test_is_validation else ""
+            log.info("done: %s%s; results in %s", tested_on, figures, output_dir / RESULTS_FILE)
+    return results
+
+
+def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
+    """Stop before anything is built or written, where that can be known.
+
+    Raises:
+        LSHFMError: the folder holds a run already, the teacher's file is not there, or precision or norm are not
+            supported.
+    """
+    last = Path(config.output_dir) / "checkpoints" / LAST
+    is_of_another = checkpoint is None or checkpoint.resolve().parent != last.resolve().parent
+    if is_of_another and last.exists() and is_main_process():
+        raise LSHFMError(
+            f"{config.output_dir} holds a run already: go on with resume=auto hydra.run.dir={config.output_dir}, "
+            "or give another hydra.run.dir"
+        )
+    if config.trainer.sync_batchnorm and config.model.norm == "bn_frozen_stats":
+        raise LSHFMError(
+            "trainer.sync_batchnorm: would make the frozen statistics of model.norm=bn_frozen_stats train; "
+            "leave it false: there is nothing to synchronise"
+        )
+    if config.trainer.precision is not None and str(config.trainer.precision) not in PRECISIONS:
+        raise LSHFMError(
+            f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "
+            "the mimic loss and the boxes need float32 weights"
+        )
+    if config.distill.name != "none":
+        refuse_missing_teacher(config)
+
+
+def measure_teacher(
+    trainer: pl.Trainer, teacher: Detector, datamodule: DetectionDataModule
+) -> dict[str, float]:
+    """The teacher's own figures on the validation set, so that one that was not loaded shows at once."""
+    measured = DetectionModule(teacher, name="teacher")
+    trainer.validate(measured, datamodule=datamodule, verbose=False)
+    log.info(
+        "teacher on the validation set: AP %.1f, AP50 %.1f", measured.results["AP"], measured.results["AP50"]
+    )
+    if measured.results["AP50"] < 1:
+        log.warning(
+            "the teacher detects nothing (AP50 below 1): was it trained on these classes and this data?"
+        )
+    return measured.results

@@ -1,0 +1,143 @@
+"""What is chosen for pictures of given sizes, numbers and objects."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.data.dataset import DetectionRecord
+from lshfm_pl.runs.defaults import choose, choose_side, measure
+
+RULES = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "fit" / "default.yaml"))
+SMALL = {"backbone_weights": None, "anchor_sizes": [[24], [40], [56], [80], [112]]}
+LARGE = {"backbone_weights": "imagenet", "anchor_sizes": [[32], [64], [128], [256], [512]]}
+OCTAVES = {"backbone_weights": None, "anchor_sizes": [[20, 25, 32]] * 5}
+ONE_MAP = {"backbone_weights": None, "anchor_sizes": [[32, 64, 128, 256, 512]]}
+
+
+def pictures(count, width, height, sizes):
+    """Pictures of one size, each with a square object of each of the sizes in pixels."""
+    boxes = np.array([(0, 0, size, size) for size in sizes], dtype=np.float32).reshape(-1, 4)
+    ones = np.ones(len(sizes), dtype=np.int64)
+    record = DetectionRecord("x", Path("x.jpg"), width, height, boxes, ones, ones == 0)
+    return measure([record] * count)
+
+
+def choices_for(measured, model=SMALL, role="student", batch_size=None, epochs=None, **trainer):
+    side, told = choose_side(measured, RULES, from_scratch=model["backbone_weights"] is None)
+    return choose(
+        measured,
+        RULES,
+        role=role,
+        model=model,
+        side=side,
+        side_told=told,
+        batch_size=batch_size,
+        epochs=epochs,
+        trainer=trainer,
+    )
+
+
+def chosen(measured, *arguments, **settings):
+    choices = choices_for(measured, *arguments, **settings)
+    return {item.partition("=")[0]: item.partition("=")[2] for choice in choices for item in choice.overrides}
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "sizes", "model", "expected"),
+    [
+        (640, 480, [80, 100, 100, 100], SMALL, 160),  # microscope images
+        (640, 480, [200, 300], SMALL, 128),
+        (1920, 1080, [20, 40], SMALL, 256),  # more would be needed: the most for small detectors
+        (1920, 1080, [20, 40], LARGE, 800),
+        (100, 90, [5, 10], SMALL, 64),  # never above the pictures' own
+        (20, 20, [5], SMALL, 32),
+        (640, 480, [], SMALL, 128),
+    ],
+)
+def test_side_is_so_large_that_small_objects_can_be_seen(width, height, sizes, model, expected):
+    settings = chosen(pictures(100, width, height, sizes), model)
+    assert settings["model.min_size"] == f"[{expected}]"
+    long_side = int(settings["model.max_size"])
+    assert long_side % 32 == 0
+    assert long_side >= expected * max(width, height) / min(width, height)
+
+
+@pytest.mark.parametrize("model", [SMALL, OCTAVES, ONE_MAP])
+@pytest.mark.parametrize("sizes", [[60], [40, 100, 100, 100], [2, 400], [1e-3]])
+def test_anchors_have_the_shape_of_the_model_and_grow_from_level_to_level(model, sizes):
+    anchors = OmegaConf.create(chosen(pictures(50, 640, 480, sizes), model)["model.anchor_sizes"])
+    assert [len(level) for level in anchors] == [len(level) for level in model["anchor_sizes"]]
+    first = [level[0] for level in anchors] if len(anchors) > 1 else list(anchors[0])
+    assert first[0] >= RULES["least_anchor"]
+    assert all(low < high for low, high in pairwise(first))
+
+
+def test_anchors_cover_the_objects_at_the_chosen_size():
+    anchors = OmegaConf.create(chosen(pictures(50, 640, 480, [40, 60, 100, 160, 200]))["model.anchor_sizes"])
+    scale = 192 / 480
+    assert anchors[0][0] < 60 * scale
+    assert anchors[-1][0] > 160 * scale
+
+
+def test_batch_shrinks_for_large_images_and_for_few():
+    assert chosen(pictures(1000, 640, 480, [60]))["data.batch_size"] == "8"
+    assert chosen(pictures(100, 640, 480, [60]))["data.batch_size"] == "4"
+    assert chosen(pictures(5, 640, 480, [60]))["data.batch_size"] == "2"
+    assert chosen(pictures(1000, 1920, 1080, [20]), LARGE)["data.batch_size"] == "2"
+    assert "data.batch_size" not in chosen(pictures(1000, 640, 480, [60]), batch_size=3)
+
+
+def test_epochs_give_a_number_of_steps_and_the_last_one_is_validated():
+    for count in (5, 40, 205, 700, 5000, 100_000):
+        for role in ("teacher", "student"):
+            settings = chosen(pictures(count, 640, 480, [60]), role=role)
+            epochs, every = int(settings["schedule.epochs"]), int(settings["trainer.check_val_every_n_epoch"])
+            assert epochs % every == 0
+            assert RULES["least_epochs"][role] <= epochs <= RULES["most_epochs"][role] + every
+    assert chosen(pictures(205, 640, 480, [60]), role="teacher")["schedule.epochs"] == "36"
+    assert chosen(pictures(205, 640, 480, [60]), epochs=2)["schedule.epochs"] == "2"
+
+
+def test_detectors_from_imagenet_weights_have_their_own_schedule():
+    assert chosen(pictures(205, 640, 480, [60]), LARGE)["schedule"] == "voc_24e"
+    assert "schedule" not in chosen(pictures(205, 640, 480, [60]), SMALL)
+
+
+def test_pictures_without_objects_keep_the_anchors_of_the_model():
+    assert "model.anchor_sizes" not in chosen(pictures(100, 640, 480, []))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "told"),
+    [
+        ({}, "3 as given, 13 steps each, 39 in all;"),
+        (
+            {"limit_train_batches": 1.0, "overfit_batches": 0.0, "max_steps": -1, "devices": 1},
+            "13 steps each, 39 in",
+        ),
+        ({"limit_train_batches": 2}, "2 steps each, 6 in all (by trainer.limit_train_batches=2);"),
+        ({"limit_train_batches": 1}, "1 step each, 3 in all (by trainer.limit_train_batches=1);"),
+        ({"limit_train_batches": 0.5}, "6 steps each, 18 in all (by trainer.limit_train_batches=0.5);"),
+        ({"limit_train_batches": 50}, "13 steps each, 39 in all;"),
+        ({"overfit_batches": 3}, "3 steps each, 9 in all (by trainer.overfit_batches=3);"),
+        ({"fast_dev_run": True}, "1 step each, 1 in all (by trainer.fast_dev_run=True);"),
+        ({"max_steps": 20}, "13 steps each, 20 in all (by trainer.max_steps=20);"),
+        ({"accumulate_grad_batches": 4}, "4 steps each, 12 in all;"),
+        ({"devices": 2}, "7 steps each, 21 in all;"),
+        ({"devices": [0, 1], "num_nodes": 2}, "4 steps each, 12 in all;"),
+        ({"devices": "auto"}, "13 steps each, 39 in all;"),
+    ],
+)
+def test_steps_that_are_told_are_those_that_the_trainer_makes(trainer, told):
+    choices = choices_for(pictures(104, 640, 480, [60]), batch_size=8, epochs=3, **trainer)
+    (line,) = [choice.told for choice in choices if choice.subject == "epochs"]
+    assert told in line
+
+
+def test_limits_of_the_trainer_do_not_make_more_epochs():
+    few = chosen(pictures(205, 640, 480, [60]), limit_train_batches=1)
+    assert few["schedule.epochs"] == chosen(pictures(205, 640, 480, [60]))["schedule.epochs"]

@@ -1,0 +1,207 @@
+"""Several processes learn what one would, and the end of one is the end of all."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from process_settings import ROOT, SRUN_SETS, TINY, TORCHRUN_SETS
+from rank_gradients import gradients, one_of_several
+from small_detectors import STUDENTS
+from torch import distributed, multiprocessing
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.runs.processes import lost_processes_told, started_by_lightning, started_outside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", STUDENTS)
+def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(student, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "randperm", torch.randperm)  # put back after `gradients` has replaced it
+    multiprocessing.spawn(one_of_several, (2, student, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    whole = gradients(student, 0, 1)
+    assert first.keys() == second.keys() == whole.keys()
+    for name, gradient in whole.items():
+        assert torch.equal(first[name], second[name])
+        # The mimic loss is float32, which sums in another order round otherwise; all else is float64.
+        assert (first[name] - gradient).abs().max() <= 1e-6 * gradient.abs().max(), name
+
+
+TRAIN = (sys.executable, "-m", "lshfm_pl.train")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
+
+def start(tmp_path, *overrides, launcher=TRAIN, times=1, **environment):
+    """Run to the end, so many times beside each other; `environment` may hold a list of values, one a time."""
+    command = [*launcher, *overrides, *TINY, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run"]
+    python_path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    started = []
+    for index in range(times):
+        own = {
+            name: value[index] if isinstance(value, list) else value for name, value in environment.items()
+        }
+        started.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path, **own},
+            )
+        )
+    done = []
+    try:
+        for process in started:
+            printed, errors = process.communicate(timeout=280)
+            done.append(subprocess.CompletedProcess(command, process.returncode, printed, errors))
+    finally:
+        for process in started:
+            process.kill()
+    return done[0] if times == 1 else done
+
+
+FAIL = ("trainer.devices=2", "+callbacks.fail._target_=rank_files.FailOnRank")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_killed_process_ends_the_others_within_a_minute_and_it_is_told(tmp_path, rank):
+    begin = time.monotonic()
+    done = start(tmp_path, *FAIL, f"+callbacks.fail.rank={rank}", "+callbacks.fail.how=kill")
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    assert any(
+        line in told
+        for line in (
+            "another process of this run has ended",
+            "the first process of this run has ended",
+            "terminated with code -9",
+        )
+    )
+    assert time.monotonic() - begin < 200  # that is, start and a minute
+    time.sleep(3)
+    left = subprocess.run(["pgrep", "-f", f"hydra.run.dir={tmp_path}/run"], capture_output=True, text=True)
+    assert left.stdout == ""
+
+
+@pytest.mark.slow
+def test_nan_on_one_process_skips_the_step_on_all(tmp_path):
+    done = start(tmp_path, *FAIL, "+callbacks.fail.rank=1", "+callbacks.fail.how=nan")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "(1 skipped so far)" in done.stdout + done.stderr
+    state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in state.values())
+    steps = [json.loads(path.read_text()) for path in sorted((tmp_path / "run/nonfinite").glob("*.json"))]
+    assert [step["batches"][0]["place"]["rank"] for step in steps] == [0, 1]
+    losses = [list(map(float, step["batches"][0]["losses"].values())) for step in steps]
+    assert all(loss == loss for loss in losses[0])
+    assert any(loss != loss for loss in losses[1])
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes(tmp_path):
+    launcher = (*TORCHRUN, "--standalone", "--nproc-per-node=2", "-m", "lshfm_pl.train")
+    done = start(tmp_path, "trainer.devices=2", launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return str(probe.getsockname()[1])
+
+
+TWO_NODES = ("trainer.num_nodes=2", "trainer.devices=1")
+
+
+@pytest.mark.slow
+def test_two_nodes_by_torchrun_train_together(tmp_path, free_port):
+    rendezvous = ("--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port}", "--rdzv-id=test")
+    launcher = (*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", *rendezvous, "-m", "lshfm_pl.train")
+    for done in start(tmp_path, *TWO_NODES, launcher=launcher, times=2, GLOO_SOCKET_IFNAME="lo"):
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_two_nodes_as_slurm_starts_them_train_together(tmp_path, free_port):
+    """With the variables that `srun` gives its tasks; there is no SLURM itself."""
+    job = {
+        "JOB_ID": "4242",
+        "STEP_ID": "0",
+        "JOB_NAME": "train",
+        "NTASKS": "2",
+        "NTASKS_PER_NODE": "1",
+        "NNODES": "2",
+    }
+    task = {"PROCID": ["0", "1"], "NODEID": ["0", "1"], "LOCALID": "0", "NODELIST": "localhost"}
+    variables = {f"SLURM_{name}": value for name, value in {**job, **task}.items()}
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port, "GLOO_SOCKET_IFNAME": "lo"}
+    for done in start(tmp_path, *TWO_NODES, times=2, **variables, **meeting):
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_one_command_a_node_by_hand_trains_together_in_one_folder(tmp_path, free_port):
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port, "GLOO_SOCKET_IFNAME": "lo"}
+    for done in start(tmp_path, *TWO_NODES, times=2, NODE_RANK=["0", "1"], **meeting):
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_submitit_runs_the_jobs_of_a_sweep(tmp_path):
+    pytest.importorskip("submitit")
+    done = start(
+        tmp_path,
+        "--multirun",
+        "hydra/launcher=submitit_local",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+        "seed=0,1",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads(path.read_text()) for path in sorted((tmp_path / "sweep").rglob("results.json"))]
+    assert [result["seed"] for result in results] == [0, 1]
+
+
+def test_only_a_backends_failure_to_reach_others_is_retold(monkeypatch):
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    with (
+        pytest.raises(LSHFMError, match="another process of this run has ended .*Connection closed by peer"),
+        lost_processes_told(),
+    ):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(RuntimeError, match="shapes"), lost_processes_told():
+        raise RuntimeError("shapes differ")
+    monkeypatch.setattr(distributed, "is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match="Connection closed"), lost_processes_told():
+        raise RuntimeError("Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("environment", "outside", "by_lightning"),
+    [
+        ({}, False, False),
+        ({"LOCAL_RANK": "0"}, False, False),
+        ({"LOCAL_RANK": "1"}, False, True),
+        (TORCHRUN_SETS, True, False),
+        (SRUN_SETS, True, False),
+        ({"SLURM_NTASKS": "4"}, False, False),
+        ({**SRUN_SETS, "SLURM_NTASKS": "1"}, False, False),
+    ],
+)
+def test_who_started_a_process_is_told_by_its_environment(environment, outside, by_lightning, monkeypatch):
+    for name in (*TORCHRUN_SETS, *SRUN_SETS):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (started_outside(), started_by_lightning()) == (outside, by_lightning)

@@ -1,0 +1,78 @@
+"""What the mimic term does without: operations after which a GPU's host waits for it.
+
+Found on the CPU, by the names of the operations: those whose result's size or value the host has to know, and
+numbers of the host that are copied to the device.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from small_detectors import STUDENTS, TEACHER_OF, as_float, random_batch, short_schedule, small_detector
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lshfm_pl.kernels import hash_loss as hashing
+from lshfm_pl.mimic import build_losses
+from lshfm_pl.training import DetectionModule, DistillationModule
+
+WAITING = {
+    "_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "unique_dim", "_unique2",
+    "lift_fresh", "bincount", "repeat_interleave",
+}  # fmt: skip
+INDEXING = {"index", "index_put", "index_put_"}
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts them by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name in INDEXING and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in WAITING or by_mask:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def waits_of(module):
+    module.train()
+    images, targets = random_batch(boxless=(1,))
+    images = as_float(images)
+    for _ in range(2):  # the first time torchvision finds the strides of the maps that it pools from
+        torch.manual_seed(0)
+        with HostWaits() as waits:
+            torch.stack(list(module.losses(images, targets).values())).sum().backward()
+    return waits.counts
+
+
+@pytest.mark.parametrize(
+    "found",
+    [lambda x: x.item(), lambda x: x[x > 0], lambda x: x.nonzero(), lambda x: x + torch.tensor([1.0])],
+)
+def test_waits_are_seen(found):
+    with HostWaits() as waits:
+        found(torch.ones(1))
+    assert waits.counts
+
+
+@pytest.mark.parametrize("distill", ["l2", "lsh", "lshl2", "kd"])
+@pytest.mark.parametrize("student", STUDENTS)
+def test_mimic_term_adds_none_but_those_of_pooling_boxes(student, distill, monkeypatch):
+    monkeypatch.setattr(hashing, "_WinogradHashLoss", hashing._ConvolutionHashLoss)  # what GPUs run
+    teacher = small_detector(TEACHER_OF[student], seed=1)
+    settings = {"num_hashes": 64} if "lsh" in distill else {}
+    losses = build_losses(distill, teacher, **settings)
+    plain = waits_of(DetectionModule(small_detector(student), short_schedule()))
+    added = waits_of(DistillationModule(small_detector(student), teacher, losses, short_schedule()))
+    added.subtract(plain)
+    expected = {}
+    if student == STUDENTS[0]:
+        # torchvision looks which boxes belong to which level, with a constant; on the CPU an image at a time.
+        images, levels = 2, len(teacher.roi_heads.box_roi_pool.featmap_names)
+        expected = {"nonzero": images * levels, "lift_fresh": images}
+    assert {name: count for name, count in added.items() if count} == expected

@@ -1,0 +1,183 @@
+"""Learning-rate factors against torch's own schedulers and hand-computed values."""
+
+import pytest
+import torch
+from torch import nn
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.training.optim import Schedule, build_optimizer, build_scheduler
+
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+
+
+def rates(schedule, steps_per_epoch, images_per_step=8):
+    optimizer = build_optimizer([nn.Parameter(torch.zeros(1))], schedule, images_per_step)
+    scheduler = build_scheduler(optimizer, schedule, steps_per_epoch)
+    values = []
+    for _ in range(schedule.epochs * steps_per_epoch):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return values
+
+
+def test_published_schedule_warms_up_then_drops_after_18_and_22_epochs():
+    schedule = Schedule(epochs=24, lr=0.01, optimizer=SGD, warmup_steps=1000, milestones=(18, 22))
+    values = rates(schedule, steps_per_epoch=2069)
+    assert values[0] == pytest.approx(0.01 / 1000)
+    assert values[500] == pytest.approx(0.01 * (0.001 * 0.5 + 0.5))
+    assert values[1000] == values[18 * 2069 - 1] == pytest.approx(0.01)
+    assert values[18 * 2069] == values[22 * 2069 - 1] == pytest.approx(0.001)
+    assert values[22 * 2069] == values[-1] == pytest.approx(0.0001)
+
+
+def test_warm_up_ends_with_the_first_epoch_on_small_data():
+    schedule = Schedule(epochs=3, lr=1.0, optimizer=SGD, warmup_steps=1000, milestones=(2,))
+    values = rates(schedule, steps_per_epoch=10)
+    assert values[:10] == sorted(values[:10])
+    assert values[9] == values[19] == pytest.approx(1.0)
+    assert values[20] == pytest.approx(0.1)
+
+
+def test_cosine_equals_torchs():
+    schedule = Schedule(epochs=4, lr=1.0, optimizer=SGD, decay="cosine")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    expected = []
+    for _ in range(40):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert rates(schedule, steps_per_epoch=10) == pytest.approx(expected, abs=1e-9)
+
+
+def test_rate_scales_with_the_images_a_step():
+    schedule = Schedule(epochs=1, lr=0.01, optimizer=SGD)
+    assert schedule.scaled_lr(8) == pytest.approx(0.01)
+    assert schedule.scaled_lr(2) == pytest.approx(0.0025)
+
+
+def test_frozen_parameters_are_left_out_and_settings_reach_the_optimizer():
+    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1), requires_grad=False)]
+    optimizer = build_optimizer(parameters, Schedule(epochs=1, lr=1.0, optimizer=SGD), 8)
+    assert optimizer.param_groups[0]["params"] == parameters[:1]
+    assert optimizer.defaults["weight_decay"] == 1e-4
+    adamw = build_optimizer(parameters, Schedule(epochs=1, lr=1.0, optimizer={"name": "adamw"}), 8)
+    assert isinstance(adamw, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_optimizers_do_what_the_others_do_and_the_config_goes_first(name):
+    settings = SGD if name == "sgd" else {"name": "adamw", "weight_decay": 0.01}
+    schedule = Schedule(epochs=1, lr=0.1, optimizer=settings)
+    values = []
+    for fused in (False, True):
+        parameters = [nn.Parameter(torch.linspace(-1, 1, 20)), nn.Parameter(torch.ones(3, 2))]
+        optimizer = build_optimizer(parameters, schedule, 8, fused=fused)
+        assert bool(optimizer.defaults["fused"]) is fused
+        for step in range(3):
+            for parameter in parameters:
+                parameter.grad = (step + 1) * parameter.detach().cos()
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        before = [parameter.clone() for parameter in parameters]
+        optimizer.step()  # without gradients nothing moves: how a step is skipped
+        assert all(map(torch.equal, parameters, before))
+        values.append(parameters)
+    torch.testing.assert_close(values[1], values[0], rtol=1e-6, atol=1e-7)
+    for key, value in (("fused", False), ("foreach", True)):
+        asked = Schedule(epochs=1, lr=0.1, optimizer={**settings, key: value})
+        defaults = build_optimizer(values[0], asked, 8, fused=True).defaults
+        assert defaults[key] is value
+        assert not defaults["fused"]
+
+
+@pytest.mark.parametrize("wrong", [{"momentum": -1}, {"nesterov": True, "momentum": 0}, {"beta": 1}])
+def test_what_the_optimizer_does_not_take_is_told_in_one_line(wrong):
+    schedule = Schedule(epochs=1, lr=0.1, optimizer={"name": "sgd", **wrong})
+    with pytest.raises(LSHFMError, match=r"^schedule.optimizer: sgd does not take it: .+$"):
+        build_optimizer([nn.Parameter(torch.zeros(1))], schedule, 8)
+
+
+def saved_after(steps, schedule, steps_per_epoch=10):
+    """A parameter, its optimizer and scheduler after some steps."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer([parameter], schedule, 8)
+    scheduler = build_scheduler(optimizer, schedule, steps_per_epoch)
+    for _ in range(steps):
+        parameter.grad = parameter.detach().cos()
+        optimizer.step()
+        scheduler.step()
+    return parameter, optimizer, scheduler
+
+
+SCHEDULES = [
+    {"optimizer": SGD, "warmup_steps": 7, "milestones": (1,)},
+    {"optimizer": {"name": "adamw", "weight_decay": 0.05}, "decay": "cosine"},
+]
+
+
+@pytest.mark.parametrize("steps", [4, 15])
+@pytest.mark.parametrize("settings", SCHEDULES)
+def test_loaded_state_with_the_same_settings_is_the_saved_one_to_the_bit(settings, steps):
+    schedule = Schedule(epochs=3, lr=0.013, **settings)
+    _, optimizer, scheduler = saved_after(steps, schedule)
+    _, again, scheduler_again = saved_after(0, schedule)
+    again.load_state_dict(optimizer.state_dict())
+    scheduler_again.load_state_dict(scheduler.state_dict())
+    assert again.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert scheduler_again.state_dict() == scheduler.state_dict()
+
+
+@pytest.mark.parametrize("steps", [4, 15])
+@pytest.mark.parametrize("settings", SCHEDULES)
+def test_other_settings_take_effect_on_a_loaded_state(settings, steps):
+    parameter, optimizer, scheduler = saved_after(steps, Schedule(epochs=3, lr=0.013, **settings))
+    saved, saved_scheduler = optimizer.state_dict(), scheduler.state_dict()
+    weight_decay = saved["param_groups"][0]["weight_decay"]
+    other = {**settings, "optimizer": {**settings["optimizer"], "weight_decay": 0.5}}
+    _, lower, lower_scheduler = saved_after(0, Schedule(epochs=3, lr=0.002, **other))
+    lower.load_state_dict(saved)
+    lower_scheduler.load_state_dict(saved_scheduler)
+    for further in range(3):
+        _, expected, _ = saved_after(steps + further, Schedule(epochs=3, lr=0.002, **other))
+        assert lower.state_dict()["param_groups"] == expected.state_dict()["param_groups"]
+        assert lower_scheduler.get_last_lr() == [lower.param_groups[0]["lr"]]
+        lower.step()
+        lower_scheduler.step()
+    assert lower.param_groups[0]["weight_decay"] == 0.5
+    (momenta,), (before,) = lower.state.values(), optimizer.state.values()
+    assert all(torch.equal(momenta[key], before[key]) for key in momenta)
+    assert saved["param_groups"][0]["weight_decay"] == weight_decay  # the file's content is left alone
+
+
+def test_state_of_another_network_is_still_refused():
+    _, optimizer, _ = saved_after(1, Schedule(epochs=1, lr=0.1, optimizer=SGD))
+    state = optimizer.state_dict()
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        optimizer.load_state_dict({**state, "param_groups": state["param_groups"] * 2})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decay": "poly"}, "schedule.decay: expected multistep or cosine, found 'poly'"),
+        (
+            {"optimizer": {"name": "lion"}},
+            "schedule.optimizer.name: expected one of sgd, adamw, found 'lion'",
+        ),
+        ({"epochs": 0}, "schedule.epochs"),
+        ({"lr": -1.0}, "schedule.lr"),
+        ({"lr": "abc"}, "schedule.lr: expected a number > 0, found 'abc'"),
+        ({"milestones": None}, "schedule.milestones: expected a list of epochs, found None"),
+        ({"warmup_steps": -1}, "schedule.warmup_steps"),
+    ],
+)
+def test_bad_schedules_are_told(changes, message):
+    with pytest.raises(LSHFMError, match=message):
+        Schedule(**{"epochs": 1, "lr": 1.0, "optimizer": SGD, **changes})
+
+
+def test_nothing_trainable_is_told():
+    with pytest.raises(LSHFMError, match="no trainable parameter"):
+        build_optimizer([], Schedule(epochs=1, lr=1.0, optimizer=SGD), 8)
