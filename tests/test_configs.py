@@ -48,6 +48,7 @@ def test_every_file_belongs_to_a_tested_group_or_command():
     nested = [path for path in CONFIG_DIR.rglob("*.yaml") if len(path.relative_to(CONFIG_DIR).parts) > 2]
     assert {path.relative_to(CONFIG_DIR).as_posix() for path in nested} == {
         "hydra/help/command.yaml",
+        "hydra/hydra_logging/command.yaml",
         "hydra/job_logging/command.yaml",
         "hydra/launcher/slurm.yaml",
     }

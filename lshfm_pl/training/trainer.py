@@ -5,21 +5,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lshfm_pl.cli.console import is_terminal
+from lshfm_pl.cli.console import can_rewrite, is_terminal
+from lshfm_pl.runs.meeting import cluster_environment
 from lshfm_pl.training.callbacks.progress import ProgressLine
 
 __all__ = ["make_trainer"]
 
 
-def make_trainer(*, enable_progress_bar: bool | None = None, **arguments: Any) -> pl.Trainer:
+def make_trainer(
+    *, enable_progress_bar: bool | None = None, meeting_seconds: float | None = None, **arguments: Any
+) -> pl.Trainer:
     """Lightning's trainer, with a progress bar only where there is a terminal to show it on.
 
     Args:
         enable_progress_bar: None shows the bar if stdout, where Lightning draws it, and stderr are terminals.
+        meeting_seconds: not the trainer's: `lshfm_pl.runs.meeting` reads it before there is one.
         **arguments: of `pytorch_lightning.Trainer`.
     """
+    arguments["plugins"] = cluster_environment(arguments.get("plugins") or ())
     if enable_progress_bar is None:
-        enable_progress_bar = is_terminal(sys.stdout) and is_terminal(sys.stderr)
+        enable_progress_bar = can_rewrite(sys.stdout) and is_terminal(sys.stderr)
     if enable_progress_bar:
         arguments["callbacks"] = [*(arguments.get("callbacks") or []), ProgressLine()]
     return pl.Trainer(enable_progress_bar=enable_progress_bar, **arguments)

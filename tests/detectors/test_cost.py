@@ -53,7 +53,7 @@ def test_time_an_image_is_the_median_of_the_batches(monkeypatch):
     timer = EvaluationTimer()
     assert timer.ms_per_image() is None
     clock = iter([0.0, 4.0, 10.0, 10.2, 20.0, 20.6])
-    monkeypatch.setattr("lshfm_pl.detectors.cost.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("lshfm_pl.training.callbacks.timing.time.perf_counter", lambda: next(clock))
     for images in (2, 2, 2):
         batch = ([None] * images, None)
         timer.on_test_batch_start(None, None, batch, 0)

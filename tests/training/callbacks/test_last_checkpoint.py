@@ -44,7 +44,7 @@ def test_file_system_without_hard_links_keeps_it_too(tmp_path, monkeypatch):
 WRITE_TOO_MUCH = """
 import resource, sys, torch
 from pathlib import Path
-from lshfm_pl.training.callbacks.last_checkpoint import write_checkpoint
+from lshfm_pl.runs.checkpoint_files import write_checkpoint
 from lshfm_pl.errors import LSHFMError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -69,7 +69,7 @@ def test_write_that_fails_leaves_the_old_file_and_says_why(tmp_path):
 KEEP_WRITING = """
 import itertools, sys, torch
 from pathlib import Path
-from lshfm_pl.training.callbacks.last_checkpoint import write_checkpoint
+from lshfm_pl.runs.checkpoint_files import write_checkpoint
 folder = Path(sys.argv[1])
 for number in itertools.count():
     write_checkpoint({"x": torch.full((300_000,), number)}, folder / "last.ckpt", keep_as=folder / "old.ckpt")
