@@ -2,10 +2,20 @@
 
 from pathlib import Path
 
-__all__ = ["CONFIG_DIR", "from_home"]
+__all__ = ["CONFIG_DIR", "config_dir", "from_home"]
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
-"""The folder of the Hydra groups, beside the package: the project is installed editable."""
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def config_dir(package: Path) -> Path:
+    """The folder of the Hydra groups: inside an installed package, beside the package in a checkout."""
+    inside = package / "conf"
+    # First inside: beside an installed package a folder of this name would be another project's.
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+CONFIG_DIR = config_dir(_PACKAGE)
+"""The folder of the Hydra groups."""
 
 
 def from_home(path: str) -> Path:

@@ -49,7 +49,8 @@ def load_published() -> ModuleType:
     path = CONFIG_DIR.parent / "benchmarks" / "published.py"
     if not path.is_file():
         raise LSHFMError(
-            f"benchmark: expected the published way in {path}; leave it out with published=false"
+            f"benchmark: expected the reference implementation in {path}, which only a checkout of the repository "
+            "has; found no file. Leave it out with published=false"
         )
     spec = importlib.util.spec_from_file_location("published", path)
     assert spec is not None

@@ -250,12 +250,16 @@ def config_hash(config: DictConfig) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of this checkout, or None where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of the checkout that this package lies in; None where it is installed, or no git is there."""
+    git = ["git", "-C", str(PACKAGE)]
+    # An environment may lie in the checkout of another project, whose commit says nothing of this package.
+    tracked = [*git, "ls-files", "--error-unmatch", "__init__.py"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        for command in (tracked, [*git, "rev-parse", "HEAD"]):
+            printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
+    return printed.strip()
 
 
 def refuse_folder_of_run(folder: Path) -> None:
