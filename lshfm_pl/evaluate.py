@@ -6,6 +6,7 @@ if __name__ == "__main__":
     cli.start("evaluate")  # before the imports below, which take seconds
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from lshfm_pl.detectors.cost import detector_cost
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.files import write_json
 from lshfm_pl.inference.loading import is_validation_of_checkpoint, load_checkpoint, load_data
+from lshfm_pl.kernels.switches import set_switches, switches
 from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
 from lshfm_pl.reporting.tables import metrics_table
@@ -53,6 +55,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 
 def _evaluate(config: DictConfig, met: Meeting) -> dict[str, float]:
+    set_switches(cli.as_dict(config.get("kernels")))
     pl.seed_everything(config.seed, workers=True, verbose=False)
     datamodule, data_settings = load_data(config)
     class_names = datamodule.class_names
@@ -80,6 +83,7 @@ def _evaluate(config: DictConfig, met: Meeting) -> dict[str, float]:
             "checkpoint": str(config.checkpoint or config.weights),
             "model": detector.config["name"],
             "data": data_settings,
+            "kernels": asdict(switches()),
             "test_set": test_set_summary(module.record, also_validation=also_validation),
             "metrics": module.results,
             "agreement": agreement,

@@ -28,6 +28,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import fitting_name, write_json
 from lshfm_pl.inference.detect import choose_device, detect
 from lshfm_pl.inference.pictures import PICTURES, PREDICTIONS, Pictures, find_pictures
+from lshfm_pl.kernels.switches import set_switches
 
 __all__ = ["SOME_UNREADABLE", "predict", "unused_labels"]
 
@@ -51,6 +52,7 @@ def predict(config: DictConfig) -> list[str]:
     for key, least in (("batch_size", 1), ("num_workers", 0)):
         if type(config[key]) is not int or config[key] < least:
             raise LSHFMError(f"{key}: expected a whole number of at least {least}, found {config[key]}")
+    set_switches(as_dict(config.get("kernels")))
     pictures = find_pictures(config.images)
     detector = load_detector(
         config.checkpoint,

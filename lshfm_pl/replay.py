@@ -19,6 +19,7 @@ from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.runs.reading import read_json
 from lshfm_pl.training.build import build_module
 from lshfm_pl.training.detection import DetectionModule, Place
@@ -75,6 +76,7 @@ def _rebuilt(weights: dict[str, Any]) -> tuple[str | None, DetectionDataModule, 
     """The precision, data and weights of the step."""
     settings = OmegaConf.create(weights["config"])
     settings.model.backbone_weights = None  # replaced by the weights of the step
+    set_switches(settings.get("kernels"))
     datamodule = build_datamodule(cli.as_dict(settings.data))
     datamodule.setup("fit")
     module = build_module(settings, datamodule)

@@ -25,6 +25,7 @@ from lshfm_pl.drawing.boxes import TRUTH, detection_grid, save_picture
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.inference.detect import choose_device, detect
 from lshfm_pl.inference.loading import load_for_data, load_split, stored_data
+from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.mimic.agreement import agreement_maps, hash_of
 
 __all__ = ["visualize"]
@@ -45,6 +46,7 @@ def visualize(config: DictConfig) -> list[Path]:
     Raises:
         LSHFMError: a checkpoint or data that do not load, classes that differ, or an image that is not there.
     """
+    set_switches(cli.as_dict(config.get("kernels")))
     if config.show:
         refuse_without_display()
     files = checkpoint_files(config)

@@ -1,6 +1,6 @@
 """How a wheel is built: `conf/`, which lies beside the package, is put inside it.
 
-pyproject.toml names `BuildWithConfig`; setuptools loads this file by its path, so it imports nothing of the project.
+pyproject.toml names `BuildWithConfig`. setuptools loads this file by its path: it imports nothing of the project.
 """
 
 import shutil

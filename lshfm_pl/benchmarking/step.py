@@ -18,6 +18,7 @@ from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors import Detector, build_detector
 from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.mimic.build import DistillLosses
 from lshfm_pl.mimic.features import FeaturePair, LogitPair, MapPair, Pairs
@@ -71,6 +72,7 @@ class StepParts:
     """
 
     def __init__(self, config: DictConfig) -> None:
+        set_switches(as_dict(config.get("kernels")))
         torch.manual_seed(config.seed)
         if str(config.device).partition(":")[0] not in DEVICES:
             raise LSHFMError(f"benchmark: device: expected {' or '.join(DEVICES)}, found {config.device}")

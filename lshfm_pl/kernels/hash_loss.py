@@ -11,13 +11,15 @@ added up meanwhile and is all that is kept for the backward pass.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lshfm_pl.kernels.plain_hash_loss import HashLoss, plain_hash_loss_of_maps, plain_hash_loss_of_rows
+from lshfm_pl.kernels.switches import switches
 from lshfm_pl.kernels.winograd import (
     INPUTS,
     OUTPUTS,
@@ -35,7 +37,6 @@ from lshfm_pl.kernels.winograd import (
 
 __all__ = ["HASH_LOSSES", "HashLoss", "exact_products", "hash_loss_of_maps", "hash_loss_of_rows"]
 
-HashLoss = Literal["bce", "l1", "l2"]
 HASH_LOSSES: tuple[HashLoss, ...] = ("bce", "l1", "l2")
 
 CPU_BLOCK = 2**19
@@ -75,6 +76,9 @@ def hash_loss_of_rows(
     """
     if row_weights_N is None:
         row_weights_N = student_ND.new_full(student_ND.shape[:1], 1 / max(1, len(student_ND)))
+    if not switches().hash_loss:
+        with exact_products():
+            return plain_hash_loss_of_rows(student_ND, teacher_ND, weight_HD, bias_H, row_weights_N, kind)
     return _RowHashLoss.apply(student_ND, teacher_ND, weight_HD, bias_H, row_weights_N, kind)
 
 
@@ -101,7 +105,11 @@ def hash_loss_of_maps(
     Returns:
         As `hash_loss_of_rows`.
     """
-    method = _WinogradHashLoss if weight_HD.device.type == "cpu" else _ConvolutionHashLoss
+    if not switches().hash_loss:
+        with exact_products():
+            return plain_hash_loss_of_maps(student, teacher, location_weights, weight_HD, bias_H, kind)
+    is_tiled = weight_HD.device.type == "cpu" and switches().winograd
+    method = _WinogradHashLoss if is_tiled else _ConvolutionHashLoss
     return method.apply(weight_HD, bias_H, kind, *student, *teacher, *location_weights)
 
 

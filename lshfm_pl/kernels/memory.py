@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from lshfm_pl.kernels.switches import switches
+
 __all__ = ["FEWEST_BYTES", "give_back_freed_memory"]
 
 FEWEST_BYTES = 2**30
@@ -22,7 +24,7 @@ def give_back_freed_memory(device: torch.device) -> None:
     costs some hundredths of a second, and as much again until the pages are there once more (docs/benchmarks.md),
     so nothing is done for a process of less than `FEWEST_BYTES`.
     """
-    trim = _malloc_trim() if device.type == "cpu" else None
+    trim = _malloc_trim() if device.type == "cpu" and switches().memory else None
     if trim is not None and _resident_bytes() >= FEWEST_BYTES:
         trim(0)
 

@@ -12,8 +12,6 @@ Source: arXiv 1509.09308, section 4.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -22,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from lshfm_pl.kernels.switches import switches
 
 __all__ = [
     "INPUTS",
@@ -40,7 +40,6 @@ __all__ = [
     "take_outputs",
     "transform_inputs",
     "use_winograd",
-    "without_winograd",
 ]
 
 SIDE = 3
@@ -54,8 +53,6 @@ TILES_AT_ONCE = 160
 """Tiles whose inputs, products and outputs stay in the cache between the steps."""
 FEWEST_CHANNELS, FEWEST_TILES = 128, 128
 """Below, the transforms cost what the multiplications save (measured: docs/benchmarks.md)."""
-
-_is_off = ContextVar("winograd_is_off", default=False)
 
 
 class Matrices(NamedTuple):
@@ -323,21 +320,11 @@ class WinogradConv2d(nn.Conv2d):
         return convolve(input, weight, bias)
 
 
-@contextmanager
-def without_winograd() -> Iterator[None]:
-    """Inside, all convolutions are torch's own: to count their operations, which are the same on every machine."""
-    token = _is_off.set(True)
-    try:
-        yield
-    finally:
-        _is_off.reset(token)
-
-
 def _pays(x: Tensor, weight: Tensor) -> bool:
     batch, _, height, width = x.shape
     tiles = batch * -(-height // TILE) * -(-width // TILE)
     return (
-        not _is_off.get()
+        switches().winograd
         and not torch.compiler.is_compiling()  # a graph of torch's own operations is compiled in one piece
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

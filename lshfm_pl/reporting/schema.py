@@ -108,6 +108,7 @@ SCHEMA: dict[str, tuple[str, Check]] = {
     "test_set": ("a summary of the test set", _is_mapping),
     "test_set.hash": ("a hash", _is_name),
     "test_set.also_validation": ("true or false", lambda value: isinstance(value, bool)),
+    "kernels": ("which of the faster kernels were on", _is_mapping),
     "settings": ("settings of model, schedule and trainer", _are_settings),
     "timing": ("times in seconds", _are_numbers),
     "cost": ("numbers", _are_numbers),

@@ -14,7 +14,7 @@ from lshfm_pl.runs.launch import quoted
 
 __all__ = ["Plan", "Typed"]
 
-PASSED_ON = ("data", "trainer", "schedule")
+PASSED_ON = ("data", "kernels", "schedule", "trainer")
 """Groups whose overrides on the command line are those of every run."""
 
 
@@ -103,7 +103,7 @@ class Plan:
     def evaluation(self) -> list[str]:
         """The overrides of the evaluation of a teacher that is there already."""
         teacher = self.config.teacher
-        keys = ("data.", "trainer.accelerator", "trainer.devices", "trainer.limit_test_batches")
+        keys = ("data.", "kernels.", "trainer.accelerator", "trainer.devices", "trainer.limit_test_batches")
         chosen = [item for choice in self.chosen.get("teacher", []) for item in choice.overrides]
         typed = self.typed.keys("teacher")
         return [

@@ -8,6 +8,7 @@ import subprocess
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 import lshfm_pl
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_end, write_whole
+from lshfm_pl.kernels.switches import switches
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.runs.lock import FolderInUseError
 from lshfm_pl.runs.reading import read_json
@@ -149,6 +151,7 @@ def run_results(
         "world_size": world_size,
         **code_version(),
         "settings": training_settings(content),
+        "kernels": asdict(switches()),
         "config_hash": config_hash(config),
         "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

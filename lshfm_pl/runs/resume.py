@@ -44,7 +44,14 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 """Keys, or groups of them, that do not change what is learned: they may differ on resume."""
 
-MEANT_BEFORE = {"data.first_pixel": (1,), "distill.bias_even_median": ("mean", "lower")}
+MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
+    "data.first_pixel": (1,),
+    "distill.bias_even_median": ("mean", "lower"),
+    "kernels.winograd": (True,),
+    "kernels.folded_norms": (True,),
+    "kernels.hash_loss": (True,),
+    "kernels.memory": (True,),
+}
 """Keys that older runs lack, with the values that change nothing for them: a bias is kept in its checkpoint."""
 
 RESULTS_BEFORE = "results-previous.json"

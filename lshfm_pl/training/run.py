@@ -16,6 +16,7 @@ from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.detectors.cost import detector_cost
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_json, write_whole
+from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.runs.checkpoint_files import LAST
 from lshfm_pl.runs.data_of_run import RunData
 from lshfm_pl.runs.folder import refuse_full_disk, refuse_unwritable, training_state_bytes
@@ -58,6 +59,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
     if not is_main_process():  # the first says the same; of what goes wrong each tells its own
         logging.getLogger("lshfm_pl").setLevel(logging.WARNING)
+    set_switches(as_dict(config.get("kernels")))
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = RunData(config)
     choose_folder(config, data)

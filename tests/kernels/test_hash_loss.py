@@ -5,20 +5,21 @@ import torch
 import torch.nn.functional as F
 
 from lshfm_pl.kernels import hash_loss as hashing
+from lshfm_pl.kernels.switches import switched
 from lshfm_pl.mimic import L2, LSH
 from lshfm_pl.mimic.features.parts import neighbourhoods
 
 SIZES = ((9, 14), (4, 7), (1, 3))
 CHANNELS, HASHES = 12, 40
 KINDS = ("bce", "l1", "l2")
-WAYS = ("winograd", "convolution")
+WAYS = ("winograd", "convolution", "plain")
 
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
-    if request.param == "convolution":
-        monkeypatch.setattr(hashing, "_WinogradHashLoss", hashing._ConvolutionHashLoss)
-    return request.param
+    off = {"convolution": {"winograd": False}, "plain": {"hash_loss": False}}
+    with switched(**off.get(request.param, {})):
+        yield request.param
 
 
 def random_maps(dtype=torch.float32):
@@ -151,6 +152,7 @@ def test_bfloat16_maps_give_nearly_the_same_loss_and_gradient(way):
         assert (level.grad.double() - gradient).norm() < 0.1 * gradient.norm()
 
 
+@pytest.mark.parametrize("way", ["winograd", "convolution"], indirect=True)
 def test_bfloat16_maps_change_a_bit_only_near_its_hyperplane(way, monkeypatch):
     """Of 1,310,720 projections of 256 channels; what the bounds are is the rounding of either way."""
     generator = torch.Generator().manual_seed(0)

@@ -8,6 +8,8 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from lshfm_pl.kernels.switches import switches
+
 __all__ = [
     "FrozenStatsBatchNorm2d",
     "NormFactory",
@@ -46,13 +48,26 @@ class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
 def normalised(convolution: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(convolution(x))`, where a frozen norm becomes a factor of the kernel and a bias: no pass over the map.
 
-    The kernel itself stays as it is: its gradient and its checkpoint are those of the two layers.
+    The kernel itself stays as it is: its gradient and its checkpoint are those of the two layers. Layers with hooks
+    are called one after the other, so that the hooks fire with what each layer returns.
     """
-    if not isinstance(norm, FrozenBatchNorm2d):
+    is_off = not switches().folded_norms
+    if is_off or not isinstance(norm, FrozenBatchNorm2d) or _has_hooks(convolution) or _has_hooks(norm):
         return norm(convolution(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     kernel = convolution.weight * scale[:, None, None, None]
     return convolution._conv_forward(x, kernel, norm.bias - norm.running_mean * scale)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether calling a module does more than its forward."""
+    kinds = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(kinds)
 
 
 def group_norm(channels: int, *, eps: float = 1e-5) -> nn.GroupNorm:
