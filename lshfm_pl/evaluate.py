@@ -33,6 +33,7 @@ from lshfm_pl.runs.results import (
     refuse_folder_of_run,
     test_set_summary,
 )
+from lshfm_pl.seeding import seed_everything
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.build import load_teacher
 from lshfm_pl.training.callbacks.timing import EvaluationTimer
@@ -56,7 +57,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
 def _evaluate(config: DictConfig, met: Meeting) -> dict[str, float]:
     set_switches(cli.as_dict(config.get("kernels")))
-    pl.seed_everything(config.seed, workers=True, verbose=False)
+    seed_everything(config.seed)
     datamodule, data_settings = load_data(config)
     class_names = datamodule.class_names
     detector = load_checkpoint(config, class_names)

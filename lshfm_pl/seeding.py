@@ -1,8 +1,18 @@
-"""Seeds for parts of a run, mixed from the seed of the run."""
+"""The seed of a run, and seeds for its parts that are mixed from it."""
 
 import numpy as np
 
-__all__ = ["mix_seed"]
+__all__ = ["LARGEST_SEED", "mix_seed", "seed_everything"]
+
+LARGEST_SEED = 2**32 - 1
+"""Of `seed_everything`: NumPy takes no larger one."""
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch in this process, and have Lightning seed the workers of loaders."""
+    import pytorch_lightning as pl  # here: what only mixes seeds does without its seconds
+
+    pl.seed_everything(seed, workers=True, verbose=False)
 
 
 def mix_seed(*numbers: int) -> int:

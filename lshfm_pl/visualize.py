@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, ListConfig
 from PIL import Image, ImageShow
@@ -27,6 +26,7 @@ from lshfm_pl.inference.detect import choose_device, detect
 from lshfm_pl.inference.loading import load_for_data, load_split, stored_data
 from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.mimic.agreement import agreement_maps, hash_of
+from lshfm_pl.seeding import LARGEST_SEED, seed_everything
 
 __all__ = ["visualize"]
 
@@ -34,8 +34,6 @@ __all__ = ["visualize"]
 LONGEST_NAME = 120
 """Characters of an image's name in that of a picture: a file's name has at most 255 bytes."""
 
-_LARGEST_SEED = 2**32 - 1
-"""Of Lightning's seed_everything."""
 SHARED_FILE_NAMES = {"last", "best", "checkpoints"}
 """Parts of a checkpoint's path that do not tell runs apart."""
 
@@ -207,8 +205,8 @@ def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
     """
     stored = (stored_data(file) or {}).get("seed")
     with torch.random.fork_rng():
-        is_seed = type(stored) is int and 0 <= stored <= _LARGEST_SEED
-        pl.seed_everything(stored if is_seed else seed, verbose=False)
+        is_seed = isinstance(stored, int) and not isinstance(stored, bool) and 0 <= stored <= LARGEST_SEED
+        seed_everything(int(stored) if is_seed else seed)  # type: ignore[arg-type]
         refuse_download(detector.config["backbone_weights"], file)
         try:
             fresh = build_detector(

@@ -235,7 +235,7 @@ def test_checkpoints_that_do_not_fit_are_told(folder, checkpoints, tmp_path):
         run(tmp_path, f"checkpoints=['{checkpoints['student']}','{checkpoints['student']}']")
     with pytest.raises(LSHFMError, match="checkpoint=<file> or checkpoints=…, not both"):
         run(tmp_path, "checkpoint=a", "checkpoints=[b]")
-    with pytest.raises(LSHFMError, match="nothing to draw: give data="):
+    with pytest.raises(LSHFMError, match="no data are named: give data="):
         run(tmp_path)
 
 

@@ -7,7 +7,15 @@ from lshfm_pl.cli.command import Command, main, start
 from lshfm_pl.cli.failures import told
 from lshfm_pl.cli.folders import comparison_folder
 from lshfm_pl.cli.inputs import refuse_missing_teacher, refuse_no_weights
-from lshfm_pl.cli.job import as_dict, changed_data, in_multirun, is_main_process, job_command
+from lshfm_pl.cli.job import (
+    as_dict,
+    changed_data,
+    config_folder,
+    config_folder_flags,
+    in_multirun,
+    is_main_process,
+    job_command,
+)
 from lshfm_pl.cli.values import refuse_missing_values, refuse_named_teacher
 from lshfm_pl.paths import CONFIG_DIR
 
@@ -17,6 +25,8 @@ __all__ = [
     "as_dict",
     "changed_data",
     "comparison_folder",
+    "config_folder",
+    "config_folder_flags",
     "in_multirun",
     "is_main_process",
     "job_command",

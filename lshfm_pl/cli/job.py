@@ -12,7 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from lshfm_pl.cli.names import alternatives, closest_keys
 from lshfm_pl.errors import LSHFMError, few
 
-__all__ = ["as_dict", "changed_data", "in_multirun", "is_main_process", "job_command"]
+__all__ = [
+    "as_dict",
+    "changed_data",
+    "config_folder",
+    "config_folder_flags",
+    "in_multirun",
+    "is_main_process",
+    "job_command",
+]
 
 
 def in_multirun() -> bool:
@@ -23,7 +31,21 @@ def in_multirun() -> bool:
 def job_command(module: str, output_dir: Path) -> list[str]:
     """The command line that runs this very job of a sweep over `module` by itself, in `output_dir`."""
     overrides = list(HydraConfig.get().overrides.task)
-    return [sys.executable, "-m", module, *overrides, f'hydra.run.dir="{output_dir}"']
+    return [sys.executable, "-m", module, *config_folder_flags(), *overrides, f'hydra.run.dir="{output_dir}"']
+
+
+def config_folder() -> Path | None:
+    """The folder of the user's own config files, which `--config-dir` names; None without one."""
+    if not HydraConfig.initialized():
+        return None
+    sources = HydraConfig.get().runtime.config_sources
+    return next((Path(source.path) for source in sources if source.provider == "command-line"), None)
+
+
+def config_folder_flags() -> list[str]:
+    """The arguments by which another command finds the config files of this one."""
+    folder = config_folder()
+    return [] if folder is None else ["--config-dir", str(folder)]
 
 
 def as_dict(config: DictConfig | None) -> dict[str, Any]:

@@ -1,17 +1,14 @@
 """From a stored `data` config to its data module."""
 
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lshfm_pl.data.coco.datamodule import COCODataModule
 from lshfm_pl.data.datamodule import DetectionDataModule
+from lshfm_pl.data.formats import data_module_of
 from lshfm_pl.data.shapes.datamodule import ShapesDataModule
 from lshfm_pl.data.stored_config import root_of_scenes, within_machine
-from lshfm_pl.data.voc.datamodule import VOCDataModule
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.renamed import current_path
 
 __all__ = ["build_datamodule"]
 
@@ -25,7 +22,7 @@ def build_datamodule(
 ) -> DetectionDataModule:
     """The data module of a `data` config that a checkpoint or `results.json` holds, interpolations resolved.
 
-    Only the classes of this module can be named by `_target_`, so that such a file can't run other code; nor is
+    `_target_` may only name what `data_module_of` accepts, so that such a file can't run other code; nor is
     anything downloaded or written where it says, and workers and batches are limited to what this machine has.
 
     Args:
@@ -35,16 +32,10 @@ def build_datamodule(
     Raises:
         LSHFMError: another class, a key that it does not know, or a value that can't be.
     """
+    kind = data_module_of(config.get("_target_"))
     arguments = within_machine({key: value for key, value in config.items() if key != "_target_"})
-    known: dict[str, type[DetectionDataModule]] = {
-        f"{kind.__module__}.{kind.__qualname__}": kind
-        for kind in (VOCDataModule, COCODataModule, ShapesDataModule)
-    }
-    target = current_path(config.get("_target_"))
-    if not isinstance(target, str) or target not in known:
-        raise LSHFMError(f"data._target_: expected {' or '.join(known)}, found {reprlib.repr(target)}.")
     try:
-        datamodule = known[target](**arguments)
+        datamodule = kind(**arguments)
     except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise LSHFMError(

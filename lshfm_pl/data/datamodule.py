@@ -98,15 +98,26 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def read_set(self, split: str, faults: FaultLog) -> DetectionDataset:
-        """Read the set `train`, `val` or `test`; once it has returned, the class names are known.
+        """Read the set `train`, `val` or `test`.
+
+        Where `known_class_names` is not None its labels follow those names. Else its `class_names` become those of
+        the sets that are read later; a format that is asked for an evaluation set first then reads the names of the
+        training set, so that labels are the same in every command.
+
+        Args:
+            split: of the set.
+            faults: is told what is wrong with the files; raises for an error unless errors are to be skipped.
 
         Raises:
             LSHFMError: files are missing, or wrong and `faults` does not say to skip that.
         """
 
     @abstractmethod
-    def _source(self, split: str) -> tuple[str, object]:
-        """The key of the config that names where a set is read from, and what it names."""
+    def source(self, split: str) -> tuple[str, object]:
+        """The key of the config that names where a set is read from, and what it names: paths relative to `root`.
+
+        Where validation and test name the same, they are one set. None for a set that the config does not name.
+        """
 
     _drops_classes: str | None = None
     """The key of the config that drops classes without objects."""
@@ -131,6 +142,8 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                 if split != "train":
                     self._look_at_headers(dataset)
                 self._sets[split] = dataset
+                if self._class_names is None:
+                    self._class_names = dataset.class_names
                 faults.faults += orientation_faults(dataset.records)
                 faults.faults += self._overlaps(split)
                 _tell(split, faults)
@@ -141,14 +154,14 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         if {"val", "test"} <= self._sets.keys():
             paths = [{record.image_path for record in self._sets[split].records} for split in ("val", "test")]
             return paths[0] == paths[1]
-        return self._source("test")[1] == self._source("val")[1]
+        return self.source("test")[1] == self.source("val")[1]
 
     def tests_on_validation_of(self, other: "DetectionDataModule") -> bool:
         """Whether the test set here is the validation set there, by the files that they are read from."""
         return self._files("test") == other._files("val")
 
     def _files(self, split: str) -> list[Path]:
-        source: Any = self._source(split)[1]
+        source: Any = self.source(split)[1]
         return [(self.root / part).resolve() for part in source]
 
     def found_settings(self) -> dict[str, Any]:
@@ -158,13 +171,13 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
     def _twin(self, split: str) -> DetectionDataset | None:
         """The other evaluation set, if it has been read from the same source."""
         twin = {"val": "test", "test": "val"}.get(split)
-        if twin is None or self._source(twin)[1] != self._source(split)[1]:
+        if twin is None or self.source(twin)[1] != self.source(split)[1]:
             return None
         return self._sets.get(twin)
 
     def splits_to_read(self) -> dict[str, str]:
         """The splits that are configured, each once: its name and what the config calls its source."""
-        sources = {split: self._source(split) for split in _SPLITS}
+        sources = {split: self.source(split) for split in _SPLITS}
         if sources["test"][1] == sources["val"][1]:
             del sources["test"]
         return {split: key for split, (key, source) in sources.items() if source is not None}
@@ -267,12 +280,17 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                 place = "" if path.samefile(same) else f" (there it is {same})"
                 purpose = "training" if other == "train" else "validation"
                 text = (
-                    f"is one of {len(shared)} images of data.{self._source(split)[0]} that are {purpose} images "
+                    f"is one of {len(shared)} images of data.{self.source(split)[0]} that are {purpose} images "
                     f"too{place}: the {split} results will flatter the detector."
                 )
                 kind = "test-in-train" if other == "train" else "test-in-val"
                 faults.append(Fault(kind, path, text))
         return faults
+
+    @property
+    def known_class_names(self) -> tuple[str, ...] | None:
+        """Names of the labels 1..C that the settings, a checkpoint or a set read before have fixed; None before."""
+        return self._class_names
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Loading a detector and its data, as commands are asked to."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
@@ -21,6 +22,7 @@ __all__ = [
     "load_data",
     "load_for_data",
     "load_split",
+    "read_data",
     "stored_data",
 ]
 
@@ -41,44 +43,66 @@ def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
     )
 
 
-def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
-    """The data of `data=…`, or of what the checkpoint was trained with, ready for testing; and their config.
+def read_data(
+    files: Sequence[str], data: DictConfig | None, *, stage: str, drawn_below: str | Path | None
+) -> tuple[DetectionDataModule, dict[str, Any]]:
+    """The data of `data=…`, or those that the first file that says so was trained with, read; and their config.
 
-    Without `data=…` single keys, such as `data.root`, change those of the checkpoint. The classes are the
-    checkpoint's, where it says them: new data may name fewer, or in another order.
+    Without `data=…` single keys, such as `data.root`, change those of the file. The classes are those of the first
+    file that says them: new data may name fewer, or in another order.
+
+    Args:
+        files: of detectors.
+        data: the node of the command's config; None without one.
+        stage: what to read: `fit`, `validate` or `test`.
+        drawn_below: where to draw scenes of shapes that are not there; None refuses to.
+
+    Raises:
+        LSHFMError: nothing says what data, or they are not there.
+    """
+    settings = as_dict(data)
+    contents = [read_checkpoint(file) for file in files]
+    if "_target_" in settings:
+        datamodule: DetectionDataModule = instantiate(data)
+    else:
+        stored = next((found for found in map(_data_in, contents) if found is not None), None)
+        if stored is None:
+            what = (
+                f"{few(files)} does not say what data it was trained with" if files else "no data are named"
+            )
+            raise LSHFMError(
+                f"{what}: give data=… as in training, such as data=voc_folder data.root=<folder>"
+            )
+        settings = changed_data(stored, settings)
+        datamodule = build_datamodule(settings, drawn_below=drawn_below)
+    names = map(described_class_names, contents)
+    if (class_names := next((found for found in names if found is not None), None)) is not None:
+        datamodule.use_class_names(class_names)
+    datamodule.prepare_data()
+    datamodule.setup(stage)
+    return datamodule, settings
+
+
+def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
+    """The test data of `evaluate`, and their config; see `read_data`.
 
     Raises:
         LSHFMError: nothing says what data, or they are not there.
     """
     refuse_no_weights(config)
-    data = as_dict(config.get("data"))
-    stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
-    if "_target_" in data:
-        datamodule: DetectionDataModule = instantiate(config.data)
-    else:
-        if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
-            raise LSHFMError(
-                f"{config.checkpoint or config.weights} does not say what data it was trained with: "
-                "give data=… as in training, such as data=voc_folder data.root=<folder>"
-            )
-        data = changed_data(stored["data"], data)
-        datamodule = build_datamodule(data, drawn_below=config.output_dir)
-    if (class_names := described_class_names(stored)) is not None:
-        datamodule.use_class_names(class_names)
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    return datamodule, data
+    files = [] if config.checkpoint is None else [config.checkpoint]
+    return read_data(files, config.get("data"), stage="test", drawn_below=config.output_dir)
 
 
 def is_validation_of_checkpoint(config: DictConfig, datamodule: DetectionDataModule) -> bool:
     """Whether the test images are those by which the checkpoint may have been chosen."""
     if "_target_" not in as_dict(config.get("data")):
         return datamodule.test_is_validation
-    stored: Any = None if config.checkpoint is None else read_checkpoint(config.checkpoint)
-    if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
+    stored = None if config.checkpoint is None else stored_data(config.checkpoint)
+    if stored is None:
         return False
     try:
-        return datamodule.tests_on_validation_of(build_datamodule(stored["data"]))
+        return datamodule.tests_on_validation_of(build_datamodule(stored))
     except LSHFMError:  # its own data are gone
         return False
 
@@ -87,36 +111,26 @@ STAGES = {"train": "fit", "val": "validate", "test": "test"}
 
 
 def load_split(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDataset, tuple[str, ...]]:
-    """The split of `data=…`, or of what the first checkpoint that says so was trained with; and its classes.
-
-    Without `data=…` single keys, such as `data.root`, change those of the checkpoint.
+    """The split of the data that `read_data` finds, without transforms, and its classes.
 
     Raises:
         LSHFMError: no such split, nothing says what data, or the data are not there.
     """
     if config.split not in STAGES:
         raise LSHFMError(f"split: expected one of {', '.join(STAGES)}, found {config.split!r}")
-    data = as_dict(config.get("data"))
-    if "_target_" in data:
-        datamodule: DetectionDataModule = instantiate(config.data)
-    else:
-        stored = next((data for data in map(stored_data, files) if data is not None), None)
-        if stored is None:
-            what = f"{few(files)} does not say what data it was trained with" if files else "nothing to draw"
-            raise LSHFMError(f"visualize: {what}: give data=… (or checkpoint=<file> of a run)")
-        datamodule = build_datamodule(changed_data(stored, data), drawn_below=config.output_dir)
-    names = (described_class_names(read_checkpoint(file)) for file in files)
-    if (class_names := next((found for found in names if found is not None), None)) is not None:
-        datamodule.use_class_names(class_names)
-    datamodule.prepare_data()
-    datamodule.setup(STAGES[config.split])
+    datamodule, _ = read_data(
+        files, config.get("data"), stage=STAGES[config.split], drawn_below=config.output_dir
+    )
     dataset = getattr(datamodule, f"{config.split}_set").without_transforms()
     return dataset, datamodule.class_names
 
 
 def stored_data(file: str) -> dict[str, Any] | None:
     """The `data` config that a file says its detector was trained with; None if it says none."""
-    content = read_checkpoint(file)
+    return _data_in(read_checkpoint(file))
+
+
+def _data_in(content: Any) -> dict[str, Any] | None:
     data = content.get("data") if isinstance(content, Mapping) else None
     return dict(data) if isinstance(data, Mapping) else None
 

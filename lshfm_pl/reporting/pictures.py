@@ -6,13 +6,11 @@ from pathlib import Path
 
 import torch
 
-from lshfm_pl.data import build_datamodule
-from lshfm_pl.data.batches import as_float
 from lshfm_pl.detectors import load_detector
-from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.drawing.boxes import detection_grid
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.metrics.inputs import foreground
+from lshfm_pl.inference.detect import detect
+from lshfm_pl.inference.loading import read_data
 from lshfm_pl.reporting.summary import Group
 from lshfm_pl.runs.reading import read_png
 
@@ -34,20 +32,14 @@ def draw_checkpoints(shown: Mapping[str, Path], path: Path, *, images: int, scor
     Raises:
         LSHFMError: a file does not load, or its data are not there.
     """
-    stored = read_torch_file(next(iter(shown.values())))
-    if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
-        raise LSHFMError(f"{next(iter(shown.values()))}: does not say what data it was trained with")
-    datamodule = build_datamodule(stored["data"], drawn_below=path.parent)
-    datamodule.prepare_data()
-    datamodule.setup("test")
+    files = [str(file) for file in shown.values()]
+    datamodule, _ = read_data(files[:1], None, stage="test", drawn_below=path.parent)
     count = min(images, len(datamodule.test_set))
     step = len(datamodule.test_set) // count
     samples = [datamodule.test_set[index * step] for index in range(count)]
     columns: dict[str, list[dict[str, torch.Tensor]]] = {"ground truth": [target for _, target in samples]}
     for title, checkpoint in shown.items():
-        with torch.inference_mode():
-            found = load_detector(checkpoint)(as_float([image for image, _ in samples]))
-        columns[title] = [foreground(of_image) for of_image in found]
+        columns[title] = detect(load_detector(checkpoint), [image for image, _ in samples])
     return detection_grid(
         [image for image, _ in samples],
         columns,

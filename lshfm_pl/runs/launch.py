@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lshfm_pl.cli import config_folder_flags
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.files import write_json
 from lshfm_pl.runs.processes import ask_for_end_with_parent
@@ -75,7 +76,7 @@ class RunProcess:
         self.resumed = self._checkpoint if run.command == "train" and self._checkpoint.is_file() else None
         resume = [] if self.resumed is None else [f"resume={quoted(self.resumed)}"]
         write_json(list(run.overrides), run.folder / SETTINGS_FILE)
-        arguments = [*run.overrides, f"hydra.run.dir={quoted(run.folder)}"]
+        arguments = [*config_folder_flags(), *run.overrides, f"hydra.run.dir={quoted(run.folder)}"]
         arguments += ["trainer.enable_progress_bar=false", *resume]
         self.begin, self.started_at = time.perf_counter(), time.time()
         self.output_begin = run.output.stat().st_size if run.output.is_file() else 0

@@ -33,6 +33,7 @@ from lshfm_pl.runs.resume import (
     resolve_resume,
     set_results_aside,
 )
+from lshfm_pl.seeding import seed_everything
 from lshfm_pl.signals import StopSignals
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.build import build_module, refuse_other_tensors, report_load
@@ -60,7 +61,7 @@ def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
     if not is_main_process():  # the first says the same; of what goes wrong each tells its own
         logging.getLogger("lshfm_pl").setLevel(logging.WARNING)
     set_switches(as_dict(config.get("kernels")))
-    pl.seed_everything(config.seed, workers=True, verbose=False)
+    seed_everything(config.seed)
     data = RunData(config)
     choose_folder(config, data)
     with contextlib.ExitStack() as stack:

@@ -125,5 +125,6 @@ class COCODataModule(DetectionDataModule):
             paths = few([str(annotations) for annotations, _ in self._categories_of])
             raise LSHFMError(f"data.drop_categories: there is no category '{min(unknown)}' in {paths}.")
 
-    def _source(self, split: str) -> tuple[str, object]:
+    def source(self, split: str) -> tuple[str, object]:
+        """See the base class."""
         return f"{split}_annotations", self.files[split]

@@ -124,7 +124,8 @@ class VOCDataModule(DetectionDataModule):
         self._tell_of_set(dataset, self._sources(split)[0].split_file, faults, is_training)
         return dataset
 
-    def _source(self, split: str) -> tuple[str, object]:
+    def source(self, split: str) -> tuple[str, object]:
+        """See the base class."""
         return f"{split}_split", self.splits[split]
 
     def _sources(self, split: str) -> list[VOCSource]:

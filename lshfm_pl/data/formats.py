@@ -1,0 +1,90 @@
+"""The data modules that a stored config may name: a file alone never makes this machine import something."""
+
+import reprlib
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lshfm_pl.cli import config_folder
+from lshfm_pl.data.coco.datamodule import COCODataModule
+from lshfm_pl.data.datamodule import DetectionDataModule
+from lshfm_pl.data.shapes.datamodule import ShapesDataModule
+from lshfm_pl.data.voc.datamodule import VOCDataModule
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.renamed import current_path
+
+__all__ = ["ENTRY_POINTS", "data_module_of"]
+
+ENTRY_POINTS = "lshfm_pl.data"
+"""The group of entry points by which an installed package registers data modules."""
+
+_BUILT_IN: dict[str, type[DetectionDataModule]] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (VOCDataModule, COCODataModule, ShapesDataModule)
+}
+
+
+def data_module_of(target: Any) -> type[DetectionDataModule]:
+    """The data module of a `_target_` that a checkpoint or `results.json` holds.
+
+    It is one of this package, one that an installed package registers as an entry point of the group
+    `lshfm_pl.data`, or one that a YAML in `data/` of the command's `--config-dir` names.
+
+    Raises:
+        LSHFMError: it is none of these, cannot be imported, or is no `DetectionDataModule`.
+    """
+    path = current_path(target)
+    if not isinstance(path, str):
+        raise _unknown(target)
+    if path in _BUILT_IN:
+        return _BUILT_IN[path]
+    for entry in entry_points(group=ENTRY_POINTS):
+        if _target_of(entry) == path:
+            return _checked(path, entry.value)
+    if path in _named_in_config_folder():
+        module, _, name = path.rpartition(".")
+        return _checked(path, f"{module}:{name}")
+    raise _unknown(target)
+
+
+def _target_of(entry: EntryPoint) -> str:
+    return entry.value.replace(":", ".").replace(" ", "")
+
+
+def _checked(path: str, value: str) -> type[DetectionDataModule]:
+    try:
+        found = EntryPoint(name=path, value=value, group=ENTRY_POINTS).load()
+    except Exception as error:  # whatever the import of a user's module raises
+        raise LSHFMError(
+            f"data._target_: {path} cannot be imported ({type(error).__name__}: {error}); "
+            "run the command where its file is, or put its folder on PYTHONPATH"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, DetectionDataModule)):
+        raise LSHFMError(f"data._target_: expected a sub-class of DetectionDataModule, found {path}")
+    return found
+
+
+def _named_in_config_folder() -> Iterator[str]:
+    """The `_target_` of each YAML in `data/` of the command's `--config-dir`."""
+    folder = config_folder()
+    if folder is None:
+        return
+    for file in sorted((Path(folder) / "data").glob("*.yaml")):
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(file))
+        except (OmegaConfBaseException, OSError, ValueError):
+            continue  # one that is chosen is told by Hydra
+        target = content.get("_target_") if isinstance(content, dict) else None
+        if isinstance(target, str):
+            yield target
+
+
+def _unknown(target: Any) -> LSHFMError:
+    return LSHFMError(
+        f"data._target_: expected {' or '.join(_BUILT_IN)}, found {reprlib.repr(target)}. One of your own: give "
+        "--config-dir=<folder> with a data/<name>.yaml that names it, or data=<name> too."
+    )
