@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.cli.names import group_choices
 from lshfm_pl.compare import refuse_older
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
@@ -26,7 +27,6 @@ from lshfm_pl.reporting.runs import read_run
 from lshfm_pl.runs.launch import Run, quoted, run_once
 from lshfm_pl.signals import Interrupted
 
-EXPERIMENTS = CONFIG_DIR / "experiment"
 LAST_ROW = "_lshl2"
 #: What of a table's overrides `evaluate` knows too; the choice of data is told to it apart.
 EVALUATE_OVERRIDE = re.compile(r"[+~]*(data\.|trainer[.=]|debug=|seed=)")
@@ -36,7 +36,8 @@ OF_THE_SAME = "A published figure stands beside runs of the same detectors, data
 
 def table_names() -> list[str]:
     """The tables, which are the experiments that have an LSHL2 row, without that."""
-    return sorted(path.stem.removesuffix(LAST_ROW) for path in EXPERIMENTS.glob(f"*_*_*_*{LAST_ROW}.yaml"))
+    names = [name for name in group_choices("experiment") if name.endswith(LAST_ROW)]
+    return [name.removesuffix(LAST_ROW) for name in names if name.count("_") > LAST_ROW.count("_") + 2]
 
 
 def rows_of(table: str) -> dict[str, str]:

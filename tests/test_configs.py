@@ -9,13 +9,14 @@ from omegaconf import OmegaConf
 from small_detectors import STUDENTS, small_detector
 
 from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.cli.names import group_choices
 from lshfm_pl.mimic import KD, build_losses
 from lshfm_pl.training.optim import Schedule
 
 OVERRIDES = ["output_dir=/tmp/run", "data.root=/tmp/data"]
 FURTHER_NEEDS = {"data=coco_json": ["data.val_annotations=val.json", "data.val_images=val"]}
 GROUPS = {
-    path.name: sorted(file.stem for file in path.glob("[!_]*.yaml"))
+    path.name: group_choices(path.name)
     for path in CONFIG_DIR.iterdir()
     if path.is_dir() and path.name != "hydra"
 }

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lshfm_pl.cli.config_tables import registered
 from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = [
@@ -57,8 +58,9 @@ def groups() -> list[str]:
 
 
 def group_choices(group: str) -> list[str]:
-    """The files of a group that can be chosen; those with a leading underscore are parts of others."""
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml"))
+    """The files of a group that can be chosen, and the lines of its table; `_` begins what is a part of others."""
+    files = {path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml")}
+    return sorted(files.union(registered(group)))
 
 
 def groups_with_choice(name: str) -> list[str]:

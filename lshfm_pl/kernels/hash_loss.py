@@ -76,7 +76,7 @@ def hash_loss_of_rows(
     """
     if row_weights_N is None:
         row_weights_N = student_ND.new_full(student_ND.shape[:1], 1 / max(1, len(student_ND)))
-    if not switches().hash_loss:
+    if not switches().fused_hash_loss:
         with exact_products():
             return plain_hash_loss_of_rows(student_ND, teacher_ND, weight_HD, bias_H, row_weights_N, kind)
     return _RowHashLoss.apply(student_ND, teacher_ND, weight_HD, bias_H, row_weights_N, kind)
@@ -105,7 +105,7 @@ def hash_loss_of_maps(
     Returns:
         As `hash_loss_of_rows`.
     """
-    if not switches().hash_loss:
+    if not switches().fused_hash_loss:
         with exact_products():
             return plain_hash_loss_of_maps(student, teacher, location_weights, weight_HD, bias_H, kind)
     is_tiled = weight_HD.device.type == "cpu" and switches().winograd

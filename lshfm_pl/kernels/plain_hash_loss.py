@@ -1,4 +1,4 @@
-"""The hash loss by torch's own operations and autograd: what `kernels.hash_loss=false` uses.
+"""The hash loss by torch's own operations and autograd: what `kernels.fused_hash_loss=false` uses.
 
 All projections exist at once, and again for the gradient. Shapes as in `lshfm_pl.kernels.hash_loss`.
 """

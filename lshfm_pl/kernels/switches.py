@@ -21,14 +21,14 @@ class Switches:
 
     winograd: bool = True
     folded_norms: bool = True
-    hash_loss: bool = True
+    fused_hash_loss: bool = True
     memory: bool = True
 
 
 DESCRIPTIONS = {
     "winograd": "3×3 convolutions by Winograd's filtering",
     "folded_norms": "frozen norms folded into kernels",
-    "hash_loss": "hash loss in one pass",
+    "fused_hash_loss": "hash loss in one pass",
     "memory": "freed memory given back",
 }
 CPU_ONLY = ("winograd", "memory")

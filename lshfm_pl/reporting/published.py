@@ -1,6 +1,5 @@
-"""The published figures, which the experiments' files tell in their heads."""
+"""The published figures of the experiments, which `published.yaml` beside this module lists."""
 
-import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,8 @@ from lshfm_pl.reporting.runs import Run
 __all__ = ["NOT_A_LOSS_SETTING", "data_name", "published_ap50", "published_of_run"]
 
 NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "start_method",
-                  "aspect_ratio_groups", "flip_probability", "seed", "class_names", "on_bad_sample")  # fmt: skip
+                  "aspect_ratio_groups", "flip_probability", "seed", "class_names", "on_bad_sample",
+                  "defaults")  # fmt: skip
 """Keys of `data` that do not say which images it is."""
 
 ADDED_LATER = ("annotations", "images", "first_pixel", "keep_empty_images", "drop_categories")
@@ -35,19 +35,14 @@ ROW_SETTINGS = {
 
 
 @cache
+def _published() -> dict[str, float]:
+    path = Path(__file__).with_name("published.yaml")
+    return {name: float(figure) for name, figure in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
+
+
 def published_ap50(experiment: str) -> float | None:
-    """The published AP50 (0–100) of `conf/experiment/<experiment>.yaml`; None without such a file or figure."""
-    # The name is made of what a run's folder says: it is looked up, and never taken for a path.
-    path = _experiments().get(experiment)
-    if path is None:
-        return None
-    found = re.search(r"^# .*Published: AP50 (\d+\.\d)", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return float(found[1]) if found else None
-
-
-@cache
-def _experiments() -> dict[str, Path]:
-    return {path.stem: path for path in CONFIG_DIR.glob("experiment/*.yaml")}
+    """The published AP50 (0–100) of an experiment; None where there is none."""
+    return _published().get(experiment)
 
 
 def published_of_run(run: Run) -> float | None:
@@ -128,7 +123,8 @@ def data_name(data: Any) -> str | None:
 @cache
 def _known_data() -> dict[str, dict[str, Any]]:
     files = {
-        path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in CONFIG_DIR.glob("data/*.yaml")
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in CONFIG_DIR.glob("data/[!_]*.yaml")
     }
     return {name: _images(data) for name, data in files.items() if "???" not in data.values()}
 

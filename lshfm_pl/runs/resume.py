@@ -49,7 +49,7 @@ MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
     "distill.bias_even_median": ("mean", "lower"),
     "kernels.winograd": (True,),
     "kernels.folded_norms": (True,),
-    "kernels.hash_loss": (True,),
+    "kernels.fused_hash_loss": (True,),
     "kernels.memory": (True,),
 }
 """Keys that older runs lack, with the values that change nothing for them: a bias is kept in its checkpoint."""

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -445,15 +446,15 @@ def test_data_module_is_built_from_a_stored_config(folder):
 
 
 def load_config(name, **changes):
-    config = OmegaConf.create({"seed": 5, "data": OmegaConf.load(CONFIGS / f"{name}.yaml")})
-    config.data = OmegaConf.merge(config.data, changes)
-    return config.data
+    with initialize_config_dir(str(CONFIGS.parent), version_base="1.3"):
+        composed = OmegaConf.to_container(compose(f"data/{name}"))
+    return OmegaConf.create({"seed": 5, "data": {**composed["data"], **changes}}).data
 
 
 OWN_FILES = {"coco_json": {"val_annotations": "val.json", "val_images": "val"}}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[!_]*.yaml")), ids=lambda path: path.stem)
 def test_every_config_makes_a_data_module(path, tmp_path):
     config = load_config(path.stem, root=str(tmp_path), **OWN_FILES.get(path.stem, {}))
     datamodule = instantiate(config)

@@ -114,7 +114,12 @@ def test_a_format_of_ones_own_is_trained_on_resumed_evaluated_and_drawn(csv_fold
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     results = json.loads((tmp_path / "whole/results.json").read_text())
     assert results["data"]["_target_"] == "boxes_csv.BoxesCSV"
-    assert results["kernels"] == {"winograd": False, "folded_norms": True, "hash_loss": True, "memory": True}
+    assert results["kernels"] == {
+        "winograd": False,
+        "folded_norms": True,
+        "fused_hash_loss": True,
+        "memory": True,
+    }
 
     checkpoint = "checkpoint=whole/checkpoints/last.ckpt"
     cpu = "trainer.accelerator=cpu"

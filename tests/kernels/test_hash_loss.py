@@ -17,7 +17,7 @@ WAYS = ("winograd", "convolution", "plain")
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
-    off = {"convolution": {"winograd": False}, "plain": {"hash_loss": False}}
+    off = {"convolution": {"winograd": False}, "plain": {"fused_hash_loss": False}}
     with switched(**off.get(request.param, {})):
         yield request.param
 

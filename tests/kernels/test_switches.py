@@ -52,7 +52,7 @@ def test_description_names_what_is_on_and_has_a_meaning_on_the_device():
     with switched(winograd=False):
         assert "Winograd" not in described(torch.device("cpu"))
         assert "hash loss" in described(torch.device("cpu"))
-    with switched(winograd=False, folded_norms=False, hash_loss=False, memory=False):
+    with switched(winograd=False, folded_norms=False, fused_hash_loss=False, memory=False):
         assert described(torch.device("cpu")) == ""
 
 
@@ -126,6 +126,6 @@ def test_plain_hash_loss_of_rows_has_the_gradient_of_the_fast_one():
     student, teacher = torch.randn(6, 12, requires_grad=True), torch.randn(6, 12)
     gradients = []
     for is_fast in (True, False):
-        with switched(hash_loss=is_fast):
+        with switched(fused_hash_loss=is_fast):
             gradients.append(torch.autograd.grad(head(student, teacher), student)[0])
     torch.testing.assert_close(*gradients)

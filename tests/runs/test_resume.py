@@ -591,7 +591,7 @@ def test_auto_with_nothing_to_go_on_from_is_a_new_run(settings, data_root, tmp_p
 
 def test_a_run_from_before_there_were_kernel_switches_goes_on_with_all_of_them_on():
     saved = comparable({"schedule": {"lr": 0.01}})
-    on = dict.fromkeys(("winograd", "folded_norms", "hash_loss", "memory"), True)
+    on = dict.fromkeys(("winograd", "folded_norms", "fused_hash_loss", "memory"), True)
     wanted = comparable({"schedule": {"lr": 0.01}, "kernels": on})
     assert differing_keys(saved, wanted) == []
     wanted["kernels.winograd"] = False

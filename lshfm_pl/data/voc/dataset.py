@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import yaml
 
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
@@ -26,30 +27,12 @@ from lshfm_pl.data.voc.annotations import (
 )
 from lshfm_pl.data.voc.coordinates import is_relative, tell_of_coordinates
 from lshfm_pl.errors import few
+from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = ["VOC_CLASSES", "VOCDetection"]
 
-VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+VOC_CLASSES: tuple[str, ...] = tuple(
+    yaml.safe_load((CONFIG_DIR / "data" / "_voc_classes.yaml").read_text(encoding="utf-8"))["class_names"]
 )
 """The twenty classes of PASCAL VOC 2007–2012 in the devkit's order; `VOC_CLASSES[i]` has label `i + 1`."""
 

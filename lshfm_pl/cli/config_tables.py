@@ -1,0 +1,85 @@
+"""Config files that are lines of a table: pairs of student and teacher, and experiments that differ in a few names.
+
+Hydra finds them as if each were a file of its group; they are registered when this module is imported.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+
+from lshfm_pl.paths import CONFIG_DIR
+
+__all__ = ["PAIRS_FILE", "pairs", "registered"]
+
+PAIRS_FILE = CONFIG_DIR / "teacher_of" / "_pairs.yaml"
+COCO_FILE = CONFIG_DIR / "experiment" / "_coco2017.yaml"
+
+_names: dict[str, list[str]] = {}
+
+
+def registered(group: str) -> list[str]:
+    """The names of a group that are lines of a table, in its order."""
+    return list(_names.get(group, ()))
+
+
+@cache
+def pairs() -> dict[str, dict[str, str | None]]:
+    """Student → `teacher` and `checkpoint`, the file of the teacher's weights."""
+    return _read(PAIRS_FILE)
+
+
+def _read(path: Any) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _teachers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each student with the config that adds its teacher."""
+    for student, pair in pairs().items():
+        yield (
+            student,
+            {
+                "defaults": [{"/model@teacher.detector": pair["teacher"]}],
+                "teacher": {"checkpoint": pair["checkpoint"]},
+            },
+        )
+
+
+def _coco_experiments() -> Iterator[tuple[str, dict[str, Any]]]:
+    """For each schedule and student: the teacher's run, the plain student's, and one with each loss."""
+    table = _read(COCO_FILE)
+    for length, schedule in table["schedules"].items():
+        start = f"{table['data']}_{length}"
+        common = [{"override /data": table["data"]}, {"override /schedule": schedule}]
+        for student in table["students"]:
+            teacher = str(pairs()[student]["teacher"])
+            _, _, short = teacher.partition("_")
+            yield (
+                f"{start}_{teacher}",
+                {"defaults": [{"override /model": teacher}, *common], "role": "teacher"},
+            )
+            yield f"{start}_{student}", {"defaults": [{"override /model": student}, *common]}
+            for loss, settings in table["distill"].items():
+                own = table["distill_of"].get(student, {}).get(loss, {})
+                yield (
+                    f"{start}_{student}_{short}_{loss}",
+                    {
+                        "defaults": [{"override /model": student}, {"override /distill": loss}, *common],
+                        "distill": {**settings, **own},
+                        "teacher": {"checkpoint": f"pretrained/{start}_{teacher}.ckpt"},
+                    },
+                )
+
+
+def _register() -> None:
+    store = ConfigStore.instance()
+    for group, entries in (("teacher_of", _teachers()), ("experiment", _coco_experiments())):
+        _names[group] = []
+        for name, node in entries:
+            store.store(name=name, node=node, group=group, package="_global_", provider="lshfm_pl")
+            _names[group].append(name)
+
+
+_register()
