@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torchvision.models.detection import FasterRCNN
 
+from lshfm_pl.files import whole_file
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.training.build import build_module
 from lshfm_pl.training.detection import DetectionModule, Place
@@ -114,7 +115,7 @@ def main() -> None:
         name = (
             f"{config.model.name}_{config.distill.name}_x{factor:g}_clip{config.schedule.clip_grad_norm}.csv"
         )
-        with (arguments.output / name).open("w", newline="") as file:
+        with whole_file(arguments.output / name) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)

@@ -30,6 +30,7 @@ from terminal import Terminal, descendants
 from terminal_moments import MOMENTS
 
 from lshfm_pl.detectors.torch_files import read_torch_file
+from lshfm_pl.files import write_json, write_whole
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.runs.checkpoint_files import is_whole
 
@@ -425,8 +426,8 @@ def main() -> None:
             cases.append(case)
             print(case, flush=True)
             bench.folder.mkdir(parents=True, exist_ok=True)
-            (bench.folder / "torture.json").write_text(json.dumps([asdict(c) for c in cases], indent=2))
-            (bench.folder / "torture.md").write_text(table(cases))
+            write_json([asdict(c) for c in cases], bench.folder / "torture.json")
+            write_whole(bench.folder / "torture.md", table(cases).encode())
     sys.exit(any(case.as_expected < case.times for case in cases))
 
 

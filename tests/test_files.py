@@ -1,9 +1,12 @@
-"""Files that are not what they seem: pipes, devices, links, too much, names that are no names."""
+"""Files that are not what they seem, and that every file is written whole or not at all."""
 
+import ast
 import os
+from pathlib import Path
 
 import pytest
 
+import lshfm_pl
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import fitting_name, open_regular, read_bytes, write_whole
 
@@ -100,3 +103,51 @@ def test_a_name_that_is_too_long_is_cut_and_stays_its_own(tmp_path):
         write_whole(tmp_path / name, b"")
     assert fitting_name("b/c.jpg", ".png") == "b/c.jpg.png"
     assert fitting_name("c.jpg", ".png") == "c.jpg.png"
+
+
+PACKAGE = Path(lshfm_pl.__file__).parent
+
+WRITES_OF_ITS_OWN = {
+    "files.py": "writes whole files",
+    "benchmarking/data.py": "a data set in a temporary folder",
+    "data/shapes/scenes.py": "a folder under another name, which is renamed when all of it is written",
+    "kernels/memory.py": "a file of the system",
+    "benchmarking/timing.py": "a file of the system",
+    "runs/folder.py": "a probe, which is removed",
+    "runs/launch.py": "the standard streams",
+    "runs/logs.py": "lines appended to a log, or below whole_file",
+    "scripts/run_table.py": "a remark appended to a table",
+    "scripts/torture.py": "a disk that is filled on purpose",
+}
+"""Modules that open a file for writing other than below `whole_file`, and why they may."""
+
+
+def opens_for_writing(node):
+    """Whether a call writes to a path: `x.write_text(…)`, `open(x, "w")`, `x.open("wb")`."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name in ("write_text", "write_bytes"):
+        return True
+    modes = [*node.args[:2], *(word.value for word in node.keywords if word.arg == "mode")]
+    texts = [mode.value for mode in modes if isinstance(mode, ast.Constant) and isinstance(mode.value, str)]
+    return name == "open" and any(set(text) <= set("rwaxbt+") and set(text) & set("wax") for text in texts)
+
+
+def is_below_whole_file(node, parents):
+    while node in parents:
+        node = parents[node]
+        if isinstance(node, ast.With) and "whole_file(" in "".join(map(ast.unparse, node.items)):
+            return True
+    return False
+
+
+def test_every_file_is_written_whole_or_not_at_all():
+    found = set()
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "scripts").glob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        for node in ast.walk(tree):
+            is_write = isinstance(node, ast.Call) and opens_for_writing(node)
+            if is_write and not is_below_whole_file(node, parents):
+                root = PACKAGE if path.is_relative_to(PACKAGE) else PACKAGE.parent
+                found.add(path.relative_to(root).as_posix())
+    assert found <= set(WRITES_OF_ITS_OWN)

@@ -13,11 +13,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, peak_memory_bytes, reset_peak_memory
+from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, reset_peak_memory
 from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors import Detector, build_detector
 from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.kernels.memory import peak_memory_bytes
 from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.mimic.build import DistillLosses

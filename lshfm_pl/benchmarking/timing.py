@@ -2,9 +2,6 @@
 
 import gc
 import multiprocessing
-import re
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,7 +14,7 @@ import torch
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
 
-__all__ = ["in_own_process", "median_seconds", "peak_memory_bytes", "reset_peak_memory"]
+__all__ = ["in_own_process", "median_seconds", "reset_peak_memory"]
 
 
 def median_seconds(
@@ -56,19 +53,6 @@ def _gpu_seconds(part: Callable[[], Any]) -> float:
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / 1000
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory of the GPU's allocator where the work is on one, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Linux's getrusage begins with the peak of the process that started this one.
-        (peak_kib,) = re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())
-        return int(peak_kib) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,6 +1,7 @@
-"""Freed memory goes back to the system where that is worth while."""
+"""The peak of a process's memory, and freed memory that goes back to the system where that is worth while."""
 
 import ctypes
+import re
 import resource
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 
 from lshfm_pl.kernels.switches import switches
 
-__all__ = ["FEWEST_BYTES", "give_back_freed_memory"]
+__all__ = ["FEWEST_BYTES", "give_back_freed_memory", "peak_memory_bytes"]
 
 FEWEST_BYTES = 2**30
 """Resident memory below which a peak matters less than time: a small detector's step would take a tenth longer."""
@@ -27,6 +28,19 @@ def give_back_freed_memory(device: torch.device) -> None:
     trim = _malloc_trim() if device.type == "cpu" and switches().memory else None
     if trim is not None and _resident_bytes() >= FEWEST_BYTES:
         trim(0)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak memory of the GPU's allocator where the work is on one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Linux's getrusage begins with the peak of the process that started this one.
+        (peak_kib,) = re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())
+        return int(peak_kib) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @cache

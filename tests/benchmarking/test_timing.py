@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, peak_memory_bytes, reset_peak_memory
+from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, reset_peak_memory
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.kernels.memory import peak_memory_bytes
 
 CPU = torch.device("cpu")
 MANY_BYTES = 400_000_000

@@ -21,6 +21,7 @@ from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.mimic import LSH
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.callbacks.decoration import decoration
+from lshfm_pl.training.callbacks.timing import BatchClock
 from lshfm_pl.training.precision import is_emulated
 
 __all__ = ["DetectionPictures", "EpochLine", "Hyperparameters", "RunSummary", "StepMonitor"]
@@ -31,7 +32,7 @@ CLASSES_TOLD = 20
 FINAL_FIGURES = ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP")
 
 
-class StepMonitor(pl.Callback):
+class StepMonitor(BatchClock):
     """Logs, at every `trainer.log_every_n_steps`-th step, what the losses alone do not tell.
 
     `share/<loss>` is each loss's share of their sum (0..1); `monitor/grad_norm` the norm of all gradients before
@@ -41,19 +42,8 @@ class StepMonitor(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._images, self._seconds, self._start = 0, 0.0, 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """In the middle of an epoch that goes on no epoch starts: its first step is timed from here."""
-        self._start = time.perf_counter()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The first step of an epoch is timed from here."""
-        self._start = time.perf_counter()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The step after a validation inside an epoch is timed from here."""
-        self._start = time.perf_counter()
+        super().__init__()
+        self._images, self._seconds = 0, 0.0
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -68,10 +58,8 @@ class StepMonitor(pl.Callback):
     ) -> None:
         """Count the batch, and log shares, speed and bits."""
         assert isinstance(pl_module, DetectionModule)
-        now = time.perf_counter()
         self._images += len(batch[0])
-        self._seconds += now - self._start
-        self._start = now
+        self._seconds += self.batch_seconds()
         if not _is_logged(trainer, trainer.global_step):
             return
         losses = pl_module.last_batch.losses
@@ -240,44 +228,44 @@ def _told_counts(counts: Mapping[str, Any]) -> str:
     return f"{counts['images']:,} images, {counts['objects']:,} objects ({classes}){told}"
 
 
-class EpochLine(pl.Callback):
+class EpochLine(BatchClock):
     """One line an epoch: mean losses, validation figures where they were measured, speed, time left."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._sums: dict[str, Tensor] = {}
         self._steps, self._images = 0, 0
-        self._seconds = self._batch_start = self._fit_start = 0.0
+        self._seconds = self._fit_start = 0.0
         self._first_epoch = 0
         self._measured = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clocks: in the middle of an epoch that goes on no epoch starts."""
-        self._fit_start = self._batch_start = time.perf_counter()
+        """Start the clock of all epochs too."""
+        super().on_train_start(trainer, pl_module)
+        self._fit_start = time.perf_counter()
         self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget the epoch before."""
+        super().on_train_epoch_start(trainer, pl_module)
         self._sums, self._steps, self._images, self._seconds = {}, 0, 0, 0.0
         self._measured = False
-        self._batch_start = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add the losses up on their device."""
         assert isinstance(pl_module, DetectionModule)
-        now = time.perf_counter()
-        self._seconds += now - self._batch_start
-        self._batch_start = now
+        self._seconds += self.batch_seconds()
         self._steps += 1
         self._images += len(batch[0])
         for name, loss in pl_module.last_batch.losses.items():
             self._sums[name] = self._sums[name] + loss if name in self._sums else loss.clone()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember that there are figures; what comes after is not timed as training."""
+        """Remember that there are figures."""
+        super().on_validation_end(trainer, pl_module)
         self._measured = trainer.state.fn == "fit"
-        self._batch_start = time.perf_counter()
 
     @decoration("the line of the epoch")
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,7 +1,5 @@
-"""Lightning callbacks of the project."""
+"""How long batches, the training and the evaluation take."""
 
-import resource
-import sys
 import time
 from statistics import median
 from typing import Any
@@ -9,29 +7,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-__all__ = ["EvaluationTimer", "StepTimer"]
+from lshfm_pl.kernels.memory import peak_memory_bytes
+
+__all__ = ["BatchClock", "EvaluationTimer", "StepTimer"]
 
 
-class StepTimer(pl.Callback):
-    """Times batches, and the whole training with what came before an interruption.
+class BatchClock(pl.Callback):
+    """Times the batches of a training: waiting for data, forward, backward and optimizer, and no validation.
 
-    Args:
-        skip: first batches to leave out of the median: they warm caches and allocators up.
+    A sub-class that overrides one of these methods calls it too.
     """
 
-    def __init__(self, skip: int = 5) -> None:
-        self.skip = skip
-        self._seconds: list[float] = []
-        self._images = 0
-        self._batches = 0
-        self._batch_start = self._fit_start = time.perf_counter()
-        self._fit_seconds = self._seconds_before = 0.0
-        self._world_size, self._device = 1, torch.device("cpu")
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._world_size, self._device = trainer.world_size, pl_module.device
-        self._fit_start = time.perf_counter()
+    def __init__(self) -> None:
+        self._batch_start = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """In the middle of an epoch that goes on no epoch starts: its first batch is timed from here."""
@@ -45,16 +33,43 @@ class StepTimer(pl.Callback):
         """The batch after a validation inside an epoch is timed from here."""
         self._batch_start = time.perf_counter()
 
+    def batch_seconds(self) -> float:
+        """Seconds of the batch that has just ended. Call it once a batch: the next one is timed from here."""
+        before, self._batch_start = self._batch_start, time.perf_counter()
+        return self._batch_start - before
+
+
+class StepTimer(BatchClock):
+    """Times batches, and the whole training with what came before an interruption.
+
+    Args:
+        skip: first batches to leave out of the median: they warm caches and allocators up.
+    """
+
+    def __init__(self, skip: int = 5) -> None:
+        super().__init__()
+        self.skip = skip
+        self._seconds: list[float] = []
+        self._images = 0
+        self._batches = 0
+        self._fit_start = time.perf_counter()
+        self._fit_seconds = self._seconds_before = 0.0
+        self._world_size, self._device = 1, torch.device("cpu")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._world_size, self._device = trainer.world_size, pl_module.device
+        self._fit_start = time.perf_counter()
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count one batch: waiting for data, forward, backward and optimizer."""
-        now = time.perf_counter()
+        """Count one batch."""
+        seconds = self.batch_seconds()
         self._batches += 1
         if self._batches > self.skip:
-            self._seconds.append(now - self._batch_start)
+            self._seconds.append(seconds)
             self._images += len(batch[0])
-        self._batch_start = now
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
@@ -79,16 +94,8 @@ class StepTimer(pl.Callback):
             "steps": len(self._seconds),
             "images_per_second": self._world_size * self._images / total if total else None,
             "train_seconds": self._fit_seconds,
-            "peak_memory_bytes": _peak_memory_bytes(self._device),
+            "peak_memory_bytes": peak_memory_bytes(self._device),
         }
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory of the GPU's allocator where the run was on one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class EvaluationTimer(pl.Callback):
