@@ -1,4 +1,9 @@
-"""A folder belongs to one process at a time, and who asks in vain is told which one has it."""
+"""A folder belongs to one process at a time, and who asks in vain is told which one has it.
+
+The lock is the kernel's, on the folder itself, so nothing has to be removed after a process that was killed. The
+library `filelock` locks a file of its own: that file would stay in every run's folder, and on a file system without
+locks its existence would be the lock, which a killed process leaves behind.
+"""
 
 import atexit
 import contextlib

@@ -1,4 +1,8 @@
-"""Curves of a run that was interrupted: what is logged a second time is taken out of the files first."""
+"""Curves of a run that was interrupted: what is logged a second time is taken out of the files first.
+
+TensorBoard's own `purge_step` would leave it in the event files and hide it in TensorBoard alone: other readers of
+event files, and `metrics.csv`, would have the steps twice.
+"""
 
 import csv
 import io
