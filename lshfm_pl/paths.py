@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-__all__ = ["CONFIG_DIR", "config_dir", "from_home"]
+from hydra.core.hydra_config import HydraConfig
+
+__all__ = ["CONFIG_DIR", "config_dir", "from_home", "own_config_dir"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -16,6 +18,14 @@ def config_dir(package: Path) -> Path:
 
 CONFIG_DIR = config_dir(_PACKAGE)
 """The folder of the Hydra groups."""
+
+
+def own_config_dir() -> Path | None:
+    """The folder of the user's own config files, which `--config-dir` of this command names; None without one."""
+    if not HydraConfig.initialized():
+        return None
+    sources = HydraConfig.get().runtime.config_sources
+    return next((Path(source.path) for source in sources if source.provider == "command-line"), None)
 
 
 def from_home(path: str) -> Path:

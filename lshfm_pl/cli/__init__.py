@@ -10,7 +10,6 @@ from lshfm_pl.cli.inputs import refuse_missing_teacher, refuse_no_weights
 from lshfm_pl.cli.job import (
     as_dict,
     changed_data,
-    config_folder,
     config_folder_flags,
     in_multirun,
     is_main_process,
@@ -25,7 +24,6 @@ __all__ = [
     "as_dict",
     "changed_data",
     "comparison_folder",
-    "config_folder",
     "config_folder_flags",
     "in_multirun",
     "is_main_process",

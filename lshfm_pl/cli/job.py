@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.cli.names import alternatives, closest_keys
 from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.paths import own_config_dir
 
 __all__ = [
     "as_dict",
     "changed_data",
-    "config_folder",
     "config_folder_flags",
     "in_multirun",
     "is_main_process",
@@ -34,17 +34,9 @@ def job_command(module: str, output_dir: Path) -> list[str]:
     return [sys.executable, "-m", module, *config_folder_flags(), *overrides, f'hydra.run.dir="{output_dir}"']
 
 
-def config_folder() -> Path | None:
-    """The folder of the user's own config files, which `--config-dir` names; None without one."""
-    if not HydraConfig.initialized():
-        return None
-    sources = HydraConfig.get().runtime.config_sources
-    return next((Path(source.path) for source in sources if source.provider == "command-line"), None)
-
-
 def config_folder_flags() -> list[str]:
     """The arguments by which another command finds the config files of this one."""
-    folder = config_folder()
+    folder = own_config_dir()
     return [] if folder is None else ["--config-dir", str(folder)]
 
 

@@ -3,18 +3,17 @@
 import reprlib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lshfm_pl.cli import config_folder
 from lshfm_pl.data.coco.datamodule import COCODataModule
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.shapes.datamodule import ShapesDataModule
 from lshfm_pl.data.voc.datamodule import VOCDataModule
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.paths import own_config_dir
 from lshfm_pl.renamed import current_path
 
 __all__ = ["ENTRY_POINTS", "data_module_of"]
@@ -70,10 +69,10 @@ def _checked(path: str, value: str) -> type[DetectionDataModule]:
 
 def _named_in_config_folder() -> Iterator[str]:
     """The `_target_` of each YAML in `data/` of the command's `--config-dir`."""
-    folder = config_folder()
+    folder = own_config_dir()
     if folder is None:
         return
-    for file in sorted((Path(folder) / "data").glob("*.yaml")):
+    for file in sorted((folder / "data").glob("*.yaml")):
         try:
             content = OmegaConf.to_container(OmegaConf.load(file))
         except (OmegaConfBaseException, OSError, ValueError):

@@ -49,7 +49,7 @@ def test_a_file_alone_imports_nothing(importable):
 
 
 def test_a_yaml_in_the_config_folder_of_the_command_names_a_format(importable, monkeypatch):
-    monkeypatch.setattr(formats, "config_folder", lambda: TOY)
+    monkeypatch.setattr(formats, "own_config_dir", lambda: TOY)
     datamodule = build_datamodule(STORED)
     assert type(datamodule).__name__ == "BoxesCSV"
     assert isinstance(datamodule, DetectionDataModule)
@@ -72,7 +72,7 @@ def test_what_is_no_data_module_is_refused(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.yaml").write_text("_target_: pathlib.Path\n")
     (tmp_path / "data/b.yaml").write_text("[\n")
-    monkeypatch.setattr(formats, "config_folder", lambda: tmp_path)
+    monkeypatch.setattr(formats, "own_config_dir", lambda: tmp_path)
     with pytest.raises(LSHFMError, match="expected a sub-class of DetectionDataModule, found pathlib.Path"):
         data_module_of("pathlib.Path")
 
