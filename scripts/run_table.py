@@ -24,7 +24,8 @@ from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_
 from lshfm_pl.reporting.published import published_of_run
 from lshfm_pl.reporting.runs import Run as FinishedRun
 from lshfm_pl.reporting.runs import read_run
-from lshfm_pl.runs.launch import Run, quoted, run_once
+from lshfm_pl.runs.launch import Run, quoted
+from lshfm_pl.runs.pool import run_once
 from lshfm_pl.signals import Interrupted
 
 LAST_ROW = "_lshl2"

@@ -32,7 +32,6 @@ __all__ = [
     "quoted",
     "read_results",
     "refuse_other_settings",
-    "run_once",
 ]
 
 OUTPUT_FILE = "output.txt"
@@ -226,17 +225,6 @@ def _changes(run: Run) -> list[str]:
             else:
                 told.append(f"{old}, {'not given' if new is None else new} now")
     return told
-
-
-def run_once(run: Run) -> None:
-    """A run alone, unless it is done; an interrupted one goes on from its `last.ckpt`.
-
-    Raises:
-        LSHFMError: the run failed, or the folder holds one of other settings.
-    """
-    from lshfm_pl.runs.pool import run_all
-
-    run_all([run], jobs=1)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.launch import Run, RunProcess, is_done, read_results
 from lshfm_pl.signals import STOP_SIGNALS, Interrupted
 
-__all__ = ["Watcher", "run_all"]
+__all__ = ["Watcher", "run_all", "run_once"]
 
 log = logging.getLogger(__name__)
 
@@ -141,3 +141,12 @@ def _tell_figures(started: RunProcess) -> None:
         metrics["AP50"],
         started.seconds,
     )
+
+
+def run_once(run: Run) -> None:
+    """A run alone, unless it is done; an interrupted one goes on from its `last.ckpt`.
+
+    Raises:
+        LSHFMError: the run failed, or the folder holds one of other settings.
+    """
+    run_all([run], jobs=1)

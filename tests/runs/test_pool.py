@@ -14,8 +14,8 @@ import pytest
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_json
-from lshfm_pl.runs.launch import Run, is_done, refuse_other_settings, run_once
-from lshfm_pl.runs.pool import run_all
+from lshfm_pl.runs.launch import Run, is_done, refuse_other_settings
+from lshfm_pl.runs.pool import run_all, run_once
 from lshfm_pl.signals import Interrupted
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the runs of these tests are forks")
@@ -191,7 +191,8 @@ def test_runs_end_with_the_process_that_started_them_even_if_it_is_killed(tmp_pa
         f"""
         import os, sys, time, types
         from pathlib import Path
-        from lshfm_pl.runs.launch import Run, run_once
+        from lshfm_pl.runs.launch import Run
+        from lshfm_pl.runs.pool import run_once
         module = types.ModuleType("lshfm_pl.imitated")
         def main():
             Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
