@@ -38,4 +38,4 @@ def detect(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tenso
     device = next(detector.parameters()).device
     with torch.inference_mode():
         found = detector(as_float([image.to(device) for image in images]))
-    return [{key: value.cpu() for key, value in foreground(of_image).items()} for of_image in found]
+    return [foreground({key: value.cpu() for key, value in of_image.items()}) for of_image in found]

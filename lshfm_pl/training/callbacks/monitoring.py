@@ -122,7 +122,7 @@ class DetectionPictures(pl.Callback):
             {
                 TRUTH: [target for _, target in samples],
                 f"epoch {epoch}": [
-                    {key: value.cpu() for key, value in foreground(entry).items()} for entry in found
+                    foreground({key: value.cpu() for key, value in entry.items()}) for entry in found
                 ],
             },
             pl_module.detector.class_names,
