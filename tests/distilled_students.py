@@ -1,0 +1,70 @@
+"""The smallest student of each family with an untrained teacher, as the configs of training put them together."""
+
+from types import SimpleNamespace
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from small_detectors import TEACHER_OF, model_file
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
+from lshfm_pl.detectors import build_detector
+from lshfm_pl.detectors.checkpoint import detector_description
+from lshfm_pl.training.build import build_module
+
+FAMILIES = sorted(
+    path.name.partition("_")[0] for path in (CONFIG_DIR / "model").glob("[!_]*_resnet10fpn_tiny.yaml")
+)
+LOSSES = sorted(path.stem for path in (CONFIG_DIR / "distill").glob("[!_]*.yaml") if path.stem != "none")
+
+
+def write_teachers(folder):
+    """The checkpoint of an untrained teacher of each family."""
+    files = {}
+    for family in FAMILIES:
+        name = TEACHER_OF.get(student_of(family), student_of(family))
+        torch.manual_seed(1)
+        teacher = build_detector(
+            model_file(name), num_classes=len(SHAPE_CLASSES) + 1, class_names=SHAPE_CLASSES
+        )
+        files[family] = folder / f"{family}.ckpt"
+        state = {f"detector.{key}": value for key, value in teacher.state_dict().items()}
+        torch.save({"state_dict": state, "detector": detector_description(teacher)}, files[family])
+    return files
+
+
+def student_of(family):
+    return f"{family}_resnet10fpn_tiny"
+
+
+def composed_command(command, *overrides):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose(command, list(overrides))
+
+
+def composed(*overrides):
+    config = composed_command("train", "data=shapes", "schedule=quickstart", *overrides)
+    _with_few_hashes(config)
+    return config
+
+
+def _with_few_hashes(node):
+    """64 hashes wherever a config says how many."""
+    for key in node:
+        if key == "num_hashes":
+            node[key] = 64
+        elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _with_few_hashes(node[key])
+
+
+def built(family, distill, teacher_files, *overrides):
+    config = composed(
+        f"model={student_of(family)}",
+        f"distill={distill}",
+        f"teacher.checkpoint={teacher_files[family]}",
+        "output_dir=unused",
+        *overrides,
+    )
+    data = SimpleNamespace(class_names=SHAPE_CLASSES, found_settings=dict)
+    return build_module(config, data)

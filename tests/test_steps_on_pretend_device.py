@@ -1,0 +1,104 @@
+"""Steps on a device that is not the CPU: the same numbers, nothing mixed, and no waits of the host but of torchvision.
+
+The device is pretended (see `pretend_device`), so that this needs no GPU; `test_gpu.py` is for real ones.
+"""
+
+import pretend_device
+import pytest
+import torch
+from distilled_students import FAMILIES, LOSSES, built, student_of, write_teachers
+from pretend_device import DEVICE, count_waits
+from small_detectors import as_float, model_file, random_batch, small_detector
+
+from lshfm_pl.inference.detect import detect
+from lshfm_pl.training import DetectionModule
+
+PLAIN_WAITS = {"fasterrcnn": 44, "retinanet": 31}
+"""Waits of the host in a plain training step of two images: torchvision's own, in its anchors, its choice of boxes
+and its losses. A family that is not listed may have any number of them."""
+
+WAITS_OF_POOLING = {"fasterrcnn": 4}
+"""What mimicking adds: pooling the teacher's features looks which boxes lie on which of the four levels."""
+
+AS_CPU = {"rel": 1e-5, "abs": 1e-7}
+"""The kernels are those of the CPU; only what is computed in another way on GPUs is rounded otherwise."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device():
+    with pretend_device.use():
+        yield
+
+
+@pytest.fixture(scope="module")
+def teacher_files(tmp_path_factory):
+    return write_teachers(tmp_path_factory.mktemp("teachers"))
+
+
+def step(module, where):
+    """Losses, gradients, and the waits of a training step on the device `where`."""
+    module.to(where).train()
+    if hasattr(module, "teacher"):
+        module.teacher.to(where)
+    images, targets = random_batch(boxless=(1,))
+    images = [image.to(where) for image in as_float(images)]
+    targets = [{key: value.to(where) for key, value in target.items()} for target in targets]
+    for _ in range(2):  # the first time torchvision finds the strides of the maps that it pools from
+        module.zero_grad()
+        torch.manual_seed(0)
+        with count_waits() as waits:
+            losses = module.losses(images, targets)
+            torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+    gradients = {
+        name: parameter.grad.cpu()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+    return {name: loss.detach().item() for name, loss in losses.items()}, gradients, waits
+
+
+def is_slow(family, distill):
+    return family != FAMILIES[0] and distill != "lshl2"
+
+
+CASES = [
+    pytest.param(family, distill, marks=[pytest.mark.slow] if is_slow(family, distill) else [])
+    for family in FAMILIES
+    for distill in LOSSES
+]
+
+
+@pytest.mark.parametrize(("family", "distill"), CASES)
+def test_step_gives_the_losses_and_gradients_of_the_cpu(family, distill, teacher_files):
+    module = built(family, distill, teacher_files)
+    expected, expected_gradients, _ = step(module, "cpu")
+    found, gradients, waits = step(module, DEVICE)
+    assert any(name.startswith("mimic_") for name in found)
+    assert found == pytest.approx(expected, **AS_CPU)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        assert (gradient - expected_gradients[name]).norm() <= 1e-4 * expected_gradients[name].norm(), name
+    assert waits.of("lshfm_pl") == []
+    _, _, plain = step(DetectionModule(module.detector), DEVICE)
+    assert len(waits.seen) - len(plain.seen) == WAITS_OF_POOLING.get(family, 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_step_waits_for_what_torchvision_waits_for(family):
+    expected, _, _ = step(DetectionModule(small_detector(student_of(family))), "cpu")
+    found, _, waits = step(DetectionModule(small_detector(student_of(family))), DEVICE)
+    assert found == pytest.approx(expected, **AS_CPU)
+    assert waits.of("lshfm_pl") == []
+    assert len(waits.seen) == PLAIN_WAITS.get(family, len(waits.seen))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_detections_are_those_of_the_cpu(family):
+    thresholds = {key: 0.0 for key in model_file(student_of(family)) if key.endswith("score_thresh")}
+    detector = small_detector(student_of(family), **thresholds).eval()
+    images, _ = random_batch()
+    expected, found = detect(detector, images), detect(detector.to(DEVICE), images)
+    assert sum(len(of_image["boxes"]) for of_image in expected) > 10
+    for ours, of_cpu in zip(found, expected, strict=True):
+        for key, value in ours.items():
+            torch.testing.assert_close(value, of_cpu[key])
