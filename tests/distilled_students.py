@@ -13,9 +13,10 @@ from lshfm_pl.detectors import build_detector
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.training.build import build_module
 
-FAMILIES = sorted(
-    path.name.partition("_")[0] for path in (CONFIG_DIR / "model").glob("[!_]*_resnet10fpn_tiny.yaml")
-)
+_TINY = sorted((path.stem for path in (CONFIG_DIR / "model").glob("[!_]*_tiny.yaml")), reverse=True)
+STUDENT_OF = {name.partition("_")[0]: name for name in _TINY}
+"""Family → the first of its smallest detectors."""
+FAMILIES = sorted(STUDENT_OF)
 LOSSES = sorted(path.stem for path in (CONFIG_DIR / "distill").glob("[!_]*.yaml") if path.stem != "none")
 
 
@@ -23,7 +24,7 @@ def write_teachers(folder):
     """The checkpoint of an untrained teacher of each family."""
     files = {}
     for family in FAMILIES:
-        name = TEACHER_OF.get(student_of(family), student_of(family))
+        name = TEACHER_OF.get(STUDENT_OF[family], STUDENT_OF[family])
         torch.manual_seed(1)
         teacher = build_detector(
             model_file(name), num_classes=len(SHAPE_CLASSES) + 1, class_names=SHAPE_CLASSES
@@ -32,10 +33,6 @@ def write_teachers(folder):
         state = {f"detector.{key}": value for key, value in teacher.state_dict().items()}
         torch.save({"state_dict": state, "detector": detector_description(teacher)}, files[family])
     return files
-
-
-def student_of(family):
-    return f"{family}_resnet10fpn_tiny"
 
 
 def composed_command(command, *overrides):
@@ -60,7 +57,7 @@ def _with_few_hashes(node):
 
 def built(family, distill, teacher_files, *overrides):
     config = composed(
-        f"model={student_of(family)}",
+        f"model={STUDENT_OF[family]}",
         f"distill={distill}",
         f"teacher.checkpoint={teacher_files[family]}",
         "output_dir=unused",

@@ -11,7 +11,7 @@ import pretend_device
 import pytest
 import pytorch_lightning as pl
 import torch
-from distilled_students import FAMILIES, built, composed, composed_command, student_of, write_teachers
+from distilled_students import FAMILIES, STUDENT_OF, built, composed, composed_command, write_teachers
 from interruptions import Killed
 from pretend_device import DEVICE, count_waits
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
@@ -100,7 +100,7 @@ def run(teacher_files, tmp_path_factory):
 
     def train_student(family, folder, accelerator, strategy, *overrides):
         config = composed(
-            f"model={student_of(family)}",
+            f"model={STUDENT_OF[family]}",
             "distill=lshl2",
             "distill.bias=median",
             "distill.check_teacher=false",

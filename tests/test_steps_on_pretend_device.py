@@ -1,4 +1,4 @@
-"""Steps on a device that is not the CPU: the same numbers, nothing mixed, and no waits of the host but of torchvision.
+"""Steps on a device that is not the CPU: the same numbers, nothing mixed, and no waits of the host of our own.
 
 The device is pretended (see `pretend_device`), so that this needs no GPU; `test_gpu.py` is for real ones.
 """
@@ -6,7 +6,7 @@ The device is pretended (see `pretend_device`), so that this needs no GPU; `test
 import pretend_device
 import pytest
 import torch
-from distilled_students import FAMILIES, LOSSES, built, student_of, write_teachers
+from distilled_students import FAMILIES, LOSSES, STUDENT_OF, built, write_teachers
 from pretend_device import DEVICE, count_waits
 from small_detectors import as_float, model_file, random_batch, small_detector
 
@@ -85,8 +85,8 @@ def test_step_gives_the_losses_and_gradients_of_the_cpu(family, distill, teacher
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plain_step_waits_for_what_torchvision_waits_for(family):
-    expected, _, _ = step(DetectionModule(small_detector(student_of(family))), "cpu")
-    found, _, waits = step(DetectionModule(small_detector(student_of(family))), DEVICE)
+    expected, _, _ = step(DetectionModule(small_detector(STUDENT_OF[family])), "cpu")
+    found, _, waits = step(DetectionModule(small_detector(STUDENT_OF[family])), DEVICE)
     assert found == pytest.approx(expected, **AS_CPU)
     assert waits.of("lshfm_pl") == []
     assert len(waits.seen) == PLAIN_WAITS.get(family, len(waits.seen))
@@ -94,8 +94,8 @@ def test_plain_step_waits_for_what_torchvision_waits_for(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_detections_are_those_of_the_cpu(family):
-    thresholds = {key: 0.0 for key in model_file(student_of(family)) if key.endswith("score_thresh")}
-    detector = small_detector(student_of(family), **thresholds).eval()
+    thresholds = {key: 0.0 for key in model_file(STUDENT_OF[family]) if key.endswith("score_thresh")}
+    detector = small_detector(STUDENT_OF[family], **thresholds).eval()
     images, _ = random_batch()
     expected, found = detect(detector, images), detect(detector.to(DEVICE), images)
     assert sum(len(of_image["boxes"]) for of_image in expected) > 10
