@@ -32,6 +32,7 @@ from lshfm_pl.cli.students import Student, read_seeds, read_students
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.data.fingerprint import CHANGES_TOLD, Fingerprint, differences, fingerprint
 from lshfm_pl.detectors.checkpoint import read_checkpoint
+from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.files import write_json
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
@@ -228,7 +229,7 @@ def choose_for_data(plan: Plan) -> None:
     sets = {"train": datamodule.train_set, "val": datamodule.val_set, "test": datamodule.test_set}
     plan.fingerprint = fingerprint(sets, datamodule.class_names)
     pictures, rules = measure(datamodule.train_set.records), as_dict(config.fit)
-    models = {role: dict(as_dict(config[role].model)) for role in ("teacher", "student")}
+    models = {role: import_parts(as_dict(config[role].model)) for role in ("teacher", "student")}
     trained = None if config.teacher.checkpoint is None else described_model(config.teacher.checkpoint)
     if trained is not None:
         models["teacher"] = trained

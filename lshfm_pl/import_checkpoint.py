@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors import Detector, detector_checkpoint, load_detector, load_torchvision_detector
+from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.files import whole_file
 
@@ -62,7 +63,7 @@ def given_class_names(config: DictConfig) -> tuple[str, ...] | None:
 
 def load(config: DictConfig, class_names: tuple[str, ...] | None) -> Detector:
     """The detector of `src` or `weights`."""
-    model = as_dict(config.get("model"))
+    model = import_parts(as_dict(config.get("model")))
     if config.weights is not None:
         return load_torchvision_detector(config.weights, model)
     return load_detector(config.src, config=model, class_names=class_names, which=config.which)

@@ -22,7 +22,7 @@ from lshfm_pl.data.coco.dataset import unused_name
 from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
-from lshfm_pl.detectors.config import EVALUATION_SETTINGS
+from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
 from lshfm_pl.drawing.boxes import draw_detections, save_picture
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import fitting_name, write_json
@@ -56,7 +56,7 @@ def predict(config: DictConfig) -> list[str]:
     pictures = find_pictures(config.images)
     detector = load_detector(
         config.checkpoint,
-        config=as_dict(config.get("model")),
+        config=import_parts(as_dict(config.get("model"))),
         which=config.which,
         evaluation={key: config[key] for key in EVALUATION_SETTINGS},
     )

@@ -207,7 +207,7 @@ def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
     with torch.random.fork_rng():
         is_seed = isinstance(stored, int) and not isinstance(stored, bool) and 0 <= stored <= LARGEST_SEED
         seed_everything(int(stored) if is_seed else seed)  # type: ignore[arg-type]
-        refuse_download(detector.config["backbone_weights"], file)
+        refuse_download(detector.config.get("backbone_weights"), file)
         try:
             fresh = build_detector(
                 detector.config, num_classes=detector.num_classes, class_names=detector.class_names

@@ -17,6 +17,7 @@ from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, reset_p
 from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors import Detector, build_detector
 from lshfm_pl.detectors.compiling import compile_backbones
+from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import peak_memory_bytes
 from lshfm_pl.kernels.switches import set_switches
@@ -102,7 +103,8 @@ class StepParts:
     def _build(self, model: dict[str, Any]) -> Detector:
         names = [f"class_{label}" for label in range(1, self.config.num_classes)]
         sides = self.config.height, self.config.width
-        model = {**model, "backbone_weights": None, "min_size": [min(sides)], "max_size": max(sides)}
+        wanted = {"backbone_weights": None, "min_size": [min(sides)], "max_size": max(sides)}
+        model = import_parts(model) | {key: value for key, value in wanted.items() if key in model}
         detector = build_detector(model, num_classes=len(names) + 1, class_names=names)
         tame_random_norms(detector)
         return detector.to(self.device)

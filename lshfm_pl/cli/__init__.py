@@ -15,8 +15,11 @@ from lshfm_pl.cli.job import (
     is_main_process,
     job_command,
 )
+from lshfm_pl.cli.resolvers import register_resolvers
 from lshfm_pl.cli.values import refuse_missing_values, refuse_named_teacher
 from lshfm_pl.paths import CONFIG_DIR
+
+register_resolvers()
 
 __all__ = [
     "CONFIG_DIR",

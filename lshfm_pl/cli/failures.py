@@ -114,9 +114,14 @@ def told_of_system(error: OSError) -> str:
 
 
 def _own(error: BaseException) -> LSHFMError | None:
-    """The failure told by this project, also where Hydra or a loader has wrapped it."""
+    """The failure told by this project, also where Hydra, OmegaConf or a loader has wrapped it."""
     if isinstance(error, LSHFMError):
         return error
+    if isinstance(error, OmegaConfBaseException):  # of a resolver, raised anew without its cause
+        context = error.__context__
+        while isinstance(context, OmegaConfBaseException):
+            context = context.__context__
+        return context if isinstance(context, LSHFMError) else None
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, LSHFMError):
         return error.__cause__
     return None

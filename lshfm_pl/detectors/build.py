@@ -6,10 +6,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from lshfm_pl.detectors.architecture import architecture
 from lshfm_pl.detectors.backbones.weights import load_backbone_weights
 from lshfm_pl.detectors.config import resolve_config
-from lshfm_pl.detectors.faster_rcnn import build_faster_rcnn
-from lshfm_pl.detectors.retinanet import build_retinanet
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.winograd import use_winograd
 
@@ -17,9 +16,9 @@ __all__ = ["Detector", "build_detector"]
 
 
 class Detector(nn.Module):
-    """What ``build_detector`` returns, as type checkers see it: a torchvision detector that says what it is.
+    """What ``build_detector`` returns, as type checkers see it: a detector that says what it is.
 
-    The object itself is torchvision's ``FasterRCNN`` or ``RetinaNet``; this class is never instantiated.
+    The object itself is what the architecture built, such as torchvision's class; this class is never instantiated.
     """
 
     #: The resolved configuration as plain Python: a ``conf/model`` file with nothing left out.
@@ -34,9 +33,6 @@ class Detector(nn.Module):
     load_report: object
 
 
-_BUILDERS = {"fasterrcnn": build_faster_rcnn, "retinanet": build_retinanet}
-
-
 def build_detector(
     config: Mapping[str, Any],
     *,
@@ -44,7 +40,7 @@ def build_detector(
     class_names: Sequence[str] | None = None,
     load_backbone: bool = True,
 ) -> Detector:
-    """Build a detector of torchvision's ``FasterRCNN`` or ``RetinaNet`` class, in training mode.
+    """Build a detector of the architecture that its configuration names, in training mode.
 
     In training it takes a list of images (float [3, H, W], RGB in 0..1) and a list of dicts with ``boxes``
     (float [N, 4], x1 y1 x2 y2 in pixels) and ``labels`` (int64 [N], from 1), and returns a dict of losses. In
@@ -71,7 +67,7 @@ def build_detector(
             f"{resolved['name']}: {num_classes} classes with background need {num_classes - 1} class names, "
             f"found {len(names)}."
         )
-    network = _BUILDERS[resolved["architecture"]](resolved, num_classes)
+    network = architecture(resolved["architecture"]).build(resolved, num_classes)
     use_winograd(network)
     # The layout that convolutions are quickest in, on CPUs and GPUs; maps take it over from the kernels.
     detector = cast(Detector, network.to(memory_format=torch.channels_last))

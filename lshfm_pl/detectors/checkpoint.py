@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lshfm_pl.detectors.architecture import architecture, architecture_of, known_architectures
 from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.config import change_evaluation, complete_config
 from lshfm_pl.detectors.contents import (
@@ -25,6 +26,7 @@ from lshfm_pl.detectors.published import (
     default_class_names,
     has_known_body,
     model_config,
+    recognise_architecture,
     recognise_model,
     rename_published_key,
     torchvision_weights,
@@ -119,12 +121,11 @@ def load_detector(
     """
     contents = open_contents(path, which)
     description = contents.description or _describe_by_layout(contents, config, class_names)
-    changed = change_evaluation(complete_config(description["config"]), evaluation or {})
 
     def build() -> Detector:
         try:
             return build_detector(
-                changed,
+                change_evaluation(complete_config(description["config"]), evaluation or {}),
                 num_classes=description["num_classes"],
                 class_names=description["class_names"],
                 load_backbone=False,
@@ -158,8 +159,8 @@ def load_torchvision_detector(
             f"weights: {weights} of which detector? Name it: model=<a file of conf/model>, or as a "
             "teacher model@teacher.detector=… (+model@… where none is chosen)"
         )
-    architecture, backbone = str(config["architecture"]), str(config["backbone"])
-    url, class_names = torchvision_weights(weights, architecture, backbone)
+    family, backbone = architecture(config["architecture"]), str(config.get("backbone"))
+    url, class_names = torchvision_weights(weights, family, backbone)
     advice = "Download it elsewhere and give its path as checkpoint."
     state = download_torch_file(url, check_hash=True, key="weights", advice=advice)
     renamed = {rename_published_key(key): value for key, value in state.items()}
@@ -202,8 +203,9 @@ def _describe_by_layout(
     if not config:
         name = recognise_model(contents.weights)
         if name is None and not has_known_body(contents.weights):
+            titles = " or ".join(family.title for family in known_architectures())
             raise LSHFMError(
-                f"{contents.source}: {contents.format}, expected the tensors of a Faster R-CNN or RetinaNet with a "
+                f"{contents.source}: {contents.format}, expected the tensors of a {titles} with a "
                 f"ResNet or a VGG, found {few(contents.weights)}: this project has no such detector."
             )
         if name is None:
@@ -258,16 +260,17 @@ def _fitting_weights(detector: Detector, contents: Contents) -> dict[str, Tensor
 
 def _norm_eps(config: Mapping[str, Any], contents: Contents) -> float | None:
     """The eps that the weights were trained with, None where nothing says so or there is no norm."""
-    if contents.description is not None and config["norm"] != "none":
+    norm = config.get("norm", "none")
+    if contents.description is not None and norm != "none":
         return contents.description["config"].get("norm_eps")
-    return contents.frozen_bn_eps if config["norm"] == "frozen_bn" else None
+    return contents.frozen_bn_eps if norm == "frozen_bn" else None
 
 
 def _set_norm_eps(detector: Detector, eps: float) -> None:
-    for name, module in detector.named_modules():
-        # The body, of which a C4 detector has a part in its box head.
-        if name.startswith(("backbone.", "roi_heads.box_head.")) and hasattr(module, "eps"):
-            cast(Any, module).eps = eps
+    for name in architecture_of(detector).body_modules:
+        for module in detector.get_submodule(name).modules():
+            if hasattr(module, "eps"):
+                cast(Any, module).eps = eps
     detector.config["norm_eps"] = eps
 
 
@@ -307,8 +310,9 @@ def _kind_of_numbers(tensor: Tensor) -> tuple[bool, bool, bool]:
 def _likely_cause(
     name: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], wrong: list[str]
 ) -> str:
-    if all("cls_score" in key or "bbox_pred" in key or "cls_logits" in key for key in wrong):
-        scores = next((key for key in wrong if "cls_score.bias" in key or "cls_logits.bias" in key), wrong[0])
+    family, other = recognise_architecture(expected), recognise_architecture(given)
+    if family is not None and all(key.startswith(family.class_layers) for key in wrong):
+        scores = next((key for key in wrong if key == f"{family.classifier}.bias"), wrong[0])
         sizes = (
             f" ({scores} has {given[scores].shape[0]} values, expected {expected[scores].shape[0]})"
             if scores in given and scores in expected
@@ -320,17 +324,8 @@ def _likely_cause(
         return f"another detector (the tensors look like {recognised})"
     if not given.keys() & expected.keys():
         return f"names of another library or network (such as {few(given, 1)})"
-    architectures = {_architecture(expected), _architecture(given)}
-    if architectures == set(_HEADS.values()):
-        return "another architecture (Faster R-CNN against RetinaNet)"
+    if family is not None and other is not None and family is not other:
+        return f"another architecture ({family.title} against {other.title})"
     if any(key.startswith("backbone.") and not key.startswith("backbone.fpn.") for key in wrong):
         return "another backbone, width or norm"
     return "other sizes of the pyramid or the heads"
-
-
-#: What the names of the heads begin with, which a backbone alone does not have.
-_HEADS = {"roi_heads.": "fasterrcnn", "head.": "retinanet"}
-
-
-def _architecture(weights: Mapping[str, Tensor]) -> str | None:
-    return next((_HEADS[start] for start in _HEADS if any(key.startswith(start) for key in weights)), None)

@@ -1,11 +1,10 @@
 """`torch.compile` of the backbones: most of a detector's layers, and only sizes differ from batch to batch."""
 
-from typing import cast
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lshfm_pl.detectors import Detector
+from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["compile_backbones"]
@@ -33,7 +32,8 @@ def compile_backbones(*detectors: Detector, device: torch.device) -> None:
             "it needs a C++ compiler, for GPUs Triton; or leave out compile=true"
         ) from error
     for detector in detectors:
-        cast(nn.Module, detector.backbone).compile(dynamic=True)
+        for name in architecture_of(detector).body_modules[:1]:
+            detector.get_submodule(name).compile(dynamic=True)
 
 
 def _probe(device: torch.device) -> None:

@@ -1,23 +1,77 @@
 """Faster R-CNN (arXiv 1506.01497), with a feature pyramid (1612.03144) or one map, from torchvision's parts."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from lshfm_pl.detectors.architecture import Architecture
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
-from lshfm_pl.detectors.config import FASTER_RCNN_KEYS
-from lshfm_pl.detectors.full_precision import (
-    FullPrecisionAnchors,
-    FullPrecisionPredictor,
-    FullPrecisionRPNHead,
-)
+from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
+from lshfm_pl.detectors.schema import AnchorDetectorConfig, Count, Fraction
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["build_faster_rcnn"]
+__all__ = ["FASTER_RCNN", "build_faster_rcnn"]
+
+
+class FasterRCNNConfig(AnchorDetectorConfig):
+    """Keys of torchvision's `FasterRCNN`, by the same names, and those of its box head."""
+
+    box_head_width: Annotated[int, Field(ge=1, le=16_384)] | None
+    box_pool_size: Annotated[int, Field(ge=1, le=64)]
+    box_sampling_ratio: Annotated[int, Field(ge=0, le=64)]
+    rpn_pre_nms_top_n_train: Count
+    rpn_pre_nms_top_n_test: Count
+    rpn_post_nms_top_n_train: Count
+    rpn_post_nms_top_n_test: Count
+    rpn_nms_thresh: Fraction
+    rpn_fg_iou_thresh: Fraction
+    rpn_bg_iou_thresh: Fraction
+    rpn_batch_size_per_image: Count
+    rpn_positive_fraction: Fraction
+    rpn_score_thresh: Fraction
+    box_score_thresh: Fraction
+    box_nms_thresh: Fraction
+    box_detections_per_img: Count
+    box_fg_iou_thresh: Fraction
+    box_bg_iou_thresh: Fraction
+    box_batch_size_per_image: Count
+    box_positive_fraction: Fraction
+
+
+_OF_BOX_HEAD = {"box_head_width", "box_pool_size", "box_sampling_ratio"}
+_OF_TORCHVISION = [
+    key
+    for key in FasterRCNNConfig.model_fields
+    if key not in AnchorDetectorConfig.model_fields and key not in _OF_BOX_HEAD
+]
+"""Keys that are handed to torchvision's class by the same name."""
+
+
+class FullPrecisionRPNHead(RPNHead):
+    """Objectness and box deltas, a tensor for each level, in float32 also under autocast."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """As torchvision's."""
+        objectness, deltas = ([at_least_float32(level) for level in levels] for levels in super().forward(x))
+        return objectness, deltas
+
+
+class FullPrecisionPredictor(FastRCNNPredictor):
+    """Class logits [N, K] and box deltas [N, 4 · K], in float32 also under autocast."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As torchvision's."""
+        logits, deltas = super().forward(x)
+        return at_least_float32(logits), at_least_float32(deltas)
+
 
 _NUM_STAGES = 4
 
@@ -40,7 +94,9 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
     last_stage, num_features = None, head_width
     backbone: nn.Module
     if config["neck"] == "fpn":
-        backbone = build_fpn_backbone(config, num_stages=_NUM_STAGES)
+        backbone = build_fpn_backbone(
+            config, num_stages=_NUM_STAGES, extra_blocks=lambda channels: LastLevelMaxPool()
+        )
     else:
         backbone, last_stage, last_channels = build_single_scale(config)
         num_features = head_width if last_stage is None else last_channels
@@ -71,5 +127,41 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
         ),
         box_head=box_head,
         box_predictor=FullPrecisionPredictor(num_features, num_classes),
-        **{key: config[key] for key in FASTER_RCNN_KEYS},
+        **{key: config[key] for key in _OF_TORCHVISION},
     )
+
+
+def _count_classes(weights: Mapping[str, Tensor]) -> int | None:
+    scores = weights.get("roi_heads.box_predictor.cls_score.bias")
+    return None if scores is None else len(scores)
+
+
+FASTER_RCNN = Architecture(
+    name="fasterrcnn",
+    title="Faster R-CNN",
+    build=build_faster_rcnn,
+    schema=FasterRCNNConfig,
+    is_built=lambda detector: isinstance(detector, FasterRCNN),
+    evaluation={
+        "score_thresh": "box_score_thresh",
+        "nms_thresh": "box_nms_thresh",
+        "detections_per_img": "box_detections_per_img",
+    },
+    before={"neck": "fpn"},
+    marks=("roi_heads.",),
+    classifier="roi_heads.box_predictor.cls_score",
+    class_layers=("roi_heads.box_predictor.",),
+    count_classes=_count_classes,
+    body_modules=("backbone", "roi_heads.box_head"),
+    last_stage="roi_heads.box_head.0",
+    renamed_parameters=((re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),),
+    hash_prefix="KD_loss.LSH_weight.",
+    torchvision_names={"resnet50": "fasterrcnn_resnet50_fpn"},
+    points=("penultimate", "pyramid", "logits"),
+    tap="lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
+    class_activation="softmax",
+    # The published rate; the loss settings are the best of docs/results.md.
+    learning_rate=0.01,
+    kd_weight=1.0,
+    kd_temperature=2.0,
+)

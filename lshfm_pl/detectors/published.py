@@ -11,6 +11,7 @@ from torchvision.models import get_model_weights
 
 from lshfm_pl.data import VOC_CLASSES
 from lshfm_pl.data.coco.dataset import unused_name
+from lshfm_pl.detectors.architecture import Architecture, known_architectures
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
 
@@ -23,6 +24,7 @@ __all__ = [
     "holds_pair",
     "is_published",
     "model_config",
+    "recognise_architecture",
     "recognise_model",
     "rename_published_key",
     "take_network",
@@ -37,23 +39,19 @@ _NETWORK_PREFIXES: dict[Which, str] = {"student": "s_", "teacher": "t_"}
 PUBLISHED_HASH_PREFIXES = ("KD_loss.LSH_weight.", "feat_KD_loss.LSH_weight.")
 
 _PYRAMID_BLOCK = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)")
-_RPN_CONV = re.compile(r"(rpn\.head\.conv)\.(weight|bias)")
-_RETINANET_TOWER = re.compile(r"((?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)")
 
 #: Bodies by their number of convolutions, shortcuts included.
 _BODIES = {20: "resnet18", 36: "resnet34", 53: "resnet50", 104: "resnet101", 8: "vgg11", 13: "vgg16"}
 _KNOWN_BODY = re.compile(r"backbone\.(body\.(conv1|layer\d)\.|\d+\.weight|\d+\.\d+\.conv\d\.)")
 """A tensor of a ResNet or a VGG, as the detectors of ``conf/model`` name it: of other bodies none is so named."""
 
-_BODY_TENSOR = re.compile(r"backbone\.(?!fpn\.)|roi_heads\.box_head\.0\.")
-
 
 def rename_published_key(key: str) -> str:
     """Turn a parameter's name of torchvision 0.8 into today's; names that did not change stay as they are."""
     key = _PYRAMID_BLOCK.sub(r"\1.0.\2", key)
-    key = _RPN_CONV.sub(r"\1.0.0.\2", key)
-    # Convolutions and ReLUs took turns in the old tower, so the convolutions had the even indices.
-    return _RETINANET_TOWER.sub(lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}", key)
+    for family in known_architectures():
+        key = family.rename_parameter(key)
+    return key
 
 
 def is_published(content: Mapping[str, Any]) -> bool:
@@ -83,19 +81,29 @@ def recognise_model(weights: Mapping[str, Tensor]) -> str | None:
     Architecture, pyramid, norm and number of convolutions tell the published detectors apart; whether every
     tensor fits is for the loading to see.
     """
-    architectures = {"roi_heads.": "fasterrcnn", "head.": "retinanet"}
-    architecture = next(
-        (architectures[p] for p in architectures if any(k.startswith(p) for k in weights)), None
-    )
-    body = [key for key in weights if _BODY_TENSOR.match(key)]
+    family = recognise_architecture(weights)
+    if family is None:
+        return None
+    body = [key for key in weights if _is_of_body(key, family)]
     backbone = _BODIES.get(sum(weights[key].ndim == 4 for key in body))
-    if architecture is None or backbone is None:
+    if backbone is None:
         return None
     is_resnet = backbone.startswith("resnet")
     norm = "bn" if not is_resnet and any(key.endswith("running_var") for key in body) else ""
     neck = "fpn" if any(key.startswith("backbone.fpn.") for key in weights) else "c4" if is_resnet else ""
-    name = f"{architecture}_{backbone}{norm}{neck}"
+    name = f"{family.name}_{backbone}{norm}{neck}"
     return name if (CONFIG_DIR / "model" / f"{name}.yaml").is_file() else None
+
+
+def recognise_architecture(weights: Mapping[str, Any]) -> Architecture | None:
+    """The family whose head a state dict with today's names holds; None for a body alone and for other networks."""
+    return next((family for family in known_architectures() if family.has_parameters_of(weights)), None)
+
+
+def _is_of_body(key: str, family: Architecture) -> bool:
+    if key.startswith("backbone."):
+        return not key.startswith("backbone.fpn.")
+    return bool(family.last_stage) and key.startswith(f"{family.last_stage}.")
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -128,31 +136,25 @@ def _merged(folder: Path, name: str) -> dict[str, Any]:
 
 def count_classes(weights: Mapping[str, Tensor]) -> int | None:
     """Count the classes of a state dict with today's names, background included; None without a classifier."""
-    cls_score = weights.get("roi_heads.box_predictor.cls_score.bias")
-    if cls_score is not None:
-        return len(cls_score)
-    cls_logits = weights.get("head.classification_head.cls_logits.bias")
-    bbox_reg = weights.get("head.regression_head.bbox_reg.bias")
-    if cls_logits is None or bbox_reg is None:
-        return None
-    # Both have a value for each anchor of a location, the one per class and the other per coordinate.
-    return 4 * len(cls_logits) // len(bbox_reg)
+    counts = (family.count_classes(weights) for family in known_architectures())
+    return next((count for count in counts if count is not None), None)
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...] | None:
     """The names of labels 1, 2, … of the usual data sets: VOC's for 21 classes, COCO's for 91; else None."""
     if num_classes == len(VOC_CLASSES) + 1:
         return VOC_CLASSES
-    coco = _class_names(get_model_weights("fasterrcnn_resnet50_fpn")["COCO_V1"])
+    name = next(name for family in known_architectures() for name in family.torchvision_names.values())
+    coco = _class_names(get_model_weights(name)["COCO_V1"])
     return coco if num_classes == len(coco) + 1 else None
 
 
-def torchvision_weights(name: str, architecture: str, backbone: str) -> tuple[str, tuple[str, ...]]:
+def torchvision_weights(name: str, family: Architecture, backbone: str) -> tuple[str, tuple[str, ...]]:
     """Find torchvision's weights of a detector with a pyramid.
 
     Args:
         name: of the weights in torchvision, such as ``COCO_V1``.
-        architecture: ``fasterrcnn`` or ``retinanet``.
+        family: of the detector.
         backbone: such as ``resnet50``.
 
     Returns:
@@ -162,11 +164,14 @@ def torchvision_weights(name: str, architecture: str, backbone: str) -> tuple[st
         LSHFMError: torchvision has none.
     """
     try:
-        weights = get_model_weights(f"{architecture}_{backbone}_fpn")[name]
-    except (ValueError, KeyError) as error:
+        weights = get_model_weights(family.torchvision_names[backbone])[name]
+    except KeyError as error:
+        known = [
+            f"{other.name}_{body}fpn" for other in known_architectures() for body in other.torchvision_names
+        ]
         raise LSHFMError(
-            f"weights: torchvision has no {name} of a {architecture} with {backbone}; it has COCO_V1 of "
-            "fasterrcnn_resnet50fpn and retinanet_resnet50fpn."
+            f"weights: torchvision has no {name} of a {family.name} with {backbone}; it has COCO_V1 of "
+            f"{' and '.join(known)}."
         ) from error
     return weights.url, _class_names(weights)
 

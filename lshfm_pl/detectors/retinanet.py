@@ -1,20 +1,45 @@
 """RetinaNet (arXiv 1708.02002), with a feature pyramid or one map of a VGG, from torchvision's parts."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchvision.models import detection
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from lshfm_pl.detectors.architecture import Architecture
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
 from lshfm_pl.detectors.backbones.norms import group_norm
-from lshfm_pl.detectors.config import RETINANET_KEYS
-from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, FullPrecisionRetinaNetHead
+from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
+from lshfm_pl.detectors.schema import AnchorDetectorConfig, Count, Fraction
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["RetinaNet", "build_retinanet"]
+__all__ = ["RETINANET", "RetinaNet", "build_retinanet"]
+
+
+class RetinaNetConfig(AnchorDetectorConfig):
+    """Keys of torchvision's `RetinaNet`, by the same names, and those of the towers and of `RetinaNet` below."""
+
+    tower_norm: Literal["gn", "none"]
+    postprocess: Literal["torchvision", "published"]
+    fg_iou_thresh: Fraction
+    bg_iou_thresh: Fraction
+    score_thresh: Fraction
+    nms_thresh: Fraction
+    topk_candidates: Count
+    detections_per_img: Count
+
+
+_OF_TORCHVISION = [
+    key
+    for key in RetinaNetConfig.model_fields
+    if key not in AnchorDetectorConfig.model_fields and key not in ("tower_norm", "postprocess")
+]
+"""Keys that are handed to torchvision's class by the same name."""
 
 _NUM_STAGES = 3
 #: Sides of the smallest boxes that the published post-processing keeps, in pixels.
@@ -78,6 +103,14 @@ class RetinaNet(detection.RetinaNet):
         return {"boxes": boxes_A4[kept_M], "scores": scores_AC[kept_M, labels_M], "labels": labels_M}
 
 
+class FullPrecisionRetinaNetHead(RetinaNetHead):
+    """`cls_logits` [B, A, K] and `bbox_regression` [B, A, 4], in float32 also under autocast."""
+
+    def forward(self, x: list[Tensor]) -> dict[str, Any]:
+        """As torchvision's."""
+        return {name: at_least_float32(output) for name, output in super().forward(x).items()}
+
+
 def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
     """Build a RetinaNet of random initial weights.
 
@@ -89,7 +122,11 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
         LSHFMError: the backbone does not hold, or is a ResNet without a pyramid.
     """
     if config["neck"] == "fpn":
-        backbone = build_fpn_backbone(config, num_stages=_NUM_STAGES)
+        backbone = build_fpn_backbone(
+            config,
+            num_stages=_NUM_STAGES,
+            extra_blocks=lambda channels: LastLevelP6P7(channels, channels),
+        )
     else:
         backbone, last_stage, _ = build_single_scale(config)
         if last_stage is not None:
@@ -114,5 +151,46 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
             norm_layer=group_norm if config["tower_norm"] == "gn" else None,
         ),
         postprocess=config["postprocess"],
-        **{key: config[key] for key in RETINANET_KEYS},
+        **{key: config[key] for key in _OF_TORCHVISION},
     )
+
+
+def _count_classes(weights: Mapping[str, Tensor]) -> int | None:
+    logits = weights.get("head.classification_head.cls_logits.bias")
+    deltas = weights.get("head.regression_head.bbox_reg.bias")
+    if logits is None or deltas is None:
+        return None
+    # Both have a value for each anchor of a location, the one per class and the other per coordinate.
+    return 4 * len(logits) // len(deltas)
+
+
+RETINANET = Architecture(
+    name="retinanet",
+    title="RetinaNet",
+    build=build_retinanet,
+    schema=RetinaNetConfig,
+    is_built=lambda detector: isinstance(detector, detection.RetinaNet),
+    evaluation={key: key for key in ("postprocess", "score_thresh", "nms_thresh", "detections_per_img")},
+    before={"neck": "fpn", "postprocess": "torchvision"},
+    marks=("head.",),
+    classifier="head.classification_head.cls_logits",
+    class_layers=("head.classification_head.cls_logits.",),
+    count_classes=_count_classes,
+    renamed_parameters=(
+        (
+            re.compile(r"((?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)"),
+            # Convolutions and ReLUs took turns in the old tower, so the convolutions had the even indices.
+            lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}",
+        ),
+    ),
+    hash_prefix="feat_KD_loss.LSH_weight.",
+    torchvision_names={"resnet50": "retinanet_resnet50_fpn"},
+    points=("penultimate", "pyramid", "logits", "dense_head"),
+    tap="lshfm_pl.mimic.features.retinanet.RetinaNetTap",
+    class_activation="sigmoid",
+    # The published rate; the loss settings are the best of docs/results.md. Most logits are of the background, and
+    # each is a decision of its own: a higher temperature softens them to a loss that outweighs all others.
+    learning_rate=0.005,
+    kd_weight=0.3,
+    kd_temperature=1.0,
+)

@@ -11,7 +11,7 @@ from lshfm_pl.cli import as_dict, changed_data, refuse_no_weights
 from lshfm_pl.data import DetectionDataModule, DetectionDataset, build_datamodule
 from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
-from lshfm_pl.detectors.config import EVALUATION_SETTINGS
+from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
 from lshfm_pl.detectors.contents import described_class_names
 from lshfm_pl.errors import LSHFMError, few
 
@@ -33,7 +33,7 @@ def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
     Raises:
         LSHFMError: not one of `checkpoint` and `weights` is given, or it does not load.
     """
-    model = as_dict(config.get("model"))
+    model = import_parts(as_dict(config.get("model")))
     evaluation = {key: config[key] for key in EVALUATION_SETTINGS}
     refuse_no_weights(config)
     if config.weights is not None:
@@ -141,7 +141,7 @@ def load_for_data(file: str, config: DictConfig, class_names: tuple[str, ...]) -
     Raises:
         LSHFMError: it does not load, or its classes are not the data's.
     """
-    model = as_dict(config.get("model"))
+    model = import_parts(as_dict(config.get("model")))
     detector = load_detector(file, config=model, class_names=class_names, which=config.which)
     if detector.class_names != class_names:
         raise LSHFMError(

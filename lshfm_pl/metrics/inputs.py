@@ -73,7 +73,7 @@ def copy_to_cpu(image: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, T
 
 
 def foreground(prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The detections of an image without those of label 0, the background, which a RetinaNet scores like a class.
+    """The detections of an image without those of label 0, the background, which some detectors score like a class.
 
     Dropped after the detector's limits on the number of boxes, in which they count, so that what is shown is what
     is evaluated.

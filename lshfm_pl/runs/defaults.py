@@ -21,9 +21,6 @@ from lshfm_pl.data.dataset import DetectionRecord
 
 __all__ = ["Choice", "Pictures", "choose", "choose_side", "measure"]
 
-OCTAVES = 3
-"""RetinaNet's sizes a level: one octave in three parts."""
-
 
 @dataclass(frozen=True)
 class Pictures:
@@ -119,7 +116,7 @@ def choose(
     from_scratch = model.get("backbone_weights") is None
     long_side = math.ceil(side * pictures.long_over_short / 32) * 32
     choices = [Choice("size", (f"model.min_size=[{side}]", f"model.max_size={long_side}"), side_told)]
-    if len(pictures.sizes):
+    if len(pictures.sizes) and "anchor_sizes" in model:
         anchors = _anchors(pictures, rules, model, side)
         low, high = anchors[0][0], anchors[-1][-1]
         choices.append(
@@ -208,7 +205,7 @@ def _told_steps(epochs: int, whole: int, images: int, batch: int, trainer: Mappi
 def _anchors(
     pictures: Pictures, rules: Mapping[str, Any], model: Mapping[str, Any], side: int
 ) -> list[list[int]]:
-    """Sizes in pixels for each level of the model, in its own numbers of levels and of sizes a level."""
+    """Sizes in pixels for each level of the model: as many as it has now, which divide an octave evenly."""
     sizes = [float(size) * side for size in np.quantile(pictures.sizes, rules["anchor_quantiles"])]
     for index in range(len(sizes) // 2 - 1, -1, -1):
         sizes[index] = min(sizes[index], sizes[index + 1] / rules["anchor_ratio"])
@@ -218,9 +215,8 @@ def _anchors(
     of_model = model["anchor_sizes"]
     if len(of_model) == 1:  # one map has all sizes
         return [[round(size) for size in sizes]]
-    if len(of_model[0]) == OCTAVES:
-        return [[round(size * 2 ** (part / OCTAVES)) for part in range(OCTAVES)] for size in sizes]
-    return [[round(size)] for size in sizes]
+    parts = len(of_model[0])
+    return [[round(size * 2 ** (part / parts)) for part in range(parts)] for size in sizes]
 
 
 def _batch(pictures: Pictures, rules: Mapping[str, Any], pixels: int) -> tuple[int, str]:

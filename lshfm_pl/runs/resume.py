@@ -37,12 +37,15 @@ AUTO = "auto"
 """The value of `resume` that finds the checkpoint by itself."""
 
 WITHOUT_EFFECT = (
-    "callbacks", "data.download", "data.num_workers", "data.root", "data.start_method", "debug", "logger",
-    "output_dir", "resume", "resume_allow_changes", "trainer.default_root_dir", "trainer.enable_model_summary",
-    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.max_time", "trainer.meeting_seconds",
-    "trainer.profiler",
+    "callbacks", "data.download", "data.num_workers", "data.root", "data.start_method", "debug",
+    "kd_of_architecture", "logger", "lr_of_architecture", "output_dir", "resume", "resume_allow_changes",
+    "trainer.default_root_dir", "trainer.enable_model_summary", "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps", "trainer.max_time", "trainer.meeting_seconds", "trainer.profiler",
 )  # fmt: skip
-"""Keys, or groups of them, that do not change what is learned: they may differ on resume."""
+"""Keys, or groups of them, that do not change what is learned: they may differ on resume.
+
+`…_of_architecture` are tables in the configs of older runs, whose effect is in `schedule.lr` and `distill`.
+"""
 
 MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
     "data.first_pixel": (1,),

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from lshfm_pl.cli import as_dict, refuse_missing_teacher
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
+from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.training import DetectionModule, DistillationModule
@@ -36,7 +37,9 @@ def build_module(config: DictConfig, datamodule: DetectionDataModule) -> Detecti
         LSHFMError: a setting is out of range, or a checkpoint does not fit.
     """
     names = datamodule.class_names
-    student = build_detector(as_dict(config.model), num_classes=len(names) + 1, class_names=names)
+    student = build_detector(
+        import_parts(as_dict(config.model)), num_classes=len(names) + 1, class_names=names
+    )
     schedule, data_config = make_schedule(config), stored_data_config(config, datamodule)
     settings = as_dict(config.distill)
     distill = settings.pop("name")
@@ -104,7 +107,8 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
     Raises:
         LSHFMError: neither given, no such file, weights that do not load, or other classes than the data's.
     """
-    path, weights, named = config.teacher.checkpoint, config.teacher.weights, as_dict(config.teacher.detector)
+    path, weights = config.teacher.checkpoint, config.teacher.weights
+    named = import_parts(as_dict(config.teacher.detector))
     refuse_missing_teacher(config)
     if weights is not None:
         teacher = load_torchvision_detector(weights, named)

@@ -169,7 +169,7 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
             f"{config.output_dir} holds a run already: go on with resume=auto hydra.run.dir={config.output_dir}, "
             "or give another hydra.run.dir"
         )
-    if config.trainer.sync_batchnorm and config.model.norm == "bn_frozen_stats":
+    if config.trainer.sync_batchnorm and config.model.get("norm") == "bn_frozen_stats":
         raise LSHFMError(
             "trainer.sync_batchnorm: would make the frozen statistics of model.norm=bn_frozen_stats train; "
             "leave it false: there is nothing to synchronise"

@@ -1,12 +1,12 @@
 """ResNet and VGG bodies, under a feature pyramid or alone: sizes, norms, frozen stages and first weights."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from torch import nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from lshfm_pl.detectors.backbones.resnet import C4_LAYERS, RESNETS, build_resnet
 from lshfm_pl.detectors.backbones.vgg import VGGS, build_vgg
@@ -15,7 +15,9 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["BACKBONES", "SingleScale", "build_fpn_backbone", "build_single_scale"]
 
 
-def build_fpn_backbone(config: Mapping[str, Any], *, num_stages: int) -> BackboneWithFPN:
+def build_fpn_backbone(
+    config: Mapping[str, Any], *, num_stages: int, extra_blocks: Callable[[int], ExtraFPNBlock]
+) -> BackboneWithFPN:
     """Build the body and the pyramid on its last stages.
 
     Args:
@@ -23,6 +25,7 @@ def build_fpn_backbone(config: Mapping[str, Any], *, num_stages: int) -> Backbon
         num_stages: how many of the body's last stages the pyramid reads. Faster R-CNN reads four and
             subsamples the coarsest level once more; RetinaNet reads three (it leaves out the finest as too
             many anchors, arXiv 1708.02002) and gets P6 and P7 from P5.
+        extra_blocks: makes what adds coarser levels, from the pyramid's number of channels.
 
     Returns:
         A module from images [N, 3, H, W] to an ordered dict of five maps [N, fpn_channels, H / s, W / s] with
@@ -34,17 +37,12 @@ def build_fpn_backbone(config: Mapping[str, Any], *, num_stages: int) -> Backbon
     body, channels = _build_body(config)
     fpn_channels = config["fpn_channels"]
     stages = [f"layer{index + 1}" for index in range(len(channels))][-num_stages:]
-    extra_blocks = (
-        LastLevelP6P7(fpn_channels, fpn_channels)
-        if config["architecture"] == "retinanet"
-        else LastLevelMaxPool()
-    )
     return BackboneWithFPN(
         body,
         return_layers={stage: str(level) for level, stage in enumerate(stages)},
         in_channels_list=channels[-num_stages:],
         out_channels=fpn_channels,
-        extra_blocks=extra_blocks,
+        extra_blocks=extra_blocks(fpn_channels),
     )
 
 

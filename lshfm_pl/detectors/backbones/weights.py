@@ -35,7 +35,7 @@ def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str
     Raises:
         LSHFMError: there are no such weights, they cannot be had, or they do not fit the body.
     """
-    source = config["backbone_weights"]
+    source = config.get("backbone_weights")
     if source is None:
         return "random initial weights"
     label = source

@@ -1,0 +1,132 @@
+"""Records found by name: those of this package, of installed packages, and of a user's own modules."""
+
+import importlib
+import pkgutil
+import reprlib
+import sys
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["Registry"]
+
+Record = TypeVar("Record")
+
+
+class Registry(Generic[Record]):
+    """All records of one kind.
+
+    A record is built in if a module of `package` defines it; its attribute `name` is its name. An installed package
+    adds its own by an entry point of `group`. Any other record is named by its import path, `my_module.MY_RECORD`.
+
+    A name may come from a file that a stranger wrote. So `find` never imports a module by its path: it takes only
+    modules that are imported already. `load` imports, and is for what the user typed or wrote into a YAML.
+
+    Args:
+        kind: type of the records.
+        key: key of a detector's config that holds a name, for messages.
+        package: import path of a package; all of its modules are searched, those of its sub-packages are not.
+        group: group of the entry points.
+    """
+
+    def __init__(self, kind: type[Record], *, key: str, package: str, group: str) -> None:
+        self._kind = kind
+        self._key = key
+        self._package = package
+        self._group = group
+        self._found: dict[str, Record] = {}
+
+    @cached_property
+    def _built_in(self) -> dict[str, Record]:
+        package = importlib.import_module(self._package)
+        records: dict[str, Record] = {}
+        for info in pkgutil.iter_modules(package.__path__):
+            if not info.ispkg:
+                module = importlib.import_module(f"{self._package}.{info.name}")
+                records |= {value.name: value for value in vars(module).values() if self._is_record(value)}
+        return records
+
+    @cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=self._group)}
+
+    def names(self) -> tuple[str, ...]:
+        """Of the built-in records and of the entry points."""
+        return (*self._built_in, *(name for name in self._installed if name not in self._built_in))
+
+    def known(self) -> tuple[Record, ...]:
+        """The built-in records, then the others that were found so far in this process."""
+        return (*self._built_in.values(), *self._found.values())
+
+    def find(self, name: Any) -> Record:
+        """The record of a name, which may come from a file: no module is imported by its path.
+
+        Raises:
+            LSHFMError: there is no such record, or its module is not imported.
+        """
+        if not isinstance(name, str):
+            raise self._unknown(name)
+        if name in self._built_in:
+            return self._built_in[name]
+        if name not in self._found:
+            if name in self._installed:
+                record = self._load_entry(self._installed[name])
+            else:
+                module, _, attribute = name.rpartition(".")
+                # vars, as getattr would let a module import others.
+                record = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
+                if not self._is_record(record):
+                    raise self._unknown(name)
+            self._found[name] = record
+        return self._found[name]
+
+    def load(self, name: Any) -> Record:
+        """The record of a name that the user gave: the module of an import path is imported.
+
+        Raises:
+            LSHFMError: there is no such record, or its module cannot be imported.
+        """
+        module = name.rpartition(".")[0] if isinstance(name, str) else ""
+        if not module or name in self.names() or module in sys.modules:
+            return self.find(name)
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a user's own module raises
+            raise LSHFMError(
+                f"model.{self._key}: {name} cannot be imported ({type(error).__name__}: {error}). Expected an "
+                f"import path; the folder of {module.partition('.')[0]} belongs into PYTHONPATH."
+            ) from error
+        return self.find(name)
+
+    def _load_entry(self, entry: EntryPoint) -> Any:
+        try:
+            record = entry.load()
+        except Exception as error:  # whatever another package raises
+            raise LSHFMError(
+                f"model.{self._key}: {entry.name} of an installed package cannot be imported ({entry.value}: "
+                f"{type(error).__name__}: {error})."
+            ) from error
+        if not self._is_record(record):
+            raise LSHFMError(
+                f"model.{self._key}: {entry.name} of an installed package: expected {self._kind.__name__} in "
+                f"{entry.value}, found {type(record).__name__}."
+            )
+        return record
+
+    def _is_record(self, value: Any) -> bool:
+        return isinstance(value, self._kind)
+
+    def _unknown(self, name: Any) -> LSHFMError:
+        text = f"model.{self._key}: expected one of {', '.join(self.names())}, found {reprlib.repr(name)}."
+        if isinstance(name, str) and "." in name:
+            module, _, attribute = name.rpartition(".")
+            if module in sys.modules:
+                text += f" {module} has no {self._kind.__name__} {attribute}."
+            else:
+                text += (
+                    " A file may not make this command import a module: give the YAML that names it too, by "
+                    "--config-dir=<its folder> and model=<its name>."
+                )
+        return LSHFMError(text)

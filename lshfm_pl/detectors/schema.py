@@ -1,0 +1,170 @@
+"""What the configs of detectors may hold, as pydantic schemas: a family's own schema extends one of these.
+
+Every number and every list has a limit: a config may come with a file, and must not ask for all of the memory.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+__all__ = [
+    "AnchorDetectorConfig",
+    "BodyConfig",
+    "Count",
+    "DetectorConfig",
+    "Fraction",
+    "Positive",
+    "Text",
+    "expected_of",
+]
+
+LARGEST_NUMBER = 1e9
+"""Of pixels, ratios and the like."""
+LONGEST_LIST = 64
+"""Sizes of an image, or anchors of a level."""
+
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+"""A name, path or URL."""
+Finite = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST_NUMBER)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+"""Of proposals, candidates or detections of an image."""
+
+
+class DetectorConfig(BaseModel):
+    """What every detector's config has. Unknown keys are refused, and values of another type are not converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+    name: Text
+    architecture: Text
+
+
+class BodyConfig(DetectorConfig):
+    """Of a detector with a body of `detectors/backbones` and torchvision's resizing of images."""
+
+    backbone: Text
+    backbone_weights: Text | None = Field(description="imagenet, a path, a URL or null")
+    width: Annotated[float, Field(gt=0, le=16)]
+    norm: Literal["frozen_bn", "bn", "bn_frozen_stats", "gn", "none"]
+    norm_eps: Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
+    trainable_stages: Annotated[int, Field(ge=0, le=5)]
+    image_mean: Annotated[list[Finite], Field(min_length=3, max_length=3)]
+    image_std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    min_size: Annotated[
+        list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=LONGEST_LIST)
+    ]
+    max_size: Annotated[int, Field(ge=1, le=8192)]
+    size_divisible: Annotated[int, Field(ge=1, le=1024)]
+
+
+AnchorsOfLevel = Annotated[list[Positive], Field(min_length=1, max_length=LONGEST_LIST)]
+
+
+class AnchorDetectorConfig(BodyConfig):
+    """Of a detector with anchors, on the maps of a feature pyramid or on one map."""
+
+    #: Number of maps with each neck.
+    levels: ClassVar[Mapping[str, int]] = {"fpn": 5, "none": 1}
+
+    neck: Literal["fpn", "none"]
+    fpn_channels: Annotated[int, Field(ge=1, le=4096)] | None
+    anchor_sizes: list[AnchorsOfLevel]
+    anchor_aspect_ratios: list[AnchorsOfLevel]
+
+    @field_validator("fpn_channels", mode="wrap")
+    @classmethod
+    def _channels_of_a_pyramid(cls, value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> Any:
+        has_pyramid = info.data.get("neck", "fpn") == "fpn"
+        expected = (
+            "a whole number from 1 to 4096" if has_pyramid else "null, as there is no pyramid (neck: none)"
+        )
+        return _checked(value, handler, expected, lambda found: (found is not None) == has_pyramid)
+
+    @field_validator("anchor_sizes", "anchor_aspect_ratios", mode="wrap")
+    @classmethod
+    def _a_list_each_level(cls, value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> Any:
+        levels = cls.levels[info.data.get("neck", "fpn")]
+        expected = f"a list of {levels}, each a list of one or more, each a number above 0"
+        return _checked(value, handler, expected, lambda found: len(found) == levels)
+
+    @model_validator(mode="after")
+    def _one_number_of_anchors(self) -> Self:
+        anchors = {
+            len(sizes) * len(ratios)
+            for sizes, ratios in zip(self.anchor_sizes, self.anchor_aspect_ratios, strict=True)
+        }
+        if len(anchors) > 1:
+            raise ValueError(
+                "model.anchor_sizes, model.anchor_aspect_ratios: one head serves every level, so each level "
+                f"needs the same number of anchors (sizes × ratios); found {sorted(anchors)}."
+            )
+        return self
+
+
+def _checked(value: Any, handler: Callable[[Any], Any], expected: str, holds: Callable[[Any], bool]) -> Any:
+    """The validated value, if it holds; the error says what was expected."""
+    try:
+        found = handler(value)
+    except ValidationError:
+        found, is_right = value, False
+    else:
+        is_right = holds(found)
+    if not is_right:
+        raise PydanticCustomError("expected", "expected {expected}", {"expected": expected})
+    return found
+
+
+def expected_of(schema: type[BaseModel], key: str) -> str:
+    """In words what a key of a schema may hold: its description, or what follows from its type."""
+    content = schema.model_json_schema()
+    return _words(content["properties"][key], content.get("$defs", {}))
+
+
+def _words(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    if "description" in part:
+        return str(part["description"])
+    if "$ref" in part:
+        return _words(definitions[part["$ref"].rpartition("/")[2]], definitions)
+    if "anyOf" in part:
+        words = [_words(choice, definitions) for choice in part["anyOf"] if choice.get("type") != "null"]
+        return " or ".join(words) + ", or null" * (len(words) < len(part["anyOf"]))
+    if "enum" in part or "const" in part:
+        return "one of " + ", ".join(map(str, part.get("enum", [part.get("const")])))
+    match part.get("type"):
+        case "integer" if {"minimum", "maximum"} <= part.keys():
+            return f"a whole number from {part['minimum']} to {part['maximum']}"
+        case "integer":
+            return "a whole number"
+        case "number":
+            return _number_words(part)
+        case "array":
+            least, most = part.get("minItems"), part.get("maxItems")
+            count = f"{least}" if least is not None and least == most else "one or more"
+            return f"a list of {count}, each {_words(part['items'], definitions)}"
+        case "boolean":
+            return "true or false"
+        case "string":
+            return "a text"
+    return "settings"
+
+
+def _number_words(part: Mapping[str, Any]) -> str:
+    above, least, most = part.get("exclusiveMinimum"), part.get("minimum"), part.get("maximum")
+    is_limited = most is not None and most < LARGEST_NUMBER
+    if above is not None:
+        return f"a number above {above:g}" + (f", at most {most:g}" if is_limited else "")
+    if least is None or least <= -LARGEST_NUMBER:
+        return "a number"
+    return f"a number from {least:g} to {most:g}" if is_limited else f"a number, {least:g} or above"
