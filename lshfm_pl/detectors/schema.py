@@ -133,6 +133,8 @@ def expected_of(schema: type[BaseModel], key: str) -> str:
 
 
 def _words(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    if part.get("type") == "object":
+        return "settings"
     if "description" in part:
         return str(part["description"])
     if "$ref" in part:

@@ -1,9 +1,13 @@
+from typing import get_args
+
 import pytest
 from omegaconf import OmegaConf
 
 from lshfm_pl.cli.ranges import CHOICES
+from lshfm_pl.detectors.architecture import known_architectures
 from lshfm_pl.detectors.backbones.build import BACKBONES
-from lshfm_pl.detectors.config import ARCHITECTURES, NECKS, NORMS, change_evaluation, resolve_config
+from lshfm_pl.detectors.config import change_evaluation, resolve_config
+from lshfm_pl.detectors.schema import AnchorDetectorConfig
 from lshfm_pl.errors import LSHFMError
 
 FASTER_RCNN, RETINANET = "fasterrcnn_resnet50fpn", "retinanet_resnet50fpn"
@@ -95,5 +99,10 @@ def test_evaluation_settings_change_the_keys_of_either_architecture(model_config
 
 
 def test_command_line_knows_the_same_names():
-    known = {"architecture": ARCHITECTURES, "neck": NECKS, "norm": NORMS, "backbone": BACKBONES}
+    known = {
+        "architecture": [family.name for family in known_architectures() if "." not in family.name],
+        "neck": AnchorDetectorConfig.levels,
+        "norm": get_args(AnchorDetectorConfig.model_fields["norm"].annotation),
+        "backbone": BACKBONES,
+    }
     assert {key: set(CHOICES[key]) for key in known} == {key: set(names) for key, names in known.items()}
