@@ -5,6 +5,7 @@ neighbourhoods and all hash logits are made at once, everything is float32 and c
 uses it but `lshfm_pl.benchmark`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.transforms.functional import hflip, pil_to_tensor
 
-from lshfm_pl.mimic import LSH, LSHL2
+from lshfm_pl.mimic import LSH
 
 
 def as_published(detector: nn.Module) -> nn.Module:
@@ -31,39 +32,43 @@ def as_published(detector: nn.Module) -> nn.Module:
 
 
 def published_step(
-    student: Any, teacher: Any, head: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]
+    student: Any,
+    teacher: Any,
+    mimic_losses: Sequence[nn.Module],
+    images: list[Tensor],
+    targets: list[dict[str, Tensor]],
 ) -> Tensor:
-    """The student's losses and β times the mimic terms of one batch, a scalar.
+    """The student's losses and β times each mimic loss of one batch, a scalar.
 
     Args:
         student: Faster R-CNN or RetinaNet in training mode.
         teacher: another, in evaluation mode.
-        head: an L2, LSH or LSHL2 of `lshfm_pl.mimic`, for its numbers alone.
+        mimic_losses: L2 and LSH of `lshfm_pl.mimic`, for their numbers alone.
         images: float [3, H, W] in 0..1.
         targets: `boxes` and `labels` of each image.
     """
     term = _faster_rcnn_term if isinstance(student, FasterRCNN) else _retinanet_term
-    losses, mimic = term(student, teacher, head, images, targets)
-    return torch.stack(list(losses.values())).sum() + head.beta * mimic
+    losses, mimic = term(student, teacher, mimic_losses, images, targets)
+    return torch.stack(list(losses.values())).sum() + mimic
 
 
-def _feature_loss(head: Any, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    parts = []
-    if not isinstance(head, LSH):
+def _feature_loss(mimic_losses: Sequence[Any], student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    return torch.stack([loss.beta * _unweighted(loss, student_ND, teacher_ND) for loss in mimic_losses]).sum()
+
+
+def _unweighted(loss: Any, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    if not isinstance(loss, LSH):
         return F.mse_loss(student_ND, teacher_ND)
-    if isinstance(head, LSHL2):
-        parts.append(head.l2_weight * F.mse_loss(student_ND, teacher_ND))
-    student_NH = F.linear(student_ND, head.weight, head.bias)
-    teacher_NH = F.linear(teacher_ND, head.weight, head.bias)
-    if head.hash_loss == "bce":
-        lsh = F.binary_cross_entropy_with_logits(student_NH, (teacher_NH > 0).float())
-    else:
-        lsh = (F.l1_loss if head.hash_loss == "l1" else F.mse_loss)(student_NH, teacher_NH)
-    parts.append(getattr(head, "lsh_weight", 1.0) * lsh)
-    return torch.stack(parts).sum()
+    student_NH = F.linear(student_ND, loss.weight, loss.bias)
+    teacher_NH = F.linear(teacher_ND, loss.weight, loss.bias)
+    if loss.hash_loss == "bce":
+        return F.binary_cross_entropy_with_logits(student_NH, (teacher_NH > 0).float())
+    return (F.l1_loss if loss.hash_loss == "l1" else F.mse_loss)(student_NH, teacher_NH)
 
 
-def _faster_rcnn_term(student: Any, teacher: Any, head: Any, images: Any, targets: Any) -> tuple[Any, Tensor]:
+def _faster_rcnn_term(
+    student: Any, teacher: Any, mimic: Any, images: Any, targets: Any
+) -> tuple[Any, Tensor]:
     record: dict[str, Any] = {}
 
     def keep_boxes(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -88,10 +93,10 @@ def _faster_rcnn_term(student: Any, teacher: Any, head: Any, images: Any, target
         teacher_ND = teacher.roi_heads.box_head(pooled)
     for handle in handles:
         handle.remove()
-    return losses, _feature_loss(head, features, teacher_ND)
+    return losses, _feature_loss(mimic, features, teacher_ND)
 
 
-def _retinanet_term(student: Any, teacher: Any, head: Any, images: Any, targets: Any) -> tuple[Any, Tensor]:
+def _retinanet_term(student: Any, teacher: Any, mimic: Any, images: Any, targets: Any) -> tuple[Any, Tensor]:
     record: dict[str, Any] = {"student": [], "teacher": []}
     compute_loss = student.head.compute_loss
 
@@ -121,7 +126,7 @@ def _retinanet_term(student: Any, teacher: Any, head: Any, images: Any, targets:
         anchors = student.anchor_generator.num_anchors_per_location()[0]
         keep_L = (matches_A.view(-1, anchors) != Matcher.BETWEEN_THRESHOLDS).any(dim=1)
         if len(targets[index]["boxes"]) and keep_L.any():
-            terms.append(_feature_loss(head, student_BLD[index][keep_L], teacher_BLD[index][keep_L]))
+            terms.append(_feature_loss(mimic, student_BLD[index][keep_L], teacher_BLD[index][keep_L]))
     return losses, torch.stack(terms).mean() if terms else 0 * student_BLD.sum()
 
 

@@ -15,7 +15,7 @@ class SaveHashOfEachRank(pl.Callback):
         self.folder = Path(folder)
 
     def on_train_start(self, trainer, pl_module):
-        torch.save(pl_module.mimic.state_dict(), self.folder / f"hash_{trainer.global_rank}.pt")
+        torch.save(pl_module.mimic["lsh"].loss.state_dict(), self.folder / f"hash_{trainer.global_rank}.pt")
 
 
 class FailOnRank(pl.Callback):

@@ -151,30 +151,33 @@ def test_published_schedule(model, lr):
 def test_every_distill_file_makes_its_losses(name, detector):
     config = composed(f"distill={name}", f"model={detector}")
     settings = OmegaConf.to_container(config.distill, resolve=True)
-    assert settings.pop("check_teacher") is True
-    losses = build_losses(settings.pop("name"), small_detector(detector), **settings)
+    assert settings["check_teacher"] is True
+    losses = {
+        key: term.loss
+        for key, term in build_losses(settings.pop("name"), small_detector(detector), **settings).named()
+    }
     if name == "kd":
         expected = (1, 2) if detector.startswith("fasterrcnn") else (0.3, 1)
-        assert losses.features is None
-        assert (losses.logits.beta, losses.logits.temperature) == expected
+        assert list(losses) == ["kd"]
+        assert (losses["kd"].beta, losses["kd"].temperature) == expected
         return
-    assert losses.features.beta == {"l2": 4, "lsh": 7, "lshl2": 4}[name]
-    assert (losses.logits, losses.bias) == (None, None)
+    expected = {"l2": {"l2": 4}, "lsh": {"lsh": 7}, "lshl2": {"l2": 4 * 1, "lsh": 4 * 5}}[name]
+    assert {key: loss.beta for key, loss in losses.items()} == expected
     if name != "l2":
-        hashes, features = losses.features.weight.shape
+        hashes, features = losses["lsh"].weight.shape
         assert hashes == 4 * features
-        assert losses.features.hash_loss == "bce"
-    if name == "lshl2":
-        assert (losses.features.l2_weight, losses.features.lsh_weight) == (1, 5)
+        assert losses["lsh"].hash_loss == "bce"
+        assert losses["lsh"].calibration_images == 0
 
 
 def test_logit_loss_is_added_to_a_feature_loss():
     overrides = ("distill=lshl2", "distill.kd_beta=0.5", "distill.temperature=4")
     settings = OmegaConf.to_container(composed(*overrides).distill, resolve=True)
-    settings.pop("check_teacher")
-    losses = build_losses(settings.pop("name"), small_detector(STUDENTS[1]), **settings)
-    assert isinstance(losses.logits, KD)
-    assert (losses.logits.beta, losses.logits.temperature, losses.logits.activation) == (0.5, 4, "sigmoid")
+    terms = build_losses(settings.pop("name"), small_detector(STUDENTS[1]), **settings)
+    assert list(terms) == ["l2", "lsh", "kd"]
+    kd = terms["kd"].loss
+    assert isinstance(kd, KD)
+    assert (kd.beta, kd.temperature, kd.activation) == (0.5, 4, "sigmoid")
 
 
 @pytest.mark.parametrize("name", GROUPS["schedule"])

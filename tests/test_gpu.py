@@ -16,7 +16,7 @@ from small_detectors import (
 
 from lshfm_pl.benchmarking.step import PARTS, measure_steps
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.mimic import LSHL2, build_losses
+from lshfm_pl.mimic import LSHL2, Context, build_losses
 from lshfm_pl.training import DistillationModule
 from lshfm_pl.training.precision import autocast_dtype
 
@@ -51,7 +51,7 @@ def test_terms_and_gradients_of_maps_and_rows_equal_those_of_the_cpu(hash_loss):
             leaves = [student] if isinstance(student, torch.Tensor) else student
             for leaf in leaves:
                 leaf.requires_grad_()
-            terms = head.to(device).terms(student, teacher, of_places)
+            terms = head.to(device).terms(student, teacher, Context(of_places))
             gradients = torch.autograd.grad(sum(terms.values()), leaves)
             found.append(([float(term) for term in terms.values()], [x.cpu() for x in gradients]))
         assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
@@ -96,12 +96,12 @@ def test_host_does_not_wait_for_the_mimic_term(distill):
     images = [image.cuda() for image in as_float(images)]
     targets = [{key: value.cuda() for key, value in target.items()} for target in targets]
 
-    def use(pairs):
+    def use(pairs, batch):
         # The first time libraries set themselves up.
-        sum(module.mimic_terms(pairs).values()).backward(retain_graph=True)
+        sum(module.mimic_terms(pairs, batch).values()).backward(retain_graph=True)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            sum(module.mimic_terms(pairs).values()).backward(retain_graph=True)
+            sum(module.mimic_terms(pairs, batch).values()).backward(retain_graph=True)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

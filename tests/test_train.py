@@ -116,7 +116,10 @@ def test_teacher_is_in_no_checkpoint(pair):
         assert (
             sum(value.numel() for key, value in state.items() if key.startswith("detector.")) == student_size
         )
-    assert "mimic.weight" in torch.load(student / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert (
+        "mimic.lsh.loss.weight"
+        in torch.load(student / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    )
 
 
 def test_evaluate_gives_the_same_numbers_from_the_file_alone(pair, tmp_path):
@@ -200,7 +203,7 @@ def test_resuming_from_what_cannot_be_gone_on_from_is_told(pair, data_root, tmp_
         train_here(tmp_path, *common, f"resume={student}/checkpoints/best.ckpt")
     with pytest.raises(LSHFMError, match="another model or other hashes: .* tensors differ"):
         train_here(tmp_path, *common, f"resume={teacher}/checkpoints/last.ckpt")
-    with pytest.raises(LSHFMError, match=r"2 tensors differ, such as mimic.bias"):
+    with pytest.raises(LSHFMError, match=r"2 tensors differ, such as mimic.lsh.loss.bias"):
         train_here(tmp_path, *common, f"resume={student}/checkpoints/last.ckpt")
 
 
@@ -471,4 +474,4 @@ def test_hash_bias_is_the_same_in_every_process_and_saved(pair, data_root, tmp_p
     assert first["bias"].abs().min() > 0
     for key in ("weight", "bias"):
         assert torch.equal(first[key], second[key])
-        assert torch.equal(first[key], saved[f"mimic.{key}"])
+        assert torch.equal(first[key], saved[f"mimic.lsh.loss.{key}"])

@@ -21,9 +21,8 @@ from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import peak_memory_bytes
 from lshfm_pl.kernels.switches import set_switches
-from lshfm_pl.mimic import build_losses
-from lshfm_pl.mimic.build import DistillLosses
-from lshfm_pl.mimic.features import FeaturePair, LogitPair, MapPair, Pairs
+from lshfm_pl.mimic import Pair, Terms, build_losses
+from lshfm_pl.mimic.nested import mapped, tensors_of
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.precision import autocast, autocast_dtype
@@ -131,12 +130,11 @@ class StepParts:
             compile_backbones(detector, device=self.device)
         return detector
 
-    def _losses(self, teacher: Detector) -> DistillLosses:
+    def _losses(self, teacher: Detector) -> Terms:
         settings = as_dict(self.config.distill)
         name = settings.pop("name")
         if name == "none":
             raise LSHFMError("benchmark: distill: expected a loss, such as lshl2, found none")
-        settings.pop("check_teacher")
         return build_losses(name, teacher, **settings)
 
     @cached_property
@@ -159,10 +157,10 @@ class StepParts:
         return record
 
     @cached_property
-    def _pairs(self) -> Pairs:
+    def _pairs(self) -> dict[str, Pair]:
         with self._autocast():
             pairs = self.distillation.tap.pairs(self._record)
-        return Pairs(_as_leaves(pairs.features), _as_leaves(pairs.logits))
+        return {point: pair._replace(student=mapped(_leaf, pair.student)) for point, pair in pairs.items()}
 
     @cached_property
     def _reference(self) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -170,12 +168,12 @@ class StepParts:
         published = load_published()
         student = published.as_published(self._build(as_dict(self.config.model)).train())
         teacher = self._build_teacher().eval().requires_grad_(False)
-        head = self._losses(teacher).features
-        if head is None:
-            raise LSHFMError("benchmark: distill=kd has no published way; give published=false")
-        head.to(self.device)
+        terms = self._losses(teacher).to(self.device)
+        losses = [term.loss for _, term in terms.named() if term.loss.point == "penultimate"]
+        if not losses:
+            raise LSHFMError("benchmark: only l2, lsh and lshl2 have a published way; give published=false")
         published.as_published(teacher)
-        return student, lambda: published.published_step(student, teacher, head, self.images, self.targets)
+        return student, lambda: published.published_step(student, teacher, losses, self.images, self.targets)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.config.precision, self.device)
@@ -209,7 +207,7 @@ class StepParts:
     def run_mimic(self) -> None:
         """The mimic losses of given features, and their gradient with respect to the student's."""
         with self._autocast():
-            terms = self.distillation.mimic_terms(self._pairs)
+            terms = self.distillation.mimic_terms(self._pairs, self._record["batch"])
         torch.autograd.grad(torch.stack(list(terms.values())).sum(), _students_of(self._pairs))
 
     def run_reference(self) -> None:
@@ -232,10 +230,8 @@ class StepParts:
 
     def frozen_bytes(self) -> int:
         """What distillation cannot do without beside the student: the teacher's weights and the hash functions."""
-        frozen = (self.teacher, self.distillation.mimic, self.distillation.kd)
-        return sum(
-            tensor.nbytes for part in frozen if part is not None for tensor in part.state_dict().values()
-        )
+        frozen = (self.teacher, self.distillation.mimic)
+        return sum(tensor.nbytes for part in frozen for tensor in part.state_dict().values())
 
     def by_name(self) -> dict[str, Callable[[], None]]:
         """The parts that the config asks for, by their names in `PARTS`."""
@@ -255,27 +251,14 @@ def tame_random_norms(detector: nn.Module) -> None:
             module.weight.fill_(0.5)  # type: ignore[operator]
 
 
-def _as_leaves(pair: Any) -> Any:
-    """The pair with student tensors that begin a graph."""
-
-    def leaf(tensor: Tensor) -> Tensor:
-        return tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-
-    if isinstance(pair, MapPair):
-        return pair._replace(student=[leaf(level) for level in pair.student])
-    if isinstance(pair, FeaturePair):
-        return pair._replace(student_ND=leaf(pair.student_ND))
-    if isinstance(pair, LogitPair):
-        return pair._replace(student_NK=leaf(pair.student_NK))
-    return pair
+def _leaf(tensor: Tensor) -> Tensor:
+    """A copy that begins a graph."""
+    return tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_()
 
 
-def _students_of(pairs: Pairs) -> list[Tensor]:
-    """The student's tensors, which are what is first in a pair."""
-    students: list[Any] = [pair[0] for pair in pairs if pair is not None]
-    return [
-        tensor for student in students for tensor in (student if isinstance(student, list) else [student])
-    ]
+def _students_of(pairs: dict[str, Pair]) -> list[Tensor]:
+    """The student's tensors of all pairs."""
+    return [tensor for pair in pairs.values() for tensor in tensors_of(pair.student)]
 
 
 def measure_steps(config: DictConfig) -> dict[str, Any]:

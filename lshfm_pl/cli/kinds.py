@@ -129,6 +129,7 @@ KINDS = {
     "train_annotations": PATH,
     "train_images": PATH,
     "train_split": TEXTS,
+    "until": NUMBER,
     "val_annotations": PATH,
     "val_images": PATH,
     "val_split": TEXTS,

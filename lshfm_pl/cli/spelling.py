@@ -18,6 +18,11 @@ SPELLINGS = {
 }
 """Command → pattern of a whole argument and what it is replaced by."""
 
+SUM_OF_LOSSES = re.compile(r"distill=(?:\[(?P<list>[\w\s,-]+)\]|(?P<sum>[\w-]+(?:\+[\w-]+)+))")
+"""Losses that are added up, as in distill=[lshl2,kd] or distill=lshl2+kd."""
+
+COMMANDS_WITH_SUMS = ("train", "benchmark")
+
 HYDRA_FOLDER = re.compile(r"^(\+*hydra\.(?:run|sweep)\.dir=[\"']?)(~[^/\"']*)")
 """Hydra makes these folders before a command sees its config, in which it would find the user's home."""
 
@@ -31,6 +36,8 @@ def respelled(command: str, arguments: Sequence[str]) -> list[str]:
     for pattern, replacement in SPELLINGS.get(command, {}).items():
         whole = re.compile(pattern, re.DOTALL)
         found = [whole.sub(replacement, text) if whole.fullmatch(text) else text for text in found]
+    if command in COMMANDS_WITH_SUMS:
+        found = [part for argument in found for part in _sum_of_losses(argument)]
     found = [
         HYDRA_FOLDER.sub(lambda part: part[1] + str(from_home(part[2])), text, count=1) for text in found
     ]
@@ -47,8 +54,23 @@ def respelled(command: str, arguments: Sequence[str]) -> list[str]:
 
 def as_typed(command: str, arguments: Sequence[str], message: str) -> str:
     """A message with the keys as they were typed, where `respelled` has changed them."""
-    for typed, new in zip(arguments, respelled(command, arguments), strict=True):
+    for typed in arguments:
+        new, *further = respelled(command, [typed])
+        if further:
+            continue  # a sum of losses
         key, new_key = typed.partition("=")[0], new.partition("=")[0]
         if "=" in typed and key != new_key and not new_key.startswith("~"):
             message = re.sub(rf"(?<![\w.@]){re.escape(new_key)}(?=[=:.])", key, message)
     return message
+
+
+def _sum_of_losses(argument: str) -> list[str]:
+    """A sum of losses as Hydra knows it: one file for each, put where its settings are its own."""
+    losses = SUM_OF_LOSSES.fullmatch(argument)
+    if losses is None:
+        return [argument]
+    names = [name.strip() for name in re.split("[,+]", losses["list"] or losses["sum"])]
+    if len(names) == 1:
+        return [f"distill={names[0]}"]
+    chosen = [f"+distill@distill.terms.{name}={name}" for name in names]
+    return ["distill=_sum", f"distill.name={'+'.join(names)}", *chosen]

@@ -15,7 +15,7 @@ from lshfm_pl.errors import LSHFMError
 
 __all__ = ["Student", "read_seeds", "read_students"]
 
-NAME = re.compile(r"[\w.-]{1,60}")
+NAME = re.compile(r"[\w.+-]{1,60}")
 """Of a student: it names a folder."""
 
 MOST_SEEDS = 1000
@@ -23,7 +23,7 @@ MOST_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Student:
-    """An entry of `distill`: its name, its loss, and the loss's settings as overrides."""
+    """An entry of `distill`: its name, its loss (or a sum as `lshl2+kd`), and the loss's settings as overrides."""
 
     name: str
     loss: str
@@ -74,10 +74,11 @@ def _read_student(entry: Any) -> Student:
         )
     loss = str(settings.get("loss", name))
     losses = group_choices("distill")
-    if loss not in losses:
-        close = close_choices(loss, losses)
-        advice = f"; did you mean {alternatives(close)}?" if close else ""
-        raise LSHFMError(f"distill: expected one of {', '.join(losses)}, found {loss}{advice}")
+    for part in loss.split("+"):
+        if part not in losses or (part == "none" and part != loss):
+            close = close_choices(part, losses)
+            advice = f"; did you mean {alternatives(close)}?" if close and part != "none" else ""
+            raise LSHFMError(f"distill: expected one of {', '.join(losses)}, found {part}{advice}")
     overrides = [f"distill.{key}={_written(value)}" for key, value in settings.items() if key != "loss"]
     return Student(name, loss, tuple(overrides))
 

@@ -1,28 +1,29 @@
-"""Feature mimicking: losses on plain tensors and the tap points that feed them."""
+"""Feature mimicking: losses on plain tensors and the taps that feed them."""
 
-from lshfm_pl.mimic.build import MIMIC_HEADS, DistillLosses, build_losses, build_mimic_head
-from lshfm_pl.mimic.calibration import BiasCalibration
-from lshfm_pl.mimic.features import FeaturePair, FeatureTap, LogitPair, make_tap, mimic_size
-from lshfm_pl.mimic.losses.base import FeatureHead, MimicHead
+from lshfm_pl.mimic.build import build_losses
+from lshfm_pl.mimic.features import Batch, FeatureTap, Pair, make_tap, tap_of
+from lshfm_pl.mimic.losses.base import Context, Loss, LossSum
 from lshfm_pl.mimic.losses.kd import KD
 from lshfm_pl.mimic.losses.l2 import L2
-from lshfm_pl.mimic.losses.lsh import LSH, LSHL2
+from lshfm_pl.mimic.losses.lsh import LSH
+from lshfm_pl.mimic.losses.lshl2 import LSHL2
+from lshfm_pl.mimic.terms import Moment, Term, Terms
 
 __all__ = [
     "KD",
     "L2",
     "LSH",
     "LSHL2",
-    "MIMIC_HEADS",
-    "BiasCalibration",
-    "DistillLosses",
-    "FeatureHead",
-    "FeaturePair",
+    "Batch",
+    "Context",
     "FeatureTap",
-    "LogitPair",
-    "MimicHead",
+    "Loss",
+    "LossSum",
+    "Moment",
+    "Pair",
+    "Term",
+    "Terms",
     "build_losses",
-    "build_mimic_head",
     "make_tap",
-    "mimic_size",
+    "tap_of",
 ]

@@ -10,8 +10,8 @@ from torch import Tensor
 from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.hash_loss import exact_products
-from lshfm_pl.mimic.build import read_hash_file
-from lshfm_pl.mimic.features import FeatureGrid, feature_grids, make_tap, mimic_size
+from lshfm_pl.mimic.features import FeatureGrid, feature_grids, make_tap, tap_of
+from lshfm_pl.mimic.hash_files import read_hash_file
 from lshfm_pl.mimic.losses.lsh import LSH
 
 __all__ = ["AgreementMap", "agreement_maps", "hash_of"]
@@ -45,8 +45,8 @@ def hash_of(checkpoint: str | Path | None, teacher: Detector, seed: int) -> tupl
     Raises:
         LSHFMError: the checkpoint's hash is of another number of features.
     """
-    num_features, std = mimic_size(teacher)
-    head = LSH(num_features, HASHES_COMPARED, std=std, seed=seed)
+    tap = tap_of(teacher)
+    head = LSH(tap.num_features, HASHES_COMPARED, std=tap.classifier_std, seed=seed)
     if checkpoint is not None:
         try:
             weights = read_hash_file(checkpoint)

@@ -1,123 +1,170 @@
-"""From the `distill` config group to the losses."""
+"""From the `distill` config group to the terms that are trained."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+import inspect
+from importlib.metadata import entry_points
+from typing import Any, cast
 
-from torch import Tensor, nn
+import torch
+from hydra.utils import get_class
+from torch import nn
 
-from lshfm_pl.detectors.checkpoint import read_checkpoint
-from lshfm_pl.detectors.published import PUBLISHED_HASH_PREFIXES
-from lshfm_pl.detectors.state_dicts import refuse_not_finite
-from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.calibration import BiasCalibration
-from lshfm_pl.mimic.features import MimicSize, class_activation, mimic_size
-from lshfm_pl.mimic.losses.base import FeatureHead, MimicHead, require_number
-from lshfm_pl.mimic.losses.kd import KD
-from lshfm_pl.mimic.losses.l2 import L2
-from lshfm_pl.mimic.losses.lsh import LSH, LSHL2
+from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.mimic.features import FeatureTap, tap_of
+from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
+from lshfm_pl.mimic.terms import Term, Terms
+from lshfm_pl.seeding import mix_seed
 
-__all__ = ["MIMIC_HEADS", "DistillLosses", "build_losses", "build_mimic_head", "read_hash_file"]
+__all__ = ["ENTRY_POINTS", "TeacherFacts", "build_losses"]
 
-MIMIC_HEADS: dict[str, type[FeatureHead]] = {"l2": L2, "lsh": LSH, "lshl2": LSHL2}
+ENTRY_POINTS = "lshfm_pl.losses"
+"""Group of the entry points by which other packages name their losses."""
 
-CHECKPOINT_PREFIX = "mimic."
-"""Where our training checkpoints keep the head's tensors in their `state_dict`."""
+BUILT_IN = {
+    "kd": "lshfm_pl.mimic.losses.kd.KD",
+    "l2": "lshfm_pl.mimic.losses.l2.L2",
+    "lsh": "lshfm_pl.mimic.losses.lsh.LSH",
+    "lshl2": "lshfm_pl.mimic.losses.lshl2.LSHL2",
+}
+"""Losses of configs without `_target_`, as those of older runs are."""
 
+OF_TERMS = ("weight", "warmup_steps", "until")
+"""Keys that are arguments of `Term`."""
 
-Head = TypeVar("Head", bound=MimicHead)
+BESIDE = "kd_beta"
+"""Key of a feature loss's file that adds the class-logit loss, with `temperature`."""
 
-
-class DistillLosses(NamedTuple):
-    """What a `distill` config asks for; at least one of the two losses is there."""
-
-    #: Between the features before the classifier.
-    features: FeatureHead | None
-    #: Between the class logits.
-    logits: KD | None = None
-    #: How to set the bias of the hash before training; None keeps it.
-    bias: BiasCalibration | None = None
+NOT_SETTINGS = ("check_teacher", "name", "_target_")
 
 
-def build_losses(name: str, teacher: nn.Module, **settings: Any) -> DistillLosses:
-    """The losses of a file of `conf/distill`.
+class TeacherFacts:
+    """What a loss's constructor may take from the teacher (see `Loss.follows`).
+
+    `num_features` is the length D of a feature at `penultimate`, `classifier_std` the standard deviation of the
+    classifier's weight, `activation` what makes scores of the class logits (softmax or sigmoid), `channels` the
+    width of the features at the loss's point: a whole number, for `pyramid` one for each level that both detectors
+    have, for `dense_head` one for each tower.
 
     Args:
-        name: kd, or one of `MIMIC_HEADS`.
-        teacher: a Faster R-CNN or RetinaNet.
-        settings: the file's other keys. `kd_beta` above 0 adds the logit loss, with `temperature`; `bias` (0,
-            mean or median), `bias_even_median` and `bias_images` are of the hash; the rest as `KD` or
-            `build_mimic_head`.
+        teacher: the detector.
+        student: the detector that mimics it.
+    """
+
+    def __init__(self, teacher: Any, student: Any) -> None:
+        self._teacher, self._student = tap_of(teacher), tap_of(student)
+
+    def fact(self, name: str, point: str) -> Any:
+        """A fact by its name, for a loss that compares at `point`."""
+        if name == "channels":
+            return FeatureTap(self._student, self._teacher, frozenset({point})).channels(point)[1]
+        return getattr(self._teacher, name)
+
+
+def build_losses(
+    name: str, teacher: nn.Module, *, student: nn.Module | None = None, init_seed: int = 0, **settings: Any
+) -> Terms:
+    """The terms that a file of `conf/distill` asks for.
+
+    Args:
+        name: of the file, by which a single loss is logged.
+        teacher: whose features are mimicked.
+        student: asked for the levels of its pyramid where a loss has a trained part for each; None: as the
+            teacher's.
+        init_seed: of the first weights of what a loss trains. The global random numbers are left as they are.
+        settings: the file's other keys. `_target_` is the import path of a `Loss` or a `LossSum`; without it `name`
+            is an entry point of the group `lshfm_pl.losses` or a built-in loss. `weight`, `warmup_steps` and
+            `until` are of the term; `kd_beta` above 0 adds the class-logit loss, with `temperature`. `terms`
+            instead of all these holds the settings of several losses by name. What is left are arguments of the
+            loss.
 
     Raises:
         LSHFMError: unknown name or key, bad number, or a hash file that doesn't fit.
     """
-    activation = class_activation(teacher)
-    if name == "kd":
-        return DistillLosses(None, _construct(KD, activation=activation, **settings))
-    kd_beta, temperature = settings.pop("kd_beta", 0.0), settings.pop("temperature", 1.0)
-    require_number("kd_beta", kd_beta)
-    kd = KD(kd_beta, temperature=temperature, activation=activation)
-    centre, num_images = settings.pop("bias", 0), settings.pop("bias_images", 1)
-    even_median = settings.pop("bias_even_median", "mean")
-    head = build_mimic_head(name, mimic_size(teacher), **settings)
-    if str(centre) != "0" and not isinstance(head, LSH):
-        raise LSHFMError(f"distill.bias: {name} has no hash; leave it out, or choose lsh or lshl2")
-    return DistillLosses(
-        head,
-        kd if kd.beta > 0 else None,
-        None if str(centre) == "0" else BiasCalibration(centre, num_images, even_median),
-    )
+    entries = settings.pop("terms", None)
+    if entries is None:
+        entries, prefix = {name: settings}, "distill."
+    else:
+        prefix = "distill.terms."
+        others = [key for key in settings if key not in NOT_SETTINGS]
+        if others:
+            raise LSHFMError(
+                f"distill.{others[0]}: several losses are given, each with settings of its own; give "
+                f"{' or '.join(f'{prefix}{entry}.{others[0]}=…' for entry in entries)}"
+            )
+    facts = TeacherFacts(teacher, teacher if student is None else student)
+    found: list[tuple[str, str, Term]] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix_seed(init_seed))
+        for entry, own in entries.items():
+            try:
+                found += [(entry, part, term) for part, term in _terms_of(entry, dict(own), facts)]
+            except LSHFMError as error:
+                if len(entries) == 1:
+                    raise
+                raise LSHFMError(str(error).replace("distill.", f"{prefix}{entry}.", 1)) from error
+    parts = [part for _, part, _ in found]
+    return Terms({part if parts.count(part) == 1 else f"{entry}_{part}": term for entry, part, term in found})
 
 
-def build_mimic_head(name: str, size: MimicSize, **settings: Any) -> FeatureHead:
-    """The head that `distill=<name>` asks for.
-
-    Args:
-        name: l2, lsh or lshl2.
-        size: of the teacher: D, and the std that `std=None` stands for.
-        settings: keyword arguments of the head; also `hash_weights`, a file whose W (and b) to take.
-
-    Raises:
-        LSHFMError: unknown name or key, bad number, or a hash file that doesn't fit.
-    """
-    if name not in MIMIC_HEADS:
-        raise LSHFMError(f"distill: expected one of kd, {', '.join(MIMIC_HEADS)}, found {name!r}")
-    head_type = MIMIC_HEADS[name]
-    if not issubclass(head_type, LSH):
-        return _construct(head_type, **settings)
-    hash_weights = settings.pop("hash_weights", None)
-    if settings.get("std") is None:
-        settings["std"] = size.classifier_std
-    head = _construct(head_type, num_features=size.num_features, **settings)
-    if hash_weights is not None:
-        if settings.get("num_hashes") is not None:
-            raise LSHFMError("distill.num_hashes: the file of distill.hash_weights sets it; leave it null")
-        head.load_hash(read_hash_file(hash_weights), str(hash_weights))
-    return head
+def _terms_of(entry: str, settings: dict[str, Any], facts: TeacherFacts) -> list[tuple[str, Term]]:
+    """The terms of one entry by the names under which they are logged."""
+    loss_type = _type_of(str(settings.get("name", entry)), settings.get("_target_"))
+    for key in NOT_SETTINGS:
+        settings.pop(key, None)
+    of_term = {key: settings.pop(key) for key in OF_TERMS if key in settings}
+    beside = []
+    if BESIDE in settings:
+        beta, temperature = settings.pop(BESIDE), settings.pop("temperature", 1.0)
+        require_number(BESIDE, beta)
+        logits = _construct("kd", _type_of("kd", None), {"beta": beta, "temperature": temperature}, facts)
+        beside = [("kd", Term(cast(Loss, logits), **of_term))] if beta > 0 else []
+    loss = _construct(entry, loss_type, settings, facts)
+    parts = loss.losses.items() if isinstance(loss, LossSum) else [(entry, loss)]
+    return [*((part, Term(cast(Loss, each), **of_term)) for part, each in parts), *beside]
 
 
-def _construct(head_type: Callable[..., Head], **settings: Any) -> Head:
+def _type_of(name: str, target: str | None) -> type[Loss | LossSum]:
+    path = target
+    if path is None:
+        named = entry_points(group=ENTRY_POINTS, name=name)
+        path = next((point.value.replace(":", ".") for point in named), None) or BUILT_IN.get(name)
+    if path is None:
+        raise LSHFMError(
+            f"distill: expected one of {', '.join(BUILT_IN)}, or a file of your own with _target_, found {name!r}"
+        )
     try:
-        return head_type(**settings)
-    except TypeError as error:
-        raise LSHFMError(f"distill: {error}") from error
+        found = get_class(path)
+    except Exception as error:  # whatever goes wrong in a module of others
+        reason = str(error).splitlines()[0]
+        raise LSHFMError(f"distill._target_: {path} cannot be imported: {reason}") from error
+    if not issubclass(found, Loss | LossSum):
+        raise LSHFMError(f"distill._target_: expected a sub-class of lshfm_pl.mimic.Loss, found {path}")
+    return found
 
 
-def read_hash_file(path: str | Path) -> Mapping[str, Any]:
-    """`weight` and `bias` of a hash from a file: {'weight', 'bias'}, or a training checkpoint, ours or published.
+def _construct(
+    name: str, loss_type: type[Loss | LossSum], settings: dict[str, Any], facts: TeacherFacts
+) -> Loss | LossSum:
+    known = _arguments_of(loss_type)
+    for argument, fact in getattr(loss_type, "follows", {}).items():
+        if settings.get(argument) is None:
+            settings[argument] = facts.fact(fact, getattr(loss_type, "point", "penultimate"))
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        expected = few([key for key in known if key not in getattr(loss_type, "follows", {})], 20)
+        raise LSHFMError(f"distill.{unknown[0]}: {name} has no such setting; expected one of {expected}")
+    missing = [key for key, is_needed in known.items() if is_needed and key not in settings]
+    if missing:
+        raise LSHFMError(f"distill.{missing[0]}: {name} needs it; give distill.{missing[0]}=…")
+    return loss_type(**settings)
 
-    Raises:
-        LSHFMError: no such file, or not a file of tensors.
-    """
-    content = read_checkpoint(path)
-    if isinstance(content, Mapping):
-        states = [content, *(content[key] for key in ("state_dict", "model") if key in content)]
-        for state in (state for state in states if isinstance(state, Mapping)):
-            for prefix in ("", CHECKPOINT_PREFIX, *PUBLISHED_HASH_PREFIXES):
-                if f"{prefix}weight" in state:
-                    found = {name: state.get(f"{prefix}{name}") for name in ("weight", "bias")}
-                    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-                    refuse_not_finite(f"distill.hash_weights: {path}", tensors)
-                    return found
-    raise LSHFMError(f"distill.hash_weights: {path} holds no hash matrix 'weight' [H, D]")
+
+def _arguments_of(loss_type: Any) -> dict[str, bool]:
+    """The names of a constructor's arguments, and whether each must be given."""
+    found: dict[str, bool] = {}
+    for parameter in inspect.signature(loss_type).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            rest = getattr(loss_type, "settings_of", None)  # whose further arguments they are
+            found |= {} if rest is None else {**_arguments_of(rest), **found}
+        else:
+            found[parameter.name] = parameter.default is parameter.empty
+    return found

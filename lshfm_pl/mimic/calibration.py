@@ -1,9 +1,8 @@
-"""One pass over a sample of images with frozen detectors: the bias of the hash, and how alike two detectors are."""
+"""Features of frozen detectors on a sample of images: to calibrate a loss, and to say how alike two of them are."""
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +10,15 @@ from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.features import ground_truth_features
-from lshfm_pl.mimic.losses.lsh import LSH, Centre, EvenMedian
+from lshfm_pl.mimic.losses.lsh import LSH
 from lshfm_pl.seeding import mix_seed
 
 __all__ = [
     "AGREEMENT_DESCRIPTIONS",
     "ROWS_PER_IMAGE",
-    "BiasCalibration",
     "collect_features",
     "feature_agreement",
+    "sampled_features",
 ]
 
 Batches = Iterable[tuple[list[Tensor], list[dict[str, Tensor]]]]
@@ -39,41 +38,12 @@ AGREEMENT_DESCRIPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class BiasCalibration:
-    """How to set b of a hash: to −mean or −median of W f_t, as the paper's classification code can.
-
-    Attributes:
-        centre: mean or median, per hash function.
-        num_images: how many training images to sample, evenly over the data set. At most 16 features of each are
-            kept on the CPU: 64 KB an image for 1,024 features, 147 KB for RetinaNet's 2,304.
-        even_median: which median of an even number of features, see `LSH.centre_bias`.
-    """
-
-    centre: Centre
-    num_images: int
-    even_median: EvenMedian = "mean"
-
-    def __post_init__(self) -> None:
-        if self.centre not in get_args(Centre):
-            raise LSHFMError(f"distill.bias: expected 0, mean or median, found {self.centre!r}")
-        if self.even_median not in get_args(EvenMedian):
-            raise LSHFMError(f"distill.bias_even_median: expected mean or lower, found {self.even_median!r}")
-        if not isinstance(self.num_images, int) or self.num_images < 1:
-            raise LSHFMError(
-                f"distill.bias_images: expected a whole number of at least 1, found {self.num_images!r}"
-            )
-
-    def apply(self, head: LSH, teacher: Any, batches: Batches) -> None:
-        """Set the bias of `head` from the teacher's features of `batches` (see `collect_features`).
-
-        Raises:
-            LSHFMError: no image has boxes, or the teacher's features are not finite.
-        """
-        # A loader draws a number when its iterator is made; training's own must not shift by that.
-        with torch.random.fork_rng(devices=[]):
-            (features_MD,) = collect_features([teacher], batches)
-        head.centre_bias(features_MD, self.centre, self.even_median)
+def sampled_features(teacher: Any, batches: Batches) -> Tensor:
+    """`collect_features` of the teacher, with the global random numbers left as they are."""
+    # A loader draws a number when its iterator is made; training's own must not shift by that.
+    with torch.random.fork_rng(devices=[]):
+        (features_MD,) = collect_features([teacher], batches)
+    return features_MD
 
 
 def collect_features(detectors: Sequence[Any], batches: Batches) -> list[Tensor]:

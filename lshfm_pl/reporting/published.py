@@ -23,7 +23,7 @@ NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_work
 ADDED_LATER = ("annotations", "images", "first_pixel", "keep_empty_images", "drop_categories")
 """Keys of `data` that older runs lack: they read what the published sets' files now say."""
 
-NOT_A_LOSS_SETTING = {"name", "seed", "check_teacher"}
+NOT_A_LOSS_SETTING = {"name", "_target_", "seed", "check_teacher"}
 """Entries of `distill` by which runs of one line may differ, and a run from the published row."""
 
 ROW_SETTINGS = {

@@ -436,7 +436,17 @@ def _teacher_settings(run: Run, strict_version: bool) -> dict[str, str]:
 
 
 def _loss_settings(run: Run) -> dict[str, str]:
-    return {key: str(value) for key, value in run.results["distill"].items() if key not in NOT_A_LOSS_SETTING}
+    settings = run.results["distill"]
+    terms = settings.get("terms")
+    flat = {key: value for key, value in settings.items() if key != "terms" or not isinstance(terms, Mapping)}
+    for name, own in terms.items() if isinstance(terms, Mapping) else ():
+        if isinstance(own, Mapping):
+            flat |= {f"{name}.{key}": value for key, value in own.items()}
+    return {
+        key: str(value)
+        for key, value in flat.items()
+        if key.rpartition(".")[2] not in NOT_A_LOSS_SETTING
+    }
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

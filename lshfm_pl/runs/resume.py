@@ -54,8 +54,12 @@ MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
     "kernels.folded_norms": (True,),
     "kernels.fused_hash_loss": (True,),
     "kernels.memory": (True,),
+    "distill._target_": tuple(
+        f"lshfm_pl.mimic.losses.{path}" for path in ("kd.KD", "l2.L2", "lsh.LSH", "lshl2.LSHL2")
+    ),
 }
-"""Keys that older runs lack, with the values that change nothing for them: a bias is kept in its checkpoint."""
+"""Keys that older runs lack, with the values that change nothing for them: a bias is kept in its checkpoint, and
+these losses were known by `distill.name` alone."""
 
 RESULTS_BEFORE = "results-previous.json"
 """In the folder of a run that was finished and goes on: what it had reached."""

@@ -46,9 +46,8 @@ def build_module(config: DictConfig, datamodule: DetectionDataModule) -> Detecti
     if distill == "none":
         return DetectionModule(student, schedule, data_config=data_config, seed=config.seed)
     teacher = load_teacher(config, names)
-    del settings["check_teacher"]
-    losses = build_losses(distill, teacher, **settings)
-    return DistillationModule(
+    losses = build_losses(distill, teacher, student=student, init_seed=config.seed, **settings)
+    module = DistillationModule(
         student,
         teacher,
         losses,
@@ -57,6 +56,12 @@ def build_module(config: DictConfig, datamodule: DetectionDataModule) -> Detecti
         seed=config.seed,
         teacher_dtype=autocast_dtype(config.trainer.precision),
     )
+    for name, adapter in losses.adapters().items():
+        student_width, teacher_width = adapter.widths
+        log.info(
+            "mimic_%s: an adapter of the student's features, %s → %s", name, student_width, teacher_width
+        )
+    return module
 
 
 def make_schedule(config: DictConfig) -> Schedule:
@@ -75,10 +80,10 @@ def refuse_other_tensors(module: DetectionModule, checkpoint: dict[str, Any], pa
     """Stop if a checkpoint is of another network.
 
     Raises:
-        LSHFMError: it has other tensors than this run's student and mimic head.
+        LSHFMError: it has other tensors than this run's student and mimic terms.
     """
     expected = {key: value.shape for key, value in module.state_dict().items()}
-    found = {key: value.shape for key, value in checkpoint["state_dict"].items()}
+    found = {key: value.shape for key, value in module.renamed_state(checkpoint["state_dict"]).items()}
     differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if differing:
         raise LSHFMError(

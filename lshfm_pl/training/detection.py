@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lshfm_pl.data.batches import Batch, as_float
@@ -147,6 +147,14 @@ class DetectionModule(pl.LightningModule):
         batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         return self.trainer.world_size * batch_size * self.trainer.accumulate_grad_batches
 
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimizer is given, in the order of its state; of these it takes those with a gradient."""
+        return list(self.detector.parameters())
+
+    def renamed_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The `state_dict` of a checkpoint with the names that tensors have in this version."""
+        return dict(state)
+
     def configure_optimizers(self) -> Any:
         """The schedule's optimizer and its per-iteration scheduler."""
         if self.schedule is None:
@@ -154,7 +162,7 @@ class DetectionModule(pl.LightningModule):
         # On CPUs it gains nothing; in 16-mixed it would unscale gradients after they are clipped.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         optimizer = build_optimizer(
-            self.detector.parameters(), self.schedule, self.images_per_step(), fused=fused
+            self.trained_parameters(), self.schedule, self.images_per_step(), fused=fused
         )
         scheduler = build_scheduler(optimizer, self.schedule, self.steps_per_epoch())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -124,7 +124,11 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             end_with_parent(signals)
         met.ready()
         stack.enter_context(lost_processes_told(signals))
-        if teacher is not None and config.distill.check_teacher and record.teacher_metrics is None:
+        if (
+            teacher is not None
+            and config.distill.get("check_teacher", True)
+            and record.teacher_metrics is None
+        ):
             record.teacher_metrics = measure_teacher(trainer, teacher, datamodule)
         with contextlib.nullcontext() if restoration is None else restoration.watching():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)

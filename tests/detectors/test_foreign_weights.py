@@ -18,7 +18,7 @@ from small_detectors import CLASS_NAMES, STUDENTS, small_detector
 from lshfm_pl.detectors import build_detector, detector_checkpoint, load_detector
 from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.build import read_hash_file
+from lshfm_pl.mimic.hash_files import read_hash_file
 
 FASTER, RETINANET = STUDENTS
 

@@ -20,7 +20,7 @@ from lshfm_pl.detectors import (
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.published import count_classes, default_class_names, recognise_model
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.build import read_hash_file
+from lshfm_pl.mimic.hash_files import read_hash_file
 
 # Networks without memory take no values.
 no_values = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")

@@ -5,7 +5,7 @@ import torch
 from small_detectors import random_batch, small_detector
 
 from lshfm_pl.data.batches import as_float
-from lshfm_pl.mimic import build_losses, mimic_size
+from lshfm_pl.mimic import build_losses, tap_of
 from lshfm_pl.training import DistillationModule
 
 NARROW = {
@@ -30,7 +30,7 @@ VGG = {**NARROW, "box_head_width": 48}
 def test_mimic_terms_reach_the_student_up_to_its_first_layer(student, teacher, changes, num_features):
     detector, frozen = small_detector(student, seed=0, **changes), small_detector(teacher, seed=1, **changes)
     losses = build_losses("lshl2", frozen, beta=1.0, num_hashes=32, kd_beta=1.0)
-    assert mimic_size(frozen).num_features == num_features
+    assert tap_of(frozen).num_features == num_features
     module = DistillationModule(detector, frozen, losses).train()
     images, targets = random_batch(seed=0)
     terms = module.losses(as_float(images), targets)

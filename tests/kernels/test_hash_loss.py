@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from lshfm_pl.kernels import hash_loss as hashing
 from lshfm_pl.kernels.switches import switched
-from lshfm_pl.mimic import L2, LSH
-from lshfm_pl.mimic.features.parts import neighbourhoods
+from lshfm_pl.mimic import L2, LSH, Context
+from lshfm_pl.mimic.features.retinanet import neighbourhoods
 
 SIZES = ((9, 14), (4, 7), (1, 3))
 CHANNELS, HASHES = 12, 40
@@ -32,6 +32,10 @@ def random_maps(dtype=torch.float32):
     weights[0][1, 2:5] = 0
     total = sum(level.sum() for level in weights)
     return [level.requires_grad_() for level in student], teacher, [level / total for level in weights]
+
+
+def as_rows(weights):
+    return Context(torch.cat([level.flatten(1) for level in weights], dim=1).flatten())
 
 
 def random_head(kind, std=0.2):
@@ -65,7 +69,7 @@ def test_maps_give_value_agreement_and_gradient_of_whole_projections(kind, way):
     student, teacher, weights = random_maps()
     head = random_head(kind)
     loss, agreement, gradients = whole_in_float64(head, student, teacher, weights)
-    value = head(student, teacher, weights)
+    value = head(student, teacher, Context(weights))
     (3 * value).backward()
     assert value.item() == pytest.approx(loss.item(), rel=1e-6)
     assert head.bit_agreement.item() == pytest.approx(agreement.item(), abs=1e-6)
@@ -79,9 +83,9 @@ def test_maps_give_value_agreement_and_gradient_of_whole_projections(kind, way):
 def test_rows_give_what_their_maps_give(kind):
     student, teacher, weights = random_maps()
     head = random_head(kind)
-    of_maps = head(student, teacher, weights)
+    of_maps = head(student, teacher, Context(weights))
     rows = [neighbourhoods(maps).flatten(0, 1) for maps in (student, teacher)]
-    of_rows = head(*rows, torch.cat([level.flatten(1) for level in weights], dim=1).flatten())
+    of_rows = head(*rows, as_rows(weights))
     assert of_rows.item() == pytest.approx(of_maps.item(), rel=1e-6)
     for found, expected in zip(
         torch.autograd.grad(of_rows, student), torch.autograd.grad(of_maps, student), strict=True
@@ -93,12 +97,12 @@ def test_size_of_the_blocks_changes_nothing(monkeypatch, way):
     student, teacher, weights = random_maps()
     head = random_head("bce")
     rows = [neighbourhoods(maps).flatten(0, 1) for maps in (student, teacher)]
-    whole = [head(student, teacher, weights), head(*rows)]
+    whole = [head(student, teacher, Context(weights)), head(*rows)]
     monkeypatch.setattr(hashing, "CPU_BLOCK", 700)
     monkeypatch.setattr(hashing, "HASHES_IN_A_BLOCK", {torch.float32: 16})
     monkeypatch.setattr(hashing, "TILES_IN_A_BLOCK", 3)
     monkeypatch.setattr(hashing, "BLOCKS_OF_A_KERNEL", 2)
-    small = [head(student, teacher, weights), head(*rows)]
+    small = [head(student, teacher, Context(weights)), head(*rows)]
     for expected, found in zip(whole, small, strict=True):
         assert found.item() == pytest.approx(expected.item(), rel=1e-6)
         for gradient, other in zip(
@@ -127,8 +131,8 @@ def test_confident_and_wrong_projections_lose_no_digits_and_do_not_overflow():
 def test_mse_of_neighbourhoods_is_made_without_them():
     student, teacher, weights = random_maps()
     rows = [neighbourhoods(maps).flatten(0, 1) for maps in (student, teacher)]
-    expected = L2()(*rows, torch.cat([level.flatten(1) for level in weights], dim=1).flatten())
-    found = L2()(student, teacher, weights)
+    expected = L2()(*rows, as_rows(weights))
+    found = L2()(student, teacher, Context(weights))
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     for gradient, other in zip(
         torch.autograd.grad(found, student), torch.autograd.grad(expected, student), strict=True
@@ -142,7 +146,7 @@ def test_bfloat16_maps_give_nearly_the_same_loss_and_gradient(way):
     rounded = [[level.detach().bfloat16() for level in maps] for maps in (student, teacher)]
     expected = whole_in_float64(head, *rounded, weights)
     rounded[0] = [level.requires_grad_() for level in rounded[0]]
-    value = head(*rounded, weights)
+    value = head(*rounded, Context(weights))
     value.backward()
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(expected[0].item(), rel=2e-3)
@@ -167,7 +171,7 @@ def test_bfloat16_maps_change_a_bit_only_near_its_hyperplane(way, monkeypatch):
         add(self, student, teacher, *args, **kwargs)
 
     monkeypatch.setattr(hashing._Totals, "add", spy)
-    head(maps, maps, weights)
+    head(maps, maps, Context(weights))
     if way == "winograd":  # blocks [16, T, H] of 4×4 places of each map
         found = torch.cat(seen, dim=1).permute(1, 2, 0).unflatten(2, (4, 4))
     else:  # blocks [B, h, 4, 4] of some of the hashes
@@ -185,14 +189,14 @@ def test_gradient_of_float16_maps_does_not_vanish_before_the_loss_is_scaled(way)
     scale, tiny = 2.0**16, 2.0**-16  # of Lightning's scaler at the start; of a loss over many locations
     head = random_head("bce")
     expected = whole_in_float64(head, student, teacher, weights)[2]
-    (scale * head(student, teacher, [level * tiny for level in weights])).backward()
+    (scale * head(student, teacher, Context([level * tiny for level in weights]))).backward()
     for level, gradient in zip(student, expected, strict=True):
         assert (level.grad - gradient).norm() < 0.01 * gradient.norm()
 
 
 def test_nothing_kept_gives_zero_with_a_graph(way):
     student, teacher, weights = random_maps()
-    value = random_head("bce")(student, teacher, [0 * level for level in weights])
+    value = random_head("bce")(student, teacher, Context([0 * level for level in weights]))
     value.backward()
     assert value.item() == 0
     assert all(level.grad.abs().max() == 0 for level in student)
@@ -204,14 +208,16 @@ def test_some_of_the_hashes_give_the_loss_of_all_in_the_mean(way):
     some = LSH(CHANNELS * 9, HASHES, std=0.2, hashes_per_step=10)
     some.bias.copy_(whole.bias)
     torch.manual_seed(0)
-    values = [some(student, teacher, weights).item() for _ in range(200)]
+    values = [some(student, teacher, Context(weights)).item() for _ in range(200)]
     error = torch.tensor(values).std().item() / len(values) ** 0.5
     assert len(set(values)) > 190
-    assert sum(values) / len(values) == pytest.approx(whole(student, teacher, weights).item(), abs=4 * error)
+    assert sum(values) / len(values) == pytest.approx(
+        whole(student, teacher, Context(weights)).item(), abs=4 * error
+    )
     torch.manual_seed(7)
-    first = some(student, teacher, weights)
+    first = some(student, teacher, Context(weights))
     torch.manual_seed(7)
-    assert some(student, teacher, weights).item() == first.item()
+    assert some(student, teacher, Context(weights)).item() == first.item()
     assert LSH(8, 4, hashes_per_step=9)._functions_of_step()[0].shape == (4, 8)
 
 
@@ -231,8 +237,9 @@ def test_products_of_the_hash_are_exact_on_gpus_whatever_torch_allows_for_others
     before = [kind.fp32_precision for kind in kinds]
     assert before[0] == "tf32"  # torch's default
     if inputs == "maps":
-        random_head("bce").terms(*random_maps())
+        student, teacher, weights = random_maps()
+        random_head("bce")(student, teacher, Context(weights))
     else:
-        random_head("bce").terms(torch.randn(5, CHANNELS * 9), torch.randn(5, CHANNELS * 9))
+        random_head("bce")(torch.randn(5, CHANNELS * 9), torch.randn(5, CHANNELS * 9))
     assert used == [["ieee", "ieee"]] * len(used) != []
     assert [kind.fp32_precision for kind in kinds] == before

@@ -8,7 +8,7 @@ from small_detectors import STUDENTS, TEACHER_OF, small_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import LSH
 from lshfm_pl.mimic.agreement import agreement_maps, hash_of
-from lshfm_pl.mimic.features import mimic_size
+from lshfm_pl.mimic.features import tap_of
 
 
 @pytest.fixture(scope="module", params=STUDENTS)
@@ -24,8 +24,8 @@ def image():
 
 def test_maps_are_those_of_the_features_one_by_one(pair, image):
     student, teacher = pair
-    num_features, std = mimic_size(teacher)
-    head = LSH(num_features, 300, std=std, seed=3)
+    tap = tap_of(teacher)
+    head = LSH(tap.num_features, 300, std=tap.classifier_std, seed=3)
     head.bias.copy_(torch.linspace(-0.01, 0.01, 300))
     maps = agreement_maps(student, teacher, image, head)
     batch = student.transform([image / 255])[0].tensors
@@ -91,11 +91,14 @@ def test_hash_is_the_checkpoints_if_it_has_one(tmp_path):
     teacher = small_detector(TEACHER_OF[STUDENTS[0]])
     drawn, told = hash_of(None, teacher, 5)
     assert told == "1024 random hashes, seed 5"
-    assert drawn.weight.std() == pytest.approx(mimic_size(teacher).classifier_std, rel=0.01)
+    assert drawn.weight.std() == pytest.approx(tap_of(teacher).classifier_std, rel=0.01)
     weight = torch.randn(7, 256)
-    torch.save({"state_dict": {"mimic.weight": weight, "mimic.bias": torch.ones(7)}}, tmp_path / "last.ckpt")
-    head, told = hash_of(tmp_path / "last.ckpt", teacher, 5)
-    assert torch.equal(head.weight, weight)
+    for prefix in ("mimic.", "mimic.lsh.loss."):  # of before there were terms, and of today
+        hash_ = {f"{prefix}weight": weight, f"{prefix}bias": torch.ones(7)}
+        torch.save({"state_dict": hash_}, tmp_path / "last.ckpt")
+        head, told = hash_of(tmp_path / "last.ckpt", teacher, 5)
+        assert torch.equal(head.weight, weight)
+        assert torch.equal(head.bias, torch.ones(7))
     assert told == f"the hash that {tmp_path}/last.ckpt was trained with"
     torch.save({"state_dict": {"detector.x": weight}}, tmp_path / "best.ckpt")
     assert hash_of(tmp_path / "best.ckpt", teacher, 5)[1] == "1024 random hashes, seed 5"

@@ -7,9 +7,12 @@ import pytest
 import torch
 from mimic_losses import make_head
 from small_detectors import STUDENTS, TEACHER_OF, small_detector
+from test_losses import make_loss
 
 from lshfm_pl.kernels import hash_loss as hashing
-from lshfm_pl.mimic.features.parts import box_features, kept_locations, location_weights, neighbourhoods
+from lshfm_pl.mimic import Context
+from lshfm_pl.mimic.features.faster_rcnn import box_features
+from lshfm_pl.mimic.features.retinanet import kept_locations, location_weights, neighbourhoods
 
 RETINANET = Path(__file__).parent.parent / "goldens" / "mimic" / "retinanet.npz"
 LEVELS = ("P3", "P4", "P5", "P6", "P7")
@@ -42,16 +45,15 @@ def test_retinanet_term_and_gradient_equal_the_published_code(golden, case, loss
     keep = kept_locations(matches, ANCHORS)
     assert keep.sum(dim=1).tolist() == CASES[case]
 
-    head = make_head(loss, torch.from_numpy(golden["weight"]))
+    head = make_loss(loss, torch.from_numpy(golden["weight"]))
     weights = location_weights(keep)
     if way == "rows":
-        value = head(neighbourhoods(student)[keep], neighbourhoods(teacher)[keep], weights[keep])
+        value = head(neighbourhoods(student)[keep], neighbourhoods(teacher)[keep], Context(weights[keep]))
     else:
         sizes = [level.shape[-2:] for level in student]
         of_levels = weights.split([size.numel() for size in sizes], dim=1)
-        value = head(
-            student, teacher, [w.unflatten(1, size) for w, size in zip(of_levels, sizes, strict=True)]
-        )
+        of_levels = [level.unflatten(1, size) for level, size in zip(of_levels, sizes, strict=True)]
+        value = head(student, teacher, Context(of_levels))
     value.backward()
     assert value.item() == pytest.approx(float(golden[f"{case}__{loss}__loss32"]), rel=1e-5, abs=1e-9)
     if case == "all_between":

@@ -10,9 +10,9 @@ from procedural_weights import procedural_state_dict
 from published_files import published_file, published_layout
 
 from lshfm_pl.detectors import build_detector, load_weights, model_config
-from lshfm_pl.mimic import LSHL2, make_tap
-from lshfm_pl.mimic.build import read_hash_file
-from lshfm_pl.mimic.features.parts import neighbourhoods
+from lshfm_pl.mimic import LSHL2, Context, make_tap
+from lshfm_pl.mimic.features.retinanet import neighbourhoods
+from lshfm_pl.mimic.hash_files import read_hash_file
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "goldens/mimic/end_to_end_forward.json").read_text())
 BETA = 7.0
@@ -77,8 +77,8 @@ def test_retinanet_losses_and_features(tmp_path, case, student_name, teacher_nam
     tap = make_tap(student, teacher)
     with tap.recording() as record:
         losses = student(images(), TARGETS)
-    pair = tap.pairs(record).features
-    mimic = hash_head(path, 2304)(*pair)
+    pair = tap.pairs(record)["penultimate"]
+    mimic = hash_head(path, 2304)(pair.student, pair.teacher, Context(pair.weights))
 
     for name in ("classification", "bbox_regression"):
         assert losses[name].item() == pytest.approx(golden["losses"][name], rel=1e-5)
@@ -107,7 +107,7 @@ def test_faster_rcnn_features_and_mimic_loss(tmp_path):
         maps = student.backbone(batch.tensors)
         pooled = student.roi_heads.box_roi_pool(maps, proposals, batch.image_sizes)
         features = student.roi_heads.box_head(pooled)
-    pair = tap.pairs(record).features
+    pair = tap.pairs(record)["penultimate"]
 
     with torch.no_grad():
         teacher_maps = teacher.backbone(batch.tensors)
@@ -122,8 +122,8 @@ def test_faster_rcnn_features_and_mimic_loss(tmp_path):
     assert_agrees(torch.cat([level.flatten() for level in deltas]), golden["t_rpn_bbox_pred"], ordered=False)
     assert_agrees(pooled, golden["s_roi_pool"])
     assert_agrees(features, golden["s_box_features"])
-    assert_agrees(pair.student_ND, golden["s_box_features"])
-    assert_agrees(pair.teacher_ND, golden["t_box_features"])
+    assert_agrees(pair.student, golden["s_box_features"])
+    assert_agrees(pair.teacher, golden["t_box_features"])
     assert_agrees(student.roi_heads.box_predictor(features)[0], golden["s_class_logits"])
-    mimic = hash_head(path, 1024)(*pair)
+    mimic = hash_head(path, 1024)(pair.student, pair.teacher)
     assert mimic.item() == pytest.approx(golden["kd_loss"], rel=1e-5)

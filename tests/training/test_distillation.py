@@ -18,13 +18,14 @@ from torchvision.ops import box_iou
 
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import L2, DistillLosses, build_losses, make_tap
+from lshfm_pl.mimic import L2, Context, Terms, build_losses, make_tap
 from lshfm_pl.mimic.calibration import collect_features
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.distillation import ZERO_STEPS_ALLOWED
 from lshfm_pl.training.optim import build_optimizer
 
 MIMIC = ("l2", "lsh", "lshl2", "kd")
+HASH = {"mimic.lsh.loss.weight", "mimic.lsh.loss.bias"}
 
 
 def distillation(student_name, distill="lshl2", beta=1.0, **settings):
@@ -32,6 +33,10 @@ def distillation(student_name, distill="lshl2", beta=1.0, **settings):
     settings = {"num_hashes": 64, **settings} if "lsh" in distill else settings
     losses = build_losses(distill, teacher, beta=beta, **settings)
     return DistillationModule(small_detector(student_name), teacher, losses, short_schedule())
+
+
+def l2_of(pair):
+    return L2()(pair.student, pair.teacher, Context(pair.weights))
 
 
 def fit(module, tmp_path, **settings):
@@ -81,8 +86,8 @@ def test_teacher_of_a_run_in_mixed_precision_keeps_its_weights_in_the_type_of_au
         )
         trainer = fit(module, tmp_path, max_steps=1, precision="bf16-mixed")
         terms.append({key: value.item() for key, value in trainer.logged_metrics.items() if "mimic" in key})
-        assert module.mimic.bias.any()
-        assert module.mimic.weight.dtype == torch.float32
+        assert module.mimic["lsh"].loss.bias.any()
+        assert module.mimic["lsh"].loss.weight.dtype == torch.float32
         assert module.teacher.backbone.body.conv1.weight.dtype == (dtype or torch.float32)
     assert terms[1] == pytest.approx(terms[0], rel=0.01)
 
@@ -100,9 +105,9 @@ def test_teacher_stays_in_eval_and_out_of_everything_that_is_saved_or_trained(tm
     assert not teacher_tensors & {id(parameter) for group in groups for parameter in group["params"]}
     trainer.save_checkpoint(tmp_path / "full.ckpt")
     saved = torch.load(tmp_path / "full.ckpt", weights_only=True)["state_dict"]
-    expected = {f"detector.{key}" for key in module.detector.state_dict()} | {"mimic.weight", "mimic.bias"}
+    expected = {f"detector.{key}" for key in module.detector.state_dict()} | HASH
     assert set(saved) == expected
-    assert torch.equal(saved["mimic.weight"], module.mimic.weight)
+    assert torch.equal(saved["mimic.lsh.loss.weight"], module.mimic["lsh"].loss.weight)
 
 
 def test_weights_only_checkpoint_is_the_student_alone_and_describes_itself(tmp_path):
@@ -121,7 +126,7 @@ def test_weights_only_checkpoint_is_the_student_alone_and_describes_itself(tmp_p
 
 def test_hash_matrix_is_left_out_of_ddp_broadcasts():
     module = distillation(STUDENTS[0])
-    assert set(module._ddp_params_and_buffers_to_ignore) == {"mimic.weight", "mimic.bias"}
+    assert set(module._ddp_params_and_buffers_to_ignore) == HASH
     assert set(module._ddp_params_and_buffers_to_ignore) <= dict(module.named_buffers()).keys()
 
 
@@ -158,9 +163,9 @@ def test_teacher_as_its_own_student_has_nothing_to_mimic(student):
     images, targets = random_batch()
     with tap.recording() as record:
         detector(as_float(images), targets)
-    pair = tap.pairs(record).features
-    assert (pair.student_ND if student == STUDENTS[0] else pair.student[0]).shape[0] > 0
-    assert L2()(*pair).item() == pytest.approx(0, abs=1e-12)
+    pair = tap.pairs(record)["penultimate"]
+    assert (pair.student if student == STUDENTS[0] else pair.student[0]).shape[0] > 0
+    assert l2_of(pair).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_image_without_boxes_adds_nothing_to_the_retinanet_term():
@@ -173,15 +178,15 @@ def test_image_without_boxes_adds_nothing_to_the_retinanet_term():
     def pair(images, targets):
         with tap.recording() as record:
             student(as_float(images), targets)
-        return tap.pairs(record).features
+        return tap.pairs(record)["penultimate"]
 
     images, targets = random_batch(boxless=(1,))
     both, alone = pair(images, targets), pair(images[:1], targets[:1])
-    assert [int((level > 0).sum()) for level in both.location_weights] == [
-        int((level > 0).sum()) for level in alone.location_weights
+    assert [int((level > 0).sum()) for level in both.weights] == [
+        int((level > 0).sum()) for level in alone.weights
     ]
-    torch.testing.assert_close(L2()(*both), L2()(*alone))
-    nothing = L2()(*pair(*random_batch(boxless=(0, 1))))
+    torch.testing.assert_close(l2_of(both), l2_of(alone))
+    nothing = l2_of(pair(*random_batch(boxless=(0, 1))))
     nothing.backward()
     assert nothing.item() == 0
 
@@ -221,8 +226,8 @@ def test_missing_mimic_term_stops_the_run():
     with tap.recording() as record:
         tap.student.eval()(as_float(images))
     with pytest.raises(LSHFMError, match="mimic term is missing"):
-        tap.pairs(record).features
-    with pytest.raises(LSHFMError, match="mimic term is missing"), tap.pairing(lambda pairs: None):
+        tap.pairs(record)
+    with pytest.raises(LSHFMError, match="mimic term is missing"), tap.pairing(lambda pairs, batch: None):
         tap.student.eval()(as_float(images))
 
 
@@ -239,9 +244,9 @@ def test_pairs_are_given_once_before_the_students_own_losses_and_as_recorded(stu
     original = getattr(where, name)
     monkeypatch.setattr(where, name, lambda *args: order.append("loss") or original(*args))
 
-    def use(pairs):
+    def use(pairs, batch):
         order.append("pairs")
-        given.append(pairs.features)
+        given.append(pairs["penultimate"])
 
     torch.manual_seed(0)
     with tap.pairing(use):
@@ -250,7 +255,7 @@ def test_pairs_are_given_once_before_the_students_own_losses_and_as_recorded(stu
     torch.manual_seed(0)
     with tap.recording() as record:
         tap.student(as_float(images), targets)
-    for one, other in zip(given[0][:2], tap.pairs(record).features[:2], strict=True):
+    for one, other in zip(given[0][:2], tap.pairs(record)["penultimate"][:2], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
@@ -297,7 +302,6 @@ def test_images_without_boxes_do_not_stop_a_retinanet():
     ("teacher", "message"),
     [
         (("retinanet_resnet18fpn_small", {}), "one architecture, found FasterRCNN and RetinaNet"),
-        (("fasterrcnn_resnet18fpn_small", {"box_head_width": 128}), r"256 \(student\) and 128 \(teacher\)"),
         (("fasterrcnn_resnet18fpn_small", {"image_mean": [0.0, 0.0, 0.0]}), "expected one image_mean"),
     ],
 )
@@ -307,7 +311,7 @@ def test_teacher_that_does_not_fit_is_told(teacher, message):
         DistillationModule(
             small_detector(STUDENTS[0]),
             small_detector(name, **changes),
-            DistillLosses(L2()),
+            Terms.of(l2=L2()),
             short_schedule(),
         )
 
@@ -447,14 +451,14 @@ def test_logit_loss_refuses_other_anchors():
 @pytest.mark.parametrize("bias", ["mean", "median"])
 def test_bias_is_centred_before_training_and_travels_in_the_checkpoint(tmp_path, student, bias):
     module = distillation(student, "lsh", bias=bias, bias_images=10)
-    assert not module.mimic.bias.any()
+    assert not module.mimic["lsh"].loss.bias.any()
     trainer = fit(module, tmp_path, max_steps=1)
     (features,) = collect_features([module.teacher], RandomData().sample_dataloader(10))
     assert 100 < len(features) <= 160
-    projections = features.double() @ module.mimic.weight.double().T
+    projections = features.double() @ module.mimic["lsh"].loss.weight.double().T
     centre = projections.mean(dim=0) if bias == "mean" else projections.quantile(0.5, dim=0)
-    torch.testing.assert_close(module.mimic.bias.double(), -centre, rtol=1e-4, atol=1e-6)
-    ones = (module.mimic.project(features) > 0).double().mean(dim=0)
+    torch.testing.assert_close(module.mimic["lsh"].loss.bias.double(), -centre, rtol=1e-4, atol=1e-6)
+    ones = (module.mimic["lsh"].loss.project(features) > 0).double().mean(dim=0)
     if bias == "median":
         torch.testing.assert_close(ones, torch.full_like(ones, 0.5), rtol=0, atol=1.01 / len(features))
 
@@ -462,7 +466,7 @@ def test_bias_is_centred_before_training_and_travels_in_the_checkpoint(tmp_path,
     resumed = distillation(student, "lsh", bias=bias, bias_images=2)
     resumed_trainer = quiet_trainer(tmp_path, max_steps=2)
     resumed_trainer.fit(resumed, datamodule=RandomData(), ckpt_path=tmp_path / "last.ckpt")
-    assert torch.equal(resumed.mimic.bias, module.mimic.bias)
+    assert torch.equal(resumed.mimic["lsh"].loss.bias, module.mimic["lsh"].loss.bias)
 
 
 def test_bias_pass_leaves_the_random_numbers_of_training_alone(tmp_path):

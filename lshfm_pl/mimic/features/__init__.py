@@ -1,35 +1,22 @@
-"""Tap points: paired student and teacher features of torchvision's detectors.
+"""Where features are read: taps, one file for each family of detectors, and pairs of student and teacher.
 
 This package is the only place that reads inside of torchvision's detectors; what they are built of is
 `lshfm_pl.detectors`' business.
 """
 
-from lshfm_pl.mimic.features.parts import MimicSize, class_activation, mimic_size
-from lshfm_pl.mimic.features.places import FeatureGrid, feature_grids, ground_truth_features
-from lshfm_pl.mimic.features.taps import (
-    FasterRCNNTap,
-    FeaturePair,
-    FeatureTap,
-    LogitPair,
-    MapPair,
-    Pairs,
-    RetinaNetTap,
-    make_tap,
-)
+from lshfm_pl.mimic.features.base import Batch, DetectorTap, FeatureGrid, Pair
+from lshfm_pl.mimic.features.pairing import POINTS, FeatureTap, make_tap, tap_of
+from lshfm_pl.mimic.features.places import feature_grids, ground_truth_features
 
 __all__ = [
-    "FasterRCNNTap",
+    "POINTS",
+    "Batch",
+    "DetectorTap",
     "FeatureGrid",
-    "FeaturePair",
     "FeatureTap",
-    "LogitPair",
-    "MapPair",
-    "MimicSize",
-    "Pairs",
-    "RetinaNetTap",
-    "class_activation",
+    "Pair",
     "feature_grids",
     "ground_truth_features",
     "make_tap",
-    "mimic_size",
+    "tap_of",
 ]

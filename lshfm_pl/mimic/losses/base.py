@@ -1,124 +1,128 @@
-"""Mimic losses on plain tensors: features (or class logits) in, loss out.
+"""What every mimic loss is: a module that sees tensors of a student and a teacher and returns a scalar.
 
-Shapes: N feature vectors (sampled RoIs or map locations), D features, H hash functions, K class logits.
-Source: "Distilling Knowledge by Mimicking Features" (arXiv 2011.01424); for KD see there.
+Shapes: N rows (sampled boxes or anchors), D features, H hash functions, K class logits; maps [B, C, h, w].
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.kernels.hash_loss import HashLoss
+from lshfm_pl.mimic.nested import Features, mapped, shapes_of, tensors_of
 
-__all__ = ["FeatureHead", "HashLoss", "MimicHead", "mean_over_rows", "require_number"]
+__all__ = ["Context", "Loss", "LossSum", "mean_over_rows", "require_number"]
 
 
-class MimicHead(nn.Module, ABC):
-    """A loss that pulls the student's features towards the teacher's.
+@dataclass(frozen=True)
+class Context:
+    """What a loss may know besides the features.
 
-    `head(student_ND, teacher_ND)` is the sum of `head.terms(...)`, each already multiplied by β and by its
-    own weight. Sub-classes implement `_parts`.
+    Attributes:
+        weights: what each row [N] or location ([B, h, w] of each level) counts in a sum; None: all the same. They
+            sum to 1 but for class logits.
+        boxes: ground truth [n, 4] of each image as x1, y1, x2, y2 in pixels of the padded batch; None for a loss
+            whose `wants` lacks `boxes`.
+        labels: [n] of each image; None likewise.
+        image_sizes: (height, width) of each image in the padded batch.
+        padded_size: (height, width) of the batch.
+        strides: pixels from one location of a map to the next, of each level of the pyramid.
+        generator: of random numbers on the CPU, seeded by the step; None for a loss whose `wants` lacks
+            `generator`.
     """
 
-    def __init__(self, beta: float) -> None:
+    weights: Tensor | Sequence[Tensor] | None = None
+    boxes: Sequence[Tensor] | None = None
+    labels: Sequence[Tensor] | None = None
+    image_sizes: Sequence[tuple[int, int]] = ()
+    padded_size: tuple[int, int] | None = None
+    strides: tuple[int, ...] | None = None
+    generator: torch.Generator | None = None
+
+
+NO_CONTEXT = Context()
+
+
+class Loss(nn.Module):
+    """A loss between the features of a student and a teacher at one point.
+
+    Sub-classes implement `forward(student, teacher, context) -> Tensor`, which is called with float32 features in
+    the same structure and of the same shapes, the teacher's without gradient, and autocast off. They may own
+    trained parameters. `loss(student, teacher)` without a context is for plain tensors.
+    """
+
+    point: ClassVar[str] = "penultimate"
+    """Where the features are read: `penultimate`, `pyramid`, `logits` or `dense_head`."""
+
+    wants: ClassVar[frozenset[str]] = frozenset()
+    """Of the context: `boxes` (with `labels`), `generator`."""
+
+    follows: ClassVar[Mapping[str, str]] = {}
+    """Argument of the constructor → fact about the teacher (`TeacherFacts`) that it takes where none is given."""
+
+    calibrated: ClassVar[tuple[str, ...]] = ()
+    """Buffers that `calibrate` sets."""
+
+    is_cast: ClassVar[bool] = True
+    """Whether maps of other types are made float32 first; rows always are."""
+
+    is_last_on_maps: ClassVar[bool] = False
+    """Whether it is computed after the others on maps, as it keeps much that would add to their peak of memory."""
+
+    calibration_images: int = 0
+    """Training images from which `calibrate` is to be given features before a new run; 0 for none."""
+
+    def __call__(self, student: Features, teacher: Features, context: Context = NO_CONTEXT) -> Any:
+        """The loss as a float32 scalar.
+
+        Raises:
+            LSHFMError: the shapes of student and teacher differ.
+        """
+        shapes = [shapes_of(features) for features in (student, teacher)]
+        if shapes[0] != shapes[1] or (isinstance(student, Tensor) and student.ndim != 2):
+            kind = "tensors of one shape [N, D]" if isinstance(student, Tensor) else "maps of the same shapes"
+            raise LSHFMError(
+                f"mimic loss: expected student and teacher {kind}, found {shapes[0]} and {shapes[1]}"
+            )
+        teacher = mapped(Tensor.detach, teacher)
+        if self.is_cast or isinstance(student, Tensor):
+            student, teacher = (mapped(Tensor.float, features) for features in (student, teacher))
+        # Autocast would make float16 or bfloat16 of the products; the loss is cheap to keep exact.
+        with torch.autocast(next(tensors_of(student)).device.type, enabled=False):
+            return super().__call__(student, teacher, context)
+
+    def calibrate(self, teacher_MD: Tensor) -> None:
+        """Set the buffers named in `calibrated` from a sample of the teacher's features at `penultimate` [M, D]."""
+        raise NotImplementedError
+
+    def monitored(self) -> dict[str, Tensor]:
+        """Scalars of the last batch to be logged under their names, without gradient."""
+        return {}
+
+
+class LossSum(nn.Module):
+    """Several losses at one point under one name in a config; each is a term of its own in training.
+
+    `loss_sum(student, teacher, context)` is the sum of `terms(student, teacher, context)`.
+
+    Args:
+        losses: by the names under which they are logged.
+    """
+
+    def __init__(self, losses: Mapping[str, Loss]) -> None:
         super().__init__()
-        require_number("beta", beta)
-        self.beta = float(beta)
+        self.losses = nn.ModuleDict(losses)
 
-    def terms(
-        self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """The weighted parts of the loss by name, each a float32 scalar.
+    def terms(self, student: Features, teacher: Features, context: Context = NO_CONTEXT) -> dict[str, Tensor]:
+        """Each loss by its name."""
+        return {name: loss(student, teacher, context) for name, loss in self.losses.items()}
 
-        Args:
-            student_ND: [N, D], with gradient.
-            teacher_ND: [N, D], treated as constant.
-            row_weights_N: [N] weights of the rows, which should sum to 1; without them every row counts 1/N.
-
-        Raises:
-            LSHFMError: the two shapes differ, or D is not the number of features the head was made for.
-        """
-        if student_ND.ndim != 2 or student_ND.shape != teacher_ND.shape:
-            raise LSHFMError(
-                "mimic loss: expected student and teacher tensors of one shape [N, D], found "
-                f"{list(student_ND.shape)} and {list(teacher_ND.shape)}"
-            )
-        # Autocast would make float16/bfloat16 of the products; the loss is cheap to keep exact.
-        with torch.autocast(student_ND.device.type, enabled=False):
-            return self._weighted(self._parts(student_ND.float(), teacher_ND.detach().float(), row_weights_N))
-
-    def forward(self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None = None) -> Tensor:
-        """The whole mimic loss, a float32 scalar; arguments and errors as `terms`."""
-        return torch.stack(list(self.terms(student_ND, teacher_ND, row_weights_N).values())).sum()
-
-    @abstractmethod
-    def _parts(
-        self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
-    ) -> dict[str, tuple[float, Tensor]]:
-        """Name → (weight of the part, its unweighted value) for float32 features."""
-
-    def _weighted(self, parts: dict[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
-        return {name: self.beta * weight * value for name, (weight, value) in parts.items()}
-
-
-class FeatureHead(MimicHead):
-    """A loss of features, which also takes maps whose locations' 3×3 neighbourhoods are the features.
-
-    `head(student_maps, teacher_maps, location_weights)` is what the head would be of the neighbourhoods as rows,
-    without making them: they have nine times the maps' elements.
-    """
-
-    def terms(
-        self,
-        student: Tensor | Sequence[Tensor],
-        teacher: Tensor | Sequence[Tensor],
-        weights: Tensor | Sequence[Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """As `MimicHead.terms` for rows [N, D]; for sequences of maps the same of their neighbourhoods.
-
-        Args:
-            student: of maps [B, C, h, w] of each level, with gradient; zero padding around them.
-            teacher: maps of the same shapes, treated as constant.
-            weights: [B, h, w] of each level; they should sum to 1 over all levels.
-
-        Raises:
-            LSHFMError: shapes differ, or D (9 · C) is not the number of features the head was made for.
-        """
-        if isinstance(student, Tensor):
-            return super().terms(student, cast(Tensor, teacher), cast(Tensor | None, weights))
-        assert weights is not None
-        shapes = [[list(level.shape) for level in maps] for maps in (student, teacher)]
-        if shapes[0] != shapes[1]:
-            raise LSHFMError(
-                "mimic loss: expected student and teacher maps of the same shapes, found "
-                f"{shapes[0]} and {shapes[1]}"
-            )
-        with torch.autocast(student[0].device.type, enabled=False):
-            return self._weighted(
-                self._map_parts(
-                    student, [level.detach() for level in teacher], [level.float() for level in weights]
-                )
-            )
-
-    def forward(
-        self,
-        student: Tensor | Sequence[Tensor],
-        teacher: Tensor | Sequence[Tensor],
-        weights: Tensor | Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        """The whole mimic loss, a float32 scalar; arguments and errors as `terms`."""
-        return torch.stack(list(self.terms(student, teacher, weights).values())).sum()
-
-    @abstractmethod
-    def _map_parts(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
-    ) -> dict[str, tuple[float, Tensor]]:
-        """Name → (weight of the part, its unweighted value)."""
+    def forward(self, student: Features, teacher: Features, context: Context = NO_CONTEXT) -> Tensor:
+        """The sum of the losses, a float32 scalar."""
+        return torch.stack(list(self.terms(student, teacher, context).values())).sum()
 
 
 def require_number(key: str, value: Any) -> None:

@@ -1,12 +1,13 @@
 """Distillation of class scores (arXiv 1503.02531)."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import ClassVar, Literal, cast, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.losses.base import MimicHead, mean_over_rows, require_number
+from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, mean_over_rows, require_number
 
 __all__ = ["KD", "Activation"]
 
@@ -14,12 +15,12 @@ __all__ = ["KD", "Activation"]
 Activation = Literal["softmax", "sigmoid"]
 
 
-class KD(MimicHead):
+class KD(Loss):
     """β · T² · KL(teacher ‖ student) of the class scores softened by the temperature T, summed over classes.
 
     Source: arXiv 1503.02531, section 2: T² keeps the gradient's size independent of T. With `softmax` the classes
     exclude each other (Faster R-CNN, background included); with `sigmoid` each class is a yes or no of its own,
-    as in the focal loss (RetinaNet). `head(student_NK, teacher_NK, row_weights_N)`; the weights need not sum to 1.
+    as in the focal loss (RetinaNet). The rows' weights need not sum to 1.
 
     Args:
         beta: weight of the loss.
@@ -27,22 +28,26 @@ class KD(MimicHead):
         activation: what makes scores of the logits.
     """
 
+    point = "logits"
+    follows: ClassVar[Mapping[str, str]] = {"activation": "activation"}
+
     def __init__(
         self, beta: float = 1.0, *, temperature: float = 2.0, activation: Activation = "softmax"
     ) -> None:
-        super().__init__(beta)
+        super().__init__()
+        require_number("beta", beta)
         require_number("temperature", temperature)
         if temperature == 0:
             raise LSHFMError("distill.temperature: expected a number > 0, found 0")
         if activation not in get_args(Activation):
-            raise ValueError(f"activation: expected softmax or sigmoid, got {activation!r}")
+            raise LSHFMError(f"distill.activation: expected softmax or sigmoid, found {activation!r}")
+        self.beta = float(beta)
         self.temperature = float(temperature)
         self.activation = activation
 
-    def _parts(
-        self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
-    ) -> dict[str, tuple[float, Tensor]]:
-        student_NK, teacher_NK = student_ND / self.temperature, teacher_ND / self.temperature
+    def forward(self, student_NK: Tensor, teacher_NK: Tensor, context: Context = NO_CONTEXT) -> Tensor:
+        """The loss of class logits, a float32 scalar."""
+        student_NK, teacher_NK = student_NK / self.temperature, teacher_NK / self.temperature
         if self.activation == "softmax":
             log_student, log_teacher = student_NK.log_softmax(dim=1), teacher_NK.log_softmax(dim=1)
             divergence_N = _divergence(log_student, log_teacher).sum(dim=1)
@@ -50,7 +55,8 @@ class KD(MimicHead):
             yes_NK = _divergence(F.logsigmoid(student_NK), F.logsigmoid(teacher_NK))
             no_NK = _divergence(F.logsigmoid(-student_NK), F.logsigmoid(-teacher_NK))
             divergence_N = (yes_NK + no_NK).sum(dim=1)
-        return {"kd": (self.temperature**2, mean_over_rows(divergence_N[:, None], row_weights_N))}
+        value = mean_over_rows(divergence_N[:, None], cast(Tensor | None, context.weights))
+        return self.beta * self.temperature**2 * value
 
 
 def _divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Losses of locality-sensitive hashes (arXiv 2011.01424)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,10 @@ from lshfm_pl.kernels.hash_loss import (
     hash_loss_of_rows,
 )
 from lshfm_pl.kernels.winograd import SIDE
-from lshfm_pl.mimic.losses.base import FeatureHead, require_number
-from lshfm_pl.mimic.losses.l2 import mean_squared_error, mean_squared_error_of_maps
+from lshfm_pl.mimic.hash_files import read_hash_file
+from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, require_number
 
-__all__ = ["LSH", "LSHL2", "PROJECTED_AT_ONCE", "Centre", "EvenMedian"]
+__all__ = ["LSH", "PROJECTED_AT_ONCE", "Centre", "EvenMedian"]
 
 
 Centre = Literal["mean", "median"]
@@ -30,23 +31,38 @@ PROJECTED_AT_ONCE = 2**24
 """Elements of the projections [N, h] that exist at once while a median is found: 64 MB."""
 
 
-class LSH(FeatureHead):
+class LSH(Loss):
     """β · BCE-with-logits(W f_s + b, 1[W f_t + b > 0]), the mean over all elements.
 
     W [H, D] holds H random hash functions with entries from N(0, std²), b [H] is zero; both are frozen and
-    belong to the state dict. Only the direction of a feature is constrained, its length is free.
+    belong to the state dict. Only the direction of a feature is constrained, its length is free. Features are rows
+    [N, D], or the 3×3 neighbourhoods (zero padding) of the locations of maps [B, C, h, w] with D = 9 · C, whose
+    weights [B, h, w] are then needed; maps of bfloat16 are multiplied in it.
 
     Args:
         num_features: D.
         num_hashes: H; 4 · D if None, as published.
         beta: weight of the whole loss.
-        std: standard deviation of the entries of W. The published value is that of the teacher's classifier
-            weight (`lshfm_pl.mimic.features.mimic_size` reads it).
+        std: standard deviation of the entries of W. The published value is that of the teacher's classifier weight,
+            which a config with null takes.
         hash_loss: `bce` on the teacher's bits, or `l1` / `l2` between the two projections.
         hashes_per_step: draw so many of the hash functions anew for each loss: its expectation is the loss with all
             of them. None takes all.
         seed: of the random W: the same seed and sizes give the same W on every machine and process.
+        hash_weights: a file whose W (and b) to take, see `read_hash_file`.
+        bias: 0 keeps b; `mean` or `median` sets it in `calibrate`, to −mean or −median of W f_t per hash, as the
+            paper's classification code can.
+        bias_even_median: which median of an even number of features, see `centre_bias`.
+        bias_images: training images that `calibrate` is to see, evenly spaced over the data set. At most 16
+            features of each are kept on the CPU: 64 KB an image for 1,024 features, 147 KB for RetinaNet's 2,304.
+
+    Raises:
+        LSHFMError: a setting out of range, or a file that does not fit.
     """
+
+    follows: ClassVar[Mapping[str, str]] = {"num_features": "num_features", "std": "classifier_std"}
+    calibrated = ("bias",)
+    is_cast = False  # the products of maps are made in the maps' type
 
     weight: Tensor
     bias: Tensor
@@ -61,8 +77,16 @@ class LSH(FeatureHead):
         hash_loss: HashLoss = "bce",
         hashes_per_step: int | None = None,
         seed: int = 0,
+        hash_weights: str | Path | None = None,
+        bias: Literal[0] | Centre = 0,
+        bias_even_median: EvenMedian = "mean",
+        bias_images: int = 1,
     ) -> None:
-        super().__init__(beta)
+        super().__init__()
+        require_number("beta", beta)
+        self.beta = float(beta)
+        if hash_weights is not None and num_hashes is not None:
+            raise LSHFMError("distill.num_hashes: the file of distill.hash_weights sets it; leave it null")
         num_hashes = 4 * num_features if num_hashes is None else num_hashes
         self.hashes_per_step = hashes_per_step
         numbers = [("num_hashes", num_hashes, 1), ("seed", seed, 0)]
@@ -86,6 +110,36 @@ class LSH(FeatureHead):
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("weight", std * torch.randn(num_hashes, num_features, generator=generator))
         self.register_buffer("bias", torch.zeros(num_hashes))
+        self._set_calibration(bias, bias_even_median, bias_images)
+        if hash_weights is not None:
+            self.load_hash(read_hash_file(hash_weights), str(hash_weights))
+
+    def _set_calibration(self, bias: Any, even_median: Any, num_images: Any) -> None:
+        if str(bias) not in ("0", *get_args(Centre)):
+            raise LSHFMError(f"distill.bias: expected 0, mean or median, found {bias!r}")
+        if even_median not in get_args(EvenMedian):
+            raise LSHFMError(f"distill.bias_even_median: expected mean or lower, found {even_median!r}")
+        if not isinstance(num_images, int) or num_images < 1:
+            raise LSHFMError(
+                f"distill.bias_images: expected a whole number of at least 1, found {num_images!r}"
+            )
+        #: How `calibrate` sets b; None keeps it.
+        self.centre: Centre | None = None if str(bias) == "0" else bias
+        self.even_median: EvenMedian = even_median
+        self.calibration_images = 0 if self.centre is None else num_images
+
+    def calibrate(self, teacher_MD: Tensor) -> None:
+        """Centre the bias as the settings say.
+
+        Raises:
+            LSHFMError: as `centre_bias`.
+        """
+        if self.centre is not None:
+            self.centre_bias(teacher_MD, self.centre, self.even_median)
+
+    def monitored(self) -> dict[str, Tensor]:
+        """`bit_agreement`."""
+        return {} if self.bit_agreement is None else {"bit_agreement": self.bit_agreement}
 
     def load_hash(self, weights: Mapping[str, Any], source: str) -> None:
         """Take W (and b, if there) from `weights` with the keys `weight` [H, D] and optionally `bias` [H].
@@ -149,23 +203,34 @@ class LSH(FeatureHead):
         """W f + b, [N, H]."""
         return F.linear(features_ND, self.weight, self.bias)
 
-    def _parts(
-        self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
-    ) -> dict[str, tuple[float, Tensor]]:
-        self._require_features(student_ND.shape[1])
-        loss, self.bit_agreement = hash_loss_of_rows(
-            student_ND, teacher_ND, *self._functions_of_step(), row_weights_N, self.hash_loss
-        )
-        return {"lsh": (1.0, loss)}
+    def forward(
+        self, student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], context: Context = NO_CONTEXT
+    ) -> Tensor:
+        """The loss, a float32 scalar.
 
-    def _map_parts(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
-    ) -> dict[str, tuple[float, Tensor]]:
+        Raises:
+            LSHFMError: D is not the number of features that the hash is for.
+        """
+        if isinstance(student, Tensor):
+            self._require_features(student.shape[1])
+            loss, self.bit_agreement = hash_loss_of_rows(
+                student,
+                cast(Tensor, teacher),
+                *self._functions_of_step(),
+                cast(Tensor | None, context.weights),
+                self.hash_loss,
+            )
+            return self.beta * loss
         self._require_features(student[0].shape[1] * SIDE**2)
+        assert context.weights is not None
         loss, self.bit_agreement = hash_loss_of_maps(
-            student, teacher, location_weights, *self._functions_of_step(), self.hash_loss
+            student,
+            cast(list[Tensor], teacher),
+            [level.float() for level in cast(Sequence[Tensor], context.weights)],
+            *self._functions_of_step(),
+            self.hash_loss,
         )
-        return {"lsh": (1.0, loss)}
+        return self.beta * loss
 
     def _functions_of_step(self) -> tuple[Tensor, Tensor]:
         """W and b of the hash functions that this loss is of."""
@@ -179,55 +244,3 @@ class LSH(FeatureHead):
             raise LSHFMError(
                 f"mimic loss: the hash matrix is for {self.weight.shape[1]} features, found {num_features}"
             )
-
-
-class LSHL2(LSH):
-    """β · (w_l2 · MSE + w_lsh · LSH term); both weights are 1 as published: one β for the sum.
-
-    Args:
-        l2_weight: w_l2.
-        lsh_weight: w_lsh.
-        Others: as `LSH`.
-    """
-
-    def __init__(
-        self,
-        num_features: int,
-        num_hashes: int | None = None,
-        *,
-        beta: float = 1.0,
-        l2_weight: float = 1.0,
-        lsh_weight: float = 1.0,
-        std: float = 0.01,
-        hash_loss: HashLoss = "bce",
-        hashes_per_step: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            num_features,
-            num_hashes,
-            beta=beta,
-            std=std,
-            hash_loss=hash_loss,
-            hashes_per_step=hashes_per_step,
-            seed=seed,
-        )
-        require_number("l2_weight", l2_weight)
-        require_number("lsh_weight", lsh_weight)
-        self.l2_weight, self.lsh_weight = float(l2_weight), float(lsh_weight)
-
-    def _parts(
-        self, student_ND: Tensor, teacher_ND: Tensor, row_weights_N: Tensor | None
-    ) -> dict[str, tuple[float, Tensor]]:
-        l2 = mean_squared_error(student_ND, teacher_ND, row_weights_N)
-        return self._both(l2, super()._parts(student_ND, teacher_ND, row_weights_N))
-
-    def _map_parts(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
-    ) -> dict[str, tuple[float, Tensor]]:
-        lsh = super()._map_parts(student, teacher, location_weights)
-        # Last, as it keeps the differences for its gradient: they would add to the peak of the hash term.
-        return self._both(mean_squared_error_of_maps(student, teacher, location_weights), lsh)
-
-    def _both(self, l2: Tensor, lsh: dict[str, tuple[float, Tensor]]) -> dict[str, tuple[float, Tensor]]:
-        return {"l2": (self.l2_weight, l2), "lsh": (self.lsh_weight, lsh["lsh"][1])}

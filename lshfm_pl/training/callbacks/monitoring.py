@@ -18,7 +18,6 @@ from lshfm_pl.drawing.boxes import TRUTH, detection_picture
 from lshfm_pl.errors import LSHFMError, few, printable
 from lshfm_pl.kernels.switches import described
 from lshfm_pl.metrics.inputs import foreground
-from lshfm_pl.mimic import LSH
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.callbacks.decoration import decoration
 from lshfm_pl.training.callbacks.timing import BatchClock
@@ -37,8 +36,9 @@ class StepMonitor(BatchClock):
 
     `share/<loss>` is each loss's share of their sum (0..1); `monitor/grad_norm` the norm of all gradients before
     clipping; `monitor/images_per_second` the speed of all processes since the last time, validation left out;
-    `monitor/bit_agreement`, where there is a hash, the share of the batch's hash bits in which student and teacher
-    agree (see `LSH.bit_agreement`). Nothing else waits for the device.
+    `monitor/<name>` what a mimic loss wants to be logged. With a hash that is `bit_agreement`: the share of the
+    batch's hash bits in which student and teacher agree (see `LSH.bit_agreement`). Nothing else waits for the
+    device.
     """
 
     def __init__(self) -> None:
@@ -65,9 +65,8 @@ class StepMonitor(BatchClock):
         losses = pl_module.last_batch.losses
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         logged = {f"share/{name}": loss / total for name, loss in losses.items()}
-        head = pl_module.mimic if isinstance(pl_module, DistillationModule) else None
-        if isinstance(head, LSH) and head.bit_agreement is not None:
-            logged["monitor/bit_agreement"] = head.bit_agreement
+        if isinstance(pl_module, DistillationModule):
+            logged |= {f"monitor/{name}": value for name, value in pl_module.mimic.monitored().items()}
         logged["monitor/images_per_second"] = torch.tensor(
             trainer.world_size * self._images / self._seconds, dtype=torch.float32
         )
@@ -195,6 +194,8 @@ class RunSummary(pl.Callback):
                 "teacher",
                 f"{module.teacher.config['name']}: {module.teacher_parameters:,} parameters, all frozen",
             )
+            for name, adapter in module.mimic.adapters().items():
+                yield "adapter", "mimic_{}: {} → {}, trained with the student".format(name, *adapter.widths)
         describe = getattr(trainer.datamodule, "describe", dict)  # type: ignore[attr-defined]
         for split, counts in describe().items():
             yield split, _told_counts(counts)

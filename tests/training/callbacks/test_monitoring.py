@@ -28,7 +28,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import LSHL2, DistillLosses, mimic_size
+from lshfm_pl.mimic import LSHL2, Terms, tap_of
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.callbacks.monitoring import (
     DetectionPictures,
@@ -59,9 +59,9 @@ def watched(request, tmp_path_factory):
     """(folder, module, what was logged) of three epochs with an LSHL2 loss, validation after the second."""
     folder = tmp_path_factory.mktemp("run")
     student, teacher = small_detector(request.param), small_detector(TEACHER_OF[request.param], seed=1)
-    head = LSHL2(mimic_size(teacher).num_features, 32, beta=2.0)
+    head = LSHL2(tap_of(teacher).num_features, 32, beta=2.0)
     module = DistillationModule(
-        student, teacher, DistillLosses(head), short_schedule(epochs=3, lr=1e-4, reference_batch_size=8)
+        student, teacher, Terms.of(lshl2=head), short_schedule(epochs=3, lr=1e-4, reference_batch_size=8)
     )
     callbacks = [
         RunSummary("outputs/x"), EpochLine(), StepMonitor(), DetectionPictures(2, 1, 0.0),

@@ -1,0 +1,75 @@
+"""Trained layers that give a student's features the teacher's width."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lshfm_pl.mimic.nested import Channels, Features, mapped
+
+__all__ = ["Adapter", "make_adapter", "resized"]
+
+
+class Adapter(nn.Module):
+    """A linear layer for rows, 1×1 convolutions for maps: one for all levels, for each level, or for each tower.
+
+    Args:
+        student: width of the student's features.
+        teacher: width of the teacher's, in the same structure.
+        is_of_maps: the features are maps.
+    """
+
+    def __init__(self, student: Channels, teacher: Channels, *, is_of_maps: bool) -> None:
+        super().__init__()
+        self.widths = student, teacher
+        layer: Callable[[Any, Any], nn.Module] = _convolution if is_of_maps else nn.Linear
+        if isinstance(student, dict):
+            assert isinstance(teacher, dict)
+            self.layers: nn.Module = nn.ModuleDict(
+                {name: layer(width, teacher[name]) for name, width in student.items()}
+            )
+        elif isinstance(student, tuple):
+            assert isinstance(teacher, tuple)
+            self.layers = nn.ModuleList(map(layer, student, teacher))
+        else:
+            self.layers = layer(student, teacher)
+
+    def forward(self, features: Features) -> Features:
+        """Features of the teacher's width, in the same structure."""
+        layers: Any = self.layers
+        if isinstance(features, dict):
+            return {name: [layers[name](level) for level in levels] for name, levels in features.items()}
+        if isinstance(features, Tensor):
+            return layers(features)
+        if isinstance(layers, nn.ModuleList):
+            return [layer(level) for layer, level in zip(layers, features, strict=True)]
+        return [layers(level) for level in features]
+
+    def extra_repr(self) -> str:
+        """The widths."""
+        return "{} → {}".format(*self.widths)
+
+
+def _convolution(student: int, teacher: int) -> nn.Conv2d:
+    return nn.Conv2d(student, teacher, kernel_size=1)
+
+
+def make_adapter(student: Channels, teacher: Channels, *, is_of_maps: bool) -> Adapter | None:
+    """The adapter from the width of the student to that of the teacher; None where they are the same."""
+    return None if student == teacher else Adapter(student, teacher, is_of_maps=is_of_maps)
+
+
+def resized(student: Features, teacher: Features) -> tuple[Features, Features]:
+    """The features with maps of one size: the smaller of two maps is resized to the larger, bilinearly."""
+
+    def larger(one: Tensor, other: Tensor) -> tuple[int, int]:
+        return max(one.shape[-2], other.shape[-2]), max(one.shape[-1], other.shape[-1])
+
+    def in_size_of_larger(one: Tensor, other: Tensor) -> Tensor:
+        size = larger(one, other)
+        if one.ndim != 4 or tuple(one.shape[-2:]) == size:
+            return one
+        return F.interpolate(one, size, mode="bilinear", align_corners=False)
+
+    return mapped(in_size_of_larger, student, teacher), mapped(in_size_of_larger, teacher, student)

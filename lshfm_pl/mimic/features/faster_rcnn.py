@@ -1,0 +1,242 @@
+"""Where the features of a Faster R-CNN are read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.kernels.memory import give_back_freed_memory
+from lshfm_pl.mimic.features.base import (
+    DetectorTap,
+    FeatureGrid,
+    Record,
+    Recorded,
+    backbone_maps,
+    cropped,
+    draw_rows,
+)
+from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT
+from lshfm_pl.mimic.nested import Channels, Features
+
+__all__ = ["FasterRCNNTap", "box_features"]
+
+BOX_POINTS = frozenset({"penultimate", "logits"})
+JITTERED_COPIES = 4
+
+
+class FasterRCNNTap(DetectorTap):
+    """Features of the student's sampled training RoIs, of the pyramid, and of the RPN.
+
+    `penultimate`: output [N, D] of the box head (after the last ReLU; C4: layer4, averaged); the teacher pools the
+    same boxes from its own maps. N are the RoIs of the whole batch. `logits`: [N, K] of the box predictor,
+    background included; every RoI counts 1/N. `dense_head`: output of the RPN's convolution by level.
+    """
+
+    layouts: ClassVar[Mapping[str, str]] = {
+        "penultimate": "boxes",
+        "logits": "boxes",
+        "pyramid": PYRAMID_LAYOUT,
+        "dense_head": "locations of an RPN",
+    }
+    row_points = BOX_POINTS
+    activation = "softmax"
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """`cls_score`."""
+        return self.detector.roi_heads.box_predictor.cls_score
+
+    def channels(self, point: str) -> Channels:
+        """D, K, or the width of the RPN's convolution."""
+        if point == "dense_head":
+            return {"rpn": self.detector.rpn.head.cls_logits.in_channels}
+        return self.num_features if point == "penultimate" else len(self.classifier.weight)
+
+    def needs(self, points: frozenset[str]) -> set[str]:
+        """The sampled boxes with the box head's output and the predictor's; the pyramid; the RPN's maps."""
+        names = {"boxes", "features", "logits"} if "logits" in points else set()
+        if "penultimate" in points:
+            names |= {"boxes", "features"}
+        return names | ({"pyramid", "dense_head"} & points)
+
+    def hook(
+        self, stack: ExitStack, record: Record, points: frozenset[str], complete: Callable[[Record], None]
+    ) -> None:
+        """Hooks on the RPN, the RoI pooling, the box head and the box predictor."""
+
+        def keep_pyramid(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            record["pyramid"] = list(inputs[1].values())
+
+        def keep_rpn(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            record.setdefault("dense_head", []).append(output)
+
+        def keep_boxes(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            _, record["boxes"], record["image_sizes"] = inputs
+
+        def keep_features(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            record["features"] = output
+
+        def keep_logits(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+            record["logits"] = output[0]
+            complete(record)
+
+        rpn, heads = self.detector.rpn, self.detector.roi_heads
+        if "pyramid" in points:
+            stack.callback(rpn.register_forward_pre_hook(keep_pyramid).remove)
+        if "dense_head" in points:
+            stack.callback(rpn.head.conv.register_forward_hook(keep_rpn).remove)
+        stack.callback(heads.box_roi_pool.register_forward_pre_hook(keep_boxes).remove)
+        stack.callback(heads.box_head.register_forward_hook(keep_features).remove)
+        stack.callback(heads.box_predictor.register_forward_hook(keep_logits).remove)
+
+    def student_features(self, record: Record, points: frozenset[str]) -> dict[str, Recorded]:
+        """What the hooks have kept."""
+        found: dict[str, Recorded] = {}
+        if "penultimate" in points:
+            found["penultimate"] = Recorded(record["features"])
+        if "pyramid" in points:
+            found["pyramid"] = Recorded(record["pyramid"])
+        if "dense_head" in points:
+            found["dense_head"] = Recorded({"rpn": record["dense_head"]})
+        if "logits" in points:
+            logits_NK = record["logits"]
+            weights_N = logits_NK.new_full(logits_NK.shape[:1], 1 / max(1, len(logits_NK)))
+            found["logits"] = Recorded(logits_NK, weights_N)
+        return found
+
+    def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
+        """The backbone's maps, and the RPN's if wanted."""
+        maps = backbone_maps(self.detector, batch)
+        made: dict[str, Any] = {"pyramid": maps} if points & (BOX_POINTS | {"pyramid"}) else {}
+        if "dense_head" in points:
+            made["dense_head"] = [self.detector.rpn.head.conv(level) for level in maps.values()]
+        give_back_freed_memory(batch.device)  # the student's pooled boxes are to come, the peak of the step
+        return made
+
+    def teacher_features(
+        self, maps: Mapping[str, Any], record: Record, points: frozenset[str]
+    ) -> dict[str, Features]:
+        """The box head's output for the student's boxes, and what the other points have."""
+        found: dict[str, Features] = {}
+        if points & BOX_POINTS:
+            rows_ND = box_features(self.detector, maps["pyramid"], record["boxes"], record["image_sizes"])
+            if "penultimate" in points:
+                found["penultimate"] = rows_ND
+            if "logits" in points:
+                found["logits"] = self.detector.roi_heads.box_predictor(rows_ND)[0]
+        if "pyramid" in points:
+            found["pyramid"] = list(maps["pyramid"].values())
+        if "dense_head" in points:
+            found["dense_head"] = {"rpn": maps["dense_head"]}
+        return found
+
+    def refuse_unlike(self, teacher: "FasterRCNNTap", points: frozenset[str]) -> None:
+        """Stop if the numbers of class logits differ.
+
+        Raises:
+            LSHFMError: they do.
+        """
+        counts = [self.channels("logits"), teacher.channels("logits")]
+        if "logits" in points and counts[0] != counts[1]:
+            raise LSHFMError(
+                f"distill.kd: expected as many class logits of both, found {counts[0]} (student) and {counts[1]} "
+                "(teacher): other classes"
+            )
+
+    @classmethod
+    def ground_truth_features(
+        cls,
+        taps: Sequence["FasterRCNNTap"],
+        images: ImageList,
+        boxes: list[Tensor],
+        *,
+        rows_per_image: int,
+        generator: torch.Generator,
+    ) -> list[Tensor]:
+        """Of the ground-truth boxes and four jittered copies of each: foreground RoIs and background near them.
+
+        A copy's centre is moved by up to half a side and its sides are scaled by 1/2 to 2.
+        """
+        batch, sizes = images.tensors, images.image_sizes
+        boxes = [
+            draw_rows(_with_jittered(of_image, size, generator), rows_per_image, generator)
+            for of_image, size in zip(boxes, sizes, strict=True)
+        ]
+        if not sum(len(of_image) for of_image in boxes):
+            return [batch.new_zeros(0, tap.num_features) for tap in taps]
+        return [box_features(tap.detector, backbone_maps(tap.detector, batch), boxes, sizes) for tap in taps]
+
+    @classmethod
+    def grids(
+        cls, taps: Sequence["FasterRCNNTap"], batch: Tensor, size: tuple[int, int]
+    ) -> list[FeatureGrid]:
+        """Two kinds, as what is mimicked belongs to boxes and not to locations of a map.
+
+        The backbone's maps themselves, and the box head's output for square boxes of each anchor size, half a side
+        apart.
+        """
+        detectors = [tap.detector for tap in taps]
+        levels = [backbone_maps(detector, batch) for detector in detectors]
+        grids = [
+            FeatureGrid(
+                f"backbone map, stride {batch.shape[-1] // maps[0].shape[-1]}",
+                [cropped(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
+                side=1,
+                is_mimicked=False,
+            )
+            for maps in zip(*(of_detector.values() for of_detector in levels), strict=True)
+        ]
+        sides = sorted({side for sizes in detectors[0].rpn.anchor_generator.sizes for side in sizes})
+        return grids + [_box_grid(detectors, levels, size, side) for side in sides if side <= max(size)]
+
+
+def box_features(
+    detector: Any, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
+) -> Tensor:
+    """Output [N, D] of the box head for given boxes [n, 4] of each image.
+
+    On the CPU an image at a time: pooling copies the maps it is given, and the pooled boxes of a batch may take
+    more memory than its maps. On a GPU all at once, as the host waits for it in every pooling. All sizes are given
+    each time, as the pooling finds its maps' strides by the largest image.
+    """
+    heads = detector.roi_heads
+    at_once = 1 if boxes[0].device.type == "cpu" else len(boxes)
+    features = []
+    for first in range(0, len(boxes), at_once):
+        taken = slice(first, first + at_once)
+        of_images = {name: level[taken] for name, level in maps.items()}
+        features.append(heads.box_head(heads.box_roi_pool(of_images, boxes[taken], image_sizes)))
+    return torch.cat(features)
+
+
+def _with_jittered(boxes_N4: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """The boxes of an image of `size` (height, width) and, after them, jittered copies inside it."""
+    copies = boxes_N4.repeat(JITTERED_COPIES, 1)
+    random = torch.rand(len(copies), 4, generator=generator).to(boxes_N4)
+    sides = copies[:, 2:] - copies[:, :2]
+    centres = (copies[:, 2:] + copies[:, :2]) / 2 + (random[:, :2] - 0.5) * sides
+    sides = sides * 4 ** (random[:, 2:] - 0.5)
+    jittered = clip_boxes_to_image(torch.cat([centres - sides / 2, centres + sides / 2], dim=1), size)
+    return torch.cat([boxes_N4, jittered[remove_small_boxes(jittered, min_size=1)]])
+
+
+def _box_grid(
+    detectors: Sequence[Any], levels: Sequence[dict[str, Tensor]], size: tuple[int, int], side: float
+) -> FeatureGrid:
+    """The box head's output for boxes of `side` pixels whose centres are half of that apart, cut at the borders."""
+    counts = [max(1, round(2 * length / side)) for length in size]
+    centres = torch.cartesian_prod(
+        *((torch.arange(count) + 0.5) * length / count for count, length in zip(counts, size, strict=True))
+    ).to(next(iter(levels[0].values())))
+    centres = centres.flip(1)  # (y, x) → (x, y)
+    boxes = clip_boxes_to_image(torch.cat([centres - side / 2, centres + side / 2], dim=1), size)
+    maps = [
+        box_features(detector, of_detector, [boxes], [size]).T.unflatten(1, counts)
+        for detector, of_detector in zip(detectors, levels, strict=True)
+    ]
+    return FeatureGrid(f"boxes of {side:g} pixels", maps, side=1, is_mimicked=True)

@@ -1,0 +1,253 @@
+"""Pairs of student and teacher features, from one training forward of the student.
+
+The student makes its ordinary forward while hooks keep what is wanted; the teacher runs no further than the wanted
+points ask. Its proposals, NMS and post-processing never run.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+from torch import Tensor, nn
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.kernels.memory import give_back_freed_memory
+from lshfm_pl.mimic.features.base import Batch, DetectorTap, Pair, Record
+from lshfm_pl.mimic.features.levels import Level, pyramid_levels
+from lshfm_pl.mimic.nested import Channels
+
+__all__ = ["POINTS", "FeatureTap", "make_tap", "tap_of"]
+
+POINTS = ("penultimate", "pyramid", "logits", "dense_head")
+
+TAPS = {
+    "fasterrcnn": "lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
+    "retinanet": "lshfm_pl.mimic.features.retinanet.RetinaNetTap",
+}
+
+
+def tap_of(detector: Any) -> DetectorTap:
+    """The tap of a detector's family.
+
+    Raises:
+        LSHFMError: its family has none.
+    """
+    path = TAPS.get(str(getattr(detector, "config", {}).get("architecture")))
+    if path is None:
+        raise LSHFMError(
+            f"mimicking: expected a detector of {' or '.join(TAPS)}, found {type(detector).__name__}"
+        )
+    return get_class(path)(detector)
+
+
+def make_tap(
+    student: Any, teacher: Any, points: Collection[str] = ("penultimate",), *, is_adapted: bool = False
+) -> "FeatureTap":
+    """The tap of a student and a teacher.
+
+    Args:
+        student: a detector.
+        teacher: another.
+        points: where to pair features: any of `POINTS`.
+        is_adapted: features of different widths are made alike by adapters.
+
+    Raises:
+        LSHFMError: a point is unknown, does not exist in one of the two or is something else there; the two
+            normalise images in other ways; or what is to be paired does not fit.
+    """
+    taps = tap_of(student), tap_of(teacher)
+    for point in points:
+        _refuse_other_layout(point, *taps)
+    if type(taps[0]) is type(taps[1]):
+        taps[0].refuse_unlike(taps[1], frozenset(points))
+    for key in ("image_mean", "image_std"):
+        values = [list(getattr(detector.transform, key)) for detector in (student, teacher)]
+        if values[0] != values[1]:
+            raise LSHFMError(
+                f"mimicking: both see the batch as the student normalises it, so expected one {key}, found "
+                f"{values[0]} (student) and {values[1]} (teacher)"
+            )
+    tap = FeatureTap(*taps, frozenset(points))
+    if "penultimate" in points and not is_adapted:
+        sizes = [each.num_features for each in taps]
+        if sizes[0] != sizes[1]:
+            raise LSHFMError(
+                f"mimicking: expected features of one length, found {sizes[0]} (student) and {sizes[1]} "
+                "(teacher); give both the same fpn_channels and box_head_width"
+            )
+    return tap
+
+
+def _refuse_other_layout(point: str, *taps: DetectorTap) -> None:
+    """Stop if a point is not the same in both detectors."""
+    found = [tap.layouts.get(point) for tap in taps]
+    families = [type(tap.detector).__name__ for tap in taps]
+    if found[0] != found[1]:
+        shared = [name for name in POINTS if taps[0].layouts.get(name, 0) == taps[1].layouts.get(name)]
+        raise LSHFMError(
+            f"mimicking: for features at {point} expected student and teacher of one architecture, found "
+            f"{' and '.join(families)}; the two can be compared at {', '.join(shared) or 'no point'}"
+        )
+    if found[0] is None:
+        raise LSHFMError(f"mimicking: expected a point of {', '.join(taps[0].layouts)}, found {point}")
+
+
+class FeatureTap:
+    """Pairs the features of one student forward with the teacher's.
+
+        with tap.pairing(use):  # use(pairs, batch) is called on the way
+            losses = student(images, targets)
+
+        with tap.recording() as record:
+            losses = student(images, targets)
+        pairs = tap.pairs(record)  # {point: pair}
+
+    The hooks exist only inside these contexts. Batches are resized and normalised once, by the student: both
+    networks see the same tensor.
+
+    Args:
+        student: tap of the student.
+        teacher: tap of the teacher; `make_tap` checks that the two fit.
+        points: where to pair features.
+
+    Raises:
+        LSHFMError: the pyramids have no level of the same stride.
+    """
+
+    def __init__(self, student: DetectorTap, teacher: DetectorTap, points: frozenset[str]) -> None:
+        self._student, self._teacher = student, teacher
+        self.points = points
+        self._levels: list[tuple[int, int]] = []
+        self._strides: tuple[int, ...] = ()
+        self._pyramids: tuple[list[Level], list[Level]] = ([], [])
+        if "pyramid" in points:
+            self._pair_levels()
+
+    @property
+    def student(self) -> Any:
+        """The detector that is trained."""
+        return self._student.detector
+
+    @property
+    def teacher(self) -> Any:
+        """The detector that it mimics."""
+        return self._teacher.detector
+
+    def _pair_levels(self) -> None:
+        of_student, of_teacher = (pyramid_levels(detector) for detector in (self.student, self.teacher))
+        by_stride = {level.stride: index for index, level in enumerate(of_teacher)}
+        self._levels = [
+            (index, by_stride[level.stride])
+            for index, level in enumerate(of_student)
+            if level.stride in by_stride
+        ]
+        if not self._levels:
+            strides = [[level.stride for level in levels] for levels in (of_student, of_teacher)]
+            raise LSHFMError(
+                f"mimicking: expected maps of a common stride, found {strides[0]} (student) and "
+                f"{strides[1]} (teacher)"
+            )
+        self._strides = tuple(of_student[index].stride for index, _ in self._levels)
+        self._pyramids = (
+            [of_student[index] for index, _ in self._levels],
+            [of_teacher[index] for _, index in self._levels],
+        )
+
+    def channels(self, point: str) -> tuple[Channels, Channels]:
+        """Widths of the student's and the teacher's features at a point."""
+        if point == "pyramid":
+            student, teacher = (tuple(level.channels for level in levels) for levels in self._pyramids)
+            return student, teacher
+        return self._student.channels(point), self._teacher.channels(point)
+
+    def is_of_maps(self, point: str) -> bool:
+        """Whether the features at a point are maps, not rows."""
+        return point not in self._student.row_points
+
+    @contextmanager
+    def pairing(self, use: Callable[[dict[str, Pair], Batch], None]) -> Iterator[None]:
+        """Give `use` the pairs while the student runs inside this context, as soon as its part of them is made.
+
+        That is before the student's own losses fill the memory with what their gradients need.
+
+        Raises:
+            LSHFMError: nothing was recorded, so that there would be no mimic term.
+        """
+        used = False
+
+        def pair(record: Record) -> None:
+            nonlocal used
+            used = True
+            use(self.pairs(record), record["batch"])
+            record.clear()  # the teacher's maps need not outlive the mimic term
+            give_back_freed_memory(next(self.student.parameters()).device)
+
+        with self._hooked(pair):
+            yield
+        if not used:
+            raise _nothing_recorded()
+
+    @contextmanager
+    def recording(self) -> Iterator[Record]:
+        """Record while the student runs inside this context, for `pairs`; `record["batch"]` is the `Batch`."""
+        with self._hooked(lambda record: None) as record:
+            yield record
+
+    @contextmanager
+    def _hooked(self, complete: Callable[[Record], None]) -> Iterator[Record]:
+        record: Record = {}
+
+        def keep_batch(module: nn.Module, inputs: Any, output: Any) -> None:
+            # Before the student's own forward: the teacher's activations never meet the student's in memory.
+            images, targets = output
+            record["teacher"] = self.teacher_maps(images.tensors)
+            record["batch"] = Batch(
+                [target["boxes"] for target in targets or ()],
+                [target["labels"] for target in targets or ()],
+                images.image_sizes,
+                (images.tensors.shape[-2], images.tensors.shape[-1]),
+            )
+
+        with ExitStack() as stack:
+            stack.callback(self.student.transform.register_forward_hook(keep_batch).remove)
+            self._student.hook(stack, record, self.points, complete)
+            yield record
+
+    def pairs(self, record: Record) -> dict[str, Pair]:
+        """The pair of each point of a recorded forward; runs the teacher, without gradient.
+
+        Raises:
+            LSHFMError: nothing was recorded, so that there would be no mimic term.
+        """
+        if not self._student.needs(self.points) | {"teacher"} <= record.keys():
+            raise _nothing_recorded()
+        with torch.no_grad():
+            teacher = self._teacher.teacher_features(record["teacher"], record, self.points)
+        student = self._student.student_features(record, self.points)
+        pairs = {
+            point: Pair(features, teacher[point], weights) for point, (features, weights) in student.items()
+        }
+        if "pyramid" in pairs:
+            ours, theirs = student["pyramid"].features, teacher["pyramid"]
+            assert isinstance(ours, list)
+            assert isinstance(theirs, list)
+            pairs["pyramid"] = Pair(
+                [ours[index] for index, _ in self._levels],
+                [theirs[index] for _, index in self._levels],
+                strides=self._strides,
+            )
+        return pairs
+
+    def teacher_maps(self, batch: Tensor) -> dict[str, Any]:
+        """What the teacher computes of a batch [B, 3, H, W] before the student has any box, without gradient."""
+        with torch.no_grad():
+            return self._teacher.teacher_maps(batch, self.points)
+
+
+def _nothing_recorded() -> LSHFMError:
+    return LSHFMError(
+        "mimicking: no student features were recorded, so the mimic term is missing; "
+        "run the student in training mode inside pairing() or recording()"
+    )

@@ -1,0 +1,47 @@
+"""Hash matrices in files."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lshfm_pl.detectors.checkpoint import read_checkpoint
+from lshfm_pl.detectors.published import PUBLISHED_HASH_PREFIXES
+from lshfm_pl.detectors.state_dicts import refuse_not_finite
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["read_hash_file"]
+
+HASH_OF_TERM = re.compile(r"mimic\.[^.]+\.loss\.weight")
+"""A hash matrix in the `state_dict` of a training checkpoint."""
+
+OLDER_PREFIXES = ("", "mimic.")
+"""Of `weight` and `bias`: in a file of a hash alone, and in training checkpoints of before there were terms."""
+
+
+def read_hash_file(path: str | Path) -> Mapping[str, Any]:
+    """`weight` and `bias` of a hash from a file: {'weight', 'bias'}, or a training checkpoint, ours or published.
+
+    Of a checkpoint with several hashes the first is taken.
+
+    Raises:
+        LSHFMError: no such file, or not a file of tensors.
+    """
+    content = read_checkpoint(path)
+    if isinstance(content, Mapping):
+        states = [content, *(content[key] for key in ("state_dict", "model") if key in content)]
+        for state in (state for state in states if isinstance(state, Mapping)):
+            of_terms = [
+                key.removesuffix("weight")
+                for key, value in state.items()
+                if isinstance(key, str) and HASH_OF_TERM.fullmatch(key) and getattr(value, "ndim", 0) == 2
+            ]
+            for prefix in (*OLDER_PREFIXES, *of_terms, *PUBLISHED_HASH_PREFIXES):
+                if f"{prefix}weight" in state:
+                    found = {name: state.get(f"{prefix}{name}") for name in ("weight", "bias")}
+                    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+                    refuse_not_finite(f"distill.hash_weights: {path}", tensors)
+                    return found
+    raise LSHFMError(f"distill.hash_weights: {path} holds no hash matrix 'weight' [H, D]")

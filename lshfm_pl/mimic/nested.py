@@ -1,0 +1,42 @@
+"""The structure of features: rows, maps by level, or maps of several towers by level."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Channels", "Features", "mapped", "shapes_of", "tensors_of"]
+
+Features = Tensor | list[Tensor] | dict[str, list[Tensor]]
+"""Rows [N, D]; maps [B, C, h, w] by level; or by the name of a tower its maps by level."""
+
+Channels = int | tuple[int, ...] | dict[str, int]
+"""Width of features: D or C of all levels; C of each level; C of each tower."""
+
+
+def mapped(function: Callable[..., Tensor], *features: Any) -> Any:
+    """`function` of corresponding tensors, in the structure of the features."""
+    first = features[0]
+    if isinstance(first, dict):
+        return {name: mapped(function, *(each[name] for each in features)) for name in first}
+    if isinstance(first, list | tuple):
+        return [mapped(function, *parts) for parts in zip(*features, strict=True)]
+    return function(*features)
+
+
+def tensors_of(features: Any) -> Iterator[Tensor]:
+    """The tensors of features, in their order."""
+    if isinstance(features, Tensor):
+        yield features
+        return
+    for part in features.values() if isinstance(features, dict) else features:
+        yield from tensors_of(part)
+
+
+def shapes_of(features: Any) -> Any:
+    """The shapes of features, in their structure."""
+    if isinstance(features, Tensor):
+        return list(features.shape)
+    if isinstance(features, dict):
+        return {name: shapes_of(part) for name, part in features.items()}
+    return [shapes_of(part) for part in features]

@@ -1,0 +1,195 @@
+"""What is trained beside the student's own losses: a weighted sum of named terms."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from lshfm_pl.mimic.adapters import Adapter, make_adapter, resized
+from lshfm_pl.mimic.features import Batch, FeatureTap, Pair
+from lshfm_pl.mimic.losses.base import Context, Loss, LossSum, require_number
+from lshfm_pl.seeding import mix_seed
+
+__all__ = ["Moment", "Term", "Terms"]
+
+Pairs = Mapping[str, Pair]
+
+
+class Moment(NamedTuple):
+    """When in a run a batch is: the optimizer step and the epoch, from 0, and a seed of the batch's own."""
+
+    step: int = 0
+    epoch: int = 0
+    seed: int = 0
+
+
+class Term(nn.Module):
+    """A loss with its weight in the sum, and the adapter that gives it features of one width.
+
+    Args:
+        loss: says at which point it compares.
+        weight: multiplies the loss.
+        warmup_steps: the weight rises linearly from 0 over so many optimizer steps.
+        until: the term ends after so many epochs; None: it does not.
+
+    Raises:
+        LSHFMError: a number that is out of range.
+    """
+
+    def __init__(
+        self, loss: Loss, *, weight: float = 1.0, warmup_steps: int = 0, until: float | None = None
+    ) -> None:
+        super().__init__()
+        numbers = {"weight": weight, "warmup_steps": warmup_steps, "until": 0 if until is None else until}
+        for key, value in numbers.items():
+            require_number(key, value)
+        self.loss = loss
+        self.weight, self.warmup_steps, self.until = float(weight), warmup_steps, until
+        self.adapter: Adapter | None = None
+
+    def strength(self, moment: Moment) -> float:
+        """Weight times the loss's own β; 0 once the term has ended. The warm-up does not count."""
+        return 0.0 if self._has_ended(moment) else self.weight * getattr(self.loss, "beta", 1.0)
+
+    def _has_ended(self, moment: Moment) -> bool:
+        return self.until is not None and moment.epoch >= self.until
+
+    def factor(self, moment: Moment) -> float:
+        """What the loss is multiplied with."""
+        if self._has_ended(moment):
+            return 0.0
+        rise = min(1.0, (moment.step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.weight * rise
+
+    def forward(self, pair: Pair, batch: Batch, moment: Moment, generator_seed: int) -> Tensor:
+        """The weighted loss of a pair, a float32 scalar."""
+        student = pair.student if self.adapter is None else self.adapter(pair.student)
+        teacher = pair.teacher
+        if pair.weights is None:
+            student, teacher = resized(student, teacher)
+        wants = self.loss.wants
+        context = Context(
+            weights=pair.weights,
+            boxes=batch.boxes if "boxes" in wants else None,
+            labels=batch.labels if "boxes" in wants else None,
+            image_sizes=batch.image_sizes,
+            padded_size=batch.padded_size,
+            strides=pair.strides,
+            generator=torch.Generator().manual_seed(generator_seed) if "generator" in wants else None,
+        )
+        value = self.loss(student, teacher, context)
+        factor = self.factor(moment)
+        return value if factor == 1 else factor * value
+
+
+class Terms(nn.ModuleDict):
+    """Named terms, whose sum is added to the student's own losses.
+
+    Args:
+        terms: by the names under which they are logged.
+    """
+
+    def __init__(self, terms: Mapping[str, Term]) -> None:
+        super().__init__(terms)
+        self.register_load_state_dict_pre_hook(_rename_state)
+
+    @classmethod
+    def of(cls, **losses: Loss | LossSum) -> "Terms":
+        """Terms of weight 1; each loss of a sum is a term by its own name."""
+        terms: dict[str, Term] = {}
+        for name, loss in losses.items():
+            parts = loss.losses.items() if isinstance(loss, LossSum) else [(name, loss)]
+            terms |= {part: Term(cast(Loss, each)) for part, each in parts}
+        return cls(terms)
+
+    def named(self) -> Iterator[tuple[str, Term]]:
+        """The terms by name."""
+        for name, term in self.items():
+            yield name, cast(Term, term)
+
+    @property
+    def points(self) -> frozenset[str]:
+        """Where features are compared."""
+        return frozenset(term.loss.point for _, term in self.named())
+
+    def add_adapters(self, tap: FeatureTap) -> None:
+        """Give an adapter to each term whose student and teacher have features of different widths.
+
+        Class logits are never adapted: taps refuse detectors of other classes.
+        """
+        for _, term in self.named():
+            point = term.loss.point
+            student, teacher = tap.channels(point)
+            term.adapter = make_adapter(student, teacher, is_of_maps=tap.is_of_maps(point))
+
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapters by the names of their terms."""
+        return {name: term.adapter for name, term in self.named() if term.adapter is not None}
+
+    def strength(self, moment: Moment) -> float:
+        """That of the strongest term."""
+        return max(term.strength(moment) for _, term in self.named())
+
+    def forward(self, pairs: Pairs, batch: Batch, moment: Moment) -> dict[str, Tensor]:
+        """Each weighted loss by its name.
+
+        Args:
+            pairs: by point.
+            batch: that they are of.
+            moment: of the run; random numbers depend on it and the term's name alone.
+        """
+
+        def is_late(entry: tuple[str, Term]) -> bool:
+            _, term = entry
+            return term.loss.is_last_on_maps and not isinstance(pairs[term.loss.point].student, Tensor)
+
+        values = {}
+        for name, term in sorted(self.named(), key=is_late):
+            seed = mix_seed(moment.seed, zlib.crc32(name.encode())) % 2**63
+            values[name] = term(pairs[term.loss.point], batch, moment, seed)
+        return {name: values[name] for name in self}
+
+    def monitored(self) -> dict[str, Tensor]:
+        """Scalars to be logged: by their own names, or with the term's before it where two terms have one name."""
+        found = [
+            (name, key, value) for name, term in self.named() for key, value in term.loss.monitored().items()
+        ]
+        keys = [key for _, key, _ in found]
+        return {key if keys.count(key) == 1 else f"{name}_{key}": value for name, key, value in found}
+
+    def calibrate(self, features_of: Callable[[int], Tensor], broadcast: Callable[[Tensor], Tensor]) -> None:
+        """Let the losses that ask for it see a sample of the teacher's features.
+
+        Args:
+            features_of: from a number of training images to features [M, D] at `penultimate`.
+            broadcast: gives every process the first one's tensor.
+        """
+        for _, term in self.named():
+            if term.loss.calibration_images:
+                term.loss.calibrate(features_of(term.loss.calibration_images))
+                for name in term.loss.calibrated:
+                    buffer = term.loss.get_buffer(name)
+                    # By the CPU: a pickled tensor of a GPU would open that GPU in every process.
+                    buffer.copy_(broadcast(buffer.cpu()))
+
+    def renamed(self, state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        """`state` of a checkpoint under today's names: before there were terms, the only hash was at `prefix`
+        itself.
+
+        Args:
+            state: of a module that holds this one.
+            prefix: of this module's keys in it.
+        """
+        hashes = [name for name, term in self.named() if "weight" in dict(term.loss.named_buffers())]
+        if len(hashes) != 1:
+            return dict(state)
+        new = {f"{prefix}{key}": f"{prefix}{hashes[0]}.loss.{key}" for key in ("weight", "bias")}
+        return {new.get(key, key): value for key, value in state.items()}
+
+
+def _rename_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    renamed = cast(Terms, module).renamed(state, prefix)
+    state.clear()
+    state.update(renamed)
