@@ -11,7 +11,7 @@ from torch import nn
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic.features import FeatureTap, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
-from lshfm_pl.mimic.terms import Term, Terms
+from lshfm_pl.mimic.terms import Term, Terms, number_of
 from lshfm_pl.seeding import mix_seed
 
 __all__ = ["ENTRY_POINTS", "TeacherFacts", "build_losses"]
@@ -93,8 +93,8 @@ def build_losses(
     facts = TeacherFacts(teacher, teacher if student is None else student)
     found: list[tuple[str, str, Term]] = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix_seed(init_seed))
         for entry, own in entries.items():
+            torch.manual_seed(mix_seed(init_seed, number_of(entry)))
             try:
                 found += [(entry, part, term) for part, term in _terms_of(entry, dict(own), facts)]
             except LSHFMError as error:
@@ -165,6 +165,6 @@ def _arguments_of(loss_type: Any) -> dict[str, bool]:
         if parameter.kind is parameter.VAR_KEYWORD:
             rest = getattr(loss_type, "settings_of", None)  # whose further arguments they are
             found |= {} if rest is None else {**_arguments_of(rest), **found}
-        else:
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
             found[parameter.name] = parameter.default is parameter.empty
     return found

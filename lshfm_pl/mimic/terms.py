@@ -12,7 +12,7 @@ from lshfm_pl.mimic.features import Batch, FeatureTap, Pair
 from lshfm_pl.mimic.losses.base import Context, Loss, LossSum, require_number
 from lshfm_pl.seeding import mix_seed
 
-__all__ = ["Moment", "Term", "Terms"]
+__all__ = ["Moment", "Term", "Terms", "number_of"]
 
 Pairs = Mapping[str, Pair]
 
@@ -23,6 +23,11 @@ class Moment(NamedTuple):
     step: int = 0
     epoch: int = 0
     seed: int = 0
+
+
+def number_of(name: str) -> int:
+    """A number that depends on a term's name alone, for the seeds of its own random numbers."""
+    return zlib.crc32(name.encode())
 
 
 class Term(nn.Module):
@@ -114,15 +119,17 @@ class Terms(nn.ModuleDict):
         """Where features are compared."""
         return frozenset(term.loss.point for _, term in self.named())
 
-    def add_adapters(self, tap: FeatureTap) -> None:
+    def add_adapters(self, tap: FeatureTap, seed: int) -> None:
         """Give an adapter to each term whose student and teacher have features of different widths.
 
+        Its first weights depend on the seed and the term's name; the global random numbers are left as they are.
         Class logits are never adapted: taps refuse detectors of other classes.
         """
-        for _, term in self.named():
+        for name, term in self.named():
             point = term.loss.point
-            student, teacher = tap.channels(point)
-            term.adapter = make_adapter(student, teacher, is_of_maps=tap.is_of_maps(point))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(mix_seed(seed, number_of(name)))
+                term.adapter = make_adapter(*tap.channels(point), is_of_maps=tap.is_of_maps(point))
 
     def adapters(self) -> dict[str, Adapter]:
         """The adapters by the names of their terms."""
@@ -141,13 +148,16 @@ class Terms(nn.ModuleDict):
             moment: of the run; random numbers depend on it and the term's name alone.
         """
 
+        # Once for all terms of a point, so that their gradients add up in float32.
+        pairs = {point: _with_float_rows(pair) for point, pair in pairs.items()}
+
         def is_late(entry: tuple[str, Term]) -> bool:
             _, term = entry
             return term.loss.is_last_on_maps and not isinstance(pairs[term.loss.point].student, Tensor)
 
         values = {}
         for name, term in sorted(self.named(), key=is_late):
-            seed = mix_seed(moment.seed, zlib.crc32(name.encode())) % 2**63
+            seed = mix_seed(moment.seed, number_of(name)) % 2**63
             values[name] = term(pairs[term.loss.point], batch, moment, seed)
         return {name: values[name] for name in self}
 
@@ -187,6 +197,12 @@ class Terms(nn.ModuleDict):
             return dict(state)
         new = {f"{prefix}{key}": f"{prefix}{hashes[0]}.loss.{key}" for key in ("weight", "bias")}
         return {new.get(key, key): value for key, value in state.items()}
+
+
+def _with_float_rows(pair: Pair) -> Pair:
+    if isinstance(pair.student, Tensor) and isinstance(pair.teacher, Tensor):
+        return pair._replace(student=pair.student.float(), teacher=pair.teacher.float())
+    return pair
 
 
 def _rename_state(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -443,9 +443,7 @@ def _loss_settings(run: Run) -> dict[str, str]:
         if isinstance(own, Mapping):
             flat |= {f"{name}.{key}": value for key, value in own.items()}
     return {
-        key: str(value)
-        for key, value in flat.items()
-        if key.rpartition(".")[2] not in NOT_A_LOSS_SETTING
+        key: str(value) for key, value in flat.items() if key.rpartition(".")[2] not in NOT_A_LOSS_SETTING
     }
 
 

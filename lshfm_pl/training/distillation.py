@@ -60,9 +60,7 @@ class DistillationModule(DetectionModule):
         #: Of the teacher as it was given: freezing makes a few of its parameters one.
         self.teacher_parameters = sum(count_parameters([teacher]))
         self.tap = make_tap(detector, teacher, losses.points, is_adapted=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix_seed(seed))
-            losses.add_adapters(self.tap)
+        losses.add_adapters(self.tap, seed)
         freeze(teacher, teacher_dtype)
         self._moment = Moment()
         self._steps = 0
@@ -88,12 +86,12 @@ class DistillationModule(DetectionModule):
         """
         self.teacher.to(self.device)
         if self.trainer.ckpt_path is None:
-            self.mimic.calibrate(self._sampled_features, self.trainer.strategy.broadcast)
+            with self.trainer.precision_plugin.forward_context():
+                self.mimic.calibrate(self._sampled_features, self.trainer.strategy.broadcast)
 
     def _sampled_features(self, num_images: int) -> Tensor:
         sample = self.trainer.datamodule.sample_dataloader(num_images)  # type: ignore[attr-defined]
-        with self.trainer.precision_plugin.forward_context():
-            return sampled_features(self.teacher, sample)
+        return sampled_features(self.teacher, sample)
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The student's losses and `mimic_<term>` for each mimic term.

@@ -92,6 +92,26 @@ def test_short_spellings_are_those_of_the_measures():
     assert respelled("report", ["data"]) == ["data"]
 
 
+@pytest.mark.parametrize("typed", ["distill=[lshl2,kd]", "distill=[ lshl2, kd ]", "distill=lshl2+kd"])
+@pytest.mark.parametrize("command", ["train", "benchmark"])
+def test_sum_of_losses_is_one_file_for_each(command, typed):
+    assert respelled(command, ["seed=1", typed, "distill.terms.kd.beta=2"]) == [
+        "seed=1",
+        "distill=_sum",
+        "distill.name=lshl2+kd",
+        "+distill@distill.terms.lshl2=lshl2",
+        "+distill@distill.terms.kd=kd",
+        "distill.terms.kd.beta=2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "typed", ["distill=lshl2", "distill=none,l2", "distill=[none,l2],lsh", "distill.name=a+b"]
+)
+def test_one_loss_and_a_sweep_over_losses_stay_as_they_are(typed):
+    assert respelled("train", [typed]) == [typed]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_module_of_every_command_starts_before_its_imports(command):
     text = (CONFIG_DIR.parent / "lshfm_pl" / f"{command}.py").read_text(encoding="utf-8")

@@ -48,6 +48,9 @@ def test_what_is_typed_goes_to_the_runs_that_it_is_for():
     [
         ("distill=[none,lshl2]", [Student("none", "none"), Student("lshl2", "lshl2")]),
         ("distill=lsh", [Student("lsh", "lsh")]),
+        ("distill=[lshl2+kd]", [Student("lshl2+kd", "lshl2+kd")]),
+        ("distill=[{l2+kd:{terms.kd.beta:0.5}}]",
+         [Student("l2+kd", "l2+kd", ("distill.terms.kd.beta=0.5",))]),
         ("distill=[{lshl2:{beta:4,num_hashes:null}}]",
          [Student("lshl2", "lshl2", ("distill.beta=4", "distill.num_hashes=null"))]),
         ("distill=[{median:{loss:lsh,bias:median}}]", [Student("median", "lsh", ("distill.bias=median",))]),
@@ -65,6 +68,8 @@ def test_losses_are_names_or_have_settings_of_their_own(typed, expected):
         ("distill=[]", "expected at least one loss"),
         ("distill=[none,lshl3]", "expected one of kd, l2, lsh, lshl2, none, found lshl3"),
         ("distill=[l2,l2]", "found l2 twice"),
+        ("distill=[l2+kdd]", "found kdd"),
+        ("distill=[l2+none]", "found none"),
         ("distill=[{../x:{loss:l2}}]", "expected a name with settings"),
         ("distill=[{l2:4}]", "expected a name with settings"),
     ],

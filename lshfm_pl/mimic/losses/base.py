@@ -75,6 +75,9 @@ class Loss(nn.Module):
     calibration_images: int = 0
     """Training images from which `calibrate` is to be given features before a new run; 0 for none."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __call__(self, student: Features, teacher: Features, context: Context = NO_CONTEXT) -> Any:
         """The loss as a float32 scalar.
 

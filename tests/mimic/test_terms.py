@@ -1,0 +1,352 @@
+"""Sums of named terms: weights, warm-up, end, adapters, and trained parts of losses."""
+
+import math
+from typing import ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_detectors import (
+    STUDENTS,
+    TEACHER_OF,
+    RandomData,
+    as_float,
+    quiet_trainer,
+    random_batch,
+    short_schedule,
+    small_detector,
+)
+from torch import nn
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic import L2, LSH, LSHL2, Context, Loss, Moment, Term, Terms, build_losses
+from lshfm_pl.mimic.adapters import resized
+from lshfm_pl.training import DistillationModule
+from lshfm_pl.training.distillation import ZERO_STEPS_ALLOWED
+
+FASTER_RCNN, RETINANET = STUDENTS
+WIDER = {FASTER_RCNN: {"box_head_width": 128, "fpn_channels": 32}, RETINANET: {"fpn_channels": 32}}
+
+
+class OfPyramid(Loss):
+    """Mean squared error of the maps after a trained convolution of each level's own."""
+
+    point = "pyramid"
+    wants = frozenset({"boxes", "generator"})
+    follows: ClassVar = {"channels": "channels"}
+
+    def __init__(self, channels, gain=1.0):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 1) for width in channels)
+        self.gain = gain
+        self.contexts = []
+
+    def forward(self, student, teacher, context):
+        self.contexts.append(context)
+        return self.gain * sum(
+            F.mse_loss(layer(ours), theirs)
+            for layer, ours, theirs in zip(self.layers, student, teacher, strict=True)
+        )
+
+
+class OfDenseHead(Loss):
+    """Mean squared error of the maps of all towers."""
+
+    point = "dense_head"
+
+    def forward(self, student, teacher, context):
+        return sum(
+            F.mse_loss(ours, theirs)
+            for name in student
+            for ours, theirs in zip(student[name], teacher[name], strict=True)
+        )
+
+
+OWN = {
+    "of_pyramid": {"_target_": f"{__name__}.OfPyramid"},
+    "of_dense_head": {"_target_": f"{__name__}.OfDenseHead"},
+}
+HASHES = {"num_hashes": 32}
+ALL = {"l2": {}, "lsh": HASHES, "lshl2": HASHES, "kd": {}, **OWN}
+
+
+def module_of(student, losses, changes=(), teacher=None, seed=0, **settings):
+    changes = dict(changes)
+    detector = small_detector(student, **changes)
+    frozen = small_detector(teacher or TEACHER_OF[student], seed=1)
+    if isinstance(losses, dict):
+        settings["terms"], losses = losses, "+".join(losses)
+    terms = build_losses(losses, frozen, student=detector, **settings)
+    return DistillationModule(detector, frozen, terms, short_schedule(), seed=seed).train()
+
+
+def losses_of(module, seed=0):
+    torch.manual_seed(seed)
+    images, targets = random_batch()
+    return module.losses(as_float(images), targets)
+
+
+def fit(module, tmp_path, epochs, **settings):
+    """Two steps an epoch."""
+    trainer = quiet_trainer(tmp_path, max_epochs=epochs)
+    trainer.fit(module, datamodule=RandomData(2), **settings)
+    assert trainer.global_step == 2 * epochs
+    return trainer
+
+
+@pytest.mark.parametrize("is_wider", [False, True])
+@pytest.mark.parametrize("loss", ALL)
+@pytest.mark.parametrize("student", STUDENTS)
+def test_every_loss_trains_every_family_with_and_without_an_adapter(student, loss, is_wider):
+    module = module_of(student, loss, WIDER[student] if is_wider else (), **ALL[loss])
+    values = losses_of(module)
+    mimic = {name: value for name, value in values.items() if name.startswith("mimic_")}
+    assert list(mimic) == [f"mimic_{name}" for name in module.mimic]
+    assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in mimic.values())
+    sum(mimic.values()).backward()
+    assert module.detector.backbone.body.conv1.weight.grad.abs().max() > 0
+    assert bool(module.mimic.adapters()) == (is_wider and loss != "kd")
+    assert all(parameter.grad.abs().max() > 0 for parameter in module.mimic.parameters())
+    assert all(parameter.grad is None for parameter in module.teacher.parameters())
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_sum_is_the_sum_of_single_losses(student):
+    together = losses_of(module_of(student, ALL))
+    expected = {}
+    for name, settings in ALL.items():
+        single = losses_of(module_of(student, name, **settings))
+        expected |= {f"{name}: {key}": value for key, value in single.items() if key.startswith("mimic_")}
+    found = {
+        "l2: mimic_l2": "mimic_l2_l2",
+        "lsh: mimic_lsh": "mimic_lsh_lsh",
+        "lshl2: mimic_l2": "mimic_lshl2_l2",
+        "lshl2: mimic_lsh": "mimic_lshl2_lsh",
+        "kd: mimic_kd": "mimic_kd",
+        "of_pyramid: mimic_of_pyramid": "mimic_of_pyramid",
+        "of_dense_head: mimic_of_dense_head": "mimic_of_dense_head",
+    }
+    assert set(found) == set(expected)
+    for alone, name in found.items():
+        assert torch.equal(together[name], expected[alone]), name
+
+
+def test_lshl2_is_the_sum_of_l2_and_lsh():
+    student, teacher = torch.randn(6, 12), torch.randn(6, 12)
+    both = LSHL2(12, 20, beta=2.0, l2_weight=0.5, lsh_weight=3.0, seed=4)
+    parts = L2(1.0), LSH(12, 20, beta=6.0, seed=4)
+    assert torch.equal(both.weight, parts[1].weight)
+    assert both(student, teacher) == sum(loss(student, teacher) for loss in parts)
+    assert list(Terms.of(lshl2=both)) == ["l2", "lsh"]
+
+
+def test_weight_warm_up_and_end_of_a_term_are_its_own():
+    terms = build_losses(
+        "sum",
+        small_detector(TEACHER_OF[FASTER_RCNN]),
+        terms={
+            "l2": {"weight": 0.5, "beta": 3.0, "warmup_steps": 4},
+            "kd": {"until": 2},
+        },
+    )
+    l2, kd = terms["l2"], terms["kd"]
+    assert [l2.factor(Moment(step)) for step in (0, 1, 3, 9)] == [0.125, 0.25, 0.5, 0.5]
+    assert [kd.factor(Moment(9, epoch)) for epoch in (0, 1, 2)] == [1, 1, 0]
+    assert l2.strength(Moment()) == 1.5
+    assert kd.strength(Moment(0, 2)) == 0
+
+
+def test_factor_multiplies_the_loss_of_its_step_and_an_ended_term_is_zero():
+    module = module_of(FASTER_RCNN, {"l2": {"beta": 2.0, "warmup_steps": 10}, "kd": {"until": 1}})
+    plain = losses_of(module_of(FASTER_RCNN, "l2", beta=2.0))["mimic_l2"]
+    module._moment = Moment(step=4, epoch=1)
+    values = losses_of(module)
+    torch.testing.assert_close(values["mimic_l2"], 0.5 * plain)
+    assert values["mimic_kd"] == 0
+    ended = module_of(FASTER_RCNN, "kd", until=1)
+    ended._moment = Moment(epoch=1)
+    for _ in range(ZERO_STEPS_ALLOWED + 1):
+        ended._check_not_silent({"kd": torch.zeros((), requires_grad=True)}, has_boxes=True)
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_hash_sees_the_adapted_feature(student):
+    module = module_of(student, "lsh", WIDER[student], **HASHES)
+    seen = []
+    module.mimic["lsh"].loss.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[:2]))
+    losses_of(module)
+    ours, theirs = seen[0]
+    features = ours.shape[1] if student == FASTER_RCNN else 9 * ours[0].shape[1]
+    assert module.mimic["lsh"].loss.weight.shape == (32, features)
+    adapter = module.mimic["lsh"].adapter
+    layer = nn.Linear if student == FASTER_RCNN else nn.Conv2d
+    assert isinstance(adapter.layers, layer)
+    (ours if student == FASTER_RCNN else ours[0]).sum().backward()
+    assert adapter.layers.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_two_families_meet_at_the_pyramid(student):
+    (other,) = {*STUDENTS} - {student}
+    module = module_of(student, "of_pyramid", WIDER[student], TEACHER_OF[other], **OWN["of_pyramid"])
+    values = losses_of(module)
+    values["mimic_of_pyramid"].backward()
+    assert len(module.mimic["of_pyramid"].adapter.layers) == 4
+    assert module.detector.backbone.body.conv1.weight.grad.abs().max() > 0
+    context = module.mimic["of_pyramid"].loss.contexts[0]
+    assert context.strides == (8, 16, 32, 64)
+    assert [boxes.shape for boxes in context.boxes] == [(3, 4), (3, 4)]
+
+
+def test_smaller_map_is_resized_to_the_larger():
+    small, large = torch.rand(2, 3, 4, 5, requires_grad=True), torch.rand(2, 3, 5, 5)
+    for ours, theirs in ((small, large), (large, small)):
+        student, teacher = resized([ours], [theirs])
+        assert student[0].shape == teacher[0].shape == large.shape
+    student, _ = resized([small], [large])
+    student[0].sum().backward()
+    assert small.grad is not None
+    rows = torch.rand(4, 3), torch.rand(4, 3)
+    assert resized(*rows)[0] is rows[0]
+
+
+@pytest.mark.parametrize("loss", ["l2", "of_pyramid"])
+@pytest.mark.parametrize("student", STUDENTS)
+def test_adapters_and_trained_parts_are_trained_saved_for_resuming_and_in_no_file_that_leaves(
+    tmp_path, student, loss
+):
+    def module():
+        return module_of(student, loss, WIDER[student], seed=5, **ALL[loss])
+
+    whole = module()
+    before = {key: value.clone() for key, value in whole.mimic.state_dict().items()}
+    names = [name for name, _ in whole.mimic.named_parameters()]
+    assert any("adapter" in name for name in names)
+    assert any("loss.layers" in name for name in names) == (loss == "of_pyramid")
+    trainer = fit(whole, tmp_path, 2)
+    trained = whole.mimic.state_dict()
+    assert all(not torch.equal(trained[name], before[name]) for name in names)
+    (group,) = trainer.optimizers[0].param_groups
+    detectors = [parameter for parameter in whole.detector.parameters() if parameter.requires_grad]
+    assert [id(parameter) for parameter in group["params"]] == [
+        id(parameter) for parameter in [*detectors, *whole.mimic.parameters()]
+    ]
+    trainer.save_checkpoint(tmp_path / "best.ckpt", weights_only=True)
+    saved = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
+    assert set(saved) == {f"detector.{key}" for key in whole.detector.state_dict()}
+
+    first = module()
+    fit(first, tmp_path, 1).save_checkpoint(tmp_path / "last.ckpt")
+    resumed = module()
+    fit(resumed, tmp_path, 2, ckpt_path=tmp_path / "last.ckpt")
+    assert whole.state_dict().keys() == resumed.state_dict().keys()
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_adapter_of_no_weight_changes_nothing_that_is_trained(tmp_path, student):
+    states = []
+    for losses in (
+        {"l2": {"beta": 0.0}},
+        {"l2": {"beta": 0.0}, "of_pyramid": {**OWN["of_pyramid"], "weight": 0.0}},
+    ):
+        module = module_of(student, losses, WIDER[student])
+        fit(module, tmp_path, 1)
+        states.append(module.detector.state_dict())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_first_weights_of_trained_parts_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    build = {"losses": "of_pyramid", "changes": WIDER[FASTER_RCNN], **OWN["of_pyramid"]}
+    modules = []
+    for seed in (3, 3, 4):
+        torch.set_rng_state(state)
+        modules.append(module_of(FASTER_RCNN, seed=seed, init_seed=seed, **build).mimic.state_dict())
+    first, again, other = modules
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    weights = [key for key in first if key.endswith("weight")]
+    assert all(not torch.equal(first[key], other[key]) for key in weights)
+
+
+def test_generator_of_a_term_is_seeded_by_the_step_and_its_name():
+    module = module_of(FASTER_RCNN, {"one": OWN["of_pyramid"], "two": OWN["of_pyramid"]})
+    draws = {}
+    for seed in (0, 0, 1):
+        module._moment = Moment(seed=seed)
+        losses_of(module)
+    for name, term in module.mimic.named():
+        draws[name] = [float(torch.rand((), generator=context.generator)) for context in term.loss.contexts]
+    assert draws["one"][0] == draws["one"][1] != draws["one"][2]
+    assert draws["one"][0] != draws["two"][0]
+
+
+@pytest.mark.parametrize("name", ["lsh", "lshl2"])
+def test_checkpoint_of_before_there_were_terms_is_resumed(tmp_path, name):
+    module = module_of(FASTER_RCNN, name, **HASHES)
+    fit(module, tmp_path, 1).save_checkpoint(tmp_path / "last.ckpt")
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    older = {
+        key.replace("mimic.lsh.loss.", "mimic."): value for key, value in checkpoint["state_dict"].items()
+    }
+    assert {"mimic.weight", "mimic.bias"} < older.keys()
+    assert module.renamed_state(older).keys() == module.state_dict().keys()
+    torch.save({**checkpoint, "state_dict": older}, tmp_path / "older.ckpt")
+    states = []
+    for file in ("last.ckpt", "older.ckpt"):
+        resumed = module_of(FASTER_RCNN, name, **HASHES)
+        fit(resumed, tmp_path, 2, ckpt_path=tmp_path / file)
+        states.append(resumed.state_dict())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_monitored_figures_of_several_hashes_have_the_names_of_their_terms():
+    module = module_of(
+        FASTER_RCNN, {"a": {"name": "lsh", **HASHES}, "b": {"name": "lsh", **HASHES, "seed": 1}}
+    )
+    assert module.mimic.monitored() == {}
+    losses_of(module)
+    assert set(module.mimic.monitored()) == {"a_bit_agreement", "b_bit_agreement"}
+    single = module_of(FASTER_RCNN, "lsh", **HASHES)
+    losses_of(single)
+    assert set(single.mimic.monitored()) == {"bit_agreement"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"terms": {"l2": {}}, "beta": 7}, r"distill.beta: several losses .* give distill.terms.l2.beta=…"),
+        ({"terms": {"l2": {}, "kd": {"beta": -1}}}, "distill.terms.kd.beta: expected a finite number"),
+        ({"terms": {"l2": {"until": -1}, "kd": {}}}, "distill.terms.l2.until: expected a finite number"),
+        ({"terms": {"l2": {}, "none": {}}}, "expected one of kd, l2, lsh, lshl2, .* found 'none'"),
+        ({"_target_": "nowhere.Loss"}, "distill._target_: nowhere.Loss cannot be imported"),
+        (
+            {"_target_": "torch.nn.MSELoss"},
+            "expected a sub-class of lshfm_pl.mimic.Loss, found torch.nn.MSELoss",
+        ),
+        (
+            {**OWN["of_pyramid"], "weigth": 2},
+            "distill.weigth: mine has no such setting; expected one of gain",
+        ),
+        ({"weight": math.inf}, "distill.weight: expected a finite number"),
+    ],
+)
+def test_wrong_settings_are_told(settings, message):
+    name = "mine" if "pyramid" in settings.get("_target_", "").lower() else "l2"
+    with pytest.raises(LSHFMError, match=message):
+        build_losses(name, small_detector(TEACHER_OF[FASTER_RCNN]), **settings)
+
+
+def test_term_is_given_rows_or_maps_in_float32_and_only_what_it_wants():
+    class Seen(Loss):
+        def forward(self, student, teacher, context):
+            self.seen = student.dtype, teacher.requires_grad, context, torch.is_autocast_enabled("cpu")
+            return student.sum()
+
+    loss = Seen()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss(torch.ones(2, 3).bfloat16(), torch.ones(2, 3, requires_grad=True), Context())
+    assert loss.seen == (torch.float32, False, Context(), False)
+    assert Term(loss).strength(Moment()) == 1
