@@ -7,7 +7,6 @@ import pytest
 import torch
 from mimic_losses import make_head
 from small_detectors import STUDENTS, TEACHER_OF, small_detector
-from test_losses import make_loss
 
 from lshfm_pl.kernels import hash_loss as hashing
 from lshfm_pl.mimic import Context
@@ -45,7 +44,7 @@ def test_retinanet_term_and_gradient_equal_the_published_code(golden, case, loss
     keep = kept_locations(matches, ANCHORS)
     assert keep.sum(dim=1).tolist() == CASES[case]
 
-    head = make_loss(loss, torch.from_numpy(golden["weight"]))
+    head = make_head(loss, torch.from_numpy(golden["weight"]))
     weights = location_weights(keep)
     if way == "rows":
         value = head(neighbourhoods(student)[keep], neighbourhoods(teacher)[keep], Context(weights[keep]))

@@ -39,15 +39,6 @@ def case_inputs(inputs, case):
     return [torch.from_numpy(np.ascontiguousarray(array)) for array in (student, teacher, weight)]
 
 
-def make_loss(loss, weight, beta=BETA):
-    name, _, hash_loss = loss.partition("_")
-    if name == "l2":
-        return L2(beta=beta)
-    head = {"lsh": LSH, "lshl2": LSHL2}[name](weight.shape[1], beta=beta, num_hashes=4, hash_loss=hash_loss)
-    head.load_hash({"weight": weight}, "golden")
-    return head
-
-
 def closed_formula(loss, student, teacher, weight):
     """Loss and gradient with respect to the student, float64 numpy."""
     student, teacher, weight = (array.double().numpy() for array in (student, teacher, weight))
@@ -79,7 +70,7 @@ def test_value_and_gradient_equal_the_published_code_and_the_closed_formula(gold
     inputs, expected = goldens
     student, teacher, weight = case_inputs(inputs, case)
     student = student.clone().requires_grad_()
-    value = make_loss(loss, weight)(student, teacher)
+    value = make_head(loss, weight)(student, teacher)
     value.backward()
     gradient = student.grad.double().numpy()
 
