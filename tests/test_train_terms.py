@@ -116,4 +116,4 @@ def test_setting_of_a_single_loss_is_refused_for_a_sum(own, tmp_path):
         own, tmp_path / "run", "model=retinanet_resnet10fpn_tiny", "distill=[l2,kd]", "+distill.beta=3",
         f"teacher.checkpoint={own}/teacher/checkpoints/last.ckpt", status=1,
     )  # fmt: skip
-    assert "give distill.terms.l2.beta=… or distill.terms.kd.beta=…" in told
+    assert "did you mean distill.terms.l2.beta=3, distill.terms.kd.beta=3" in told

@@ -157,7 +157,7 @@ FASTER_RCNN = Architecture(
     renamed_parameters=((re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),),
     hash_prefix="KD_loss.LSH_weight.",
     torchvision_names={"resnet50": "fasterrcnn_resnet50_fpn"},
-    points=("penultimate", "pyramid", "logits"),
+    points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
     class_activation="softmax",
     # The published rate; the loss settings are the best of docs/results.md.

@@ -16,7 +16,6 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = [
-    "PUBLISHED_HASH_PREFIXES",
     "Which",
     "count_classes",
     "default_class_names",
@@ -35,8 +34,6 @@ Which = Literal["student", "teacher"]
 
 #: How the published distillation checkpoints tell the two networks apart.
 _NETWORK_PREFIXES: dict[Which, str] = {"student": "s_", "teacher": "t_"}
-#: Where they keep the hash matrix: Faster R-CNN, RetinaNet.
-PUBLISHED_HASH_PREFIXES = ("KD_loss.LSH_weight.", "feat_KD_loss.LSH_weight.")
 
 _PYRAMID_BLOCK = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)")
 

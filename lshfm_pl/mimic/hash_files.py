@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lshfm_pl.detectors.architecture import known_architectures
 from lshfm_pl.detectors.checkpoint import read_checkpoint
-from lshfm_pl.detectors.published import PUBLISHED_HASH_PREFIXES
 from lshfm_pl.detectors.state_dicts import refuse_not_finite
 from lshfm_pl.errors import LSHFMError
 
@@ -38,7 +38,8 @@ def read_hash_file(path: str | Path) -> Mapping[str, Any]:
                 for key, value in state.items()
                 if isinstance(key, str) and HASH_OF_TERM.fullmatch(key) and getattr(value, "ndim", 0) == 2
             ]
-            for prefix in (*OLDER_PREFIXES, *of_terms, *PUBLISHED_HASH_PREFIXES):
+            published = [family.hash_prefix for family in known_architectures() if family.hash_prefix]
+            for prefix in (*OLDER_PREFIXES, *of_terms, *published):
                 if f"{prefix}weight" in state:
                     found = {name: state.get(f"{prefix}{name}") for name in ("weight", "bias")}
                     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}

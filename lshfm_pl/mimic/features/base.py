@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from lshfm_pl.detectors.architecture import architecture_of
+from lshfm_pl.mimic.features.levels import Level, pyramid_levels
 from lshfm_pl.mimic.nested import Channels, Features
 
 __all__ = [
@@ -88,16 +90,22 @@ class DetectorTap(ABC):
     row_points: ClassVar[frozenset[str]]
     """Points whose features are rows; those of all others are maps."""
 
-    activation: ClassVar[Literal["softmax", "sigmoid"]]
-    """What makes scores of class logits: softmax over exclusive classes, or a sigmoid of each class."""
-
     def __init__(self, detector: Any) -> None:
         self.detector = detector
 
     @property
-    @abstractmethod
+    def activation(self) -> Literal["softmax", "sigmoid"]:
+        """What makes scores of class logits: softmax over exclusive classes, or a sigmoid of each class."""
+        return architecture_of(self.detector).class_activation
+
+    @property
     def classifier(self) -> nn.Linear | nn.Conv2d:
         """The layer whose outputs are the class logits."""
+        return self.detector.get_submodule(architecture_of(self.detector).classifier)
+
+    def levels(self) -> tuple[Level, ...]:
+        """The levels of the detector's pyramid."""
+        return pyramid_levels(self.detector)
 
     @abstractmethod
     def channels(self, point: str) -> Channels:

@@ -44,12 +44,6 @@ class FasterRCNNTap(DetectorTap):
         "dense_head": "locations of an RPN",
     }
     row_points = BOX_POINTS
-    activation = "softmax"
-
-    @property
-    def classifier(self) -> nn.Linear:
-        """`cls_score`."""
-        return self.detector.roi_heads.box_predictor.cls_score
 
     def channels(self, point: str) -> Channels:
         """D, K, or the width of the RPN's convolution."""

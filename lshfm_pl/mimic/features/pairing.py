@@ -12,20 +12,16 @@ import torch
 from hydra.utils import get_class
 from torch import Tensor, nn
 
+from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
 from lshfm_pl.mimic.features.base import Batch, DetectorTap, Pair, Record
-from lshfm_pl.mimic.features.levels import Level, pyramid_levels
+from lshfm_pl.mimic.features.levels import Level
 from lshfm_pl.mimic.nested import Channels
 
 __all__ = ["POINTS", "FeatureTap", "make_tap", "tap_of"]
 
 POINTS = ("penultimate", "pyramid", "logits", "dense_head")
-
-TAPS = {
-    "fasterrcnn": "lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
-    "retinanet": "lshfm_pl.mimic.features.retinanet.RetinaNetTap",
-}
 
 
 def tap_of(detector: Any) -> DetectorTap:
@@ -34,12 +30,13 @@ def tap_of(detector: Any) -> DetectorTap:
     Raises:
         LSHFMError: its family has none.
     """
-    path = TAPS.get(str(getattr(detector, "config", {}).get("architecture")))
-    if path is None:
+    family = architecture_of(detector)
+    if not family.tap:
         raise LSHFMError(
-            f"mimicking: expected a detector of {' or '.join(TAPS)}, found {type(detector).__name__}"
+            f"mimicking: a {family.title} has no features to compare: its architecture names no tap"
         )
-    return get_class(path)(detector)
+    tap = get_class(family.tap) if isinstance(family.tap, str) else family.tap
+    return tap(detector)
 
 
 def make_tap(
@@ -136,7 +133,7 @@ class FeatureTap:
         return self._teacher.detector
 
     def _pair_levels(self) -> None:
-        of_student, of_teacher = (pyramid_levels(detector) for detector in (self.student, self.teacher))
+        of_student, of_teacher = self._student.levels(), self._teacher.levels()
         by_stride = {level.stride: index for index, level in enumerate(of_teacher)}
         self._levels = [
             (index, by_stride[level.stride])

@@ -57,12 +57,6 @@ class RetinaNetTap(DetectorTap):
         "dense_head": "locations of a classification and a regression tower",
     }
     row_points = frozenset({"logits"})
-    activation = "sigmoid"
-
-    @property
-    def classifier(self) -> nn.Conv2d:
-        """`cls_logits`."""
-        return self.detector.head.classification_head.cls_logits
 
     def channels(self, point: str) -> Channels:
         """Width of the classification tower or of both towers; classes."""
