@@ -111,6 +111,7 @@ def test_sum_of_losses_is_one_run_with_settings_of_each(own, tmp_path):
     assert distill["terms"]["kd"]["beta"] == 0.25
 
 
+@pytest.mark.slow
 def test_setting_of_a_single_loss_is_refused_for_a_sum(own, tmp_path):
     told = train(
         own, tmp_path / "run", "model=retinanet_resnet10fpn_tiny", "distill=[l2,kd]", "+distill.beta=3",

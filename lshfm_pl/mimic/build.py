@@ -98,7 +98,7 @@ def build_losses(
             try:
                 found += [(entry, part, term) for part, term in _terms_of(entry, dict(own), facts)]
             except LSHFMError as error:
-                if len(entries) == 1:
+                if prefix == "distill.":
                     raise
                 raise LSHFMError(str(error).replace("distill.", f"{prefix}{entry}.", 1)) from error
     parts = [part for _, part, _ in found]

@@ -185,8 +185,9 @@ class Terms(nn.ModuleDict):
                     buffer.copy_(broadcast(buffer.cpu()))
 
     def renamed(self, state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        """`state` of a checkpoint under today's names: before there were terms, the only hash was at `prefix`
-        itself.
+        """`state` of a checkpoint under today's names.
+
+        Checkpoints of before there were terms have the only hash at `prefix` itself.
 
         Args:
             state: of a module that holds this one.

@@ -1,11 +1,13 @@
 """Heads from config values, and hash matrices from files."""
 
+from importlib.metadata import EntryPoint
+
 import pytest
 import torch
 from small_detectors import STUDENTS, small_detector
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import LSH, build_losses, tap_of
+from lshfm_pl.mimic import L2, LSH, build_losses, tap_of
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +105,14 @@ def test_wrong_settings_are_told(teacher, settings, message):
 def test_bias_of_a_loss_without_hash_is_refused(teacher):
     with pytest.raises(LSHFMError, match="distill.bias: l2 has no such setting; expected one of beta"):
         build_losses("l2", teacher, bias="mean")
+
+
+def test_loss_of_another_package_is_found_by_its_entry_point(teacher, monkeypatch):
+    found = EntryPoint("theirs", "lshfm_pl.mimic.losses.l2:L2", "lshfm_pl.losses")
+    monkeypatch.setattr(
+        "lshfm_pl.mimic.build.entry_points",
+        lambda *, group, name: [found] if (group, name) == (found.group, found.name) else [],
+    )
+    terms = build_losses("theirs", teacher, beta=3.0)
+    assert list(terms) == ["theirs"]
+    assert isinstance(terms["theirs"].loss, L2)

@@ -210,6 +210,7 @@ def test_smaller_map_is_resized_to_the_larger():
     assert resized(*rows)[0] is rows[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["l2", "of_pyramid"])
 @pytest.mark.parametrize("student", STUDENTS)
 def test_adapters_and_trained_parts_are_trained_saved_for_resuming_and_in_no_file_that_leaves(
@@ -244,6 +245,7 @@ def test_adapters_and_trained_parts_are_trained_saved_for_resuming_and_in_no_fil
         assert torch.equal(value, resumed.state_dict()[key]), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", STUDENTS)
 def test_adapter_of_no_weight_changes_nothing_that_is_trained(tmp_path, student):
     states = []

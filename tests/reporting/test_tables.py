@@ -128,6 +128,20 @@ def test_the_seed_of_the_hash_is_no_different_setting():
     assert [row["seeds"] for row in table_of(comparison_table(distilled, ["AP"]))] == ["2"]
 
 
+def test_runs_by_a_sum_of_losses_that_differ_in_the_seed_alone_are_one_line():
+    runs = []
+    for seed, beta in ((0, 1.0), (1, 1.0), (2, 0.5)):
+        terms = {
+            "lsh": {"_target_": "a.LSH", "beta": 7.0, "seed": seed, "check_teacher": seed > 0},
+            "kd": {"beta": beta},
+        }
+        runs.append(run(distill="lsh+kd", seed=seed, ap=50.0, terms=terms))
+    assert [row["seeds"] for row in table_of(comparison_table(runs[:2], ["AP"]))] == ["2"]
+    rows = table_of(comparison_table(runs, ["AP"]))
+    assert sorted(row["seeds"] for row in rows) == ["1", "2"]
+    assert any("kd.beta=0.5" in cell for row in rows for cell in row.values())
+
+
 def test_pairs_of_models_get_tables_of_their_own():
     runs = [
         run("teacher", ap=60.0),

@@ -340,6 +340,17 @@ def test_differing_keys_are_told_with_both_values():
     assert differing_keys({"a": False, "b": 1}, {"a": None}) == ["a: False → None", "b: 1 → absent"]
 
 
+def test_older_runs_name_their_loss_alone():
+    def flat(loss, target):
+        return comparable({"distill": {"name": loss, "_target_": target, "warmup_steps": 0, "until": None}})
+
+    older = {"distill.name": "lshl2"}
+    assert differing_keys(older, flat("lshl2", "lshfm_pl.mimic.losses.lshl2.LSHL2")) == []
+    assert differing_keys(older, flat("lshl2", "my_module.MyLoss")) == [
+        "distill._target_: absent → my_module.MyLoss"
+    ]
+
+
 def test_a_key_that_an_older_run_lacks_is_no_difference_where_it_changes_nothing():
     new = {"data.first_pixel": 1, "distill.bias_even_median": "lower"}
     assert differing_keys({}, new) == []
