@@ -16,7 +16,7 @@ from lshfm_pl.cli.grammar import Argument, for_shell, is_multirun, overrides_of,
 from lshfm_pl.cli.inputs import refuse_missing_inputs
 from lshfm_pl.cli.kinds import Kind, kind_of, kind_of_default
 from lshfm_pl.cli.names import alternatives, chooses_group, close_choices, group_choices
-from lshfm_pl.cli.ranges import wrong_choice, wrong_number
+from lshfm_pl.cli.ranges import range_of, wrong_choice, wrong_number
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR, from_home
 
@@ -187,7 +187,10 @@ def _refuse_wrong_value(key: str, value: Any, default: Any, *, is_needed: bool) 
             f"{_advice(key, value, kind, default)}"
         )
     wrong = None if default is ABSENT and not is_needed else wrong_choice(key, value)
-    if wrong := wrong or wrong_number(key, value):
+    # A key that a user adds, such as one of a callback of theirs, may take any number.
+    if wrong is None and not (default is ABSENT and range_of(key) is None):
+        wrong = wrong_number(key, value)
+    if wrong:
         usual = default not in (ABSENT, None, "") and not isinstance(default, dict)
         advice = f"; as it stands in conf: {for_shell(f'{key}={_written(default)}')}" if usual else ""
         raise LSHFMError(wrong if "did you mean" in wrong else f"{wrong}{advice}")
