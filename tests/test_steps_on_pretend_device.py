@@ -8,10 +8,13 @@ import pytest
 import torch
 from distilled_students import FAMILIES, LOSSES, STUDENT_OF, built, write_teachers
 from pretend_device import DEVICE, count_waits
-from small_detectors import as_float, model_file, random_batch, small_detector
+from small_detectors import as_float, model_file, random_batch, short_schedule, small_detector
 
 from lshfm_pl.inference.detect import detect
-from lshfm_pl.training import DetectionModule
+from lshfm_pl.mimic import Loss, Terms
+from lshfm_pl.mimic.features import tap_of
+from lshfm_pl.mimic.nested import tensors_of
+from lshfm_pl.training import DetectionModule, DistillationModule
 
 PLAIN_WAITS = {"fasterrcnn": 44, "retinanet": 31}
 """Waits of the host in a plain training step of two images: torchvision's own, in its anchors, its choice of boxes
@@ -68,9 +71,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("family", "distill"), CASES)
-def test_step_gives_the_losses_and_gradients_of_the_cpu(family, distill, teacher_files):
-    module = built(family, distill, teacher_files)
+def assert_equal_to_cpu(family, module):
     expected, expected_gradients, _ = step(module, "cpu")
     found, gradients, waits = step(module, DEVICE)
     assert any(name.startswith("mimic_") for name in found)
@@ -80,7 +81,42 @@ def test_step_gives_the_losses_and_gradients_of_the_cpu(family, distill, teacher
         assert (gradient - expected_gradients[name]).norm() <= 1e-4 * expected_gradients[name].norm(), name
     assert waits.of("lshfm_pl") == []
     _, _, plain = step(DetectionModule(module.detector), DEVICE)
-    assert len(waits.seen) - len(plain.seen) == WAITS_OF_POOLING.get(family, 0)
+    pooled = WAITS_OF_POOLING.get(family, 0) if module.mimic.points & {"penultimate", "logits"} else 0
+    assert len(waits.seen) - len(plain.seen) == pooled
+
+
+@pytest.mark.parametrize(("family", "distill"), CASES)
+def test_step_gives_the_losses_and_gradients_of_the_cpu(family, distill, teacher_files):
+    module = built(family, distill, teacher_files)
+    assert_equal_to_cpu(family, module)
+
+
+class Difference(Loss):
+    """Uses all that a loss may: boxes, random numbers, a trained part."""
+
+    wants = frozenset({"boxes", "generator"})
+
+    def __init__(self, point):
+        super().__init__()
+        self.point = point
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, student, teacher, context):
+        noise = torch.rand((), generator=context.generator)
+        boxes = sum(of_image.sum() for of_image in context.boxes) * 1e-3
+        parts = zip(tensors_of(student), tensors_of(teacher), strict=True)
+        return sum((self.scale * ours - theirs).square().mean() for ours, theirs in parts) * boxes * noise
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_of_every_point_with_an_adapter_equals_that_of_the_cpu(family):
+    student = small_detector(STUDENT_OF[family])
+    narrower = {"fpn_channels": 48} if "fpn_channels" in model_file(STUDENT_OF[family]) else {}
+    teacher = small_detector(STUDENT_OF[family], seed=1, **narrower)
+    losses = Terms.of(**{point: Difference(point) for point in tap_of(student).layouts})
+    module = DistillationModule(student, teacher, losses, short_schedule())
+    assert bool(losses.adapters()) is bool(narrower)
+    assert_equal_to_cpu(family, module)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
