@@ -100,7 +100,7 @@ def test_evaluation_settings_change_the_keys_of_either_architecture(model_config
 
 def test_command_line_knows_the_same_names():
     known = {
-        "architecture": [family.name for family in known_architectures() if "." not in family.name],
+        "architecture": [family.name for family in known_architectures()[:2]],
         "neck": AnchorDetectorConfig.levels,
         "norm": get_args(AnchorDetectorConfig.model_fields["norm"].annotation),
         "backbone": BACKBONES,
