@@ -183,7 +183,7 @@ def test_run_folders(tmp_path, monkeypatch):
     events.write_bytes(bytes(range(200)))
     files = sorted(path.relative_to(sound_run) for path in sound_run.rglob("*") if path.is_file())
     # Drawing takes most of the time: of damaged figures too, but of a few.
-    draw = importlib.import_module("lshfm_pl.report")._pictures
+    draw = importlib.import_module("lshfm_pl.reporting.report")._pictures
     monkeypatch.setattr(
         "lshfm_pl.reporting.report._pictures", lambda *args, **kwargs: draw(*args, **kwargs) if drawn else []
     )

@@ -52,7 +52,7 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
     if started_by_srun() or started_by_torchrun() or started_by_hand():
         return  # one of several processes may miss a file: they tell each other once they have met
     for key in FILES:
-        if key == "teacher.checkpoint" and not _reads_teacher(config):
+        if key == "teacher.checkpoint" and not _reads_teacher(command, config):
             continue
         for text in _texts(config, key):
             if text not in NO_FILES.get(key, ()):
@@ -100,9 +100,9 @@ def refuse_no_weights(config: DictConfig) -> None:
         )
 
 
-def _reads_teacher(config: DictConfig) -> bool:
-    if _selected(config, "teacher.weights") is not None:
-        return False
+def _reads_teacher(command: str, config: DictConfig) -> bool:
+    if command == "benchmark" or _selected(config, "teacher.weights") is not None:
+        return False  # a benchmark's teacher has random weights
     return _selected(config, "distill.name") != "none"
 
 
