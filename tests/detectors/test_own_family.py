@@ -1,0 +1,55 @@
+"""A detector family of one's own, one file and a YAML outside of the package, through the commands."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lshfm_pl.cli import CONFIG_DIR
+
+TOYS = Path(__file__).parents[1] / "toys"
+
+
+def command(folder, name, *arguments, status=0):
+    done = subprocess.run(
+        [sys.executable, "-m", f"lshfm_pl.{name}", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TOYS), str(CONFIG_DIR.parent)])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_a_family_of_ones_own_trains_resumes_bit_identically_and_is_evaluated(tmp_path):
+    own = ["--config-dir", str(TOYS / "conf"), "model=toy_centre"]
+    run = [
+        *own, "data=shapes", "data.root=data", "data.num_train=8", "data.num_val=2", "data.num_test=2",
+        "data.image_size=64", "data.batch_size=4", "data.num_workers=0", "schedule=quickstart", "schedule.epochs=2",
+        "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    command(tmp_path, "train", *run, "hydra.run.dir=whole")
+    half = [*run, "hydra.run.dir=parts", "callbacks.last.every_n_steps=1"]
+    command(tmp_path, "train", *half, "trainer.max_steps=2")
+    command(tmp_path, "train", *half, "resume=auto", "resume_allow_changes=true")
+    whole, parts = (
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    results = json.loads((tmp_path / "whole/results.json").read_text())
+    assert results["model"] == "toy_centre"
+
+    checkpoint = ["checkpoint=whole/checkpoints/last.ckpt", "trainer.accelerator=cpu"]
+    refused = command(tmp_path, "evaluate", *checkpoint, status=1).stderr
+    assert "centre_detector.CENTRE" in refused
+    command(tmp_path, "evaluate", *own, *checkpoint, "hydra.run.dir=evaluated")
+    evaluated = json.loads((tmp_path / "evaluated/results.json").read_text())
+    assert evaluated["metrics"] == pytest.approx(results["metrics"], nan_ok=True)
