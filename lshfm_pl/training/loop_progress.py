@@ -66,6 +66,8 @@ def complete_progress(trainer: pl.Trainer, loops: dict[str, Any], place: Place) 
     if place == "between_batches":
         state["_batches_that_stepped"] = trainer.global_step
         batches["is_last_batch"] = False
+        for tracker in (progress["epoch_progress"]["total"], progress["epoch_progress"]["current"]):
+            tracker["processed"] = tracker["completed"]  # the rest of the epoch is still to do
     if place == "before_validation":
         # To Lightning a validation interrupted in its first batch: it is run from there, that is, whole.
         begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}

@@ -118,9 +118,13 @@ class LastCheckpoint(Checkpoint):
             self.signals.deferred = self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the epoch, with what the validation made of it."""
+        """Save the epoch, with what the validation made of it.
+
+        A run that `max_steps` or `max_time` ends in the middle of an epoch has the rest of it still to do.
+        """
         _, signum = self._agree(trainer)
-        self._save(trainer, "epoch_end", signum)
+        is_whole_epoch = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        self._save(trainer, "epoch_end" if is_whole_epoch else "between_batches", signum)
         self._stop_if(trainer, signum or self._agree(trainer)[1])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -186,7 +190,8 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         in_trouble = any(getattr(callback, "in_trouble", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if in_trouble and not signum and not (place == "epoch_end" and trainer.fit_loop.done):
+        is_end = place != "before_validation" and trainer.fit_loop.done
+        if in_trouble and not signum and not is_end:
             return
         for logger in trainer.loggers:
             with suppress(*([Exception] if has_failed else [])):  # a logger may be what has failed
