@@ -2,17 +2,16 @@
 
 import csv
 import json
-import os
-import subprocess
 import sys
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import torch
+from own_parts import run_with
 from PIL import Image
 
-from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data import DetectionDataModule, VOCDataModule, build_datamodule, formats
 from lshfm_pl.data.formats import ENTRY_POINTS, data_module_of
 from lshfm_pl.errors import LSHFMError
@@ -81,16 +80,7 @@ def test_targets_of_older_versions_are_known():
     assert data_module_of("lshfm_pl.data.datamodule.VOCDataModule") is VOCDataModule
 
 
-def command(folder, name, *arguments, status=0):
-    done = subprocess.run(
-        [sys.executable, "-m", f"lshfm_pl.{name}", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TOY), str(CONFIG_DIR.parent)])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == status, done.stderr
-    return done
+command = partial(run_with, TOY)
 
 
 @pytest.mark.slow

@@ -1,29 +1,17 @@
 """A detector family of one's own, one file and a YAML outside of the package, through the commands."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-
-from lshfm_pl.cli import CONFIG_DIR
+from own_parts import run_with
 
 TOYS = Path(__file__).parents[1] / "toys"
 
 
-def command(folder, name, *arguments, status=0):
-    done = subprocess.run(
-        [sys.executable, "-m", f"lshfm_pl.{name}", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TOYS), str(CONFIG_DIR.parent)])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == status, done.stderr
-    return done
+command = partial(run_with, TOYS)
 
 
 @pytest.mark.slow
