@@ -23,6 +23,7 @@ OF_THE_TRAINER = {
     "fit_loop._data_fetcher": "loop_progress: whether a validation is due",
     "fit_loop._iteration_based_training": "last_checkpoint: to go on from the end of an epoch with max_steps",
     "fit_loop._should_accumulate": "last_checkpoint: whether a step is whole",
+    "fit_loop.epoch_loop._num_ready_batches_reached": "last_checkpoint: whether the epoch is whole",
     "fit_loop.epoch_loop._batches_that_stepped": "loop_progress: the number of the logs' next step",
     "fit_loop.epoch_loop._should_check_val_fx": "loop_progress: whether a validation is due",
     "fit_loop.epoch_progress.current.processed": "datamodule: the epoch of a resumed run",

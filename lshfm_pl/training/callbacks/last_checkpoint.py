@@ -190,8 +190,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         in_trouble = any(getattr(callback, "in_trouble", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        is_end = place != "before_validation" and trainer.fit_loop.done
-        if in_trouble and not signum and not is_end:
+        if in_trouble and not signum and not (place != "before_validation" and is_last_save(trainer)):
             return
         for logger in trainer.loggers:
             with suppress(*([Exception] if has_failed else [])):  # a logger may be what has failed
@@ -207,6 +206,15 @@ class LastCheckpoint(Checkpoint):
     def _stop_if(self, trainer: pl.Trainer, signum: int) -> None:
         if signum:
             raise Interrupted(signum, None if trainer.is_global_zero else 0)
+
+
+def is_last_save(trainer: pl.Trainer) -> bool:
+    """Whether the training is done after this epoch or step."""
+    progress = trainer.fit_loop.epoch_progress.current
+    completed = progress.completed
+    done = trainer.fit_loop.done
+    progress.completed = completed  # `done` counts the last epoch as completed, which no checkpoint of it says
+    return done
 
 
 class RunRecord(pl.Callback):
