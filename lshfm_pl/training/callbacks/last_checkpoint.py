@@ -213,7 +213,9 @@ def is_last_save(trainer: pl.Trainer) -> bool:
     progress = trainer.fit_loop.epoch_progress.current
     completed = progress.completed
     done = trainer.fit_loop.done
-    progress.completed = completed  # `done` counts the last epoch as completed, which no checkpoint of it says
+    progress.completed = (
+        completed  # `done` counts the last epoch as completed, which no checkpoint of it says
+    )
     return done
 
 
