@@ -6,8 +6,7 @@ from typing import Any
 
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.formats import data_module_of
-from lshfm_pl.data.shapes.datamodule import ShapesDataModule
-from lshfm_pl.data.stored_config import root_of_scenes, within_machine
+from lshfm_pl.data.stored_config import within_machine
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["build_datamodule"]
@@ -41,7 +40,5 @@ def build_datamodule(
         raise LSHFMError(
             f"data: {reason}. The settings do not fit this version; give data=… anew."
         ) from error
-    if isinstance(datamodule, ShapesDataModule):
-        below = None if drawn_below is None else Path(drawn_below)
-        datamodule.root = root_of_scenes(datamodule.root, datamodule.spec, below)
+    datamodule.write_only_below(None if drawn_below is None else Path(drawn_below))
     return datamodule

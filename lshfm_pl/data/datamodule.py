@@ -119,6 +119,16 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         Where validation and test name the same, they are one set. None for a set that the config does not name.
         """
 
+    def write_only_below(self, folder: Path | None) -> None:
+        """Keep `prepare_data` from writing elsewhere: a file of a stranger, not the user, has named the data.
+
+        Args:
+            folder: of the command's output; None: nothing may be written.
+
+        Raises:
+            LSHFMError: the data are not there, and must not be made.
+        """
+
     _drops_classes: str | None = None
     """The key of the config that drops classes without objects."""
 

@@ -34,7 +34,7 @@ AGREEMENT_DESCRIPTIONS = {
     "student_norm": "mean length of the student's features",
     "teacher_norm": "mean length of the teacher's features",
     "mse": "mean squared difference of the elements",
-    "num_features": "features compared, at ground-truth boxes and jittered ones (RetinaNet: kept locations)",
+    "num_features": "features compared: at ground-truth boxes and jittered ones, or at the locations near them",
 }
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
+from lshfm_pl.data.stored_config import root_of_scenes
 from lshfm_pl.data.voc.datamodule import VOCDataModule
 
 __all__ = ["ShapesDataModule"]
@@ -47,6 +48,10 @@ class ShapesDataModule(VOCDataModule):
         self.spec = ShapesSpec(
             image_size=image_size, num_train=num_train, num_val=num_val, num_test=num_test, seed=scene_seed
         )
+
+    def write_only_below(self, folder: Path | None) -> None:
+        """As the base class says: scenes that are not there are drawn below `folder`."""
+        self.root = root_of_scenes(self.root, self.spec, folder)
 
     def prepare_data(self) -> None:
         """Generate the scenes unless they are there."""
