@@ -1,4 +1,4 @@
-"""Files: reading what others wrote, regular files alone and up to a size; writing whole files."""
+"""Reading untrusted files (regular files only, up to a size limit) and atomic writes."""
 
 import errno
 import hashlib
@@ -33,38 +33,38 @@ KINDS = {
 }
 
 _LONGEST_NAME = 255
-"""Bytes of a file's name on the usual file systems."""
+"""Bytes of a file name that common file systems allow."""
 _HASH_SIGNS = 12
 _PIECE = 2**20
-"""Bytes of one read of a file that does not say its size."""
+"""Bytes of one read from a file that does not report its size."""
 
 _unfinished: set[Path] = set()
-"""Files that are being written, under the names that they have until then."""
+"""Temporary files that are being written and are not yet renamed to their final names."""
 
 
 def open_regular(path: str | Path, *, limit: int | None = None, root: str | Path | None = None) -> BinaryIO:
-    """Open a file for reading in binary, without waiting for a pipe and without reading from a device.
+    """Open a regular file for reading bytes. Pipes and devices are refused, so nothing can block.
 
     Args:
-        path: of the file; links are followed.
-        limit: bytes that the file may have at most; None for any size.
-        root: folder in which the file must lie after all links are followed; None for anywhere.
+        path: the file; symbolic links are followed.
+        limit: largest allowed size in bytes; None for any size.
+        root: folder that must contain the file after links are resolved; None for anywhere.
 
     Raises:
-        LSHFMError: no such file, not a regular one, too large, outside of `root`, or not readable. The message
-            begins with the path.
+        LSHFMError: there is no such file, or it is not regular, too large, outside of `root` or not readable. The
+            message begins with the path.
     """
     try:
-        # Resolved once: what is opened is what was checked.
+        # Resolve once, so that the file that is opened is the one that was checked.
         real = Path(path).resolve(strict=True)
         if root is not None and not real.is_relative_to(Path(root).resolve()):
             raise LSHFMError(f"{path}: expected a file in {root}, found a link that leads out of it")
-        # Checked before opening too: to open a device may already do something.
+        # Check before opening too: opening a device can have side effects.
         _refuse_irregular(path, real.stat())
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         stream = os.fdopen(descriptor, "rb")
     except (OSError, ValueError, RuntimeError) as error:
-        # ValueError: a name with a null character or a lone surrogate; RuntimeError: a loop of links.
+        # ValueError: the name has a null character or a lone surrogate. RuntimeError: the links form a loop.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise LSHFMError(f"{_shortened(path)}: cannot be read: {reason}") from error
     try:
@@ -79,7 +79,7 @@ def open_regular(path: str | Path, *, limit: int | None = None, root: str | Path
 
 
 def read_bytes(path: str | Path, *, limit: int, root: str | Path | None = None) -> bytes:
-    """The content of a file, at most `limit` bytes; arguments and errors are those of `open_regular`."""
+    """The content of a file of at most `limit` bytes. Arguments and errors are those of `open_regular`."""
     with open_regular(path, limit=limit, root=root) as stream:
         try:
             content = _read_most(stream, limit + 1)
@@ -91,9 +91,9 @@ def read_bytes(path: str | Path, *, limit: int, root: str | Path | None = None) 
 
 
 def _read_most(stream: BinaryIO, most: int) -> bytes:
-    """At most so many bytes: a file may grow while it is read, and those of /proc have no size.
+    """Read at most `most` bytes. The size is not trusted: a file may grow, and files in /proc report size 0.
 
-    `read(most)` at once would make room for all of them.
+    A single `read(most)` would allocate `most` bytes at once, so the file is read in pieces.
     """
     pieces: list[bytes] = []
     wanted = min(most, os.fstat(stream.fileno()).st_size + 1)
@@ -105,7 +105,7 @@ def _read_most(stream: BinaryIO, most: int) -> bytes:
 
 
 def read_end(path: str | Path, *, most: int, root: str | Path | None = None) -> bytes:
-    """The last `most` bytes of a file of any size; other arguments and errors are those of `open_regular`."""
+    """The last `most` bytes of a file of any size. Other arguments and errors are those of `open_regular`."""
     with open_regular(path, root=root) as stream:
         try:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - most))
@@ -115,13 +115,13 @@ def read_end(path: str | Path, *, most: int, root: str | Path | None = None) -> 
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file so that a reader sees the old one or the whole new one; its folder is made. Returns the path.
+    """Write a file atomically: readers see the old content or all of the new. Creates the folder; returns `path`.
 
-    A link at `path` is replaced and not followed: nothing outside of its folder is written. What is no file, as
-    `/dev/null` or a pipe, is left as it is.
+    A symbolic link at `path` is replaced, not followed, so that nothing outside of the folder is written. A path
+    that exists and is no regular file, such as `/dev/null` or a pipe, is refused.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
@@ -130,12 +130,12 @@ def write_whole(path: Path, content: bytes) -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """As `write_whole`, for content that is written in pieces: inside, write to the path that is given.
+    """`write_whole` for content that is written in pieces: write to the temporary path that the context yields.
 
-    It takes the place of `path` at the end. After an exception inside, or if a signal ends the process, it is gone.
+    The temporary file replaces `path` at the end. An exception, or a signal that ends the process, deletes it.
 
     Raises:
-        OSError: the folder cannot be made, the file not be renamed, or there is something else than a file.
+        OSError: the folder cannot be created, the file cannot be renamed, or `path` is no regular file.
     """
     with suppress(FileNotFoundError):
         if (mode := path.lstat().st_mode) and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
@@ -157,7 +157,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def fitting_name(name: str, suffix: str) -> str:
-    """A file's path with a suffix; a last part that is too long for a file system is cut and gets a hash."""
+    """A file path with a suffix. A file name that is too long for file systems is cut and a hash is added."""
     folder, _, last = f"{name}{suffix}".rpartition("/")
     encoded = os.fsencode(last)
     if len(encoded) > _LONGEST_NAME:
@@ -182,7 +182,7 @@ def _refuse_irregular(path: str | Path, status: os.stat_result) -> None:
 
 
 def _size(count: int) -> str:
-    """A number of bytes for a message: `12 bytes`, `3.5 MB`."""
+    """A size in bytes for a message: `12 bytes`, `3.5 MB`."""
     value, unit = float(count), "bytes"
     for larger in ("KB", "MB", "GB", "TB"):
         if value < 1000:
@@ -192,13 +192,13 @@ def _size(count: int) -> str:
 
 
 def _shortened(path: str | Path, most: int = 200) -> str:
-    """A path for a message; one that is too long for the system is too long for a line as well."""
+    """A path for a message, cut to `most` characters."""
     text = str(path).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def write_json(content: Any, path: Path) -> None:
-    """Write `content` so that a reader sees the old file or the whole new one. NaN becomes null."""
+    """Write `content` as JSON, atomically. NaN becomes null."""
     text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
     write_whole(path, (text + "\n").encode("utf-8"))
 

@@ -1,4 +1,4 @@
-"""Where the project's files are."""
+"""Paths of the config folders, and `~` in paths."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).resolve().parent
 def config_dir(package: Path) -> Path:
     """The folder of the Hydra groups: inside an installed package, beside the package in a checkout."""
     inside = package / "conf"
-    # First inside: beside an installed package a folder of this name would be another project's.
+    # The inner folder comes first: a `conf` beside an installed package would be another project's.
     return inside if inside.is_dir() else package.parent / "conf"
 
 
@@ -21,7 +21,7 @@ CONFIG_DIR = config_dir(_PACKAGE)
 
 
 def own_config_dir() -> Path | None:
-    """The folder of the user's own config files, which `--config-dir` of this command names; None without one."""
+    """The folder of the user's own config files, given by `--config-dir`; None if it was not given."""
     if not HydraConfig.initialized():
         return None
     sources = HydraConfig.get().runtime.config_sources
@@ -29,7 +29,7 @@ def own_config_dir() -> Path | None:
 
 
 def from_home(path: str) -> Path:
-    """A path with the user's home in place of `~` at its start; as it is where there is no such user."""
+    """A path with `~` or `~user` at its start expanded; unchanged if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

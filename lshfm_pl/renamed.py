@@ -1,4 +1,4 @@
-"""Import paths that files of older versions name, and what they are called today."""
+"""Import paths in checkpoints and configs of older versions, and the current paths of the same objects."""
 
 from typing import Any
 
@@ -13,5 +13,5 @@ _RENAMED = {
 
 
 def current_path(target: Any) -> Any:
-    """Today's import path of a `_target_`; anything else, such as another package's, stays as it is."""
+    """The current import path of a `_target_`. Paths that were not renamed are returned unchanged."""
     return _RENAMED.get(target, target) if isinstance(target, str) else target

@@ -1,7 +1,7 @@
-"""Signals that ask a process to stop: Ctrl+C, `kill`, a closed terminal, the end of a SLURM job.
+"""Handling of the signals that ask a process to stop: Ctrl+C, `kill`, a closed terminal, the end of a SLURM job.
 
-A command listens from its first import on (`end_at_signals`): a signal prints one line and ends the process at
-once, without a traceback or a half-written file. Training listens in its own way (`StopSignals`): it saves first.
+Commands install handlers at their first import (`end_at_signals`): a signal prints one line and ends the process
+at once, without a traceback or a half-written file. Training uses `StopSignals` instead, which saves first.
 """
 
 import atexit
@@ -26,21 +26,21 @@ __all__ = [
 ]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl+C, `kill` and the end of a SLURM job, a closed terminal, and what SLURM jobs ask for ahead of it."""
+"""Sent by Ctrl+C; by `kill` and at the end of a SLURM job; by a closed terminal; by SLURM before a time limit."""
 
 TOGETHER_SECONDS = 0.25
-"""Two Ctrl+C closer than this are one: a launcher such as torchrun passes on what the terminal has sent already."""
+"""Two Ctrl+C within this time count as one: launchers such as torchrun forward the signal of the terminal again."""
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-"""By which torchrun, Lightning, SLURM and jsrun number the processes of a run; the first one that is set counts."""
+"""Process ranks of torchrun, Lightning, SLURM and jsrun. The first variable that is set counts."""
 
 _functions_at_end: list[Callable[[], None]] = []
 
 
 class Interrupted(SystemExit):
-    """A signal asked the process to stop. Its status is 128 + the signal's number, as of a shell.
+    """A signal asked the process to stop. The exit status is 128 + the signal's number, as in shells.
 
-    Only the first process of a run tells: what started the others takes any other status than 0 for a crash.
+    Only the first process of a run uses that status; the others exit with 0, since their launcher takes
     """
 
     def __init__(self, signum: int, status: int | None = None) -> None:
@@ -49,20 +49,20 @@ class Interrupted(SystemExit):
 
 
 def at_end(function: Callable[[], None]) -> None:
-    """Call `function` before a signal ends the process; it must be quick."""
+    """Register `function` to be called before a signal ends the process. It must be quick."""
     _functions_at_end.append(function)
 
 
 def is_first_process() -> bool:
-    """Whether this is the first of the processes of a run, by the variables of what started it."""
+    """Whether this process has rank 0 according to the environment variables of its launcher."""
     ranks = [os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)]
     return not ranks or not ranks[0].isdigit() or int(ranks[0]) == 0
 
 
 def end_at_signals() -> None:
-    """From now on each of `STOP_SIGNALS` ends this process in one line.
+    """Install handlers: from now on each of `STOP_SIGNALS` prints one line and ends this process.
 
-    A signal that is ignored by wish (`nohup`), or that somebody else listens to, is left alone.
+    Signals that are ignored on purpose (`nohup`) or that have another handler already are left unchanged.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -76,8 +76,8 @@ def _end(signum: int, frame: FrameType | None) -> None:
 
 
 def _end_now(signum: int, saved: str = "") -> NoReturn:
-    """End without unwinding: an exception raised here could be lost, or wait for threads that have much to do."""
-    for other in STOP_SIGNALS:  # what comes now must not interrupt the ending
+    """Exit without raising: an exception raised in a handler could be lost, or wait for busy threads."""
+    for other in STOP_SIGNALS:  # further signals must not interrupt the exit
         signal.signal(other, signal.SIG_IGN)
     _tell(f"{signal.Signals(signum).name}: stopped{saved}")
     for function in _functions_at_end:
@@ -87,10 +87,10 @@ def _end_now(signum: int, saved: str = "") -> NoReturn:
 
 
 def end_without_shutdown(status: int) -> None:
-    """Have the process end with `status` as soon as all that was registered with `atexit` is done.
+    """Make the process exit with `status` directly after the functions registered with `atexit` have run.
 
-    Python's own shutdown takes a while after torch was imported. It puts the default handlers of signals back, so
-    that a Ctrl+C in it would kill the process without a word.
+    Python's own shutdown is slow once torch is imported, and it restores the default signal handlers: a Ctrl+C
+    during it would kill the process without any message.
     """
 
     def end() -> None:
@@ -105,7 +105,7 @@ def end_without_shutdown(status: int) -> None:
 
 
 def _tell(text: str) -> None:
-    """Print a line from a handler: not by a stream, which may be in the middle of printing."""
+    """Print a line from a signal handler, without `sys.stderr`, which the signal may have interrupted."""
     if is_first_process():
         with suppress(OSError):  # the terminal may be closed
             os.write(2, f"{text}\n".encode())
@@ -116,19 +116,19 @@ def _part(text: str) -> str:
 
 
 class StopSignals:
-    """While entered, the signals that ask a run to stop are noted or end it.
+    """Context manager that handles the stop signals while a run is active.
 
-    Training notes them (`deferred`) and stops between two batches, where what it saves is whole; a second Ctrl+C
-    does not wait. Elsewhere nothing is lost by stopping at once: a command ends in one line, and in any other
-    process `Interrupted` is raised. On leaving, a handler that somebody else had installed, as submitit does to put
-    its job into the queue again, gets the signal too.
+    During training steps signals are only recorded (`deferred`), and training saves and stops after the batch. A
+    second Ctrl+C stops at once. Outside of steps a signal stops at once, since nothing is lost: a command prints
+    one line and exits; in any other process `Interrupted` is raised. On exit the previous handlers are restored,
+    and a foreign handler (such as submitit's, which requeues the job) is called with the signal too.
 
     Attributes:
-        deferred: whether a signal waits for the end of the step.
-        received: the signal that waits.
-        forward: is given the signals that other processes of the run should get.
-        way_on: returns how to go on with the run, or "" where nothing was to be saved.
-        saved: returns what of the run is saved, likewise.
+        deferred: whether signals wait for the end of the training step.
+        received: the signal that is waiting, or None.
+        forward: called with each signal that the other processes of the run should get; None if there are none.
+        way_on: returns a text that says how to resume the run, or "" if nothing was saved.
+        saved: returns a text that says what was saved, or "" likewise.
     """
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class StopSignals:
                 before = signal.getsignal(signum)
                 of_others = callable(before) and before is not _end
                 if before is signal.SIG_IGN or (signum == signal.SIGTERM and of_others):
-                    continue  # ignored by wish; submitit's jobs get SIGTERM beside the signal meant for them
+                    continue  # ignored on purpose; submitit jobs get SIGTERM in addition to their own signal
                 self._others[signum] = signal.signal(signum, self._on_signal)
         return self
 
@@ -161,7 +161,7 @@ class StopSignals:
                 handler(error.signum, None)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self.forward is not None and signum != signal.SIGINT:  # the terminal sends Ctrl+C to all of them
+        if self.forward is not None and signum != signal.SIGINT:  # the terminal sends Ctrl+C to all processes
             self.forward(signum)
         if self.deferred and not self._is_second_ctrl_c(signum):
             if self.received is None:

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lshfm_pl.data.batches import as_float
 from lshfm_pl.detectors import Detector
-from lshfm_pl.kernels.switches import switched
+from lshfm_pl.kernels.switches import override_switches
 
 __all__ = ["count_parameters", "detector_cost"]
 
@@ -29,7 +29,7 @@ def detector_cost(detector: Detector, image: Tensor) -> dict[str, float]:
     device = next(detector.parameters()).device
     eager = torch.compiler.set_stance("force_eager")  # operations are counted one by one
     # By torch's convolutions, so that the count is the same on every machine.
-    with eager, torch.no_grad(), switched(winograd=False), FlopCounterMode(display=False) as counter:
+    with eager, torch.no_grad(), override_switches(winograd=False), FlopCounterMode(display=False) as counter:
         detector.eval()(as_float([image.to(device)]))
     return {
         "parameters": trainable + frozen,

@@ -1,1 +1,1 @@
-"""What is there only for speed and memory: Winograd convolutions, the fused hash loss, freeing of memory."""
+"""Faster or leaner implementations with switches: Winograd convolution, fused hash loss, freeing of memory."""

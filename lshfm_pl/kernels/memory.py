@@ -1,4 +1,4 @@
-"""The peak of a process's memory, and freed memory that goes back to the system where that is worth while."""
+"""Peak memory of a process, and returning freed memory to the system where it pays off."""
 
 import ctypes
 import re
@@ -15,15 +15,15 @@ from lshfm_pl.kernels.switches import switches
 __all__ = ["FEWEST_BYTES", "give_back_freed_memory", "peak_memory_bytes"]
 
 FEWEST_BYTES = 2**30
-"""Resident memory below which a peak matters less than time: a small detector's step would take a tenth longer."""
+"""Resident memory below which nothing is returned: a step of a small detector would take a tenth longer."""
 
 
 def give_back_freed_memory(device: torch.device) -> None:
-    """Have the C library return what was freed on the CPU; nothing for another device, or without glibc.
+    """Make the C library return freed CPU memory to the system. Does nothing for other devices or without glibc.
 
-    It keeps freed blocks for later, and where the next tensors do not fit into them they add to the peak. A call
-    costs some hundredths of a second, and as much again until the pages are there once more (docs/benchmarks.md),
-    so nothing is done for a process of less than `FEWEST_BYTES`.
+    glibc keeps freed blocks for reuse. Where the next tensors do not fit into these blocks, they raise the peak.
+    A call takes some hundredths of a second, and faulting the pages in again takes as long (docs/benchmarks.md). So
+    nothing is done while the process is smaller than `FEWEST_BYTES`.
     """
     trim = _malloc_trim() if device.type == "cpu" and switches().memory else None
     if trim is not None and _resident_bytes() >= FEWEST_BYTES:
@@ -31,12 +31,12 @@ def give_back_freed_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory of the GPU's allocator where the work is on one, else of this process."""
+    """Peak memory in bytes: of torch's CUDA allocator for a GPU, otherwise of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.is_file():
-        # Linux's getrusage begins with the peak of the process that started this one.
+        # On Linux, getrusage starts from the peak of the parent process.
         (peak_kib,) = re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())
         return int(peak_kib) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,6 +1,6 @@
-"""The hash loss by torch's own operations and autograd: what `kernels.fused_hash_loss=false` uses.
+"""The hash loss by torch's own operations and autograd, used with `kernels.fused_hash_loss=false`.
 
-All projections exist at once, and again for the gradient. Shapes as in `lshfm_pl.kernels.hash_loss`.
+All projections, and their gradients, are in memory at once. Shapes as in `lshfm_pl.kernels.hash_loss`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def plain_hash_loss_of_rows(
     row_weights_N: Tensor,
     kind: HashLoss,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and share of agreeing bits, as `hash_loss_of_rows` returns them."""
+    """Loss and share of agreeing bits; arguments and results are those of `hash_loss_of_rows`."""
     student_NH = F.linear(student_ND, weight_HD, bias_H)
     return _loss_and_agreement(student_NH, F.linear(teacher_ND, weight_HD, bias_H), row_weights_N, kind)
 
@@ -38,7 +38,7 @@ def plain_hash_loss_of_maps(
     bias_H: Tensor,
     kind: HashLoss,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and share of agreeing bits, as `hash_loss_of_maps` returns them."""
+    """Loss and share of agreeing bits; arguments and results are those of `hash_loss_of_maps`."""
     dtype = torch.bfloat16 if student[0].dtype == torch.bfloat16 else torch.float32
     kernel_HC33 = weight_HD.view(len(weight_HD), -1, SIDE, SIDE).to(dtype)
     bias_H = bias_H.to(dtype)
@@ -58,7 +58,7 @@ def plain_hash_loss_of_maps(
 def _loss_and_agreement(
     student: Tensor, teacher: Tensor, weights: Tensor, kind: HashLoss
 ) -> tuple[Tensor, Tensor]:
-    """Of projections [..., H] and the weights [...] of what each row of them counts."""
+    """Loss and agreement of projections [..., H], where row `...` has the weight `weights[...]`."""
     teacher = teacher.detach()
     if kind == "bce":
         loss = F.binary_cross_entropy_with_logits(student, (teacher > 0).float(), reduction="none")

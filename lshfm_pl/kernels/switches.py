@@ -1,6 +1,6 @@
-"""Which of the faster ways of computing are used.
+"""Switches for the faster implementations of this package.
 
-Each gives the numbers of torch's own operations up to rounding. They are on unless a config turns them off.
+Each implementation gives the same numbers as torch's own operations up to rounding. All are on by default.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,12 @@ import torch
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["Switches", "described", "set_switches", "switched", "switches"]
+__all__ = ["Switches", "describe_switches", "override_switches", "set_switches", "switches"]
 
 
 @dataclass(frozen=True)
 class Switches:
-    """`kernels` of a config: what each one does is said in `conf/kernels/default.yaml`."""
+    """The `kernels` section of a config. `conf/kernels/default.yaml` describes each switch."""
 
     winograd: bool = True
     folded_norms: bool = True
@@ -42,14 +42,14 @@ def switches() -> Switches:
 
 
 def set_switches(settings: Mapping[str, Any] | None) -> None:
-    """Set the switches of this process, as every command does at its start.
+    """Set the switches of this process. Every command does so at its start.
 
     Args:
-        settings: `kernels` of a config. What it does not name is on; None, of a config from before there were
-            switches, turns all on.
+        settings: the `kernels` section of a config. Switches that it does not name are on. None turns all on, as
+            for configs of versions that had no switches.
 
     Raises:
-        LSHFMError: there is no such switch, or a value is not true or false.
+        LSHFMError: unknown switch, or a value that is not true or false.
     """
     global _current
     known = {field.name for field in fields(Switches)}
@@ -62,8 +62,8 @@ def set_switches(settings: Mapping[str, Any] | None) -> None:
 
 
 @contextmanager
-def switched(**changes: bool) -> Iterator[None]:
-    """Inside, some switches are set otherwise: `switched(winograd=False)`."""
+def override_switches(**changes: bool) -> Iterator[None]:
+    """Context in which some switches have other values, as in `override_switches(winograd=False)`."""
     global _current
     before = _current
     _current = replace(before, **changes)
@@ -73,8 +73,8 @@ def switched(**changes: bool) -> Iterator[None]:
         _current = before
 
 
-def described(device: torch.device) -> str:
-    """The switches that are on and have a meaning on a device, in words; "" for none."""
+def describe_switches(device: torch.device) -> str:
+    """Names of the switches that are on and have an effect on `device`, for the log; "" if there are none."""
     names = [name for name, is_on in asdict(_current).items() if is_on]
     if device.type != "cpu":
         names = [name for name in names if name not in CPU_ONLY]

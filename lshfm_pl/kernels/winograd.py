@@ -1,11 +1,12 @@
-"""3×3 convolutions on the CPU by Winograd's minimal filtering F(4×4, 3×3): a quarter of the multiplications.
+"""3×3 convolutions on the CPU by Winograd's minimal filtering F(4×4, 3×3), with a quarter of the multiplications.
 
-Shapes: maps [B, C, h, w]; a tile is 4×4 outputs and the 6×6 inputs around it; T tiles; P = 36 and Q = 16 places
-of a tile; O output channels. With the matrices of `matrices`, all of it linear:
+Shapes: feature maps [B, C, h, w]. A tile is a square of 4×4 outputs together with the 6×6 inputs that they depend
+on. T is the number of tiles, P = 36 the input positions and Q = 16 the output positions of a tile, O the output
+channels. With the linear transforms of `matrices`:
 
     output [Q, T, O] = to_output (to_input input [P, T, C] ⊙ to_kernel kernel [P, O, C]),
 
-where ⊙ is a matrix product over channels for each of the 36 places. Gradients go back through the transposes.
+where ⊙ is a matrix product over the channels for each of the 36 positions. The backward pass uses the transposes.
 
 Source: arXiv 1509.09308, section 4.
 """
@@ -43,20 +44,20 @@ __all__ = [
 ]
 
 SIDE = 3
-"""Side of a kernel."""
+"""Side of the convolution kernel."""
 TILE = 4
-"""Side of a tile's outputs."""
+"""Side of a tile's output square."""
 OUTPUTS = TILE**2
 INPUTS = (TILE + SIDE - 1) ** 2
 
 TILES_AT_ONCE = 160
-"""Tiles whose inputs, products and outputs stay in the cache between the steps."""
+"""Tiles per block, so that inputs, products and outputs of a block stay in the CPU cache."""
 FEWEST_CHANNELS, FEWEST_TILES = 128, 128
-"""Below, the transforms cost what the multiplications save (measured: docs/benchmarks.md)."""
+"""Below either limit the transforms cost more than the multiplications save (measured: docs/benchmarks.md)."""
 
 
 class Matrices(NamedTuple):
-    """The transforms of F(4×4, 3×3), float32; for squares they are Kronecker products of those for lines."""
+    """Transforms of F(4×4, 3×3), float32. The 2D transforms are Kronecker products of the 1D ones."""
 
     #: [16, 36]
     to_output: Tensor
@@ -68,7 +69,7 @@ class Matrices(NamedTuple):
 
 @cache
 def matrices() -> Matrices:
-    """Toom-Cook on the points 0, ±5/8, ±3/2 and ∞; of those tried these lose the fewest digits."""
+    """The Toom-Cook matrices for the points 0, ±5/8, ±3/2 and ∞, which had the smallest error of those tried."""
     points = np.array([0, 0.625, -0.625, 1.5, -1.5])
     side = TILE + SIDE - 1
     to_output, to_kernel, to_input = np.zeros((side, TILE)), np.zeros((side, SIDE)), np.zeros((side, side))
@@ -84,7 +85,7 @@ def matrices() -> Matrices:
 
 
 def kernel_of(weight_OC33: Tensor, out_POC: Tensor | None = None) -> Tensor:
-    """A convolution's weight → the transformed kernel [P, O, C], in given memory or in new."""
+    """The transformed kernel [P, O, C] of a convolution's weight, written to `out_POC` if that is given."""
     outputs, channels = weight_OC33.shape[:2]
     weight_9OC = weight_OC33.permute(2, 3, 0, 1).reshape(SIDE**2, -1)
     if out_POC is None:
@@ -94,12 +95,12 @@ def kernel_of(weight_OC33: Tensor, out_POC: Tensor | None = None) -> Tensor:
 
 
 def transform_inputs(taken_PTC: Tensor, spare_PTC: Tensor, *, adjoint: bool = False) -> None:
-    """`to_input @ taken` (or its transpose's) in place: lines first, then columns, a third of the multiplications.
+    """Apply the input transform in place, first along rows, then along columns: a third of the multiplications.
 
     Args:
-        taken_PTC: overwritten.
-        spare_PTC: memory of the same size, overwritten.
-        adjoint: with the transpose, which takes gradients back.
+        taken_PTC: inputs of the tiles, overwritten with the result.
+        spare_PTC: scratch memory of the same size.
+        adjoint: apply the transpose, as for gradients.
     """
     line = matrices().to_input_line
     line = line.T if adjoint else line
@@ -113,12 +114,19 @@ def _tiled_size(size: int) -> int:
 
 
 def _windows(map_Bhwc: Tensor, side: int) -> Tensor:
-    """View [side, side, B, rows, columns, C] of the squares of every tile."""
+    """View [side, side, B, rows, columns, C] of the `side`×`side` windows of all tiles of a map."""
     return map_Bhwc.unfold(1, side, TILE).unfold(2, side, TILE).permute(4, 5, 0, 1, 2, 3)
 
 
 class Piece(NamedTuple):
-    """Some rows of tiles of an image of one of several maps, and their place among the tiles of a group."""
+    """Consecutive rows of tiles of one image on one level.
+
+    Attributes:
+        level: index of the feature map.
+        image: index of the image in the batch.
+        rows: rows of tiles.
+        tiles: position of these tiles among the tiles of their group.
+    """
 
     level: int
     image: int
@@ -127,10 +135,10 @@ class Piece(NamedTuple):
 
 
 def groups_of_pieces(shapes: Sequence[Sequence[int]], at_once: int) -> Iterator[tuple[int, list[Piece]]]:
-    """Share out the tiles of maps [B, C, h, w] into groups of at most `at_once`, but no fewer than a row of tiles.
+    """Divide the tiles of maps [B, C, h, w] into groups of at most `at_once` tiles, or one row of tiles if longer.
 
     Yields:
-        The number of tiles of a group, and the pieces it consists of.
+        The number of tiles in the group, and its pieces.
     """
     group: list[Piece] = []
     count = 0
@@ -151,12 +159,12 @@ def groups_of_pieces(shapes: Sequence[Sequence[int]], at_once: int) -> Iterator[
 
 
 def take_inputs(maps: Sequence[Tensor], group: Sequence[Piece], out_PTC: Tensor) -> None:
-    """Copy the overlapping 6×6 inputs of a group's tiles, zero outside of the maps [B, C, h, w], in float32."""
+    """Copy the overlapping 6×6 inputs of a group's tiles as float32, with 0 outside of the maps [B, C, h, w]."""
     _take(maps, group, SIDE // 2, out_PTC)
 
 
 def take_outputs(maps: Sequence[Tensor], group: Sequence[Piece], out_QTC: Tensor) -> None:
-    """Copy the 4×4 outputs of a group's tiles, zero outside of the maps [B, C, h, w], in float32."""
+    """Copy the 4×4 outputs of a group's tiles as float32, with 0 outside of the maps [B, C, h, w]."""
     _take(maps, group, 0, out_QTC)
 
 
@@ -172,15 +180,15 @@ def _take(maps: Sequence[Tensor], group: Sequence[Piece], border: int, out: Tens
 
 
 def _placed(tiles_PTC: Tensor, piece: Piece, windows: Tensor) -> Tensor:
-    """A piece's part of the tiles, in the shape of its windows."""
+    """View of a piece's tiles in the shape of its windows."""
     return tiles_PTC[:, piece.tiles].unflatten(1, windows.shape[2:5]).unflatten(0, windows.shape[:2])
 
 
 class OverlappingSum:
-    """Maps [B, C, h, w] in float32 as sums of overlapping 6×6 tiles, as gradients of the inputs are.
+    """Sums overlapping 6×6 tiles into float32 maps [B, C, h, w], as the gradient of the inputs requires.
 
     Args:
-        like: maps of the shapes and the device of the sums.
+        like: maps that give the shapes and the device of the sums.
     """
 
     def __init__(self, like: Sequence[Tensor]) -> None:
@@ -204,21 +212,21 @@ class OverlappingSum:
             for row in range(windows.shape[0]):
                 for column in range(
                     windows.shape[1]
-                ):  # the same place of two tiles is never the same element
+                ):  # windows of different tiles never share an element at the same position
                     windows[row, column].add_(tiles[row, column])
 
     def maps(self) -> list[Tensor]:
-        """The sums, channels last."""
+        """The sums, in channels-last memory format."""
         return [_cropped(level, *shape) for level, shape in zip(self._padded, self._shapes, strict=True)]
 
 
 class Buffers:
-    """Memory for one group of tiles after another: new memory would be cleared by the system every time.
+    """Scratch memory that is reused by all groups of tiles: the system would clear new memory every time.
 
     Args:
-        like: a tensor of the type and the device.
-        tiles: how many at most.
-        sizes: places and channels of each buffer.
+        like: tensor that gives the dtype and the device.
+        tiles: largest number of tiles in a group.
+        sizes: number of positions and of channels, for each buffer.
     """
 
     def __init__(self, like: Tensor, tiles: int, *sizes: tuple[int, int]) -> None:
@@ -226,13 +234,13 @@ class Buffers:
         self._flat = [like.new_empty(tiles * places * channels) for places, channels in sizes]
 
     def views(self, tiles: int, channels: int | None = None) -> list[Tensor]:
-        """The beginning of each buffer as [places, tiles, channels]; with fewer channels than said, if given."""
+        """The start of each buffer as [positions, tiles, channels]. `channels` may be smaller than in `sizes`."""
         shapes = [(places, tiles, own if channels is None else channels) for places, own in self._sizes]
         return [flat[: math.prod(shape)].view(shape) for flat, shape in zip(self._flat, shapes, strict=True)]
 
 
 def convolve(x_BChw: Tensor, weight_OC33: Tensor, bias_O: Tensor | None) -> Tensor:
-    """`F.conv2d(x, weight, bias, padding=1)` in float32 on the CPU, channels last."""
+    """`F.conv2d(x, weight, bias, padding=1)` in float32 on the CPU; the result is channels-last."""
     return _Convolution.apply(x_BChw, weight_OC33, bias_O)
 
 
@@ -261,7 +269,7 @@ class _Convolution(torch.autograd.Function):
                 windows.copy_(_placed(y_QTO, piece, windows))
         if tiled[2:] == (height, width):
             return y_BOhw
-        # A copy even where it could be a view: in-place ReLUs follow.
+        # Copy even where a view would do: in-place ReLUs follow.
         return y_BOhw[:, :, :height, :width].clone(memory_format=torch.channels_last)
 
     @staticmethod
@@ -300,7 +308,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _buffers_of(x_BChw: Tensor, weight_OC33: Tensor, groups: list[tuple[int, list[Piece]]]) -> Buffers:
-    """For inputs and their transform, products, and outputs."""
+    """Buffers for the inputs, their transform, the products and the outputs."""
     outputs, channels = weight_OC33.shape[:2]
     sizes = (INPUTS, channels), (INPUTS, channels), (INPUTS, outputs), (OUTPUTS, outputs)
     return Buffers(x_BChw, max(tiles for tiles, _ in groups), *sizes)
@@ -312,7 +320,7 @@ def _cropped(padded_Bhwc: Tensor, height: int, width: int) -> Tensor:
 
 
 class WinogradConv2d(nn.Conv2d):
-    """A 3×3 convolution of stride 1 that goes by tiles where that is quicker: float32 on the CPU, many channels."""
+    """A 3×3 convolution of stride 1 that uses Winograd tiles where that is faster: CPU, float32, many channels."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not _pays(input, weight):
@@ -325,7 +333,7 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
     tiles = batch * -(-height // TILE) * -(-width // TILE)
     return (
         switches().winograd
-        and not torch.compiler.is_compiling()  # a graph of torch's own operations is compiled in one piece
+        and not torch.compiler.is_compiling()  # torch.compile traces torch's own operations without a graph break
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and min(weight.shape[:2]) >= FEWEST_CHANNELS
@@ -335,7 +343,7 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
 
 
 def use_winograd(network: nn.Module) -> None:
-    """Make the 3×3 convolutions of stride 1 in a network `WinogradConv2d`; names and weights stay."""
+    """Turn the 3×3 convolutions of stride 1 in a network into `WinogradConv2d`. Names and weights stay the same."""
     for module in network.modules():
         if type(module) is nn.Conv2d and (
             module.kernel_size == (SIDE, SIDE)

@@ -1,4 +1,4 @@
-"""Average precision of detections: COCO-style, and as the PASCAL VOC development kit defines it."""
+"""Average precision of detections, COCO-style and as in the PASCAL VOC development kit."""
 
 from lshfm_pl.metrics.detection import DetectionMetrics
 from lshfm_pl.metrics.record import EvaluationRecord

@@ -1,4 +1,4 @@
-"""How far a test set of other images would have moved a figure."""
+"""Bootstrap over the images of a test set: how much a metric varies with the choice of images."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,21 +13,21 @@ __all__ = ["BOOTSTRAP_FIGURES", "Interval", "draw_images", "percentile_interval"
 BOOTSTRAP_FIGURES = ("AP", "AP50")
 
 BLOCK = 128
-"""Resamples made at once: small enough for the processor's cache."""
+"""Resamples computed together: few enough to fit the CPU cache."""
 
 FloatArray = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int32]
 
 
 class Interval(NamedTuple):
-    """Percentiles of a figure over the resamples."""
+    """Lower and upper percentile of a metric over the resamples."""
 
     low: float
     high: float
 
 
 def draw_images(num_images: int, resamples: int, seed: int) -> Counts:
-    """[I, R] how often each image is in each resample: I images drawn with replacement, by the seed."""
+    """[I, R]: how often each of I images is in each of R resamples, drawn with replacement."""
     drawn = np.random.default_rng(seed).integers(0, num_images, (resamples, num_images))
     drawn += num_images * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * num_images)
@@ -35,14 +35,14 @@ def draw_images(num_images: int, resamples: int, seed: int) -> Counts:
 
 
 def resampled_figures(record: EvaluationRecord, counts: Counts) -> FloatArray:
-    """[2, R] AP and AP50 (0..100) of a record on each resample of its images.
+    """[2, R]: AP and AP50 (0–100) of a record on each resample of its images.
 
-    An image that was drawn twice counts as two, so a resample's figures are those of the images put side by side; a
-    class without positives in it is left out of its mean. Without any class a figure is 0.
+    An image that was drawn twice counts as two images. Classes without positives in a resample are left out of its
+    mean. If no class has positives, the metric is 0.
 
     Args:
-        record: of I images.
-        counts: [I, R], of `draw_images`.
+        record: evaluation record of I images.
+        counts: [I, R], from `draw_images`.
     """
     blocks = range(0, counts.shape[1], BLOCK)
     return np.concatenate(
@@ -51,7 +51,7 @@ def resampled_figures(record: EvaluationRecord, counts: Counts) -> FloatArray:
 
 
 def percentile_interval(values: Sequence[float] | FloatArray, confidence: float = 0.95) -> Interval:
-    """The middle `confidence` of the values."""
+    """The central interval that holds the share `confidence` of the values."""
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))
@@ -69,14 +69,14 @@ def _block_figures(record: EvaluationRecord, counts: Counts) -> FloatArray:
 
 
 def _class_figures(record: EvaluationRecord, label: int, counts: Counts, num_positives: Counts) -> FloatArray:
-    """[2, R] AP and AP50 of one class.
+    """[2, R]: AP and AP50 of one class.
 
-    Interpolated precision changes at true positives alone: AP is the sum over them of the best precision from
-    there on times the share of recall points that this true positive is the first to reach.
+    Interpolated precision changes only at true positives. So AP is a sum over true positives: the best precision
+    from there on, times the share of recall points that this true positive is the first to reach.
     """
     order = record.by_score(label)
     weights = counts.T.take(record.image[order], axis=1)  # [R, N]
-    # [R, P + 1]: how many recall points k true positives reach
+    # [R, P + 1]: how many recall points are reached with k true positives
     true_positives = np.arange(int(num_positives.max()) + 1)
     recall = true_positives / np.maximum(num_positives, 1)[:, None]
     reached = np.searchsorted(RECALL_POINTS, recall, side="right").astype(np.int32)

@@ -1,4 +1,4 @@
-"""Every figure that a detector is judged by, in one pass over its predictions."""
+"""All detection metrics of a detector on a data set, computed in one pass over its predictions."""
 
 import logging
 import math
@@ -37,12 +37,12 @@ DETECTION_LIMITS = [1, 10, MAX_DETECTIONS]
 
 
 class CocoFigure(NamedTuple):
-    """What a figure is the mean over, in COCO's tables of precision and recall."""
+    """The entries of COCO's precision or recall table over which a metric is averaged."""
 
     table: Literal["precision", "recall"] = "precision"
-    thresholds: slice = slice(None)  # of IOU_THRESHOLDS
-    size: int = 0  # all, small (area up to 32² pixels), medium, large (from 96²)
-    detections: int = -1  # of DETECTION_LIMITS, per image and class
+    thresholds: slice = slice(None)  # indices into IOU_THRESHOLDS
+    size: int = 0  # 0 all, 1 small (area up to 32² pixels), 2 medium, 3 large (from 96²)
+    detections: int = -1  # index into DETECTION_LIMITS, per image and class
 
 
 COCO_FIGURES = {
@@ -59,48 +59,48 @@ COCO_FIGURES = {
     "ARm": CocoFigure("recall", size=2),
     "ARl": CocoFigure("recall", size=3),
 }
-"""In the order of COCOeval's statistics."""
+"""In the order of COCOeval's `stats`."""
 
 SMALLEST_AREA = 1e-9
-"""Square pixels; as small an object as one of area 0."""
+"""Square pixels. Replaces an area of 0, which torchmetrics takes for a missing area."""
 
 VOC_IOU_THRESHOLD = 0.5
 VOC_FIGURES = {"voc07": "voc07", "voc": "area"}
-"""Prefix of a figure's name -> method of `voc_average_precision`."""
+"""Prefix of a metric's name → method of `voc_average_precision`."""
 
-# It reports every stage through its logger, at the level that Hydra shows.
+# It logs every stage at level INFO, which Hydra shows.
 logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
 
 
 class DetectionMetrics:
-    """COCO-style and VOC average precision of a detector over a data set, all figures 0..100.
+    """COCO-style and VOC average precision of a detector on a data set. All metrics are in 0–100.
 
     `compute` returns
         AP, AP50, AP75: mean over IoU 0.50:0.05:0.95, at 0.50, at 0.75; 101-point interpolation, at most
-            100 detections per image and class. Objects marked difficult are dropped from the ground
-            truth, so that a detection of one is a false positive: what the paper published as AP50. Crowds
-            are COCO's: a detection inside one counts neither way.
+            100 detections per image and class. Objects marked difficult are removed from the ground
+            truth, so a detection of one is a false positive; the paper's AP50 was computed like this. Crowds
+            follow COCO: a detection inside a crowd counts neither as true nor as false positive.
         APs, APm, APl: AP of the small (area up to 32² pixels), medium and large (from 96²) objects.
-        AR1, AR10, AR100: recall, mean over the same IoUs, by at most 1, 10, 100 detections per image and
-            class; ARs, ARm, ARl: AR100 of the small, medium, large objects.
-        voc07_mAP, voc_mAP: the VOC development kit's 11-point and area AP at IoU 0.5, difficult objects and
-            crowds ignored.
+        AR1, AR10, AR100: recall averaged over the same IoUs, with at most 1, 10, 100 detections per image
+            and class; ARs, ARm, ARl: AR100 of the small, medium, large objects.
+        voc07_mAP, voc_mAP: the VOC development kit's 11-point AP and area AP at IoU 0.5, where difficult
+            objects and crowds are ignored.
         AP/<class>, AP50/<class>, voc07_AP/<class>, voc_AP/<class>: the same per class.
 
-    Means are over the classes that have ground truth that is neither difficult nor crowd; any other class is
-    NaN and left out of them. Without any such ground truth the means are 0.0 and all classes NaN. A figure of
-    a size that no such ground truth has is NaN.
+    A mean is taken over the classes with positives: ground truth that is neither difficult nor crowd. Other
+    classes are NaN and are left out. Without any positives the means are 0.0 and all classes are NaN. A metric
+    of a size without positives is NaN.
 
-    Under torch.distributed `compute` gathers from all processes, so every one of them must call it. An
-    image that was seen more than once, as by a padded distributed sampler, counts once: the figures are
-    identical for any number of processes.
+    With torch.distributed, `compute` gathers the images of all processes, so every process must call it. An
+    image that was seen more than once, as with a padded distributed sampler, counts once. So the metrics do
+    not depend on the number of processes.
 
     Args:
-        class_names: of the labels 1..C, without background.
-        backend: `faster_coco_eval`, or the slower reference `pycocotools`; their figures are equal.
+        class_names: names of the labels 1..C, without background.
+        backend: `faster_coco_eval`, or the slower reference `pycocotools`; their results are equal.
 
     Raises:
-        LSHFMError: unknown backend or a class named twice.
+        LSHFMError: unknown backend, or two classes have the same name.
     """
 
     def __init__(self, class_names: Sequence[str], backend: CocoBackend = "faster_coco_eval") -> None:
@@ -115,23 +115,23 @@ class DetectionMetrics:
         self._images: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Remove all images."""
         self._images = {}
 
     def update(
         self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]
     ) -> None:
-        """Add images; the tensors, of any device, are copied to the CPU.
+        """Add images. Their tensors are copied to the CPU.
 
         Args:
             predictions: per image `boxes` [N, 4] (x1, y1, x2, y2; pixels of the original image),
-                `scores` [N], `labels` [N] in 1..C; those with label 0, the background, are left out.
-            targets: per image `boxes` [M, 4], `labels` [M] in 1..C, `difficult` [M], `image_id`, one
-                integer that names the image throughout the data set. There may be `crowd` [M], else False,
-                and `area` [M] in square pixels, else the box's.
+                `scores` [N], `labels` [N] in 1..C. Detections with label 0 (background) are dropped.
+            targets: per image `boxes` [M, 4], `labels` [M] in 1..C, `difficult` [M], and `image_id`, an
+                integer that identifies the image in the data set. Optional are `crowd` [M] (default False)
+                and `area` [M] in square pixels (default: the area of the box).
 
         Raises:
-            LSHFMError: lengths differ, a key is missing, shapes don't fit, or a label isn't in 1..C.
+            LSHFMError: lengths differ, a key is missing, shapes don't fit, or a label is not in 1..C.
         """
         check_images(predictions, targets, further_target_keys=("image_id",))
         for prediction, target in zip(predictions, targets, strict=True):
@@ -142,19 +142,19 @@ class DetectionMetrics:
             self._images.setdefault(image_id, kept)
 
     def compute(self) -> dict[str, float]:
-        """All figures (see the class), from the images of all processes."""
+        """All metrics (see the class) over the images of all processes."""
         _, predictions, targets = self._all_images()
         figures = self._coco_figures(predictions, targets) | self._voc_figures(predictions, targets)
-        # The means first: they are what a reader of the file looks for.
+        # Means first: they are what readers of the file look for.
         return dict(sorted(figures.items(), key=lambda item: "/" in item[0]))
 
     def record(self) -> EvaluationRecord:
-        """What AP, AP50, AP75 and the classes' are made of, image by image; of all processes, as `compute`."""
+        """The matches of each image, from which AP, AP50 and AP75 follow; over all processes, like `compute`."""
         image_ids, predictions, targets = self._all_images()
         return record_evaluation(predictions, targets, image_ids=image_ids, class_names=self.class_names)
 
     def _all_images(self) -> tuple[list[int], list[dict[str, Tensor]], list[dict[str, Tensor]]]:
-        """Ids, predictions and targets, by ascending id."""
+        """Image ids in ascending order, with predictions and targets in the same order."""
         images = self._gather()
         image_ids = sorted(images)
         return image_ids, [images[i][0] for i in image_ids], [images[i][1] for i in image_ids]
@@ -173,7 +173,7 @@ class DetectionMetrics:
         of_ranks: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(of_ranks, self._images)
         gathered = {}
-        for images in reversed(of_ranks):  # the lowest rank's copy of an image wins, everywhere
+        for images in reversed(of_ranks):  # on every process, the copy of the lowest rank wins
             gathered.update(images)
         return gathered
 
@@ -185,7 +185,7 @@ class DetectionMetrics:
                 "boxes": target["boxes"][~target["difficult"]],
                 "labels": target["labels"][~target["difficult"]],
                 "iscrowd": target["crowd"][~target["difficult"]].long(),
-                # For torchmetrics an area of 0 is none, and the box's is taken.
+                # torchmetrics takes an area of 0 for a missing one and uses the area of the box instead.
                 "area": target["area"][~target["difficult"]].clamp_min(SMALLEST_AREA),
             }
             for target in targets
@@ -205,7 +205,7 @@ class DetectionMetrics:
             metric.update(predictions, kept_targets)
             summary = metric.compute()
             for name, (table_name, thresholds, size, detections) in COCO_FIGURES.items():
-                # [IoU, (recall,) class]; -1: class without objects
+                # [IoU, (recall,) class]; −1 marks a class without objects
                 table = summary[table_name][..., size, detections].numpy()[thresholds]
                 for k, label in enumerate(summary["classes"].reshape(-1).tolist()):
                     if (table[..., k] > -1).any():
@@ -241,7 +241,7 @@ class DetectionMetrics:
 
 
 def _completed(target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, with `crowd` and `area`."""
+    """The target on the CPU, with `crowd` and `area` filled in."""
     optional = [key for key in OPTIONAL_TARGET_KEYS if key in target]
     copies = copy_to_cpu(target, (*TARGET_KEYS, *optional))
     sides = copies["boxes"][:, 2:] - copies["boxes"][:, :2]
@@ -249,6 +249,6 @@ def _completed(target: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _mean_of_known(values: np.ndarray, *, without: float) -> float:
-    """The mean of those that aren't NaN; `without` if there are none."""
+    """The mean of the values that aren't NaN, or `without` if there are none."""
     known = [value for value in values.tolist() if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else without

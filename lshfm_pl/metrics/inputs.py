@@ -1,4 +1,4 @@
-"""What the metrics accept: per-image dicts of tensors; the errors when they are something else."""
+"""The input format of the metrics (per-image dicts of tensors), and its validation."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,7 +28,7 @@ COMPUTE_DTYPES = {
     "crowd": torch.bool,
     "area": torch.float64,
 }
-"""Float64 holds every coordinate exactly, so that an IoU of exactly one half isn't above one half."""
+"""Float64 holds every coordinate exactly, so that an IoU of exactly 0.5 is not rounded above 0.5."""
 
 
 def check_images(
@@ -37,16 +37,15 @@ def check_images(
     *,
     further_target_keys: Sequence[str] = (),
 ) -> None:
-    """Check that predictions and targets pair up image by image and hold tensors that fit together.
+    """Check that there is one prediction per target and that the tensors of each image fit together.
 
     Args:
         predictions: per image `boxes` [N, 4], `scores` [N], `labels` [N].
-        targets: per image `boxes` [M, 4], `labels` [M], `difficult` [M]; they may have `crowd` [M] and
-            `area` [M].
-        further_target_keys: keys that every target must have besides; their values aren't looked at.
+        targets: per image `boxes` [M, 4], `labels` [M], `difficult` [M]; optional `crowd` [M] and `area` [M].
+        further_target_keys: other keys that every target must have; their values are not checked.
 
     Raises:
-        LSHFMError: lengths differ, a key is missing, a value is no tensor or has another shape.
+        LSHFMError: lengths differ, a key is missing, a value is not a tensor or has another shape.
     """
     if len(predictions) != len(targets):
         raise LSHFMError(
@@ -61,9 +60,9 @@ def check_images(
 
 
 def copy_to_cpu(image: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of a checked image in the dtypes to compute with; `boxes` always [N, 4].
+    """Copy the tensors of a checked image to the CPU in the dtypes to compute with; `boxes` becomes [N, 4].
 
-    Each gets a storage of its own: a view would be pickled with all that it is a view of.
+    Each copy has its own storage: a view would be pickled together with the whole storage behind it.
     """
     copies = {
         key: image[key].detach().as_subclass(Tensor).to("cpu", COMPUTE_DTYPES[key], copy=True) for key in keys
@@ -73,10 +72,10 @@ def copy_to_cpu(image: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, T
 
 
 def foreground(prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The detections of an image without those of label 0, the background, which some detectors score like a class.
+    """Drop the detections with label 0 (background), which some detectors score like a class.
 
-    Dropped after the detector's limits on the number of boxes, in which they count, so that what is shown is what
-    is evaluated.
+    They are dropped after the detector has applied its limits on the number of boxes, in which they count. So what
+    is drawn is what is evaluated.
     """
     keep = prediction["labels"] != 0
     return {key: value[keep] for key, value in prediction.items()}

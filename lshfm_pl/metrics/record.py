@@ -1,4 +1,4 @@
-"""What a detector did on each image of a test set, small enough to keep: AP again without the boxes."""
+"""Matches of detections and objects on each image of a test set: a small file from which AP can be recomputed."""
 
 import hashlib
 import math
@@ -17,21 +17,21 @@ from lshfm_pl.files import open_regular, whole_file
 
 __all__ = ["IOU_THRESHOLDS", "MAX_DETECTIONS", "RECALL_POINTS", "EvaluationRecord", "record_evaluation"]
 
-# Given as float64: torchmetrics' own are rounded to float32, by which a recall of 3/5 misses the point 0.6.
+# float64: torchmetrics' own values are rounded to float32, which makes a recall of 3/5 miss the point 0.6.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
 RECALL_POINTS = np.linspace(0.0, 1.0, 101).tolist()
 MAX_DETECTIONS = 100
-"""Per image and class, those with the highest scores."""
+"""Detections kept per image and class: those with the highest scores."""
 
 FORMAT = 1
 MEANS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
-"""Figure -> which of `IOU_THRESHOLDS` it is the mean over."""
+"""Metric → the slice of `IOU_THRESHOLDS` over which it is averaged."""
 
 LARGEST_FILE, LARGEST_CONTENT = 200_000_000, 1_000_000_000
-"""Bytes of a record's file, and of its arrays unpacked."""
+"""Largest allowed bytes of a record's file, and of its uncompressed arrays."""
 
 MOST_IMAGES, MOST_CLASSES, MOST_POSITIVES = 500_000, 10_000, 500_000
-"""Of a record that is read; positives of one class. COCO's training set has 118,000 images, 262,000 persons."""
+"""Limits for a record that is read. COCO's training set has 118,000 images and 262,000 persons, for comparison."""
 
 MOST_ARRAYS = 50
 
@@ -42,20 +42,20 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """The matching of detections and objects that COCO-style figures are made of, image by image.
+    """Matches of detections and objects, image by image, from which the COCO-style metrics follow.
 
-    I images, C classes, D detections. Detections are ordered by class, then image, then score, the highest first.
+    I images, C classes, D detections. Detections are sorted by class, then by image, then by descending score.
 
     Attributes:
-        class_names: of the labels 1..C.
+        class_names: names of the labels 1..C.
         image_ids: [I] int64, ascending.
-        num_objects: [I, C] ground-truth boxes, also those that do not count.
-        num_positives: [I, C] those that do: neither difficult nor crowd.
+        num_objects: [I, C] ground-truth boxes, including difficult ones and crowds.
+        num_positives: [I, C] ground-truth boxes that are neither difficult nor crowd.
         image: [D] index into `image_ids`.
         label: [D] in 1..C.
         score: [D] float.
         matched: [D] uint16, bit t is set if the detection matches an object at `IOU_THRESHOLDS[t]`.
-        ignored: [D] uint16, bit t is set if it counts neither way there, since that object is a crowd.
+        ignored: [D] uint16, bit t is set if that object is a crowd, so that the detection does not count.
     """
 
     class_names: tuple[str, ...]
@@ -69,7 +69,7 @@ class EvaluationRecord:
     ignored: IntArray
 
     def save(self, path: str | Path) -> Path:
-        """Write the file `path` (.npz, compressed; about 2 MB for VOC2007's test set)."""
+        """Write the record to `path` (.npz, compressed; about 2 MB for VOC2007's test set)."""
         path = Path(path)
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         arrays["class_names"] = np.array(self.class_names, dtype=np.str_)
@@ -79,10 +79,14 @@ class EvaluationRecord:
 
     @classmethod
     def load(cls, path: str | Path, *, root: str | Path | None = None) -> "EvaluationRecord":
-        """Read what `save` wrote; a file that lies outside of `root`, behind a link, is refused.
+        """Read a file that `save` wrote.
+
+        Args:
+            path: the file.
+            root: folder that must contain the file after links are resolved; None for anywhere.
 
         Raises:
-            LSHFMError: no such file, or not one of these.
+            LSHFMError: there is no such file, it is outside of `root`, or it is not a valid record.
         """
         with open_regular(path, limit=LARGEST_FILE, root=root) as stream:
             try:
@@ -92,9 +96,7 @@ class EvaluationRecord:
                     form = int(file["format"])
                 record = cls(**{**arrays, "class_names": tuple(arrays["class_names"].tolist())})
                 is_consistent = form != FORMAT or record._is_consistent()
-            except (
-                Exception
-            ) as error:  # of zip, zlib, numpy's headers: whatever a damaged file makes them raise
+            except Exception as error:  # damaged files raise many types of errors in zip, zlib and numpy
                 reason = " ".join(f"{error}".split())[:200] or type(error).__name__
                 raise LSHFMError(
                     f"{path}: expected the record of an evaluation, found something else ({reason})"
@@ -136,21 +138,21 @@ class EvaluationRecord:
         )
 
     def test_set(self) -> str:
-        """A hash of images, classes and object counts: equal for equal test sets."""
+        """A hash of image ids, classes and object counts, which is equal for equal test sets."""
         digest = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogatepass"))
         for array in (self.image_ids, self.num_objects, self.num_positives):
             digest.update(array.astype(np.int64).tobytes())
         return digest.hexdigest()[:16]
 
     def by_score(self, label: int) -> IntArray:
-        """Indices of the detections of a class, the highest score first; equal ones in the order of the images."""
+        """Indices of the detections of a class by descending score; equal scores keep the order of the images."""
         begin, end = np.searchsorted(self.label, [label, label + 1])
         return begin + np.argsort(-self.score[begin:end].astype(np.float64), kind="stable")
 
     def precision(self, label: int) -> FloatArray:
-        """[10, 101] interpolated precision of a class at `IOU_THRESHOLDS` × `RECALL_POINTS`, NaN without positives.
+        """[10, 101] interpolated precision of a class at `IOU_THRESHOLDS` × `RECALL_POINTS`; NaN without positives.
 
-        As COCO's evaluation: the best precision at that recall or beyond, 0 where it is not reached.
+        As in COCO's evaluation: the best precision at that recall or above, and 0 where the recall is not reached.
         """
         num_positives = int(self.num_positives[:, label - 1].sum())
         table = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS)), np.nan)
@@ -167,7 +169,7 @@ class EvaluationRecord:
         return table
 
     def figures(self) -> dict[str, float]:
-        """AP, AP50, AP75 and `AP/<class>`, `AP50/<class>`, 0..100, as `DetectionMetrics.compute` has them."""
+        """AP, AP50, AP75, `AP/<class>` and `AP50/<class>` in 0–100, with the keys of `DetectionMetrics.compute`."""
         tables = {name: self.precision(label) for label, name in enumerate(self.class_names, start=1)}
         figures = {}
         for figure, thresholds in MEANS.items():
@@ -187,17 +189,17 @@ def record_evaluation(
     image_ids: Sequence[int],
     class_names: Sequence[str],
 ) -> EvaluationRecord:
-    """Match the detections of a data set with its objects by COCO's rule.
+    """Match the detections of a data set to its objects by COCO's rule.
 
-    At each IoU threshold the detections of an image and class, the highest score first, take the object that they
-    overlap most among those not taken yet, if by the threshold at least; only without one a crowd, which any number
-    may take. Objects marked difficult are left out.
+    At each IoU threshold, the detections of an image and class are taken by descending score. Each takes the free
+    object with the largest overlap, if the overlap reaches the threshold. If there is none, it takes a crowd, which
+    any number of detections may take. Objects marked difficult are left out.
 
     Args:
         predictions: per image `boxes` [N, 4] float64 (x1, y1, x2, y2), `scores` [N], `labels` [N] in 1..C.
         targets: per image `boxes` [M, 4] float64, `labels` [M], `difficult` [M], `crowd` [M].
-        image_ids: of the images, ascending.
-        class_names: of the labels 1..C.
+        image_ids: ids of the images, ascending.
+        class_names: names of the labels 1..C.
     """
     shape = (len(image_ids), len(class_names))
     num_objects, num_positives = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
@@ -242,9 +244,9 @@ def record_evaluation(
 def _match(
     boxes: FloatArray, labels: IntArray, true_boxes: FloatArray, true_labels: IntArray, num_single: int
 ) -> tuple[IntArray, IntArray]:
-    """[D] bits `matched` and `ignored` of the detections of one image, which are sorted by score.
+    """[D] bit masks `matched` and `ignored` of the detections of one image, which are sorted by score.
 
-    The true boxes from `num_single` on are crowds.
+    The true boxes with index `num_single` or higher are crowds.
     """
     matched, ignored = np.zeros(len(boxes), np.uint16), np.zeros(len(boxes), np.uint16)
     if len(boxes) == 0 or len(true_boxes) == 0:
@@ -261,7 +263,7 @@ def _match(
         takes = np.zeros_like(takes_crowd)
         if num_single:
             candidates = np.where(free & (single >= thresholds), single, -1.0)
-            best = num_single - 1 - candidates[:, ::-1].argmax(axis=1)  # the last of equals
+            best = num_single - 1 - candidates[:, ::-1].argmax(axis=1)  # the last one among equals
             takes = candidates[rows, best] >= 0
             free[rows[takes], best[takes]] = False
         takes_crowd &= ~takes
@@ -271,9 +273,9 @@ def _match(
 
 
 def _overlaps(boxes: FloatArray, true_boxes: FloatArray, num_single: int) -> FloatArray:
-    """[D, G] IoU; with a crowd, the share of the detection inside it.
+    """[D, G] IoU; for crowds, the share of the detection that is inside the crowd.
 
-    From x, y, width, height, rounded as there, so that an IoU on a threshold falls on COCO's side of it.
+    Computed from x, y, width and height as COCO does, so that rounding puts an IoU on the same side of a threshold.
     """
     sizes, true_sizes = boxes[:, 2:] - boxes[:, :2], true_boxes[:, 2:] - true_boxes[:, :2]
     ends, true_ends = boxes[:, :2] + sizes, true_boxes[:, :2] + true_sizes
@@ -288,10 +290,10 @@ def _overlaps(boxes: FloatArray, true_boxes: FloatArray, num_single: int) -> Flo
 
 
 def _refuse_huge_arrays(stream: BinaryIO) -> None:
-    """Stop at arrays that are larger than the file holds: numpy would make room for them before it reads.
+    """Refuse archives that declare larger arrays than they contain: numpy allocates the memory before it reads.
 
     Raises:
-        ValueError: there is such an array, or all together are too large.
+        ValueError: there is such an array, or the arrays are too large together.
     """
     with zipfile.ZipFile(stream) as file:
         members = file.infolist()
@@ -307,7 +309,7 @@ def _refuse_huge_arrays(stream: BinaryIO) -> None:
                 )
                 shape, _, dtype = read_header(array)
                 if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > member.file_size:
-                    raise ValueError(f"the array {member.filename[:40]} is said to be larger than it is")
+                    raise ValueError(f"the array {member.filename[:40]} declares a larger size than it has")
     stream.seek(0)
 
 

@@ -1,4 +1,4 @@
-"""Average precision of the PASCAL VOC development kit, objects marked difficult being ignored."""
+"""Average precision of the PASCAL VOC development kit, in which objects marked difficult are ignored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ __all__ = [
 VOC_AP_METHODS = ("voc07", "area")
 
 NO_MATCH = -1
-"""Stands for the ground-truth index of a detection that overlaps no box by more than the threshold."""
+"""Marks a detection that overlaps no ground-truth box by more than the threshold."""
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -32,12 +32,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Precision and recall of one label after each of its detections, the highest score first.
+    """Precision and recall of one label after each of its detections, by descending score.
 
     Attributes:
-        recall: [N], true positives / `num_positives`; meaningless where `num_positives` is 0.
+        recall: [N], true positives / `num_positives`; undefined if `num_positives` is 0.
         precision: [N], true / (true + false) positives; 0 before the first detection that counts.
-        num_positives: ground-truth boxes that aren't difficult.
+        num_positives: number of ground-truth boxes that aren't difficult.
     """
 
     recall: FloatArray
@@ -45,21 +45,21 @@ class PrecisionRecall:
     num_positives: int
 
     def average_precision(self, method: str = "voc07") -> float:
-        """Integrate the curve: the 11 points of VOC2007, or the area of VOC2010 and later.
+        """The AP of the curve by the 11 points of VOC2007 or by the area of VOC2010 and later.
 
         Returns:
-            AP in 0..1. Without a positive: 0, but NaN by `area` if there are detections, since their
-            recall is 0/0; these are the values of the development kit's ports.
+            AP in 0..1. Without positives it is 0; by `area` it is NaN if there are detections, since their recall
+            is 0/0. The Python ports of the development kit return these values.
         """
         if method not in VOC_AP_METHODS:
             raise LSHFMError(f"method: expected one of {', '.join(VOC_AP_METHODS)}, found {method!r}")
         if self.num_positives == 0:
             return float("nan") if method == "area" and len(self.recall) else 0.0
-        # p(r) = max of the precision at any recall >= r; 0 beyond the last recall that is reached.
+        # p(r) = largest precision at any recall >= r, and 0 above the largest recall.
         best_precision = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)
         if method == "area":
             return float(np.sum(np.diff(self.recall, prepend=0.0) * best_precision[:-1]))
-        # Rounding puts three points just above 0.3, 0.6, 0.7: a recall of 3/5 misses 0.6, as in the kit's ports.
+        # Rounding puts three points just above 0.3, 0.6, 0.7: a recall of 3/5 misses 0.6, as in the Python ports.
         recall_points = np.arange(0.0, 1.1, 0.1)
         return float(best_precision[np.searchsorted(self.recall, recall_points, side="left")].mean())
 
@@ -71,18 +71,18 @@ def voc_average_precision(
     iou_threshold: float = 0.5,
     method: Literal["voc07", "area"] = "voc07",
 ) -> dict[int, float]:
-    """Average precision per label as the VOC development kit defines it, in the form of its Python ports.
+    """Average precision per label by the VOC development kit's rule, as its Python ports implement it.
 
-    The ports ask for an IoU strictly above the threshold, where the kit's VOCevaldet takes an equal one too, and
+    The ports require an IoU strictly above the threshold, where the kit's VOCevaldet accepts an equal one too, and
     their recall points are numpy's `arange(0, 1.1, 0.1)`.
 
-    A detection, the highest score first, is compared with the one box of its image and label that it
-    overlaps most (difficult boxes included; the first of equals). IoU > `iou_threshold`, strictly, is a
-    match: true positive for the first detection of a box, false positive for any further one, neither if
-    the box is difficult. Difficult boxes aren't among the positives. Equal scores keep the order of the
-    images and, within an image, of its detections.
+    Detections are taken by descending score. Each is compared with the box of its image and label that it overlaps
+    most (difficult boxes included; the first of equals). It matches if IoU > `iou_threshold`. The first match of a
+    box is a true positive, further ones are false positives, and matches of a difficult box count as neither.
+    Difficult boxes are not among the positives. Equal scores keep the order of the images and, within an image, of
+    its detections.
 
-    Boxes are continuous: the IoU of (x1, y1, x2, y2) here is that of the kit's inclusive pixel indices
+    Boxes are continuous: the IoU of (x1, y1, x2, y2) equals the kit's IoU of the inclusive pixel indices
     (x1 + 1, y1 + 1, x2, y2) with its "+ 1" in widths and heights.
 
     Args:
@@ -93,9 +93,8 @@ def voc_average_precision(
             interpolated curve (VOC2010 and later).
 
     Returns:
-        AP in 0..1 per label. The labels are those that occur in the targets (difficult or not) or in the
-        predictions. A label with difficult ground truth only, or none: 0, but NaN by `area` if it has
-        detections. A label with ground truth and no detection: 0.
+        AP in 0..1 for each label of the targets (difficult or not) or of the predictions. A label without positives
+        has AP 0, or NaN by `area` if it has detections. A label with positives and no detections has AP 0.
 
     Raises:
         LSHFMError: lengths differ, a key is missing, shapes don't fit, or the method is unknown.
@@ -115,7 +114,7 @@ def voc_precision_recall(
     *,
     iou_threshold: float = 0.5,
 ) -> dict[int, PrecisionRecall]:
-    """The curve per label that both methods of `voc_average_precision` integrate; same arguments."""
+    """The precision-recall curve of each label. Arguments are those of `voc_average_precision`."""
     check_images(predictions, targets)
     matches: list[IntArray] = [np.empty(0, np.int64)]
     scores, predicted_labels = [np.empty(0)], [np.empty(0, np.int64)]
@@ -149,10 +148,10 @@ def match_to_ground_truth(
     true_labels: IntArray,
     iou_threshold: float,
 ) -> IntArray:
-    """For each detection of one image, the ground-truth box of its label with the largest IoU.
+    """The ground-truth box of the same label with the largest IoU, for each detection of one image.
 
     Returns:
-        [N] index into `true_boxes`, or `NO_MATCH` where the largest IoU isn't above the threshold.
+        [N] index into `true_boxes`, or `NO_MATCH` if the largest IoU is not above the threshold.
     """
     if len(boxes) == 0 or len(true_boxes) == 0:
         return np.full(len(boxes), NO_MATCH, dtype=np.int64)
@@ -175,14 +174,14 @@ def precision_recall_per_label(
     true_labels: IntArray,
     difficult: BoolArray,
 ) -> dict[int, PrecisionRecall]:
-    """Count true and false positives of a whole data set.
+    """Precision and recall of each label over a whole data set.
 
     Args:
-        matches: [N] per detection the index of its ground-truth box among all, or `NO_MATCH`.
+        matches: [N], for each detection the index of its ground-truth box among all images, or `NO_MATCH`.
         scores: [N]; equal scores keep the order of the detections.
         predicted_labels: [N].
-        true_labels: [M] of all ground-truth boxes.
-        difficult: [M].
+        true_labels: [M], of all ground-truth boxes.
+        difficult: [M], of all ground-truth boxes.
     """
     order = np.argsort(-scores, kind="stable")
     matches, predicted_labels = matches[order], predicted_labels[order]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.kernels.hash_loss import exact_products
+from lshfm_pl.kernels.exact import exact_products
 from lshfm_pl.mimic.features import FeatureGrid, feature_grids, make_tap, tap_of
 from lshfm_pl.mimic.hash_files import read_hash_file
 from lshfm_pl.mimic.losses.lsh import LSH

@@ -1,24 +1,25 @@
-"""The fused hash loss against float64 on whole projections: rows, Winograd's way and convolutions."""
+"""The fused hash loss against float64 on whole projections: rows, Winograd tiles and convolutions."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from lshfm_pl.kernels import fused_hash_loss, winograd_hash_loss
 from lshfm_pl.kernels import hash_loss as hashing
-from lshfm_pl.kernels.switches import switched
+from lshfm_pl.kernels.switches import override_switches
 from lshfm_pl.mimic import L2, LSH, Context
 from lshfm_pl.mimic.features.retinanet import neighbourhoods
 
 SIZES = ((9, 14), (4, 7), (1, 3))
 CHANNELS, HASHES = 12, 40
 KINDS = ("bce", "l1", "l2")
-WAYS = ("winograd", "convolution", "plain")
+IMPLEMENTATIONS = ("winograd", "convolution", "plain")
 
 
-@pytest.fixture(params=WAYS)
-def way(request, monkeypatch):
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request, monkeypatch):
     off = {"convolution": {"winograd": False}, "plain": {"fused_hash_loss": False}}
-    with switched(**off.get(request.param, {})):
+    with override_switches(**off.get(request.param, {})):
         yield request.param
 
 
@@ -65,7 +66,7 @@ def whole_in_float64(head, student, teacher, weights):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_maps_give_value_agreement_and_gradient_of_whole_projections(kind, way):
+def test_maps_give_value_agreement_and_gradient_of_whole_projections(kind, implementation):
     student, teacher, weights = random_maps()
     head = random_head(kind)
     loss, agreement, gradients = whole_in_float64(head, student, teacher, weights)
@@ -93,15 +94,15 @@ def test_rows_give_what_their_maps_give(kind):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_size_of_the_blocks_changes_nothing(monkeypatch, way):
+def test_size_of_the_blocks_changes_nothing(monkeypatch, implementation):
     student, teacher, weights = random_maps()
     head = random_head("bce")
     rows = [neighbourhoods(maps).flatten(0, 1) for maps in (student, teacher)]
     whole = [head(student, teacher, Context(weights)), head(*rows)]
-    monkeypatch.setattr(hashing, "CPU_BLOCK", 700)
-    monkeypatch.setattr(hashing, "HASHES_IN_A_BLOCK", {torch.float32: 16})
-    monkeypatch.setattr(hashing, "TILES_IN_A_BLOCK", 3)
-    monkeypatch.setattr(hashing, "BLOCKS_OF_A_KERNEL", 2)
+    monkeypatch.setattr(fused_hash_loss, "CPU_BLOCK", 700)
+    monkeypatch.setattr(winograd_hash_loss, "HASHES_IN_A_BLOCK", {torch.float32: 16})
+    monkeypatch.setattr(winograd_hash_loss, "TILES_IN_A_BLOCK", 3)
+    monkeypatch.setattr(winograd_hash_loss, "BLOCKS_OF_A_KERNEL", 2)
     small = [head(student, teacher, Context(weights)), head(*rows)]
     for expected, found in zip(whole, small, strict=True):
         assert found.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -140,7 +141,7 @@ def test_mse_of_neighbourhoods_is_made_without_them():
         torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-8)
 
 
-def test_bfloat16_maps_give_nearly_the_same_loss_and_gradient(way):
+def test_bfloat16_maps_give_nearly_the_same_loss_and_gradient(implementation):
     student, teacher, weights = random_maps()
     head = random_head("bce")
     rounded = [[level.detach().bfloat16() for level in maps] for maps in (student, teacher)]
@@ -156,35 +157,35 @@ def test_bfloat16_maps_give_nearly_the_same_loss_and_gradient(way):
         assert (level.grad.double() - gradient).norm() < 0.1 * gradient.norm()
 
 
-@pytest.mark.parametrize("way", ["winograd", "convolution"], indirect=True)
-def test_bfloat16_maps_change_a_bit_only_near_its_hyperplane(way, monkeypatch):
-    """Of 1,310,720 projections of 256 channels; what the bounds are is the rounding of either way."""
+@pytest.mark.parametrize("implementation", ["winograd", "convolution"], indirect=True)
+def test_bfloat16_maps_change_a_bit_only_near_its_hyperplane(implementation, monkeypatch):
+    """1,310,720 projections of 256 channels; the bounds are the rounding errors of each implementation."""
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(160, 256, 4, 4, generator=generator).relu().bfloat16()]  # a tile each
     weights = [torch.full((160, 4, 4), 1 / 2560)]
     head = LSH(256 * 9, 512)
     seen = []
-    add = hashing._Totals.add
+    add = fused_hash_loss.Totals.add
 
     def spy(self, student, teacher, *args, **kwargs):
         seen.append(teacher.clone())
         add(self, student, teacher, *args, **kwargs)
 
-    monkeypatch.setattr(hashing._Totals, "add", spy)
+    monkeypatch.setattr(fused_hash_loss.Totals, "add", spy)
     head(maps, maps, Context(weights))
-    if way == "winograd":  # blocks [16, T, H] of 4×4 places of each map
+    if implementation == "winograd":  # blocks [16, T, H] of 4×4 places of each map
         found = torch.cat(seen, dim=1).permute(1, 2, 0).unflatten(2, (4, 4))
     else:  # blocks [B, h, 4, 4] of some of the hashes
         found = torch.cat(seen, dim=1)
     exact = F.conv2d(maps[0].double(), head.weight.view(512, 256, 3, 3).double(), padding=1)
     assert found.shape == exact.shape
     differing = (found > 0) != (exact > 0)
-    share, distance = (0.006, 0.1) if way == "winograd" else (0.0015, 0.015)
+    share, distance = (0.006, 0.1) if implementation == "winograd" else (0.0015, 0.015)
     assert 0 < differing.double().mean() < share
     assert exact[differing].abs().max() < distance * exact.std()
 
 
-def test_gradient_of_float16_maps_does_not_vanish_before_the_loss_is_scaled(way):
+def test_gradient_of_float16_maps_does_not_vanish_before_the_loss_is_scaled(implementation):
     student, teacher, weights = random_maps(torch.float16)
     scale, tiny = 2.0**16, 2.0**-16  # of Lightning's scaler at the start; of a loss over many locations
     head = random_head("bce")
@@ -194,7 +195,7 @@ def test_gradient_of_float16_maps_does_not_vanish_before_the_loss_is_scaled(way)
         assert (level.grad - gradient).norm() < 0.01 * gradient.norm()
 
 
-def test_nothing_kept_gives_zero_with_a_graph(way):
+def test_nothing_kept_gives_zero_with_a_graph(implementation):
     student, teacher, weights = random_maps()
     value = random_head("bce")(student, teacher, Context([0 * level for level in weights]))
     value.backward()
@@ -202,7 +203,7 @@ def test_nothing_kept_gives_zero_with_a_graph(way):
     assert all(level.grad.abs().max() == 0 for level in student)
 
 
-def test_some_of_the_hashes_give_the_loss_of_all_in_the_mean(way):
+def test_some_of_the_hashes_give_the_loss_of_all_in_the_mean(implementation):
     student, teacher, weights = random_maps()
     whole = random_head("bce")
     some = LSH(CHANNELS * 9, HASHES, std=0.2, hashes_per_step=10)
@@ -232,8 +233,8 @@ def test_products_of_the_hash_are_exact_on_gpus_whatever_torch_allows_for_others
         used.append([kind.fp32_precision for kind in kinds])
         return multiply(*args, **settings)
 
-    monkeypatch.setattr(hashing, "_WinogradHashLoss", hashing._ConvolutionHashLoss)
-    monkeypatch.setattr(hashing.F, product, recorded)
+    monkeypatch.setattr(hashing, "WinogradHashLoss", hashing.ConvolutionHashLoss)
+    monkeypatch.setattr(F, product, recorded)
     before = [kind.fp32_precision for kind in kinds]
     assert before[0] == "tf32"  # torch's default
     if inputs == "maps":

@@ -8,14 +8,14 @@ from torch import nn
 from lshfm_pl.detectors.backbones.norms import normalised
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels import memory, winograd
-from lshfm_pl.kernels.switches import Switches, described, set_switches, switched, switches
+from lshfm_pl.kernels.switches import Switches, describe_switches, override_switches, set_switches, switches
 from lshfm_pl.kernels.winograd import use_winograd
 from lshfm_pl.mimic import LSH
 
 
 @pytest.fixture(autouse=True)
 def as_before():
-    with switched():
+    with override_switches():
         yield
 
 
@@ -47,13 +47,13 @@ def test_settings_name_what_is_off_and_a_config_without_them_turns_all_on():
 
 
 def test_description_names_what_is_on_and_has_a_meaning_on_the_device():
-    assert "Winograd" in described(torch.device("cpu"))
-    assert "Winograd" not in described(torch.device("cuda"))
-    with switched(winograd=False):
-        assert "Winograd" not in described(torch.device("cpu"))
-        assert "hash loss" in described(torch.device("cpu"))
-    with switched(winograd=False, folded_norms=False, fused_hash_loss=False, memory=False):
-        assert described(torch.device("cpu")) == ""
+    assert "Winograd" in describe_switches(torch.device("cpu"))
+    assert "Winograd" not in describe_switches(torch.device("cuda"))
+    with override_switches(winograd=False):
+        assert "Winograd" not in describe_switches(torch.device("cpu"))
+        assert "hash loss" in describe_switches(torch.device("cpu"))
+    with override_switches(winograd=False, folded_norms=False, fused_hash_loss=False, memory=False):
+        assert describe_switches(torch.device("cpu")) == ""
 
 
 @pytest.mark.parametrize("student", STUDENTS)
@@ -66,7 +66,7 @@ def test_detector_without_the_kernels_has_the_same_losses(student, tiles):
         return {name: loss.item() for name, loss in detector(as_float(images), targets).items()}
 
     fast, used = losses(), len(tiles)
-    with switched(winograd=False, folded_norms=False):
+    with override_switches(winograd=False, folded_norms=False):
         plain = losses()
     assert used
     assert len(tiles) == used
@@ -116,7 +116,7 @@ def test_memory_is_left_alone_where_that_is_off(monkeypatch):
     monkeypatch.setattr(memory, "_malloc_trim", lambda: given_back.append)
     monkeypatch.setattr(memory, "FEWEST_BYTES", 0)
     memory.give_back_freed_memory(torch.device("cpu"))
-    with switched(memory=False):
+    with override_switches(memory=False):
         memory.give_back_freed_memory(torch.device("cpu"))
     assert given_back == [0]
 
@@ -126,6 +126,6 @@ def test_plain_hash_loss_of_rows_has_the_gradient_of_the_fast_one():
     student, teacher = torch.randn(6, 12, requires_grad=True), torch.randn(6, 12)
     gradients = []
     for is_fast in (True, False):
-        with switched(fused_hash_loss=is_fast):
+        with override_switches(fused_hash_loss=is_fast):
             gradients.append(torch.autograd.grad(head(student, teacher), student)[0])
     torch.testing.assert_close(*gradients)

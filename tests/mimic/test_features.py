@@ -37,7 +37,7 @@ def golden():
 @pytest.mark.parametrize("case", CASES)
 def test_retinanet_term_and_gradient_equal_the_published_code(golden, case, loss, way, monkeypatch):
     if way == "convolution":
-        monkeypatch.setattr(hashing, "_WinogradHashLoss", hashing._ConvolutionHashLoss)
+        monkeypatch.setattr(hashing, "WinogradHashLoss", hashing.ConvolutionHashLoss)
     student = [torch.from_numpy(golden[f"s_{level}"]).requires_grad_() for level in LEVELS]
     teacher = [torch.from_numpy(golden[f"t_{level}"]) for level in LEVELS]
     matches = torch.from_numpy(golden[f"{case}__matched"]).long()

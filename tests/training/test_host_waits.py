@@ -63,7 +63,7 @@ def test_waits_are_seen(found):
 @pytest.mark.parametrize("distill", ["l2", "lsh", "lshl2", "kd"])
 @pytest.mark.parametrize("student", STUDENTS)
 def test_mimic_term_adds_none_but_those_of_pooling_boxes(student, distill, monkeypatch):
-    monkeypatch.setattr(hashing, "_WinogradHashLoss", hashing._ConvolutionHashLoss)  # what GPUs run
+    monkeypatch.setattr(hashing, "WinogradHashLoss", hashing.ConvolutionHashLoss)  # what GPUs run
     teacher = small_detector(TEACHER_OF[student], seed=1)
     settings = {"num_hashes": 64} if "lsh" in distill else {}
     losses = build_losses(distill, teacher, **settings)

@@ -9,13 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.kernels.hash_loss import (
-    HASH_LOSSES,
-    HashLoss,
-    exact_products,
-    hash_loss_of_maps,
-    hash_loss_of_rows,
-)
+from lshfm_pl.kernels.exact import exact_products
+from lshfm_pl.kernels.hash_loss import HASH_LOSSES, HashLoss, hash_loss_of_maps, hash_loss_of_rows
 from lshfm_pl.kernels.winograd import SIDE
 from lshfm_pl.mimic.hash_files import read_hash_file
 from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, require_number

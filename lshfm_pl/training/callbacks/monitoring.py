@@ -16,7 +16,7 @@ from lshfm_pl.data.batches import as_float
 from lshfm_pl.detectors.cost import count_parameters
 from lshfm_pl.drawing.boxes import TRUTH, detection_picture
 from lshfm_pl.errors import LSHFMError, few, printable
-from lshfm_pl.kernels.switches import described
+from lshfm_pl.kernels.switches import describe_switches
 from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.callbacks.decoration import decoration
@@ -217,7 +217,7 @@ class RunSummary(pl.Callback):
         precision = trainer.precision
         slow = " (emulated by this CPU: 32-true is quicker)" if is_emulated(precision, module.device) else ""
         yield "runs on", f"{module.device}, precision {precision}{slow}"
-        if kernels := described(module.device):
+        if kernels := describe_switches(module.device):
             yield "kernels", f"{kernels}; kernels.<name>=false turns one off"
         yield "output", self.output_dir
 
