@@ -113,7 +113,7 @@ def test_annotations_in_xml(sound, tmp_path):
 
 def test_splits(sound, tmp_path):
     names = [f"ImageSets/Main/{split}.txt" for split in ("train", "val")]
-    check(try_data(sound, tmp_path, "voc", names, mutated_bytes), seeds(700))
+    check(try_data(sound, tmp_path, "voc", names, mutated_bytes), seeds(1500))
 
 
 def pictures():
@@ -165,7 +165,7 @@ def mutated_picture(data, dice):
 
 def test_images(sound, tmp_path):
     names = [f"JPEGImages/{name}.jpg" for name in "abcd"]
-    check(try_data(sound, tmp_path, "voc", names, mutated_bytes), seeds(600))
+    check(try_data(sound, tmp_path, "voc", names, mutated_bytes), seeds(1500))
 
 
 def test_annotations_in_json(sound, tmp_path):
@@ -211,7 +211,7 @@ def test_run_folders(tmp_path, monkeypatch):
         finally:
             shutil.rmtree(top)
 
-    check(trial, seeds(25))
+    check(trial, seeds(50))
 
 
 # Checkpoints
@@ -281,7 +281,7 @@ def test_contents_of_checkpoints_in_evaluate(run, tmp_path, monkeypatch):
         damaged = mutated_checkpoint(content, random.Random(seed))
         evaluated("damaged.ckpt", tmp_path)
 
-    check(trial, seeds(700))
+    check(trial, seeds(2000))
 
 
 def mutated_checkpoint(content, dice):
@@ -355,7 +355,7 @@ def test_run_folders_that_go_on(run, tmp_path):
         finally:
             shutil.rmtree(folder)
 
-    check(trial, seeds(20))
+    check(trial, seeds(100))
 
 
 def test_states_that_training_goes_on_from(run, tmp_path, monkeypatch):
@@ -400,9 +400,9 @@ def test_states_that_training_goes_on_from(run, tmp_path, monkeypatch):
             take_over(trainer, module, copy.deepcopy(checkpoint))
         passed += 1
 
-    check(trial, seeds(1200))
+    check(trial, seeds(2000))
     # Else the tests above would show nothing.
-    assert passed > 0.02 * len(seeds(1200)) or len(seeds(1200)) < 100
+    assert passed > 0.02 * len(seeds(2000)) or len(seeds(2000)) < 100
 
 
 def take_over(trainer, module, checkpoint):
@@ -437,7 +437,7 @@ def test_logs_of_a_run_that_goes_on(run, tmp_path):
         rewind_logs(folder, position)
         log_position(folder)
 
-    check(trial, seeds(500))
+    check(trial, seeds(2000))
 
 
 def test_skipped_steps(run, tmp_path):
