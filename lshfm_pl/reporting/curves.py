@@ -91,7 +91,7 @@ def draw_training(group: Group, path: Path) -> Path | None:
                     axis.plot(*values.T, color=_color(group, line), marker=marker, linewidth=1.2, alpha=0.85)
             axis.set(xlabel="epoch", title=TITLES_OF_CURVES[column])
             axis.set_ylim(bottom=0)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axis.grid(alpha=0.25)
         _legend(figure, axes[0], group)
         return _saved(figure, path)

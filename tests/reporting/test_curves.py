@@ -49,3 +49,15 @@ def test_what_no_run_has_logged_has_no_axis(tmp_path):
     (tmp_path / "none" / "metrics.csv").write_text("epoch,test/AP\n0,1\n")
     (group,) = group_runs([read_run(tmp_path / "none")], ["AP"])
     assert draw_training(group, tmp_path / "no.png") is None
+
+
+def test_epochs_of_a_run_of_one_epoch_are_whole_numbers(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("lshfm_pl.reporting.curves._saved", lambda figure, path: figures.append(figure))
+    run = read_run(write_run(tmp_path / "none", with_record=False, epochs=1))
+    (group,) = group_runs([run], ["AP"])
+    draw_training(group, tmp_path / "curves.png")
+    for axis in figures[0].axes:
+        least, most = axis.get_xlim()
+        shown = [tick for tick in axis.get_xticks() if least <= tick <= most]
+        assert shown == [tick for tick in shown if tick == round(tick)] != []
