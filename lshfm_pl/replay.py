@@ -17,6 +17,7 @@ from torch.nn.utils import get_total_norm
 
 from lshfm_pl.data import DetectionDataModule, build_datamodule
 from lshfm_pl.data.sampler import Draw
+from lshfm_pl.detectors.checkpoint import take_over_norm_eps
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.kernels.switches import set_switches
@@ -75,11 +76,11 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
 def _rebuilt(weights: dict[str, Any]) -> tuple[str | None, DetectionDataModule, DetectionModule]:
     """The precision, data and weights of the step."""
     settings = OmegaConf.create(weights["config"])
-    settings.model.backbone_weights = None  # replaced by the weights of the step
     set_switches(settings.get("kernels"))
     datamodule = build_datamodule(cli.as_dict(settings.data))
     datamodule.setup("fit")
-    module = build_module(settings, datamodule)
+    module = build_module(settings, datamodule, goes_on=True)
+    take_over_norm_eps(module.detector, weights.get("detector"))
     module.load_state_dict(weights["state_dict"])
     return settings.trainer.precision, datamodule, module
 

@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ __all__ = ["refuse_missing_inputs", "refuse_missing_teacher", "refuse_no_weights
 
 FILES = ("checkpoint", "checkpoints", "teacher.checkpoint", "src", "file", "resume", "distill.hash_weights")
 """Keys of files that are read."""
+
+START = "model.weights"
+"""Key of a file that a run reads when it begins, and not when it goes on."""
+
+NAME_IN_TORCHVISION = re.compile(r"[A-Z][A-Z0-9_]*")
+"""Of weights, such as COCO_V1, which stands in place of a file."""
 
 PATTERNS = ("images", "runs")
 """Keys of files, folders or patterns of their names."""
@@ -57,6 +64,10 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
         for text in _texts(config, key):
             if text not in NO_FILES.get(key, ()):
                 _refuse_no_file(key, text)
+    if command == "train" and _selected(config, "resume") is None:
+        for text in _texts(config, START):
+            if not NAME_IN_TORCHVISION.fullmatch(text):
+                _refuse_no_file(START, text)
     for key in PATTERNS:
         for text in _texts(config, key) if command in ("predict", "report") else ():
             _refuse_nothing(key, text)

@@ -180,6 +180,7 @@ CHOICES = {
     "decay": ("multistep", "cosine"),
     "device": ("cpu", "cuda", "cuda:1"),
     "hash_loss": ("bce", "l1", "l2"),
+    "match_classes": ("by_name", "none"),
     "neck": ("fpn", "none"),
     "norm": ("frozen_bn", "bn", "bn_frozen_stats", "gn", "none"),
     "on_bad_sample": ("error", "skip"),

@@ -2,12 +2,12 @@
 
 from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.checkpoint import (
-    LoadReport,
     detector_checkpoint,
     load_detector,
     load_torchvision_detector,
     load_weights,
 )
+from lshfm_pl.detectors.load_report import LoadReport
 from lshfm_pl.detectors.published import model_config
 
 __all__ = [

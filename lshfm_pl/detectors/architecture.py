@@ -62,6 +62,11 @@ class Architecture:
     classifier: str = ""
     #: What names of parameters begin with whose size follows from the number of classes.
     class_layers: tuple[str, ...] = ()
+    #: Those of `class_layers` whose rows go class by class; the rows of all others go anchor by anchor, each with
+    #: all classes.
+    class_first_layers: tuple[str, ...] = ()
+    #: What names of parameters begin with that a larger detector has beside those of this family, such as masks.
+    further_heads: tuple[str, ...] = ()
     #: Number of classes of a state dict, background included; None where it does not tell.
     count_classes: Callable[[Mapping[str, Tensor]], int | None] = _no_count
     #: The modules that hold the body, pyramid included; the first is the one that torch.compile pays for.

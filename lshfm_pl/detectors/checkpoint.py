@@ -1,12 +1,11 @@
 """Detectors in files: files that describe themselves, plain state dicts, and the published checkpoints."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from lshfm_pl.detectors.architecture import architecture, architecture_of, known_architectures
 from lshfm_pl.detectors.build import Detector, build_detector
@@ -17,20 +16,21 @@ from lshfm_pl.detectors.contents import (
     VERSION,
     Contents,
     Source,
-    is_counter,
     open_contents,
     read_checkpoint,
 )
+from lshfm_pl.detectors.fitting import Fit, fit, fit_by_class
+from lshfm_pl.detectors.load_report import LoadReport
 from lshfm_pl.detectors.published import (
     count_classes,
     default_class_names,
     has_known_body,
     model_config,
-    recognise_architecture,
     recognise_model,
     rename_published_key,
     torchvision_weights,
 )
+from lshfm_pl.detectors.start import Start
 from lshfm_pl.detectors.state_dicts import refuse_not_finite
 from lshfm_pl.detectors.torch_files import download_torch_file
 from lshfm_pl.errors import LSHFMError, few
@@ -40,30 +40,15 @@ __all__ = [
     "detector_checkpoint",
     "detector_description",
     "load_detector",
+    "load_start",
     "load_torchvision_detector",
     "load_weights",
     "read_checkpoint",
+    "take_over_norm_eps",
 ]
 
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What ``load_weights`` loaded, for the log and for comparison with the data."""
-
-    #: The path, or "state dict" for one handed over in memory.
-    source: str
-    #: What kind of file it was, in words.
-    format: str
-    #: Number of tensors loaded, buffers included.
-    num_tensors: int
-    #: The names of labels 1, 2, … that the file holds; None where it holds none.
-    class_names: tuple[str, ...] | None = None
-    #: The eps given to the backbone's norms, None where the detector's own was kept.
-    norm_eps: float | None = None
-
-    def __str__(self) -> str:
-        eps = "" if self.norm_eps is None else f", norm eps {self.norm_eps:g}"
-        return f"{self.source}: {self.num_tensors} tensors loaded ({self.format}{eps})"
+_TORCHVISION_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+"""Of weights in torchvision, such as `COCO_V1`; no file of weights is called so."""
 
 
 def detector_description(detector: Detector) -> dict[str, Any]:
@@ -135,7 +120,7 @@ def load_detector(
 
     # First without memory: what a file says of sizes is believed only if its tensors have them.
     with torch.device("meta"):
-        _fitting_weights(build(), contents)
+        fit(build(), contents)
     detector = build()
     detector.load_report = _load(detector, contents)
     return detector.eval()
@@ -159,21 +144,60 @@ def load_torchvision_detector(
             f"weights: {weights} of which detector? Name it: model=<a file of conf/model>, or as a "
             "teacher model@teacher.detector=… (+model@… where none is chosen)"
         )
-    family, backbone = architecture(config["architecture"]), str(config.get("backbone"))
-    url, class_names = torchvision_weights(weights, family, backbone)
-    advice = "Download it elsewhere and give its path as checkpoint."
-    state = download_torch_file(url, check_hash=True, key="weights", advice=advice)
-    renamed = {rename_published_key(key): value for key, value in state.items()}
-    # torchvision's own constructor gives the weights of that time the eps of that time too.
-    contents = Contents(f"torchvision {weights}", "state dict", renamed, frozen_bn_eps=OLD_FROZEN_BN_EPS)
+    contents = _torchvision_contents(
+        weights, config, advice="Download it elsewhere and give its path as checkpoint."
+    )
+    assert contents.class_names is not None
     detector = build_detector(
         change_evaluation(config, evaluation or {}),
-        num_classes=len(class_names) + 1,
-        class_names=class_names,
+        num_classes=len(contents.class_names) + 1,
+        class_names=contents.class_names,
         load_backbone=False,
     )
     detector.load_report = _load(detector, contents)
     return detector.eval()
+
+
+def load_start(detector: Detector, start: Start) -> LoadReport:
+    """Load the detector that training starts from into one of `build_detector`, whose classes may be other ones.
+
+    Everything but the class layers must be there and fit; what these take, `fit_by_class` says. The norms' eps
+    follows the weights, as in `load_weights`.
+
+    Args:
+        detector: changed in place, unless something does not fit.
+        start: with `weights`.
+
+    Raises:
+        LSHFMError: the weights cannot be had, are not safe to read or not finite, or do not fit.
+    """
+    assert start.weights is not None
+    try:
+        if _TORCHVISION_NAME.fullmatch(start.weights):
+            advice = "Download it elsewhere and give its path."
+            contents = _torchvision_contents(start.weights, detector.config, advice=advice)
+        else:
+            contents = open_contents(start.weights, start.which)
+        return _load(
+            detector, contents, lambda own, given: fit_by_class(own, given, match_classes=start.match_classes)
+        )
+    except LSHFMError as error:
+        raise LSHFMError(
+            f"model.{str(error) if str(error).startswith('weights: ') else f'weights: {error}'}"
+        ) from error
+
+
+def take_over_norm_eps(detector: Detector, description: Any) -> None:
+    """Give the norms of a detector the eps that its checkpoint describes, which `load_start` may have changed.
+
+    Args:
+        detector: of `build_detector`.
+        description: the checkpoint's; nothing happens where it says none.
+    """
+    config = description.get("config") if isinstance(description, Mapping) else None
+    eps = config.get("norm_eps") if isinstance(config, Mapping) else None
+    if isinstance(eps, float) and detector.config.get("norm", "none") != "none":
+        _set_norm_eps(detector, eps)
 
 
 def load_weights(detector: Detector, source: Source, *, which: str = "student") -> LoadReport:
@@ -226,36 +250,39 @@ def _describe_by_layout(
     return {"config": config, "num_classes": len(class_names) + 1, "class_names": class_names}
 
 
-def _load(detector: Detector, contents: Contents) -> LoadReport:
-    weights = _fitting_weights(detector, contents)
+def _torchvision_contents(weights: str, config: Mapping[str, Any], *, advice: str) -> Contents:
+    """The tensors that torchvision trained for a detector of this config."""
+    family, backbone = architecture(config["architecture"]), str(config.get("backbone"))
+    url, class_names = torchvision_weights(weights, family, backbone)
+    state = download_torch_file(url, check_hash=True, key="weights", advice=advice)
+    return Contents(
+        f"torchvision {weights}",
+        "state dict",
+        {rename_published_key(key): value for key, value in state.items()},
+        # torchvision's own constructor gives the weights of that time the eps of that time too.
+        frozen_bn_eps=OLD_FROZEN_BN_EPS,
+        class_names=class_names,
+        names_in_file={rename_published_key(key): key for key in state},
+    )
+
+
+def _load(
+    detector: Detector, contents: Contents, fit_to: Callable[[Detector, Contents], Fit] = fit
+) -> LoadReport:
+    weights, tensors = fit_to(detector, contents)
     refuse_not_finite(contents.source, weights)
     detector.load_state_dict(weights)
     norm_eps = _norm_eps(detector.config, contents)
     if norm_eps is not None:
         _set_norm_eps(detector, norm_eps)
-    names = None if contents.description is None else contents.description.get("class_names")
     return LoadReport(
         source=contents.source,
         format=contents.format,
-        num_tensors=len(weights),
-        class_names=tuple(names) if names else None,
+        num_tensors=sum(tensor.how in ("taken", "rows taken") for tensor in tensors),
+        class_names=None if contents.description is None else contents.class_names,
         norm_eps=norm_eps,
+        tensors=tensors,
     )
-
-
-def _fitting_weights(detector: Detector, contents: Contents) -> dict[str, Tensor]:
-    """The weights that the detector takes.
-
-    Raises:
-        LSHFMError: they are not the detector's.
-    """
-    expected = detector.state_dict()
-    # As in torchvision: FrozenBatchNorm2d takes the statistics of a trained BatchNorm2d, without its count.
-    weights = {
-        key: value for key, value in contents.weights.items() if key in expected or not is_counter(key)
-    }
-    _check_fit(detector, contents, weights)
-    return weights
 
 
 def _norm_eps(config: Mapping[str, Any], contents: Contents) -> float | None:
@@ -272,60 +299,3 @@ def _set_norm_eps(detector: Detector, eps: float) -> None:
             if hasattr(module, "eps"):
                 cast(Any, module).eps = eps
     detector.config["norm_eps"] = eps
-
-
-def _check_fit(detector: Detector, contents: Contents, given: Mapping[str, Tensor]) -> None:
-    expected = detector.state_dict()
-    missing = [key for key in expected if key not in given]
-    unexpected = [key for key in given if key not in expected]
-    misshapen = [key for key in expected if key in given and given[key].shape != expected[key].shape]
-    wrong = [*misshapen, *missing, *unexpected]
-    if not wrong:
-        _refuse_other_types(contents.source, expected, given)
-        return
-    name = detector.config["name"]
-    raise LSHFMError(
-        f"{contents.source} ({contents.format}) does not fit {name}: {len(missing)} tensors missing, "
-        f"{len(unexpected)} unexpected, {len(misshapen)} of another shape ({few(wrong)}). "
-        f"Likely cause: {_likely_cause(name, expected, given, wrong)}."
-        + (f" {contents.others}: choose by which=…" if contents.others else "")
-    )
-
-
-def _refuse_other_types(source: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Whole numbers in place of weights are quantised ones, whose scales are not applied here."""
-    other = [key for key in expected if _kind_of_numbers(given[key]) != _kind_of_numbers(expected[key])]
-    if other:
-        key = other[0]
-        raise LSHFMError(
-            f"{source}: {len(other)} tensors are of another type, such as {key}: expected {expected[key].dtype}, "
-            f"found {given[key].dtype}. Export the weights without quantisation."
-        )
-
-
-def _kind_of_numbers(tensor: Tensor) -> tuple[bool, bool, bool]:
-    return tensor.is_floating_point(), tensor.is_complex(), tensor.is_quantized
-
-
-def _likely_cause(
-    name: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], wrong: list[str]
-) -> str:
-    family, other = recognise_architecture(expected), recognise_architecture(given)
-    if family is not None and all(key.startswith(family.class_layers) for key in wrong):
-        scores = next((key for key in wrong if key == f"{family.classifier}.bias"), wrong[0])
-        sizes = (
-            f" ({scores} has {given[scores].shape[0]} values, expected {expected[scores].shape[0]})"
-            if scores in given and scores in expected
-            else ""
-        )
-        return f"another number of classes{sizes}"
-    recognised = recognise_model(given)
-    if recognised not in (None, name):
-        return f"another detector (the tensors look like {recognised})"
-    if not given.keys() & expected.keys():
-        return f"names of another library or network (such as {few(given, 1)})"
-    if family is not None and other is not None and family is not other:
-        return f"another architecture ({family.title} against {other.title})"
-    if any(key.startswith("backbone.") and not key.startswith("backbone.fpn.") for key in wrong):
-        return "another backbone, width or norm"
-    return "other sizes of the pyramid or the heads"

@@ -14,6 +14,7 @@ from lshfm_pl.detectors.architecture import (
     known_architectures,
 )
 from lshfm_pl.detectors.schema import expected_of
+from lshfm_pl.detectors.start import START_KEYS
 from lshfm_pl.errors import LSHFMError
 
 __all__ = [
@@ -32,7 +33,8 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Copy a detector's configuration into plain Python and check it.
 
     Args:
-        config: the flat keys of a ``conf/model`` file, as a dict or an OmegaConf node.
+        config: the flat keys of a ``conf/model`` file, as a dict or an OmegaConf node. Those of ``START_KEYS`` are
+            of a run, not of its detector: they are left out.
 
     Returns:
         A new dict of str, int, float, None and lists of these, in the order of ``config``; keys that the schema has
@@ -41,7 +43,7 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         LSHFMError: a key is unknown, missing, of another architecture, or holds what it may not.
     """
-    plain = {str(key): _plain(value) for key, value in config.items()}
+    plain = {str(key): _plain(value) for key, value in config.items() if key not in START_KEYS}
     family = architecture(plain.get("architecture"))
     try:
         checked = family.schema.model_validate(plain)

@@ -2,15 +2,27 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lshfm_pl.detectors.published import holds_pair, is_published, rename_published_key, take_network
-from lshfm_pl.detectors.state_dicts import FoundNetwork, choose_network, find_networks, shared_prefix
+from lshfm_pl.detectors.published import (
+    holds_pair,
+    is_published,
+    rename_published_key,
+    take_network,
+    without_further_heads,
+)
+from lshfm_pl.detectors.state_dicts import (
+    FoundNetwork,
+    choose_network,
+    find_networks,
+    model_and_average,
+    shared_prefix,
+)
 from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
 from lshfm_pl.errors import LSHFMError, few
 
@@ -52,6 +64,16 @@ class Contents:
     frozen_bn_eps: float | None = None
     #: What to say of the other networks in the file, which ``which`` chooses from; "" where there are none.
     others: str = ""
+    #: The names of labels 1, 2, … that come with the weights; None where there are none.
+    class_names: tuple[str, ...] | None = None
+    #: Name in ``weights`` → name in the file, where the two differ.
+    names_in_file: Mapping[str, str] = field(default_factory=dict)
+    #: Name in the file → shape, of tensors that are of no detector here, such as those of masks.
+    left_out: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def name_in_file(self, name: str) -> str:
+        """The name in the file of a tensor in ``weights``."""
+        return self.names_in_file.get(name, name)
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Any:
@@ -123,11 +145,13 @@ def _open_described(name: str, content: Mapping[str, Any]) -> Contents | None:
             start = len(_LIGHTNING_PREFIX)
             own = {key: value for key, value in weights.items() if str(key).startswith(_LIGHTNING_PREFIX)}
             weights = {key[start:]: value for key, value in own.items()}
-        return _describe(name, "Lightning checkpoint", weights, description)
+        return _describe(name, "Lightning checkpoint", weights, description, prefix=_LIGHTNING_PREFIX)
     return None
 
 
-def _describe(name: str, kind: str, weights: Any, description: Mapping[str, Any]) -> Contents:
+def _describe(
+    name: str, kind: str, weights: Any, description: Mapping[str, Any], *, prefix: str = ""
+) -> Contents:
     if description.get("version") != VERSION:
         raise LSHFMError(
             f"{name}: detector format version {description.get('version')!r}, expected {VERSION}; "
@@ -141,7 +165,14 @@ def _describe(name: str, kind: str, weights: Any, description: Mapping[str, Any]
                 f"{name}: expected names to tensors in its state_dict, found {type(value).__name__} at {key!r:.80}."
             )
     _check_description(name, description)
-    return Contents(name, kind, weights, description)
+    return Contents(
+        name,
+        kind,
+        weights,
+        description,
+        class_names=tuple(description["class_names"]) or None,
+        names_in_file={key: prefix + key for key in weights},
+    )
 
 
 def _check_description(name: str, description: Mapping[str, Any]) -> None:
@@ -165,11 +196,15 @@ def _check_description(name: str, description: Mapping[str, Any]) -> None:
 
 def _open_foreign(name: str, content: Any, which: str) -> Contents:
     networks = find_networks(content, lambda key: key.startswith(_BODY_STARTS))
-    chosen = choose_network(networks, which)
+    chosen, average_told = choose_network(networks, which), ""
+    if chosen is None and which == "student" and (pair := model_and_average(networks)) is not None:
+        other, chosen = pair
+        average_told = f"; the average (EMA) was taken, {other.label} is there too: which={other.label}"
     if chosen is None and networks:
         raise LSHFMError(
             f"{name} holds {len(networks)} networks: {few((network.label for network in networks), 8)}. Choose one "
-            f"by which=…, such as which={networks[-1].label} (teacher.which=… for a teacher)."
+            f"by which=…, such as which={networks[-1].label} (teacher.which=… for a teacher, model.which=… beside "
+            "model.weights)."
         )
     kind = "state dict"
     if chosen is None:
@@ -188,15 +223,21 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
         kind = "published checkpoint" + (f", {told}" if (told := str(_inside(chosen))) else "")
     elif str(chosen):
         kind = f"state dict, {chosen}"
+    kind += average_told
     weights: Mapping[str, Tensor] = chosen.weights
-    others = ""
+    others, pair_prefix = "", ""
     if len(networks) > 1 or which in chosen.label.split("."):
         others = f"The file holds {few((network.label for network in networks), 8)}"
     if holds_pair(weights):
         others = "The file holds a student and its teacher"
         network: Literal["student", "teacher"] = "teacher" if which == "teacher" else "student"
         weights, kind = take_network(weights, network), f"{network} of a {kind}"
+        pair_prefix = f"{network[0]}_"
+    weights, further = without_further_heads(weights)
+    if further:
+        kind += f", {len(further)} tensors of other heads left out, such as {next(iter(further))}"
     renamed = {rename_published_key(key): value for key, value in weights.items()}
+    entry = f"{chosen.entry}." if chosen.entry else ""
     # Batch norm that counts its batches was no FrozenBatchNorm2d.
     is_old = renamed.keys() != weights.keys() and not any(is_counter(key) for key in weights)
     return Contents(
@@ -205,6 +246,10 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
         renamed,
         frozen_bn_eps=OLD_FROZEN_BN_EPS if is_old else None,
         others=others,
+        names_in_file={
+            rename_published_key(key): f"{entry}{chosen.prefix}{pair_prefix}{key}" for key in weights
+        },
+        left_out={f"{entry}{chosen.prefix}{key}": tuple(value.shape) for key, value in further.items()},
     )
 
 

@@ -151,6 +151,9 @@ FASTER_RCNN = Architecture(
     marks=("roi_heads.",),
     classifier="roi_heads.box_predictor.cls_score",
     class_layers=("roi_heads.box_predictor.",),
+    class_first_layers=("roi_heads.box_predictor.",),
+    # Those of Mask R-CNN and Keypoint R-CNN.
+    further_heads=("roi_heads.mask_", "roi_heads.keypoint_"),
     count_classes=_count_classes,
     body_modules=("backbone", "roi_heads.box_head"),
     last_stage="roi_heads.box_head.0",

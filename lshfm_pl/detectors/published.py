@@ -28,6 +28,7 @@ __all__ = [
     "rename_published_key",
     "take_network",
     "torchvision_weights",
+    "without_further_heads",
 ]
 
 Which = Literal["student", "teacher"]
@@ -65,6 +66,17 @@ def take_network(weights: Mapping[str, Tensor], which: Which) -> dict[str, Tenso
     """The tensors of one network of a pair, without its prefix."""
     prefix = _NETWORK_PREFIXES[which]
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def without_further_heads(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A state dict without the heads that its family has not, such as those of Mask R-CNN, and these heads."""
+    family = recognise_architecture(weights)
+    further = {
+        key: value
+        for key, value in weights.items()
+        if family is not None and family.further_heads and key.startswith(family.further_heads)
+    }
+    return {key: value for key, value in weights.items() if key not in further}, further
 
 
 def has_known_body(weights: Mapping[str, Any]) -> bool:

@@ -11,10 +11,19 @@ from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError, few
 
-__all__ = ["FoundNetwork", "choose_network", "find_networks", "refuse_not_finite", "shared_prefix"]
+__all__ = [
+    "FoundNetwork",
+    "choose_network",
+    "find_networks",
+    "model_and_average",
+    "refuse_not_finite",
+    "shared_prefix",
+]
 
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Parts of a name that torch.compile, FSDP and activation checkpointing put anywhere into it."""
+_AVERAGE = re.compile(r"(?<![a-z])ema(?![a-z])", re.IGNORECASE)
+"""In the name of an entry or a prefix: `model_ema`, `ema_state_dict`, `ema.module`."""
 _DEEPEST = 4
 """Levels of entries that are searched."""
 _LONGEST_LIST = 8
@@ -75,6 +84,16 @@ def choose_network(networks: list[FoundNetwork], which: str) -> FoundNetwork | N
     partly = [network for network in networks if which in network.label.split(".")]
     chosen = exact or partly
     return chosen[0] if len(chosen) == 1 else None
+
+
+def model_and_average(networks: list[FoundNetwork]) -> tuple[FoundNetwork, FoundNetwork] | None:
+    """A network and the moving average of its weights, told by a name with EMA in it; None for anything else."""
+    averages = [network for network in networks if _AVERAGE.search(network.label)]
+    others = [network for network in networks if network not in averages]
+    if len(averages) != 1 or len(others) != 1:
+        return None
+    shapes = [{key: value.shape for key, value in each.weights.items()} for each in (others[0], averages[0])]
+    return (others[0], averages[0]) if shapes[0] == shapes[1] else None
 
 
 def shared_prefix(names: Mapping[str, Any]) -> str:

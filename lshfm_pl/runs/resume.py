@@ -49,6 +49,8 @@ WITHOUT_EFFECT = (
 
 MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
     "data.first_pixel": (1,),
+    "model.match_classes": ("by_name",),
+    "model.which": ("student",),
     "distill.bias_even_median": ("mean", "lower"),
     "kernels.winograd": (True,),
     "kernels.folded_norms": (True,),

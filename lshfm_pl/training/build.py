@@ -8,8 +8,16 @@ from omegaconf import DictConfig
 
 from lshfm_pl.cli import as_dict, refuse_missing_teacher
 from lshfm_pl.data import DetectionDataModule
-from lshfm_pl.detectors import Detector, build_detector, load_detector, load_torchvision_detector
+from lshfm_pl.detectors import (
+    Detector,
+    LoadReport,
+    build_detector,
+    load_detector,
+    load_torchvision_detector,
+)
+from lshfm_pl.detectors.checkpoint import load_start
 from lshfm_pl.detectors.config import import_parts
+from lshfm_pl.detectors.start import start_of
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.training import DetectionModule, DistillationModule
@@ -22,24 +30,30 @@ __all__ = [
     "make_schedule",
     "refuse_other_tensors",
     "report_load",
+    "start_report",
     "stored_data_config",
 ]
 
 log = logging.getLogger(__name__)
 
 
-def build_module(config: DictConfig, datamodule: DetectionDataModule) -> DetectionModule:
+def build_module(
+    config: DictConfig, datamodule: DetectionDataModule, *, goes_on: bool = False
+) -> DetectionModule:
     """The student alone (`distill=none`), or with its teacher and losses.
 
     The student is built first: its initial weights do not depend on whether there is a teacher.
 
+    Args:
+        config: of `train`.
+        datamodule: of its data.
+        goes_on: the student's weights come from a checkpoint of the run: no file is read for the first ones.
+
     Raises:
         LSHFMError: a setting is out of range, or a checkpoint does not fit.
     """
+    student = _build_student(config, datamodule.class_names, goes_on=goes_on)
     names = datamodule.class_names
-    student = build_detector(
-        import_parts(as_dict(config.model)), num_classes=len(names) + 1, class_names=names
-    )
     schedule, data_config = make_schedule(config), stored_data_config(config, datamodule)
     settings = as_dict(config.distill)
     distill = settings.pop("name")
@@ -62,6 +76,20 @@ def build_module(config: DictConfig, datamodule: DetectionDataModule) -> Detecti
             "mimic_%s: an adapter of the student's features, %s → %s", name, student_width, teacher_width
         )
     return module
+
+
+def _build_student(config: DictConfig, class_names: tuple[str, ...], *, goes_on: bool) -> Detector:
+    settings = as_dict(config.model)
+    start = start_of(settings)
+    student = build_detector(
+        import_parts(settings),
+        num_classes=len(class_names) + 1,
+        class_names=class_names,
+        load_backbone=start.weights is None and not goes_on,
+    )
+    if start.weights is not None and not goes_on:
+        student.load_report = load_start(student, start)
+    return student
 
 
 def make_schedule(config: DictConfig) -> Schedule:
@@ -130,6 +158,12 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
     return teacher
 
 
+def start_report(student: Detector) -> LoadReport | None:
+    """What `model.weights` gave a student; None where it was not read."""
+    report = getattr(student, "load_report", None)
+    return report if isinstance(report, LoadReport) else None
+
+
 def report_load(student: Detector, teacher: Detector | None, *, role: str, checkpoint: Path | None) -> None:
     """Log which weights went where.
 
@@ -139,11 +173,12 @@ def report_load(student: Detector, teacher: Detector | None, *, role: str, check
         role: what tables call the run: `teacher` or `student`.
         checkpoint: that of the run which goes on, None where one begins.
     """
-    weights = (
-        f"backbone weights: {student.backbone_report}"
-        if checkpoint is None
-        else f"going on from {checkpoint}"
-    )
+    if checkpoint is not None:
+        weights = f"going on from {checkpoint}"
+    elif (report := start_report(student)) is not None:
+        weights = f"starts from {report}"
+    else:
+        weights = f"backbone weights: {student.backbone_report}"
     log.info("%s: %s, %s", role, student.config["name"], weights)
     if teacher is not None:
         log.info("teacher: %s, %s", teacher.config["name"], teacher.load_report)

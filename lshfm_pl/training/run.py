@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lshfm_pl.cli import as_dict, is_main_process, refuse_missing_teacher
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector
+from lshfm_pl.detectors.checkpoint import take_over_norm_eps
 from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.detectors.cost import detector_cost
 from lshfm_pl.errors import LSHFMError
@@ -36,13 +37,16 @@ from lshfm_pl.runs.resume import (
 from lshfm_pl.seeding import seed_everything
 from lshfm_pl.signals import StopSignals
 from lshfm_pl.training import DetectionModule, DistillationModule
-from lshfm_pl.training.build import build_module, refuse_other_tensors, report_load
+from lshfm_pl.training.build import build_module, refuse_other_tensors, report_load, start_report
 from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint, RunRecord
 from lshfm_pl.training.callbacks.restoration import Restoration, refuse_damaged_state
 from lshfm_pl.training.callbacks.timing import EvaluationTimer, StepTimer
 from lshfm_pl.training.precision import PRECISIONS
 
 __all__ = ["measure_teacher", "refuse_unfit_settings", "train"]
+
+LOADED_FILE = "loaded_weights.csv"
+"""In the folder of a run that started from `model.weights`: what became of each tensor."""
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +85,7 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
     """The run itself, from the start or from a checkpoint, in a folder that is this process's own."""
     output_dir = Path(config.output_dir)
     datamodule = data.datamodule
-    module = build_module(config, datamodule)
+    module = build_module(config, datamodule, goes_on=checkpoint is not None)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher, role=config.role, checkpoint=checkpoint)
     record = RunRecord(as_dict(config), data.fingerprint)
@@ -92,6 +96,8 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
         refuse_damaged_state(checkpoint, saved)
         restoration = Restoration(checkpoint, saved)
         refuse_other_tensors(module, saved, checkpoint)
+        if config.model.get("weights") is not None:
+            take_over_norm_eps(module.detector, saved.get("detector"))
         record.teacher_metrics = saved.get("teacher_metrics")
         log_position = saved.get("logs")
         del saved
@@ -104,6 +110,8 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             write_whole(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode("utf-8"))
             data.write(output_dir)
             rewind_logs(output_dir, log_position)
+            if (report := start_report(module.detector)) is not None:
+                write_whole(output_dir / LOADED_FILE, report.table().encode("utf-8"))
         callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
         loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
         evaluation_timer = EvaluationTimer()

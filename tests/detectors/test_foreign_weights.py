@@ -93,15 +93,41 @@ def test_the_only_dict_that_fits_is_taken_and_said(tmp_path, entry):
 
 def test_several_networks_are_named_and_one_can_be_chosen(tmp_path):
     first, second = detector_of(seed=1), detector_of(seed=2)
-    content = {"model": first.state_dict(), "model_ema": prefixed("module.", second.state_dict())}
-    with pytest.raises(
-        LSHFMError, match=r"holds 2 networks: model, model_ema\.module\. Choose one by which="
-    ):
+    content = {"model": first.state_dict(), "best": prefixed("module.", second.state_dict())}
+    with pytest.raises(LSHFMError, match=r"holds 2 networks: model, best\.module\. Choose one by which="):
         load(content, tmp_path)
-    assert same_weights(load(content, tmp_path, which="model_ema"), second)
+    assert same_weights(load(content, tmp_path, which="best"), second)
     assert same_weights(load(content, tmp_path, which="model"), first)
     with pytest.raises(LSHFMError, match="holds 2 networks"):
         load(content, tmp_path, which="other")
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        (("model", "model_ema"), "model is there too: which=model"),
+        (("state_dict", "ema_state_dict"), "state_dict is there too: which=state_dict"),
+        (("model.module", "ema.module"), "model.module is there too: which=model.module"),
+    ],
+)
+def test_of_a_model_and_its_average_the_average_is_taken_and_said(tmp_path, entries, told):
+    model, average = detector_of(seed=1), detector_of(seed=2)
+    content = {}
+    for entry, detector in zip(entries, (model, average), strict=True):
+        name, _, inside = entry.partition(".")
+        content[name] = {inside: detector.state_dict()} if inside else detector.state_dict()
+    loaded = load(content, tmp_path)
+    assert same_weights(loaded, average)
+    assert f"the average (EMA) was taken, {told}" in str(loaded.load_report)
+    assert same_weights(load(content, tmp_path, which=entries[0]), model)
+    assert same_weights(load(content, tmp_path, which=entries[1]), average)
+
+
+def test_average_of_another_network_is_not_taken_for_that_of_the_model(tmp_path):
+    content = {"model": detector_of(FASTER).state_dict(), "model_ema": detector_of(RETINANET).state_dict()}
+    with pytest.raises(LSHFMError, match="holds 2 networks: model, model_ema"):
+        load(content, tmp_path)
+    assert load({**content, "schema": detector_of(FASTER, 3).state_dict()}, tmp_path, which="schema")
 
 
 def test_student_and_teacher_below_prefixes_are_told_apart(tmp_path):
@@ -405,6 +431,24 @@ def test_only_regular_files_are_opened(tmp_path):
     for name, found in (("pipe", "a named pipe"), ("zero", "a device")):
         with pytest.raises(LSHFMError, match=f"{name}.ckpt: expected a regular file, found {found}"):
             read_torch_file(tmp_path / f"{name}.ckpt")
+
+
+def test_masks_of_a_larger_detector_are_left_out_and_said(tmp_path):
+    detector = detector_of()
+    masks = {
+        "roi_heads.mask_head.mask_fcn1.weight": torch.ones(2),
+        "roi_heads.mask_predictor.bias": torch.ones(3),
+    }
+    loaded = load({"model": prefixed("module.", {**detector.state_dict(), **masks})}, tmp_path)
+    assert same_weights(loaded, detector)
+    assert "2 tensors of other heads left out, such as roi_heads.mask_head.mask_fcn1.weight" in str(
+        loaded.load_report
+    )
+    left_out = [(each.name, each.shape) for each in loaded.load_report.tensors if each.how == "left out"]
+    assert left_out == [
+        ("model.module.roi_heads.mask_head.mask_fcn1.weight", (2,)),
+        ("model.module.roi_heads.mask_predictor.bias", (3,)),
+    ]
 
 
 def test_a_pair_of_the_published_code_has_its_own_message(tmp_path):

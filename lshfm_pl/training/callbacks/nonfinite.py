@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
+from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_whole
 from lshfm_pl.runs.checkpoint_files import write_checkpoint
@@ -141,7 +142,9 @@ class NonFiniteGuard(pl.Callback):
         weights = self.folder / f"step_{step:06d}.ckpt"
         if trainer.is_global_zero:
             config = next((c.config for c in trainer.callbacks if isinstance(c, RunRecord)), None)  # type: ignore[attr-defined]
-            write_checkpoint({"state_dict": pl_module.state_dict(), "config": config}, weights)
+            described = detector_description(pl_module.detector)  # type: ignore[arg-type]
+            kept = {"state_dict": pl_module.state_dict(), "detector": described, "config": config}
+            write_checkpoint(kept, weights)
         content = {
             "weights": weights.name,
             "world_size": trainer.world_size,

@@ -1,0 +1,92 @@
+"""Runs that start from a whole detector, as a user starts them."""
+
+import csv
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from small_detectors import small_detector
+from test_train import SMALL, run_command, train_here
+
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
+from lshfm_pl.detectors import build_detector, detector_checkpoint
+from lshfm_pl.evaluate import evaluate
+from lshfm_pl.training.run import LOADED_FILE
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return f"data.root={tmp_path_factory.mktemp('shapes')}"
+
+
+def start_file(path, name, class_names=("dog", *SHAPE_CLASSES[2:4]), **changes):
+    torch.manual_seed(5)
+    config = {**small_detector(name).config, **changes}
+    detector = build_detector(config, num_classes=len(class_names) + 1, class_names=class_names)
+    torch.save(detector_checkpoint(detector), path)
+    return detector
+
+
+def last(folder):
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("family", ["fasterrcnn", pytest.param("retinanet", marks=pytest.mark.slow)])
+def test_run_from_a_detector_of_other_classes_goes_on_without_its_file(tmp_path, data, family):
+    name, path = f"{family}_resnet10fpn_tiny", tmp_path / "start.ckpt"
+    start_file(path, name, norm="frozen_bn", norm_eps=1e-3)
+    arguments = [data, f"model={name}", "model.norm=frozen_bn", f"model.weights={path}", "schedule.epochs=2"]
+    results = train_here(tmp_path / "whole", *arguments)
+    train_here(tmp_path / "part", *arguments, "trainer.max_epochs=1")
+    path.unlink()
+    going_on = ["resume=auto", "resume_allow_changes=true", "trainer.max_epochs=2"]
+    train_here(tmp_path / "part", *arguments, *going_on)
+    whole, part = last(tmp_path / "whole"), last(tmp_path / "part")
+    assert whole["state_dict"].keys() == part["state_dict"].keys()
+    assert all(torch.equal(value, part["state_dict"][key]) for key, value in whole["state_dict"].items())
+    assert whole["detector"] == part["detector"]
+    assert whole["detector"]["config"]["norm_eps"] == 1e-3
+    assert not {"weights", "which", "match_classes"} & whole["detector"]["config"].keys()
+    rows = list(csv.DictReader((tmp_path / "part" / LOADED_FILE).open()))
+    by_rows = {row["told"] for row in rows if row["how"] == "rows taken"}
+    assert by_rows == {f"background, {SHAPE_CLASSES[2]}, {SHAPE_CLASSES[3]}"}
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        checkpoint = f"checkpoint={tmp_path}/whole/checkpoints/last.ckpt"
+        config = compose("evaluate", overrides=[checkpoint, f"output_dir={tmp_path}/evaluated"])
+    assert evaluate(config)["AP50"] == pytest.approx(results["metrics"]["AP50"])
+
+
+def test_start_is_where_training_begins(tmp_path, data):
+    """With a rate of next to nothing the weights stay what the file has."""
+    name = "retinanet_resnet10fpn_tiny"
+    other = start_file(tmp_path / "start.ckpt", name, SHAPE_CLASSES)
+    start = [data, f"model={name}", f"model.weights={tmp_path}/start.ckpt", "schedule.lr=1e-12"]
+    train_here(tmp_path / "run", *start, "schedule.optimizer.weight_decay=0")
+    found = last(tmp_path / "run")["state_dict"]
+    for key, value in other.named_parameters():
+        assert torch.allclose(found[f"detector.{key}"], value, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_command_tells_what_a_run_starts_from_and_what_is_missing(tmp_path, data):
+    name = "retinanet_resnet10fpn_tiny"
+    start_file(tmp_path / "start.ckpt", name)
+    run = [*SMALL, data, f"model={name}", f"hydra.run.dir={tmp_path}/run"]
+    done = run_command("train", *run, f"model.weights={tmp_path}/start.ckpt")
+    assert done.returncode == 0, done.stderr
+    told = f"{name}, starts from {tmp_path}/start.ckpt: "
+    line = next(line for line in (done.stdout + done.stderr).splitlines() if told in line)
+    assert f"rows of background, {SHAPE_CLASSES[2]}, {SHAPE_CLASSES[3]} taken in head.classification" in line
+    for weights, expected in (
+        (f"{tmp_path}/strat.ckpt", f"expected a file, found nothing at {tmp_path}/strat.ckpt; did you mean"),
+        (
+            "COCO_V1",
+            "model.weights: torchvision has no COCO_V1 of a retinanet with resnet10; it has COCO_V1 of",
+        ),
+    ):
+        done = run_command("train", *run[:-1], f"hydra.run.dir={tmp_path}/other", f"model.weights={weights}")
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert len(done.stderr.strip().splitlines()) <= 2
+        assert not (tmp_path / "other/checkpoints").exists()
