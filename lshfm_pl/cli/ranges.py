@@ -1,5 +1,6 @@
 """Which numbers and names a key takes, so that a wrong one is answered before anything is loaded."""
 
+import importlib
 import math
 import re
 from collections.abc import Iterator
@@ -173,8 +174,6 @@ NUMBERED = {"trainer.devices": re.compile(r"-1|\d+(,\d+)*,?"), "device": re.comp
 
 CHOICES = {
     # By the last part of the key
-    "architecture": ("fasterrcnn", "retinanet"),
-    "backbone": ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "vgg11", "vgg16"),
     "bias": ("mean", "median"),
     "category_ids": ("contiguous", "keep"),
     "decay": ("multistep", "cosine"),
@@ -209,6 +208,16 @@ CHOICES = {
 }
 """Key, or its last part → the texts that it takes."""
 
+REGISTRIES = {
+    "architecture": "lshfm_pl.detectors.architecture",
+    "backbone": "lshfm_pl.detectors.backbones.backbone",
+}
+"""Last part of a key → the module whose `built_in_names()` it takes.
+
+The module brings torch, so it is imported by its name, once such a key is given. A value with a dot or a slash is
+an import path or of a library: the module itself checks it.
+"""
+
 AMONG_OTHERS = ("profiler", "strategy", "which")
 """Keys that take other texts too, so that only one that is nearly a choice is refused."""
 
@@ -220,7 +229,10 @@ def range_of(key: str) -> Range | None:
 
 def choices_of(key: str) -> tuple[str, ...]:
     """The texts of a key; none for one that takes any."""
-    return CHOICES.get(key) or CHOICES.get(key.rpartition(".")[2], ())
+    last = key.rpartition(".")[2]
+    if last in REGISTRIES:
+        return importlib.import_module(REGISTRIES[last]).built_in_names()
+    return CHOICES.get(key) or CHOICES.get(last, ())
 
 
 def wrong_number(key: str, value: Any) -> str | None:
@@ -237,6 +249,8 @@ def wrong_number(key: str, value: Any) -> str | None:
 
 def wrong_choice(key: str, value: Any) -> str | None:
     """What to print of a text that its key does not take; None where there is none."""
+    if key.rpartition(".")[2] in REGISTRIES and isinstance(value, str) and ("." in value or "/" in value):
+        return None
     choices = choices_of(key)
     if not choices or not isinstance(value, str) or value in choices:
         return None

@@ -20,6 +20,7 @@ __all__ = [
     "Architecture",
     "architecture",
     "architecture_of",
+    "built_in_names",
     "default_setting",
     "import_architecture",
     "known_architectures",
@@ -131,6 +132,11 @@ def import_architecture(name: Any) -> Architecture:
 def known_architectures() -> tuple[Architecture, ...]:
     """The built-in families, then the others that were asked for in this process."""
     return _registry.known()
+
+
+def built_in_names() -> tuple[str, ...]:
+    """Of the families of this package and of installed ones."""
+    return _registry.names()
 
 
 def architecture_of(detector: nn.Module) -> Architecture:

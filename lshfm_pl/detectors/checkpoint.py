@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from lshfm_pl.detectors.architecture import architecture, architecture_of, known_architectures
+from lshfm_pl.detectors.backbones.backbone import known_backbones
 from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.config import change_evaluation, complete_config
 from lshfm_pl.detectors.contents import (
@@ -228,9 +229,12 @@ def _describe_by_layout(
         name = recognise_model(contents.weights)
         if name is None and not has_known_body(contents.weights):
             titles = " or ".join(family.title for family in known_architectures())
+            bodies = " or a ".join(
+                dict.fromkeys(record.title for record in known_backbones() if record.marks)
+            )
             raise LSHFMError(
                 f"{contents.source}: {contents.format}, expected the tensors of a {titles} with a "
-                f"ResNet or a VGG, found {few(contents.weights)}: this project has no such detector."
+                f"{bodies}, found {few(contents.weights)}: this project has no such detector."
             )
         if name is None:
             raise LSHFMError(

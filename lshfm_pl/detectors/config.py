@@ -13,6 +13,7 @@ from lshfm_pl.detectors.architecture import (
     import_architecture,
     known_architectures,
 )
+from lshfm_pl.detectors.backbones.backbone import import_backbone
 from lshfm_pl.detectors.schema import expected_of
 from lshfm_pl.detectors.start import START_KEYS
 from lshfm_pl.errors import LSHFMError
@@ -89,10 +90,12 @@ def import_parts(config: Mapping[str, Any]) -> dict[str, Any]:
         The same keys.
 
     Raises:
-        LSHFMError: its architecture is not known or cannot be imported.
+        LSHFMError: its architecture or its backbone is not known or cannot be imported.
     """
     if config:
         import_architecture(config.get("architecture"))
+    if "backbone" in config:
+        import_backbone(config["backbone"])
     return dict(config)
 
 

@@ -80,8 +80,8 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
     """Build a Faster R-CNN of random initial weights.
 
     With a pyramid boxes are pooled from the maps of the body's stages; the extra, subsampled level serves the
-    RPN alone. Without one they are pooled from the only map; the box head is then two fully connected layers
-    for a VGG, and the last stage with an average pool for a ResNet.
+    RPN alone. Without one they are pooled from the only map. The box head is two fully connected layers, or the
+    last stage with an average pool where the body is cut before it (C4).
 
     Args:
         config: a resolved configuration, ``architecture: fasterrcnn``.
@@ -102,7 +102,9 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
         num_features = head_width if last_stage is None else last_channels
     if (last_stage is None) == (head_width is None):
         expected = (
-            "a whole number above 0" if last_stage is None else "null: a ResNet's layer4 is the box head"
+            "a whole number above 0"
+            if last_stage is None
+            else f"null: the last stage of {config['backbone']} is the box head"
         )
         raise LSHFMError(f"model.box_head_width: expected {expected}, found {head_width}.")
     box_head = (

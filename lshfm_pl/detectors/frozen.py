@@ -1,6 +1,6 @@
 """A detector that is never trained again: fewer operations and smaller weights, the same outputs."""
 
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -9,6 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
+from lshfm_pl.detectors.architecture import architecture_of
+from lshfm_pl.detectors.backbones.backbone import backbone
+from lshfm_pl.detectors.backbones.norms import NormPair, pairs_in_sequences
 from lshfm_pl.detectors.build import Detector
 
 __all__ = ["freeze"]
@@ -30,18 +33,27 @@ def freeze(detector: Detector, dtype: torch.dtype | None = None) -> Detector:
         The same detector.
     """
     network = cast(nn.Module, detector)
-    for parent in list(network.modules()):
-        # In all our networks a layer registered after another runs after it.
-        for (_, layer), (name, norm) in pairwise(list(parent.named_children())):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d | _BatchNorm):
-                _fold(layer, norm)
-                setattr(parent, name, nn.Identity())
+    for convolution, parent, name in list(_norm_pairs(detector)):
+        norm = parent.get_submodule(name)
+        if isinstance(norm, FrozenBatchNorm2d | _BatchNorm):  # else another one, or found twice and gone
+            _fold(convolution, norm)
+            setattr(parent, name, nn.Identity())
     if dtype is not None:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.to(dtype)
     network.eval().requires_grad_(False)
     return detector
+
+
+def _norm_pairs(detector: Detector) -> Iterator[NormPair]:
+    """Those that the body's record knows, and those that the order of a sequence tells anywhere."""
+    network = cast(nn.Module, detector)
+    config = getattr(detector, "config", {})
+    if "backbone" in config:
+        for name in architecture_of(network).body_modules:
+            yield from backbone(config["backbone"]).norm_pairs(network.get_submodule(name))
+    yield from pairs_in_sequences(network)
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torchvision.models import get_model_weights
 from lshfm_pl.data import VOC_CLASSES
 from lshfm_pl.data.coco.dataset import unused_name
 from lshfm_pl.detectors.architecture import Architecture, known_architectures
+from lshfm_pl.detectors.backbones.backbone import known_backbones
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import CONFIG_DIR
 
@@ -37,11 +38,6 @@ Which = Literal["student", "teacher"]
 _NETWORK_PREFIXES: dict[Which, str] = {"student": "s_", "teacher": "t_"}
 
 _PYRAMID_BLOCK = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)")
-
-#: Bodies by their number of convolutions, shortcuts included.
-_BODIES = {20: "resnet18", 36: "resnet34", 53: "resnet50", 104: "resnet101", 8: "vgg11", 13: "vgg16"}
-_KNOWN_BODY = re.compile(r"backbone\.(body\.(conv1|layer\d)\.|\d+\.weight|\d+\.\d+\.conv\d\.)")
-"""A tensor of a ResNet or a VGG, as the detectors of ``conf/model`` name it: of other bodies none is so named."""
 
 
 def rename_published_key(key: str) -> str:
@@ -80,8 +76,9 @@ def without_further_heads(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tens
 
 
 def has_known_body(weights: Mapping[str, Any]) -> bool:
-    """Whether a state dict with today's names may be of a detector in ``conf/model``."""
-    return any(_KNOWN_BODY.match(key) for key in weights)
+    """Whether a state dict with today's names may be of a detector in ``conf/model``: its body's names tell."""
+    marks = {record.marks for record in known_backbones() if record.marks is not None}
+    return any(mark.match(key) for mark in marks for key in weights)
 
 
 def recognise_model(weights: Mapping[str, Tensor]) -> str | None:
@@ -94,14 +91,15 @@ def recognise_model(weights: Mapping[str, Tensor]) -> str | None:
     if family is None:
         return None
     body = [key for key in weights if _is_of_body(key, family)]
-    backbone = _BODIES.get(sum(weights[key].ndim == 4 for key in body))
-    if backbone is None:
-        return None
-    is_resnet = backbone.startswith("resnet")
-    norm = "bn" if not is_resnet and any(key.endswith("running_var") for key in body) else ""
-    neck = "fpn" if any(key.startswith("backbone.fpn.") for key in weights) else "c4" if is_resnet else ""
-    name = f"{family.name}_{backbone}{norm}{neck}"
-    return name if (CONFIG_DIR / "model" / f"{name}.yaml").is_file() else None
+    num_convolutions = sum(weights[key].ndim == 4 for key in body)
+    has_norm = any(key.endswith("running_var") for key in body)
+    has_pyramid = any(key.startswith("backbone.fpn.") for key in weights)
+    for record in known_backbones():
+        if record.model_name is not None and record.num_convolutions == num_convolutions > 0:
+            name = f"{family.name}_{record.model_name(has_norm, has_pyramid)}"
+            if (CONFIG_DIR / "model" / f"{name}.yaml").is_file():
+                return name
+    return None
 
 
 def recognise_architecture(weights: Mapping[str, Any]) -> Architecture | None:

@@ -1,4 +1,4 @@
-"""RetinaNet (arXiv 1708.02002), with a feature pyramid or one map of a VGG, from torchvision's parts."""
+"""RetinaNet (arXiv 1708.02002), with a feature pyramid or one map, from torchvision's parts."""
 
 import re
 from collections.abc import Mapping
@@ -119,7 +119,7 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
         num_classes: number of classes; as in torchvision, label 0 has a score too though no object bears it.
 
     Raises:
-        LSHFMError: the backbone does not hold, or is a ResNet without a pyramid.
+        LSHFMError: the backbone does not hold, or is cut before its last stage.
     """
     if config["neck"] == "fpn":
         backbone = build_fpn_backbone(
@@ -131,8 +131,8 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
         backbone, last_stage, _ = build_single_scale(config)
         if last_stage is not None:
             raise LSHFMError(
-                "model.neck: a RetinaNet without a pyramid needs a VGG, as there is no box head for the last stage "
-                f"of {config['backbone']}; give neck: fpn or another backbone."
+                "model.neck: a RetinaNet without a pyramid needs a body that is not cut, such as vgg16: there is "
+                f"no box head for the last stage of {config['backbone']}. Give neck: fpn or another backbone."
             )
     anchor_generator = FullPrecisionAnchors(config["anchor_sizes"], config["anchor_aspect_ratios"])
     return RetinaNet(

@@ -214,13 +214,16 @@ def test_keys_that_mean_nothing_without_a_pyramid_are_refused(model_config):
     def build(name, **changes):
         return build_without_memory(model_config(name, backbone_weights=None, **changes))
 
-    with pytest.raises(LSHFMError, match=r"model\.box_head_width: expected null: .* layer4 .*, found 1024"):
+    with pytest.raises(
+        LSHFMError, match=r"model\.box_head_width: expected null: the last stage of resnet50 .*, found 1024"
+    ):
         build("fasterrcnn_resnet50c4", box_head_width=1024)
     with pytest.raises(
         LSHFMError, match=r"model\.box_head_width: expected a whole number above 0, found None"
     ):
         build("fasterrcnn_vgg11", box_head_width=None)
     with pytest.raises(
-        LSHFMError, match=r"model\.neck: a RetinaNet without a pyramid needs a VGG, .* resnet18"
+        LSHFMError,
+        match=r"model\.neck: a RetinaNet without a pyramid needs a body that is not cut, .* resnet18",
     ):
         build("retinanet_vgg11", backbone="resnet18", norm="bn")

@@ -3,9 +3,7 @@ from typing import get_args
 import pytest
 from omegaconf import OmegaConf
 
-from lshfm_pl.cli.ranges import CHOICES
-from lshfm_pl.detectors.architecture import known_architectures
-from lshfm_pl.detectors.backbones.build import BACKBONES
+from lshfm_pl.cli.ranges import CHOICES, choices_of, wrong_choice
 from lshfm_pl.detectors.config import change_evaluation, resolve_config
 from lshfm_pl.detectors.schema import AnchorDetectorConfig
 from lshfm_pl.errors import LSHFMError
@@ -100,9 +98,16 @@ def test_evaluation_settings_change_the_keys_of_either_architecture(model_config
 
 def test_command_line_knows_the_same_names():
     known = {
-        "architecture": [family.name for family in known_architectures()[:2]],
         "neck": AnchorDetectorConfig.levels,
         "norm": get_args(AnchorDetectorConfig.model_fields["norm"].annotation),
-        "backbone": BACKBONES,
     }
     assert {key: set(CHOICES[key]) for key in known} == {key: set(names) for key, names in known.items()}
+
+
+@pytest.mark.parametrize(("key", "built_in"), [("architecture", "retinanet"), ("backbone", "vgg16")])
+def test_command_line_takes_names_of_the_registries_and_those_of_a_users_own(key, built_in):
+    assert built_in in choices_of(f"model.{key}")
+    for name in (built_in, "my_module.MINE", "timm/mobilenetv2_100"):
+        assert wrong_choice(f"model.{key}", name) is None
+    wrong = wrong_choice(f"model.{key}", f"{built_in}x")
+    assert f"found {built_in}x; did you mean model.{key}={built_in}" in wrong

@@ -1,18 +1,30 @@
-"""ResNet and VGG bodies, under a feature pyramid or alone: sizes, norms, frozen stages and first weights."""
+"""Bodies under a feature pyramid or alone: their checks, their frozen stages."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
-from lshfm_pl.detectors.backbones.resnet import C4_LAYERS, RESNETS, build_resnet
-from lshfm_pl.detectors.backbones.vgg import VGGS, build_vgg
+from lshfm_pl.detectors.backbones.backbone import Backbone, SingleScale, Stage, backbone
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["BACKBONES", "SingleScale", "build_fpn_backbone", "build_single_scale"]
+__all__ = ["build_fpn_backbone", "build_single_scale"]
+
+
+class _Pyramid(BackboneWithFPN):
+    """torchvision's class around what returns the maps of a body; names are its."""
+
+    def __init__(self, maps: nn.Module, channels: list[int], out_channels: int, extra: ExtraFPNBlock) -> None:
+        nn.Module.__init__(self)  # torchvision's would take the body apart
+        self.body = maps
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=extra)
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """As torchvision's."""
+        return self.fpn(self.body(x))
 
 
 def build_fpn_backbone(
@@ -32,74 +44,63 @@ def build_fpn_backbone(
         strides s = 4, 8, 16, 32, 64 (Faster R-CNN) or 8, 16, 32, 64, 128 (RetinaNet).
 
     Raises:
-        LSHFMError: the backbone is unknown, or does not come with this norm.
+        LSHFMError: the backbone is unknown, has fewer stages, or does not come with this norm.
     """
-    body, channels = _build_body(config)
-    fpn_channels = config["fpn_channels"]
-    stages = [f"layer{index + 1}" for index in range(len(channels))][-num_stages:]
-    return BackboneWithFPN(
-        body,
-        return_layers={stage: str(level) for level, stage in enumerate(stages)},
-        in_channels_list=channels[-num_stages:],
-        out_channels=fpn_channels,
-        extra_blocks=extra_blocks(fpn_channels),
+    record, body, stages = _build_body(config)
+    if len(stages) < num_stages:
+        raise LSHFMError(
+            f"model.backbone: expected at least {num_stages} stages for the pyramid, {config['backbone']} has "
+            f"{len(stages)}."
+        )
+    read = stages[-num_stages:]
+    extra = extra_blocks(config["fpn_channels"])
+    return _Pyramid(
+        record.maps(body, {stage.name: str(level) for level, stage in enumerate(read)}),
+        [stage.channels for stage in read],
+        config["fpn_channels"],
+        extra,
     )
 
 
-class SingleScale(NamedTuple):
-    """A detector's body without a pyramid."""
-
-    #: From images [N, 3, H, W] to one map [N, out_channels, H / 16, W / 16]; its attribute ``out_channels``.
-    backbone: nn.Sequential
-    #: A ResNet's last stage, which follows the RoI pooling (C4, arXiv 1512.03385); None for a VGG.
-    last_stage: nn.Module | None
-    #: Channels that ``last_stage`` ends with, 0 without one.
-    last_channels: int
-
-
 def build_single_scale(config: Mapping[str, Any]) -> SingleScale:
-    """Build the body alone: a VGG up to the ReLU of its last convolution, a ResNet in two parts.
-
-    The layers have the indices that they have in torchvision's ``vgg*.features``, and a ResNet's stem and first
-    three stages the indices 0 to 6.
+    """Build the body alone, as its record says.
 
     Raises:
-        LSHFMError: the backbone is unknown, or does not come with this norm.
+        LSHFMError: the backbone is unknown, needs a pyramid, or does not come with this norm.
     """
-    body, channels = _build_body(config)
-    if config["backbone"] in RESNETS:
-        layers = [body.get_submodule(name) for name in C4_LAYERS]
-        backbone, last_stage = nn.Sequential(*layers), body.get_submodule("layer4")
-        cast(Any, backbone).out_channels = channels[-2]
-        return SingleScale(backbone, last_stage, channels[-1])
-    stages = [stage.get_submodule("0") for stage in body.children()]
-    named = OrderedDict(layer for stage in stages for layer in stage.named_children())
-    named.popitem()  # the last max-pool
-    backbone = nn.Sequential(named)
-    cast(Any, backbone).out_channels = channels[-1]
-    return SingleScale(backbone, None, 0)
+    record, body, stages = _build_body(config)
+    if record.single_scale is None:
+        raise LSHFMError(
+            f"model.neck: {config['backbone']} does not serve without a pyramid; give neck: fpn or another "
+            "backbone."
+        )
+    return record.single_scale.cut(body, stages)
 
 
-BACKBONES = (*RESNETS, *VGGS)
+def _build_body(config: Mapping[str, Any]) -> tuple[Backbone, nn.Module, tuple[Stage, ...]]:
+    """The record, the whole body with its first stages frozen, and the stages."""
+    record = backbone(config["backbone"])
+    if config["norm"] not in record.norms:
+        *most, last = record.norms
+        possible = f"{', '.join(most)} or {last}" if most else last
+        raise LSHFMError(f"model.norm: a {record.title} needs {possible}, found {config['norm']}.")
+    body, stages = record.build(config), record.stages(config)
+    _freeze_stages(body, record.stem, stages, trainable_stages=config["trainable_stages"])
+    return record, body, stages
 
 
-def _build_body(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
-    """The whole body, its first stages frozen, and the number of channels of each of its stages."""
-    name = config["backbone"]
-    if name not in BACKBONES:
-        raise LSHFMError(f"model.backbone: expected one of {', '.join(BACKBONES)}, found {name!r}.")
-    body, channels = (build_resnet if name in RESNETS else build_vgg)(config)
-    _freeze_stages(body, trainable_stages=config["trainable_stages"])
-    return body, channels
-
-
-def _freeze_stages(body: nn.Module, *, trainable_stages: int) -> None:
-    """Freeze all but the last ``trainable_stages`` of five stages; a ResNet's stem is its first."""
-    stages = [name for name, _ in body.named_children() if name.startswith("layer")]
-    if "conv1" in dict(body.named_children()):
-        stages.insert(0, "stem")
-    trainable = stages[len(stages) - trainable_stages :]
+def _freeze_stages(
+    body: nn.Module, stem: tuple[str, ...], stages: tuple[Stage, ...], *, trainable_stages: int
+) -> None:
+    """Freeze all but the last `trainable_stages`; a stem counts as one. What follows the last stage is frozen."""
+    ends = {stage.name for stage in stages}
+    parts, children = [list(stem)] if stem else [], []
+    for name, _ in body.named_children():
+        if name not in stem:
+            children.append(name)
+        if name in ends:
+            parts.append(children)
+            children = []
+    trained = {name for part in parts[max(0, len(parts) - trainable_stages) :] for name in part}
     for name, parameter in body.named_parameters():
-        module = name.split(".")[0]
-        stage = module if module.startswith("layer") else "stem"
-        parameter.requires_grad_(stage in trainable)
+        parameter.requires_grad_(name.partition(".")[0] in trained)

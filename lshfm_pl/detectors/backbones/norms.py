@@ -1,9 +1,10 @@
 """Norms of backbones, and numbers of channels."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Self
+from itertools import pairwise
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -13,14 +14,36 @@ from lshfm_pl.kernels.switches import switches
 __all__ = [
     "FrozenStatsBatchNorm2d",
     "NormFactory",
+    "NormPair",
     "group_norm",
     "norm_factory",
     "normalised",
+    "pairs_in_sequences",
     "scale_channels",
 ]
 
 
 NormFactory = Callable[[int], nn.Module]
+
+
+class NormPair(NamedTuple):
+    """A norm, and the convolution whose output it alone reads."""
+
+    convolution: nn.Conv2d
+    #: The module that the norm is a child of.
+    parent: nn.Module
+    #: Of the norm in `parent`.
+    name: str
+
+
+def pairs_in_sequences(network: nn.Module) -> Iterator[NormPair]:
+    """What follows a convolution in an `nn.Sequential`, norm or not: it runs its children in their order."""
+    for parent in network.modules():
+        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
+            for (_, layer), (name, _) in pairwise(parent.named_children()):
+                if isinstance(layer, nn.Conv2d):
+                    yield NormPair(layer, parent, name)
+
 
 #: Channel counts are multiples of this, for speed and so that they divide into groups.
 _CHANNEL_MULTIPLE = 8

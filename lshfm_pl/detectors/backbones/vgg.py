@@ -1,20 +1,21 @@
 """VGG bodies (arXiv 1409.1556)."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 
+from lshfm_pl.detectors.backbones.backbone import Backbone, Cut, SingleScale, Stage
 from lshfm_pl.detectors.backbones.norms import NormFactory, norm_factory, scale_channels
 
-__all__ = ["VGGS", "VGG_STAGE_CHANNELS", "build_vgg"]
+__all__ = ["VGG11", "VGG16"]
 
 
-#: How many 3×3 convolutions each of the five stages has (configurations A and D of arXiv 1409.1556).
-VGGS = {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}
-
-VGG_STAGE_CHANNELS = (64, 128, 256, 512, 512)
+_STAGE_CHANNELS = (64, 128, 256, 512, 512)
 
 
 class _VGGBody(nn.Sequential):
@@ -27,7 +28,7 @@ class _VGGBody(nn.Sequential):
     def __init__(self, depths: tuple[int, ...], *, width: float, norm_layer: NormFactory | None) -> None:
         super().__init__()
         in_channels, index = 3, 0
-        for stage, (depth, channels) in enumerate(zip(depths, VGG_STAGE_CHANNELS, strict=True), start=1):
+        for stage, (depth, channels) in enumerate(zip(depths, _STAGE_CHANNELS, strict=True), start=1):
             out_channels = scale_channels(channels, width)
             layers: list[nn.Module] = []
             for _ in range(depth):
@@ -46,8 +47,51 @@ class _VGGBody(nn.Sequential):
                 nn.init.zeros_(cast(Tensor, module.bias))
 
 
-def build_vgg(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
-    """The body of a detector config, and the number of channels of each of its stages."""
-    width = config["width"]
-    channels = [scale_channels(planes, width) for planes in VGG_STAGE_CHANNELS]
-    return _VGGBody(VGGS[config["backbone"]], width=width, norm_layer=norm_factory(config)), channels
+def _build(depths: tuple[int, ...], config: Mapping[str, Any]) -> nn.Module:
+    return _VGGBody(depths, width=config["width"], norm_layer=norm_factory(config))
+
+
+def _stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
+    return tuple(
+        Stage(f"layer{index}", scale_channels(channels, config["width"]), 2**index)
+        for index, channels in enumerate(_STAGE_CHANNELS, start=1)
+    )
+
+
+def _cut(body: nn.Module, stages: tuple[Stage, ...]) -> SingleScale:
+    """Up to the ReLU of the last convolution; the layers have their indices in torchvision's ``vgg*.features``."""
+    layers = (body.get_submodule(f"{stage.name}.0").named_children() for stage in stages)
+    named = OrderedDict(layer for of_stage in layers for layer in of_stage)
+    named.popitem()  # the last max-pool
+    backbone = nn.Sequential(named)
+    cast(Any, backbone).out_channels = stages[-1].channels
+    return SingleScale(backbone)
+
+
+def _imagenet_url(name: str, config: Mapping[str, Any]) -> str | None:
+    if config["norm"] == "gn" or config["width"] != 1:
+        return None
+    variant = name if config["norm"] == "none" else f"{name}_bn"
+    return get_model_weights(variant)["IMAGENET1K_V1"].url
+
+
+def _record(name: str, depths: tuple[int, ...]) -> Backbone:
+    """Of a VGG whose five stages have so many 3×3 convolutions."""
+    return Backbone(
+        name=name,
+        title="VGG",
+        build=partial(_build, depths),
+        stages=_stages,
+        norms=("frozen_bn", "bn", "bn_frozen_stats", "gn", "none"),
+        single_scale=Cut(cut=_cut, name_in_file=lambda tensor: f"features.{tensor}"),
+        name_in_file=lambda tensor: re.sub(r"^layer\d\.0\.", "features.", tensor),
+        imagenet_url=partial(_imagenet_url, name),
+        num_convolutions=sum(depths),
+        marks=re.compile(r"backbone\.(body\.layer\d\.0\.|\d+\.weight)"),
+        model_name=lambda has_norm, has_pyramid: f"{name}{'bn' * has_norm}{'fpn' * has_pyramid}",
+    )
+
+
+# Configurations A and D of arXiv 1409.1556.
+VGG11 = _record("vgg11", (1, 1, 2, 2, 2))
+VGG16 = _record("vgg16", (2, 2, 3, 3, 3))

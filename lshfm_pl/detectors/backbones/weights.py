@@ -4,10 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 
-from lshfm_pl.detectors.backbones.resnet import C4_LAYERS
-from lshfm_pl.detectors.backbones.vgg import VGG_STAGE_CHANNELS, VGGS
+from lshfm_pl.detectors.architecture import architecture
+from lshfm_pl.detectors.backbones.backbone import Backbone, backbone
 from lshfm_pl.detectors.contents import read_checkpoint
 from lshfm_pl.detectors.state_dicts import find_networks, refuse_not_finite, shared_prefix
 from lshfm_pl.detectors.torch_files import download_torch_file
@@ -51,14 +50,13 @@ def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str
 
 
 def _imagenet_url(config: Mapping[str, Any]) -> str:
-    name, norm, width = config["backbone"], config["norm"], config["width"]
-    if name == "resnet10" or norm == "gn" or width != 1:
+    url = backbone(config["backbone"]).imagenet_url(config)
+    if url is None:
         raise LSHFMError(
-            f"model.backbone_weights: there are no imagenet weights for {name} with width {width} and norm "
-            f"{norm}; give a path, or null for random initial weights."
+            f"model.backbone_weights: there are no imagenet weights for {config['backbone']} with width "
+            f"{config['width']} and norm {config['norm']}; give a path, or null for random initial weights."
         )
-    variant = f"{name}_bn" if name in VGGS and norm != "none" else name
-    return get_model_weights(variant)["IMAGENET1K_V1"].url
+    return url
 
 
 def _download(url: str, *, check_hash: bool) -> Any:
@@ -71,12 +69,12 @@ def _download(url: str, *, check_hash: bool) -> Any:
 def _load_into_body(detector: nn.Module, content: Any, config: Mapping[str, Any], source: str) -> str:
     """Load the only body in what a file holds; returns what was loaded."""
     state = detector.state_dict()
-    prefixes = _classification_prefixes(config)
+    record, last_stage = backbone(config["backbone"]), architecture(config["architecture"]).last_stage
     names = {}
     for key in state:
-        prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
-        if prefix is not None and not _is_counter(key):
-            names[prefixes[prefix] + key.removeprefix(prefix)] = key
+        in_file = None if _is_counter(key) else _name_in_file(key, record, last_stage)
+        if in_file is not None:
+            names[in_file] = key
             names[key.removeprefix("backbone.").removeprefix("body.")] = key
     expected = set(names.values())
     weights, found = _find_body(content, names, len(expected), source)
@@ -128,14 +126,21 @@ def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
 
 
-def _classification_prefixes(config: Mapping[str, Any]) -> dict[str, str]:
-    """What the names of the body's tensors begin with, in the detector: in torchvision's classification network."""
-    is_vgg = config["backbone"] in VGGS
-    if config["neck"] == "fpn" and is_vgg:
-        return {f"backbone.body.layer{stage + 1}.0.": "features." for stage in range(len(VGG_STAGE_CHANNELS))}
-    if config["neck"] == "fpn":
-        return {"backbone.body.": ""}
-    if is_vgg:
-        return {"backbone.": "features."}
-    layers = {f"backbone.{index}.": f"{layer}." for index, layer in enumerate(C4_LAYERS)}
-    return {**layers, "roi_heads.box_head.0.": "layer4."}
+def _name_in_file(key: str, record: Backbone, last_stage: str) -> str | None:
+    """Of a detector's tensor, in files of the body's network for classification; None for one not of the body.
+
+    Args:
+        key: its name in the detector.
+        record: of the body.
+        last_stage: the module of the detector that the last stage is where the body is cut before it.
+    """
+    if key.startswith("backbone.body."):
+        return record.name_in_file(key.removeprefix("backbone.body."))
+    cut = record.single_scale
+    if cut is None or key.startswith("backbone.fpn."):
+        return None
+    if key.startswith("backbone."):
+        return cut.name_in_file(key.removeprefix("backbone."))
+    if cut.last_stage and last_stage and key.startswith(f"{last_stage}."):
+        return record.name_in_file(f"{cut.last_stage}{key.removeprefix(last_stage)}")
+    return None
