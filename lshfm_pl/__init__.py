@@ -4,9 +4,8 @@ __version__ = "0.1.0"
 
 import sys
 
-if sys.argv[:1] == [
-    "-m"
-]:  # a command, whose imports take seconds; set so only until Python has found its module
+# Python sets this while it looks for the module of `python -m lshfm_pl.<command>`, whose imports take seconds.
+if sys.argv[:1] == ["-m"]:
     from lshfm_pl.signals import end_at_signals
 
     end_at_signals()

@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl`: the commands, a line each; `--version`."""
+"""`python -m lshfm_pl`: list the commands; `--version` prints the version."""
 
 import ast
 import sys
@@ -12,7 +12,7 @@ __all__ = ["commands", "main"]
 
 
 def commands() -> dict[str, str]:
-    """Name of each command → what its module says of it. The modules are read, not imported."""
+    """Each command's name → a description, from its module's docstring. The modules are read, not imported."""
     found = {}
     for path in sorted(CONFIG_DIR.glob("*.yaml")):
         module = Path(__file__).with_name(f"{path.stem}.py")
@@ -22,7 +22,7 @@ def commands() -> dict[str, str]:
 
 
 def main() -> None:
-    """Print the commands, or the version; status 1 for anything else that is typed."""
+    """Print the commands or the version; exit with status 1 for any other argument."""
     prepare_streams()
     if sys.argv[1:] == ["--version"]:
         print(f"lshfm_pl {__version__}")
@@ -33,7 +33,7 @@ def main() -> None:
         given = f"python -m lshfm_pl.{wrong[0]}" if wrong[0] in known else "one of the commands below"
         print(f"error: expected {given}, found python -m lshfm_pl {' '.join(wrong)}", file=sys.stderr)
     width = max(map(len, known))
-    print(f"lshfm_pl {__version__}: python -m lshfm_pl.<command> …, --help tells the arguments of each\n")
+    print(f"lshfm_pl {__version__}: python -m lshfm_pl.<command> …; --help shows a command's arguments\n")
     for name, text in known.items():
         print(f"  {name:{width}}  {text}")
     if wrong:

@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.benchmark`: seconds and memory of a distillation step, of the loader, of evaluation."""
+"""`python -m lshfm_pl.benchmark`: measure the time and memory of a training step, data loading or evaluation."""
 
 from lshfm_pl import cli
 
@@ -31,10 +31,10 @@ MEASURES = {"step": measure_steps, "data": measure_loaders, "eval": measure_eval
 
 
 def benchmark(config: DictConfig) -> dict[str, Any]:
-    """Measure what `config.what` names; print it and write it to `config.output`.
+    """Run the benchmark that `config.what` names, print its results, and write them to `config.output`.
 
     Raises:
-        LSHFMError: an unknown measure, settings that do not fit, or a file that does not load.
+        LSHFMError: the benchmark is unknown, settings do not fit together, or a file does not load.
     """
     if config.what not in MEASURES:
         raise LSHFMError(f"benchmark: what: expected one of {', '.join(MEASURES)}, found {config.what}")
@@ -60,7 +60,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
-    """What the work ran on, in words."""
+    """The name of the GPU, or of the CPU with its vector instructions and number of threads."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     name = cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine()
@@ -68,7 +68,7 @@ def device_name(device: str) -> str:
 
 
 def as_text(results: Mapping[str, Any]) -> str:
-    """The figures as a table for the terminal."""
+    """The results as a table for the terminal."""
     config = results["config"]
     lines = [results["device"]]
     if results["what"] == "step":
@@ -90,5 +90,5 @@ def as_text(results: Mapping[str, Any]) -> str:
 
 @cli.main("benchmark")
 def main(config: DictConfig) -> None:
-    """One benchmark; `benchmark data` is short for `benchmark what=data`."""
+    """Run one benchmark; `benchmark data` is short for `benchmark what=data`."""
     benchmark(config)

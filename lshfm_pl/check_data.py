@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.check_data`: what is wrong with a data set, found by the readers of training."""
+"""`python -m lshfm_pl.check_data`: find every fault of a data set, with the same readers as training."""
 
 from lshfm_pl import cli
 
@@ -14,6 +14,6 @@ from lshfm_pl.data.check import check_data
 
 @cli.main("check_data")
 def main(config: DictConfig) -> None:
-    """Check one data set; status 1 if it has errors."""
+    """Check one data set; exit with status 1 if it has errors."""
     if check_data(config).num_errors:
         sys.exit(1)

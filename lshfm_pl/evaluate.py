@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.evaluate`: the figures of a checkpoint, from the file alone."""
+"""`python -m lshfm_pl.evaluate`: evaluate a checkpoint on a test set."""
 
 from lshfm_pl import cli
 
@@ -44,11 +44,14 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
-    """Figures (0–100) of `config.checkpoint` (or `weights`) on the test set, also in `<output_dir>/results.json`.
+    """Evaluate `config.checkpoint` (or `weights`) on the test set, and write `<output_dir>/results.json`.
+
+    Returns:
+        The metrics, 0–100.
 
     Raises:
-        LSHFMError: a file that does not load, data that are not there, classes that differ, or a folder that holds
-            a training run, whose results would be replaced.
+        LSHFMError: a file does not load, the data do not exist, classes differ, or the output folder holds a
+            training run, whose results would be overwritten.
     """
     refuse_folder_of_run(Path(config.output_dir))
     with meeting(config.trainer) as met:
@@ -95,7 +98,7 @@ def _evaluate(config: DictConfig, met: Meeting) -> dict[str, float]:
         write_json(results, Path(config.output_dir) / RESULTS_FILE)
         print(metrics_table(module.results))
         if also_validation:
-            print(f"\nThese are figures of {VALIDATION_AS_TEST}.")
+            print(f"\nMeasured on {VALIDATION_AS_TEST}.")
         if agreement is not None:
             print(f"\n{agreement_table(agreement)}")
         log.info("results in %s", Path(config.output_dir) / RESULTS_FILE)
@@ -105,22 +108,25 @@ def _evaluate(config: DictConfig, met: Meeting) -> dict[str, float]:
 def measure_agreement(
     config: DictConfig, detector: Detector, datamodule: DetectionDataModule
 ) -> dict[str, float] | None:
-    """How alike the features of `config.teacher` and the detector are on test images; None without a teacher.
+    """Measure how similar the features of `config.teacher` and the detector are on test images.
+
+    Returns:
+        The measures of `feature_agreement`; None without a teacher.
 
     Raises:
-        LSHFMError: the teacher does not load, has other classes or features of another length.
+        LSHFMError: the teacher does not load, has other classes, or has features of another length.
     """
     if config.teacher.checkpoint is None and config.teacher.weights is None:
         return None
     teacher = load_teacher(config, datamodule.class_names)
-    make_tap(detector, teacher)  # refuses what cannot be compared
+    make_tap(detector, teacher)  # raises an error if the two cannot be compared
     device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu") else "cpu"
     sample = datamodule.sample_dataloader(config.teacher.num_images, "test")
     return feature_agreement(*collect_features([detector.to(device), teacher.to(device)], sample))
 
 
 def agreement_table(agreement: dict[str, float]) -> str:
-    """What `feature_agreement` returns as Markdown."""
+    """The result of `feature_agreement` as a Markdown table."""
     lines = ["| student and teacher features | | |", "|---|---:|---|"]
     for name, description in AGREEMENT_DESCRIPTIONS.items():
         lines.append(f"| {name} | {agreement[name]:.4g} | {description} |")

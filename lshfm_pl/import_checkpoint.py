@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.import_checkpoint`: any detector file becomes one that describes itself."""
+"""`python -m lshfm_pl.import_checkpoint`: convert a detector's weights to a self-describing checkpoint."""
 
 from lshfm_pl import cli
 
@@ -21,24 +21,28 @@ __all__ = ["import_checkpoint"]
 
 
 def import_checkpoint(config: DictConfig) -> Path:
-    """Write the detector in `config.src`, or torchvision's `config.weights`, to `config.dst`; returns its path.
+    """Convert the detector in `config.src`, or torchvision's `config.weights`; write it to `config.dst`.
 
-    The new file holds the detector alone with its configuration and class names: wherever a checkpoint is asked
-    for, it needs nothing besides.
+    The new file holds the detector's weights, its config and its class names, so that every command can load it
+    without further settings.
+
+    Returns:
+        The path of the new file.
 
     Raises:
-        LSHFMError: `dst` is there already, not one of `src` and `weights` is given, or it does not load.
+        LSHFMError: `dst` exists already, `src` and `weights` are both given or both missing, or the weights do not
+            load.
     """
     target = Path(config.dst)
     if target.exists() and not config.overwrite:
-        raise LSHFMError(f"dst: {target} is there already; give another path, or overwrite=true")
+        raise LSHFMError(f"dst: {target} exists already; give another path, or overwrite=true")
     if (config.src is None) == (config.weights is None):
         raise LSHFMError("import_checkpoint: give src=<file>, or weights=COCO_V1 with model=…")
     class_names = given_class_names(config)
     detector = load(config, class_names)
     if class_names is not None and detector.class_names != class_names:
         raise LSHFMError(
-            f"class_names: {config.src or config.weights} says for itself that its classes are "
+            f"class_names: {config.src or config.weights} stores its own class names "
             f"{few(detector.class_names)}; found {few(class_names)}"
         )
     write(detector, target)
@@ -50,7 +54,7 @@ def import_checkpoint(config: DictConfig) -> Path:
 
 
 def given_class_names(config: DictConfig) -> tuple[str, ...] | None:
-    """The names of `class_names`, or of the data set of `data`; None for neither."""
+    """The class names of `class_names`, or else of the data set `data`; None if neither is given."""
     if config.class_names is not None:
         return tuple(str(name) for name in config.class_names)
     if config.get("data") is None:
@@ -62,7 +66,7 @@ def given_class_names(config: DictConfig) -> tuple[str, ...] | None:
 
 
 def load(config: DictConfig, class_names: tuple[str, ...] | None) -> Detector:
-    """The detector of `src` or `weights`."""
+    """Load the detector of `src` or `weights`."""
     model = import_parts(as_dict(config.get("model")))
     if config.weights is not None:
         return load_torchvision_detector(config.weights, model)
@@ -70,11 +74,11 @@ def load(config: DictConfig, class_names: tuple[str, ...] | None) -> Detector:
 
 
 def write(detector: Detector, target: Path) -> None:
-    """Write the file so that a reader sees the old one or the whole new one."""
+    """Write the checkpoint atomically: a reader sees the old file or the complete new one."""
     try:
         with whole_file(target) as temporary:
             torch.save(detector_checkpoint(detector), temporary)
-    except (OSError, RuntimeError) as error:  # torch.save raises the latter where a disk is full
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
         raise LSHFMError(f"dst: {target} cannot be written ({error})") from error
 
 

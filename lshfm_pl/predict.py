@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.predict`: what a checkpoint detects in pictures, drawn and as COCO-format JSON."""
+"""`python -m lshfm_pl.predict`: detect objects in pictures; draw them, and write them as COCO-format JSON."""
 
 from lshfm_pl import cli
 
@@ -23,7 +23,8 @@ from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
-from lshfm_pl.drawing.boxes import draw_detections, save_picture
+from lshfm_pl.drawing.boxes import draw_detections
+from lshfm_pl.drawing.grid import save_picture
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import fitting_name, write_json
 from lshfm_pl.inference.detect import choose_device, detect
@@ -33,21 +34,21 @@ from lshfm_pl.kernels.switches import set_switches
 __all__ = ["SOME_UNREADABLE", "predict", "unused_labels"]
 
 SOME_UNREADABLE = 3
-"""Exit status where pictures were left out because they could not be read."""
+"""Exit status if some pictures were left out because they could not be read."""
 
 
 def predict(config: DictConfig) -> list[str]:
-    """Detect objects in `config.images`; writes `predictions.json` and `pictures/` in `config.output_dir`.
+    """Detect objects in `config.images`, and write `predictions.json` and `pictures/` to `config.output_dir`.
 
-    `predictions.json` has COCO's format: `images` (`id`, `file_name`, `width`, `height`), `categories` (`id` is the
-    detector's label, `name`) and `annotations` (`image_id`, `category_id`, `bbox` as x, y, width, height in pixels,
-    `score`); `annotations` is what pycocotools' `loadRes` takes. `unreadable` names the files left out.
+    `predictions.json` has COCO's format: `images` (`id`, `file_name`, `width`, `height`), `categories` (`id`, which
+    is the detector's label, and `name`) and `annotations` (`image_id`, `category_id`, `bbox` as x, y, width, height
+    in pixels, `score`). pycocotools' `loadRes` accepts `annotations`. `unreadable` lists the files left out.
 
     Returns:
         The names of the files that could not be read.
 
     Raises:
-        LSHFMError: a checkpoint that does not load, no pictures, or none that can be read.
+        LSHFMError: the checkpoint does not load, there are no pictures, or none of them can be read.
     """
     for key, least in (("batch_size", 1), ("num_workers", 0)):
         if type(config[key]) is not int or config[key] < least:
@@ -74,7 +75,7 @@ def predict(config: DictConfig) -> list[str]:
     with tqdm(total=len(pictures), unit="picture", disable=not is_terminal(sys.stderr)) as bar:
         for batch in loader:
             read = [(index, image) for index, image, _ in batch if isinstance(image, Tensor)]
-            for text in (text for _, _, told in batch for text in told):
+            for text in (text for _, _, faults in batch for text in faults):
                 tqdm.write(f"warning: {text}", file=sys.stderr)
             for index, reason in ((index, item) for index, item, _ in batch if isinstance(item, str)):
                 unreadable.append({"file_name": pictures[index].name, "reason": reason})
@@ -115,14 +116,14 @@ def predict(config: DictConfig) -> list[str]:
 
 
 def unused_labels(class_names: Sequence[str], checkpoint: Any) -> set[int]:
-    """The labels that no category of the data has, as those that COCO's ids leave out.
+    """The labels without a category, such as the numbers that COCO's category ids skip.
 
-    They have names by their own number. Only labels that are category ids have such gaps: in data of another kind a
-    class of that name is a class.
+    Such a label is named after its number. Labels have gaps only if they are category ids; in other data a class
+    with such a name is a real class.
 
     Args:
-        class_names: of the labels 1..C.
-        checkpoint: the content of the file that they are from, which may say what data it was trained with.
+        class_names: names of the labels 1..C.
+        checkpoint: the content of the detector's file, which may store the config of its training data.
     """
     data = checkpoint.get("data") if isinstance(checkpoint, Mapping) else None
     if isinstance(data, Mapping) and data.get("category_ids") != "keep":
@@ -131,7 +132,7 @@ def unused_labels(class_names: Sequence[str], checkpoint: Any) -> set[int]:
 
 
 def _categories(class_names: Sequence[str], unused: set[int], detected: set[int]) -> list[dict[str, Any]]:
-    """All classes; of labels that are none those that were detected all the same."""
+    """All classes, and those of the unused labels that were detected nevertheless."""
     return [
         {"id": label, "name": name}
         for label, name in enumerate(class_names, start=1)
@@ -140,7 +141,7 @@ def _categories(class_names: Sequence[str], unused: set[int], detected: set[int]
 
 
 def _annotations(found: dict[str, Tensor], image_id: int, count: int) -> list[dict[str, Any]]:
-    """The detections of one image as COCO results, numbered on from `count`."""
+    """The detections of one image as COCO results, numbered from `count + 1`."""
     boxes = torch.cat([found["boxes"][:, :2], found["boxes"][:, 2:] - found["boxes"][:, :2]], dim=1)
     return [
         {
@@ -165,6 +166,6 @@ def _drawn(image: Tensor, found: dict[str, Tensor], detector: Detector, threshol
 
 @cli.main("predict")
 def main(config: DictConfig) -> None:
-    """Predict, and tell by the exit status whether all pictures could be read."""
+    """Predict; the exit status says whether all pictures could be read."""
     if predict(config):
         sys.exit(SOME_UNREADABLE)

@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.replay`: make a training step again that `NonFiniteGuard` skipped."""
+"""`python -m lshfm_pl.replay`: repeat a training step that was skipped because of a NaN or infinite value."""
 
 from lshfm_pl import cli
 
@@ -29,23 +29,23 @@ from lshfm_pl.training.precision import autocast
 __all__ = ["replay"]
 
 _LONGEST_REASON = 200
-"""Characters of another library's message."""
+"""Characters of another library's message that are shown."""
 
 TOLERANCE = 1e-3
-"""Relative; other devices and versions round otherwise. On the same ones the figures are equal."""
+"""Relative: other devices and versions round differently. On the same ones the values are equal."""
 
 log = logging.getLogger(__name__)
 
 
 def replay(config: DictConfig) -> list[dict[str, Any]]:
-    """The step in `config.file` again, from its weights, images and random numbers, on `config.device`.
+    """Repeat the step in `config.file` with its weights, images and random numbers, on `config.device`.
 
     Returns:
-        One entry a loss, and one for the gradient's norm where one process made the step: `name`, `recorded`,
-        `replayed` and whether they are the `same`.
+        An entry for each loss, and one for the gradient norm if a single process made the step. An entry has
+        `name`, `recorded`, `replayed`, and `same`, which says whether the two values agree.
 
     Raises:
-        LSHFMError: a file is missing or not of the guard.
+        LSHFMError: a file is missing, or was not written by `NonFiniteGuard`.
     """
     step, weights = _read(Path(config.file))
     try:
@@ -74,7 +74,7 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
 
 
 def _rebuilt(weights: dict[str, Any]) -> tuple[str | None, DetectionDataModule, DetectionModule]:
-    """The precision, data and weights of the step."""
+    """The precision, the data module, and the module with the weights of the step."""
     settings = OmegaConf.create(weights["config"])
     set_switches(settings.get("kernels"))
     datamodule = build_datamodule(cli.as_dict(settings.data))
@@ -86,7 +86,7 @@ def _rebuilt(weights: dict[str, Any]) -> tuple[str | None, DetectionDataModule, 
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The step and its weights."""
+    """The record of the step, and the content of its weights file."""
     try:
         step = read_json(path, path.parent)
         name = Path(step["weights"]).name
@@ -94,7 +94,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise _no_step(path, error) from error
     weights = read_torch_file(path.with_name(name))
     if not isinstance(weights, dict) or not isinstance(weights.get("config"), dict):
-        raise LSHFMError(f"{path.with_name(name)}: expected weights with the config of their run")
+        raise LSHFMError(f"{path.with_name(name)}: expected weights with the config of their run, found none")
     try:
         _check_step(step)
     except (ValueError, KeyError, TypeError) as error:
@@ -108,10 +108,10 @@ def _no_step(path: Path, error: Exception) -> LSHFMError:
 
 
 def _check_step(step: dict[str, Any]) -> None:
-    """The schema of a step.
+    """Check the record of a step.
 
     Raises:
-        KeyError, TypeError, ValueError: something is missing or can't be.
+        KeyError, TypeError, ValueError: a value is missing or not possible.
     """
     float(step["gradient_norm"])
     if type(step["world_size"]) is not int or not step["batches"]:
@@ -141,7 +141,8 @@ def _replay_batch(
     log.info("images: %s", ", ".join(str(image["id"]) for image in recorded["images"]))
     if any(image["index"] >= len(datamodule.train_set) for image in recorded["images"]):
         raise LSHFMError(
-            f"file: the step has images beyond the {len(datamodule.train_set)} of the training set"
+            f"file: the step has an image index that is too high; the training set has only "
+            f"{len(datamodule.train_set)} images"
         )
     items = [datamodule.train_set[Draw(image["index"], place.epoch)] for image in recorded["images"]]
     images, targets = zip(*items, strict=True)
@@ -164,10 +165,10 @@ def _row(name: str, recorded: str, replayed: float) -> dict[str, Any]:
 
 @cli.main("replay")
 def main(config: DictConfig) -> None:
-    """Print the losses; fail if they are others than recorded."""
+    """Print the losses; fail if they differ from the recorded ones."""
     differing = [row["name"] for row in replay(config) if not row["same"]]
     if differing:
         raise LSHFMError(
-            f"replayed otherwise than recorded: {', '.join(differing)}. "
-            "Are data, teacher, versions, device and precision those of the run?"
+            f"the replayed step differs from the recorded one: {', '.join(differing)}. "
+            "Check that data, teacher, versions, device and precision are those of the run"
         )

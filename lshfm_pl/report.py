@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.report`: what came out of finished runs, from their folders alone."""
+"""`python -m lshfm_pl.report`: write tables, curves and an HTML page of finished runs."""
 
 from lshfm_pl import cli
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @cli.main("report")
 def main(config: DictConfig) -> None:
-    """Write a report and print where it is."""
+    """Write a report and print its path."""
     runs = list(config.runs) if isinstance(config.runs, ListConfig) else config.runs
     page = report(
         runs,

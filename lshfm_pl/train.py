@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.train`: train a detector, plainly or mimicking a teacher."""
+"""`python -m lshfm_pl.train`: train a detector, with or without a teacher."""
 
 from lshfm_pl import cli
 
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 @cli.main("train")
 def main(config: DictConfig) -> None:
-    """One run, or one job of a sweep."""
+    """Do one run, or one job of a sweep."""
     if cli.in_multirun() and str(config.trainer.devices) != "1" and not started_outside():
-        # Lightning starts its other processes by repeating the command line, which here is the whole sweep.
+        # Lightning starts its other processes by repeating the command line, which would start the whole sweep.
         run_job(Path(config.output_dir))
         return
     with kept_failure(Path(config.output_dir)):

@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.visualize`: ground truth, detections and agreement of features, as PNG files."""
+"""`python -m lshfm_pl.visualize`: draw ground truth, detections and the agreement of features as PNG files."""
 
 from lshfm_pl import cli
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from lshfm_pl.data import DetectionDataset
 from lshfm_pl.detectors import Detector, build_detector
 from lshfm_pl.drawing.agreement import agreement_picture
-from lshfm_pl.drawing.boxes import TRUTH, detection_grid, save_picture
+from lshfm_pl.drawing.grid import TRUTH, detection_grid, save_picture
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.inference.detect import choose_device, detect
 from lshfm_pl.inference.loading import load_for_data, load_split, stored_data
@@ -32,17 +32,17 @@ __all__ = ["visualize"]
 
 
 LONGEST_NAME = 120
-"""Characters of an image's name in that of a picture: a file's name has at most 255 bytes."""
+"""Bytes of image names in the name of a PNG file: file systems allow 255 bytes in all."""
 
 SHARED_FILE_NAMES = {"last", "best", "checkpoints"}
-"""Parts of a checkpoint's path that do not tell runs apart."""
+"""Parts of a checkpoint's path that many runs share, so that they cannot serve as a title."""
 
 
 def visualize(config: DictConfig) -> list[Path]:
-    """Draw what the config asks for into `config.output_dir`; returns the PNG files.
+    """Draw the pictures that the config asks for into `config.output_dir`; returns the PNG files.
 
     Raises:
-        LSHFMError: a checkpoint or data that do not load, classes that differ, or an image that is not there.
+        LSHFMError: a checkpoint or the data do not load, classes differ, or an image does not exist.
     """
     set_switches(cli.as_dict(config.get("kernels")))
     if config.show:
@@ -64,7 +64,7 @@ def visualize(config: DictConfig) -> list[Path]:
     detectors: dict[str, Detector] = {}
     for title, file in files.items():
         detector = load_for_data(file, config, class_names).to(device)
-        # One at a time, as in evaluation: padding would move the boxes a little.
+        # One image at a time, as in evaluation: padding would move the boxes a little.
         columns[title] = [detect(detector, [image])[0] for image in images]
         if config.agreement:
             detectors[title] = detector
@@ -93,10 +93,10 @@ def visualize(config: DictConfig) -> list[Path]:
 
 
 def checkpoint_files(config: DictConfig) -> dict[str, str]:
-    """Title → file of `checkpoint` and `checkpoints`; entries of a list are titled by their folder.
+    """Title → file of `checkpoint` or `checkpoints`. The entries of a list get the names of their folders.
 
     Raises:
-        LSHFMError: both are given, or two entries have one title.
+        LSHFMError: both keys are given, or two entries have the same title.
     """
     if config.checkpoint is not None and config.checkpoints is not None:
         raise LSHFMError("visualize: give checkpoint=<file> or checkpoints=…, not both")
@@ -108,24 +108,25 @@ def checkpoint_files(config: DictConfig) -> dict[str, str]:
     titles = [_title(file) for file in files]
     if len(set(titles)) < len(titles):
         raise LSHFMError(
-            f"checkpoints: two of {few(titles)} have one name; name them: 'checkpoints={{a: <file>, b: <file>}}'"
+            f"checkpoints: expected different names, found {few(titles)}; give names yourself: "
+            "'checkpoints={a: <file>, b: <file>}'"
         )
     return dict(zip(titles, files, strict=True))
 
 
 def _title(file: str) -> str:
-    """The last part of a checkpoint's path that tells it from others."""
+    """The last part of a checkpoint's path that is not one of `SHARED_FILE_NAMES`."""
     path = Path(file)
     parts = [*path.parts[:-1], path.stem]
-    telling = [part for part in parts if part not in SHARED_FILE_NAMES and part not in ("/", ".", "..")]
-    return telling[-1] if telling else path.stem
+    distinctive = [part for part in parts if part not in SHARED_FILE_NAMES and part not in ("/", ".", "..")]
+    return distinctive[-1] if distinctive else path.stem
 
 
 def choose_images(dataset: DetectionDataset, config: DictConfig) -> list[int]:
-    """Positions in the data set: `index`, else those named `image_id`, else `random` ones by `seed`.
+    """Indices into the data set: those of `index`, else of the images `image_id`, else `random` ones by `seed`.
 
     Raises:
-        LSHFMError: both of the former are given, or there is no such image.
+        LSHFMError: `index` and `image_id` are both given, or there is no such image.
     """
     if config.index is not None and config.image_id is not None:
         raise LSHFMError("visualize: give index or image_id, not both")
@@ -149,7 +150,7 @@ def choose_images(dataset: DetectionDataset, config: DictConfig) -> list[int]:
 
 
 def _named(dataset: DetectionDataset, name: str, config: DictConfig) -> list[int]:
-    """Ids have their folder in front, which need not be given."""
+    """Indices of the images with this id. The folder in front of an id may be left out."""
     found = [
         position
         for position, record in enumerate(dataset.records)
@@ -171,18 +172,21 @@ def draw_agreement(
     detectors: Mapping[str, Detector],
     images: Mapping[str, Tensor],
 ) -> list[Path]:
-    """A PNG for each image and student: maps of cosine and of equal bits, before and after training.
+    """Draw maps of the cosine and of the equal hash bits, before and after training, for each image and student.
+
+    Returns:
+        The PNG files.
 
     Raises:
-        LSHFMError: student and teacher cannot be compared, or initial weights cannot be had.
+        LSHFMError: student and teacher cannot be compared, or the initial weights are not available.
     """
     teacher = detectors[config.teacher]
     written = []
     for title, student in detectors.items():
         if student is teacher:
             continue
-        head, told = hash_of(files[title], teacher, config.seed)
-        print(f"{title}: bits by {told}")
+        head, source = hash_of(files[title], teacher, config.seed)
+        print(f"{title}: bits by {source}")
         compared = {title: student}
         if config.before:
             fresh = initial_detector(student, files[title], config.seed)
@@ -191,17 +195,24 @@ def draw_agreement(
             maps = {who: agreement_maps(detector, teacher, image, head) for who, detector in compared.items()}
             without = [entry.title for entry in maps[title] if entry.cosine_hw is None]
             if without:
-                print(f"{title}: other numbers of channels than the teacher's, left out: {few(without, 10)}")
+                print(
+                    f"{title}: left out, as the number of channels differs from the teacher's: {few(without, 10)}"
+                )
             path = Path(config.output_dir) / f"agreement_{config.split}_{_selection([name, title])}.png"
             written.append(save_picture(agreement_picture(image, maps), path))
     return written
 
 
 def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
-    """A detector as it was before training: the seed is that of the run where its checkpoint says so, else `seed`.
+    """Build a detector as it was before training.
+
+    Args:
+        detector: the trained one.
+        file: its checkpoint. If it stores the seed of its run, that seed is used.
+        seed: used otherwise.
 
     Raises:
-        LSHFMError: the weights that its backbone starts with cannot be had; before=false goes without.
+        LSHFMError: the initial weights of its backbone are not available; before=false does without them.
     """
     stored = (stored_data(file) or {}).get("seed")
     with torch.random.fork_rng():
@@ -218,29 +229,29 @@ def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
 
 
 def refuse_download(backbone_weights: str | None, file: str) -> None:
-    """Fetch nothing from an address that a file alone names.
+    """Refuse to download weights from an address that only a checkpoint names.
 
     Raises:
-        LSHFMError: it names one.
+        LSHFMError: the backbone's weights come from such an address.
     """
     if backbone_weights is not None and backbone_weights.startswith(("http://", "https://")):
         raise LSHFMError(
-            f"before: {file} says that its backbone started with the weights of {backbone_weights}, which are not "
-            "fetched for a drawing. Give before=false to draw the trained weights alone"
+            f"before: the backbone of {file} started with the weights of {backbone_weights}, which are not "
+            "downloaded for a picture. Give before=false to draw the trained weights alone"
         )
 
 
 def _selection(names: Sequence[str]) -> str:
-    """What a file name says of the images in it."""
+    """The names of the images in a picture, as a part of its file name."""
     text = "_".join(names) if len(names) <= 2 else f"{names[0]}_and_{len(names) - 1}_more"
     return re.sub(r"[^\w.-]+", "-", text).encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
 def refuse_without_display() -> None:
-    """Stop before the work is done if there is nothing to open a window on.
+    """Check before any work is done that a window can be opened.
 
     Raises:
-        LSHFMError: so it is.
+        LSHFMError: there is no display.
     """
     if sys.platform.startswith("linux") and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
@@ -254,7 +265,7 @@ def show(path: Path) -> None:
     """Open a picture in the desktop's viewer.
 
     Raises:
-        LSHFMError: there is none.
+        LSHFMError: there is no viewer.
     """
     with Image.open(path) as picture:
         if not ImageShow.show(picture, title=path.name):
@@ -263,5 +274,5 @@ def show(path: Path) -> None:
 
 @cli.main("visualize")
 def main(config: DictConfig) -> None:
-    """Draw."""
+    """Draw the pictures and print their paths."""
     visualize(config)

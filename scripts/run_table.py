@@ -18,12 +18,12 @@ from omegaconf import DictConfig
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.cli.names import group_choices
-from lshfm_pl.compare import refuse_older
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
 from lshfm_pl.reporting.published import published_of_run
 from lshfm_pl.reporting.runs import Run as FinishedRun
 from lshfm_pl.reporting.runs import read_run
+from lshfm_pl.runs.earlier_runs import refuse_older_students
 from lshfm_pl.runs.launch import Run, quoted
 from lshfm_pl.runs.pool import run_once
 from lshfm_pl.signals import Interrupted
@@ -105,7 +105,7 @@ def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teach
 
     runs = [read_run(teacher)]
     students = {folder / row: experiment for row, experiment in rows.items() if row != "teacher"}
-    refuse_older(students, teacher)
+    refuse_older_students(students, teacher)
     for student, experiment in students.items():
         run_once(Run(student, (f"experiment={experiment}", *of_teacher, *overrides)))
         runs.append(read_run(student))

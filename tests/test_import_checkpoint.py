@@ -59,7 +59,7 @@ def test_existing_files_are_kept_unless_overwritten(source, tmp_path):
         "model.norm=frozen_bn",
         "class_names=[a,b,c]",
     ]
-    with pytest.raises(LSHFMError, match="own.ckpt is there already; give another path, or overwrite=true"):
+    with pytest.raises(LSHFMError, match="own.ckpt exists already; give another path, or overwrite=true"):
         run(*overrides)
     assert target.read_text() == "precious"
     run(*overrides, "overwrite=true")
@@ -91,7 +91,7 @@ def test_classes_of_drawn_shapes_come_from_the_data(tmp_path):
 
 def test_file_of_ours_keeps_its_own_classes(tmp_path):
     torch.save(detector_checkpoint(small_detector(TINY)), tmp_path / "own.ckpt")
-    with pytest.raises(LSHFMError, match="its classes are circle, square, star; found a, b, c"):
+    with pytest.raises(LSHFMError, match="its own class names circle, square, star; found a, b, c"):
         run(f"src={tmp_path}/own.ckpt", f"dst={tmp_path}/new.ckpt", "class_names=[a,b,c]")
     run(f"src={tmp_path}/own.ckpt", f"dst={tmp_path}/new.ckpt")
     assert load_detector(tmp_path / "new.ckpt").class_names == CLASS_NAMES

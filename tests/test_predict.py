@@ -171,7 +171,9 @@ def test_files_that_macos_writes_beside_pictures_are_none(folder):
 
 
 def test_nothing_to_read_is_a_failure(checkpoint, folder, tmp_path):
-    with pytest.raises(LSHFMError, match=r"images: expected a folder with pictures .* found none by .*\.tif"):
+    with pytest.raises(
+        LSHFMError, match=r"images: expected a folder with pictures .* found no picture at .*\.tif"
+    ):
         find_pictures(f"{folder}/*.tif")
     with pytest.raises(LSHFMError, match="images: none of the 1 files could be read, such as .*broken.jpg"):
         run(checkpoint, folder / "below/broken.jpg", tmp_path / "out")
@@ -212,7 +214,7 @@ def test_pictures_are_turned_as_exif_asks_and_other_formats_are_told_in_a_line(t
     for name in ("x.gif", "y.TIF"):
         (tmp_path / name).write_bytes(b"GIF89a")
     assert len(find_pictures(str(tmp_path))) == 8
-    assert capsys.readouterr().err.startswith("left out: 2 files of formats that are not read")
+    assert capsys.readouterr().err.startswith("left out: 2 files of formats that are not supported")
 
 
 def test_a_folder_of_anything_loses_no_picture_and_what_cannot_be_read_is_told(checkpoint, tmp_path, capsys):
@@ -239,7 +241,7 @@ def test_drawings_of_before_are_no_pictures_to_look_at(checkpoint, tmp_path, cap
     for _ in range(2):
         _, content = run(checkpoint, tmp_path, tmp_path)
         assert [entry["file_name"] for entry in content["images"]] == ["a.png"]
-    assert "left out: 1 pictures that predict has drawn, such as" in capsys.readouterr().err
+    assert "left out: 1 pictures drawn by predict, such as" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting", ["batch_size=0", "num_workers=-3"])

@@ -133,7 +133,7 @@ def test_table_is_interrupted_resumed_finished_and_not_repeated(folder):
     again = run_script(folder, *command)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("last.ckpt")} == times
-    assert again.stderr.count("done before") == len(RUNS)
+    assert again.stderr.count("already finished") == len(RUNS)
 
     other = run_script(folder, *command, "seed=1")
     assert other.returncode == 1

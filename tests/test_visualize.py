@@ -13,7 +13,7 @@ from voc_files import object_xml, write_voc
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.detectors import detector_checkpoint
 from lshfm_pl.drawing.agreement import agreement_picture
-from lshfm_pl.drawing.boxes import class_color
+from lshfm_pl.drawing.colors import class_color
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.agreement import AgreementMap
 from lshfm_pl.training.build import build_module
@@ -227,15 +227,15 @@ def test_what_cannot_be_drawn_is_told(folder, tmp_path, overrides, message):
 
 def test_checkpoints_that_do_not_fit_are_told(folder, checkpoints, tmp_path):
     with pytest.raises(
-        LSHFMError, match="expected a detector of the data's classes cat, square, star, …; it has circle"
+        LSHFMError, match="expected a detector with the data's classes cat, square, star, …; it has circle"
     ):
         run(tmp_path, *of_data(folder)[:3], "data.class_names=[cat,square,star,x]", "index=0",
             f"checkpoint='{checkpoints['student']}'")  # fmt: skip
-    with pytest.raises(LSHFMError, match="two of student, student have one name"):
+    with pytest.raises(LSHFMError, match="expected different names, found student, student"):
         run(tmp_path, f"checkpoints=['{checkpoints['student']}','{checkpoints['student']}']")
     with pytest.raises(LSHFMError, match="checkpoint=<file> or checkpoints=…, not both"):
         run(tmp_path, "checkpoint=a", "checkpoints=[b]")
-    with pytest.raises(LSHFMError, match="no data are named: give data="):
+    with pytest.raises(LSHFMError, match="no data are given: give data="):
         run(tmp_path)
 
 

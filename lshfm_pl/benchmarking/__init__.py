@@ -1,1 +1,1 @@
-"""What is measured by `python -m lshfm_pl.benchmark`: steps of training, the loader, evaluation."""
+"""The benchmarks of `python -m lshfm_pl.benchmark`: training steps, data loading, evaluation."""

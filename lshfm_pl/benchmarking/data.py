@@ -1,4 +1,4 @@
-"""Images a second of the loader, against the published way of loading."""
+"""Benchmark of data loading: images per second, compared with the reference implementation."""
 
 import tempfile
 from collections.abc import Iterable
@@ -18,7 +18,8 @@ from lshfm_pl.data.workers import worker_arguments
 __all__ = ["draw_voc", "measure_loaders"]
 
 WIDTH, HEIGHT, BOXES = 500, 375, 3
-"""Of most VOC images."""
+"""Pixels and objects of a typical VOC image."""
+
 BATCH_SIZE = 2
 
 ANNOTATION = (
@@ -32,9 +33,9 @@ OBJECT = (
 
 
 def draw_voc(root: Path, num_images: int, seed: int) -> None:
-    """A data set in VOC layout: JPEG images as detailed as photographs (about 75 KB each), three boxes on each.
+    """Write a data set in VOC layout: JPEG images as detailed as photographs (about 75 KB), with three boxes each.
 
-    `num_images` are in the split train, one more in val, as no image may be in both.
+    The split train has `num_images`, and val has one more image, as no image may be in both.
     """
     generator = torch.Generator().manual_seed(seed)
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
@@ -58,7 +59,11 @@ def draw_voc(root: Path, num_images: int, seed: int) -> None:
 
 
 def measure_loaders(config: DictConfig) -> dict[str, Any]:
-    """Images a second of a whole epoch of each loader, and their ratio; without `published` of ours alone."""
+    """Time an epoch of our loader and, if `published` is set, of the reference implementation.
+
+    Returns:
+        `seconds` and `images_per_second` by loader, and `ratios`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "voc"
         draw_voc(root, config.num_images, config.seed)
@@ -75,7 +80,7 @@ def measure_loaders(config: DictConfig) -> dict[str, Any]:
                 BATCH_SIZE,
                 shuffle=True,
                 **worker_arguments(config.num_workers),
-                persistent_workers=config.num_workers > 0,  # as ours: their start is no part of an epoch here
+                persistent_workers=config.num_workers > 0,  # as ours: starting them is not part of an epoch
                 collate_fn=_as_lists,
             )
         seconds = median_seconds(

@@ -1,4 +1,4 @@
-"""What a step of distillation costs, whole and in parts, against plain training and against the published way."""
+"""Benchmark of a distillation step and its parts, compared with plain training and the reference implementation."""
 
 import gc
 import importlib.util
@@ -30,23 +30,26 @@ from lshfm_pl.training.precision import autocast, autocast_dtype
 __all__ = ["PARTS", "StepParts", "load_published", "measure_steps"]
 
 PARTS = {
-    "plain": "student step without a teacher",
-    "teacher": "teacher forward, as far as the mimic term needs it",
+    "plain": "step of the student without a teacher",
+    "teacher": "forward pass of the teacher, as far as the mimic term needs it",
     "mimic": "mimic term alone, forward and backward",
     "distill": "whole step of distillation",
-    "reference": "the same step done the published way, float32",
+    "reference": "the same step by the reference implementation, in float32",
 }
+"""Name of a part → its description."""
+
 PRECISIONS = ("32-true", "bf16-mixed")
 DEVICES = ("cpu", "cuda")
+
 MEMORY_STEPS = 2
-"""Steps in a process that measures memory: the second one finds the first one's freed memory."""
+"""Steps in a process that measures memory: the second step reuses memory that the first one freed."""
 
 
 def load_published() -> ModuleType:
-    """`benchmarks/published.py`, which is no part of the package.
+    """Import `benchmarks/published.py`, the reference implementation, which is not part of the package.
 
     Raises:
-        LSHFMError: it is not there.
+        LSHFMError: the file does not exist.
     """
     path = CONFIG_DIR.parent / "benchmarks" / "published.py"
     if not path.is_file():
@@ -63,13 +66,13 @@ def load_published() -> ModuleType:
 
 
 class StepParts:
-    """The parts of a step on one random batch, each a method that forgets its gradients at its end.
+    """The parts of a step on one random batch. Each part is a method that leaves no gradients behind.
 
     Args:
-        config: of `conf/benchmark.yaml`.
+        config: see `conf/benchmark.yaml`.
 
     Raises:
-        LSHFMError: no teacher for this student, or settings that do not fit.
+        LSHFMError: the student has no teacher, or settings do not fit together.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -121,7 +124,7 @@ class StepParts:
     def _build_teacher(self) -> Detector:
         if self.config.teacher.detector is None:
             raise LSHFMError(
-                f"benchmark: {self.config.model.name} has no teacher of its own; give +model@teacher.detector=…"
+                f"benchmark: no teacher is known for {self.config.model.name}; give +model@teacher.detector=…"
             )
         return self._build(as_dict(self.config.teacher.detector))
 
@@ -151,7 +154,7 @@ class StepParts:
 
     @cached_property
     def _record(self) -> dict[str, Any]:
-        # No graph: what is given the record takes gradients back to its tensors at most.
+        # Without a graph: gradients of the mimic term end at these features.
         with torch.no_grad(), self._autocast(), self.distillation.tap.recording() as record:
             self.student(self.images, self.targets)
         return record
@@ -164,14 +167,16 @@ class StepParts:
 
     @cached_property
     def _reference(self) -> tuple[nn.Module, Callable[[], Tensor]]:
-        """The student of the published way, and its loss; of networks of its own, without ours in memory."""
+        """The reference implementation's student and its loss. It has its own networks; ours are not in memory."""
         published = load_published()
         student = published.as_published(self._build(as_dict(self.config.model)).train())
         teacher = self._build_teacher().eval().requires_grad_(False)
         terms = self._losses(teacher).to(self.device)
         losses = [term.loss for _, term in terms.named() if term.loss.point == "penultimate"]
         if not losses:
-            raise LSHFMError("benchmark: only l2, lsh and lshl2 have a published way; give published=false")
+            raise LSHFMError(
+                "benchmark: the reference implementation has only l2, lsh and lshl2; give published=false"
+            )
         published.as_published(teacher)
         return student, lambda: published.published_step(student, teacher, losses, self.images, self.targets)
 
@@ -195,7 +200,7 @@ class StepParts:
         self._forward_backward(self.distillation)
 
     def run_teacher(self) -> None:
-        """What the teacher does in a step."""
+        """The teacher's forward pass in a step."""
         tap = self.distillation.tap
         with self._autocast():
             tap.pairs({**self._record, "teacher": tap.teacher_maps(self._batch)})
@@ -205,19 +210,19 @@ class StepParts:
         return cast(Any, self.student.transform)(self.images)[0].tensors
 
     def run_mimic(self) -> None:
-        """The mimic losses of given features, and their gradient with respect to the student's."""
+        """The mimic losses of fixed features, and their gradients with respect to the student's features."""
         with self._autocast():
             terms = self.distillation.mimic_terms(self._pairs, self._record["batch"])
         torch.autograd.grad(torch.stack(list(terms.values())).sum(), _students_of(self._pairs))
 
     def run_reference(self) -> None:
-        """Forward and backward of the same step done the published way."""
+        """Forward and backward of the same step by the reference implementation."""
         student, loss = self._reference
         loss().backward()
         student.zero_grad(set_to_none=True)
 
     def prepare(self, name: str) -> None:
-        """Make the networks of a part, and what the rest of the step gives it, so that they do not count."""
+        """Build the networks and inputs of a part beforehand, so that they are not measured."""
         needed = {
             "plain": ("_plain",),
             "teacher": ("_record", "_batch"),
@@ -225,16 +230,16 @@ class StepParts:
             "distill": ("distillation",),
             "reference": ("_reference",),
         }
-        for made_once in needed[name]:
-            getattr(self, made_once)
+        for cached in needed[name]:
+            getattr(self, cached)
 
     def frozen_bytes(self) -> int:
-        """What distillation cannot do without beside the student: the teacher's weights and the hash functions."""
+        """Bytes that distillation needs besides the student: the teacher's weights and the hash functions."""
         frozen = (self.teacher, self.distillation.mimic)
         return sum(tensor.nbytes for part in frozen for tensor in part.state_dict().values())
 
     def by_name(self) -> dict[str, Callable[[], None]]:
-        """The parts that the config asks for, by their names in `PARTS`."""
+        """Name, as in `PARTS`, → method, for the parts that the config asks for."""
         parts = {
             "plain": self.plain,
             "teacher": self.run_teacher,
@@ -245,14 +250,14 @@ class StepParts:
 
 
 def tame_random_norms(detector: nn.Module) -> None:
-    """Halve what frozen norms of unit statistics let through: random features would grow with every block."""
+    """Halve the weights of frozen norms. With unit statistics random features would grow with every block."""
     for module in detector.modules():
         if "FrozenBatchNorm" in type(module).__name__:
             module.weight.fill_(0.5)  # type: ignore[operator]
 
 
 def _leaf(tensor: Tensor) -> Tensor:
-    """A copy that begins a graph."""
+    """A copy that is a leaf of the autograd graph."""
     return tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_()
 
 
@@ -262,11 +267,12 @@ def _students_of(pairs: dict[str, Pair]) -> list[Tensor]:
 
 
 def measure_steps(config: DictConfig) -> dict[str, Any]:
-    """Seconds, ratios, images a second and peak memory.
+    """Measure the time and the peak memory of each part.
 
     Returns:
-        `seconds`, `peak_memory_bytes`, `images_per_second` by the names in `PARTS`; `ratios`, of which those to the
-        floor are to a plain step with the teacher's forward, and to a plain step's memory with all frozen weights.
+        `seconds`, `peak_memory_bytes` and `images_per_second` by the names in `PARTS`, and `ratios`. The floor of a
+        distillation step is, in time, a plain step plus the teacher's forward pass, and in memory a plain step plus
+        all frozen weights.
     """
     parts = StepParts(config)
     for name in parts.by_name():
@@ -275,7 +281,7 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
         parts.by_name(), repeats=config.repeats, warmup=config.warmup, device=parts.device
     )
     frozen_bytes = parts.frozen_bytes()
-    del parts  # a GPU has to hold the processes that measure memory beside this one
+    del parts  # the processes that measure memory need the GPU too
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

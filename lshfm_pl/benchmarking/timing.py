@@ -1,4 +1,4 @@
-"""Timing of alternatives in turn, and peak memory of each in a process of its own."""
+"""Timing alternatives in turn, and measuring the peak memory of each in its own process."""
 
 import gc
 import multiprocessing
@@ -20,13 +20,13 @@ __all__ = ["in_own_process", "median_seconds", "reset_peak_memory"]
 def median_seconds(
     parts: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int, device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of each part. They take turns, so that a busy machine slows all of them alike.
+    """Median seconds of each part. The parts take turns, so that a busy machine slows all of them alike.
 
     Args:
-        parts: what to time, by name.
-        repeats: rounds that count.
-        warmup: rounds before them.
-        device: a GPU's work is timed by its own clock, from an idle start to its end.
+        parts: name → function to time.
+        repeats: rounds that are measured.
+        warmup: rounds before them that are not.
+        device: on a GPU, CUDA events measure the time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for round_ in range(warmup + repeats):
@@ -56,7 +56,7 @@ def _gpu_seconds(part: Callable[[], Any]) -> float:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let the peak begin anew at what is in memory now; without Linux a process keeps the peak it had."""
+    """Reset the peak to the memory in use now. On a CPU this works on Linux only."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -66,10 +66,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def in_own_process(work: Callable[..., Any], *args: Any) -> Any:
-    """`work(*args)` in a new process, which starts from nothing; both must be importable or picklable.
+    """Run `work(*args)` in a fresh process and return its result; function and arguments must be picklable.
 
     Raises:
-        LSHFMError: the work failed there, or the process died, as it does when memory runs out.
+        LSHFMError: the work failed there, or the process died, for example because memory ran out.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -80,7 +80,8 @@ def in_own_process(work: Callable[..., Any], *args: Any) -> Any:
         result, failure = receiver.recv()
     except EOFError as error:
         raise LSHFMError(
-            "benchmark: a process that measured memory died; is there enough? Else leave it out with memory=false"
+            "benchmark: a process that measured memory died, perhaps because memory ran out; "
+            "leave this measurement out with memory=false"
         ) from error
     finally:
         process.join()
@@ -93,6 +94,6 @@ def _send(sender: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
     outcome: tuple[Any, str | None]
     try:
         outcome = work(*args), None
-    except Exception as error:  # whatever it is, the other process is to tell it
+    except Exception as error:  # the other process reports it, whatever it is
         outcome = None, f"{type(error).__name__}: {error}"
     sender.send(outcome)

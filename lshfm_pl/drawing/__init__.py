@@ -1,1 +1,1 @@
-"""Boxes and feature maps drawn on pictures."""
+"""Pictures with boxes, and maps of how well features agree."""

@@ -1,4 +1,4 @@
-"""Maps of how well the features of student and teacher agree."""
+"""Maps that show where the features of student and teacher agree."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from lshfm_pl.drawing.boxes import labelled_grid
+from lshfm_pl.drawing.layout import labelled_grid
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.agreement import AgreementMap
 
@@ -15,10 +15,10 @@ __all__ = ["CHANCE", "COLOR_MAP", "LEGEND_STEPS", "MAP_SIDE", "agreement_picture
 
 
 CHANCE = {"cosine": 0.0, "bits": 0.5}
-"""What unrelated features have; the lower end of the colours, whose upper end is 1."""
+"""The agreement of unrelated features. The colour scale begins here and ends at 1."""
 
 MAP_SIDE = 160
-"""Pixels of a map's longer side: four columns are no wider than a page."""
+"""Length of a map's longer side in pixels: four columns then fit on a page."""
 
 COLOR_MAP = "viridis"
 
@@ -26,14 +26,18 @@ LEGEND_STEPS = 5
 
 
 def agreement_picture(image: Tensor, maps: Mapping[str, Sequence[AgreementMap]]) -> Tensor:
-    """The image, and below it the maps over it: a row a grid, a column a detector and measure; uint8 [3, H, W].
+    """Draw the image, and below it a row for each feature map and a column for each detector and measure.
 
     Args:
         image: uint8 [3, H, W].
-        maps: detector → its maps, the same grids for each. Grids and columns without any map are left out.
+        maps: detector → its agreement maps, of the same feature maps for each. Rows and columns that would be
+            empty are left out.
+
+    Returns:
+        uint8 [3, H, W].
 
     Raises:
-        LSHFMError: there is no map at all.
+        LSHFMError: there is nothing to draw.
     """
     factor = MAP_SIDE / max(image.shape[-2:])
     height, width = (max(1, round(factor * length)) for length in image.shape[-2:])
@@ -58,10 +62,10 @@ def agreement_picture(image: Tensor, maps: Mapping[str, Sequence[AgreementMap]])
             continue
         row = []
         for place, (measure, values) in enumerate(of_grid):
-            told = [entry.title] * (place == 0)
+            caption = [entry.title] * (place == 0)
             if values is not None:
-                told.append(f"mean {values.mean():.2f}")
-            row.append((_map_picture(measure, values, height, width), ": ".join(told)))
+                caption.append(f"mean {values.mean():.2f}")
+            row.append((_map_picture(measure, values, height, width), ": ".join(caption)))
         rows.append(row)
     steps = torch.linspace(0, 1, LEGEND_STEPS)
     legend = [
@@ -72,7 +76,7 @@ def agreement_picture(image: Tensor, maps: Mapping[str, Sequence[AgreementMap]])
         for step in steps
     ]
     grid = labelled_grid(rows, list(shown), legend)
-    # The image itself once, above the maps and in the size of two of them.
+    # The image is drawn once, above the maps and as wide as two of them.
     size = [min(len(shown), 2) * length for length in (height, width)]
     top = labelled_grid([[(resize(image, size, antialias=True), "")]], ["image"], [])
     both = torch.full(
@@ -84,19 +88,20 @@ def agreement_picture(image: Tensor, maps: Mapping[str, Sequence[AgreementMap]])
 
 
 def _map_picture(measure: str, values: Tensor | None, height: int, width: int) -> Tensor:
-    """A map in colours, uint8 [3, height, width]; white where there is none."""
+    """A map in colours, uint8 [3, height, width]; a white picture if there is no map."""
     if values is None:
         return torch.full((3, height, width), 255, dtype=torch.uint8)
     colours = _colours((values - CHANCE[measure]) / (1 - CHANCE[measure]))
-    # Nearest neighbours: the map's own places are to be seen.
+    # Nearest-neighbour scaling keeps the map's locations visible.
     return colours[:, _stretched(values.shape[0], height)][:, :, _stretched(values.shape[1], width)]
 
 
 def _colours(values_hw: Tensor) -> Tensor:
-    """Values 0..1, those outside cut, as uint8 [3, h, w]."""
+    """The colours of values, which are clamped to 0..1; uint8 [3, h, w]."""
     coloured = matplotlib.colormaps[COLOR_MAP](values_hw.clamp(0, 1).numpy(), bytes=True)
     return torch.from_numpy(coloured[..., :3].copy()).permute(2, 0, 1)
 
 
 def _stretched(length: int, target: int) -> Tensor:
+    """The source index of each of `target` pixels; int64 [target]."""
     return torch.arange(target) * length // target

@@ -1,1 +1,1 @@
-"""Detectors loaded with their data, and applied to pictures."""
+"""Loading a detector with its data, and running it on pictures."""

@@ -1,4 +1,4 @@
-"""Detections of a detector in pictures."""
+"""Running a detector on pictures."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ __all__ = ["choose_device", "detect"]
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; None is a GPU if there is one.
+    """The device with this name; None chooses a GPU if there is one, else the CPU.
 
     Raises:
         LSHFMError: there is no such device.
@@ -31,9 +31,14 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def detect(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-    """`boxes` [N, 4], `labels` [N] and `scores` [N] of uint8 images [3, H, W], on the CPU, in their pixels.
+    """Detect objects in images.
 
-    Labels are those of classes, from 1.
+    Args:
+        detector: in evaluation mode.
+        images: uint8 [3, H, W] each, on any device.
+
+    Returns:
+        For each image `boxes` [N, 4] in its pixels, `labels` [N] from 1, and `scores` [N], all on the CPU.
     """
     device = next(detector.parameters()).device
     with torch.inference_mode():

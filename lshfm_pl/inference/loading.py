@@ -1,4 +1,4 @@
-"""Loading a detector and its data, as commands are asked to."""
+"""Loading a detector and its data, as the config of a command asks for them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,10 +28,10 @@ __all__ = [
 
 
 def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
-    """The detector to evaluate, with the evaluation settings that the command line changes.
+    """Load the detector to evaluate, with the evaluation settings of the command line.
 
     Raises:
-        LSHFMError: not one of `checkpoint` and `weights` is given, or it does not load.
+        LSHFMError: neither `checkpoint` nor `weights` is given, or the file does not load.
     """
     model = import_parts(as_dict(config.get("model")))
     evaluation = {key: config[key] for key in EVALUATION_SETTINGS}
@@ -46,19 +46,23 @@ def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
 def read_data(
     files: Sequence[str], data: DictConfig | None, *, stage: str, drawn_below: str | Path | None
 ) -> tuple[DetectionDataModule, dict[str, Any]]:
-    """The data of `data=…`, or those that the first file that says so was trained with, read; and their config.
+    """Read the data set of `data=…`, or else the one that a detector was trained on.
 
-    Without `data=…` single keys, such as `data.root`, change those of the file. The classes are those of the first
-    file that says them: new data may name fewer, or in another order.
+    Without `data=…` the first of `files` that stores its data config decides, and single keys such as `data.root`
+    change that config. The class names are those of the first file that stores them, because a new data set may
+    have fewer classes, or another order of them.
 
     Args:
-        files: of detectors.
-        data: the node of the command's config; None without one.
-        stage: what to read: `fit`, `validate` or `test`.
-        drawn_below: where to draw scenes of shapes that are not there; None refuses to.
+        files: checkpoints of detectors.
+        data: the node `data` of the command's config, or None.
+        stage: `fit`, `validate` or `test`.
+        drawn_below: the folder in which missing scenes of shapes are drawn; None draws none.
+
+    Returns:
+        The data module, set up for `stage`, and its config.
 
     Raises:
-        LSHFMError: nothing says what data, or they are not there.
+        LSHFMError: neither the config nor a file says which data to use, or the data do not exist.
     """
     settings = as_dict(data)
     contents = [read_checkpoint(file) for file in files]
@@ -67,9 +71,7 @@ def read_data(
     else:
         stored = next((found for found in map(_data_in, contents) if found is not None), None)
         if stored is None:
-            what = (
-                f"{few(files)} does not say what data it was trained with" if files else "no data are named"
-            )
+            what = f"{few(files)} does not say which data it was trained on" if files else "no data are given"
             raise LSHFMError(
                 f"{what}: give data=… as in training, such as data=voc_folder data.root=<folder>"
             )
@@ -84,10 +86,10 @@ def read_data(
 
 
 def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
-    """The test data of `evaluate`, and their config; see `read_data`.
+    """Read the test data of `evaluate`; returns the data module and its config. See `read_data`.
 
     Raises:
-        LSHFMError: nothing says what data, or they are not there.
+        LSHFMError: neither the config nor a file says which data to use, or the data do not exist.
     """
     refuse_no_weights(config)
     files = [] if config.checkpoint is None else [config.checkpoint]
@@ -95,7 +97,7 @@ def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:
 
 
 def is_validation_of_checkpoint(config: DictConfig, datamodule: DetectionDataModule) -> bool:
-    """Whether the test images are those by which the checkpoint may have been chosen."""
+    """Whether the test images are also the validation images by which the checkpoint may have been chosen."""
     if "_target_" not in as_dict(config.get("data")):
         return datamodule.test_is_validation
     stored = None if config.checkpoint is None else stored_data(config.checkpoint)
@@ -103,7 +105,7 @@ def is_validation_of_checkpoint(config: DictConfig, datamodule: DetectionDataMod
         return False
     try:
         return datamodule.tests_on_validation_of(build_datamodule(stored))
-    except LSHFMError:  # its own data are gone
+    except LSHFMError:  # the checkpoint's own data no longer exist
         return False
 
 
@@ -111,10 +113,10 @@ STAGES = {"train": "fit", "val": "validate", "test": "test"}
 
 
 def load_split(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDataset, tuple[str, ...]]:
-    """The split of the data that `read_data` finds, without transforms, and its classes.
+    """Read a split of the data that `read_data` finds; returns it without transforms, and its class names.
 
     Raises:
-        LSHFMError: no such split, nothing says what data, or the data are not there.
+        LSHFMError: there is no such split, nothing says which data to use, or the data do not exist.
     """
     if config.split not in STAGES:
         raise LSHFMError(f"split: expected one of {', '.join(STAGES)}, found {config.split!r}")
@@ -126,7 +128,7 @@ def load_split(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDatas
 
 
 def stored_data(file: str) -> dict[str, Any] | None:
-    """The `data` config that a file says its detector was trained with; None if it says none."""
+    """The `data` config that a checkpoint stores; None if it stores none."""
     return _data_in(read_checkpoint(file))
 
 
@@ -136,16 +138,16 @@ def _data_in(content: Any) -> dict[str, Any] | None:
 
 
 def load_for_data(file: str, config: DictConfig, class_names: tuple[str, ...]) -> Detector:
-    """The detector of a file.
+    """Load the detector of a file, which must have the classes of the data.
 
     Raises:
-        LSHFMError: it does not load, or its classes are not the data's.
+        LSHFMError: the file does not load, or the detector has other classes than the data.
     """
     model = import_parts(as_dict(config.get("model")))
     detector = load_detector(file, config=model, class_names=class_names, which=config.which)
     if detector.class_names != class_names:
         raise LSHFMError(
-            f"{file}: expected a detector of the data's classes {few(class_names)}; it has "
-            f"{few(detector.class_names)}. Give the data it is of: data=…"
+            f"{file}: expected a detector with the data's classes {few(class_names)}; it has "
+            f"{few(detector.class_names)}. Give the data that it was trained on: data=…"
         )
     return detector

@@ -1,4 +1,4 @@
-"""Picture files that a command is given."""
+"""Finding and reading the picture files that a command is given."""
 
 import glob
 import itertools
@@ -21,21 +21,22 @@ __all__ = ["PICTURES", "PREDICTIONS", "Picture", "Pictures", "find_pictures"]
 
 
 PREDICTIONS, PICTURES = "predictions.json", "pictures"
-"""What is written to the output folder."""
+"""Names of the file and the folder that `predict` writes into its output folder."""
 
 _NOT_READ = {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ppm", ".pgm", ".tga"}
-"""Suffixes of formats that are not read. A file that is named, or found by a pattern, may have any."""
+"""Suffixes of picture formats that are not read from a folder. A file that is named, or matches a pattern, may have
+any suffix."""
 
 
 class Picture(NamedTuple):
-    """A file and its name in the output: its path below the folder that was given, or that all of them share."""
+    """A file, and its name in the output: its path relative to the common folder of all given inputs."""
 
     path: Path
     name: str
 
 
 class Pictures(Dataset[tuple[int, Tensor | str, list[str]]]):
-    """(position, uint8 image [3, H, W] or the reason why it cannot be read, what is wrong inside)."""
+    """Items are (index, uint8 image [3, H, W] or the reason why it cannot be read, errors inside of the file)."""
 
     def __init__(self, pictures: Sequence[Picture]) -> None:
         self.pictures = pictures
@@ -53,10 +54,10 @@ class Pictures(Dataset[tuple[int, Tensor | str, list[str]]]):
 
 
 def find_pictures(images: Any) -> list[Picture]:
-    """The files that `images` means: a folder (with all below it), a file, a glob pattern, or a list of them.
+    """Find the picture files of `images`: a folder (searched recursively), a file, a glob pattern, or a list.
 
     Raises:
-        LSHFMError: there is none.
+        LSHFMError: there is no picture.
     """
     entries = list(images) if isinstance(images, ListConfig | list | tuple) else [images]
     files: list[Path] = []
@@ -66,7 +67,7 @@ def find_pictures(images: Any) -> list[Picture]:
         if not paths:
             raise LSHFMError(
                 f"images: expected a folder with pictures ({', '.join(sorted(SUFFIXES))}), a file or a pattern "
-                f"in quotes; found none by {entry}"
+                f"in quotes; found no picture at {entry}"
             )
         files += paths
         roots.append(root)
@@ -75,21 +76,19 @@ def find_pictures(images: Any) -> list[Picture]:
 
 
 def _matching(pattern: Path) -> tuple[list[Path], Path]:
-    """The files, sorted, and the folder that they are looked for in."""
+    """The matching files, sorted, and the folder in which they were searched."""
     if pattern.is_file():
         return [pattern], pattern.parent
     if pattern.is_dir():
         files = sorted(file for file in pattern.rglob("*") if not file.is_dir())
         drawn = [file for file in files if _is_drawn(file, pattern)]
         if drawn:
-            print(
-                f"left out: {len(drawn)} pictures that predict has drawn, such as {drawn[0]}", file=sys.stderr
-            )
+            print(f"left out: {len(drawn)} pictures drawn by predict, such as {drawn[0]}", file=sys.stderr)
             files = [file for file in files if file not in set(drawn)]
         others = [file for file in files if file.suffix.lower() in _NOT_READ]
         if others:
             print(
-                f"left out: {len(others)} files of formats that are not read, such as {others[0]}; "
+                f"left out: {len(others)} files of formats that are not supported, such as {others[0]}; "
                 f"convert them to one of {', '.join(FORMATS)}",
                 file=sys.stderr,
             )
@@ -100,6 +99,6 @@ def _matching(pattern: Path) -> tuple[list[Path], Path]:
 
 
 def _is_drawn(file: Path, top: Path) -> bool:
-    """Whether a file below `top` is of an earlier output of this command."""
+    """Whether a file below `top` was drawn by `predict`."""
     parents = itertools.takewhile(lambda parent: parent != top, file.parents)
     return any(parent.name == PICTURES and (parent.parent / PREDICTIONS).exists() for parent in parents)

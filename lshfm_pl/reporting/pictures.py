@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lshfm_pl.detectors import load_detector
-from lshfm_pl.drawing.boxes import detection_grid
+from lshfm_pl.drawing.grid import detection_grid
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.inference.detect import detect
 from lshfm_pl.inference.loading import read_data

@@ -1,13 +1,14 @@
-"""What a comparison chooses for the pictures of a data set: image size, anchors, batch, epochs, schedule.
+"""Settings that a comparison chooses for a data set: image size, anchors, batch size, epochs, schedule.
 
-A user's own key goes before each choice. The numbers of the rules are in `conf/fit/default.yaml`:
+A key that the user gives replaces a choice. The numbers of these rules are in `conf/fit/default.yaml`:
 
-- *image size*: the short side at which all but the smallest tenth of the objects have 24 pixels a side, between
-  limits and never above the pictures' own;
-- *anchors*: at that size, quantiles of the objects' sizes, one a level of the pyramid, at least 25 % apart;
-- *batch*: 8, less where the images are large or so few that an epoch would have hardly any steps;
-- *epochs*: as many as give a number of steps, between limits;
-- *schedule*: AdamW for detectors from scratch, the published SGD with cosine decay for those from ImageNet weights.
+- *image size*: the short side at which 90 % of the objects have sides of at least 24 pixels, within limits and not
+  larger than the images themselves;
+- *anchors*: quantiles of the objects' sizes at that image size, one for each pyramid level, at least 25 % apart;
+- *batch size*: 8, or less if the images are large, or so few that an epoch would have very few steps;
+- *epochs*: as many as a given number of steps needs, within limits;
+- *schedule*: AdamW for detectors trained from scratch, the published SGD with cosine decay for detectors with
+  ImageNet weights.
 """
 
 import math
@@ -24,11 +25,14 @@ __all__ = ["Choice", "Pictures", "choose", "choose_side", "measure"]
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a set of pictures is like.
+    """Statistics of the images and objects of a data set.
 
-    `short` is the median short side in pixels, `long_over_short` the 95 % quantile of the ratio of the sides;
-    `sizes` float64 [N] are the roots of the objects' areas, each as a share of its picture's short side, sorted;
-    `one_shape` tells whether all pictures have one size.
+    Attributes:
+        count: number of images.
+        short: median of the short sides, in pixels.
+        long_over_short: 95 % quantile of the ratio of long to short side.
+        sizes: float64 [N], sorted; the square root of each object's area, relative to its image's short side.
+        one_shape: whether all images have the same size.
     """
 
     count: int
@@ -40,15 +44,15 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Choice:
-    """A subject, its overrides of `train`, and what to tell: the value and the reason."""
+    """A chosen setting: its subject, its overrides of `train`, and a text with the value and the reason."""
 
     subject: str
     overrides: tuple[str, ...]
-    told: str
+    text: str
 
 
 def measure(records: Sequence[DetectionRecord]) -> Pictures:
-    """Measure the pictures of a set that has at least one."""
+    """Measure the images and objects of a data set, which has at least one image."""
     sides = np.array([(record.width, record.height) for record in records], dtype=np.float64)
     short, long = sides.min(axis=1), sides.max(axis=1)
     sizes = [
@@ -68,12 +72,12 @@ def measure(records: Sequence[DetectionRecord]) -> Pictures:
 
 
 def choose_side(pictures: Pictures, rules: Mapping[str, Any], *, from_scratch: bool) -> tuple[int, str]:
-    """The short side of the images in pixels, and the reason."""
+    """Choose the short side of the images; returns it in pixels, and a text with the reason."""
     multiple, least = rules["side_multiple"], rules["least_side"]
     most = rules["most_side"]["scratch" if from_scratch else "pretrained"]
     own = max(multiple, int(pictures.short) // multiple * multiple)
     if not len(pictures.sizes):
-        side, reason = least, "no object to go by"
+        side, reason = least, "there is no object to measure"
     else:
         small = float(np.quantile(pictures.sizes, rules["small_quantile"]))
         wanted = math.ceil(rules["small_pixels"] / max(small, 1e-6) / multiple) * multiple
@@ -82,10 +86,10 @@ def choose_side(pictures: Pictures, rules: Mapping[str, Any], *, from_scratch: b
         reason = f"{share} % of the objects then have at least {small * min(side, own):.0f} pixels a side"
         if wanted > most and own > most:
             kind = "a detector from scratch" if from_scratch else "a detector"
-            reason += f"; {most} is the most that is chosen for {kind}"
+            reason += f"; {most} is the maximum for {kind}"
     if side >= own:
-        side, reason = own, f"that of the pictures; {reason}" if len(pictures.sizes) else reason
-    return side, f"short side {side} pixels (the pictures' is {pictures.short:.0f}): {reason}"
+        side, reason = own, f"the size of the images themselves; {reason}" if len(pictures.sizes) else reason
+    return side, f"short side {side} pixels (median of the images: {pictures.short:.0f}): {reason}"
 
 
 def choose(
@@ -95,27 +99,27 @@ def choose(
     role: str,
     model: Mapping[str, Any],
     side: int,
-    side_told: str,
+    side_reason: str,
     batch_size: int | None,
     epochs: int | None,
     trainer: Mapping[str, Any],
 ) -> list[Choice]:
-    """What is chosen for one run.
+    """Choose the settings of one run.
 
     Args:
-        pictures: of its training set.
-        rules: `conf/fit/default.yaml`.
+        pictures: statistics of the training set.
+        rules: the content of `conf/fit/default.yaml`.
         role: `teacher` or `student`.
-        model: its config.
-        side: short side of its images, in pixels.
-        side_told: what to tell of it.
-        batch_size: None chooses it.
-        epochs: None chooses them, by the steps of whole epochs.
-        trainer: its config, which may limit the steps.
+        model: config of the detector.
+        side: short side of the images, in pixels.
+        side_reason: text with that size and its reason.
+        batch_size: the given batch size; None chooses one.
+        epochs: the given number of epochs; None chooses one.
+        trainer: config of the trainer, which may limit the steps.
     """
     from_scratch = model.get("backbone_weights") is None
     long_side = math.ceil(side * pictures.long_over_short / 32) * 32
-    choices = [Choice("size", (f"model.min_size=[{side}]", f"model.max_size={long_side}"), side_told)]
+    choices = [Choice("size", (f"model.min_size=[{side}]", f"model.max_size={long_side}"), side_reason)]
     if len(pictures.sizes) and "anchor_sizes" in model:
         anchors = _anchors(pictures, rules, model, side)
         low, high = anchors[0][0], anchors[-1][-1]
@@ -137,16 +141,16 @@ def choose(
         least, most = rules["least_epochs"][role], rules["most_epochs"][role]
         epochs = min(max(round(rules["steps"][role] / steps), least), most)
         every = max(1, round(epochs / rules["validations"]))
-        epochs = -(-epochs // every) * every  # so that the last one is validated
+        epochs = -(-epochs // every) * every  # so that the last epoch ends with a validation
     else:
         every = _divisor(epochs, max(1, round(epochs / rules["validations"])))
-    told_steps = _told_steps(epochs, steps, pictures.count, batch, trainer)
+    steps_text = _steps_text(epochs, steps, pictures.count, batch, trainer)
     choices.append(
         Choice(
             "epochs",
             (f"schedule.epochs={epochs}", f"trainer.check_val_every_n_epoch={every}"),
-            f"{epochs}{' as given' if is_given else ''}, {told_steps}; "
-            f"a validation after every {f'{every}' if every > 1 else 'one'}",
+            f"{epochs}{' as given' if is_given else ''}, {steps_text}; "
+            f"validation after every {f'{every} epochs' if every > 1 else 'epoch'}",
         )
     )
     kind = "scratch" if from_scratch else "pretrained"
@@ -159,38 +163,38 @@ def choose(
 
 
 def steps_an_epoch(images: int, batch: int, trainer: Mapping[str, Any], *, limited: bool = False) -> int:
-    """Optimizer steps that Lightning makes of a training set in an epoch, at least 1.
+    """Optimizer steps of an epoch, at least 1.
 
     Args:
-        images: of the set.
-        batch: images a device and step.
-        trainer: config of the trainer; devices that are not given as numbers count as one.
-        limited: take notice of what cuts an epoch short, see `_limits`.
+        images: images in the training set.
+        batch: images per device and step.
+        trainer: config of the trainer; devices that are not given as a number or list count as one.
+        limited: whether to apply the limits of an epoch's length, see `_limits`.
     """
     devices = trainer.get("devices")
     each = len(devices) if isinstance(devices, list | tuple) else devices
     processes = each if isinstance(each, int) and each > 0 else 1
     batches = math.ceil(images / (batch * processes * int(trainer.get("num_nodes") or 1)))
     for value in _limits(trainer).values() if limited else ():
-        # As Lightning reads them: a whole number is one of batches, any other a share of all.
+        # As in Lightning, an integer is a number of batches, and a float is a share of all batches.
         batches = min(batches, value if isinstance(value, int) else int(batches * value))
     return max(1, math.ceil(batches / int(trainer.get("accumulate_grad_batches") or 1)))
 
 
 def _limits(trainer: Mapping[str, Any]) -> dict[str, int | float]:
-    """Key of the trainer → batches or share of them that it limits an epoch to."""
+    """Key of the trainer → the number or share of batches to which it limits an epoch."""
     limits: dict[str, int | float] = {}
     for key in ("limit_train_batches", "overfit_batches", "fast_dev_run"):
         value = trainer.get(key)
-        if value is True:  # of fast_dev_run: one batch
+        if value is True:  # fast_dev_run=true: one batch
             limits[key] = 1
         elif isinstance(value, int | float) and value > 0:
             limits[key] = value
     return limits
 
 
-def _told_steps(epochs: int, whole: int, images: int, batch: int, trainer: Mapping[str, Any]) -> str:
-    """Steps an epoch and in all, with the keys of the trainer that make them fewer."""
+def _steps_text(epochs: int, whole: int, images: int, batch: int, trainer: Mapping[str, Any]) -> str:
+    """The steps per epoch and in all, with the keys of the trainer that limit them."""
     steps = steps_an_epoch(images, batch, trainer, limited=True)
     causes = list(_limits(trainer)) if steps != whole else []
     in_all = steps * (1 if trainer.get("fast_dev_run") else epochs)
@@ -198,14 +202,14 @@ def _told_steps(epochs: int, whole: int, images: int, batch: int, trainer: Mappi
     if isinstance(most, int) and 0 <= most < in_all:
         in_all = most
         causes.append("max_steps")
-    why = f" (by {', '.join(f'trainer.{key}={trainer[key]}' for key in causes)})" if causes else ""
+    why = f" (limited by {', '.join(f'trainer.{key}={trainer[key]}' for key in causes)})" if causes else ""
     return f"{steps} step{'s' * (steps != 1)} each, {in_all:,} in all{why}"
 
 
 def _anchors(
     pictures: Pictures, rules: Mapping[str, Any], model: Mapping[str, Any], side: int
 ) -> list[list[int]]:
-    """Sizes in pixels for each level of the model: as many as it has now, which divide an octave evenly."""
+    """Anchor sizes in pixels for each pyramid level, as many as in the model; those of a level divide an octave."""
     sizes = [float(size) * side for size in np.quantile(pictures.sizes, rules["anchor_quantiles"])]
     for index in range(len(sizes) // 2 - 1, -1, -1):
         sizes[index] = min(sizes[index], sizes[index + 1] / rules["anchor_ratio"])
@@ -213,7 +217,7 @@ def _anchors(
     for index in range(1, len(sizes)):
         sizes[index] = max(sizes[index], sizes[index - 1] * rules["anchor_ratio"])
     of_model = model["anchor_sizes"]
-    if len(of_model) == 1:  # one map has all sizes
+    if len(of_model) == 1:  # a single feature map has all sizes
         return [[round(size) for size in sizes]]
     parts = len(of_model[0])
     return [[round(size * 2 ** (part / parts)) for part in range(parts)] for size in sizes]
@@ -221,16 +225,16 @@ def _anchors(
 
 def _batch(pictures: Pictures, rules: Mapping[str, Any], pixels: int) -> tuple[int, str]:
     batch = rules["batch_size"]
-    reason = f"{batch} images a step, the usual"
+    reason = f"{batch} images a step, the default"
     while batch > rules["least_batch"] and batch * pixels > rules["batch_pixels"]:
         batch //= 2
-        reason = f"{batch} images a step: larger ones would need much memory at this size"
+        reason = f"{batch} images a step: a larger batch would need much memory at this image size"
     while batch > rules["least_batch"] and pictures.count / batch < rules["steps_an_epoch"]:
         batch //= 2
-        reason = f"{batch} images a step: the training set has only {pictures.count}"
+        reason = f"{batch} images a step: the training set has only {pictures.count} images"
     return batch, reason
 
 
 def _divisor(epochs: int, wanted: int) -> int:
-    """The largest divisor of `epochs` up to `wanted`: the last epoch is validated."""
+    """The largest divisor of `epochs` up to `wanted`, so that the last epoch ends with a validation."""
     return next(every for every in range(min(wanted, epochs), 0, -1) if epochs % every == 0)

@@ -128,7 +128,7 @@ def run_all(runs: Sequence[Run], jobs: int, watcher: Watcher | None = None) -> N
 def _told_done(run: Run) -> bool:
     done = is_done(run)
     if done:
-        log.info("%s: done before (delete the folder to repeat it)", run.folder)
+        log.info("%s: already finished (delete the folder to repeat it)", run.folder)
     return done
 
 

@@ -23,7 +23,7 @@ def test_both_loaders_see_the_same_pixels_and_boxes(tmp_path):
         torch.manual_seed(1)  # whose first number is above one half: not flipped
         other, other_target = published[index]
         assert (image.float() / 255 - other).abs().max() < 4 / 255  # two JPEG decoders
-        # VOC's first pixel is 1, which the published way lowers later
+        # VOC's first pixel is 1, which the reference implementation subtracts later
         torch.testing.assert_close(target["boxes"][:, 2:], other_target["boxes"][:, 2:])
 
 

@@ -101,7 +101,7 @@ def test_figures_are_ratios_of_what_was_timed_and_peaks_are_each_processes_own()
         ("distill", {"name": "none"}, "distill: expected a loss"),
         ("precision", "16-true", "precision: expected 32-true or bf16-mixed"),
         ("device", "gpu", "device: expected cpu or cuda, found gpu"),
-        ("teacher", {"detector": None}, "has no teacher of its own"),
+        ("teacher", {"detector": None}, "no teacher is known for"),
     ],
 )
 def test_settings_that_do_not_fit_are_told(key, value, message):

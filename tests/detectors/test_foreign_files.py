@@ -96,7 +96,7 @@ def test_published_file_is_evaluated_on_named_data(tmp_path):
     path, parts = pair_file(tmp_path / "pair.ckpt")
     names = SHAPE_CLASSES[:3]
     overrides = [f"checkpoint={path}", f"model={RETINANET}", f"output_dir={tmp_path}/out", "which=teacher"]
-    with pytest.raises(LSHFMError, match="pair.ckpt does not say what data it was trained with: give data="):
+    with pytest.raises(LSHFMError, match="pair.ckpt does not say which data it was trained on: give data="):
         evaluate(composed("evaluate", *overrides))
     assert same_weights(load_checkpoint(composed("evaluate", *overrides), names), parts["teacher"])
     data = ["data=shapes", f"data.root={tmp_path}", "data.num_train=1", "data.num_val=1", "data.num_test=2"]

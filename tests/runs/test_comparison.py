@@ -3,18 +3,11 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import composed
 
-from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.cli.spelling import respelled
 from lshfm_pl.cli.students import Student, read_seeds, read_students
-from lshfm_pl.compare import make_plan
 from lshfm_pl.errors import LSHFMError
-
-
-def composed(*arguments, command="compare"):
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose(command, overrides=respelled(command, arguments), return_hydra_config=True)
+from lshfm_pl.runs.planning import make_plan
 
 
 def test_quickstart_is_two_experiments_and_nothing_more():

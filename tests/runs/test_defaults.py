@@ -27,14 +27,14 @@ def pictures(count, width, height, sizes):
 
 
 def choices_for(measured, model=SMALL, role="student", batch_size=None, epochs=None, **trainer):
-    side, told = choose_side(measured, RULES, from_scratch=model["backbone_weights"] is None)
+    side, reason = choose_side(measured, RULES, from_scratch=model["backbone_weights"] is None)
     return choose(
         measured,
         RULES,
         role=role,
         model=model,
         side=side,
-        side_told=told,
+        side_reason=reason,
         batch_size=batch_size,
         epochs=epochs,
         trainer=trainer,
@@ -112,30 +112,33 @@ def test_pictures_without_objects_keep_the_anchors_of_the_model():
 
 
 @pytest.mark.parametrize(
-    ("trainer", "told"),
+    ("trainer", "expected"),
     [
         ({}, "3 as given, 13 steps each, 39 in all;"),
         (
             {"limit_train_batches": 1.0, "overfit_batches": 0.0, "max_steps": -1, "devices": 1},
             "13 steps each, 39 in",
         ),
-        ({"limit_train_batches": 2}, "2 steps each, 6 in all (by trainer.limit_train_batches=2);"),
-        ({"limit_train_batches": 1}, "1 step each, 3 in all (by trainer.limit_train_batches=1);"),
-        ({"limit_train_batches": 0.5}, "6 steps each, 18 in all (by trainer.limit_train_batches=0.5);"),
+        ({"limit_train_batches": 2}, "2 steps each, 6 in all (limited by trainer.limit_train_batches=2);"),
+        ({"limit_train_batches": 1}, "1 step each, 3 in all (limited by trainer.limit_train_batches=1);"),
+        (
+            {"limit_train_batches": 0.5},
+            "6 steps each, 18 in all (limited by trainer.limit_train_batches=0.5);",
+        ),
         ({"limit_train_batches": 50}, "13 steps each, 39 in all;"),
-        ({"overfit_batches": 3}, "3 steps each, 9 in all (by trainer.overfit_batches=3);"),
-        ({"fast_dev_run": True}, "1 step each, 1 in all (by trainer.fast_dev_run=True);"),
-        ({"max_steps": 20}, "13 steps each, 20 in all (by trainer.max_steps=20);"),
+        ({"overfit_batches": 3}, "3 steps each, 9 in all (limited by trainer.overfit_batches=3);"),
+        ({"fast_dev_run": True}, "1 step each, 1 in all (limited by trainer.fast_dev_run=True);"),
+        ({"max_steps": 20}, "13 steps each, 20 in all (limited by trainer.max_steps=20);"),
         ({"accumulate_grad_batches": 4}, "4 steps each, 12 in all;"),
         ({"devices": 2}, "7 steps each, 21 in all;"),
         ({"devices": [0, 1], "num_nodes": 2}, "4 steps each, 12 in all;"),
         ({"devices": "auto"}, "13 steps each, 39 in all;"),
     ],
 )
-def test_steps_that_are_told_are_those_that_the_trainer_makes(trainer, told):
+def test_logged_steps_are_those_that_the_trainer_makes(trainer, expected):
     choices = choices_for(pictures(104, 640, 480, [60]), batch_size=8, epochs=3, **trainer)
-    (line,) = [choice.told for choice in choices if choice.subject == "epochs"]
-    assert told in line
+    (line,) = [choice.text for choice in choices if choice.subject == "epochs"]
+    assert expected in line
 
 
 def test_limits_of_the_trainer_do_not_make_more_epochs():

@@ -14,7 +14,7 @@ from torch.nn.utils import get_total_norm
 
 from lshfm_pl.data.batches import as_float
 from lshfm_pl.detectors.cost import count_parameters
-from lshfm_pl.drawing.boxes import TRUTH, detection_picture
+from lshfm_pl.drawing.grid import TRUTH, detection_picture
 from lshfm_pl.errors import LSHFMError, few, printable
 from lshfm_pl.kernels.switches import describe_switches
 from lshfm_pl.metrics.inputs import foreground

@@ -9,7 +9,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from small_detectors import RandomData, quiet_trainer, short_schedule, small_detector
 
 from lshfm_pl.detectors import build_detector
-from lshfm_pl.drawing.boxes import detection_picture, labelled_grid
+from lshfm_pl.drawing.grid import detection_picture
+from lshfm_pl.drawing.layout import labelled_grid
 from lshfm_pl.errors import printable
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.callbacks.decoration import decoration

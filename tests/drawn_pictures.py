@@ -1,0 +1,16 @@
+"""Boxes to draw, and colours to look for in what was drawn."""
+
+import torch
+
+from lshfm_pl.drawing.colors import class_color
+
+NAMES = ["circle", "square", "ring"]
+
+
+def box(*corners: float) -> torch.Tensor:
+    return torch.tensor([corners])
+
+
+def has_color(picture: torch.Tensor, label: int) -> torch.Tensor:
+    """[H, W] bool: the pixels in the colour of the class."""
+    return (picture == torch.tensor(class_color(label), dtype=torch.uint8)[:, None, None]).all(dim=0)
