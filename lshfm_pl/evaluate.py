@@ -23,7 +23,7 @@ from lshfm_pl.inference.loading import is_validation_of_checkpoint, load_checkpo
 from lshfm_pl.kernels.switches import set_switches, switches
 from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
-from lshfm_pl.reporting.tables import metrics_table
+from lshfm_pl.reporting.metric_table import metrics_table
 from lshfm_pl.runs.meeting import Meeting, meeting
 from lshfm_pl.runs.results import (
     RECORD_FILE,

@@ -37,8 +37,8 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.import_checkpoint import import_checkpoint
 from lshfm_pl.inference.loading import load_checkpoint, load_data
 from lshfm_pl.replay import replay
+from lshfm_pl.reporting.finding import find_runs
 from lshfm_pl.reporting.report import report
-from lshfm_pl.reporting.runs import find_runs
 from lshfm_pl.runs.logs import log_position, rewind_logs
 from lshfm_pl.runs.resume import read_resumable
 from lshfm_pl.training.build import refuse_other_tensors

@@ -107,17 +107,17 @@ def test_lines_are_those_of_the_published_tables(made):
 
 def test_what_is_no_finished_run_is_set_apart_with_the_reason(made):
     text = (made / "report.md").read_text()
-    told = dict(re.findall(r"^\| \S*?([^/\s]+) \| (.*) \|$", text.split("## Set apart")[1], re.MULTILINE))
+    told = dict(
+        re.findall(r"^\| \S*?([^/\s]+) \| (.*) \|$", text.split("## Not in any table")[1], re.MULTILINE)
+    )
     assert told.keys() - {"folder", "---"} == {
         "failed", "interrupted", "crashed", "foreign", "broken", "list", "odd", "huge",
     }  # fmt: skip
     assert told["failed"] == "failed | data.root: expected a folder, found none"
     assert told["crashed"] == "failed | RuntimeError: out of &lt;memory&gt; (in output.txt)"
-    assert told["interrupted"].startswith("unfinished | no results.json; 2 of 3 epochs, last written to on ")
+    assert told["interrupted"].startswith("unfinished | no results.json; 2 of 3 epochs, last changed on ")
     assert told["interrupted"].endswith("perhaps still running")
-    assert told["foreign"].startswith(
-        "not readable | results.json is of something else: expected the key role, "
-    )
+    assert told["foreign"].startswith("not readable | results.json is not of a run: expected the key role, ")
     assert told["broken"].startswith("not readable | results.json is no JSON")
     assert "expected an object" in told["list"]
     assert "figures of 0 to 100" in told["odd"]
@@ -158,7 +158,7 @@ def test_every_figure_of_the_page_tells_its_runs(folder, made):
     page = Page((made / "index.html").read_text())
     titles = [
         attributes["title"] for tag, attributes in page.tags
-        if tag == "td" and attributes.get("title", "").startswith("AP50 of ")
+        if tag == "td" and attributes.get("title", "").startswith("AP50 from ")
     ]  # fmt: skip
     assert len(titles) == 5 * 3
     assert any("sweep/0_job/l2" in title and "sweep/1_job/l2" in title for title in titles)
@@ -214,7 +214,7 @@ def test_runs_that_are_not_comparable_share_no_table(tmp_path, change, told):
     assert [row["line"] for row in rows if row["group"] == "1"] == ["Teacher", "Student (none)", "L2"]
     assert [row["AP_difference"] for row in of_other] == [""]
     text = (made / "report.md").read_text()
-    assert "No plain student with the same data, schedule and code version" in text
+    assert "There is no plain student with the same data, schedule and code version" in text
     if told is not None:
         assert told in text.split("## 2.")[1].split("> No plain")[0]
 
@@ -228,7 +228,7 @@ def test_code_versions_share_a_table_if_asked_to_and_it_says_so(tmp_path):
     assert (plain["seeds"], l2["seeds"]) == ("2", "1")
     versions = "code 0ther, code c0de, commit 0123456789"
     assert (
-        f"Runs of different code versions are in this table, as asked for: {versions}."
+        f"This table has runs of different code versions, as requested: {versions}."
         in (made / "report.md").read_text()
     )
 
@@ -287,7 +287,8 @@ def test_evaluated_teacher_file_is_the_teacher_and_any_other_evaluation_is_set_a
     made = report(tmp_path, resamples=100).parent
     assert [row["line"] for row in rows_of(made / "summary.csv")] == ["Teacher", "Student (none)", "L2"]
     assert (
-        "| evaluation | the figures of another.ckpt, not a training run |" in (made / "report.md").read_text()
+        "| evaluation | the evaluation of another.ckpt, not a training run |"
+        in (made / "report.md").read_text()
     )
 
 
@@ -303,7 +304,7 @@ def test_results_of_older_versions_are_read_without_what_they_lack(tmp_path):
     assert l2["AP_difference"] != ""
     assert (l2["AP_difference_low"], l2["parameters"]) == ("", "")
     assert (
-        "No intervals over test images: these runs did not keep an evaluation.npz."
+        "There are no intervals over test images: these runs have no evaluation.npz."
         in (made / "report.md").read_text()
     )
     (tmp_path / "l2" / "config.yaml").write_text("schedule:\n  epochs: 8\n")
@@ -324,7 +325,7 @@ def test_no_interval_between_different_or_damaged_records(tmp_path):
     made = report(tmp_path, resamples=50).parent
     assert rows_of(made / "summary.csv")[1]["AP_difference_low"] == ""
     assert (
-        "No intervals over test images where a run did not keep an evaluation.npz: L2."
+        "There are no intervals over test images for lines with a run that has no evaluation.npz: L2."
         in (made / "report.md").read_text()
     )
 
@@ -414,7 +415,7 @@ def test_nothing_to_report_is_told(tmp_path):
 def test_only_failed_runs_make_a_report_too(tmp_path):
     write_begun(tmp_path / "failed")
     text = report(tmp_path).read_text()
-    assert "0 runs in 0 tables, 1 folder set apart." in text
+    assert "0 runs in 0 tables, 1 folder in no table." in text
 
 
 def test_pictures_that_were_left_are_shown_and_large_ones_not(tmp_path):

@@ -1,4 +1,4 @@
-"""Comparisons, training curves and precision–recall curves of runs, as PNG files."""
+"""Comparisons, training curves and precision–recall curves, drawn as PNG files."""
 
 import io
 import math
@@ -17,36 +17,46 @@ from matplotlib.ticker import MaxNLocator
 
 from lshfm_pl.files import write_whole
 from lshfm_pl.metrics.record import RECALL_POINTS
+from lshfm_pl.reporting.groups import Group, Line
 from lshfm_pl.reporting.runs import Run, epochs_done, metric_of_run
-from lshfm_pl.reporting.summary import Group, Line
 
 __all__ = ["draw_comparison", "draw_precision_recall", "draw_training"]
 
-# Names come from run folders: a dollar sign in one of them is no formula.
+# Names come from run folders: a dollar sign in a name must not start a formula.
 STYLE: Any = {"text.parse_math": False, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 DPI = 110
 COLORS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5f2f")
-"""Okabe and Ito's, which people with any colour vision can tell apart."""
+"""Colours of Okabe and Ito, which people with any colour vision can distinguish."""
+
 LINES_SHOWN, CLASSES_SHOWN, MAX_COLUMNS = 8, 24, 3
+"""Largest numbers of lines and of classes in a picture, and of columns of axes."""
+
 WIDTH = 5.2
-"""Inches of every figure: at a phone's width its text can be read, and on a desk two stand side by side."""
-SIGNS_ACROSS = 72
-"""Letters of a legend that fit into the width."""
+"""Inches. The text of such a picture is readable on a phone, and two pictures fit side by side on a desktop."""
+
+CHARACTERS_ACROSS = 72
+"""Characters of a legend that fit into the width."""
 
 TITLES_OF_CURVES = {
     "train/loss": "training loss, sum of all terms",
     "val/AP": "AP on the validation set",
 }
-"""Column of `metrics.csv` → what it is."""
+"""Column of `metrics.csv` → title of its axis."""
 
 LARGEST_DRAWN = 1e12
-"""A loss beyond it has run away, and an axis with it would show nothing else."""
+"""Larger losses are left out: the loss has diverged, and nothing else would be visible on the axis."""
 
 FloatArray = npt.NDArray[np.float64]
 
 
 def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | None:
-    """An axis a metric: a dot a run, a bar at each line's mean, dashed the plain student's; None for one line."""
+    """Draw an axis for each metric, with a dot for each run and a bar at the mean of each line.
+
+    A dashed line marks the mean of the plain student.
+
+    Returns:
+        `path`; None if there is only one line, or no run has a metric.
+    """
     shown = [metric for metric in metrics if any(metric in line.figures for line in group.lines)]
     if not shown or len(group.lines) < 2:
         return None
@@ -73,7 +83,11 @@ def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | 
 
 
 def draw_training(group: Group, path: Path) -> Path | None:
-    """Training loss and validation AP by epoch, a curve a run; None if no run has any."""
+    """Draw training loss and validation AP over the epochs, a curve for each run.
+
+    Returns:
+        `path`; None if no run has curves.
+    """
     shown: dict[str, list[tuple[Line, FloatArray]]] = {}
     for column in TITLES_OF_CURVES:
         curves = [(line, _curve(run, column)) for line in group.lines[:LINES_SHOWN] for run in line.runs]
@@ -98,10 +112,13 @@ def draw_training(group: Group, path: Path) -> Path | None:
 
 
 def draw_precision_recall(group: Group, path: Path) -> Path | None:
-    """Precision over recall at IoU 0.5, an axis a class, a curve a line; None if no run kept its record.
+    """Draw precision over recall at IoU 0.5, an axis for each class and a curve for each line.
 
-    Seeds are averaged at each recall. Classes without objects to find are left out; of more than `CLASSES_SHOWN`
-    those with the most objects are drawn, after the mean of all.
+    The precision is averaged over the seeds at each recall. Classes without objects are left out. Of more than
+    `CLASSES_SHOWN` classes the mean of all, and those with the most objects, are drawn.
+
+    Returns:
+        `path`; None if no run has an `evaluation.npz`.
     """
     tables = [(line, _mean_precision(line)) for line in group.lines[:LINES_SHOWN]]
     names = sorted({name for _, table in tables for name in table})
@@ -119,7 +136,7 @@ def draw_precision_recall(group: Group, path: Path) -> Path | None:
     with rc_context(STYLE):
         columns = min(len(names), MAX_COLUMNS)
         rows = math.ceil(len(names) / columns)
-        # One width for any number of classes: the legend needs it.
+        # The legend needs the same width for any number of classes.
         side = max(WIDTH / columns, 1.7) if columns > 1 else 3.2
         figure = Figure(figsize=(WIDTH, 0.8 + side * rows), layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
@@ -138,7 +155,7 @@ def draw_precision_recall(group: Group, path: Path) -> Path | None:
 
 
 def _curve(run: Run, column: str) -> FloatArray:
-    """[N, 2] epochs done and the mean of what was logged in each."""
+    """float64 [N, 2]: numbers of finished epochs, and the mean of the values logged in each epoch."""
     of_epoch: dict[int, list[float]] = {}
     for row in run.curves:
         try:
@@ -175,8 +192,8 @@ def _legend(figure: Figure, axis: Axes, group: Group) -> None:
     shown: Sequence[Line] = group.lines[:LINES_SHOWN]
     handles = [axis.plot([], [], color=_color(group, line))[0] for line in shown]
     titles = [_short(line.title) for line in shown]
-    # As many columns as the longest title leaves room for: a legend that is wider than the figure is cut.
-    columns = max(1, int(SIGNS_ACROSS / (6 + max(map(len, titles)))))
+    # As many columns as fit with the longest title: a legend that is wider than the picture would be cut off.
+    columns = max(1, int(CHARACTERS_ACROSS / (6 + max(map(len, titles)))))
     ncols = min(len(shown), columns)
     figure.legend(handles, titles, loc="outside lower center", ncols=ncols, frameon=False)
 
@@ -190,7 +207,7 @@ def _saved(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
     with warnings.catch_warnings():
-        # A class's name in a script that the font lacks is shown as boxes; a page of warnings would not help.
+        # Letters that the font lacks are shown as boxes. A warning for each of them would not help.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(stream, format="png", dpi=DPI)
     return write_whole(path, stream.getvalue())

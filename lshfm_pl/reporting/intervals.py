@@ -1,21 +1,22 @@
-"""How sure a difference between two lines of runs is: its 95 % interval, and one word for it.
+"""The 95 % interval of the difference between two lines of runs, and its verdict.
 
-Two things would change a difference if an experiment were repeated: other seeds, and other test images.
+A difference would change if the experiment were repeated with other seeds, or with other test images.
 
-- Seeds: with three or more seeds that both sides have, the difference is taken seed by seed, and Student's t gives
-  the interval of its mean. A teacher is one fixed detector for all of its students: its difference is taken to the
-  plain student of each seed.
-- Images: where the runs kept an `evaluation.npz`, AP and AP50 are computed again on resampled test images, the same
-  ones for both sides and all seeds (bootstrap). The percentiles of the mean difference give the interval. Fewer
-  than 15 images with an object are too few for that.
+- Seeds: if both sides have three or more seeds in common, the difference is computed seed by seed, and Student's t
+  distribution gives the interval of its mean. A teacher is one fixed detector for all of its students; its
+  difference is computed to the plain student of each seed.
+- Images: if the runs kept an `evaluation.npz`, AP and AP50 are computed again on resampled test images (bootstrap).
+  Both sides and all seeds use the same resamples. The percentiles of the mean difference give the interval. This
+  needs at least 15 images with an object.
 
-Where both are known, the interval covers both: on either side its width is the root of the sum of both squares, as
-for independent errors. How much one seed differs from another on a single image enters both parts, so the interval
-is too wide rather than too narrow. With fewer than three seeds the images alone give the interval, and the table
-says so: the difference may then come from the seed. Without either there is no interval and nothing can be told.
+If both intervals are known, they are combined: on either side of the mean the width is the root of the sum of the
+squared widths, as for independent errors. The interaction of seeds and images enters both parts, so the interval is
+rather too wide than too narrow. With fewer than three seeds the interval covers other images only, and the table
+says so: the difference may then be due to the seed. If neither is known, there is no interval, and the verdict is
+`cannot tell`.
 
-No interval is corrected for the number of lines and metrics in a table: of twenty true differences of zero, one is
-called something else.
+Intervals are not corrected for the number of lines and metrics in a table: of twenty true differences of zero, one
+is expected to be called `helps` or `hurts`.
 """
 
 import math
@@ -52,9 +53,10 @@ __all__ = [
 ]
 
 FEWEST_SEEDS = 3
-"""With two, the t interval is 12.7 standard errors wide on either side: it would never tell anything."""
+"""With two seeds the t interval extends 12.7 standard errors to either side, which is too wide to be useful."""
 
 SEEDS, IMAGES, BOTH = "seeds", "test images", "seeds and test images"
+"""What an interval covers."""
 
 STUDENT_T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
@@ -64,16 +66,18 @@ STUDENT_T = (
 """97.5 % quantiles of Student's t with 1, 2, … degrees of freedom."""
 
 FEWEST_IMAGES = 15
-"""With an object to find. With ten the bootstrap calls equal detectors different one time in eight, with three one
-time in six, and with one image whenever their figures differ at all."""
+"""Images with an object. With ten of them the bootstrap calls equal detectors different one time in eight, with
+three of them one time in six, and with one image whenever the metrics differ at all."""
 
 MAX_WORK = 1.5e9
-"""Numbers that all resamples of a report together may touch: some ten seconds."""
+"""Numbers that all resamples of a report together may process, which takes about ten seconds."""
+
 FEWEST_RESAMPLES = 100
+"""Resamples that are made even if they take longer."""
 
 
 class Gain(NamedTuple):
-    """A difference to the plain student in points, its 95 % interval, and what that covers; None if not known."""
+    """A difference to the plain student in points, its 95 % interval and what that covers; None if unknown."""
 
     value: float
     interval: Interval | None
@@ -81,12 +85,12 @@ class Gain(NamedTuple):
 
 
 class Resampled:
-    """AP and AP50 of runs on resampled test images, the same images for all runs on one test set.
+    """AP and AP50 of runs on resampled test images. All runs with the same test set use the same resamples.
 
     Args:
-        runs: all of a report: the work is bounded over them together.
-        resamples: number of them, fewer where the test sets are large (see `resamples`).
-        seed: of the drawing.
+        runs: all runs of a report, whose work is limited together.
+        resamples: wanted number of resamples. If the test sets are large, the attribute `resamples` is smaller.
+        seed: seed of the resampling.
     """
 
     def __init__(self, runs: Iterable[Run], resamples: int, seed: int) -> None:
@@ -113,7 +117,10 @@ class Resampled:
             self._figures: dict[int, npt.NDArray[np.float64]] = dict(zip(usable, figures, strict=True))
 
     def interval(self, runs: Sequence[Run], plain: Sequence[Run], metric: str) -> Interval | None:
-        """Of the difference of the means over seeds; None if a run kept no record or has another test set."""
+        """The interval of the difference of the means over the seeds.
+
+        None if a run has no record or another test set, or if the metric is not AP or AP50.
+        """
         if metric not in BOOTSTRAP_FIGURES or not runs or not plain:
             return None
         ids = {id(run) for run in (*runs, *plain)}
@@ -127,14 +134,14 @@ class Resampled:
 
 
 def has_enough_images(record: EvaluationRecord) -> bool:
-    """Whether resampling the images tells what another test set would have done, see `FEWEST_IMAGES`."""
+    """Whether a test set has enough images with objects for resampling, see `FEWEST_IMAGES`."""
     return int(record.num_positives.any(axis=1).sum()) >= FEWEST_IMAGES
 
 
 def gain_over(
     plain: Sequence[Run], runs: Sequence[Run], metric: str, resampled: Resampled | None
 ) -> Gain | None:
-    """What the runs of a line gain over the plain students; None if either side does not have the metric."""
+    """The gain of the runs of a line over the plain students; None if either side does not have the metric."""
     runs, plain = ([run for run in side if metric_of_run(run, metric) is not None] for side in (runs, plain))
     if not runs or not plain:
         return None
@@ -162,7 +169,7 @@ def gain_over(
 
 
 def seed_interval(differences: Sequence[float]) -> Interval:
-    """Student's 95 % interval of the mean of at least two independent values."""
+    """The 95 % interval of the mean of at least two independent values, by Student's t distribution."""
     mean = statistics.fmean(differences)
     freedom = len(differences) - 1
     half = _student_t(freedom) * statistics.stdev(differences) / math.sqrt(len(differences))
@@ -170,21 +177,21 @@ def seed_interval(differences: Sequence[float]) -> Interval:
 
 
 def verdict(interval: Interval | None) -> str:
-    """`helps` or `hurts` where an interval of a gain excludes 0, else `cannot tell`."""
+    """`helps` or `hurts` if the interval of a gain excludes 0, else `cannot tell`."""
     if interval is not None and interval.low > 0:
         return "helps"
     return "hurts" if interval is not None and interval.high < 0 else "cannot tell"
 
 
 def mean_per_seed(runs: Iterable[Run], metric: str) -> dict[Any, float]:
-    """Seed → the mean of a figure over the runs of that seed that have it."""
+    """Seed → the mean of a metric over the runs of that seed that have it."""
     known = [run for run in runs if metric_of_run(run, metric) is not None]
     per_seed = _per_seed(known, lambda run: metric_of_run(run, metric))
     return {seed: statistics.fmean(values) for seed, values in per_seed.items()}
 
 
 def _student_t(freedom: int) -> float:
-    """97.5 % quantile; beyond the table two terms of Cornish and Fisher's expansion, exact to 0.001."""
+    """97.5 % quantile. Beyond the table it is two terms of the Cornish–Fisher expansion, accurate to 0.001."""
     if freedom <= len(STUDENT_T):
         return STUDENT_T[freedom - 1]
     z = statistics.NormalDist().inv_cdf(0.975)

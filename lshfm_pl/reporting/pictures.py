@@ -1,4 +1,4 @@
-"""Pictures of detections: of checkpoints side by side, and those that runs have left."""
+"""Pictures of detections for a report: drawn from checkpoints, or found in the folders of runs."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -7,37 +7,40 @@ from pathlib import Path
 import torch
 
 from lshfm_pl.detectors import load_detector
-from lshfm_pl.drawing.grid import detection_grid
+from lshfm_pl.drawing.grid import TRUTH, detection_grid
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.inference.detect import detect
 from lshfm_pl.inference.loading import read_data
-from lshfm_pl.reporting.summary import Group
+from lshfm_pl.reporting.groups import Group
 from lshfm_pl.runs.reading import read_png
 
 __all__ = ["draw_checkpoints", "draw_group", "left_pictures"]
 
 PICTURE_FOLDERS = (".", "pictures", "predictions")
+"""Folders within a run's folder that are searched for pictures."""
+
 MOST_PICTURES = 6
+"""Pictures that are shown with a group."""
 
 
 def draw_checkpoints(shown: Mapping[str, Path], path: Path, *, images: int, score_threshold: float) -> Path:
-    """Test images of the first checkpoint's data: ground truth and what each checkpoint detects, as one PNG.
+    """Draw the ground truth and the detections of each checkpoint on test images of the first checkpoint's data.
 
     Args:
-        shown: title → file.
-        path: of the PNG.
-        images: how many, spread over the test set: the same ones for everybody.
-        score_threshold: of the detections shown.
+        shown: title → checkpoint.
+        path: path of the PNG file, which is returned.
+        images: number of images, evenly spaced over the test set.
+        score_threshold: detections with a lower score are not drawn.
 
     Raises:
-        LSHFMError: a file does not load, or its data are not there.
+        LSHFMError: a checkpoint does not load, or its data do not exist.
     """
     files = [str(file) for file in shown.values()]
     datamodule, _ = read_data(files[:1], None, stage="test", drawn_below=path.parent)
     count = min(images, len(datamodule.test_set))
     step = len(datamodule.test_set) // count
     samples = [datamodule.test_set[index * step] for index in range(count)]
-    columns: dict[str, list[dict[str, torch.Tensor]]] = {"ground truth": [target for _, target in samples]}
+    columns: dict[str, list[dict[str, torch.Tensor]]] = {TRUTH: [target for _, target in samples]}
     for title, checkpoint in shown.items():
         columns[title] = detect(load_detector(checkpoint), [image for image, _ in samples])
     return detection_grid(
@@ -50,10 +53,13 @@ def draw_checkpoints(shown: Mapping[str, Path], path: Path, *, images: int, scor
 
 
 def draw_group(group: Group, path: Path, *, images: int, score_threshold: float) -> Path | None:
-    """Ground truth, teacher, plain student and the student with the best AP of a group; None without checkpoints.
+    """Draw the detections of a group's teacher, its plain student and its student with the best AP.
+
+    Returns:
+        `path`; None if no checkpoint is found.
 
     Raises:
-        LSHFMError: what `draw_checkpoints` raises.
+        LSHFMError: see `draw_checkpoints`.
     """
     chosen = {
         line.title: line for line in group.lines if line.runs[0].role == "teacher" or line.runs[0].is_plain
@@ -78,9 +84,9 @@ def _lies_in(path: Path, root: Path | None) -> bool:
 
 
 def left_pictures(group: Group, top: Sequence[Path]) -> list[Path]:
-    """PNG files in the runs' folders and above them, up to the folders `top` that were searched.
+    """Find PNG files in the folders of runs and the folders above them, up to the folders `top`.
 
-    Those that lie elsewhere, behind a link, and what is no picture that a page can show are left out.
+    Links that lead out of `top`, and files that a page cannot show as a picture, are left out.
     """
     roots = [path.resolve() for path in top]
     found: dict[Path, Path] = {}

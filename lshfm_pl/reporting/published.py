@@ -1,4 +1,4 @@
-"""The published figures of the experiments, which `published.yaml` beside this module lists."""
+"""The published figures of the experiments, which are listed in `published.yaml` beside this module."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -18,20 +18,20 @@ __all__ = ["NOT_A_LOSS_SETTING", "data_name", "published_ap50", "published_of_ru
 NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "start_method",
                   "aspect_ratio_groups", "flip_probability", "seed", "class_names", "on_bad_sample",
                   "defaults")  # fmt: skip
-"""Keys of `data` that do not say which images it is."""
+"""Keys of `data` that do not change which images are used."""
 
 ADDED_LATER = ("annotations", "images", "first_pixel", "keep_empty_images", "drop_categories")
-"""Keys of `data` that older runs lack: they read what the published sets' files now say."""
+"""Keys of `data` that older runs lack. These runs had the values that the files in `conf/data/` have now."""
 
 NOT_A_LOSS_SETTING = {"name", "_target_", "seed", "check_teacher"}
-"""Entries of `distill` by which runs of one line may differ, and a run from the published row."""
+"""Keys of `distill` that are not compared between the runs of a line, or with a published row."""
 
 ROW_SETTINGS = {
     "schedule": ("epochs", "lr", "reference_batch_size", "optimizer", "decay", "milestones", "gamma",
                  "mimic_warmup_steps"),
     "trainer": ("max_steps", "max_time", "limit_train_batches", "limit_test_batches", "overfit_batches"),
 }  # fmt: skip
-"""What of a run's settings a published row stands for, besides its detector and loss."""
+"""Settings that must be those of a published row, besides detector and loss."""
 
 
 @cache
@@ -41,14 +41,14 @@ def _published() -> dict[str, float]:
 
 
 def published_ap50(experiment: str) -> float | None:
-    """The published AP50 (0–100) of an experiment; None where there is none."""
+    """The published AP50 (0–100) of an experiment; None if there is none."""
     return _published().get(experiment)
 
 
 def published_of_run(run: Run) -> float | None:
-    """The published AP50 of the row that has a run's data, detector, teacher, loss and settings.
+    """The published AP50 for a run's data, detector, teacher, loss and settings; None if there is none.
 
-    None where there is none. Settings that the run does not tell are taken for the row's.
+    Settings that the run has not recorded are assumed to be the published ones.
     """
     names = [data_name(run.results.get("data")), run.model]
     if run.role == "student" and not run.is_plain:
@@ -64,15 +64,15 @@ def published_of_run(run: Run) -> float | None:
 def _has_settings_of(run: Run, experiment: str) -> bool:
     row = _row_settings(experiment)
     if "checkpoint" in run.results:
-        # Nothing was trained: the file's own weights, and what `evaluate` was told.
+        # An evaluation has no training settings; only the post-processing matters.
         model = run.config.get("model")
-        named = model.get("postprocess") if isinstance(model, Mapping) else None
-        told = run.config.get("postprocess") or named
-        return told is None or told == row["model"].get("postprocess", told)
+        of_model = model.get("postprocess") if isinstance(model, Mapping) else None
+        postprocess = run.config.get("postprocess") or of_model
+        return postprocess is None or postprocess == row["model"].get("postprocess", postprocess)
     settings = run.results.get("settings")
     if not isinstance(settings, Mapping):
         settings = run.config
-    own = _defining({**settings, "distill": run.results["distill"]})
+    own = _relevant({**settings, "distill": run.results["distill"]})
     return all(
         row[part][key] == value for part in row for key, value in own[part].items() if key in row[part]
     )
@@ -80,7 +80,7 @@ def _has_settings_of(run: Run, experiment: str) -> bool:
 
 @cache
 def _row_settings(experiment: str) -> dict[str, dict[str, Any]]:
-    # Hydra composes once at a time, and a report may itself be one of its commands.
+    # Hydra allows one composition at a time, and a report may be running as a Hydra command itself.
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -89,17 +89,17 @@ def _row_settings(experiment: str) -> dict[str, dict[str, Any]]:
     finally:
         GlobalHydra.instance().hydra = outer
     parts = ("model", "schedule", "trainer", "distill")
-    return _defining({part: OmegaConf.to_container(config[part], resolve=True) for part in parts})
+    return _relevant({part: OmegaConf.to_container(config[part], resolve=True) for part in parts})
 
 
-def _defining(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of a run's settings those that make it the run of a published row, by the parts of the config."""
+def _relevant(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Part of the config → those of a run's settings that are compared with a published row."""
     parts = {
         part: dict(value) if isinstance(value := settings.get(part), Mapping) else {}
         for part in ("model", "distill", *ROW_SETTINGS)
     }
     if "backbone_weights" in parts["model"]:
-        # ImageNet's are the same from a file.
+        # ImageNet weights may also come from a file.
         parts["model"]["backbone_weights"] = parts["model"]["backbone_weights"] is not None
     for key in NOT_A_LOSS_SETTING:
         parts["distill"].pop(key, None)
@@ -109,7 +109,7 @@ def _defining(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def data_name(data: Any) -> str | None:
-    """The file of `conf/data/` whose images a run's data are; None for one's own."""
+    """The name of the file in `conf/data/` with the same images as a run's data; None if there is none."""
     if not isinstance(data, Mapping):
         return None
     wanted = _images(data)

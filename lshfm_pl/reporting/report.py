@@ -1,4 +1,4 @@
-"""The report of finished runs: tables, curves, pictures and a page."""
+"""The report of finished runs: tables, curves, pictures and an HTML page."""
 
 import logging
 import os
@@ -11,24 +11,16 @@ from lshfm_pl import __version__
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.files import write_whole
 from lshfm_pl.reporting.curves import draw_comparison, draw_precision_recall, draw_training
+from lshfm_pl.reporting.finding import SetAside, find_runs, matching_folders
+from lshfm_pl.reporting.groups import Group
 from lshfm_pl.reporting.intervals import Resampled
+from lshfm_pl.reporting.markdown import markdown_table, markdown_text
+from lshfm_pl.reporting.metric_table import DEFAULT_METRICS, check_metrics
 from lshfm_pl.reporting.page import Picture, write_page
 from lshfm_pl.reporting.pictures import draw_group, left_pictures
-from lshfm_pl.reporting.runs import SetAside, find_runs, matching_folders
-from lshfm_pl.reporting.summary import Group, group_runs
-from lshfm_pl.reporting.tables import (
-    DEFAULT_METRICS,
-    check_metrics,
-    cost_table,
-    footnotes,
-    group_difference,
-    group_table,
-    line_rows,
-    markdown_table,
-    markdown_text,
-    run_rows,
-    write_csv,
-)
+from lshfm_pl.reporting.rows import line_rows, run_rows, write_csv
+from lshfm_pl.reporting.summary import group_runs
+from lshfm_pl.reporting.tables import cost_table, footnotes, group_difference, group_table
 from lshfm_pl.runs.results import refuse_folder_of_run
 
 __all__ = ["GROUPS_WITH_PICTURES", "MARKDOWN", "RUNS_TABLE", "report"]
@@ -37,10 +29,10 @@ log = logging.getLogger(__name__)
 
 
 MARKDOWN, RUNS_TABLE = "report.md", "results.csv"
-"""Files of a report, beside others; a comparison has a table of the second name too."""
+"""Files of a report. The folder of a comparison has a table with the second name too."""
 
 GROUPS_WITH_PICTURES = 8
-"""Later, smaller groups have their lines in the tables, but no curves: drawing takes a second each."""
+"""Further groups, which are smaller, have no pictures: drawing takes a second for each group."""
 
 
 def report(
@@ -58,20 +50,22 @@ def report(
 
     Args:
         runs: folders or glob patterns.
-        output: folder for the report; None for `report` in the first one of `runs`, or beside it for a pattern.
-        metrics: of the tables, some of `METRIC_DESCRIPTIONS`.
-        strict_version: runs of different code versions are not comparable.
-        resamples: of the test images, at most.
-        seed: of the resampling.
-        picture_images: test images in a picture, where the runs have left none and checkpoints and data are there.
-        score_threshold: of the detections in it.
+        output: folder for the report. None chooses `report` in the first folder of `runs`, or beside the folders
+            that match a pattern.
+        metrics: metrics of the tables, keys of `METRIC_DESCRIPTIONS`.
+        strict_version: whether runs of different code versions are kept in separate tables.
+        resamples: largest number of resamples of the test images.
+        seed: seed of the resampling.
+        picture_images: test images in a picture. It is drawn if the runs have no pictures of their own, and their
+            checkpoints and data exist.
+        score_threshold: detections with a lower score are not drawn.
 
     Returns:
-        The page, `<output>/index.html`. Beside it are `report.md`, `results.csv` with a row a run, `summary.csv`
-        with a row a line of the tables, and the pictures.
+        The page, `<output>/index.html`. Beside it are `report.md`, `results.csv` with a row for each run,
+        `summary.csv` with a row for each line of the tables, and the pictures.
 
     Raises:
-        LSHFMError: nothing at `runs`, no run there at all, or an unknown metric.
+        LSHFMError: nothing is found at `runs`, there is no run, or a metric is unknown.
     """
     check_metrics(metrics)
     where = [runs] if isinstance(runs, str | Path) else list(runs)
@@ -102,7 +96,7 @@ def report(
         for number, group in enumerate(groups[:GROUPS_WITH_PICTURES], start=1)
     }
     title = f"Report: {few(Path(item).name or str(item) for item in where)}"
-    made = f"Made by lshfm_pl {__version__} on {datetime.now():%Y-%m-%d %H:%M} of {_list(where)}."
+    made = f"Made by lshfm_pl {__version__} on {datetime.now():%Y-%m-%d %H:%M} from {_list(where)}."
     write_csv(run_rows(groups, resampled), folder / RUNS_TABLE)
     write_csv(line_rows(groups, metrics), folder / "summary.csv")
     markdown = _markdown(
@@ -122,10 +116,14 @@ def report(
 
 
 def _writable(folder: Path, within: Path | None) -> Path:
-    """The folder of the report, made and tried; one inside of the runs must not be a link that leads out of them.
+    """Create the folder of the report and check that it can be written.
+
+    Args:
+        folder: of the report.
+        within: a folder that `folder` must not leave through a link; None allows any place.
 
     Raises:
-        LSHFMError: it cannot be written to.
+        LSHFMError: it cannot be written, or holds other results.
     """
     try:
         if within is not None and not folder.resolve().is_relative_to(within.resolve()):
@@ -176,10 +174,13 @@ def _pictures(
         return draw_group(group, path, images=images, score_threshold=score_threshold)
 
     drawn = [
-        ("A dot a run, a bar at the mean of each line; dashed: the plain student", _drawn(comparison, group)),
-        ("Training loss and validation AP, a curve a run", _drawn(training, group)),
         (
-            "Precision over recall at IoU 0.5, seeds averaged; of many classes the mean and the commonest",
+            "Each run is a dot, and the mean of each line a bar; the plain student is dashed",
+            _drawn(comparison, group),
+        ),
+        ("Training loss and validation AP, one curve for each run", _drawn(training, group)),
+        (
+            "Precision over recall at IoU 0.5, averaged over seeds; of many classes the mean and the most frequent",
             _drawn(precision_recall, group),
         ),
     ]
@@ -193,7 +194,7 @@ def _pictures(
 
 
 def _drawn(draw: Callable[[], Path | None], group: Group) -> Path | None:
-    """A picture, or None where there is nothing to draw: what fails in drawing is told and ends no report."""
+    """Draw a picture; None if there is nothing to draw, or if drawing fails, which is logged."""
     try:
         return draw()
     except OSError:
@@ -207,7 +208,7 @@ def _drawn(draw: Callable[[], Path | None], group: Group) -> Path | None:
 
 
 def _caption(path: Path, tops: Sequence[Path]) -> str:
-    """The path of a picture from the folder that was searched on."""
+    """The path of a picture, relative to the folder that was searched."""
     top = next((top.resolve() for top in tops if path.is_relative_to(top.resolve())), path.parent)
     return f"{top.name}/{path.relative_to(top)}"
 
@@ -233,7 +234,7 @@ def _markdown(
         blocks += [f"![{markdown_text(text)}]({path.name})" for text, path in own]
     if aside:
         rows = [[str(item.folder), item.kind, item.reason] for item in aside]
-        blocks += ["## Set apart", markdown_table(["folder", "what", "why"], rows, left=3)]
+        blocks += ["## Not in any table", markdown_table(["folder", "kind", "reason"], rows, left=3)]
     return "\n\n".join([*blocks, "## What the columns mean", footnotes(metrics, resamples)]) + "\n"
 
 

@@ -1,14 +1,10 @@
-"""Runs found on disk: what each was, and which folders hold something else."""
+"""Finished runs, read from their folders."""
 
-import glob
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,34 +13,25 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.renamed import current_path
 from lshfm_pl.reporting.schema import checked_results
-from lshfm_pl.runs.reading import read_columns, read_json, read_text_end, read_yaml
-from lshfm_pl.runs.results import ERROR_FILE, RECORD_FILE, RESULTS_FILE, is_known_data, training_settings
+from lshfm_pl.runs.reading import read_columns, read_json, read_yaml
+from lshfm_pl.runs.results import RECORD_FILE, RESULTS_FILE, is_known_data, training_settings
 
-__all__ = [
-    "Run",
-    "RunSet",
-    "SetAside",
-    "epochs_done",
-    "find_runs",
-    "matching_folders",
-    "metric_of_run",
-    "read_metrics",
-    "read_run",
-]
+__all__ = ["Results", "Run", "as_runs", "epochs_done", "metric_of_run", "read_metrics", "read_run"]
 
-SKIPPED_FOLDERS = {"checkpoints", "tensorboard", "__pycache__"}
 CURVES = ("epoch", "train/loss", "val/AP")
 """Columns of `metrics.csv` that a report draws."""
 
 LAST_EPOCH = 10_000_000
+"""A higher epoch in a file cannot be right."""
+
 LONGEST_COMMAND = 10_000
-STILL_RUNNING_SECONDS = 600
-"""A folder that was written to within so long may belong to a run that goes on."""
+"""Characters of a command that are shown."""
 
 VALIDATION_AND_TEST = (("val_split", "test_split"), ("val_annotations", "test_annotations"))
-"""Keys of `data` that name both sets."""
+"""Pairs of keys of `data` that name the validation set and the test set."""
 
 NOT_COMPARED_DATA = {"num_workers", "start_method", "seed", "download"}
+"""Keys of `data` that do not change which data are read."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +40,10 @@ class Run:
 
     Attributes:
         results: content of its `results.json`.
-        folder: where that lies; None for results that are not of a folder.
-        config: what else is known of its resolved config, {} if nothing.
-        command: what was typed, as far as the folder tells.
-        root: no file is read through a link that leads out of it; None for the folder itself.
+        folder: the folder of that file; None for results without a folder.
+        config: its resolved config, if `results` lacks the settings; else {}.
+        command: the command line that started it, if known.
+        root: files are not read through links that lead out of this folder; None stands for `folder`.
     """
 
     results: Mapping[str, Any]
@@ -82,7 +69,7 @@ class Run:
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is a student without a teacher."""
+        """Whether this is a student that was trained without a teacher."""
         return self.role == "student" and self.loss == "none"
 
     @property
@@ -94,31 +81,31 @@ class Run:
 
     @property
     def teacher_file(self) -> tuple[str, ...]:
-        """The end of the path of the teacher's checkpoint: the same for relative and absolute paths to one file."""
+        """The last parts of the path of the teacher's checkpoint, which relative and absolute paths share."""
         teacher = self.results.get("teacher")
         path = teacher.get("checkpoint") if isinstance(teacher, Mapping) else None
         return _end_of_path(path)
 
     @property
     def own_file(self) -> tuple[str, ...]:
-        """What `teacher_file` of its students is, if they use the last weights."""
+        """The value of `teacher_file` in runs of students that learn from this run's last weights."""
         if "checkpoint" in self.results:
             return _end_of_path(self.results["checkpoint"])
         return () if self.folder is None else _end_of_path(self.folder / "checkpoints" / "last.ckpt")
 
     @property
     def record(self) -> EvaluationRecord | None:
-        """What each test image contributed; None where that was not kept or cannot be read."""
+        """The predictions and objects of each test image; None if they were not kept or cannot be read."""
         return None if isinstance(self._record, LSHFMError) else self._record
 
     @property
     def curves(self) -> list[dict[str, str]]:
-        """The rows of `metrics.csv` with the `CURVES` that they have; [] without any."""
+        """The rows of `metrics.csv`, with the columns `CURVES`; [] if there are none or they cannot be read."""
         return [] if isinstance(self._curves, LSHFMError) else self._curves
 
     @property
     def faults(self) -> list[str]:
-        """What of the folder cannot be read, though the run's figures stand."""
+        """The errors of files that cannot be read and that the run's metrics do not depend on."""
         return [str(part) for part in (self._record, self._curves) if isinstance(part, LSHFMError)]
 
     @cached_property
@@ -140,17 +127,17 @@ class Run:
 
     @cached_property
     def test_set(self) -> str | None:
-        """Hash of the images and objects that it was tested on; None where that is not known."""
+        """Hash of the images and objects of the test set; None if unknown."""
         summary = self.results.get("test_set")
         return summary.get("hash") if isinstance(summary, Mapping) else None
 
     @property
     def test_is_validation(self) -> bool:
-        """Whether the test images are those of the validation set, as far as the run tells."""
+        """Whether the test images are those of the validation set, as far as the run's files say."""
         summary, data = self.results.get("test_set"), self.results.get("data")
-        if isinstance(summary, Mapping) and isinstance(told := summary.get("also_validation"), bool):
-            return told
-        # Older runs do not tell; without a test set of its own they were tested on the validation set.
+        if isinstance(summary, Mapping) and isinstance(recorded := summary.get("also_validation"), bool):
+            return recorded
+        # Older runs do not record it. If no test set was named, they were tested on the validation set.
         return isinstance(data, Mapping) and any(
             data.get(val) is not None and test in data and data[test] in (None, data[val])
             for val, test in VALIDATION_AND_TEST
@@ -158,7 +145,7 @@ class Run:
 
     @cached_property
     def data_settings(self) -> dict[str, str]:
-        """Which data it was trained and tested on, key by key."""
+        """The settings of the data, as dotted keys, without those that do not change which data are read."""
         data = self.results.get("data")
         if not isinstance(data, Mapping):
             return {}
@@ -167,196 +154,60 @@ class Run:
             kept["_target_"] = current_path(kept["_target_"])
         if is_known_data(kept):
             kept.pop("root", None)
-        return _flat({"data": kept})
+        return flattened({"data": kept})
 
     @cached_property
     def training(self) -> dict[str, str]:
-        """How it was trained, besides data, loss and seed, key by key."""
+        """The settings of the training besides data, loss and seed, as dotted keys."""
         settings = self.results.get("settings")
         if not isinstance(settings, Mapping):
             settings = training_settings(self.config) if self.config else {}
-        flat = _flat({**settings, "world_size": self.results.get("world_size")})
+        flat = flattened({**settings, "world_size": self.results.get("world_size")})
         flat.pop("schedule.name", None)
         return flat
 
     @property
     def version(self) -> str:
-        """Of the code: a hash of it, or for older runs the git commit or the package's version."""
+        """The code version: a hash of the code, or for older runs the git commit or the package version."""
         versions = self.results.get("versions")
         package = versions.get("lshfm_pl") if isinstance(versions, Mapping) else None
         code, commit = self.results.get("code_hash"), self.results.get("git_commit")
         return f"code {code}" if code else f"commit {commit[:10]}" if commit else f"version {package}"
 
 
-@dataclass(frozen=True)
-class SetAside:
-    """A folder that is in no table: `kind` in a word or two, and why."""
-
-    folder: Path
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class RunSet:
-    """What was found."""
-
-    runs: list[Run]
-    aside: list[SetAside]
-
-
-def find_runs(folders: Iterable[Path]) -> RunSet:
-    """Every run in some folders or below: single runs, sweeps, comparisons, tables."""
-    runs: list[Run] = []
-    aside: list[SetAside] = []
-    evaluations: list[Run] = []
-    for folder, root in _run_folders(folders).items():
-        try:
-            if os.path.lexists(folder / RESULTS_FILE):
-                run = read_run(folder, root)
-                (evaluations if "checkpoint" in run.results else runs).append(run)
-                aside += [
-                    SetAside(folder, "damaged file", f"{fault}; the run's figures stand")
-                    for fault in run.faults
-                ]
-            else:
-                aside.append(_without_results(folder, root))
-        except LSHFMError as error:
-            aside.append(SetAside(folder, "not readable", str(error)))
-    # A published teacher is evaluated, not trained.
-    teachers = {run.teacher_file for run in runs} - {run.own_file for run in runs}
-    for run in evaluations:
-        if run.own_file in teachers:
-            runs.append(run)
-        else:
-            reason = f"the figures of {run.results['checkpoint']}, not a training run"
-            aside.append(SetAside(_folder(run), "evaluation", reason))
-    return RunSet(runs, aside)
-
-
 def metric_of_run(run: Run, metric: str) -> float | None:
-    """A figure, None where the run does not have it."""
+    """The value of a metric; None if the run does not have it."""
     value = run.results["metrics"].get(metric)
     return None if value is None or math.isnan(value) else float(value)
 
 
-def matching_folders(where: str | Path) -> list[Path]:
-    """The folder `where`, or those that it is a pattern of; of files the folders that they are in.
-
-    Raises:
-        LSHFMError: there are none.
-    """
-    try:
-        path = Path(where).expanduser()
-        # Path.glob takes no absolute patterns.
-        names = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
-    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or of an unknown user's home
-        names = []
-    if not names:
-        raise LSHFMError(f"runs: expected a folder with runs, or a pattern of some, found nothing at {where}")
-    return [name if name.is_dir() else name.parent for name in names]
-
-
-def _run_folders(starts: Iterable[Path]) -> dict[Path, Path]:
-    """Folders with runs → where the search began, beyond which no link is followed."""
-    found: dict[Path, Path] = {}
-    for start in starts:
-        for name, folders, files in os.walk(start):
-            folders[:] = sorted(
-                entry for entry in folders if entry not in SKIPPED_FOLDERS and not entry.startswith(".")
-            )
-            folder = Path(name)
-            if RESULTS_FILE in files or "overrides.json" in files or _is_training(folder, start):
-                found.setdefault(folder.resolve(), start.resolve())
-    return {_shown(folder): root for folder, root in found.items()}
-
-
-def _shown(folder: Path) -> Path:
-    """Relative to where the command was given, if below it."""
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) and folder != here else folder
-
-
-def _is_training(folder: Path, root: Path) -> bool:
-    """Whether Hydra began `train` there; what cannot be read may have been one."""
-    path = folder / ".hydra" / "hydra.yaml"
-    if not os.path.lexists(path):
-        return False
-    try:
-        job = read_yaml(path, root)
-    except LSHFMError:
-        return True
-    for key in ("hydra", "job", "name"):
-        job = job.get(key) if isinstance(job, Mapping) else None
-    return job == "train"
-
-
 def read_run(folder: Path, root: Path | None = None) -> Run:
-    """The finished run in a folder; what `evaluate` wrote is a teacher's.
+    """Read the finished run in a folder. Results of `evaluate` are read as those of a teacher.
 
     Args:
-        folder: of the run.
-        root: links that lead out of it are not followed; None for the folder itself.
+        folder: folder of the run.
+        root: links that lead out of this folder are not followed; None stands for `folder`.
 
     Raises:
-        LSHFMError: a file of it that is needed cannot be read or is of something else.
+        LSHFMError: a required file cannot be read, or has another content.
     """
     root = folder if root is None else root
     path = folder / RESULTS_FILE
     results = read_json(path, root)
     if not isinstance(results, dict):
-        raise LSHFMError(f"{path.name} is of something else: expected an object")
+        raise LSHFMError(f"{path.name} is not of a run: expected an object")
     if "checkpoint" in results and "role" not in results:
         results |= {"role": "teacher", "distill": {"name": "none"}, "seed": None}
-    checked_results(results, f"{path.name} is of something else")
+    checked_results(results, f"{path.name} is not of a run")
     if "checkpoint" in results and not isinstance(results["checkpoint"], str):
-        raise LSHFMError(f"{path.name} is of something else: expected checkpoint to be a path")
-    known = _read_config(folder, root)
+        raise LSHFMError(f"{path.name} is not of a run: expected checkpoint to be a path")
+    known = read_config(folder, root)
     config = {} if isinstance(results.get("settings"), Mapping) else known
     return Run(results, folder, config, _command(folder, root, results), root)
 
 
-def _without_results(folder: Path, root: Path) -> SetAside:
-    if (reason := _failure(folder, root)) is not None:
-        return SetAside(folder, "failed", reason)
-    schedule = _read_config(folder, root).get("schedule")
-    epochs = schedule.get("epochs") if isinstance(schedule, Mapping) else None
-    wanted = epochs if isinstance(epochs, int) and 0 < epochs <= LAST_EPOCH else "its"
-    done = max((epoch for row in read_metrics(folder, root) if (epoch := epochs_done(row))), default=0)
-    state = f"no results.json; {done} of {wanted} epochs"
-    written = max(_times_of_writing(folder), default=0.0)
-    try:
-        when = f"{datetime.fromtimestamp(written):%Y-%m-%d %H:%M}"
-    except (ValueError, OverflowError, OSError):  # a file's time may be anything
-        when = "an unknown day"
-    running = ", perhaps still running" if 0 <= time.time() - written < STILL_RUNNING_SECONDS else ""
-    return SetAside(folder, "unfinished", f"{state}, last written to on {when}{running}")
-
-
-def _times_of_writing(folder: Path) -> Iterable[float]:
-    for place, _, files in os.walk(folder):
-        for name in files:
-            with suppress(OSError):
-                yield (Path(place) / name).lstat().st_mtime
-
-
-def _failure(folder: Path, root: Path) -> str | None:
-    """The last line that tells of a failure, in what the run or its command left."""
-    text = _text(folder / ERROR_FILE, root).strip()
-    if text:
-        return _shortened(text.splitlines()[-1] if text.startswith("Traceback") else text)
-    for log in (folder / "output.txt", *sorted(folder.glob("*.log"))):
-        text = f"\n{_text(log, root)}"
-        if "\nTraceback (most recent call last)" in text:
-            return f"{_shortened(text.strip().splitlines()[-1])} (in {log.name})"
-        _, found, reason = text.rpartition("\nerror: ")
-        if found:
-            return f"{_shortened(reason.strip())} (in {log.name})"
-    return None
-
-
 def read_metrics(folder: Path, root: Path) -> list[dict[str, str]]:
-    """Rows of `metrics.csv` with the `CURVES` that they have, those of before an interruption first.
+    """Read the columns `CURVES` of `metrics.csv`; rows from before an interruption come first.
 
     Raises:
         LSHFMError: a file cannot be read.
@@ -370,14 +221,14 @@ def read_metrics(folder: Path, root: Path) -> list[dict[str, str]]:
 
 
 def epochs_done(row: Mapping[str, str]) -> int | None:
-    """How many epochs a row of `metrics.csv` is after; None where it tells none, or none that can be."""
+    """The number of finished epochs at a row of `metrics.csv`; None if the row has no valid epoch."""
     text = row.get("epoch", "")
     is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(LAST_EPOCH))
     return int(text) + 1 if is_number else None
 
 
 def _command(folder: Path, root: Path, results: Mapping[str, Any]) -> str:
-    """What was typed. Hydra's own note of it comes last: it is of the last command that named the folder."""
+    """The command line of the run. Hydra's record comes last, because a later command may have replaced it."""
     overrides = folder / "overrides.json"
     hydra = folder / ".hydra" / "overrides.yaml"
     typed: Any = results.get("overrides")
@@ -389,24 +240,23 @@ def _command(folder: Path, root: Path, results: Mapping[str, Any]) -> str:
     if not isinstance(typed, list):
         return ""
     command = "evaluate" if "checkpoint" in results else "train"
-    return _shortened(" ".join([f"python -m lshfm_pl.{command}", *map(str, typed)]), LONGEST_COMMAND)
+    return shortened(" ".join([f"python -m lshfm_pl.{command}", *map(str, typed)]), LONGEST_COMMAND)
 
 
-def _read_config(folder: Path, root: Path) -> Mapping[str, Any]:
+def read_config(folder: Path, root: Path) -> Mapping[str, Any]:
+    """Read the config of a run; {} if its folder has none.
+
+    Raises:
+        LSHFMError: a file cannot be read.
+    """
     for path in (folder / "config.yaml", folder / ".hydra" / "config.yaml"):
         if os.path.lexists(path) and isinstance(content := read_yaml(path, root), Mapping) and content:
             return content
     return {}
 
 
-def _text(path: Path, root: Path) -> str:
-    try:
-        return read_text_end(path, root)
-    except LSHFMError:
-        return ""
-
-
-def _shortened(text: str, most: int = 2000) -> str:
+def shortened(text: str, most: int = 2000) -> str:
+    """The first `most` characters of a text, with `…` if there are more."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
@@ -414,20 +264,32 @@ def _end_of_path(path: Any) -> tuple[str, ...]:
     if not isinstance(path, str | Path):
         return ()
     parts = Path(path).parts
-    # A run's own file is told apart by its run, any other one has a name of its own.
+    # A file in a run's `checkpoints/` is identified by the run's folder, any other file by its name.
     return parts[-4:] if len(parts) > 1 and parts[-2] == "checkpoints" else parts[-1:]
 
 
-def _folder(run: Run) -> Path:
-    assert run.folder is not None
-    return run.folder
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """`{"a": {"b": [1]}}` -> `{"a.b": "[1]"}`."""
+def flattened(value: Any, prefix: str = "") -> dict[str, str]:
+    """A nested mapping as dotted keys with JSON values: `{"a": {"b": [1]}}` → `{"a.b": "[1]"}`."""
     if not isinstance(value, Mapping):
         return {prefix: json.dumps(value, default=str)}
     flat: dict[str, str] = {}
     for key, item in value.items():
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flattened(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+Results = Mapping[str, Any] | Run
+
+
+def as_runs(results: Iterable[Results]) -> list[Run]:
+    """Contents of `results.json` as runs; runs are returned unchanged.
+
+    Raises:
+        LSHFMError: a required key is missing or has another type.
+    """
+    return [
+        content
+        if isinstance(content, Run)
+        else Run(checked_results(content, f"results.json of {content.get('run', f'run {index}')}"))
+        for index, content in enumerate(results)
+    ]

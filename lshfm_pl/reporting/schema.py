@@ -1,4 +1,4 @@
-"""What a report expects in a `results.json`: one table of keys, types and bounds."""
+"""The keys, types and bounds that a report expects in a `results.json`."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,19 +12,23 @@ LONGEST_NAME, LONGEST_TEXT = 200, 2_000
 """Characters."""
 
 LARGEST_NUMBER = 1e18
-"""Bytes, seconds, seeds: whatever is larger in size is not a measurement."""
+"""A number of bytes, seconds or a seed with a larger absolute value cannot be right."""
 
 Check = Callable[[Any], bool]
 
 
 def checked_results(results: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """`results` if every key that a report reads is of the type and size that it must have.
+    """Check every key of `results` that a report reads, and return `results`.
 
-    Keys that no report reads may be anything. `role`, `model`, `seed`, `distill.name` and `metrics` must be there;
-    others may be missing or null, as in results of older versions.
+    `role`, `model`, `seed`, `distill.name` and `metrics` are required. Others may be missing or null, as in results
+    of older versions. Keys that no report reads may hold anything.
+
+    Args:
+        results: content of a `results.json`.
+        where: its name, for messages.
 
     Raises:
-        LSHFMError: a key is missing or holds something else.
+        LSHFMError: a required key is missing, or a value has the wrong type or size.
     """
     missing = [key for key in ("role", "model", "seed", "distill", "metrics") if key not in results]
     if not missing and not (isinstance(results["distill"], Mapping) and "name" in results["distill"]):
@@ -55,7 +59,7 @@ def _is_text(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # Compared before it is converted: an integer may be larger than any float.
+    # Compared without conversion, because an integer may be larger than any float.
     return is_number and (value == 0 or abs(value) <= LARGEST_NUMBER) and not math.isnan(value)
 
 
@@ -72,7 +76,7 @@ def _are_figures(value: Any) -> bool:
 
 
 def _are_numbers(value: Any) -> bool:
-    """Those that are of another type are not read."""
+    """Whether all numbers of a mapping are valid. Values of other types are not read."""
     return isinstance(value, Mapping) and all(
         _is_number(item) for item in value.values() if isinstance(item, int | float)
     )
@@ -119,7 +123,7 @@ SCHEMA: dict[str, tuple[str, Check]] = {
     "code_hash": ("a hash", _is_name),
     "overrides": ("a list of overrides", lambda value: isinstance(value, list)),
 }
-"""Dotted key → what is expected there, and whether a value is that."""
+"""Dotted key → a description of the expected value, and a function that checks a value."""
 
 
 def _shown(value: Any) -> str:

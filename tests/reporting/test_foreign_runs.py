@@ -12,10 +12,12 @@ import pytest
 from run_files import VOC0712, make_record, make_results, write_begun, write_run
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.reporting.finding import find_runs
 from lshfm_pl.reporting.published import published_of_run
 from lshfm_pl.reporting.report import report
-from lshfm_pl.reporting.runs import Run, find_runs, read_run
-from lshfm_pl.reporting.tables import comparison_table, write_csv
+from lshfm_pl.reporting.rows import write_csv
+from lshfm_pl.reporting.runs import Run, read_run
+from lshfm_pl.reporting.tables import comparison_table
 
 DEEP = 50_000
 
@@ -128,7 +130,10 @@ def test_figures_of_a_run_stand_where_another_file_of_it_is_damaged(tmp_path):
     told = {item.folder.name: item.reason for item in found.aside}
     assert told.keys() == {str(index) for index in range(len(DAMAGED))}
     assert all(item.kind == "damaged file" for item in found.aside)
-    assert all(reason.endswith("the run's figures stand") and "\n" not in reason for reason in told.values())
+    assert all(
+        reason.endswith("the run's metrics are not affected") and "\n" not in reason
+        for reason in told.values()
+    )
 
 
 @pytest.mark.parametrize(

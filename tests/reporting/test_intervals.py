@@ -129,7 +129,7 @@ def test_every_table_says_where_validation_images_are_the_test_images(also, data
     for results in runs:
         results["data"] = data
         results["test_set"] = {} if also is None else {"also_validation": also}
-    assert ("The validation set serves as the test set too" in comparison_table(runs)) == told
+    assert ("The validation set is also the test set" in comparison_table(runs)) == told
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -201,7 +201,7 @@ def test_word_that_is_of_other_images_alone_is_marked_and_the_mark_explained(tmp
     two = comparison_table([*plain[:2], *other[:2]], ["AP50"])
     (line,) = [line for line in two.splitlines() if line.startswith("| L2")]
     assert "] helps † |" in line
-    assert "- †: fewer than 3 seeds: the word holds for other test images with these very runs" in two
+    assert "- †: fewer than 3 seeds: the verdict covers only other test images" in two
     three = comparison_table([*plain, *other], ["AP50"])
     assert "] helps | " in three
     assert "] helps †" not in three
@@ -242,10 +242,7 @@ def test_losses_with_other_numbers_of_seeds_are_paired_where_they_can_be_and_the
     plain = runs_of("none", [40.0, 50.0, 60.0])
     more = runs_of("l2", [42.0, 52.1, 61.9, 90.0, 95.0])
     text = comparison_table([*plain, *more], ["AP"])
-    assert (
-        "Gains are over the seeds that the plain student has too, not over all of a line: L2 (3 seeds)."
-        in text
-    )
+    assert "These gains use only the seeds that the plain student has too: L2 (3 seeds)." in text
     assert "| 68.2 ± " in text
     assert "| +2.0 [+1.8, +2.2] helps |" in text
-    assert "Gains are over" not in comparison_table([*plain, *more[:3]], ["AP"])
+    assert "These gains use" not in comparison_table([*plain, *more[:3]], ["AP"])

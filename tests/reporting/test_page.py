@@ -8,9 +8,10 @@ import subprocess
 import pytest
 from run_files import make_results, write_run
 
+from lshfm_pl.reporting.finding import SetAside
 from lshfm_pl.reporting.intervals import Resampled
 from lshfm_pl.reporting.page import write_page
-from lshfm_pl.reporting.runs import Run, SetAside, read_run
+from lshfm_pl.reporting.runs import Run, read_run
 from lshfm_pl.reporting.summary import group_runs
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -21,7 +22,7 @@ AP = {"none": 9.5, "l2": 20.25, "lsh": 100.0, "lshl2": 20.75}
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """One pair with four losses, another student with a teacher alone, and a folder set apart."""
+    """One pair with four losses, another student with a teacher alone, and a folder in no table."""
     folder = tmp_path_factory.mktemp("page")
     runs = []
     for loss, ap in AP.items():

@@ -1,4 +1,4 @@
-"""The report's HTML page: one file that opens without a network."""
+"""The report's HTML page: a single file that needs no network."""
 
 import base64
 import math
@@ -13,17 +13,12 @@ from markupsafe import Markup
 
 from lshfm_pl.errors import few, without_controls
 from lshfm_pl.files import read_bytes, write_whole
-from lshfm_pl.reporting.runs import Run, SetAside, metric_of_run
-from lshfm_pl.reporting.summary import COST_KEYS, Figure, Group, Line
-from lshfm_pl.reporting.tables import (
-    COST_COLUMNS,
-    METRIC_DESCRIPTIONS,
-    UNKNOWN,
-    column_meanings,
-    cost_cell,
-    figure_cells,
-    group_difference,
-)
+from lshfm_pl.reporting.costs import COST_COLUMNS, COST_KEYS
+from lshfm_pl.reporting.finding import SetAside
+from lshfm_pl.reporting.groups import Figure, Group, Line
+from lshfm_pl.reporting.metric_table import METRIC_DESCRIPTIONS
+from lshfm_pl.reporting.runs import Run, metric_of_run
+from lshfm_pl.reporting.tables import UNKNOWN, column_meanings, cost_cell, figure_cells, group_difference
 
 __all__ = ["Picture", "write_page"]
 
@@ -31,17 +26,17 @@ Picture = tuple[str, Path]
 """Caption and PNG file."""
 
 WIDE_PICTURE = 700
-"""Pixels; on a narrow screen a wider picture scrolls instead of being made too small to read."""
+"""Pixels. On a narrow screen a wider picture scrolls, because it would be too small to read."""
 
 NO_CELL = {"number": False, "source": "", "links": [], "anchor": "", "parts": [], "kind": ""}
 INTERVAL = re.compile(r"(\S+) (\[.*?\])(?: (.+))?")
-"""A gain, its interval, its verdict, which stand in two lines of a cell."""
+"""A gain, its interval and its verdict, which a cell shows in two lines."""
 
 MOST_RUNS_NAMED = 10
-"""Beside a line of the table; the table of runs has them all."""
+"""Runs that are linked from a line of the table. The table of runs has all of them."""
 
 LARGEST_PICTURE = 50_000_000
-"""Bytes: above what is drawn here."""
+"""Bytes. Pictures drawn by a report are smaller."""
 
 
 def write_page(
@@ -55,16 +50,17 @@ def write_page(
     metrics: Sequence[str],
     resamples: int,
 ) -> Path:
-    """Write the page.
+    """Write the page and return its path.
 
     Args:
-        path: of the HTML file.
-        title, made: its heading, and by what and when it was made.
-        groups: in their order, which numbers them from 1.
-        aside: what is in no group.
-        pictures: number of a group → those to show with it.
-        metrics: of the table.
-        resamples: of the intervals, 0 where there are none.
+        path: path of the HTML file.
+        title: heading of the page.
+        made: a sentence that says when and from what the page was made.
+        groups: groups, which are numbered from 1.
+        aside: folders that are in no group.
+        pictures: number of a group → its pictures.
+        metrics: metrics of the table.
+        resamples: number of resamples of the intervals, 0 without intervals.
     """
     runs = {id(run): run for group in groups for run in group.runs}
     numbers = {key: number for number, key in enumerate(runs, start=1)}
@@ -127,15 +123,15 @@ def _picture(caption: str, path: Path) -> dict[str, Any]:
 
 def _counts(runs: int, groups: int, aside: int) -> str:
     text = f"{runs} run{'s' * (runs != 1)} in {groups} table{'s' * (groups != 1)}"
-    return f"{text}, {aside} folder{'s' * (aside != 1)} set apart." if aside else f"{text}."
+    return f"{text}, {aside} folder{'s' * (aside != 1)} in no table." if aside else f"{text}."
 
 
 def _columns(metrics: Sequence[str], has_published: bool) -> Iterable[dict[str, Any]]:
     for title, note in (
-        ("table", "runs of different tables are not comparable"),
-        ("loss", "with the settings in which lines of one loss differ"),
+        ("table", "number of the table; runs of different tables are not comparable"),
+        ("loss", "the loss, with the settings in which lines of this loss differ"),
         ("model", "the detector"),
-        ("seeds", "how many runs of different seeds the means are over"),
+        ("seeds", "number of different seeds"),
     ):
         yield {"title": title, "note": note, "number": title == "seeds"}
     for metric in metrics:
@@ -144,8 +140,8 @@ def _columns(metrics: Sequence[str], has_published: bool) -> Iterable[dict[str, 
         share = "Δ as a share of the difference between teacher and plain student"
         yield {"title": f"{metric} gap closed", "note": share, "number": True}
         if metric == "AP50" and has_published:
-            yield {"title": "AP50 published", "note": "the paper's figure of this row", "number": True}
-    yield {"title": "runs", "note": "the runs that the row is of", "number": False}
+            yield {"title": "AP50 published", "note": "the paper's figure for this row", "number": True}
+    yield {"title": "runs", "note": "the runs of this row", "number": False}
 
 
 def _row(
@@ -156,7 +152,7 @@ def _row(
     has_published: bool,
     numbers: Mapping[int, int],
 ) -> dict[str, Any]:
-    source = f"of {few((run.folder for run in line.runs), MOST_RUNS_NAMED)}"
+    source = f"from {few((run.folder for run in line.runs), MOST_RUNS_NAMED)}"
     cells: list[dict[str, Any]] = [
         {"label": "table", "text": str(number), "sort": number, "anchor": f"group-{number}"},
         {"label": "loss", "text": line.title, "sort": line.title},
@@ -268,7 +264,7 @@ def _meanings(
     if has_published:
         yield (
             "AP50 published",
-            "the paper's figure, where the settings are those of its file in conf/experiment",
+            "the paper's figure, if the settings are those of the file in conf/experiment",
         )
     for key in cost:
         yield COST_COLUMNS[key][0], COST_COLUMNS[key][3]

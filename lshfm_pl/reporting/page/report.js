@@ -8,7 +8,7 @@
   const sortBy = (table, column) => {
     const heads = [...table.tHead.rows[0].cells];
     const head = heads[column];
-    // Figures start with the highest, names with A.
+    // The first click sorts figures from the highest and names from A.
     const first = head.classList.contains("number") ? "descending" : "ascending";
     const other = first === "ascending" ? "descending" : "ascending";
     const order = head.getAttribute("aria-sort") === first ? other : first;
@@ -20,7 +20,7 @@
     [...body.rows]
       .map((row) => [valueOf(row, column), row])
       .sort(([a], [b]) => {
-        // What is not known comes last either way.
+        // Unknown values come last in either order.
         if (!isKnown(a) || !isKnown(b)) return isKnown(b) - isKnown(a);
         const difference = Number(a) - Number(b);
         return sign * (Number.isNaN(difference) ? a.localeCompare(b) : difference);
