@@ -8,6 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl.cli.grammar import Argument, for_shell
 from lshfm_pl.cli.names import alternatives, closest_keys, group_choices, nullable_groups, trainer_arguments
+from lshfm_pl.cli.own_folder import config_file, is_group
 from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.paths import CONFIG_DIR
 
@@ -53,7 +54,7 @@ def refuse_wrong_removals(command: str, typed: Sequence[str], config: DictConfig
             raise LSHFMError(f"{text}: takes a key away, and there is none of this name; {advice}")
         group, dot, _ = key.partition(".")
         if not (dot and group in PARTS):
-            instead = f"{key}=<another value>" if dot or not (CONFIG_DIR / key).is_dir() else f"{key}=<name>"
+            instead = f"{key}=<another value>" if dot or not is_group(key) else f"{key}=<name>"
             raise LSHFMError(
                 f"{text}: takes a key away that {command} needs; give {instead}. Only parts of "
                 f"{alternatives(PARTS)} can be taken away, such as ~logger.csv"
@@ -76,11 +77,12 @@ def refuse_unread_keys(command: str, typed: Sequence[str], config: DictConfig) -
         if argument is None or not argument.sign.startswith("+"):
             continue
         key, (group, dot, _) = argument.key, argument.key.partition(".")
-        is_choice = (CONFIG_DIR / key.partition("@")[0]).is_dir()
+        is_choice = is_group(key)
         if (
             is_choice
             or group in FREE
             or group in nullable_groups(command)
+            or _is_of_own_file(group, typed)
             or _select(config, key) is not _ABSENT
             or _is_referred_to(key, typed)
         ):
@@ -128,6 +130,13 @@ def _may_have_more(config: DictConfig, key: str) -> bool:
         return above.partition(".")[0] in config and _select(config, above.partition(".")[0]) is not _ABSENT
     is_empty = isinstance(node, DictConfig | ListConfig) and (node._is_none() or not len(node))
     return is_empty or not isinstance(node, DictConfig) or above.endswith(("optimizer", "detector"))
+
+
+def _is_of_own_file(group: str, typed: Sequence[str]) -> bool:
+    """Whether a file of the user's own is chosen for a group: its class may take more keys than the file names."""
+    choices = [argument for text in typed if (argument := Argument.of(text)) and argument.key == group]
+    paths = [config_file(group, argument.value) for argument in choices]
+    return any(path is not None and not path.is_relative_to(CONFIG_DIR) for path in paths)
 
 
 def _is_referred_to(key: str, typed: Sequence[str]) -> bool:

@@ -22,9 +22,10 @@ from lshfm_pl.cli.names import (
     trainer_arguments,
     valid_keys,
 )
+from lshfm_pl.cli.own_folder import folders_of, is_group
 from lshfm_pl.cli.ranges import choices_of
 from lshfm_pl.errors import few
-from lshfm_pl.paths import CONFIG_DIR, from_home
+from lshfm_pl.paths import from_home
 
 __all__ = ["config_error", "unknown_flag"]
 
@@ -171,10 +172,11 @@ def _no_such_choice(missing: str, command: str, overrides: Sequence[str]) -> str
     if not choices:
         return f"{group}={name}: there is no such group; the groups are {alternatives(groups())}"
     key = next((a.key for a in typed if a.value == name and a.key.partition("@")[0] == group), group)
-    start = f"{key}={name}: no such file in conf/{group}"
+    key = key.partition("@distill.terms.")[0]  # of a sum of losses, typed as distill=[a,b]
+    start = f"{key}={name}: no such file in {folders_of(group)}"
     if _is_path(name):
         advice = _for_path(group, name, command)
-        return f"{group}={name}: expected the name of a file in conf/{group}, found a path; {advice}"
+        return f"{group}={name}: expected the name of a file in {folders_of(group)}, found a path; {advice}"
     elsewhere = groups_with_choice(name)
     if elsewhere:
         return f"{start}; did you mean {alternatives([f'{other}={name}' for other in elsewhere])}?"
@@ -192,6 +194,8 @@ def _is_path(name: str) -> bool:
 def _for_path(group: str, path: str, command: str) -> str:
     """What to write of a path in place of a choice."""
     folder = from_home(path)
+    if folder.suffix == ".yaml" and folder.stem in group_choices(group):
+        return f"did you mean {group}={folder.stem}?"
     if group == "data":
         if folder.suffix in PATH_SUFFIXES and not folder.is_dir():
             return "did you mean data=coco_json data.train_annotations=… or data=voc_folder data.root=…?"
@@ -246,7 +250,7 @@ def _no_such_key(key: str, command: str, overrides: Sequence[str], further: Sequ
     valid = valid_keys(command, key, overrides)
     typed = next((item for item in overrides if item.startswith(f"{key}=")), f"{key}=…")
     group, at, package = key.partition("@")
-    if at and package in valid and (CONFIG_DIR / group).is_dir():
+    if at and package in valid and is_group(group):
         return (
             f"{typed}: no file is chosen for {package} here that this would replace; add one by a +: +{typed}"
         )
@@ -277,7 +281,7 @@ def _no_such_trainer_argument(key: str, typed: str, valid: Sequence[str]) -> str
 def _of_another_choice(key: str, typed: str, valid: Sequence[str], overrides: Sequence[str]) -> str | None:
     """A key that another file of its group has."""
     group, _, inside = key.partition(".")
-    if not inside or group not in valid or not (CONFIG_DIR / group).is_dir():
+    if not inside or group not in valid or not is_group(group):
         return None
     choices = choices_with_key(group, inside)
     if not choices:

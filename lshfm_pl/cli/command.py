@@ -27,6 +27,7 @@ from lshfm_pl.cli.environment import prepare_environment, refuse_several_process
 from lshfm_pl.cli.failures import tell_thread_failure, told
 from lshfm_pl.cli.grammar import overrides_of, repaired
 from lshfm_pl.cli.names import group_choices
+from lshfm_pl.cli.own_folder import choose_own_folder
 from lshfm_pl.cli.spelling import as_typed, respelled
 from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.cli.values import expand_home, refuse_unfit_config, refuse_unfit_line, refuse_wrong_values
@@ -119,6 +120,7 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
 
     os.environ[FULL_ERROR] = "1"
     try:
+        choose_own_folder(arguments)
         refuse_wrong_values(config_name, arguments)
         refuse_unfit_line(config_name, arguments)
         _hydra_main(config_name)(job)()

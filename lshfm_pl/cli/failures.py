@@ -9,6 +9,7 @@ import threading
 
 from hydra.errors import InstantiationException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from lshfm_pl.errors import LSHFMError, in_two_lines
 
@@ -97,6 +98,9 @@ def _told(error: BaseException) -> str:
         )
     if isinstance(error, RecursionError):
         return "something that was read is nested too deeply (RecursionError); debug=traceback shows what"
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem}; expected YAML"
     if isinstance(error, UnicodeError):
         return f"a text cannot be read or written ({_short(error)}); debug=traceback shows where"
     return (

@@ -9,13 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lshfm_pl.cli.config_tables import registered
+from lshfm_pl.cli.own_folder import composed, config_file, config_files, config_folders, is_group
 from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = [
@@ -51,16 +51,14 @@ NOT_OFFERED = ("hydra", "run_folder", "teacher_of")
 
 
 def groups() -> list[str]:
-    """The groups of `conf/` that can be chosen from."""
-    return sorted(
-        path.name for path in CONFIG_DIR.iterdir() if path.is_dir() and path.name not in NOT_OFFERED
-    )
+    """The groups that can be chosen from."""
+    names = {path.name for folder in config_folders() for path in folder.iterdir() if path.is_dir()}
+    return sorted(name for name in names - {*NOT_OFFERED} if group_choices(name))
 
 
 def group_choices(group: str) -> list[str]:
-    """The files of a group that can be chosen, and the lines of its table; `_` begins what is a part of others."""
-    files = {path.stem for path in (CONFIG_DIR / group).glob("[!_]*.yaml")}
-    return sorted(files.union(registered(group)))
+    """The files of a group that can be chosen, and the lines of its table."""
+    return sorted({path.stem for path in config_files(group)}.union(registered(group)))
 
 
 def groups_with_choice(name: str) -> list[str]:
@@ -72,7 +70,7 @@ def chooses_group(override: str, wrong: str | None = None) -> bool:
     """Whether an override chooses one file of a group, which `wrong` is not the name of."""
     key, _, value = override.lstrip("+").partition("=")
     group = key.partition("@")[0]
-    return key != wrong and not group.startswith("~") and "," not in value and (CONFIG_DIR / group).is_dir()
+    return key != wrong and not group.startswith("~") and "," not in value and is_group(group)
 
 
 def close_choices(name: str, choices: Iterable[str]) -> list[str]:
@@ -84,16 +82,23 @@ def close_choices(name: str, choices: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*(similar if not holding else ()), *holding]))[:MOST_OFFERED]
 
 
-@cache
 def _keys_of_choice(group: str, choice: str) -> frozenset[str]:
     """The keys in a file of a group and in those that it is made of."""
-    path = CONFIG_DIR / group / f"{choice}.yaml"
-    content: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    path = config_file(group, choice)
+    content: Any = {} if path is None else _content_of(path)
     keys = set(_dotted_of(content))
     for entry in content.get("defaults", []) if isinstance(content, dict) else []:
         if isinstance(entry, str) and entry != "_self_":
             keys |= _keys_of_choice(group, entry)
     return frozenset(keys)
+
+
+def _content_of(path: Path) -> Any:
+    """Of a YAML file; {} of one that cannot be read, which Hydra tells where it is chosen."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, OSError, ValueError, YAMLError):
+        return {}
 
 
 def choices_with_key(group: str, key: str) -> list[str]:
@@ -104,16 +109,10 @@ def choices_with_key(group: str, key: str) -> list[str]:
 def valid_keys(command: str, wrong: str, overrides: Sequence[str]) -> list[str]:
     """All keys of the command's config with the groups as the command line chooses them, and the groups."""
     choices = [override for override in overrides if chooses_group(override, wrong)]
-    # Hydra is still set up from the command line that failed.
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        try:
-            config = compose(command, overrides=choices)
-        except (
-            HydraException,
-            OmegaConfBaseException,
-        ):  # a second mistake: the names of the defaults will do
-            config = compose(command)
+    try:
+        config = composed(command, choices)
+    except (HydraException, OmegaConfBaseException):  # a second mistake: the names of the defaults will do
+        config = composed(command, ())
     return list(dict.fromkeys([*_dotted(config), *_groups_of(command)]))
 
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
@@ -16,9 +15,10 @@ from lshfm_pl.cli.grammar import Argument, for_shell, is_multirun, overrides_of,
 from lshfm_pl.cli.inputs import refuse_missing_inputs
 from lshfm_pl.cli.kinds import Kind, kind_of, kind_of_default
 from lshfm_pl.cli.names import alternatives, chooses_group, close_choices, group_choices
+from lshfm_pl.cli.own_folder import composed, is_group
 from lshfm_pl.cli.ranges import range_of, wrong_choice, wrong_number
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.paths import CONFIG_DIR, from_home
+from lshfm_pl.paths import from_home
 
 __all__ = [
     "expand_home",
@@ -49,17 +49,16 @@ def refuse_wrong_values(command: str, arguments: Sequence[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(typed)
         for override in overrides:
             key = str(override.key_or_group)
-            if _is_group(key) and not override.is_delete() and not override.is_sweep_override():
+            if is_group(key) and not override.is_delete() and not override.is_sweep_override():
                 _refuse_no_name(key, _plain(override.value()))
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            defaults = compose(command, overrides=[text for text in typed if chooses_group(text)])
+        defaults = composed(command, [text for text in typed if chooses_group(text)])
     except (HydraException, OmegaConfBaseException):
         return
     _refuse_unresolved(command, typed)
     missing = _missing(defaults)
     for override in overrides:
         key = str(override.key_or_group)
-        if override.is_delete() or override.is_force_add() or _is_group(key):
+        if override.is_delete() or override.is_force_add() or is_group(key):
             continue
         if override.is_sweep_override() and not is_multirun(arguments):
             continue  # Hydra says that several values need --multirun
@@ -73,11 +72,6 @@ def _refuse_no_name(group: str, value: Any) -> None:
     """Stop for a choice of a group that is no name of a file, as null and true."""
     if value == "" or not isinstance(value, str):
         raise LSHFMError(no_choice(group, "" if value == "" else _written(value)))
-
-
-def _is_group(key: str) -> bool:
-    """Whether a key is that of a group of files, of which one is chosen."""
-    return (CONFIG_DIR / key.partition("@")[0]).is_dir()
 
 
 def _refuse_spaces(typed: Sequence[str]) -> None:
@@ -105,8 +99,7 @@ def refuse_unfit_line(command: str, arguments: Sequence[str]) -> None:
     if is_multirun(arguments) or any(text in SHOWING for text in arguments):
         return
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose(command, overrides=[arguments[index] for index in overrides_of(arguments)])
+        config = composed(command, [arguments[index] for index in overrides_of(arguments)])
     except (HydraException, OmegaConfBaseException):
         return
     refuse_unfit_config(command, config)
@@ -134,8 +127,7 @@ def _refuse_unresolved(command: str, typed: Sequence[str]) -> None:
     if not keys:
         return
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose(command, overrides=list(typed))
+        config = composed(command, typed)
     except (HydraException, OmegaConfBaseException):
         return
     for key in keys:
