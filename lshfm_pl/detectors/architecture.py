@@ -6,18 +6,20 @@ group `lshfm_pl.architectures`.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from lshfm_pl.cli.names import alternatives
 from lshfm_pl.detectors.registry import Registry
 from lshfm_pl.detectors.schema import DetectorConfig
 from lshfm_pl.errors import LSHFMError
 
 __all__ = [
     "Architecture",
+    "TorchvisionDetector",
     "architecture",
     "architecture_of",
     "built_in_names",
@@ -31,6 +33,19 @@ Replacement = str | Callable[[re.Match[str]], str]
 
 def _no_count(weights: Mapping[str, Tensor]) -> int | None:
     return None
+
+
+class TorchvisionDetector(NamedTuple):
+    """A detector that torchvision has weights of."""
+
+    #: Its name in torchvision.
+    name: str
+    #: The eps of its FrozenBatchNorm2d layers; None: that of the config.
+    frozen_bn_eps: float | None = None
+
+
+def _pyramid_name(config: Mapping[str, Any]) -> str:
+    return f"{config.get('backbone')}fpn" if config.get("neck") == "fpn" else str(config.get("backbone"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +72,8 @@ class Architecture:
     #: Values of keys that were added later, for files of before; they keep what these files meant.
     before: Mapping[str, Any] = field(default_factory=dict)
 
-    #: What names of parameters of its head begin with, by which a state dict is recognised.
+    #: What names of parameters of its head begin with and those of no other family do, by which a state dict is
+    #: recognised; under the names of torchvision 0.8 too.
     marks: tuple[str, ...] = ()
     #: The layer that makes the class logits; "" where no single layer does.
     classifier: str = ""
@@ -75,12 +91,15 @@ class Architecture:
     #: The module that is the body's last stage where the body is cut before it; "" where that is not done.
     last_stage: str = ""
 
-    #: Patterns of parameter names of torchvision 0.8, and what they are replaced by.
+    #: Patterns of parameter names of torchvision 0.8, and what they are replaced by; empty for a family that it did
+    #: not have.
     renamed_parameters: tuple[tuple[re.Pattern[str], Replacement], ...] = ()
     #: What names of the hash begin with in published distillation files; "" where there are none.
     hash_prefix: str = ""
-    #: Backbone → torchvision's name of the detector with a pyramid that it has weights of.
-    torchvision_names: Mapping[str, str] = field(default_factory=dict)
+    #: What follows the family's name in the names of `conf/model` → the detector that torchvision has weights of.
+    torchvision_detectors: Mapping[str, TorchvisionDetector] = field(default_factory=dict)
+    #: From a config to such a part of a name.
+    torchvision_key: Callable[[Mapping[str, Any]], str] = _pyramid_name
 
     #: Points at which its features can be compared.
     points: tuple[str, ...] = ()
@@ -95,7 +114,7 @@ class Architecture:
     kd_weight: float = 1.0
     kd_temperature: float = 1.0
 
-    def has_parameters_of(self, weights: Mapping[str, Any]) -> bool:
+    def has_parameters_of(self, weights: Collection[str]) -> bool:
         """Whether a state dict looks like one of this family."""
         return any(key.startswith(self.marks) for key in weights) if self.marks else False
 
@@ -151,8 +170,8 @@ def architecture_of(detector: nn.Module) -> Architecture:
     for known in known_architectures():
         if known.is_built(detector):
             return known
-    titles = " or ".join(known.title for known in known_architectures())
-    raise LSHFMError(f"expected a {titles}, found {type(detector).__name__}")
+    titles = alternatives([known.title for known in known_architectures()])
+    raise LSHFMError(f"expected a detector of {titles}, found {type(detector).__name__}")
 
 
 def default_setting(name: Any, setting: str) -> Any:

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import torch
 
-from lshfm_pl.detectors.architecture import architecture, architecture_of, known_architectures
+from lshfm_pl.cli.names import alternatives
+from lshfm_pl.detectors.architecture import architecture_of, known_architectures
 from lshfm_pl.detectors.backbones.backbone import known_backbones
 from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.config import change_evaluation, complete_config
 from lshfm_pl.detectors.contents import (
     FORMAT,
-    OLD_FROZEN_BN_EPS,
     VERSION,
     Contents,
     Source,
@@ -28,7 +28,7 @@ from lshfm_pl.detectors.published import (
     has_known_body,
     model_config,
     recognise_model,
-    rename_published_key,
+    todays_names,
     torchvision_weights,
 )
 from lshfm_pl.detectors.start import Start
@@ -228,12 +228,12 @@ def _describe_by_layout(
     if not config:
         name = recognise_model(contents.weights)
         if name is None and not has_known_body(contents.weights):
-            titles = " or ".join(family.title for family in known_architectures())
+            titles = alternatives([family.title for family in known_architectures()])
             bodies = " or a ".join(
                 dict.fromkeys(record.title for record in known_backbones() if record.marks)
             )
             raise LSHFMError(
-                f"{contents.source}: {contents.format}, expected the tensors of a {titles} with a "
+                f"{contents.source}: {contents.format}, expected the tensors of {titles} with a "
                 f"{bodies}, found {few(contents.weights)}: this project has no such detector."
             )
         if name is None:
@@ -256,17 +256,16 @@ def _describe_by_layout(
 
 def _torchvision_contents(weights: str, config: Mapping[str, Any], *, advice: str) -> Contents:
     """The tensors that torchvision trained for a detector of this config."""
-    family, backbone = architecture(config["architecture"]), str(config.get("backbone"))
-    url, class_names = torchvision_weights(weights, family, backbone)
-    state = download_torch_file(url, check_hash=True, key="weights", advice=advice)
+    found = torchvision_weights(weights, config)
+    state = download_torch_file(found.url, check_hash=True, key="weights", advice=advice)
+    names = todays_names(state)
     return Contents(
         f"torchvision {weights}",
         "state dict",
-        {rename_published_key(key): value for key, value in state.items()},
-        # torchvision's own constructor gives the weights of that time the eps of that time too.
-        frozen_bn_eps=OLD_FROZEN_BN_EPS,
-        class_names=class_names,
-        names_in_file={rename_published_key(key): key for key in state},
+        {names[key]: value for key, value in state.items()},
+        frozen_bn_eps=found.frozen_bn_eps,
+        class_names=found.class_names,
+        names_in_file={new: old for old, new in names.items()},
     )
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from lshfm_pl.detectors.published import (
     holds_pair,
     is_published,
-    rename_published_key,
+    recognise_architecture,
     take_network,
+    todays_names,
     without_further_heads,
 )
 from lshfm_pl.detectors.state_dicts import (
@@ -236,10 +237,13 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
     weights, further = without_further_heads(weights)
     if further:
         kind += f", {len(further)} tensors of other heads left out, such as {next(iter(further))}"
-    renamed = {rename_published_key(key): value for key, value in weights.items()}
+    names = todays_names(weights)
+    renamed = {names[key]: value for key, value in weights.items()}
     entry = f"{chosen.entry}." if chosen.entry else ""
+    family = recognise_architecture(renamed)
+    is_as_old = family is None or bool(family.renamed_parameters)
     # Batch norm that counts its batches was no FrozenBatchNorm2d.
-    is_old = renamed.keys() != weights.keys() and not any(is_counter(key) for key in weights)
+    is_old = is_as_old and renamed.keys() != weights.keys() and not any(is_counter(key) for key in weights)
     return Contents(
         name,
         kind,
@@ -247,7 +251,7 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
         frozen_bn_eps=OLD_FROZEN_BN_EPS if is_old else None,
         others=others,
         names_in_file={
-            rename_published_key(key): f"{entry}{chosen.prefix}{pair_prefix}{key}" for key in weights
+            names[key]: f"{entry}{chosen.prefix}{pair_prefix}{key}" for key in weights
         },
         left_out={f"{entry}{chosen.prefix}{key}": tuple(value.shape) for key, value in further.items()},
     )

@@ -12,7 +12,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from lshfm_pl.detectors.architecture import Architecture
+from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
 from lshfm_pl.detectors.schema import AnchorDetectorConfig, Count, Fraction
@@ -161,7 +161,9 @@ FASTER_RCNN = Architecture(
     last_stage="roi_heads.box_head.0",
     renamed_parameters=((re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),),
     hash_prefix="KD_loss.LSH_weight.",
-    torchvision_names={"resnet50": "fasterrcnn_resnet50_fpn"},
+    torchvision_detectors={
+        "resnet50fpn": TorchvisionDetector("fasterrcnn_resnet50_fpn", frozen_bn_eps=0.0),
+    },
     points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
     class_activation="softmax",

@@ -1,9 +1,9 @@
 """Weights that others wrote: old names, students with their teachers in one file, and what detector they are."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -11,12 +11,13 @@ from torchvision.models import get_model_weights
 
 from lshfm_pl.data import VOC_CLASSES
 from lshfm_pl.data.coco.dataset import unused_name
-from lshfm_pl.detectors.architecture import Architecture, known_architectures
+from lshfm_pl.detectors.architecture import Architecture, architecture, known_architectures
 from lshfm_pl.detectors.backbones.backbone import known_backbones
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = [
+    "TorchvisionWeights",
     "Which",
     "count_classes",
     "default_class_names",
@@ -26,8 +27,8 @@ __all__ = [
     "model_config",
     "recognise_architecture",
     "recognise_model",
-    "rename_published_key",
     "take_network",
+    "todays_names",
     "torchvision_weights",
     "without_further_heads",
 ]
@@ -40,12 +41,14 @@ _NETWORK_PREFIXES: dict[Which, str] = {"student": "s_", "teacher": "t_"}
 _PYRAMID_BLOCK = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)")
 
 
-def rename_published_key(key: str) -> str:
-    """Turn a parameter's name of torchvision 0.8 into today's; names that did not change stay as they are."""
-    key = _PYRAMID_BLOCK.sub(r"\1.0.\2", key)
-    for family in known_architectures():
-        key = family.rename_parameter(key)
-    return key
+def todays_names(names: Collection[str]) -> dict[str, str]:
+    """Names of all parameters of a detector, those of torchvision 0.8 or of today, → those of today."""
+    family = recognise_architecture(names)
+    found = {}
+    for name in names:
+        new = _PYRAMID_BLOCK.sub(r"\1.0.\2", name)
+        found[name] = new if family is None else family.rename_parameter(new)
+    return found
 
 
 def is_published(content: Mapping[str, Any]) -> bool:
@@ -102,7 +105,7 @@ def recognise_model(weights: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def recognise_architecture(weights: Mapping[str, Any]) -> Architecture | None:
+def recognise_architecture(weights: Collection[str]) -> Architecture | None:
     """The family whose head a state dict with today's names holds; None for a body alone and for other networks."""
     return next((family for family in known_architectures() if family.has_parameters_of(weights)), None)
 
@@ -151,36 +154,44 @@ def default_class_names(num_classes: int) -> tuple[str, ...] | None:
     """The names of labels 1, 2, … of the usual data sets: VOC's for 21 classes, COCO's for 91; else None."""
     if num_classes == len(VOC_CLASSES) + 1:
         return VOC_CLASSES
-    name = next(name for family in known_architectures() for name in family.torchvision_names.values())
-    coco = _class_names(get_model_weights(name)["COCO_V1"])
+    of_coco = next(
+        known for family in known_architectures() for known in family.torchvision_detectors.values()
+    )
+    coco = _class_names(get_model_weights(of_coco.name)["COCO_V1"])
     return coco if num_classes == len(coco) + 1 else None
 
 
-def torchvision_weights(name: str, family: Architecture, backbone: str) -> tuple[str, tuple[str, ...]]:
-    """Find torchvision's weights of a detector with a pyramid.
+class TorchvisionWeights(NamedTuple):
+    """Weights that torchvision has of a detector."""
+
+    url: str
+    #: Of labels 1, 2, ….
+    class_names: tuple[str, ...]
+    #: The eps of FrozenBatchNorm2d with them; None: that of the config.
+    frozen_bn_eps: float | None
+
+
+def torchvision_weights(name: str, config: Mapping[str, Any]) -> TorchvisionWeights:
+    """Find torchvision's weights of a detector.
 
     Args:
         name: of the weights in torchvision, such as ``COCO_V1``.
-        family: of the detector.
-        backbone: such as ``resnet50``.
-
-    Returns:
-        The URL, and the class names of labels 1, 2, ….
+        config: of the detector.
 
     Raises:
         LSHFMError: torchvision has none.
     """
+    family = architecture(config["architecture"])
     try:
-        weights = get_model_weights(family.torchvision_names[backbone])[name]
+        detector = family.torchvision_detectors[family.torchvision_key(config)]
+        weights = get_model_weights(detector.name)[name]
     except KeyError as error:
-        known = [
-            f"{other.name}_{body}fpn" for other in known_architectures() for body in other.torchvision_names
-        ]
+        known = [f"{each.name}_{key}" for each in known_architectures() for key in each.torchvision_detectors]
         raise LSHFMError(
-            f"weights: torchvision has no {name} of a {family.name} with {backbone}; it has COCO_V1 of "
-            f"{' and '.join(known)}."
+            f"weights: torchvision has no {name} of a {family.name} with {config.get('backbone')}; it has COCO_V1 "
+            f"of {few(known, len(known))}."
         ) from error
-    return weights.url, _class_names(weights)
+    return TorchvisionWeights(weights.url, _class_names(weights), detector.frozen_bn_eps)
 
 
 def _class_names(weights: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from lshfm_pl.detectors.architecture import Architecture
+from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
 from lshfm_pl.detectors.backbones.norms import group_norm
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
@@ -172,7 +172,8 @@ RETINANET = Architecture(
     is_built=lambda detector: isinstance(detector, detection.RetinaNet),
     evaluation={key: key for key in ("postprocess", "score_thresh", "nms_thresh", "detections_per_img")},
     before={"neck": "fpn", "postprocess": "torchvision"},
-    marks=("head.",),
+    # The third convolution of the tower, or the second in torchvision 0.8, where ReLUs were counted too.
+    marks=("head.classification_head.conv.2.",),
     classifier="head.classification_head.cls_logits",
     class_layers=("head.classification_head.cls_logits.",),
     count_classes=_count_classes,
@@ -184,7 +185,9 @@ RETINANET = Architecture(
         ),
     ),
     hash_prefix="feat_KD_loss.LSH_weight.",
-    torchvision_names={"resnet50": "retinanet_resnet50_fpn"},
+    torchvision_detectors={
+        "resnet50fpn": TorchvisionDetector("retinanet_resnet50_fpn", frozen_bn_eps=0.0),
+    },
     points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.retinanet.RetinaNetTap",
     class_activation="sigmoid",

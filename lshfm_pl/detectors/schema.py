@@ -24,6 +24,7 @@ __all__ = [
     "DetectorConfig",
     "Fraction",
     "Positive",
+    "PyramidDetectorConfig",
     "Text",
     "expected_of",
 ]
@@ -69,19 +70,14 @@ class BodyConfig(DetectorConfig):
     size_divisible: Annotated[int, Field(ge=1, le=1024)]
 
 
-AnchorsOfLevel = Annotated[list[Positive], Field(min_length=1, max_length=LONGEST_LIST)]
-
-
-class AnchorDetectorConfig(BodyConfig):
-    """Of a detector with anchors, on the maps of a feature pyramid or on one map."""
+class PyramidDetectorConfig(BodyConfig):
+    """Of a detector on the maps of a feature pyramid or on one map."""
 
     #: Number of maps with each neck.
     levels: ClassVar[Mapping[str, int]] = {"fpn": 5, "none": 1}
 
     neck: Literal["fpn", "none"]
     fpn_channels: Annotated[int, Field(ge=1, le=4096)] | None
-    anchor_sizes: list[AnchorsOfLevel]
-    anchor_aspect_ratios: list[AnchorsOfLevel]
 
     @field_validator("fpn_channels", mode="wrap")
     @classmethod
@@ -91,6 +87,16 @@ class AnchorDetectorConfig(BodyConfig):
             "a whole number from 1 to 4096" if has_pyramid else "null, as there is no pyramid (neck: none)"
         )
         return _checked(value, handler, expected, lambda found: (found is not None) == has_pyramid)
+
+
+AnchorsOfLevel = Annotated[list[Positive], Field(min_length=1, max_length=LONGEST_LIST)]
+
+
+class AnchorDetectorConfig(PyramidDetectorConfig):
+    """Of a detector with anchors of chosen sizes."""
+
+    anchor_sizes: list[AnchorsOfLevel]
+    anchor_aspect_ratios: list[AnchorsOfLevel]
 
     @field_validator("anchor_sizes", "anchor_aspect_ratios", mode="wrap")
     @classmethod

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from small_detectors import CLASS_NAMES, STUDENTS, small_detector
+from small_detectors import CLASS_NAMES, EVERY_STUDENT, STUDENTS, small_detector
 from torchvision.models import resnet18
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, retinanet_resnet50_fpn
 
@@ -19,6 +19,7 @@ from lshfm_pl.detectors.architecture import (
 )
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
 from lshfm_pl.detectors.faster_rcnn import FASTER_RCNN
+from lshfm_pl.detectors.fcos import FCOS
 from lshfm_pl.detectors.registry import Registry
 from lshfm_pl.detectors.retinanet import RETINANET
 from lshfm_pl.errors import LSHFMError
@@ -50,11 +51,13 @@ def own_module(tmp_path, monkeypatch):
 
 
 def test_built_in_families_are_found_by_name():
-    assert known_architectures()[:2] == (FASTER_RCNN, RETINANET)
-    assert (architecture("fasterrcnn"), architecture("retinanet")) == (FASTER_RCNN, RETINANET)
+    names = ("fasterrcnn", "fcos", "retinanet")
+    found = tuple(architecture(name) for name in names)
+    assert found == (FASTER_RCNN, FCOS, RETINANET)
+    assert known_architectures()[: len(names)] == found
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", EVERY_STUDENT)
 def test_records_say_what_is_true_of_their_detectors(name):
     detector = small_detector(name)
     family = architecture_of(detector)
@@ -74,7 +77,9 @@ def test_bare_detectors_of_torchvision_are_known_by_their_type():
     with torch.device("meta"):
         assert architecture_of(fasterrcnn_mobilenet_v3_large_320_fpn(weights_backbone=None)) is FASTER_RCNN
         assert architecture_of(retinanet_resnet50_fpn(weights_backbone=None)) is RETINANET
-        with pytest.raises(LSHFMError, match="expected a Faster R-CNN or RetinaNet.*, found ResNet"):
+        with pytest.raises(
+            LSHFMError, match="expected a detector of Faster R-CNN, .*RetinaNet.*, found ResNet"
+        ):
             architecture_of(resnet18())
 
 
@@ -86,7 +91,7 @@ def test_defaults_of_training_are_the_published_ones():
 
 def test_a_name_alone_imports_nothing_and_a_users_config_does(own_module):
     path, registry = f"{own_module}.OWN", fresh_registry()
-    with pytest.raises(LSHFMError, match=r"fasterrcnn, retinanet.*, found 'own_.*A file may not make this"):
+    with pytest.raises(LSHFMError, match=r"fasterrcnn, .*retinanet.*, found 'own_.*A file may not make this"):
         registry.find(path)
     assert own_module not in sys.modules
     assert registry.load(path).name == "own"

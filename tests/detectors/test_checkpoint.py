@@ -9,7 +9,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from lshfm_pl.detectors import build_detector, detector_checkpoint, load_detector, load_weights
 from lshfm_pl.detectors.checkpoint import detector_description
-from lshfm_pl.detectors.published import has_known_body, rename_published_key
+from lshfm_pl.detectors.published import has_known_body, todays_names
 from lshfm_pl.errors import LSHFMError
 
 NAMES = ("circle", "square", "star")
@@ -38,19 +38,16 @@ def assert_same_detections(first, second):
 
 @pytest.mark.parametrize("name", PUBLISHED["detectors"])
 def test_published_names_become_todays(name):
-    renamed = PUBLISHED["detectors"][name]["renamed"]
-    for old, new in renamed:
-        assert rename_published_key(old) == new
-    changed = {old for old, _ in renamed}
-    kept = [key for key, _ in PUBLISHED["detectors"][name]["tensors"] if key not in changed]
-    assert len(changed) in ((18, 28) if name.endswith("fpn") else (2, 16))
-    assert [rename_published_key(key) for key in kept] == kept
+    renamed = dict(PUBLISHED["detectors"][name]["renamed"])
+    assert len(renamed) in ((18, 28) if name.endswith("fpn") else (2, 16))
+    names = [key for key, _ in PUBLISHED["detectors"][name]["tensors"]]
+    assert todays_names(names) == {key: renamed.get(key, key) for key in names}
 
 
 def test_todays_names_are_left_alone():
     for detector in PUBLISHED["detectors"].values():
-        for _, new in detector["renamed"]:
-            assert rename_published_key(new) == new
+        names = todays_names([key for key, _ in detector["tensors"]]).values()
+        assert todays_names(names) == dict(zip(names, names, strict=True))
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -144,8 +141,8 @@ def test_published_checkpoint_is_renamed_and_gets_the_eps_of_its_time(model_conf
     report = load_weights(detector, path)
     loaded = detector.state_dict()
     assert len(weights) == len(loaded) == report.num_tensors == 301
-    for key, value in weights.items():
-        assert torch.equal(loaded[rename_published_key(key)], value)
+    names = todays_names(weights)
+    assert all(torch.equal(loaded[names[key]], value) for key, value in weights.items())
     norms = [module for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)]
     assert len(norms) == 53
     assert {norm.eps for norm in norms} == {detector.config["norm_eps"]} == {0}
@@ -172,8 +169,8 @@ def test_student_and_teacher_of_a_published_distillation_checkpoint(model_config
         detector = build_detector(model_config("retinanet_vgg11fpn"), num_classes=21, load_backbone=False)
         report = load_weights(detector, path, which=which)
         assert report.format == f"{which} of a published checkpoint"
-        for key, value in parts[prefix].items():
-            assert torch.equal(detector.state_dict()[rename_published_key(key)], value)
+        names, loaded = todays_names(parts[prefix]), detector.state_dict()
+        assert all(torch.equal(loaded[names[key]], value) for key, value in parts[prefix].items())
 
 
 def test_published_checkpoint_with_its_detector_and_classes_named(model_config, tmp_path):

@@ -8,7 +8,7 @@ from lshfm_pl.kernels import fused_hash_loss, winograd_hash_loss
 from lshfm_pl.kernels import hash_loss as hashing
 from lshfm_pl.kernels.switches import override_switches
 from lshfm_pl.mimic import L2, LSH, Context
-from lshfm_pl.mimic.features.retinanet import neighbourhoods
+from lshfm_pl.mimic.features.towers import neighbourhoods
 
 SIZES = ((9, 14), (4, 7), (1, 3))
 CHANNELS, HASHES = 12, 40

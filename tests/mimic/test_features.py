@@ -11,7 +11,7 @@ from small_detectors import STUDENTS, TEACHER_OF, small_detector
 from lshfm_pl.kernels import hash_loss as hashing
 from lshfm_pl.mimic import Context
 from lshfm_pl.mimic.features.faster_rcnn import box_features
-from lshfm_pl.mimic.features.retinanet import kept_locations, location_weights, neighbourhoods
+from lshfm_pl.mimic.features.towers import kept_locations, location_weights, neighbourhoods
 
 RETINANET = Path(__file__).parent.parent / "goldens" / "mimic" / "retinanet.npz"
 LEVELS = ("P3", "P4", "P5", "P6", "P7")

@@ -11,7 +11,7 @@ from published_files import published_file, published_layout
 
 from lshfm_pl.detectors import build_detector, load_weights, model_config
 from lshfm_pl.mimic import LSHL2, Context, make_tap
-from lshfm_pl.mimic.features.retinanet import neighbourhoods
+from lshfm_pl.mimic.features.towers import neighbourhoods
 from lshfm_pl.mimic.hash_files import read_hash_file
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "goldens/mimic/end_to_end_forward.json").read_text())

@@ -1,0 +1,124 @@
+"""FCOS (arXiv 1904.01355, 2006.09214), with a feature pyramid or one map of a VGG, from torchvision's parts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
+from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
+from lshfm_pl.detectors.backbones.norms import group_norm
+from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
+from lshfm_pl.detectors.schema import Count, Fraction, Positive, PyramidDetectorConfig
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["FCOS", "build_fcos"]
+
+
+class FCOSConfig(PyramidDetectorConfig):
+    """Keys of torchvision's `FCOS`, by the same names.
+
+    It has no anchors to choose: torchvision's code has a square at each location, whose side is the stride.
+    """
+
+    center_sampling_radius: Positive
+    score_thresh: Fraction
+    nms_thresh: Fraction
+    topk_candidates: Count
+    detections_per_img: Count
+
+
+_OF_TORCHVISION = [key for key in FCOSConfig.model_fields if key not in PyramidDetectorConfig.model_fields]
+"""Keys that are handed to torchvision's class by the same name."""
+
+_NUM_STAGES = 3
+_STRIDES = {"fpn": (8, 16, 32, 64, 128), "none": (16,)}
+"""Neck → pixels from one location of each map to the next."""
+
+
+class FullPrecisionFCOSHead(FCOSHead):
+    """`cls_logits` [B, A, K], `bbox_regression` [B, A, 4] and `bbox_ctrness` [B, A, 1], in float32 under autocast too.
+
+    Args:
+        in_channels: of the maps; GroupNorm has 32 groups, or as many as divide them.
+        num_classes: background included.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        nn.Module.__init__(self)  # the parent's makes towers with 32 groups always
+        self.box_coder = detection._utils.BoxLinearCoder(normalize_by_size=True)
+        self.classification_head = FCOSClassificationHead(in_channels, 1, num_classes, norm_layer=group_norm)
+        self.regression_head = FCOSRegressionHead(in_channels, 1, norm_layer=group_norm)
+
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        """As torchvision's."""
+        return {name: at_least_float32(output) for name, output in super().forward(x).items()}
+
+
+def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
+    """Build an FCOS of random initial weights.
+
+    Args:
+        config: a resolved configuration, ``architecture: fcos``.
+        num_classes: number of classes; as in torchvision, label 0 has a score too though no object bears it.
+
+    Raises:
+        LSHFMError: the backbone does not hold, or is a ResNet without a pyramid.
+    """
+    if config["neck"] == "fpn":
+        backbone = build_fpn_backbone(
+            config,
+            num_stages=_NUM_STAGES,
+            extra_blocks=lambda channels: LastLevelP6P7(channels, channels),
+        )
+    else:
+        backbone, last_stage, _ = build_single_scale(config)
+        if last_stage is not None:
+            raise LSHFMError(
+                "model.neck: an FCOS without a pyramid needs a VGG, as there is no box head for the last stage "
+                f"of {config['backbone']}; give neck: fpn or another backbone."
+            )
+    strides = _STRIDES[config["neck"]]
+    return detection.FCOS(
+        backbone,
+        num_classes,
+        min_size=config["min_size"],
+        max_size=config["max_size"],
+        image_mean=config["image_mean"],
+        image_std=config["image_std"],
+        size_divisible=config["size_divisible"],
+        anchor_generator=FullPrecisionAnchors([(stride,) for stride in strides], [(1.0,)] * len(strides)),
+        head=FullPrecisionFCOSHead(backbone.out_channels, num_classes),
+        **{key: config[key] for key in _OF_TORCHVISION},
+    )
+
+
+def _count_classes(weights: Mapping[str, Tensor]) -> int | None:
+    logits = weights.get("head.classification_head.cls_logits.bias")
+    return None if logits is None or "head.regression_head.bbox_ctrness.bias" not in weights else len(logits)
+
+
+FCOS = Architecture(
+    name="fcos",
+    title="FCOS",
+    build=build_fcos,
+    schema=FCOSConfig,
+    is_built=lambda detector: isinstance(detector, detection.FCOS),
+    evaluation={key: key for key in ("score_thresh", "nms_thresh", "detections_per_img")},
+    marks=("head.regression_head.bbox_ctrness.",),
+    classifier="head.classification_head.cls_logits",
+    class_layers=("head.classification_head.cls_logits.",),
+    count_classes=_count_classes,
+    torchvision_detectors={"resnet50fpn": TorchvisionDetector("fcos_resnet50_fpn")},
+    points=("penultimate", "pyramid", "logits", "dense_head"),
+    tap="lshfm_pl.mimic.features.fcos.FCOSTap",
+    class_activation="sigmoid",
+    # The rate of arXiv 1904.01355, 0.01 for 16 images a step, for the 8 that rates are for here. Class logits are
+    # those of a RetinaNet, and so are the settings of their loss.
+    learning_rate=0.005,
+    kd_weight=0.3,
+    kd_temperature=1.0,
+)

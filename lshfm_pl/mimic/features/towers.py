@@ -1,0 +1,282 @@
+"""Where the features of a detector with a classification and a regression tower are read."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.image_list import ImageList
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic.features.base import (
+    DetectorTap,
+    FeatureGrid,
+    Record,
+    Recorded,
+    backbone_maps,
+    cropped,
+    draw_rows,
+)
+from lshfm_pl.mimic.nested import Channels, Features
+
+__all__ = ["TowerTap", "kept_locations", "location_weights", "neighbourhoods"]
+
+NEIGHBOURHOOD = 3
+"""Side of the neighbourhood of a location that the classifier, a 3×3 convolution, sees."""
+
+CLASS_TOWER_POINTS = frozenset({"penultimate", "logits", "dense_head"})
+
+
+class TowerTap(DetectorTap):
+    """Features of the classification tower, of the pyramid, and of both towers.
+
+    For detectors with torchvision's `head` of a `classification_head` and a `regression_head`, whose last layers
+    are 3×3 convolutions. Sub-classes say which locations training leaves out and what an anchor's logits count.
+
+    `penultimate`: maps of the classification tower's output, whose 3×3 neighbourhoods are the features: what the
+    `cls_logits` convolution sees. Zero padding; a neighbourhood's order is channel-major (C, kh, kw), so that a
+    hash matrix [H, C·9] is also a convolution weight [H, C, 3, 3]. Kept is every location of all levels but those
+    whose anchors are all left out of training; an image without boxes keeps none, so its matches are recorded as
+    all of that value. The loss is the mean over an image's kept locations, then the mean over the images that keep
+    any: the weights say so.
+
+    `logits`: [B·A, K] of every anchor; the weight is 0 for those that are left out and for images without boxes.
+
+    `dense_head`: outputs of the `classification` and the `regression` tower by level.
+    """
+
+    row_points = frozenset({"logits"})
+
+    def channels(self, point: str) -> Channels:
+        """Width of the classification tower or of both towers; classes."""
+        head = self.detector.head
+        if point == "dense_head":
+            return {
+                "classification": head.classification_head.cls_logits.in_channels,
+                "regression": head.regression_head.bbox_reg.in_channels,
+            }
+        if point == "penultimate":
+            return head.classification_head.cls_logits.in_channels
+        return head.classification_head.num_classes
+
+    def needs(self, points: frozenset[str]) -> set[str]:
+        """The towers' outputs, the matcher's values and the logits, and the pyramid, as far as wanted."""
+        names = {"pyramid"} & points
+        if "penultimate" in points:
+            names |= {"classification", "matches"}
+        if "logits" in points:
+            names |= {"logits", "matches"}
+        if "dense_head" in points:
+            names |= {"classification", "regression"}
+        return names
+
+    def hook(
+        self, stack: ExitStack, record: Record, points: frozenset[str], complete: Callable[[Record], None]
+    ) -> None:
+        """Hooks on the head and its last layers; the head's `compute_loss` is shadowed, as it gets the matches."""
+        head = self.detector.head
+        compute_loss = head.compute_loss
+
+        def keep_pyramid(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            record["pyramid"] = list(inputs[0])
+
+        def keep_classification(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            record.setdefault("classification", []).append(inputs[0])
+
+        def keep_regression(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            record.setdefault("regression", []).append(inputs[0])
+
+        def keep_matches(
+            targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
+        ) -> dict[str, Tensor]:
+            record["matches"] = torch.stack(
+                [
+                    matches if len(target["boxes"]) else torch.full_like(matches, Matcher.BETWEEN_THRESHOLDS)
+                    for matches, target in zip(matched_idxs, targets, strict=True)
+                ]
+            )
+            record["logits"] = outputs["cls_logits"]
+            complete(record)
+            return compute_loss(targets, outputs, anchors, matched_idxs)
+
+        if "pyramid" in points:
+            stack.callback(head.register_forward_pre_hook(keep_pyramid).remove)
+        if "dense_head" in points:
+            stack.callback(head.regression_head.bbox_reg.register_forward_pre_hook(keep_regression).remove)
+        stack.callback(self.classifier.register_forward_pre_hook(keep_classification).remove)
+        # The matches pass through no module, so no hook sees them: shadow the method on this instance.
+        head.compute_loss = keep_matches
+        stack.callback(delattr, head, "compute_loss")
+
+    def student_features(self, record: Record, points: frozenset[str]) -> dict[str, Recorded]:
+        """What the hooks have kept, with the weights that the matches give."""
+        found: dict[str, Recorded] = {}
+        if "logits" in points:
+            # A weight of 0 leaves an anchor out; to pick the others a GPU would have to tell how many there are.
+            weights_BA = self.logit_weights(record["matches"])
+            found["logits"] = Recorded(record["logits"].flatten(0, 1), weights_BA.flatten())
+        if "penultimate" in points:
+            maps = record["classification"]
+            keep_BL = kept_locations(record["matches"], self.anchors_at_location())
+            sizes = [level.shape[-2:] for level in maps]
+            of_levels = location_weights(keep_BL).split([height * width for height, width in sizes], dim=1)
+            weights = [level.unflatten(1, size) for level, size in zip(of_levels, sizes, strict=True)]
+            found["penultimate"] = Recorded(maps, weights)
+        if "pyramid" in points:
+            found["pyramid"] = Recorded(record["pyramid"])
+        if "dense_head" in points:
+            found["dense_head"] = Recorded({name: record[name] for name in ("classification", "regression")})
+        return found
+
+    def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
+        """The backbone's maps, and those of the towers that the points ask for."""
+        pyramid = list(backbone_maps(self.detector, batch).values())
+        made: dict[str, Any] = {"pyramid": pyramid} if "pyramid" in points else {}
+        head = self.detector.head
+        if points & CLASS_TOWER_POINTS:
+            made["classification"] = [head.classification_head.conv(level) for level in pyramid]
+        if "dense_head" in points:
+            made["regression"] = [head.regression_head.conv(level) for level in pyramid]
+        return made
+
+    def teacher_features(
+        self, maps: Mapping[str, Any], record: Record, points: frozenset[str]
+    ) -> dict[str, Features]:
+        """The towers' maps as they are, and the classifier's output by anchor."""
+        found: dict[str, Features] = {}
+        if "penultimate" in points:
+            found["penultimate"] = maps["classification"]
+        if "pyramid" in points:
+            found["pyramid"] = maps["pyramid"]
+        if "dense_head" in points:
+            found["dense_head"] = {name: maps[name] for name in ("classification", "regression")}
+        if "logits" in points:
+            num_classes = self.detector.head.classification_head.num_classes
+            by_level = [
+                _logits_by_anchor(self.classifier(level), num_classes) for level in maps["classification"]
+            ]
+            found["logits"] = torch.cat(by_level, dim=1).flatten(0, 1)
+        return found
+
+    @abstractmethod
+    def logit_weights(self, matches_BA: Tensor) -> Tensor:
+        """What the logits of each anchor count [B, A], as they do in the detector's own loss.
+
+        Args:
+            matches_BA: index of the box that an anchor is matched with; −1: background; `BETWEEN_THRESHOLDS`: left
+                out.
+        """
+
+    @abstractmethod
+    def matches(self, boxes_N4: Tensor, anchors_A4: Tensor) -> Tensor:
+        """What training matches the anchors of an image with [A], as for `logit_weights`; N > 0."""
+
+    def anchors_at_location(self) -> int:
+        """Number of anchors at each location of the maps."""
+        return self.detector.anchor_generator.num_anchors_per_location()[0]
+
+    def refuse_unlike(self, teacher: "TowerTap", points: frozenset[str]) -> None:
+        """Stop if the towers run on other levels, or logits cannot be paired anchor by anchor.
+
+        Raises:
+            LSHFMError: so it is.
+        """
+        generators = [tap.detector.anchor_generator for tap in (self, teacher)]
+        levels = [len(generator.sizes) for generator in generators]
+        if points & CLASS_TOWER_POINTS and levels[0] != levels[1]:
+            raise LSHFMError(
+                f"mimicking: expected maps of the same levels, found {levels[0]} (student) and {levels[1]} "
+                "(teacher); give both the same neck"
+            )
+        if "logits" not in points:
+            return
+        counts = [len(tap.classifier.weight) for tap in (self, teacher)]
+        if counts[0] != counts[1]:
+            raise LSHFMError(
+                f"distill.kd: expected as many class logits of both, found {counts[0]} (student) and {counts[1]} "
+                "(teacher): other classes or other numbers of anchors"
+            )
+        anchors = [(generator.sizes, generator.aspect_ratios) for generator in generators]
+        if anchors[0] != anchors[1]:
+            raise LSHFMError(
+                "distill.kd: logits are paired anchor by anchor, so expected the same anchor_sizes and "
+                "anchor_aspect_ratios in student and teacher"
+            )
+
+    def tower_maps(self, batch: Tensor) -> list[Tensor]:
+        """Outputs [B, C, h, w] of the classification tower, a level each."""
+        return self.teacher_maps(batch, frozenset({"penultimate"}))["classification"]
+
+    @classmethod
+    def ground_truth_features(
+        cls,
+        taps: Sequence["TowerTap"],
+        images: ImageList,
+        boxes: list[Tensor],
+        *,
+        rows_per_image: int,
+        generator: torch.Generator,
+    ) -> list[Tensor]:
+        """Of the locations that training keeps."""
+        levels = [tap.tower_maps(images.tensors) for tap in taps]
+        first = taps[0]
+        anchors = first.detector.anchor_generator(images, levels[0])
+        places = []
+        for index, (of_image, anchors_A4) in enumerate(zip(boxes, anchors, strict=True)):
+            if len(of_image):
+                matches_1A = first.matches(of_image, anchors_A4)[None]
+                kept = torch.where(kept_locations(matches_1A, first.anchors_at_location())[0])[0]
+                kept = draw_rows(kept, rows_per_image, generator)
+                places += [(index, location) for location in kept.tolist()]
+        device = images.tensors.device
+        rows = tuple(torch.tensor(places, dtype=torch.long, device=device).reshape(-1, 2).T)
+        return [neighbourhoods(of_detector)[rows] for of_detector in levels]
+
+    @classmethod
+    def grids(cls, taps: Sequence["TowerTap"], batch: Tensor, size: tuple[int, int]) -> list[FeatureGrid]:
+        """The classification tower's output, whose 3×3 neighbourhoods are what is mimicked."""
+        return [
+            FeatureGrid(
+                f"tower, stride {batch.shape[-1] // maps[0].shape[-1]}",
+                [cropped(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
+                side=NEIGHBOURHOOD,
+                is_mimicked=True,
+            )
+            for maps in zip(*(tap.tower_maps(batch) for tap in taps), strict=True)
+        ]
+
+
+def neighbourhoods(maps: list[Tensor]) -> Tensor:
+    """Maps [B, C, h, w] per level → [B, L, C·9]: every location's 3×3 neighbourhood, L over all levels."""
+    unfolded = [F.unfold(level, NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2) for level in maps]
+    return torch.cat(unfolded, dim=2).transpose(1, 2)
+
+
+def kept_locations(matches_BA: Tensor, anchors_per_location: int) -> Tensor:
+    """Matcher values [B, L·A] (location-major) → bool [B, L]: not all anchors lie between the thresholds."""
+    between_BA = matches_BA == Matcher.BETWEEN_THRESHOLDS
+    return ~between_BA.unflatten(1, (-1, anchors_per_location)).all(dim=2)
+
+
+def location_weights(keep_BL: Tensor) -> Tensor:
+    """Kept locations [B, L] → weights [B, L], 0 where not kept: a mean per image, then over images that keep any.
+
+    Example: of images that keep 2, 0 and 1 locations each one counts [1/4, 0, 1/2].
+    """
+    kept_B = keep_BL.sum(dim=1)
+    weight_B = 1.0 / (kept_B.clamp(min=1) * (kept_B > 0).sum().clamp(min=1))
+    return weight_B[:, None] * keep_BL
+
+
+def _logits_by_anchor(logits: Tensor, num_classes: int) -> Tensor:
+    """Output [B, A·K, h, w] of `cls_logits` → [B, h·w·A, K], the order of torchvision's anchors."""
+    batch, _, height, width = logits.shape
+    return (
+        logits.view(batch, -1, num_classes, height, width)
+        .permute(0, 3, 4, 1, 2)
+        .reshape(batch, -1, num_classes)
+    )

@@ -1,0 +1,62 @@
+"""The features of an FCOS: which locations count, and its logits against its own loss."""
+
+import pytest
+import torch
+from small_detectors import EVERY_STUDENT, STUDENTS, TEACHER_OF, as_float, random_batch, small_detector
+from torchvision.ops import sigmoid_focal_loss
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic import make_tap
+
+FCOS = EVERY_STUDENT[2]
+
+
+def paired(points, boxless=()):
+    student, teacher = small_detector(FCOS).train(), small_detector(TEACHER_OF[FCOS], seed=1).eval()
+    tap = make_tap(student, teacher, points)
+    images, targets = random_batch(boxless=boxless)
+    with tap.recording() as record:
+        losses = student(as_float(images), targets)
+    return tap.pairs(record), record, losses
+
+
+def test_every_location_of_an_image_with_boxes_counts_the_same():
+    pair = paired({"penultimate"}, boxless=(1,))[0]["penultimate"]
+    of_image, of_empty = (torch.cat([level[index].flatten() for level in pair.weights]) for index in (0, 1))
+    torch.testing.assert_close(of_image, torch.full_like(of_image, 1 / len(of_image)))
+    assert not of_empty.any()
+
+
+def test_logits_count_as_in_the_loss_of_classes():
+    pairs, record, losses = paired({"logits"})
+    logits, matches = pairs["logits"].student, record["matches"].flatten()
+    labels = torch.stack(
+        [
+            labels[of_image.clamp(min=0)]
+            for labels, of_image in zip(record["batch"].labels, record["matches"], strict=True)
+        ]
+    ).flatten()
+    wanted = torch.zeros_like(logits)
+    wanted[matches >= 0, labels[matches >= 0]] = 1
+    own = (sigmoid_focal_loss(logits, wanted).sum(dim=1) * pairs["logits"].weights).sum()
+    assert (matches >= 0).sum() > 3
+    torch.testing.assert_close(own, losses["classification"])
+
+
+def test_teachers_logits_are_those_that_it_would_detect_with():
+    student, teacher = small_detector(FCOS).train(), small_detector(TEACHER_OF[FCOS], seed=1).eval()
+    tap = make_tap(student, teacher, {"logits"})
+    images, targets = random_batch()
+    with tap.recording() as record:
+        student(as_float(images), targets)
+    found = tap.pairs(record)["logits"].teacher
+    batch = student.transform(as_float(images), targets)[0].tensors
+    with torch.no_grad():
+        expected = teacher.head(list(teacher.backbone(batch).values()))["cls_logits"]
+    torch.testing.assert_close(found, expected.flatten(0, 1))
+
+
+@pytest.mark.parametrize("point", ["penultimate", "logits", "dense_head"])
+def test_retinanet_is_no_teacher_at_points_of_the_head(point):
+    with pytest.raises(LSHFMError, match="FCOS and RetinaNet; the two can be compared at pyramid$"):
+        make_tap(small_detector(FCOS), small_detector(TEACHER_OF[STUDENTS[1]]), {point})
