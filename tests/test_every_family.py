@@ -33,6 +33,7 @@ def train_here(folder, data_root, *overrides):
             "data.batch_size=2",
             f"data.root={data_root}",
             "schedule.epochs=2",
+            "trainer.log_every_n_steps=1",
             "trainer.enable_progress_bar=false",
             "trainer.accelerator=cpu",
             f"output_dir={folder}",

@@ -40,7 +40,7 @@ _STRIDES = {"fpn": (8, 16, 32, 64, 128), "none": (16,)}
 
 
 class FullPrecisionFCOSHead(FCOSHead):
-    """`cls_logits` [B, A, K], `bbox_regression` [B, A, 4] and `bbox_ctrness` [B, A, 1], in float32 under autocast too.
+    """`cls_logits` [B, A, K], `bbox_regression` [B, A, 4], `bbox_ctrness` [B, A, 1], in float32 under autocast too.
 
     Args:
         in_channels: of the maps; GroupNorm has 32 groups, or as many as divide them.
