@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hydra.utils import get_class
 from torch import nn
 from torchvision.models import detection
 
 import lshfm_pl
 from lshfm_pl.detectors.architecture import known_architectures
+from lshfm_pl.mimic.features.base import DetectorTap
 
 PACKAGE = Path(lshfm_pl.__file__).parent
 DETECTION = detection.__name__
@@ -26,16 +28,17 @@ def _file_of(import_path):
     return "/".join(import_path.split(".")[1:]) + ".py"
 
 
-def _tap_file(tap):
-    path = tap.rpartition(".")[0] if isinstance(tap, str) else tap.__module__
-    return _file_of(path)
+def _tap_files(tap):
+    """Of a tap's class, and of those that it shares with other families' taps."""
+    classes = (get_class(tap) if isinstance(tap, str) else tap).__mro__
+    return {_file_of(each.__module__) for each in classes if DetectorTap in each.__mro__[1:]}
 
 
 FAMILIES = [family for family in known_architectures() if family.build.__module__.startswith("lshfm_pl.")]
-OWN_FILES = {_file_of(family.build.__module__) for family in FAMILIES} | {
-    _tap_file(family.tap) for family in FAMILIES if family.tap
-}
-"""Of the families of detectors: the file of the architecture, and that of its tap."""
+OWN_FILES = {_file_of(family.build.__module__) for family in FAMILIES}.union(
+    *(_tap_files(family.tap) for family in FAMILIES if family.tap)
+)
+"""Of the families of detectors: the file of the architecture, and those of its tap."""
 
 BODIES = "detectors/backbones/"
 

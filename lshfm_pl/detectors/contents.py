@@ -250,9 +250,7 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
         renamed,
         frozen_bn_eps=OLD_FROZEN_BN_EPS if is_old else None,
         others=others,
-        names_in_file={
-            names[key]: f"{entry}{chosen.prefix}{pair_prefix}{key}" for key in weights
-        },
+        names_in_file={names[key]: f"{entry}{chosen.prefix}{pair_prefix}{key}" for key in weights},
         left_out={f"{entry}{chosen.prefix}{key}": tuple(value.shape) for key, value in further.items()},
     )
 
