@@ -1,7 +1,7 @@
 """FCOS (arXiv 1904.01355, 2006.09214), with a feature pyramid or one map of a VGG, from torchvision's parts."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torchvision.models import detection
@@ -9,6 +9,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
+from lshfm_pl.detectors.backbones.backbone import backbone
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
 from lshfm_pl.detectors.backbones.norms import group_norm
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
@@ -35,8 +36,7 @@ _OF_TORCHVISION = [key for key in FCOSConfig.model_fields if key not in PyramidD
 """Keys that are handed to torchvision's class by the same name."""
 
 _NUM_STAGES = 3
-_STRIDES = {"fpn": (8, 16, 32, 64, 128), "none": (16,)}
-"""Neck → pixels from one location of each map to the next."""
+_SINGLE_STRIDE = 16
 
 
 class FullPrecisionFCOSHead(FCOSHead):
@@ -58,6 +58,14 @@ class FullPrecisionFCOSHead(FCOSHead):
         return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
+def _strides(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Pixels from one location of each map to the next; each further level of a pyramid has half the locations."""
+    if config["neck"] == "none":
+        return (_SINGLE_STRIDE,)
+    read = [stage.stride for stage in backbone(config["backbone"]).stages(config)[-_NUM_STAGES:]]
+    return (*read, 2 * read[-1], 4 * read[-1])
+
+
 def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
     """Build an FCOS of random initial weights.
 
@@ -69,21 +77,21 @@ def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
         LSHFMError: the backbone does not hold, or is a ResNet without a pyramid.
     """
     if config["neck"] == "fpn":
-        backbone = build_fpn_backbone(
+        body: nn.Module = build_fpn_backbone(
             config,
             num_stages=_NUM_STAGES,
             extra_blocks=lambda channels: LastLevelP6P7(channels, channels),
         )
     else:
-        backbone, last_stage, _ = build_single_scale(config)
+        body, last_stage, _ = build_single_scale(config)
         if last_stage is not None:
             raise LSHFMError(
                 "model.neck: an FCOS without a pyramid needs a VGG, as there is no box head for the last stage "
                 f"of {config['backbone']}; give neck: fpn or another backbone."
             )
-    strides = _STRIDES[config["neck"]]
+    strides = _strides(config)
     return detection.FCOS(
-        backbone,
+        body,
         num_classes,
         min_size=config["min_size"],
         max_size=config["max_size"],
@@ -91,7 +99,7 @@ def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
         image_std=config["image_std"],
         size_divisible=config["size_divisible"],
         anchor_generator=FullPrecisionAnchors([(stride,) for stride in strides], [(1.0,)] * len(strides)),
-        head=FullPrecisionFCOSHead(backbone.out_channels, num_classes),
+        head=FullPrecisionFCOSHead(cast(Any, body).out_channels, num_classes),
         **{key: config[key] for key in _OF_TORCHVISION},
     )
 
