@@ -1,4 +1,4 @@
-# Every target makes .venv and installs what it needs by itself.
+# Every target creates .venv and installs what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,8 +9,8 @@ IS_SUPPORTED := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
 install: $(INSTALLED)
 
-# The version is checked before anything is made: pip would tell it late, and leave a .venv that can never be used.
-# A .venv that is there already is kept, unless it is of an older Python.
+# The Python version is checked first. pip would report it late, and leave a .venv that cannot be used.
+# An existing .venv is kept, unless its Python is too old.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python $(IS_SUPPORTED) 2>/dev/null || $(PYTHON) $(IS_SUPPORTED) || { \
 		echo "error: expected Python 3.11 or newer, found $$($(PYTHON) --version 2>&1): give another one," \
@@ -19,11 +19,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# SEEDS=5 trains five students a loss; the two of the default stay if they are done.
+# SEEDS=5 trains five students for each loss; students that are already trained are kept.
 quickstart: $(INSTALLED)
 	$(BIN)/python -m lshfm_pl.compare $(if $(SEEDS),seeds=$(SEEDS))
 
-# Without the slow tests, which train whole comparisons or start many processes; `make check` runs them too.
+# Runs the fast tests. The slow ones train whole comparisons or start many processes; `make check` runs them too.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
@@ -33,11 +33,11 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# Long: kills, stops and starves training runs, and writes what came of it to outputs/torture.
+# Takes about an hour: kills, stops and starves training runs, and writes the outcome to outputs/torture.
 torture: $(INSTALLED)
 	$(BIN)/python scripts/torture.py
 
-# Leaves outputs/, pretrained/ and data/ alone: they are the user's.
+# Keeps outputs/, pretrained/ and data/, which belong to the user.
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
