@@ -244,3 +244,11 @@ def anchors(page: Path):
     """The anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_named_source_files_exist():
+    for page in PAGES:
+        for path in re.findall(
+            r"`((?:benchmarks|conf|lshfm_pl|scripts|tests)/[\w/.]+)`", page.read_text("utf-8")
+        ):
+            assert (ROOT / path).exists(), f"{name_of(page)}: {path}"
