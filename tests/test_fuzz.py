@@ -28,10 +28,14 @@ from fuzzing import (
 from hydra import compose, initialize_config_dir
 from PIL import ExifTags, Image
 from run_files import write_run
+from safetensors.torch import save_file
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.check import find_faults
 from lshfm_pl.data.images import decode_image, image_size, inspect_image, is_whole
+from lshfm_pl.detectors import build_detector, load_detector
+from lshfm_pl.detectors.checkpoint import load_start
+from lshfm_pl.detectors.start import Start
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.import_checkpoint import import_checkpoint
@@ -251,6 +255,62 @@ def test_bytes_of_checkpoints(run, tmp_path):
         read_torch_file(path)
 
     check(trial, seeds(2000))
+
+
+def test_safetensors(tmp_path):
+    names = {
+        "backbone.body.conv1.weight": torch.ones(2, 3),
+        "a": torch.ones(4, dtype=torch.int64),
+        "b": torch.ones(()),
+    }
+    save_file(names, tmp_path / "sound.safetensors", metadata={"format": "pt"})
+    sound = (tmp_path / "sound.safetensors").read_bytes()
+    length = int.from_bytes(sound[:8], "little")
+    header, data = json.loads(sound[8 : 8 + length]), sound[8 + length :]
+    path = tmp_path / "damaged.safetensors"
+
+    def trial(seed):
+        """The bytes of a file, or the values of its header with their right length, or with a wrong one."""
+        dice = random.Random(seed)
+        if dice.random() < 0.3:
+            path.write_bytes(mutated_bytes(sound, dice))
+        else:
+            text = json.dumps(mutated_value(header, dice)).encode("utf-8", "surrogatepass")
+            size = (
+                len(text)
+                if dice.random() < 0.8
+                else dice.choice((0, 1, length, 2**31, 2**40, 2**63, 2**64 - 1))
+            )
+            path.write_bytes(size.to_bytes(8, "little") + text + data)
+        read_torch_file(path)
+
+    check(trial, seeds(1500))
+
+
+def test_files_that_training_starts_from(run, tmp_path):
+    """Of one's own, and what other tools wrote: prefixes, entries, a model with its average."""
+    own = torch.load(run / "run/checkpoints/best.ckpt", weights_only=True)
+    weights = {key.removeprefix("detector."): value for key, value in own["state_dict"].items()}
+    averaged = {key: value * 0.5 for key, value in weights.items()}
+    contents = [
+        {key: own[key] for key in ("state_dict", "detector")},
+        {"model": weights, "model_ema": averaged, "epoch": 3},
+        {f"module.{key}": value for key, value in weights.items()},
+    ]
+    config, path = load_detector(run / "run/checkpoints/best.ckpt").config, tmp_path / "damaged.ckpt"
+    passed = 0
+
+    def trial(seed):
+        nonlocal passed
+        dice = random.Random(seed)
+        torch.save(mutated_value(dice.choice(contents), dice), path)
+        detector = build_detector(config, num_classes=3, class_names=("circle", "gnat"))
+        load_start(detector, Start(weights=str(path), match_classes=dice.choice(("by_name", "none"))))
+        assert all(value.isfinite().all() for value in detector.state_dict().values())
+        passed += 1
+
+    check(trial, seeds(150))
+    assert passed > 0 or len(seeds(150)) < 100
 
 
 def test_values_of_checkpoints_in_evaluate_and_import(run, tmp_path):

@@ -40,10 +40,11 @@ _TEXTS = {
 }
 
 
-def is_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file of `size` bytes that begins with `head` is of safetensors: a length, then so much JSON."""
-    length = int.from_bytes(head[:_LENGTH_OF_HEADER], "little")
-    return head[_LENGTH_OF_HEADER : _LENGTH_OF_HEADER + 1] == b"{" and length <= size - _LENGTH_OF_HEADER
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins with `head` is of safetensors, whole or damaged: a length, then JSON."""
+    length = head[:_LENGTH_OF_HEADER]
+    is_text = length.isascii() and 0 not in length  # as a length it would be more than any file has
+    return head[_LENGTH_OF_HEADER : _LENGTH_OF_HEADER + 1] == b"{" and not is_text
 
 
 def describe_foreign(file: BinaryIO) -> str | None:

@@ -74,7 +74,7 @@ def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> 
         )
     with open_regular(path, limit=_LARGEST_FILE) as file:
         size = path.stat().st_size
-        if is_safetensors(file.read(16), size):
+        if is_safetensors(file.read(16)):
             return _read_safetensors(path)
         try:
             _refuse_absurd_sizes(file, size)
