@@ -135,6 +135,19 @@ def test_student_without_a_published_teacher_has_none():
     assert config.teacher.checkpoint is None
 
 
+@pytest.mark.parametrize("model", ["fasterrcnn_resnet50fpn", "retinanet_resnet50fpn"])
+def test_fine_tuning_is_short_and_its_rate_rises_and_ends_at_nothing(model):
+    config = composed(f"model={model}", "schedule=finetune", "model.weights=COCO_V1")
+    schedule = Schedule(**OmegaConf.to_container(config.schedule, resolve=True))
+    assert schedule.epochs < 24
+    steps = 50
+    rates = [schedule.factor(step, steps) * schedule.scaled_lr(8) for step in range(schedule.epochs * steps)]
+    assert rates[0] < 1e-6
+    assert max(rates) == pytest.approx(1e-4, rel=0.02)
+    assert rates.index(max(rates)) < steps
+    assert rates[-1] < 1e-6
+
+
 @pytest.mark.parametrize(("model", "lr"), [("fasterrcnn_vgg11fpn", 0.01), ("retinanet_vgg11fpn", 0.005)])
 def test_published_schedule(model, lr):
     settings = OmegaConf.to_container(composed(f"model={model}").schedule, resolve=True)

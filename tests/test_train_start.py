@@ -11,6 +11,7 @@ from test_train import SMALL, run_command, train_here
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
 from lshfm_pl.detectors import build_detector, detector_checkpoint
+from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import evaluate
 from lshfm_pl.training.run import LOADED_FILE
 
@@ -90,3 +91,24 @@ def test_command_tells_what_a_run_starts_from_and_what_is_missing(tmp_path, data
         assert expected in done.stderr
         assert len(done.stderr.strip().splitlines()) <= 2
         assert not (tmp_path / "other/checkpoints").exists()
+
+
+def test_teacher_that_knows_more_classes_teaches_by_kd_and_is_measured(tmp_path, data):
+    name = "fasterrcnn_resnet10fpn_tiny"
+    start_file(tmp_path / "teacher.ckpt", name, ("dog", *SHAPE_CLASSES[::-1], "cat"))
+    student = [data, f"model={name}", f"teacher.checkpoint={tmp_path}/teacher.ckpt", "distill=kd"]
+    results = train_here(tmp_path / "run", *student)
+    assert results["teacher"]["metrics"]["AP50"] >= 0
+    assert f"AP50/{SHAPE_CLASSES[0]}" in results["teacher"]["metrics"]
+    assert "train/mimic_kd" in (tmp_path / "run/metrics.csv").read_text()
+
+
+def test_teacher_of_other_classes_teaches_its_features_and_kd_is_refused(tmp_path, data, caplog):
+    name = "retinanet_resnet10fpn_tiny"
+    start_file(tmp_path / "teacher.ckpt", name)
+    student = [data, f"model={name}", f"teacher.checkpoint={tmp_path}/teacher.ckpt"]
+    results = train_here(tmp_path / "run", *student, "distill=l2")
+    assert results["teacher"]["metrics"] is None
+    with pytest.raises(LSHFMError, match=f"the teacher has no {SHAPE_CLASSES[0]}.*l2, lsh and lshl2"):
+        train_here(tmp_path / "other", *student, "distill=kd")
+    assert not (tmp_path / "other/checkpoints").exists()

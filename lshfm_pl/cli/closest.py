@@ -204,8 +204,9 @@ def _for_path(group: str, path: str, command: str) -> str:
         root = for_shell(f"data.root={path}")
         return f"did you mean data={layout} {root}?"
     if group == "model":
-        key = {"train": "model.backbone_weights", "import_checkpoint": "src"}.get(command, "checkpoint")
-        return f"did you mean {for_shell(f'{key}={path}')}?"
+        keys = {"train": ("model.weights", "model.backbone_weights"), "import_checkpoint": ("src",)}
+        meant = [for_shell(f"{key}={path}") for key in keys.get(command, ("checkpoint",))]
+        return f"did you mean {alternatives(meant)}?"
     return f"it is one of {few(group_choices(group), CUT_CHOICES)}"
 
 

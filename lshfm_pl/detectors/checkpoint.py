@@ -93,7 +93,8 @@ def load_detector(
             ``load_weights`` takes.
         config: the detector of a file that does not describe one itself; a description in the file goes first.
             Without one the layout of the tensors tells which of the ``conf/model`` files it is, if any.
-        class_names: likewise its classes. Without them 21 classes are VOC's and 91 are COCO's.
+        class_names: likewise its classes. Without them, or where the file has another number of classes, 21
+            classes are VOC's and 91 are COCO's.
         which: the network to take from a file that holds several: ``student`` or ``teacher``, or the name of the
             entry that it is in, such as ``model_ema``.
         evaluation: other evaluation settings than the detector's, see ``change_evaluation``.
@@ -243,14 +244,15 @@ def _describe_by_layout(
                 "(+model@… where none is chosen)."
             )
         config = model_config(name)
-    if not class_names:
-        num_classes = count_classes(contents.weights) or 0
-        class_names = default_class_names(num_classes)
-        if class_names is None:
+    num_classes = count_classes(contents.weights) or 0
+    known = default_class_names(num_classes)
+    if not class_names or (known is not None and len(class_names) != len(known)):
+        if known is None:
             raise LSHFMError(
                 f"{contents.source}: {contents.format} of {num_classes} classes with background, whose names it "
                 "does not say. Give class_names or the data they are of."
             )
+        class_names = known
     return {"config": config, "num_classes": len(class_names) + 1, "class_names": class_names}
 
 

@@ -123,7 +123,7 @@ class Terms(nn.ModuleDict):
         """Give an adapter to each term whose student and teacher have features of different widths.
 
         Its first weights depend on the seed and the term's name; the global random numbers are left as they are.
-        Class logits are never adapted: taps refuse detectors of other classes.
+        Class logits are never adapted: they are paired by the names of the classes.
         """
         for name, term in self.named():
             point = term.loss.point

@@ -8,7 +8,7 @@ A key that the user gives replaces a choice. The numbers of these rules are in `
 - *batch size*: 8, or less if the images are large, or so few that an epoch would have very few steps;
 - *epochs*: as many as a given number of steps needs, within limits;
 - *schedule*: AdamW for detectors trained from scratch, the published SGD with cosine decay for detectors with
-  ImageNet weights.
+  ImageNet weights, fine-tuning for those that start from a whole detector, whose anchors stay too.
 """
 
 import math
@@ -20,7 +20,7 @@ import numpy as np
 
 from lshfm_pl.data.dataset import DetectionRecord
 
-__all__ = ["Choice", "Pictures", "choose", "choose_side", "measure"]
+__all__ = ["Choice", "Pictures", "choose", "choose_side", "is_from_scratch", "measure"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ def measure(records: Sequence[DetectionRecord]) -> Pictures:
     )
 
 
+def is_from_scratch(model: Mapping[str, Any]) -> bool:
+    """Whether the training of a `model` config starts from neither a detector's nor a backbone's weights."""
+    return model.get("weights") is None and model.get("backbone_weights") is None
+
+
 def choose_side(pictures: Pictures, rules: Mapping[str, Any], *, from_scratch: bool) -> tuple[int, str]:
     """Choose the short side of the images; returns it in pixels, and a text with the reason."""
     multiple, least = rules["side_multiple"], rules["least_side"]
@@ -117,10 +122,11 @@ def choose(
         epochs: the given number of epochs; None chooses one.
         trainer: config of the trainer, which may limit the steps.
     """
-    from_scratch = model.get("backbone_weights") is None
+    from_scratch = is_from_scratch(model)
     long_side = math.ceil(side * pictures.long_over_short / 32) * 32
     choices = [Choice("size", (f"model.min_size=[{side}]", f"model.max_size={long_side}"), side_reason)]
-    if len(pictures.sizes) and "anchor_sizes" in model:
+    # The box layers of a trained detector have learned to move its own anchors.
+    if len(pictures.sizes) and "anchor_sizes" in model and model.get("weights") is None:
         anchors = _anchors(pictures, rules, model, side)
         low, high = anchors[0][0], anchors[-1][-1]
         choices.append(
@@ -153,11 +159,14 @@ def choose(
             f"validation after every {f'{every} epochs' if every > 1 else 'epoch'}",
         )
     )
-    kind = "scratch" if from_scratch else "pretrained"
-    reason = "no ImageNet weights: trained from scratch" if from_scratch else "from ImageNet weights"
-    name = (
-        "AdamW, conf/schedule/quickstart" if from_scratch else "SGD, conf/schedule/voc_24e with cosine decay"
-    )
+    if model.get("weights") is not None:
+        kind, name, reason = "detector", "AdamW, conf/schedule/finetune", "from a trained detector"
+    elif from_scratch:
+        kind, name = "scratch", "AdamW, conf/schedule/quickstart"
+        reason = "no ImageNet weights: trained from scratch"
+    else:
+        kind, name = "pretrained", "SGD, conf/schedule/voc_24e with cosine decay"
+        reason = "from ImageNet weights"
     choices.append(Choice("schedule", tuple(rules["schedule"][kind]), f"{name}: {reason}"))
     return choices
 

@@ -13,7 +13,7 @@ from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.comparison import Plan, Typed
 from lshfm_pl.runs.data_of_run import RunData
-from lshfm_pl.runs.defaults import choose, choose_side, measure
+from lshfm_pl.runs.defaults import choose, choose_side, is_from_scratch, measure
 
 __all__ = ["make_plan"]
 
@@ -70,7 +70,7 @@ def choose_for_data(plan: Plan) -> None:
     trained = None if config.teacher.checkpoint is None else described_model(config.teacher.checkpoint)
     if trained is not None:
         models["teacher"] = trained
-    scratch = {role: model.get("backbone_weights") is None for role, model in models.items()}
+    scratch = {role: is_from_scratch(model) for role, model in models.items()}
     side, reason = choose_side(pictures, rules, from_scratch=any(scratch.values()))
     if config.image_size is not None:
         side, reason = int(config.image_size), f"short side {config.image_size} pixels: image_size is given"

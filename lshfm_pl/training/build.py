@@ -16,6 +16,7 @@ from lshfm_pl.detectors import (
     load_torchvision_detector,
 )
 from lshfm_pl.detectors.checkpoint import load_start
+from lshfm_pl.detectors.class_names import labels_by_name
 from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.detectors.start import start_of
 from lshfm_pl.errors import LSHFMError, few
@@ -135,10 +136,11 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
     """torchvision's `teacher.weights` of `teacher.detector` if given, else the detector in `teacher.checkpoint`.
 
     `teacher.detector` is the config of a checkpoint that does not say it; `teacher.which` chooses the network of a
-    published one that holds two.
+    published one that holds two. Its classes may be other ones than the data's: a loss on class logits refuses a
+    teacher that lacks one of them.
 
     Raises:
-        LSHFMError: neither given, no such file, weights that do not load, or other classes than the data's.
+        LSHFMError: neither given, no such file, or weights that do not load.
     """
     path, weights = config.teacher.checkpoint, config.teacher.weights
     named = import_parts(as_dict(config.teacher.detector))
@@ -151,11 +153,26 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
     if named and named["name"] != name:
         log.info("teacher: %s says that it holds %s, which goes before %s", path, name, named["name"])
     if teacher.class_names != class_names:
-        raise LSHFMError(
-            f"teacher: expected a teacher of the data's classes {few(class_names, 20)}; {weights or path} has "
-            f"{few(teacher.class_names, 20)}"
-        )
+        _tell_other_classes(teacher, class_names)
     return teacher
+
+
+def _tell_other_classes(teacher: Detector, class_names: tuple[str, ...]) -> None:
+    labels = labels_by_name(class_names, teacher.class_names)
+    missing = [name for name, label in zip(class_names, labels, strict=True) if label is None]
+    if missing:
+        log.warning(
+            "teacher: of the data's classes it does not know %s (it has %s); its features can be mimicked, its AP "
+            "on the data cannot be measured",
+            few(missing),
+            few(teacher.class_names, 8),
+        )
+    else:
+        log.info(
+            "teacher: of its %d classes %d are the data's, found by name",
+            len(teacher.class_names),
+            len(class_names),
+        )
 
 
 def start_report(student: Detector) -> LoadReport | None:

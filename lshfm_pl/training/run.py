@@ -15,6 +15,7 @@ from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import take_over_norm_eps
 from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.detectors.cost import detector_cost
+from lshfm_pl.detectors.relabelled import relabelled
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_json, write_whole
 from lshfm_pl.kernels.switches import set_switches
@@ -136,8 +137,9 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             teacher is not None
             and config.distill.get("check_teacher", True)
             and record.teacher_metrics is None
+            and (measured := relabelled(teacher, datamodule.class_names)) is not None
         ):
-            record.teacher_metrics = measure_teacher(trainer, teacher, datamodule)
+            record.teacher_metrics = measure_teacher(trainer, measured, datamodule)
         with contextlib.nullcontext() if restoration is None else restoration.watching():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
         trainer.test(module, datamodule=datamodule, verbose=False)

@@ -31,7 +31,7 @@ def printed(monkeypatch, capsys, tmp_path, command, *arguments):
         ("train", ["data=/my set"], "did you mean data=voc_folder 'data.root=/my set'?"),
         ("check_data", ["data=~/cells"], "did you mean data=voc_folder 'data.root=~/cells'?"),
         ("evaluate", ["model=a/best.ckpt"], "did you mean checkpoint=a/best.ckpt?"),
-        ("train", ["model=a/best.ckpt"], "did you mean model.backbone_weights=a/best.ckpt?"),
+        ("train", ["model=a/b.ckpt"], "did you mean model.weights=a/b.ckpt or model.backbone_weights=a/b.ckpt?"),
         ("predict", ["holiday/"], "did you mean images=holiday/?"),
         ("report", ["outputs/mine"], "did you mean runs=outputs/mine?"),
         ("predict", ["score=0.3"], "score: no such key or group; did you mean score_thresh or score_threshold?"),

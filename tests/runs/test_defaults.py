@@ -107,6 +107,13 @@ def test_detectors_from_imagenet_weights_have_their_own_schedule():
     assert "schedule" not in chosen(pictures(205, 640, 480, [60]), SMALL)
 
 
+def test_detectors_that_start_from_a_whole_one_are_fine_tuned_with_its_anchors():
+    settings = chosen(pictures(205, 640, 480, [60]), {**SMALL, "weights": "COCO_V1"})
+    assert settings["schedule"] == "finetune"
+    assert "model.anchor_sizes" not in settings
+    assert "model.anchor_sizes" in chosen(pictures(205, 640, 480, [60]), SMALL)
+
+
 def test_pictures_without_objects_keep_the_anchors_of_the_model():
     assert "model.anchor_sizes" not in chosen(pictures(100, 640, 480, []))
 

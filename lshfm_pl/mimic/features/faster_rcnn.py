@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
 from lshfm_pl.mimic.features.base import (
     DetectorTap,
@@ -128,19 +127,6 @@ class FasterRCNNTap(DetectorTap):
         if "dense_head" in points:
             found["dense_head"] = {"rpn": maps["dense_head"]}
         return found
-
-    def refuse_unlike(self, teacher: "FasterRCNNTap", points: frozenset[str]) -> None:
-        """Stop if the numbers of class logits differ.
-
-        Raises:
-            LSHFMError: they do.
-        """
-        counts = [self.channels("logits"), teacher.channels("logits")]
-        if "logits" in points and counts[0] != counts[1]:
-            raise LSHFMError(
-                f"distill.kd: expected as many class logits of both, found {counts[0]} (student) and {counts[1]} "
-                "(teacher): other classes"
-            )
 
     @classmethod
     def ground_truth_features(

@@ -6,7 +6,7 @@ points ask. Its proposals, NMS and post-processing never run.
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.utils import get_class
@@ -16,6 +16,7 @@ from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
 from lshfm_pl.mimic.features.base import Batch, DetectorTap, Pair, Record
+from lshfm_pl.mimic.features.classes import ClassColumns, class_columns
 from lshfm_pl.mimic.features.levels import Level
 from lshfm_pl.mimic.nested import Channels
 
@@ -110,7 +111,8 @@ class FeatureTap:
         points: where to pair features.
 
     Raises:
-        LSHFMError: the pyramids have no level of the same stride.
+        LSHFMError: the pyramids have no level of the same stride, or class logits are to be paired and the teacher
+            lacks a class of the student's.
     """
 
     def __init__(self, student: DetectorTap, teacher: DetectorTap, points: frozenset[str]) -> None:
@@ -119,8 +121,11 @@ class FeatureTap:
         self._levels: list[tuple[int, int]] = []
         self._strides: tuple[int, ...] = ()
         self._pyramids: tuple[list[Level], list[Level]] = ([], [])
+        self._columns: ClassColumns | None = None
         if "pyramid" in points:
             self._pair_levels()
+        if "logits" in points:
+            self._pair_classes()
 
     @property
     def student(self) -> Any:
@@ -152,8 +157,20 @@ class FeatureTap:
             [of_teacher[index] for _, index in self._levels],
         )
 
+    def _pair_classes(self) -> None:
+        student, teacher = (cast(int, tap.channels("logits")) for tap in (self._student, self._teacher))
+        self._columns = class_columns(
+            getattr(self.student, "class_names", ()),
+            getattr(self.teacher, "class_names", ()),
+            (student, teacher),
+            self._teacher.activation,
+        )
+
     def channels(self, point: str) -> tuple[Channels, Channels]:
-        """Widths of the student's and the teacher's features at a point."""
+        """Widths of the student's and the teacher's features at a point, as they are paired."""
+        if point == "logits":
+            width = self._student.channels(point)
+            return width, width
         if point == "pyramid":
             student, teacher = (tuple(level.channels for level in levels) for levels in self._pyramids)
             return student, teacher
@@ -222,6 +239,8 @@ class FeatureTap:
             raise _nothing_recorded()
         with torch.no_grad():
             teacher = self._teacher.teacher_features(record["teacher"], record, self.points)
+        if self._columns is not None:
+            teacher["logits"] = self._columns(cast(Tensor, teacher["logits"]))
         student = self._student.student_features(record, self.points)
         pairs = {
             point: Pair(features, teacher[point], weights) for point, (features, weights) in student.items()

@@ -194,12 +194,6 @@ class TowerTap(DetectorTap):
             )
         if "logits" not in points:
             return
-        counts = [len(tap.classifier.weight) for tap in (self, teacher)]
-        if counts[0] != counts[1]:
-            raise LSHFMError(
-                f"distill.kd: expected as many class logits of both, found {counts[0]} (student) and {counts[1]} "
-                "(teacher): other classes or other numbers of anchors"
-            )
         anchors = [(generator.sizes, generator.aspect_ratios) for generator in generators]
         if anchors[0] != anchors[1]:
             raise LSHFMError(

@@ -1,0 +1,47 @@
+"""A detector that reports the classes of other data, where it has them all by name."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lshfm_pl.detectors.build import Detector
+from lshfm_pl.detectors.class_names import labels_by_name
+
+__all__ = ["relabelled"]
+
+
+class _RelabelledDetector(nn.Module):
+    """Detections with other labels; those of classes that have none are left out. For evaluation alone."""
+
+    def __init__(self, detector: Detector, class_names: tuple[str, ...], labels: list[int]) -> None:
+        super().__init__()
+        self.detector = detector
+        self.config = detector.config
+        self.class_names = class_names
+        self.num_classes = len(class_names) + 1
+        new_labels = torch.zeros(detector.num_classes, dtype=torch.int64)
+        new_labels[labels] = torch.arange(1, self.num_classes)
+        self.register_buffer("new_labels", new_labels, persistent=False)
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """As the detector in evaluation: per image `boxes` [N, 4], `labels` [N] and `scores` [N]."""
+        found = []
+        for detections in self.detector(images):
+            labels = cast(Tensor, self.new_labels)[detections["labels"]]
+            kept = {key: value[labels > 0] for key, value in detections.items()}
+            found.append({**kept, "labels": labels[labels > 0]})
+        return found
+
+
+def relabelled(detector: Detector, class_names: tuple[str, ...]) -> Detector | None:
+    """A detector whose detections have the labels of `class_names`; None where it does not have all of these.
+
+    It is the detector itself where its classes are these.
+    """
+    if detector.class_names == class_names:
+        return detector
+    labels = [label for label in labels_by_name(class_names, detector.class_names) if label is not None]
+    if len(labels) < len(class_names):
+        return None
+    return cast(Detector, _RelabelledDetector(detector, class_names, labels))
