@@ -1,10 +1,11 @@
-"""Train some steps by the published recipe at several learning rates, and note by step what grows.
+"""Train with the published schedule at several learning rates, and record in each step what grows.
 
     python scripts/measure_stability.py --factor 1 --factor 10 --steps 100 --output outputs/stability \\
         model=retinanet_resnet10fpn_tiny distill=lsh data=shapes teacher.checkpoint=…
 
-The schedule is the published one (SGD, warm-up in the first epoch), without guard. One CSV a run: every loss, the
-gradient's norm by part of the student, the mean norm of its mimicked features; and a line a run on the screen.
+The schedule is the published one (SGD, warm-up in the first epoch), without the guard. Each run prints one line, and
+writes a CSV file with every loss, the gradient norm of each part of the student, and the mean norm of its mimicked
+features.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -20,9 +20,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
-from torchvision.models.detection import FasterRCNN
 
 from lshfm_pl.files import whole_file
+from lshfm_pl.mimic.features import tap_of
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.training.build import build_module
 from lshfm_pl.training.detection import DetectionModule, Place
@@ -38,7 +38,7 @@ PARTS = {
 
 
 def rows_of_run(config: DictConfig, steps: int) -> Iterator[dict[str, float]]:
-    """One row a step, up to the first that is not finite."""
+    """One row per step, up to the first step that is not finite."""
     torch.manual_seed(config.seed)
     datamodule = instantiate(config.data)
     datamodule.prepare_data()
@@ -48,7 +48,7 @@ def rows_of_run(config: DictConfig, steps: int) -> Iterator[dict[str, float]]:
     loader = datamodule.train_dataloader()
     optimizer = build_optimizer(module.detector.parameters(), module.schedule, datamodule.batch_size)
     scheduler = build_scheduler(optimizer, module.schedule, len(loader))
-    norms = note_feature_norms(module.detector)
+    norms = record_feature_norms(module.detector)
     for step in range(steps):
         epoch, batch_idx = divmod(step, len(loader))
         if batch_idx == 0:
@@ -70,23 +70,19 @@ def rows_of_run(config: DictConfig, steps: int) -> Iterator[dict[str, float]]:
         scheduler.step()
 
 
-def note_feature_norms(detector: nn.Module) -> list[float]:
-    """A list to which each forward appends the mean norm of the features that are mimicked, one entry a map."""
+def record_feature_norms(detector: nn.Module) -> list[float]:
+    """A list to which each forward pass appends the mean norm of the penultimate features, one entry per map."""
     norms: list[float] = []
 
-    def note(features: Tensor) -> None:
-        norms.append(float(features.detach().norm(dim=1).mean()))
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        norms.append(float(inputs[0].detach().norm(dim=1).mean()))
 
-    if isinstance(detector, FasterRCNN):
-        detector.roi_heads.box_head.register_forward_hook(lambda module, inputs, output: note(output))
-    else:
-        head: Any = detector.head
-        head.classification_head.cls_logits.register_forward_pre_hook(lambda module, inputs: note(inputs[0]))
+    tap_of(detector).classifier.register_forward_pre_hook(record)
     return norms
 
 
 def gradient_norms(module: DetectionModule) -> dict[str, float]:
-    """Norm of the whole gradient, and of each part of the student that has one."""
+    """Norm of the whole gradient, and of the gradient of each part of the student."""
     gradients = {name: p.grad for name, p in module.detector.named_parameters() if p.grad is not None}
     norms = {"gradient": float(get_total_norm(gradients.values()))}
     for part, prefix in PARTS.items():
@@ -97,11 +93,11 @@ def gradient_norms(module: DetectionModule) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run every factor, write its rows, print what came of it."""
+    """Train with every factor, write the rows, and print the outcome."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="of the train config")
     parser.add_argument(
-        "--factor", type=float, action="append", help="of the published rate; may be given again"
+        "--factor", type=float, action="append", help="multiplies the published rate; can be repeated"
     )
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--output", type=Path, default=Path("outputs/stability"))

@@ -1,8 +1,8 @@
-"""Run a published table: teacher, plain student, L2, LSH and LSHL2, and put the figures beside the published ones.
+"""Run a published table (teacher, plain student, L2, LSH, LSHL2) and compare it with the published figures.
 
 python scripts/run_table.py voc0712_retinanet_vgg11fpn_vgg16fpn trainer.devices=4 data.root=/data
 
-What is done is not repeated and what was interrupted goes on, so the same command may be given again.
+Finished runs are not repeated and interrupted ones continue, so the same command can be repeated.
 """
 
 import argparse
@@ -29,14 +29,16 @@ from lshfm_pl.runs.pool import run_once
 from lshfm_pl.signals import Interrupted
 
 LAST_ROW = "_lshl2"
-#: What of a table's overrides `evaluate` knows too; the choice of data is told to it apart.
+#: The overrides of a table that `evaluate` accepts too. The choice of the data is passed to it separately.
 EVALUATE_OVERRIDE = re.compile(r"[+~]*(data\.|trainer[.=]|debug=|seed=)")
 
-OF_THE_SAME = "A published figure stands beside runs of the same detectors, data, loss and settings alone."
+OF_THE_SAME = (
+    "A published figure is shown only beside a run with the same detectors, data, loss and settings."
+)
 
 
 def table_names() -> list[str]:
-    """The tables, which are the experiments that have an LSHL2 row, without that."""
+    """The names of the tables: those of the experiments with LSHL2, without the loss."""
     names = [name for name in group_choices("experiment") if name.endswith(LAST_ROW)]
     return [name.removesuffix(LAST_ROW) for name in names if name.count("_") > LAST_ROW.count("_") + 2]
 
@@ -44,7 +46,7 @@ def table_names() -> list[str]:
 def rows_of(table: str) -> dict[str, str]:
     """Name of the run's folder → name of the experiment, for each row of a table.
 
-    `voc0712_retinanet_vgg11fpn_vgg16fpn` is student VGG-11 and teacher VGG-16 of `voc0712_retinanet`.
+    In `voc0712_retinanet_vgg11fpn_vgg16fpn`, VGG-11 is the student and VGG-16 the teacher.
 
     Raises:
         LSHFMError: there is no such table.
@@ -57,10 +59,10 @@ def rows_of(table: str) -> dict[str, str]:
 
 
 def composed(experiment: str, overrides: Sequence[str]) -> DictConfig:
-    """The config of a row, Hydra's own part included.
+    """The config of a row, including Hydra's own part.
 
     Raises:
-        LSHFMError: one of the overrides does not fit it.
+        LSHFMError: an override does not fit the config.
     """
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
@@ -72,19 +74,19 @@ def composed(experiment: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teacher: bool) -> Path:
-    """Run what of a table is not done yet and write `results.md` and `results.csv`.
+    """Run the unfinished rows of a table and write `results.md` and `results.csv`.
 
     Args:
         table: one of `table_names()`.
-        output: the runs are `<output>/<table>/{teacher,student,l2,lsh,lshl2}`.
+        output: the runs are in `<output>/<table>/{teacher,student,l2,lsh,lshl2}`.
         overrides: of every run.
-        train_teacher: train the teacher's row where its file is not there.
+        train_teacher: train the teacher if its file does not exist.
 
     Returns:
         The table's folder.
 
     Raises:
-        LSHFMError: no such table, an override that does not fit, no teacher, or a run that failed or is there with
+        LSHFMError: there is no such table or no teacher, an override does not fit, or a run failed or exists with
             other settings.
     """
     rows = rows_of(table)
@@ -99,8 +101,8 @@ def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teach
         of_teacher = [f"teacher.checkpoint={quoted(teacher / 'checkpoints' / 'last.ckpt')}"]
     else:
         raise LSHFMError(
-            f"{table}: expected its teacher in {file}, found no such file: put it there, or have the teacher "
-            "trained, by neither --no-teacher-training nor teacher.checkpoint"
+            f"{table}: expected its teacher in {file}, found no such file: put it there, or omit "
+            "--no-teacher-training and teacher.checkpoint to have it trained"
         )
 
     runs = [read_run(teacher)]
@@ -120,7 +122,7 @@ def run_table(table: str, output: Path, overrides: Sequence[str], *, train_teach
 
 
 def evaluate_overrides(config: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """What `lshfm_pl.evaluate` needs for the teacher's file of a row."""
+    """The arguments with which `lshfm_pl.evaluate` evaluates the teacher's file of a row."""
     detector, postprocess = config.teacher.detector, config.model.get("postprocess")
     return [
         f"checkpoint={quoted(Path(config.teacher.checkpoint))}",
@@ -159,7 +161,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the tables and stop")
     parser.add_argument("--output", type=Path, default=Path("outputs/tables"), help="default: %(default)s")
     parser.add_argument(
-        "--no-teacher-training", action="store_true", help="fail where the teacher's file is not there"
+        "--no-teacher-training", action="store_true", help="fail if the teacher's file does not exist"
     )
     arguments = parser.parse_intermixed_args()
     if arguments.list:
@@ -179,7 +181,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Interrupted as stopped:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command continues", file=sys.stderr)
         return 128 + stopped.signum
     except KeyboardInterrupt:
         return 130

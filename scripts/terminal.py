@@ -1,4 +1,4 @@
-"""Commands in a terminal of their own, whose keys can be pressed and whose whole process group can be signalled."""
+"""Commands in a pseudo-terminal of their own, to which keys and signals can be sent."""
 
 import contextlib
 import os
@@ -17,12 +17,12 @@ CTRL_C = b"\x03"
 
 
 class Terminal:
-    """A process that leads the foreground group of a pseudo-terminal, as a shell starts a command.
+    """A process that leads the foreground group of a pseudo-terminal, like a command that a shell starts.
 
     Args:
         command: program and arguments.
-        folder: where it runs.
-        environment: its variables, besides those of this process.
+        folder: its working directory.
+        environment: variables in addition to those of this process.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Terminal:
         self.status: int | None = None
 
     def press_ctrl_c(self) -> None:
-        """As on the keyboard: the terminal sends SIGINT to its whole foreground group."""
+        """Press Ctrl+C: the terminal sends SIGINT to its whole foreground group."""
         os.write(self.descriptor, CTRL_C)
 
     def send(self, signum: int) -> None:
-        """To the whole process group; Ctrl+C through the terminal."""
+        """Send a signal to the whole process group; SIGINT is sent as Ctrl+C through the terminal."""
         if signum == signal.SIGINT:
             self.press_ctrl_c()
         else:
@@ -52,18 +52,18 @@ class Terminal:
                 os.killpg(self.pid, signum)
 
     def hang_up(self) -> None:
-        """Close the terminal, as a lost connection does: SIGHUP to the group, and nowhere to print."""
+        """Close the terminal, as a lost connection does: the group gets SIGHUP, and its output is lost."""
         os.close(self.descriptor)
         self.descriptor = -1
 
     def read(self, seconds: float) -> None:
-        """Take what is printed for so long, or until the process has ended."""
+        """Read the output for this time, or until the process has ended."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self.has_ended():
             self._take(min(left, 0.1))
 
     def wait_for(self, pattern: str, seconds: float = 120) -> bool:
-        """Whether it has printed a match of `pattern`, in so many seconds or before its end."""
+        """Wait until the output matches `pattern`; whether it did, within this time and before the end."""
         end = time.monotonic() + seconds
         while not re.search(pattern, self.printed):
             if self.has_ended() or time.monotonic() > end:
@@ -73,7 +73,7 @@ class Terminal:
         return True
 
     def wait(self, seconds: float = 120) -> int:
-        """The exit status, negative for a signal that killed it: -9 if it takes longer than `seconds`."""
+        """Wait for the exit status; it is negative for a signal that killed the process, and -9 after `seconds`."""
         self.read(seconds)
         if self.status is None:
             with contextlib.suppress(ProcessLookupError):
@@ -87,7 +87,7 @@ class Terminal:
         return self.status
 
     def has_ended(self) -> bool:
-        """Whether it has."""
+        """Whether the process has ended."""
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -101,7 +101,7 @@ class Terminal:
         while select.select([self.descriptor], [], [], seconds)[0]:
             try:
                 text = os.read(self.descriptor, 65536)
-            except OSError:  # its last process has closed it
+            except OSError:  # the last process has closed the terminal
                 time.sleep(seconds)
                 return
             self.printed += text.decode(errors="replace").replace("\r\n", "\n")
@@ -109,7 +109,7 @@ class Terminal:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that `pid` has started, and that those have started; [] where there is no /proc."""
+    """The child processes of `pid`, and their own children and so on; [] if there is no /proc."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat") if sys.platform == "linux" else ():
         with contextlib.suppress(OSError):

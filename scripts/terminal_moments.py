@@ -1,4 +1,4 @@
-"""A callback that says when a run is at a chosen moment, and stays there until a signal has had time to come."""
+"""A callback that signals when a run reaches a chosen moment, and pauses there so that a signal can arrive."""
 
 import time
 from pathlib import Path
@@ -10,13 +10,13 @@ import torch
 __all__ = ["MOMENTS", "PauseAt"]
 
 MOMENTS = ("first_batch", "reading", "mid_epoch", "writing", "validation")
-"""In the first batch, when the next one is read, in a later one, when a checkpoint is written, in a validation."""
+"""The first batch, reading of a batch, a later batch, writing of a checkpoint, a validation."""
 
 SECONDS = 1.0
 
 
 class PauseAt(pl.Callback):
-    """Makes a file at the moment, then waits a second. `reading` does not wait: the next batch is read then.
+    """Creates a file at the moment, then waits a second, except at `reading`, where the next batch is read at once.
 
     Args:
         moment: one of `MOMENTS`.
@@ -27,7 +27,7 @@ class PauseAt(pl.Callback):
         self.moment, self.marker = moment, Path(marker)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Have the writing of a checkpoint wait in its middle."""
+        """Make the writing of a checkpoint pause before it is complete."""
         if self.moment != "writing":
             return
         save = torch.save
@@ -41,21 +41,21 @@ class PauseAt(pl.Callback):
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor
     ) -> None:
-        """In the step."""
+        """Pause within the step."""
         if (self.moment, trainer.global_step) in (("first_batch", 0), ("mid_epoch", 4)):
             self._pause()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Before the next batch is read."""
+        """Create the file before the next batch is read."""
         if self.moment == "reading" and batch_idx == 3:
             self.marker.touch()
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any, **settings: Any
     ) -> None:
-        """In the validation of the training."""
+        """Pause in a validation during training."""
         if self.moment == "validation" and trainer.state.fn == "fit":
             self._pause()
 
@@ -63,5 +63,5 @@ class PauseAt(pl.Callback):
         if not self.marker.exists():
             self.marker.touch()
             end = time.monotonic() + SECONDS
-            while time.monotonic() < end:  # a handler that returns ends a sleep of Python's no earlier
+            while time.monotonic() < end:  # a single sleep would delay the handling of the signal
                 time.sleep(0.05)

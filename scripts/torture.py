@@ -1,9 +1,9 @@
-"""Interrupt training runs as machines do: kill, stop and starve them, and see whether anything is lost.
+"""Kill, stop and starve training runs as real machines do, and check whether anything is lost.
 
     python scripts/torture.py [--output outputs/torture] [--kills 7] [--only kill term limit disk processes group]
 
-Runs are started as users start them and take seconds each. `torture.json` and `torture.md` in the output folder say
-what was done, how often, and what came of it. The status is 1 if anything was not as it should be.
+Runs are started like a user's runs and take seconds each. `torture.json` and `torture.md` in the output folder list
+the faults, their number and the outcome. The status is 1 if an outcome was not as expected.
 """
 
 import argparse
@@ -38,7 +38,7 @@ ROOT = CONFIG_DIR.parent
 ARCHITECTURES = ("fasterrcnn", "retinanet")
 LOSSES = ("none", "l2", "lsh", "lshl2")
 SPEED = "monitor/images_per_second"
-"""The only curve that two equal runs do not share."""
+"""The only curve that differs between two equal runs."""
 SECONDS_ALLOWED = 900
 
 TINY = (
@@ -47,12 +47,12 @@ TINY = (
     "trainer.accelerator=cpu", "trainer.deterministic=true", "trainer.enable_progress_bar=false",
     "trainer.log_every_n_steps=1", "callbacks.last.every_n_steps=2", "resume=auto",
 )  # fmt: skip
-"""A run of 18 steps in seconds, which can be interrupted anywhere."""
+"""A run of 18 steps that takes seconds and can be interrupted anywhere."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table: what was done to what, how often, and how often it came out as it should."""
+    """One row of the table: a fault, the run, and how often it was made with which outcome."""
 
     fault: str
     to: str
@@ -62,7 +62,7 @@ class Case:
 
 
 class Workbench:
-    """Starts runs below one folder."""
+    """Starts runs in subfolders of one folder."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
@@ -76,7 +76,7 @@ class Workbench:
         return [sys.executable, "-m", "lshfm_pl.train", *TINY, data, *overrides, f"hydra.run.dir={run}"]
 
     def start(self, run: Path, *overrides: str, **options: Any) -> subprocess.Popen[str]:
-        """Start a tiny run; what it prints is appended to `log_of(run)`."""
+        """Start a tiny run, whose output is appended to `log_of(run)`."""
         run.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with self.log_of(run).open("a") as printed:
@@ -86,22 +86,22 @@ class Workbench:
             )  # fmt: skip
 
     def log_of(self, run: Path) -> Path:
-        """What a run has printed; never on a disk that is filled for it."""
+        """The file with the output of a run; never on a disk that is filled on purpose."""
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
         return logs / ("_".join(run.relative_to(self.folder).parts) + ".log")
 
     def last_line(self, run: Path) -> str:
-        """The message that a run ended with."""
-        told = [line for line in self.log_of(run).read_text().splitlines() if "error: " in line]
-        return told[-1] if told else ""
+        """The error message with which a run ended."""
+        errors = [line for line in self.log_of(run).read_text().splitlines() if "error: " in line]
+        return errors[-1] if errors else ""
 
     def finish(self, run: Path, *overrides: str, **options: Any) -> int:
-        """Run to its end; the exit status."""
+        """Run to the end; returns the exit status."""
         return self.start(run, *overrides, **options).wait(SECONDS_ALLOWED)
 
     def reference(self, name: str, *overrides: str) -> tuple[Path, float]:
-        """The folder of the uninterrupted run `name`, made when first asked for, and the seconds that it took."""
+        """Folder of the uninterrupted run `name`, trained at the first call, and its duration in seconds."""
         run = self.folder / name / "uninterrupted"
         if name not in self._seconds:
             begin = time.monotonic()
@@ -113,7 +113,7 @@ class Workbench:
         return run, self._seconds[name]
 
     def teacher(self, architecture: str) -> Path:
-        """A checkpoint to mimic; that it has learned nothing does not matter here."""
+        """A teacher's checkpoint. It has learned nothing, which does not matter here."""
         if architecture not in self._teachers:
             run = self.folder / f"teacher_{architecture}"
             model = f"model={architecture}_resnet18fpn_small"
@@ -131,7 +131,7 @@ class Workbench:
 
 
 def difference(run: Path, reference: Path) -> str | None:
-    """What of a run is not bit by bit as in the uninterrupted one; None if all is."""
+    """The first part of a run that differs from the uninterrupted run in any bit; None if none does."""
     checkpoints = [read_torch_file(folder / "checkpoints" / "last.ckpt") for folder in (run, reference)]
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         if not same(*(checkpoint[key] for checkpoint in checkpoints)):
@@ -147,7 +147,7 @@ def difference(run: Path, reference: Path) -> str | None:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bit by bit, through dicts and lists."""
+    """Whether two values are bit-identical, including nested dicts and lists."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and torch.equal(a, b)
     if isinstance(a, dict):
@@ -169,20 +169,20 @@ def scalars(run: Path) -> list[tuple[str, int, float]]:
 
 
 def rows(run: Path) -> list[dict[str, str]]:
-    """The lines of `metrics.csv`, but for the speed."""
+    """The rows of `metrics.csv`, without the speed."""
     with (run / "metrics.csv").open(newline="") as file:
         return [{key: value for key, value in row.items() if key != SPEED} for row in csv.DictReader(file)]
 
 
 def combinations() -> Iterator[tuple[str, str, int]]:
-    """Every detector with every loss, with loader processes and without by turns."""
+    """Every detector with every loss, alternately with and without loader processes."""
     for number, architecture in enumerate(ARCHITECTURES):
         for position, loss in enumerate(LOSSES):
             yield architecture, loss, 2 * ((number + position) % 2)
 
 
 def interrupted(bench: Workbench, signum: signal.Signals, times: int) -> Iterator[Case]:
-    """Send a signal at random moments, start the same command again each time, compare every end reached."""
+    """Send signals at random moments, repeat the command each time, and compare each finished run."""
     for architecture, loss, workers in combinations():
         settings = bench.settings(architecture, loss, workers)
         name = f"{architecture}_{loss}_workers{workers}"
@@ -220,13 +220,13 @@ def interrupted(bench: Workbench, signum: signal.Signals, times: int) -> Iterato
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    """Until the file is there, or the run has ended without it."""
+    """Wait until the file exists, or the run has ended without it."""
     while not path.exists() and process.poll() is None:
         time.sleep(0.05)
 
 
 def file_too_large(bench: Workbench) -> Iterator[Case]:
-    """The system refuses files as large as a checkpoint, once a good one is there."""
+    """The system refuses files as large as a checkpoint after a good one was written."""
     settings = bench.settings("retinanet", "l2", 0)
     reference, _ = bench.reference("retinanet_l2_workers0", *settings)
     run = bench.folder / "file_limit"
@@ -238,16 +238,16 @@ def file_too_large(bench: Workbench) -> Iterator[Case]:
     before = last.read_bytes()
     limit = (1_000_000, 1_000_000)
     status = bench.finish(run, *settings, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    told = "could not be written" in bench.last_line(run)
+    has_message = "could not be written" in bench.last_line(run)
     kept = last.read_bytes() == before
     ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
-    good = status == 1 and told and kept and ended
-    outcome = f"status {status}, told: {told}, last checkpoint untouched: {kept}, then bit-identical: {ended}"
+    good = status == 1 and has_message and kept and ended
+    outcome = f"status {status}, message: {has_message}, last checkpoint unchanged: {kept}, then bit-identical: {ended}"
     yield Case("no room for a checkpoint (RLIMIT_FSIZE)", "retinanet, l2", 1, int(good), outcome)
 
 
 def full_disk(bench: Workbench) -> Iterator[Case]:
-    """A small file system: too small from the start, and filled up by somebody else during the run."""
+    """A small file system, which is too small from the start, or is filled by another program during the run."""
     disk = bench.folder / "disk"
     disk.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=170m", "tmpfs", str(disk)]
@@ -260,9 +260,9 @@ def full_disk(bench: Workbench) -> Iterator[Case]:
         filler = disk / "filler"
         filler.write_bytes(bytes(130_000_000))
         status = bench.finish(disk / "small", *settings)
-        told = "expected room for the checkpoints" in bench.last_line(disk / "small")
-        good = status == 1 and told and not (disk / "small" / "checkpoints" / "last.ckpt").exists()
-        outcome = f"status {status} before training, told: {told}"
+        has_message = "expected room for the checkpoints" in bench.last_line(disk / "small")
+        good = status == 1 and has_message and not (disk / "small" / "checkpoints" / "last.ckpt").exists()
+        outcome = f"status {status} before training, message: {has_message}"
         yield Case("disk too small (tmpfs)", "retinanet, none", 1, int(good), outcome)
         filler.unlink()
         run = disk / "filled"
@@ -272,13 +272,14 @@ def full_disk(bench: Workbench) -> Iterator[Case]:
             while file.write(bytes(100_000)):
                 pass
         status = process.wait(SECONDS_ALLOWED)
-        told = "could not be written (No space left on device)" in bench.last_line(run)
+        has_message = "could not be written (No space left on device)" in bench.last_line(run)
         whole = is_whole(run / "checkpoints" / "last.ckpt")
         filler.unlink()
         ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
-        good = status == 1 and told and whole and ended
+        good = status == 1 and has_message and whole and ended
         outcome = (
-            f"status {status}, told: {told}, last checkpoint whole: {whole}, then bit-identical: {ended}"
+            f"status {status}, message: {has_message}, last checkpoint complete: {whole}, "
+            f"then bit-identical: {ended}"
         )
         yield Case("disk filled during the run (tmpfs)", "retinanet, none", 1, int(good), outcome)
     finally:
@@ -286,7 +287,7 @@ def full_disk(bench: Workbench) -> Iterator[Case]:
 
 
 def processes(bench: Workbench) -> Iterator[Case]:
-    """One of two processes is killed, or the run is asked to stop: both end, and go on as if nothing had been."""
+    """Kill one of two processes, or ask the run to stop: both processes end, and the run can be resumed exactly."""
     for loss in ("none", "lshl2"):
         settings = [*bench.settings("retinanet", loss, 0), "trainer.devices=2", "data.batch_size=1"]
         reference, _ = bench.reference(f"two_processes_{loss}", *settings)
@@ -322,10 +323,10 @@ WORKERS_END_SECONDS = 10
 
 
 def group(bench: Workbench) -> Iterator[Case]:
-    """Signals as a terminal sends them, to the run and its loader workers, at chosen moments; then go on."""
+    """Send signals to the run and its loader workers, like a terminal, at chosen moments; then resume it."""
     plain = bench.settings("retinanet", "none", 0)
     reference, _ = bench.reference("group", *plain)
-    signums = itertools.cycle(GROUP_SIGNALS)  # 5 signals, 5 moments, 7 ways: each meets each in the end
+    signums = itertools.cycle(GROUP_SIGNALS)  # 5 signals, 5 moments, 7 ways of loading: all pairs occur
     for workers, method in WORKERS:
         for moment in MOMENTS:
             signum = next(signums)
@@ -339,11 +340,11 @@ def group(bench: Workbench) -> Iterator[Case]:
             outcome = "; ".join(wrong) or "one line, workers gone, then bit-identical"
             to = f"{moment.replace('_', ' ')}, {workers} workers ({method})"
             yield Case(f"{signum.name} to the group", to, 1, int(not wrong), outcome)
-        next(signums)  # another signal for each moment, the next way round
+        next(signums)  # so that each moment gets another signal for the next way of loading
 
 
 def stopped(bench: Workbench, run: Path, signum: signal.Signals, moment: str, *settings: str) -> list[str]:
-    """Stop a run in a pseudo-terminal at a moment; what was not as it should be."""
+    """Stop a run in a pseudo-terminal at a moment; returns what was not as expected."""
     marker = bench.folder / "markers" / f"{run.name}_{signum.name}"
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.unlink(missing_ok=True)
@@ -359,12 +360,12 @@ def stopped(bench: Workbench, run: Path, signum: signal.Signals, moment: str, *s
     before = len(terminal.printed)
     terminal.send(signum)
     status = terminal.wait(SECONDS_ALLOWED)
-    told = [line for line in terminal.printed[before:].splitlines() if line.strip()]
+    lines = [line for line in terminal.printed[before:].splitlines() if line.strip()]
     wrong = [] if status == 128 + signum else [f"status {status}"]
     if "Traceback" in terminal.printed:
         wrong.append("a traceback")
-    if len(told) != 1:
-        wrong.append(f"{len(told)} lines: {told[-1:]}")
+    if len(lines) != 1:
+        wrong.append(f"{len(lines)} lines: {lines[-1:]}")
     if left := list(run.rglob("*.tmp")):
         wrong.append(f"half-written {left[0].name}")
     end = time.monotonic() + WORKERS_END_SECONDS
@@ -376,7 +377,7 @@ def stopped(bench: Workbench, run: Path, signum: signal.Signals, moment: str, *s
 
 
 def children(pid: int) -> list[int]:
-    """Processes of the same command that `pid` has started."""
+    """The processes of the same command that `pid` has started."""
     listed = subprocess.run(
         ["pgrep", "-P", str(pid), "-f", "lshfm_pl.train"], capture_output=True, text=True, check=False
     )
@@ -384,7 +385,7 @@ def children(pid: int) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, other than one that is only waited for."""
+    """Whether there is such a process, other than a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -399,7 +400,7 @@ def table(cases: list[Case]) -> str:
 
 
 def main() -> None:
-    """Run what is asked for and write the table after every case."""
+    """Run the requested kinds of faults, and write the table after each case."""
     kinds: dict[str, Callable[[Workbench], Iterator[Case]]] = {
         "kill": lambda bench: interrupted(bench, signal.SIGKILL, arguments.kills),
         "term": lambda bench: interrupted(bench, signal.SIGTERM, arguments.terms),
@@ -410,14 +411,18 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/torture"))
-    parser.add_argument("--kills", type=int, default=7, help="SIGKILLs for each of the 8 combinations")
-    parser.add_argument("--terms", type=int, default=2, help="SIGTERMs for each of the 8 combinations")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument(
+        "--kills", type=int, default=7, help="number of SIGKILLs for each of the 8 combinations"
+    )
+    parser.add_argument(
+        "--terms", type=int, default=2, help="number of SIGTERMs for each of the 8 combinations"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--only", nargs="+", choices=list(kinds), default=list(kinds))
     arguments = parser.parse_args()
     if arguments.output.is_dir() and any(arguments.output.iterdir()):
         parser.error(
-            f"--output: expected a new folder, found {arguments.output} of an earlier call: delete it"
+            f"--output: expected a new folder, found {arguments.output} from an earlier call: delete it"
         )
     bench = Workbench(arguments.output.resolve(), arguments.seed)
     cases: list[Case] = []

@@ -1,4 +1,4 @@
-"""Take two pictures of a finished quickstart into docs/, small enough for the repository.
+"""Copy two pictures of a finished quickstart to docs/, small enough for the repository.
 
 python scripts/update_readme_picture.py outputs/quickstart
 """
@@ -18,9 +18,9 @@ MAX_BYTES = 200_000
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Write `source` to `target` at no more than `MAX_WIDTH` pixels and `MAX_BYTES` bytes.
+    """Write `source` to `target` with at most `MAX_WIDTH` pixels and `MAX_BYTES` bytes.
 
-    128 colours are enough for drawn scenes and a third of the bytes.
+    128 colours are enough for drawn scenes, and need a third of the bytes.
     """
     width = MAX_WIDTH
     while True:

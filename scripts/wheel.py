@@ -1,6 +1,6 @@
-"""How a wheel is built: `conf/`, which lies beside the package, is put inside it.
+"""Building of a wheel: `conf/`, which lies beside the package, is copied into it.
 
-pyproject.toml names `BuildWithConfig`. setuptools loads this file by its path: it imports nothing of the project.
+pyproject.toml names `BuildWithConfig`. setuptools loads this file by its path, so it must not import the project.
 """
 
 import shutil
@@ -14,18 +14,18 @@ CONFIG = "conf"
 
 
 class BuildWithConfig(build_py):
-    """setuptools' step that copies the package, and after it the config files into the copy."""
+    """setuptools' build step for the package, which also copies the config files into it."""
 
     def run(self) -> None:
-        """Copy both. An editable install finds `conf/` where it is, so nothing is copied for it."""
+        """Copy package and config files. An editable install uses `conf/` in place, so nothing is copied."""
         super().run()
         if self.editable_mode:
             return
         target = Path(self.build_lib) / "lshfm_pl" / CONFIG
-        # A file that is gone since the last build must not stay.
+        # A file that was deleted since the last build must not remain.
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(CONFIG, target)
 
     def get_source_files(self) -> list[str]:
-        """Also the config files, so that a source distribution has them."""
+        """The source files including the config files, so that a source distribution contains them."""
         return [*super().get_source_files(), *map(str, sorted(Path(CONFIG).rglob("*.yaml")))]

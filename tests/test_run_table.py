@@ -103,7 +103,7 @@ def test_table_is_interrupted_resumed_finished_and_not_repeated(folder):
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 130, told
-    assert "the same command goes on" in told
+    assert "the same command continues" in told
     assert not (runs / "teacher/results.json").exists()
     reached = torch.load(last, weights_only=True)["epoch"]
     assert reached >= 3
