@@ -3,9 +3,9 @@
     python scripts/measure_stability.py --factor 1 --factor 10 --steps 100 --output outputs/stability \\
         model=retinanet_resnet10fpn_tiny distill=lsh data=shapes teacher.checkpoint=…
 
-The schedule is the published one (SGD, warm-up in the first epoch), without the guard. Each run prints one line, and
-writes a CSV file with every loss, the gradient norm of each part of the student, and the mean norm of its mimicked
-features.
+The schedule is the published one (SGD, warm-up in the first epoch), without the guard. Each run prints one line
+and writes a CSV file with every loss, the gradient norm of each part of the student, and the mean norm of its
+mimicked features.
 """
 
 import argparse

@@ -242,7 +242,10 @@ def file_too_large(bench: Workbench) -> Iterator[Case]:
     kept = last.read_bytes() == before
     ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
     good = status == 1 and has_message and kept and ended
-    outcome = f"status {status}, message: {has_message}, last checkpoint unchanged: {kept}, then bit-identical: {ended}"
+    outcome = (
+        f"status {status}, message: {has_message}, last checkpoint unchanged: {kept}, "
+        f"then bit-identical: {ended}"
+    )
     yield Case("no room for a checkpoint (RLIMIT_FSIZE)", "retinanet, l2", 1, int(good), outcome)
 
 
