@@ -1,10 +1,14 @@
-"""Paths of the config folders, and `~` in paths."""
+"""The config folders, what the user's own one names, and `~` in paths."""
 
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-__all__ = ["CONFIG_DIR", "config_dir", "from_home", "own_config_dir"]
+__all__ = ["CONFIG_DIR", "config_dir", "from_home", "named_in_own_configs", "own_config_dir"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -26,6 +30,25 @@ def own_config_dir() -> Path | None:
         return None
     sources = HydraConfig.get().runtime.config_sources
     return next((Path(source.path) for source in sources if source.provider == "command-line"), None)
+
+
+def named_in_own_configs(group: str, key: str) -> set[str]:
+    """The texts that the YAML files of a group in `--config-dir` have under a key.
+
+    A checkpoint or another file that a stranger may have written can name a module. It is imported only if the user
+    names it too: the files of this folder are the user's word.
+    """
+    folder = own_config_dir()
+    found = set()
+    files = [] if folder is None else sorted((folder / group).glob("*.yaml"))
+    for file in files:
+        try:
+            content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        except (OmegaConfBaseException, OSError, ValueError, YAMLError):
+            continue  # Hydra reports a broken file when it is chosen
+        if isinstance(content, dict) and isinstance(content.get(key), str):
+            found.add(content[key])
+    return found
 
 
 def from_home(path: str) -> Path:

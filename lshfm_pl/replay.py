@@ -15,12 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.nn.utils import get_total_norm
 
-from lshfm_pl.data import DetectionDataModule, build_datamodule
+from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors.checkpoint import take_over_norm_eps
+from lshfm_pl.detectors.config import refuse_unnamed_parts
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.inference.loading import read_recorded_data
 from lshfm_pl.kernels.switches import set_switches
+from lshfm_pl.mimic.build import refuse_unnamed_losses
 from lshfm_pl.runs.reading import read_json
 from lshfm_pl.training.build import build_module
 from lshfm_pl.training.detection import DetectionModule, Place
@@ -75,14 +78,31 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
 
 def _rebuilt(weights: dict[str, Any]) -> tuple[str | None, DetectionDataModule, DetectionModule]:
     """The precision, the data module, and the module with the weights of the step."""
+    _refuse_references(weights["config"])
     settings = OmegaConf.create(weights["config"])
     set_switches(settings.get("kernels"))
-    datamodule = build_datamodule(cli.as_dict(settings.data))
-    datamodule.setup("fit")
+    # The file may be a stranger's: it must not make this command import anything.
+    for detector in (settings.model, settings.teacher.detector):
+        refuse_unnamed_parts(cli.as_dict(detector))
+    refuse_unnamed_losses(cli.as_dict(settings.distill))
+    datamodule = read_recorded_data(cli.as_dict(settings.data), weights, stage="fit")
     module = build_module(settings, datamodule, goes_on=True)
     take_over_norm_eps(module.detector, weights.get("detector"))
     module.load_state_dict(weights["state_dict"])
     return settings.trainer.precision, datamodule, module
+
+
+def _refuse_references(config: Any) -> None:
+    """Stop for a `${…}` in the config of a file, which may compute something; a run saves none.
+
+    Raises:
+        LSHFMError: there is one.
+    """
+    if isinstance(config, str) and "${" in config:
+        raise LSHFMError(f"file: expected values in the config of a run, found the reference {config}")
+    inside = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for value in inside:
+        _refuse_references(value)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

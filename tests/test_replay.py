@@ -1,10 +1,13 @@
 """A step that was skipped is made again from its weights, images and random numbers."""
 
 import json
+import re
+import sys
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from small_detectors import STUDENTS
 
 from lshfm_pl.cli import CONFIG_DIR
@@ -65,6 +68,41 @@ def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(LSHFMError, match="expected the step_….json of a run's nonfinite folder"):
         replayed(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model.architecture": "antigravity.FLY"}, "found 'antigravity.FLY'. A file may not make this"),
+        ({"model.backbone": "antigravity.FLY"}, "found 'antigravity.FLY'. A file may not make this"),
+        ({"distill._target_": "antigravity.Fly"}, "a file may not make this command import antigravity.Fly"),
+        (
+            {"distill.terms": {"l2": {"_target_": "antigravity.Fly"}}},
+            "a file may not make this command import antigravity.Fly",
+        ),
+        (
+            {"schedule.lr": "${of_architecture:antigravity.FLY,learning_rate}"},
+            "expected values in the config of a run, found the reference ${of_architecture:antigravity.FLY",
+        ),
+        ({"data._target_": "antigravity.Fly"}, "found 'antigravity.Fly'. One of your own"),
+    ],
+)
+def test_a_step_of_a_stranger_imports_nothing(tmp_path, change, told):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        start = [f"model={STUDENTS[0]}", "distill=l2", "data=shapes", "data.root=data", "output_dir=run"]
+        config = compose("train", start)
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    for key, value in change.items():
+        OmegaConf.update(config, key, value)
+    content = {"state_dict": {}, "config": OmegaConf.to_container(config)}
+    torch.save(content, tmp_path / "w.ckpt")
+    place = {"step": 0, "epoch": 0, "batch_idx": 0, "rank": 0}
+    batch = {"place": place, "images": [{"index": 0, "id": "1"}], "losses": {"loss": 1.0}}
+    step = {"weights": "w.ckpt", "gradient_norm": 1.0, "world_size": 1, "batches": [batch]}
+    (tmp_path / "x.json").write_text(json.dumps(step))
+    with pytest.raises(LSHFMError, match=re.escape(told)):
+        replayed(tmp_path / "x.json")
+    assert "antigravity" not in sys.modules
 
 
 def test_weights_are_looked_for_beside_the_file_alone(tmp_path):

@@ -1,19 +1,15 @@
 """The data modules that a stored config may name: a file alone never makes this machine import something."""
 
 import reprlib
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl.data.coco.datamodule import COCODataModule
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.shapes.datamodule import ShapesDataModule
 from lshfm_pl.data.voc.datamodule import VOCDataModule
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.paths import own_config_dir
+from lshfm_pl.paths import named_in_own_configs
 from lshfm_pl.renamed import current_path
 
 __all__ = ["ENTRY_POINTS", "data_module_of"]
@@ -44,7 +40,7 @@ def data_module_of(target: Any) -> type[DetectionDataModule]:
     for entry in entry_points(group=ENTRY_POINTS):
         if _target_of(entry) == path:
             return _checked(path, entry.value)
-    if path in _named_in_config_folder():
+    if path in named_in_own_configs("data", "_target_"):
         module, _, name = path.rpartition(".")
         return _checked(path, f"{module}:{name}")
     raise _unknown(target)
@@ -65,21 +61,6 @@ def _checked(path: str, value: str) -> type[DetectionDataModule]:
     if not (isinstance(found, type) and issubclass(found, DetectionDataModule)):
         raise LSHFMError(f"data._target_: expected a sub-class of DetectionDataModule, found {path}")
     return found
-
-
-def _named_in_config_folder() -> Iterator[str]:
-    """The `_target_` of each YAML in `data/` of the command's `--config-dir`."""
-    folder = own_config_dir()
-    if folder is None:
-        return
-    for file in sorted((folder / "data").glob("*.yaml")):
-        try:
-            content = OmegaConf.to_container(OmegaConf.load(file))
-        except (OmegaConfBaseException, OSError, ValueError):
-            continue  # one that is chosen is told by Hydra
-        target = content.get("_target_") if isinstance(content, dict) else None
-        if isinstance(target, str):
-            yield target
 
 
 def _unknown(target: Any) -> LSHFMError:

@@ -13,7 +13,7 @@ from lshfm_pl.detectors.architecture import (
     import_architecture,
     known_architectures,
 )
-from lshfm_pl.detectors.backbones.backbone import import_backbone
+from lshfm_pl.detectors.backbones.backbone import backbone, import_backbone
 from lshfm_pl.detectors.schema import expected_of
 from lshfm_pl.detectors.start import START_KEYS
 from lshfm_pl.errors import LSHFMError, few
@@ -23,6 +23,7 @@ __all__ = [
     "change_evaluation",
     "complete_config",
     "import_parts",
+    "refuse_unnamed_parts",
     "resolve_config",
 ]
 
@@ -97,6 +98,21 @@ def import_parts(config: Mapping[str, Any]) -> dict[str, Any]:
     if "backbone" in config:
         import_backbone(config["backbone"])
     return dict(config)
+
+
+def refuse_unnamed_parts(config: Mapping[str, Any]) -> None:
+    """Stop if a configuration that comes with a file names a part that neither this package nor the user names.
+
+    Args:
+        config: of a detector; empty for none.
+
+    Raises:
+        LSHFMError: so it is.
+    """
+    if config:
+        architecture(config.get("architecture"))
+    if "backbone" in config:
+        backbone(config["backbone"])
 
 
 def _plain(value: Any) -> Any:

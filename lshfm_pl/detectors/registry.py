@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.paths import named_in_own_configs
 
 __all__ = ["Registry"]
 
@@ -21,8 +22,9 @@ class Registry(Generic[Record]):
     A record is built in if a module of `package` defines it; its attribute `name` is its name. An installed package
     adds its own by an entry point of `group`. Any other record is named by its import path, `my_module.MY_RECORD`.
 
-    A name may come from a file that a stranger wrote. So `find` never imports a module by its path: it takes only
-    modules that are imported already. `load` imports, and is for what the user typed or wrote into a YAML.
+    A name may come from a file that a stranger wrote. So `find` imports a module by its path only if a YAML of the
+    group `model` in the user's own `--config-dir` names the record too. Else it takes only modules that are already
+    imported. `load` imports, and is for what the user typed or chose.
 
     Args:
         kind: type of the records.
@@ -61,13 +63,14 @@ class Registry(Generic[Record]):
         return (*self._built_in.values(), *self._found.values())
 
     def find(self, name: Any) -> Record:
-        """The record of a name, which may come from a file: no module is imported by its path.
+        """The record of a name, which may come from a file: no module is imported that the user does not name too.
 
         Raises:
             LSHFMError: there is no such record, or its module is not imported.
         """
         if not isinstance(name, str):
             raise self._unknown(name)
+        self._import_if_own(name)
         if name in self._built_in:
             return self._built_in[name]
         if name not in self._found:
@@ -91,6 +94,18 @@ class Registry(Generic[Record]):
         module = name.rpartition(".")[0] if isinstance(name, str) else ""
         if not module or name in self.names() or module in sys.modules:
             return self.find(name)
+        self._import(name)
+        return self.find(name)
+
+    def _import_if_own(self, name: str) -> None:
+        module = name.rpartition(".")[0]
+        if not module or module in sys.modules or name in self.names():
+            return
+        if name in named_in_own_configs("model", self._key):
+            self._import(name)
+
+    def _import(self, name: str) -> None:
+        module = name.rpartition(".")[0]
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever a user's own module raises
@@ -98,7 +113,6 @@ class Registry(Generic[Record]):
                 f"model.{self._key}: {name} cannot be imported ({type(error).__name__}: {error}). Expected an "
                 f"import path; the folder of {module.partition('.')[0]} belongs into PYTHONPATH."
             ) from error
-        return self.find(name)
 
     def _load_entry(self, entry: EntryPoint) -> Any:
         try:
@@ -126,7 +140,7 @@ class Registry(Generic[Record]):
                 text += f" {module} has no {self._kind.__name__} {attribute}."
             else:
                 text += (
-                    " A file may not make this command import a module: give the YAML that names it too, by "
-                    "--config-dir=<its folder> and model=<its name>."
+                    f" A file may not make this command import a module: put the folder of {module.split('.')[0]} "
+                    "on PYTHONPATH, and give --config-dir=<folder> with a model/<name>.yaml that names it."
                 )
         return LSHFMError(text)

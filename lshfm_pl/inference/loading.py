@@ -23,6 +23,7 @@ __all__ = [
     "load_for_data",
     "load_split",
     "read_data",
+    "read_recorded_data",
     "stored_data",
 ]
 
@@ -77,12 +78,33 @@ def read_data(
             )
         settings = changed_data(stored, settings)
         datamodule = build_datamodule(settings, drawn_below=drawn_below)
+    return _set_up(datamodule, contents, stage), settings
+
+
+def read_recorded_data(settings: Mapping[str, Any], content: Any, *, stage: str) -> DetectionDataModule:
+    """Read the data set of a file that records a run, which must exist: nothing is downloaded or drawn.
+
+    Args:
+        settings: the data config in the file.
+        content: of the file, which may store class names.
+        stage: `fit`, `validate` or `test`.
+
+    Returns:
+        The data module, set up for `stage`.
+
+    Raises:
+        LSHFMError: the config does not fit this version, or the data do not exist.
+    """
+    return _set_up(build_datamodule(settings), [content], stage)
+
+
+def _set_up(datamodule: DetectionDataModule, contents: Sequence[Any], stage: str) -> DetectionDataModule:
     names = map(described_class_names, contents)
     if (class_names := next((found for found in names if found is not None), None)) is not None:
         datamodule.use_class_names(class_names)
     datamodule.prepare_data()
     datamodule.setup(stage)
-    return datamodule, settings
+    return datamodule
 
 
 def load_data(config: DictConfig) -> tuple[DetectionDataModule, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """From the `distill` config group to the terms that are trained."""
 
 import inspect
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, cast
 
@@ -12,9 +13,10 @@ from lshfm_pl.errors import LSHFMError, few
 from lshfm_pl.mimic.features import FeatureTap, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
 from lshfm_pl.mimic.terms import Term, Terms, number_of
+from lshfm_pl.paths import named_in_own_configs
 from lshfm_pl.seeding import mix_seed
 
-__all__ = ["ENTRY_POINTS", "TeacherFacts", "build_losses"]
+__all__ = ["ENTRY_POINTS", "TeacherFacts", "build_losses", "refuse_unnamed_losses"]
 
 ENTRY_POINTS = "lshfm_pl.losses"
 """Group of the entry points by which other packages name their losses."""
@@ -103,6 +105,25 @@ def build_losses(
                 raise LSHFMError(str(error).replace("distill.", f"{prefix}{entry}.", 1)) from error
     parts = [part for _, part, _ in found]
     return Terms({part if parts.count(part) == 1 else f"{entry}_{part}": term for entry, part, term in found})
+
+
+def refuse_unnamed_losses(settings: Mapping[str, Any]) -> None:
+    """Stop if the `distill` config of a file that a stranger may have written would import a module.
+
+    Losses of this package, of installed packages, and those that a YAML in `--config-dir` names are known.
+
+    Raises:
+        LSHFMError: it names another class.
+    """
+    terms = settings.get("terms") or {"": settings}
+    installed = {point.value.replace(":", ".") for point in entry_points(group=ENTRY_POINTS)}
+    known = {None, *BUILT_IN.values(), *installed, *named_in_own_configs("distill", "_target_")}
+    for target in (dict(term).get("_target_") for term in terms.values()):
+        if target not in known:
+            raise LSHFMError(
+                f"distill._target_: a file may not make this command import {target}. Put the folder of its module "
+                "on PYTHONPATH, and give --config-dir=<folder> with a distill/<name>.yaml that names it."
+            )
 
 
 def _terms_of(entry: str, settings: dict[str, Any], facts: TeacherFacts) -> list[tuple[str, Term]]:

@@ -12,6 +12,7 @@ import torch
 from own_parts import run_with
 from PIL import Image
 
+from lshfm_pl import paths
 from lshfm_pl.data import DetectionDataModule, VOCDataModule, build_datamodule, formats
 from lshfm_pl.data.formats import ENTRY_POINTS, data_module_of
 from lshfm_pl.errors import LSHFMError
@@ -48,7 +49,7 @@ def test_a_file_alone_imports_nothing(importable):
 
 
 def test_a_yaml_in_the_config_folder_of_the_command_names_a_format(importable, monkeypatch):
-    monkeypatch.setattr(formats, "own_config_dir", lambda: TOY)
+    monkeypatch.setattr(paths, "own_config_dir", lambda: TOY)
     datamodule = build_datamodule(STORED)
     assert type(datamodule).__name__ == "BoxesCSV"
     assert isinstance(datamodule, DetectionDataModule)
@@ -71,7 +72,7 @@ def test_what_is_no_data_module_is_refused(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.yaml").write_text("_target_: pathlib.Path\n")
     (tmp_path / "data/b.yaml").write_text("[\n")
-    monkeypatch.setattr(formats, "own_config_dir", lambda: tmp_path)
+    monkeypatch.setattr(paths, "own_config_dir", lambda: tmp_path)
     with pytest.raises(LSHFMError, match="expected a sub-class of DetectionDataModule, found pathlib.Path"):
         data_module_of("pathlib.Path")
 

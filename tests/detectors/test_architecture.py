@@ -9,6 +9,7 @@ from small_detectors import CLASS_NAMES, EVERY_STUDENT, STUDENTS, small_detector
 from torchvision.models import resnet18
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, retinanet_resnet50_fpn
 
+from lshfm_pl import paths
 from lshfm_pl.detectors import build_detector, detector_checkpoint, load_detector
 from lshfm_pl.detectors.architecture import (
     Architecture,
@@ -98,6 +99,20 @@ def test_a_name_alone_imports_nothing_and_a_users_config_does(own_module):
     assert registry.find(path) is registry.known()[-1]
 
 
+def test_a_name_in_a_file_imports_what_a_config_of_the_users_own_names(own_module, tmp_path, monkeypatch):
+    (tmp_path / "own/model").mkdir(parents=True)
+    monkeypatch.setattr(paths, "own_config_dir", lambda: tmp_path / "own")
+    path, registry = f"{own_module}.OWN", fresh_registry()
+    (tmp_path / "own/model/other.yaml").write_text("architecture: other.OTHER\n")
+    (tmp_path / "own/model/broken.yaml").write_text("[\n")
+    with pytest.raises(LSHFMError, match="A file may not make this"):
+        registry.find(path)
+    (tmp_path / "own/model/mine.yaml").write_text(f"architecture: {path}\n")
+    assert registry.find(path).name == "own"
+    with pytest.raises(LSHFMError, match=r"other\.OTHER cannot be imported .*PYTHONPATH"):
+        registry.find("other.OTHER")
+
+
 @pytest.mark.parametrize(
     "name", ["os.system", "torch.nn.Module", "sys.modules", "..", "a.", "", None, 3, ["a.b"]]
 )
@@ -142,7 +157,7 @@ def test_a_file_may_name_a_family_only_once_the_user_has(own_module, tmp_path):
     content = detector_checkpoint(detector)
     content["config"]["architecture"] = f"{own_module}.OWN"
     torch.save(content, path)
-    with pytest.raises(LSHFMError, match=r"named\.ckpt: model\.architecture: .*--config-dir=.* model="):
+    with pytest.raises(LSHFMError, match=r"named\.ckpt: model\.architecture: .*--config-dir=.* model/"):
         load_detector(path)
     assert own_module not in sys.modules
     config = import_parts({**detector.config, "architecture": f"{own_module}.OWN"})

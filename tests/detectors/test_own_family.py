@@ -38,6 +38,16 @@ def test_a_family_of_ones_own_trains_resumes_bit_identically_and_is_evaluated(tm
     checkpoint = ["checkpoint=whole/checkpoints/last.ckpt", "trainer.accelerator=cpu"]
     refused = command(tmp_path, "evaluate", *checkpoint, status=1).stderr
     assert "centre_detector.CENTRE" in refused
-    command(tmp_path, "evaluate", *own, *checkpoint, "hydra.run.dir=evaluated")
+    # The user's own folder has a file that names the family: that is leave to import it.
+    folder = own[:2]
+    command(tmp_path, "evaluate", *folder, *checkpoint, "hydra.run.dir=evaluated")
     evaluated = json.loads((tmp_path / "evaluated/results.json").read_text())
     assert evaluated["metrics"] == pytest.approx(results["metrics"], nan_ok=True)
+
+    report = ["runs=whole", "resamples=20", "picture_images=1"]
+    without = command(tmp_path, "report", *report, "output=without").stdout
+    assert "no picture of detections" in without
+    assert "put the folder of centre_detector on PYTHONPATH, and give --config-dir=" in without
+    assert not list((tmp_path / "without").glob("detections_*.png"))
+    command(tmp_path, "report", *folder, *report, "output=with")
+    assert list((tmp_path / "with").glob("detections_*.png"))
