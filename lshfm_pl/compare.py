@@ -23,7 +23,7 @@ import torch
 from omegaconf import DictConfig
 
 from lshfm_pl.cli.students import Student, read_seeds, read_students
-from lshfm_pl.errors import few
+from lshfm_pl.errors import first_few
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
 from lshfm_pl.reporting.pictures import draw_checkpoints
 from lshfm_pl.reporting.report import report
@@ -184,7 +184,7 @@ def write_comparison(config: DictConfig, runs: Runs, students: Sequence[Student]
     print(f"\n{comparison_table(finished)}\n")
     others = {path.parent for path in folder.glob(f"*/{RESULTS_FILE}")} - {run.folder for run in runs.all}
     if others:
-        names = few(sorted(other.name for other in others))
+        names = first_few(sorted(other.name for other in others))
         print(f"only in the report, as they belong to earlier comparisons in this folder: {names}")
     print(f"table: {folder / 'results.md'} and {folder / 'results.csv'}")
     print(f"pictures: {picture}")

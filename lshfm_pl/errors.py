@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-__all__ = ["LSHFMError", "few", "in_two_lines", "printable", "without_controls"]
+__all__ = ["LSHFMError", "first_few", "in_two_lines", "printable", "without_controls"]
 
 LONGEST_MESSAGE, KEPT_END = 1200, 300
 """Limits in characters. Of a longer message the start and the last `KEPT_END` are kept: the advice comes last."""
@@ -20,7 +20,7 @@ class LSHFMError(Exception):
         return in_two_lines(super().__str__())
 
 
-def few(names: Iterable[object], count: int = 3) -> str:
+def first_few(names: Iterable[object], count: int = 3) -> str:
     """The first `count` names, separated by commas, with `…` if there are more."""
     names = list(names)
     return ", ".join(printable(str(name)) for name in names[:count]) + (", …" if len(names) > count else "")

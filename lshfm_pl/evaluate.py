@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.cost import detector_cost
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import write_json
 from lshfm_pl.inference.loading import is_validation_of_checkpoint, load_checkpoint, load_data
 from lshfm_pl.kernels.switches import set_switches, switches
@@ -67,8 +67,8 @@ def _evaluate(config: DictConfig, met: Meeting) -> dict[str, float]:
     log.info("%s: %s", detector.config["name"], detector.load_report)
     if class_names != detector.class_names:
         raise LSHFMError(
-            f"data: expected the checkpoint's classes {few(detector.class_names, 20)}; "
-            f"found {few(class_names, 20)}"
+            f"data: expected the checkpoint's classes {first_few(detector.class_names, 20)}; "
+            f"found {first_few(class_names, 20)}"
         )
     agreement = measure_agreement(config, detector, datamodule)
     module = DetectionModule(detector)

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.signals import at_end
+from lshfm_pl.signals import call_before_exit
 
 __all__ = [
-    "fitting_name",
+    "atomic_file",
+    "fitting_file_name",
     "open_regular",
     "read_bytes",
     "read_end",
-    "whole_file",
+    "write_atomically",
     "write_json",
-    "write_whole",
 ]
 
 KINDS = {
@@ -114,7 +114,7 @@ def read_end(path: str | Path, *, most: int, root: str | Path | None = None) -> 
             raise LSHFMError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def write_whole(path: Path, content: bytes) -> Path:
+def write_atomically(path: Path, content: bytes) -> Path:
     """Write a file atomically: readers see the old content or all of the new. Creates the folder; returns `path`.
 
     A symbolic link at `path` is replaced, not followed, so that nothing outside of the folder is written. A path
@@ -123,14 +123,14 @@ def write_whole(path: Path, content: bytes) -> Path:
     Raises:
         OSError: the file cannot be written.
     """
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(content)
     return path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """`write_whole` for content that is written in pieces: write to the temporary path that the context yields.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """`write_atomically` for content in pieces: the context yields a temporary path to write to.
 
     The temporary file replaces `path` at the end. An exception, or a signal that ends the process, deletes it.
 
@@ -156,7 +156,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         _unfinished.discard(temporary)
 
 
-def fitting_name(name: str, suffix: str) -> str:
+def fitting_file_name(name: str, suffix: str) -> str:
     """A file path with a suffix. A file name that is too long for file systems is cut and a hash is added."""
     folder, _, last = f"{name}{suffix}".rpartition("/")
     encoded = os.fsencode(last)
@@ -172,7 +172,7 @@ def _remove_unfinished() -> None:
             temporary.unlink(missing_ok=True)
 
 
-at_end(_remove_unfinished)
+call_before_exit(_remove_unfinished)
 
 
 def _refuse_irregular(path: str | Path, status: os.stat_result) -> None:
@@ -200,7 +200,7 @@ def _shortened(path: str | Path, most: int = 200) -> str:
 def write_json(content: Any, path: Path) -> None:
     """Write `content` as JSON, atomically. NaN becomes null."""
     text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
-    write_whole(path, (text + "\n").encode("utf-8"))
+    write_atomically(path, (text + "\n").encode("utf-8"))
 
 
 def _without_nan(value: Any) -> Any:

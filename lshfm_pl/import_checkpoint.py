@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors import Detector, detector_checkpoint, load_detector, load_torchvision_detector
 from lshfm_pl.detectors.config import import_parts
-from lshfm_pl.errors import LSHFMError, few
-from lshfm_pl.files import whole_file
+from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.files import atomic_file
 
 __all__ = ["import_checkpoint"]
 
@@ -43,13 +43,12 @@ def import_checkpoint(config: DictConfig) -> Path:
     if class_names is not None and detector.class_names != class_names:
         raise LSHFMError(
             f"class_names: {config.src or config.weights} stores its own class names "
-            f"{few(detector.class_names)}; found {few(class_names)}"
+            f"{first_few(detector.class_names)}; found {first_few(class_names)}"
         )
     write(detector, target)
     print(f"{detector.load_report}")
-    print(
-        f"{target}: {detector.config['name']}, {len(detector.class_names)} classes ({few(detector.class_names)})"
-    )
+    names = first_few(detector.class_names)
+    print(f"{target}: {detector.config['name']}, {len(detector.class_names)} classes ({names})")
     return target
 
 
@@ -76,7 +75,7 @@ def load(config: DictConfig, class_names: tuple[str, ...] | None) -> Detector:
 def write(detector: Detector, target: Path) -> None:
     """Write the checkpoint atomically: a reader sees the old file or the complete new one."""
     try:
-        with whole_file(target) as temporary:
+        with atomic_file(target) as temporary:
             torch.save(detector_checkpoint(detector), temporary)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
         raise LSHFMError(f"dst: {target} cannot be written ({error})") from error

@@ -26,7 +26,7 @@ from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
 from lshfm_pl.drawing.boxes import draw_detections
 from lshfm_pl.drawing.grid import save_picture
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import fitting_name, write_json
+from lshfm_pl.files import fitting_file_name, write_json
 from lshfm_pl.inference.detect import choose_device, detect
 from lshfm_pl.inference.pictures import PICTURES, PREDICTIONS, Pictures, find_pictures
 from lshfm_pl.kernels.switches import set_switches
@@ -90,7 +90,7 @@ def predict(config: DictConfig) -> list[str]:
                 if config.pictures:
                     save_picture(
                         _drawn(image, of_image, detector, config.score_threshold),
-                        folder / PICTURES / fitting_name(picture.name, ".png"),
+                        folder / PICTURES / fitting_file_name(picture.name, ".png"),
                         optimize=False,
                     )
             bar.update(len(batch))

@@ -54,7 +54,7 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
     try:
         precision, datamodule, module = _rebuilt(weights)
     except (OmegaConfBaseException, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = few([f"{type(error).__name__}: {error}"])[:_LONGEST_REASON]
+        reason = first_few([f"{type(error).__name__}: {error}"])[:_LONGEST_REASON]
         raise LSHFMError(
             f"file: the config beside the weights of {config.file} is damaged ({reason})"
         ) from error

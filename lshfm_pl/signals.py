@@ -19,7 +19,7 @@ __all__ = [
     "STOP_SIGNALS",
     "Interrupted",
     "StopSignals",
-    "at_end",
+    "call_before_exit",
     "end_at_signals",
     "end_without_shutdown",
     "is_first_process",
@@ -48,7 +48,7 @@ class Interrupted(SystemExit):
         self.signum = signum
 
 
-def at_end(function: Callable[[], None]) -> None:
+def call_before_exit(function: Callable[[], None]) -> None:
     """Register `function` to be called before a signal ends the process. It must be quick."""
     _functions_at_end.append(function)
 
@@ -79,7 +79,7 @@ def _end_now(signum: int, saved: str = "") -> NoReturn:
     """Exit without raising: an exception raised in a handler could be lost, or wait for busy threads."""
     for other in STOP_SIGNALS:  # further signals must not interrupt the exit
         signal.signal(other, signal.SIG_IGN)
-    _tell(f"{signal.Signals(signum).name}: stopped{saved}")
+    _print_line(f"{signal.Signals(signum).name}: stopped{saved}")
     for function in _functions_at_end:
         with suppress(Exception):
             function()
@@ -104,7 +104,7 @@ def end_without_shutdown(status: int) -> None:
     atexit.register(end)
 
 
-def _tell(text: str) -> None:
+def _print_line(text: str) -> None:
     """Print a line from a signal handler, without `sys.stderr`, which the signal may have interrupted."""
     if is_first_process():
         with suppress(OSError):  # the terminal may be closed
@@ -168,7 +168,7 @@ class StopSignals:
                 self.received, self._received_at = signum, time.monotonic()
                 hint = "; Ctrl+C again stops at once" if signum == signal.SIGINT else ""
                 parts = f"saving after this batch, then stopping{hint}{_part(self.way_on())}"
-                _tell(f"{signal.Signals(signum).name}: {parts}")
+                _print_line(f"{signal.Signals(signum).name}: {parts}")
             return
         if self._others.get(signum) is _end:
             saved = self.saved()

@@ -21,7 +21,7 @@ from lshfm_pl.data import DetectionDataset
 from lshfm_pl.detectors import Detector, build_detector
 from lshfm_pl.drawing.agreement import agreement_picture
 from lshfm_pl.drawing.grid import TRUTH, detection_grid, save_picture
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.inference.detect import choose_device, detect
 from lshfm_pl.inference.loading import load_for_data, load_split, stored_data
 from lshfm_pl.kernels.switches import set_switches
@@ -51,7 +51,8 @@ def visualize(config: DictConfig) -> list[Path]:
     if config.agreement and config.teacher not in files:
         raise LSHFMError(
             f"agreement: expected a checkpoint named {config.teacher} among checkpoints, found "
-            f"{few(files) or 'none'}; give 'checkpoints={{teacher: <file>, student: <file>}}', or teacher=<name>"
+            f"{first_few(files) or 'none'}; give "
+            f"'checkpoints={{teacher: <file>, student: <file>}}', or teacher=<name>"
         )
     device = choose_device(config.device)
     dataset, class_names = load_split(config, list(files.values()))
@@ -108,7 +109,7 @@ def checkpoint_files(config: DictConfig) -> dict[str, str]:
     titles = [_title(file) for file in files]
     if len(set(titles)) < len(titles):
         raise LSHFMError(
-            f"checkpoints: expected different names, found {few(titles)}; give names yourself: "
+            f"checkpoints: expected different names, found {first_few(titles)}; give names yourself: "
             "'checkpoints={a: <file>, b: <file>}'"
         )
     return dict(zip(titles, files, strict=True))
@@ -157,7 +158,7 @@ def _named(dataset: DetectionDataset, name: str, config: DictConfig) -> list[int
         if record.image_id == name or record.image_id.endswith(f"/{name}")
     ]
     if not found:
-        examples = few(record.image_id for record in dataset.records)
+        examples = first_few(record.image_id for record in dataset.records)
         raise LSHFMError(f"image_id: no image {name} in {config.split}; expected one such as {examples}")
     return found
 
@@ -196,7 +197,8 @@ def draw_agreement(
             without = [entry.title for entry in maps[title] if entry.cosine_hw is None]
             if without:
                 print(
-                    f"{title}: left out, as the number of channels differs from the teacher's: {few(without, 10)}"
+                    f"{title}: left out, as the number of channels differs from the teacher's: "
+                    f"{first_few(without, 10)}"
                 )
             path = Path(config.output_dir) / f"agreement_{config.split}_{_selection([name, title])}.png"
             written.append(save_picture(agreement_picture(image, maps), path))

@@ -111,7 +111,7 @@ def main() -> None:
         name = (
             f"{config.model.name}_{config.distill.name}_x{factor:g}_clip{config.schedule.clip_grad_norm}.csv"
         )
-        with whole_file(arguments.output / name) as temporary, temporary.open("w", newline="") as file:
+        with atomic_file(arguments.output / name) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)

@@ -30,7 +30,7 @@ from terminal import Terminal, descendants
 from terminal_moments import MOMENTS
 
 from lshfm_pl.detectors.torch_files import read_torch_file
-from lshfm_pl.files import write_json, write_whole
+from lshfm_pl.files import write_atomically, write_json
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.runs.checkpoint_files import is_whole
 
@@ -435,7 +435,7 @@ def main() -> None:
             print(case, flush=True)
             bench.folder.mkdir(parents=True, exist_ok=True)
             write_json([asdict(c) for c in cases], bench.folder / "torture.json")
-            write_whole(bench.folder / "torture.md", table(cases).encode())
+            write_atomically(bench.folder / "torture.md", table(cases).encode())
     sys.exit(any(case.as_expected < case.times for case in cases))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lshfm_pl.files import whole_file
+from lshfm_pl.files import atomic_file
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SOURCES = {"comparison.png": "report/comparison_1.png", "detections.png": "detections.png"}
@@ -26,7 +26,7 @@ def shrink(source: Path, target: Path) -> None:
     while True:
         with Image.open(source) as picture:
             picture.thumbnail((width, 10 * width))
-            with whole_file(target) as temporary:
+            with atomic_file(target) as temporary:
                 picture.convert("RGB").quantize(128).save(temporary, format="PNG", optimize=True)
         if target.stat().st_size <= MAX_BYTES:
             return

@@ -9,6 +9,9 @@ from PIL import Image
 CATEGORIES = {3: "cat", 7: "dog", 18: "hen"}
 """Sparse ids, as COCO's."""
 
+TWO_IMAGES = {8: (64, 48), 2: (48, 64)}
+"""Id → width and height."""
+
 
 def annotation(image_id, category_id=3, box=(10.0, 5.0, 20.0, 15.0), **fields):
     return {"image_id": image_id, "category_id": category_id, "bbox": list(box), "iscrowd": 0, **fields}
@@ -37,6 +40,13 @@ def coco_content(images, annotations, categories=CATEGORIES):
             for category_id, name in categories.items()
         ],
     }
+
+
+def write_json(folder, content):
+    """`folder/objects.json`, of an object or of text."""
+    path = folder / "objects.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
 
 
 def write_coco(root, split, content):

@@ -462,7 +462,7 @@ VOC_CASES = {
         ],
         "boxes-relative",
         "fatal",
-        "relative ones?",
+        "are they relative?",
     ),
     "box twice": Case(
         object_with("</bndbox>", "</bndbox><bndbox></bndbox>"), "element-repeated", "stop", "a.xml:1"
@@ -474,7 +474,7 @@ VOC_CASES = {
         ],
         "boxes-in-percent box-not-integer",
         "pass",
-        "per cent?",
+        "are they percentages?",
     ),
     "classes of two spellings": Case(
         xml(object_xml("Dog"), object_xml("cat", (2, 2, 9, 9))),
@@ -542,7 +542,7 @@ COCO_CASES = {
     "nested too deeply": Case(
         write(JSON, "[" * 100_000), "annotation-broken", "fatal", "instances_train.json"
     ),
-    "a list": Case(write(JSON, "[]"), "annotation-broken", "fatal", "holds a list"),
+    "a list": Case(write(JSON, "[]"), "annotation-broken", "fatal", "contains a list"),
     "no images": Case(without("images"), "annotation-broken", "fatal", "no list 'images'"),
     "no annotations": Case(without("annotations"), "annotation-broken", "fatal", "no list 'annotations'"),
     "no categories": Case(without("categories"), "annotation-broken", "fatal", "no list 'categories'"),
@@ -550,7 +550,7 @@ COCO_CASES = {
     "categories empty": Case(emptied("categories"), "split-empty", "fatal", "'categories' is empty"),
     "annotations empty": Case(emptied("annotations"), "split-empty", "fatal", "no image has an object"),
     "all crowd": Case(coco(all_crowd), "crowd split-empty", "fatal", "no image has an object"),
-    "packed": Case(write(JSON, b"\x1f\x8b\x08\0"), "annotation-broken", "fatal", "is packed by gzip"),
+    "packed": Case(write(JSON, b"\x1f\x8b\x08\0"), "annotation-broken", "fatal", "is packed with gzip"),
     "json lines": Case(write(JSON, '{"a": 1}\n{"a": 2}'), "annotation-broken", "fatal", "more than one JSON"),
     "list twice": Case(
         write(JSON, '{"images": [], "images": [1]}'), "annotation-broken", "fatal", "'images' more than once"
@@ -646,7 +646,7 @@ COCO_CASES = {
         entry("annotations", bbox=[50, 5, 20, 15]), "box-partly-outside", "pass", "[50, 5, 20, 15] goes over"
     ),
     "bbox of corners": Case(coco(corners), "boxes-as-corners", "fatal", "looks like x1, y1, x2, y2"),
-    "bbox of parts": Case(coco(relative), "boxes-relative", "fatal", "within 0 and 1: relative ones?"),
+    "bbox of parts": Case(coco(relative), "boxes-relative", "fatal", "within 0 and 1: are they relative?"),
     "area of the image": Case(
         entry("annotations", area=64 * 48), "area-replaced", "pass", "3072 instead of 300"
     ),

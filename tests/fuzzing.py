@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from lshfm_pl.cli.failures import told
+from lshfm_pl.cli.failures import error_message
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["damage_file", "is_readable", "mutated_bytes", "mutated_value", "outcomes", "seeds"]
@@ -187,7 +187,7 @@ def outcomes(trial: Callable[[int], Any], numbers: range) -> list[str]:
                     trial(seed)
             except (LSHFMError, OSError) as error:
                 lines = str(error).strip().splitlines()
-                if not 1 <= len(lines) <= 2 or not is_readable(told(error)):
+                if not 1 <= len(lines) <= 2 or not is_readable(error_message(error)):
                     wrong.append(
                         f"seed {seed}: {len(lines)} lines of {len(str(error))}: {str(error)[:300]!r}"
                     )

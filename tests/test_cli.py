@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import ListConfig, OmegaConf, open_dict
 
-from lshfm_pl.cli import CONFIG_DIR, refuse_missing_values, refuse_named_teacher, told
+from lshfm_pl.cli import CONFIG_DIR, error_message, refuse_missing_values, refuse_named_teacher
 from lshfm_pl.cli.closest import config_error
 from lshfm_pl.cli.spelling import respelled
 from lshfm_pl.errors import LSHFMError
@@ -24,12 +24,12 @@ def failure_of(target, **arguments):
 
 def test_own_failures_inside_instantiated_objects_are_told_as_they_are():
     error = failure_of("lshfm_pl.data.VOCDataModule", root="x", train_split="a", val_split="b", batch_size=0)
-    assert told(error) == "data.batch_size must be a whole number of at least 1, found 0."
-    assert told(LSHFMError("so it is")) == "so it is"
+    assert error_message(error) == "data.batch_size must be a whole number of at least 1, found 0."
+    assert error_message(LSHFMError("so it is")) == "so it is"
 
 
 def test_other_failures_inside_instantiated_objects_name_key_and_reason():
-    assert told(failure_of("pytorch_lightning.Trainer", max_epocs=1)).startswith("part: TypeError: ")
+    assert error_message(failure_of("pytorch_lightning.Trainer", max_epocs=1)).startswith("part: TypeError: ")
 
 
 def test_values_that_must_be_given_are_named():
@@ -153,7 +153,7 @@ def test_help_is_printed_with_the_default_marked():
         ),
         (
             ["model=retinanet_vgg11fpn", "+model@teacher.detector=retinanet_resnet34fpn"],
-            r"\+model@.*: a file is chosen .* leave the \+ out: model@teacher.detector=retinanet_resnet34fpn$",
+            r"\+model@.*: a file is chosen .* omit the \+: model@teacher.detector=retinanet_resnet34fpn$",
         ),
     ],
 )

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from lshfm_pl.cli.failures import told
+from lshfm_pl.cli.failures import error_message
 from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.data.faults import Fault
 from lshfm_pl.errors import LSHFMError, without_controls
@@ -16,7 +16,7 @@ ESCAPE = "\x1b[31m\x9b1m\u202e"
     "make", [LSHFMError, OSError, lambda text: OSError(2, "no such file", text), ValueError]
 )
 def test_names_in_failures_are_cut_and_hold_no_escapes(make):
-    lines = told(make(f"a{ESCAPE}\nb\nc" + "x" * 50_000 + ". Give another path.")).splitlines()
+    lines = error_message(make(f"a{ESCAPE}\nb\nc" + "x" * 50_000 + ". Give another path.")).splitlines()
     assert 1 <= len(lines) <= 2
     assert sum(map(len, lines)) < 1500
     assert all(line.isprintable() for line in lines)

@@ -8,7 +8,7 @@ import pytest
 
 import lshfm_pl
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import fitting_name, open_regular, read_bytes, write_whole
+from lshfm_pl.files import fitting_file_name, open_regular, read_bytes, write_atomically
 
 
 def test_a_regular_file_is_read_through_a_link_up_to_the_limit(tmp_path):
@@ -88,21 +88,21 @@ def test_what_is_no_file_is_not_replaced(tmp_path, kind):
     path = tmp_path / "x"
     os.mkfifo(path) if kind == "pipe" else path.mkdir()
     with pytest.raises(FileExistsError, match="there is a (named pipe|folder) of this name"):
-        write_whole(path, b"1")
+        write_atomically(path, b"1")
     assert not path.is_file()
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_name_that_is_too_long_is_cut_and_stays_its_own(tmp_path):
     names = ["a/" + "ü" * 125 + end for end in ("1.jpg", "2.jpg")]
-    fitting = [fitting_name(name, ".png") for name in names]
+    fitting = [fitting_file_name(name, ".png") for name in names]
     assert len(set(fitting)) == 2
     for name in fitting:
         assert name.startswith("a/ü")
         assert name.endswith(".png")
-        write_whole(tmp_path / name, b"")
-    assert fitting_name("b/c.jpg", ".png") == "b/c.jpg.png"
-    assert fitting_name("c.jpg", ".png") == "c.jpg.png"
+        write_atomically(tmp_path / name, b"")
+    assert fitting_file_name("b/c.jpg", ".png") == "b/c.jpg.png"
+    assert fitting_file_name("c.jpg", ".png") == "c.jpg.png"
 
 
 PACKAGE = Path(lshfm_pl.__file__).parent
@@ -115,11 +115,11 @@ WRITES_OF_ITS_OWN = {
     "benchmarking/timing.py": "a file of the system",
     "runs/folder.py": "a probe, which is removed",
     "runs/launch.py": "the standard streams",
-    "runs/logs.py": "lines appended to a log, or below whole_file",
+    "runs/logs.py": "lines appended to a log, or below atomic_file",
     "scripts/run_table.py": "a remark appended to a table",
     "scripts/torture.py": "a disk that is filled on purpose",
 }
-"""Modules that open a file for writing other than below `whole_file`, and why they may."""
+"""Modules that open a file for writing other than below `atomic_file`, and why they may."""
 
 
 def opens_for_writing(node):
@@ -132,10 +132,10 @@ def opens_for_writing(node):
     return name == "open" and any(set(text) <= set("rwaxbt+") and set(text) & set("wax") for text in texts)
 
 
-def is_below_whole_file(node, parents):
+def is_below_atomic_file(node, parents):
     while node in parents:
         node = parents[node]
-        if isinstance(node, ast.With) and "whole_file(" in "".join(map(ast.unparse, node.items)):
+        if isinstance(node, ast.With) and "atomic_file(" in "".join(map(ast.unparse, node.items)):
             return True
     return False
 
@@ -147,7 +147,7 @@ def test_every_file_is_written_whole_or_not_at_all():
         parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
         for node in ast.walk(tree):
             is_write = isinstance(node, ast.Call) and opens_for_writing(node)
-            if is_write and not is_below_whole_file(node, parents):
+            if is_write and not is_below_atomic_file(node, parents):
                 root = PACKAGE if path.is_relative_to(PACKAGE) else PACKAGE.parent
                 found.add(path.relative_to(root).as_posix())
     assert found <= set(WRITES_OF_ITS_OWN)

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
 from lshfm_pl import cli
-from lshfm_pl.cli import CONFIG_DIR, refuse_missing_values, told
+from lshfm_pl.cli import CONFIG_DIR, error_message, refuse_missing_values
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import evaluate
@@ -424,8 +424,8 @@ def test_failure_is_told_in_at_most_two_lines(data_root, tmp_path, name):
     with pytest.raises((LSHFMError, InstantiationException)) as caught:
         refuse_missing_values(config)
         train(config)
-    assert message in told(caught.value)
-    assert len(told(caught.value).splitlines()) <= 2
+    assert message in error_message(caught.value)
+    assert len(error_message(caught.value).splitlines()) <= 2
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lshfm_pl.data.voc.annotations import VOCSource
 from lshfm_pl.data.voc.dataset import VOCDetection
+from lshfm_pl.data.voc.layout import VOCSource
 from lshfm_pl.errors import LSHFMError
 
 BOX = (11, 21, 30, 40)

@@ -1,10 +1,10 @@
-"""What the commands share: start-up by Hydra, help, closest names, and failures told in one or two lines.
+"""What all commands share: starting with Hydra, help, closest names, and short error messages.
 
-Nothing here imports torch or what depends on it: `--help` and a wrong name are answered without.
+Nothing here imports torch or a package that imports it: `--help` and wrong names are answered without it.
 """
 
 from lshfm_pl.cli.command import Command, main, start
-from lshfm_pl.cli.failures import told
+from lshfm_pl.cli.failures import error_message
 from lshfm_pl.cli.folders import comparison_folder
 from lshfm_pl.cli.inputs import refuse_missing_teacher, refuse_no_weights
 from lshfm_pl.cli.job import (
@@ -28,6 +28,7 @@ __all__ = [
     "changed_data",
     "comparison_folder",
     "config_folder_flags",
+    "error_message",
     "in_multirun",
     "is_main_process",
     "job_command",
@@ -37,5 +38,4 @@ __all__ = [
     "refuse_named_teacher",
     "refuse_no_weights",
     "start",
-    "told",
 ]

@@ -1,4 +1,4 @@
-"""Keys that are added (`+key=value`) or taken away (`~key`): only where something reads them, or can do without."""
+"""Checks of keys that are added (`+key=value`) or removed (`~key`) on the command line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,38 +9,38 @@ from omegaconf.errors import OmegaConfBaseException
 from lshfm_pl.cli.grammar import Argument, for_shell
 from lshfm_pl.cli.names import alternatives, closest_keys, group_choices, nullable_groups, trainer_arguments
 from lshfm_pl.cli.own_folder import config_file, is_group
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = ["no_choice", "refuse_unread_keys", "refuse_wrong_removals"]
 
 PARTS = ("callbacks", "logger", "trainer")
-"""Groups of parts, or of arguments with defaults of their own: single ones may be taken away."""
+"""Groups of parts, or of arguments with defaults. Single ones of these may be removed."""
 
 FEW = 6
 _ABSENT = object()
 FREE = ("callbacks", "hydra", "logger")
-"""Where anything may be added."""
+"""Groups to which anything may be added."""
 
 
 def no_choice(group: str, value: str) -> str:
-    """What to print of `group=null` and `group=` for a group that is needed."""
+    """The message for `group=null` and `group=` of a group that the command needs."""
     return (
-        f"{group}={value}: expected the name of a file in conf/{group}, found {value or 'nothing'}; leave it out "
-        f"for the default, or choose one of {few(group_choices(group.partition('@')[0]), FEW)}"
+        f"{group}={value}: expected the name of a file in conf/{group}, found {value or 'nothing'}; omit it "
+        f"for the default, or choose one of {first_few(group_choices(group.partition('@')[0]), FEW)}"
     )
 
 
 def refuse_wrong_removals(command: str, typed: Sequence[str], config: DictConfig) -> None:
-    """Stop for a `~key` that is no key, or one that the command cannot do without.
+    """Refuse a `~key` that does not exist, or that the command needs.
 
     Args:
-        command: its name.
+        command: name of the command.
         typed: the overrides.
         config: the command's config with its groups as chosen.
 
     Raises:
-        LSHFMError: there is one.
+        LSHFMError: there is such a `~key`.
     """
     for text in typed:
         if not text.startswith("~"):
@@ -51,26 +51,26 @@ def refuse_wrong_removals(command: str, typed: Sequence[str], config: DictConfig
         if _select(config, key) is _ABSENT:
             close = [f"~{name}" for name in closest_keys(key, _keys(config))]
             advice = f"did you mean {alternatives(close)}?" if close else "--cfg job lists all keys"
-            raise LSHFMError(f"{text}: takes a key away, and there is none of this name; {advice}")
+            raise LSHFMError(f"{text}: removes a key, but there is no key of this name; {advice}")
         group, dot, _ = key.partition(".")
         if not (dot and group in PARTS):
             instead = f"{key}=<another value>" if dot or not is_group(key) else f"{key}=<name>"
             raise LSHFMError(
-                f"{text}: takes a key away that {command} needs; give {instead}. Only parts of "
-                f"{alternatives(PARTS)} can be taken away, such as ~logger.csv"
+                f"{text}: removes a key that {command} needs; give {instead}. Only parts of "
+                f"{alternatives(PARTS)} can be removed, such as ~logger.csv"
             )
 
 
 def refuse_unread_keys(command: str, typed: Sequence[str], config: DictConfig) -> None:
-    """Stop for a `+key=value` that nothing would read, as one with a typing mistake.
+    """Refuse a `+key=value` that nothing would read, such as a misspelt key.
 
     Args:
-        command: its name.
+        command: name of the command.
         typed: the overrides.
         config: the command's config with its groups as chosen.
 
     Raises:
-        LSHFMError: there is one.
+        LSHFMError: there is such a key.
     """
     for text in typed:
         argument = Argument.of(text)
@@ -95,7 +95,7 @@ def refuse_unread_keys(command: str, typed: Sequence[str], config: DictConfig) -
         elif _may_have_more(config, key):
             continue
         else:
-            names, what = _keys(config), f"nothing in {command} reads such a key"
+            names, what = _keys(config), f"nothing in {command} reads this key"
         close = [
             for_shell(f"{'' if _select(config, name) is not _ABSENT else '+'}{name}={argument.value}")
             for name in closest_keys(key, names)
@@ -105,7 +105,7 @@ def refuse_unread_keys(command: str, typed: Sequence[str], config: DictConfig) -
 
 
 def _select(config: DictConfig, key: str) -> Any:
-    """The node of a key, `_ABSENT` where there is none; one that cannot be resolved yet is there."""
+    """The node of a key, or `_ABSENT`. Interpolations are not resolved."""
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
@@ -121,7 +121,7 @@ def _select(config: DictConfig, key: str) -> Any:
 
 
 def _may_have_more(config: DictConfig, key: str) -> bool:
-    """Whether a key is inside of settings that the config does not list: data of a checkpoint, an optimizer's."""
+    """Whether a key is in settings that the config does not list, such as an optimizer's or a checkpoint's data."""
     above = key.rpartition(".")[0]
     if not above:
         return False
@@ -140,7 +140,7 @@ def _is_of_own_file(group: str, typed: Sequence[str]) -> bool:
 
 
 def _is_referred_to(key: str, typed: Sequence[str]) -> bool:
-    """Whether another override has `${key}`."""
+    """Whether another override contains `${key}`."""
     return any(f"${{{key}}}" in text for text in typed)
 
 

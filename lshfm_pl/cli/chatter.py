@@ -1,4 +1,4 @@
-"""What libraries print that means nothing here."""
+"""Silencing output of libraries that does not concern users of this project."""
 
 import logging
 import re
@@ -7,25 +7,25 @@ import warnings
 __all__ = ["silence_chatter"]
 
 EXPECTED_WARNINGS = (
-    r".*Experiment logs directory",  # the CSV logger shares the run's folder with everything else
+    r".*Experiment logs directory",  # the CSV logger shares the run's folder with other files
     r".*does not have many workers",  # data.num_workers is the user's choice
-    r".*sync_dist=True",  # every process gathers all images, so the figures are equal already
-    r".*LeafSpec",  # between Lightning and torch, not ours to act on
-    r".*your dataloader is not resumable",  # the data module leaves out what was trained on before
-    r"Checkpoint directory .* exists and is not empty",  # it is gone on from
-    r".*The dirpath has changed",  # resumed in another folder, whose best.ckpt is its own
-    r".*`srun` command is available",  # a run of one process on a cluster is one
-    r".*smaller than the logging interval",  # each epoch has its line
-    r".*image decoding and encoding capabilities of TorchVision",  # between torchvision and its next version
+    r".*sync_dist=True",  # every process gathers all images, so metrics are equal already
+    r".*LeafSpec",  # between Lightning and torch
+    r".*your dataloader is not resumable",  # the data module skips the batches that were trained on
+    r"Checkpoint directory .* exists and is not empty",  # the run is resumed from it
+    r".*The dirpath has changed",  # resumed in another folder, which gets its own best.ckpt
+    r".*`srun` command is available",  # a single process on a cluster is intended
+    r".*smaller than the logging interval",  # each epoch is logged
+    r".*image decoding and encoding capabilities of TorchVision",  # between versions of torchvision
     r".*`isinstance\(treespec",
     r".*max_epochs.*was not set",
     r".*Trainer already configured with model summary",
     r".*GPU available but not used",  # trainer.accelerator is the user's choice
 )
-"""Beginnings of warnings, as regular expressions."""
+"""Beginnings of warnings to silence, as regular expressions."""
 
 KEPT_INFO = re.compile(r"max_time|max_steps|signal")
-"""Of Lightning's own lines those that tell why a run ended before its last epoch."""
+"""Messages of Lightning that are kept: they say why a run ended before its last epoch."""
 
 CHATTY = (
     "lightning_fabric.utilities.distributed",
@@ -34,11 +34,11 @@ CHATTY = (
     "pytorch_lightning.utilities.rank_zero",
     "pytorch_lightning.accelerators.cuda",
 )
-"""Lightning's loggers: which devices there are, what it restores, that it stopped, whom else to pay."""
+"""Lightning's loggers of devices, restored states and advertisements."""
 
 
 def silence_chatter() -> None:
-    """Leave out what Lightning and torch print for other people: hints, devices, advertisements."""
+    """Silence hints, device lists and advertisements that Lightning and torch print."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in CHATTY:

@@ -1,4 +1,4 @@
-"""What to print of a command line that does not compose: what is wrong with it, and the closest right one."""
+"""Error messages for command lines that Hydra cannot compose: what is wrong, and the closest valid names."""
 
 import difflib
 from collections.abc import Sequence
@@ -24,25 +24,25 @@ from lshfm_pl.cli.names import (
 )
 from lshfm_pl.cli.own_folder import folders_of, is_group
 from lshfm_pl.cli.ranges import choices_of
-from lshfm_pl.errors import few
+from lshfm_pl.errors import first_few
 from lshfm_pl.paths import from_home
 
 __all__ = ["config_error", "unknown_flag"]
 
 PATH_SUFFIXES = {".ckpt", ".json", ".pt", ".pth", ".safetensors", ".xml", ".yaml", ".yml"}
-"""Of what is taken for a path where a name is expected."""
+"""Suffixes by which a value is recognised as a path."""
 
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra/launcher")
-"""Of Hydra's own settings those that people change."""
+"""Hydra's own settings that users change."""
 
 KNOWN_FLAGS = ("--help", "--version", "--multirun", "--cfg", "--info")
-"""Those that people use."""
+"""Flags that users need."""
 
 CLOSE_FLAG = 0.7
-"""Similarity, 0..1, from which a flag is offered."""
+"""Smallest similarity, 0..1, of a flag that is suggested."""
 
 TAKES_DATA = ("check_data", "compare", "train")
-"""Commands for which a folder is most likely one of data."""
+"""Commands for which a folder most likely contains data."""
 
 INPUTS = {
     "evaluate": "checkpoint",
@@ -53,7 +53,7 @@ INPUTS = {
     "train": "resume",
     "visualize": "checkpoint",
 }
-"""Command → the key of the file or folder that it works on."""
+"""Command → key of its main input file or folder."""
 
 WORDS_OF_OTHERS = {
     "amp": "trainer.precision",
@@ -103,21 +103,21 @@ WORDS_OF_OTHERS = {
     "wd": "schedule.optimizer.weight_decay",
     "weights": "checkpoint",
 }
-"""What other programs call a key, by the last part of what is typed."""
+"""Names that other programs use → our key. Compared with the last part of a typed key."""
 
 FOLLOWS_FROM = {
-    "num_classes": "the number of classes follows from the data: they are listed by data.class_names, or else read",
+    "num_classes": "the number of classes follows from the data: from data.class_names, or from the annotations",
     "num_epochs": "give schedule.epochs=…",
 }
-"""Keys that there are none of here, and what their values follow from."""
+"""Keys that do not exist here → what determines their values."""
 
 
 def config_error(error: Exception, command: str, overrides: Sequence[str]) -> str:
-    """What to print of a failure to compose `conf/<command>.yaml`: one or two lines with the closest valid names.
+    """The message for an error of composing `conf/<command>.yaml`: one or two lines with the closest valid names.
 
     Args:
-        error: what Hydra raised.
-        command: its name.
+        error: the exception of Hydra or OmegaConf.
+        command: name of the command.
         overrides: the command line without flags.
     """
     message = str(error)
@@ -132,16 +132,16 @@ def config_error(error: Exception, command: str, overrides: Sequence[str]) -> st
     if message.startswith("Multiple values for "):
         key = message.removeprefix("Multiple values for ").partition(". ")[0]
         typed = next((item for item in overrides if item.startswith(f"+{key}=")), f"+{key}=…")
-        return f"{typed}: a file is chosen for {key} already; leave the + out: {typed.removeprefix('+')}"
+        return f"{typed}: a file is already chosen for {key}; omit the +: {typed.removeprefix('+')}"
     if message.startswith("Could not append to config. An item is already at '"):
         key = message.split("'")[1]
         typed = next((item for item in overrides if item.startswith(f"+{key}=")), f"+{key}=…")
-        return f"{typed}: there is such a key already; leave the + out: {for_shell(typed.removeprefix('+'))}"
+        return f"{typed}: this key exists already; omit the +: {for_shell(typed.removeprefix('+'))}"
     if message.startswith("Could not delete from config. "):
         return f"{message.splitlines()[0]} --cfg job lists the keys"
     if message.startswith("Error merging override "):
         override = message.splitlines()[0].removeprefix("Error merging override ")
-        return f"{override}: expected a value of another kind; a reference to another key is written ${{key}}"
+        return f"{override}: expected a value of another type; a reference to another key is written ${{key}}"
     if message.startswith("Ambiguous value for argument '"):
         return _several_values(message.removeprefix("Ambiguous value for argument '").partition("'\n")[0])
     named = getattr(error, "full_key", None)
@@ -151,7 +151,7 @@ def config_error(error: Exception, command: str, overrides: Sequence[str]) -> st
 
 
 def unknown_flag(flag: str, command: str) -> str:
-    """What to print of `--epochs`, which is no flag of Hydra."""
+    """The message for a flag that Hydra does not have, such as `--epochs`."""
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
     flags = difflib.get_close_matches(f"--{flag.lstrip('-')}", KNOWN_FLAGS, n=1, cutoff=CLOSE_FLAG)
     if flags:
@@ -183,7 +183,7 @@ def _no_such_choice(missing: str, command: str, overrides: Sequence[str]) -> str
     close = close_choices(name, choices)
     if len(choices) <= CUT_CHOICES or not close:
         meant = f"; did you mean {alternatives(close)}?" if close else ""
-        return f"{start}; expected one of {few(choices, CUT_CHOICES)} (--help lists them){meant}"
+        return f"{start}; expected one of {first_few(choices, CUT_CHOICES)} (--help lists them){meant}"
     return f"{start}; did you mean {alternatives(close)}? (--help lists them)"
 
 
@@ -192,7 +192,7 @@ def _is_path(name: str) -> bool:
 
 
 def _for_path(group: str, path: str, command: str) -> str:
-    """What to write of a path in place of a choice."""
+    """Advice for a path that was given instead of a choice."""
     folder = from_home(path)
     if folder.suffix == ".yaml" and folder.stem in group_choices(group):
         return f"did you mean {group}={folder.stem}?"
@@ -207,17 +207,17 @@ def _for_path(group: str, path: str, command: str) -> str:
         keys = {"train": ("model.weights", "model.backbone_weights"), "import_checkpoint": ("src",)}
         meant = [for_shell(f"{key}={path}") for key in keys.get(command, ("checkpoint",))]
         return f"did you mean {alternatives(meant)}?"
-    return f"it is one of {few(group_choices(group), CUT_CHOICES)}"
+    return f"it is one of {first_few(group_choices(group), CUT_CHOICES)}"
 
 
 def _unreadable(override: str, reason: str, command: str) -> str:
-    """An argument that is not in Hydra's grammar, even with quotes around what is text."""
+    """The message for an argument that Hydra's grammar does not accept, even with quotes around text."""
     argument = Argument.of(override)
     if argument is not None:
         text = for_shell(f"{argument.sign}{argument.key}={quoted(argument.value)}")
         return (
-            f"{override}: cannot be read ({reason}); a list is written 'key=[1,2]', and to mean these characters "
-            f"themselves write {text}"
+            f"{override}: cannot be read ({reason}); a list is written 'key=[1,2]'; to use these characters "
+            f"literally write {text}"
         )
     start = f"{override}: expected key=value"
     key, colon, value = override.partition(":")
@@ -229,7 +229,7 @@ def _unreadable(override: str, reason: str, command: str) -> str:
     if command in TAKES_DATA and _is_path(override) and from_home(override).is_dir():
         return f"{start}, found a folder; {_for_path('data', override, command)}"
     if command == "benchmark" and (what := close_choices(override, choices_of("what"))):
-        return f"{start}, or one of {few(choices_of('what'))}; did you mean {alternatives(what)}?"
+        return f"{start}, or one of {first_few(choices_of('what'))}; did you mean {alternatives(what)}?"
     if command in INPUTS and _is_path(override):
         return f"{start}, found a path; did you mean {for_shell(f'{INPUTS[command]}={override}')}?"
     close = [f"{key}=…" for key in _close_keys(override, valid_keys(command, override, ()))]
@@ -252,9 +252,7 @@ def _no_such_key(key: str, command: str, overrides: Sequence[str], further: Sequ
     typed = next((item for item in overrides if item.startswith(f"{key}=")), f"{key}=…")
     group, at, package = key.partition("@")
     if at and package in valid and is_group(group):
-        return (
-            f"{typed}: no file is chosen for {package} here that this would replace; add one by a +: +{typed}"
-        )
+        return f"{typed}: there is no choice for {package} here that this could replace; add one with a +: +{typed}"
     of_other = _of_another_choice(key, typed, valid, overrides)
     if of_other is not None:
         return of_other
@@ -269,10 +267,10 @@ def _no_such_key(key: str, command: str, overrides: Sequence[str], further: Sequ
 
 
 def _no_such_trainer_argument(key: str, typed: str, valid: Sequence[str]) -> str:
-    """A key of the trainer that conf/trainer lacks: one of Lightning's needs a +."""
+    """The message for a trainer key that is not in conf/trainer. Arguments of Lightning's Trainer need a +."""
     arguments = [f"trainer.{name}" for name in trainer_arguments()]
     if key in arguments:
-        return f"{key}: an argument of Lightning's Trainer that conf/trainer lacks needs a +: +{for_shell(typed)}"
+        return f"{key}: arguments of Lightning's Trainer that are not in conf/trainer need a +: +{for_shell(typed)}"
     close = _close_keys(key, [*(name for name in valid if name.startswith("trainer.")), *arguments])
     named = [name if name in valid else f"+{name}" for name in dict.fromkeys(close)]
     advice = f"did you mean {alternatives(named)}?" if named else "--cfg job lists the keys"
@@ -280,7 +278,7 @@ def _no_such_trainer_argument(key: str, typed: str, valid: Sequence[str]) -> str
 
 
 def _of_another_choice(key: str, typed: str, valid: Sequence[str], overrides: Sequence[str]) -> str | None:
-    """A key that another file of its group has."""
+    """The message for a key that another file of the same group has; None if no file has it."""
     group, _, inside = key.partition(".")
     if not inside or group not in valid or not is_group(group):
         return None
@@ -289,8 +287,8 @@ def _of_another_choice(key: str, typed: str, valid: Sequence[str], overrides: Se
         return None
     chosen = next((item.partition("=")[2] for item in overrides if item.startswith(f"{group}=")), None)
     example = max(choices, key=lambda choice: (_common_prefix(choice, chosen or ""), choices.index(choice)))
-    named = alternatives(choices) if len(choices) <= CUT_CHOICES else few(choices, CUT_CHOICES)
-    now = "" if chosen is None else f", and {group}={chosen} is chosen"
+    named = alternatives(choices) if len(choices) <= CUT_CHOICES else first_few(choices, CUT_CHOICES)
+    now = "" if chosen is None else f", but {group}={chosen} is chosen"
     return f"{key}: a key of {group}={named}{now}; give for instance {group}={example} {for_shell(typed)}"
 
 
@@ -299,7 +297,7 @@ def _common_prefix(one: str, other: str) -> int:
 
 
 def _close_keys(key: str, valid: Sequence[str]) -> list[str]:
-    """The closest keys, that which has the same meaning in other programs first."""
+    """The closest keys. A key that other programs call by this name takes precedence."""
     meant = WORDS_OF_OTHERS.get(key.rpartition(".")[2])
     known = [meant] if meant is not None and (meant in valid or meant.startswith("hydra.")) else []
     close = closest_keys(key, valid)
@@ -307,7 +305,7 @@ def _close_keys(key: str, valid: Sequence[str]) -> list[str]:
 
 
 def _elsewhere(key: str, typed: str, command: str) -> str:
-    """The group that has the value, the commands that have the key, or where all are listed."""
+    """Where else a value or a key exists, or how to list all keys."""
     value = typed.partition("=")[2]
     group = groups_with_choice(value)
     if group:

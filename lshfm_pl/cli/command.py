@@ -1,8 +1,8 @@
-"""The decorator that makes a command of a function, and how a command starts.
+"""The decorator that turns a function into a command, and how a command starts.
 
 A command's module imports torch and Lightning, which takes seconds. So `python -m lshfm_pl.<command>` calls `start`
-before those imports: the command line is read and the config composed and checked first, and the module is imported
-only for a command line that is right.
+before these imports. `start` reads the command line and composes and checks the config, and imports the module only
+if both are valid.
 """
 
 import importlib
@@ -24,7 +24,7 @@ from lshfm_pl import __version__
 from lshfm_pl.cli.chatter import silence_chatter
 from lshfm_pl.cli.closest import config_error, unknown_flag
 from lshfm_pl.cli.environment import prepare_environment, refuse_several_processes
-from lshfm_pl.cli.failures import tell_thread_failure, told
+from lshfm_pl.cli.failures import error_message, print_thread_failure
 from lshfm_pl.cli.grammar import overrides_of, repaired
 from lshfm_pl.cli.names import group_choices
 from lshfm_pl.cli.own_folder import choose_own_folder
@@ -38,11 +38,11 @@ from lshfm_pl.signals import end_at_signals, end_without_shutdown
 __all__ = ["Command", "main", "start"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-"""The variable by which Hydra lets its errors through instead of printing them and exiting."""
+"""Environment variable that makes Hydra raise its errors instead of printing them and exiting."""
 
 
 class Command:
-    """A function of a config as a command: called without arguments, it reads them from the command line."""
+    """A function of a config as a command. Calling it without arguments reads them from the command line."""
 
     def __init__(self, function: Callable[[DictConfig], Any], config_name: str) -> None:
         self.function = function
@@ -54,18 +54,18 @@ class Command:
 
 
 def main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Command]:
-    """Make a command of a function of its config `conf/<config_name>.yaml`.
+    """Turn a function of the config `conf/<config_name>.yaml` into a command.
 
-    A failure ends the process with one or two lines on stderr and status 1; `debug=…` shows its traceback too. So
-    does a config that does not compose, with the closest valid names; HYDRA_FULL_ERROR=1 shows Hydra's own message.
+    An error ends the process with one or two lines on stderr and status 1. `debug=…` shows its traceback too. A
+    config that cannot be composed gives a message with the closest valid names; HYDRA_FULL_ERROR=1 shows Hydra's.
     """
     return lambda function: Command(function, config_name)
 
 
 def start(name: str) -> NoReturn:
-    """Run the command `lshfm_pl.<name>`, whose module is imported once its config is composed; ends the process.
+    """Run the command `lshfm_pl.<name>`, and end the process. Imports its module once the config is composed.
 
-    It is called in that very module, as `__main__` and before its imports.
+    It is called in that module itself, running as `__main__`, before the module's other imports.
     """
 
     def function() -> Callable[[DictConfig], Any]:
@@ -82,11 +82,11 @@ def start(name: str) -> NoReturn:
 
 
 def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) -> None:
-    """Hydra's command around a function, whose failures are told in our words.
+    """Run a function as a Hydra command, with our error messages.
 
     Args:
-        config_name: of `conf/<config_name>.yaml`.
-        function: returns what to run; called once the config is composed.
+        config_name: name of the config `conf/<config_name>.yaml`.
+        function: returns the function to run; called once the config is composed.
     """
     end_at_signals()
     prepare_streams()
@@ -94,7 +94,7 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
         Path.cwd()
     except OSError:
         _fail(
-            "the folder that this was started in is gone or cannot be entered: cd to another one, or cd . again"
+            "the folder in which this was started no longer exists or cannot be entered: cd to another one, or cd ."
         )
     try:
         prepare_environment()
@@ -113,7 +113,7 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
         return
 
     def job(config: DictConfig) -> None:
-        # Only while Hydra composes do its errors come here; of the job's own it prints the traceback.
+        # Hydra may raise its own errors only while it composes. During the job it prints their traceback.
         os.environ.pop(FULL_ERROR, None)
         _job(config_name, config, function)
         os.environ[FULL_ERROR] = "1"
@@ -130,7 +130,7 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
     except Exception as error:
         if _wants_traceback(arguments):
             raise
-        _fail(as_typed(config_name, typed, told(error)))
+        _fail(as_typed(config_name, typed, error_message(error)))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     finally:
@@ -144,9 +144,9 @@ def _hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Any
 def _job(config_name: str, config: DictConfig, function: Callable[[], Callable[[DictConfig], Any]]) -> None:
     silence_chatter()
     if not config.get("debug"):
-        threading.excepthook = tell_thread_failure
+        threading.excepthook = print_thread_failure
     try:
-        prepare_environment()  # again, as a sweep may run its jobs in processes that others have started
+        prepare_environment()  # again, since a sweep may run its jobs in processes of another launcher
         refuse_several_processes(config_name)
         refuse_unfit_config(config_name, config)
         expand_home(config)
@@ -154,19 +154,19 @@ def _job(config_name: str, config: DictConfig, function: Callable[[], Callable[[
     except Exception as error:
         if config.get("debug"):
             raise
-        _fail(told(error))
-    except KeyboardInterrupt:  # where nothing was to be saved
+        _fail(error_message(error))
+    except KeyboardInterrupt:  # there was nothing to save
         sys.exit(128 + signal.SIGINT)
 
 
 def _wants_traceback(arguments: Sequence[str]) -> bool:
-    """Whether a `debug=…` is on the command line, where there is no config yet."""
+    """Whether the command line contains `debug=…`; used when there is no config yet."""
     choices = [f"debug={name}" for name in group_choices("debug")]
     return any(argument.lstrip("+") in choices for argument in arguments)
 
 
 def _is_flag(text: str) -> bool:
-    """Whether Hydra knows a flag, which may be cut short."""
+    """Whether Hydra knows a flag. Flags may be abbreviated."""
     known = (flag for action in get_args_parser()._actions for flag in action.option_strings)
     return any(flag.startswith(text.partition("=")[0]) for flag in known)
 

@@ -1,6 +1,6 @@
-"""Config files that are lines of a table: pairs of student and teacher, and experiments that differ in a few names.
+"""Config files that are rows of tables: pairs of student and teacher, and experiments that differ in a few names.
 
-Hydra finds them as if each were a file of its group; they are registered when this module is imported.
+Hydra finds each row as if it were a file of its group. They are registered when this module is imported.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ _names: dict[str, list[str]] = {}
 
 
 def registered(group: str) -> list[str]:
-    """The names of a group that are lines of a table, in its order."""
+    """The names in a group that are rows of a table, in the order of the table."""
     return list(_names.get(group, ()))
 
 
 @cache
 def pairs() -> dict[str, dict[str, str | None]]:
-    """Student → `teacher` and `checkpoint`, the file of the teacher's weights."""
+    """Student → `teacher`, and `checkpoint`, the path of the teacher's weights."""
     return _read(PAIRS_FILE)
 
 
@@ -36,7 +36,7 @@ def _read(path: Any) -> dict[str, Any]:
 
 
 def _teachers() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each student with the config that adds its teacher."""
+    """Each student with the config node that adds its teacher."""
     for student, pair in pairs().items():
         yield (
             student,
@@ -48,7 +48,7 @@ def _teachers() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _coco_experiments() -> Iterator[tuple[str, dict[str, Any]]]:
-    """For each schedule and student: the teacher's run, the plain student's, and one with each loss."""
+    """Experiments for each schedule and student: the teacher, the student alone, and the student with each loss."""
     table = _read(COCO_FILE)
     for length, schedule in table["schedules"].items():
         start = f"{table['data']}_{length}"

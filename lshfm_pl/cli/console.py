@@ -1,4 +1,4 @@
-"""What a run prints: log lines that get along with the progress bar, in colour only where that can be seen."""
+"""Console output of a run: log lines that do not break the progress bar, in colour on terminals."""
 
 import logging
 import os
@@ -14,32 +14,32 @@ COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITI
 FAINT = "\033[2m"
 
 PLAIN_TERMINALS = ("dumb", "unknown")
-"""Values of TERM, as of an editor's shell: lines are printed one below the other there, without colours."""
+"""Values of TERM for terminals, such as an editor's shell, on which lines cannot be rewritten or coloured."""
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person may be looking at what is written there."""
+    """Whether a stream is a terminal, so that a person may be reading it."""
     return stream is not None and stream.isatty()
 
 
 def can_rewrite(stream: TextIO | None) -> bool:
-    """Whether a line that was written there can be written anew: on terminals but those that say they cannot."""
+    """Whether a line on the stream can be rewritten: on terminals except those in `PLAIN_TERMINALS`."""
     return is_terminal(stream) and os.environ.get("TERM") not in PLAIN_TERMINALS
 
 
 def in_colour(stream: TextIO | None) -> bool:
-    """Whether to colour what is written there: on terminals, unless NO_COLOR says otherwise (no-color.org)."""
+    """Whether to colour output on the stream: on terminals, unless NO_COLOR is set (no-color.org)."""
     return can_rewrite(stream) and not os.environ.get("NO_COLOR")
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time and message; warnings and errors say that they are, and have a colour on a terminal."""
+    """Formats records as time and message. Warnings and errors show their level, coloured on a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(message)s", datefmt="%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record, its time in front."""
+        """The text of a record, with its time in front."""
         time, message = self.formatTime(record, self.datefmt), super().format(record)
         if record.levelno >= logging.WARNING:
             message = f"{record.levelname.lower()}: {message}"
@@ -50,10 +50,10 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes to stdout, above a progress bar if there is one."""
+    """Writes log lines to stdout, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
+        """Write a record."""
         try:
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()

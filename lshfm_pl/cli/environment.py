@@ -1,8 +1,7 @@
-"""Variables by which torchrun, SLURM and Lightning tell a process its place among the others of its run.
+"""Environment variables by which torchrun, SLURM and Lightning tell a process its rank in a run.
 
-Shells, allocations and jobs hand them on to processes that they were not meant for. They are read as whole groups,
-each by the mark of what sets it; what is left over from elsewhere is taken out of this process's environment before
-Lightning reads it.
+Shells, allocations and jobs pass these variables on to unrelated processes too. So they are read in groups: each
+launcher is recognised by a set of variables. Left-over variables are removed before Lightning reads them.
 """
 
 import os
@@ -13,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.signals import is_first_process
 
 __all__ = [
@@ -26,10 +25,10 @@ __all__ = [
 ]
 
 TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""All of them are set by torchrun."""
+"""Variables that torchrun sets."""
 
 BY_HAND = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Lightning sets these and more for the processes that it starts, and so does who starts each process by hand."""
+"""Variables that Lightning sets for the processes that it starts, as do users who start each process by hand."""
 
 SLURM_TASK = (
     "SLURM_STEP_ID",
@@ -39,13 +38,13 @@ SLURM_TASK = (
     "SLURM_NTASKS",
     "SLURM_NNODES",
 )
-"""All of them are set by `srun`. An allocation sets some, without the first: sbatch, salloc."""
+"""Variables that `srun` sets. An allocation (sbatch, salloc) sets some of them, but not the first."""
 
 SLURM_READ = (*SLURM_TASK[1:], "SLURM_NTASKS_PER_NODE")
-"""What Lightning takes for the place of a task."""
+"""Variables from which Lightning reads the rank of a SLURM task."""
 
 BY_NODE = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Set by who starts one command on each node, from which Lightning starts the processes of that node."""
+"""Variables set by users who start one command on each node, where Lightning starts the node's processes."""
 
 COUNTS_OF_OTHERS = {
     "OMPI_COMM_WORLD_SIZE": "mpirun (Open MPI)",
@@ -53,13 +52,13 @@ COUNTS_OF_OTHERS = {
     "MV2_COMM_WORLD_SIZE": "mpirun (MVAPICH)",
     "JSM_NAMESPACE_SIZE": "jsrun (LSF)",
 }
-"""How many processes were started together by launchers that are not supported."""
+"""Variable with the number of processes → launcher, for launchers that are not supported."""
 
 SHARED_BY_PROCESSES = ("train", "evaluate")
-"""The commands whose work several processes share."""
+"""Commands that can run in several processes."""
 
 SETTING_OF_TRAINER = "PL_TRAINER_"
-"""With what the variables begin that Lightning reads as arguments of its trainer."""
+"""Prefix of variables that Lightning reads as arguments of its Trainer."""
 
 RANKS = (
     "RANK",
@@ -76,10 +75,10 @@ PORTS = ("MASTER_PORT", "STANDALONE_PORT")
 HIGHEST_PORT = 65535
 
 INTERACTIVE = ("bash", "interactive")
-"""Names of jobs whose tasks Lightning does not join, though `srun bash -c …` starts them under such a name."""
+"""SLURM job names for which Lightning ignores SLURM, although `srun bash -c …` runs under such a name."""
 
 RESOLVE_SECONDS = 30
-"""For the address of the first node."""
+"""Time limit for resolving the host name of the first node."""
 
 
 def started_by_torchrun() -> bool:
@@ -88,45 +87,45 @@ def started_by_torchrun() -> bool:
 
 
 def started_by_srun() -> bool:
-    """Whether `srun` has started this process beside others."""
-    # Of the steps that are no srun's, such as salloc's shell, SLURM numbers the last that 32 bits hold.
+    """Whether `srun` has started this process together with others."""
+    # Steps that are not srun's, such as salloc's shell, have the highest 32-bit numbers as ids.
     is_task = all(os.environ.get(name) for name in SLURM_TASK) and len(os.environ["SLURM_STEP_ID"]) < 10
     return is_task and os.environ["SLURM_NTASKS"] != "1"
 
 
 def started_by_hand() -> bool:
-    """Whether each process is told its place by the variables that Lightning sets, by Lightning or by hand."""
+    """Whether Lightning or the user has started this process with the variables that Lightning sets."""
     return all(os.environ.get(name) for name in BY_HAND)
 
 
 def started_on_node_by_hand() -> bool:
-    """Whether the command is told which of several nodes it is on."""
+    """Whether the user has started this command on each of several nodes."""
     return all(os.environ.get(name) for name in BY_NODE)
 
 
 def prepare_environment() -> None:
-    """Leave the variables of what has started this process, and take out those left over from anything else.
+    """Keep the variables of the launcher of this process, and remove left-over variables of others.
 
-    Those that look like a wish, and are not read all the same, are told in a line each.
+    Ignored variables that the user probably set on purpose give a warning each.
 
     Raises:
-        LSHFMError: one that counts does not hold what it should.
+        LSHFMError: a variable that is used has an invalid value.
     """
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns by pages while it connects
-    told: list[str] = []
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch prints many warnings while connecting
+    warnings: list[str] = []
     if started_by_srun():
         _check_numbers(SLURM_TASK[1:])
-        _tell_tasks_per_node()
+        _set_tasks_per_node()
         if os.environ.get("SLURM_JOB_NAME") in INTERACTIVE:
             os.environ["SLURM_JOB_NAME"] = "lshfm_pl"
     else:
         _take_out(SLURM_READ)
     if not started_by_torchrun():
-        # GROUP_RANK and RANK count for torchrun alone; the others also for processes started by hand.
+        # GROUP_RANK and RANK are only for torchrun; the other variables also for processes started by hand.
         if not (started_by_hand() or started_on_node_by_hand()) and _is_above_one("WORLD_SIZE"):
-            told.append(
-                f"WORLD_SIZE={os.environ['WORLD_SIZE']} of the environment is not read, as nothing tells which of "
-                "these processes this is; to train with others: docs/distributed.md"
+            warnings.append(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']} of the environment is ignored, since the rank of this "
+                "process is not set; to train with several processes see docs/distributed.md"
             )
         _take_out(("TORCHELASTIC_RUN_ID", "GROUP_RANK", "RANK"))
         if not started_by_hand():
@@ -138,17 +137,18 @@ def prepare_environment() -> None:
     settings = sorted(name for name in os.environ if name.startswith(SETTING_OF_TRAINER))
     if settings:
         keys = [f"trainer.{name.removeprefix(SETTING_OF_TRAINER).lower()}=…" for name in settings]
-        told.append(f"{few(settings)} of the environment is not read; give {few(keys)} on the command line")
+        ignored = f"{first_few(settings)} of the environment is ignored"
+        warnings.append(f"{ignored}; give {first_few(keys)} on the command line")
         _take_out(settings)
     if is_first_process():
-        for text in told:
+        for text in warnings:
             print(f"warning: {text}", file=sys.stderr)
 
 
 def refuse_several_processes(command: str) -> None:
-    """Stop where this process was started beside others in a way that its command does not know.
+    """Refuse a process that was started together with others in a way that its command does not support.
 
-    A command that is one process forgets all places among others.
+    A command that runs in a single process ignores all ranks.
 
     Args:
         command: `train`, `report` …
@@ -161,7 +161,7 @@ def refuse_several_processes(command: str) -> None:
         if outside:
             by, count = _launcher()
             raise LSHFMError(
-                f"{by} has started {count} processes of {command}, which is one process; start one "
+                f"{by} has started {count} processes of {command}, which needs only one; start one "
                 "(srun --nodes=1 --ntasks=1, or without srun or torchrun)"
             )
         _take_out((*RANKS, *PORTS, "MASTER_ADDR"))
@@ -170,21 +170,21 @@ def refuse_several_processes(command: str) -> None:
     for name, launcher in COUNTS_OF_OTHERS.items():
         if _is_above_one(name):
             raise LSHFMError(
-                f"{name}={os.environ[name]}: {launcher} has started this process beside others, which {command} "
-                "does not support: start with torchrun or srun (docs/distributed.md); "
-                f"if the variable is left over: unset {name}"
+                f"{name}={os.environ[name]}: {launcher} has started several processes of {command}, which is not "
+                "supported: start with torchrun or srun (docs/distributed.md); "
+                f"if the variable is left over from another job: unset {name}"
             )
 
 
 def refuse_other_counts(devices: Any, num_nodes: int) -> None:
-    """Stop where the processes that were started are not those that the config asks for.
+    """Refuse if the processes that were started are not those that the config asks for.
 
     Args:
-        devices: `trainer.devices`: a number, a list or `auto`, which is left to Lightning.
+        devices: `trainer.devices`: a number, a list, or `auto`, which Lightning resolves.
         num_nodes: `trainer.num_nodes`.
 
     Raises:
-        LSHFMError: they are not, or nothing tells which of several nodes this one is.
+        LSHFMError: they differ, or the index of this node among several is unknown.
     """
     on_node = _number_of(devices)
     if started_by_srun() or started_by_torchrun():
@@ -207,19 +207,19 @@ def refuse_other_counts(devices: Any, num_nodes: int) -> None:
     elif num_nodes > 1 and not started_on_node_by_hand():
         missing = [name for name in BY_NODE if not os.environ.get(name)]
         raise LSHFMError(
-            f"trainer.num_nodes={num_nodes}: nothing tells which of the nodes this is "
-            f"({few(missing)} not set); start with srun or torchrun, or set these (docs/distributed.md)"
+            f"trainer.num_nodes={num_nodes}: the index of this node is unknown "
+            f"({first_few(missing)} not set); start with srun or torchrun, or set these (docs/distributed.md)"
         )
 
 
 def prepare_meeting(num_nodes: int) -> None:
-    """Make sure that the processes of a run can meet: on one machine by an address of its own, else where told.
+    """Make sure that the processes of a run can connect, on one machine without left-over addresses of others.
 
     Args:
-        num_nodes: of the run, `trainer.num_nodes`.
+        num_nodes: `trainer.num_nodes`.
 
     Raises:
-        LSHFMError: the host where they meet cannot be found.
+        LSHFMError: the host to which they connect cannot be resolved.
     """
     together = started_by_srun() or started_by_torchrun() or "LOCAL_RANK" in os.environ
     if num_nodes == 1 and not together:
@@ -232,15 +232,15 @@ def prepare_meeting(num_nodes: int) -> None:
 
 
 def first_node(nodes: str) -> str:
-    """The first of SLURM's list of nodes: `a1` of `a[1-3,7],b2`."""
+    """The first name in SLURM's list of nodes: `a1` for `a[1-3,7],b2`."""
     return re.split(r"[ ,]", re.sub(r"\[([^],-]*)[^]]*\]", r"\1", nodes))[0]
 
 
 def refuse_unknown_host(host: str, variable: str) -> None:
-    """Stop if a name has no address.
+    """Refuse a host name that has no address.
 
     Raises:
-        LSHFMError: it has none, or the name server does not answer in half a minute.
+        LSHFMError: it has none, or the name server does not answer within `RESOLVE_SECONDS`.
     """
     reasons = ["the name server does not answer"]
 
@@ -261,17 +261,18 @@ def refuse_unknown_host(host: str, variable: str) -> None:
         )
 
 
-def _tell_tasks_per_node() -> None:
-    """Lightning wants SLURM_NTASKS_PER_NODE, which `srun --ntasks` alone does not set.
+def _set_tasks_per_node() -> None:
+    """Set SLURM_NTASKS_PER_NODE, which Lightning needs and `srun --ntasks` alone does not set.
 
     Raises:
         LSHFMError: the nodes have different numbers of tasks.
     """
     nodes, tasks = int(os.environ["SLURM_NNODES"]), int(os.environ["SLURM_NTASKS"])
-    uneven = "," in os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as 2,1; even is 2(x2)
+    # Uneven numbers look like 2,1 and even ones like 2(x2).
+    uneven = "," in os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     if nodes < 1 or tasks % nodes or uneven:
         raise LSHFMError(
-            f"SLURM_NTASKS: {tasks} tasks are not shared evenly by {nodes} nodes; "
+            f"SLURM_NTASKS: {tasks} tasks are not divided evenly among {nodes} nodes; "
             "start with srun --nodes=<N> --ntasks-per-node=<devices of a node>"
         )
     os.environ["SLURM_NTASKS_PER_NODE"] = str(tasks // nodes)
@@ -296,13 +297,13 @@ def _take_out(names: list[str] | tuple[str, ...]) -> None:
 
 
 def _launcher() -> tuple[str, int]:
-    """What has started this process, and how many beside it."""
+    """The launcher of this process, and the number of processes that it has started."""
     by, name = ("srun", "SLURM_NTASKS") if started_by_srun() else ("torchrun", "WORLD_SIZE")
     return by, int(os.environ[name])
 
 
 def _number_of(devices: Any) -> int | None:
-    """How many devices `trainer.devices` names, None where that depends on the machine."""
+    """The number of devices in `trainer.devices`; None if it depends on the machine."""
     if isinstance(devices, Sequence) and not isinstance(devices, str):
         return len(devices)
     text = str(devices).strip()

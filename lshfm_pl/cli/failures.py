@@ -1,4 +1,4 @@
-"""What is printed of a failure: one or two lines, whatever was raised."""
+"""Error messages of one or two lines, for every kind of exception."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from yaml import MarkedYAMLError
 
 from lshfm_pl.errors import LSHFMError, in_two_lines
 
-__all__ = ["tell_thread_failure", "told"]
+__all__ = ["error_message", "print_thread_failure"]
 
 LONGEST_REASON = 300
-"""Characters of a library's message; some print whole arrays."""
+"""Characters of a library's message that are kept; some print whole arrays."""
 
 OS_ADVICE = {
     errno.ENOSPC: "make room, then start again",
@@ -41,40 +41,40 @@ OS_ADVICE = {
     errno.EXDEV: "the two paths are on different file systems: give paths on one",
     errno.EFBIG: "the file system or a limit (ulimit -f) does not allow a file of this size",
 }
-"""What to do about the errors of the operating system."""
+"""What to do about errors of the operating system."""
 
 
 WORKER_LOST = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
-"""torch's words for a process that reads data and was ended from outside."""
+"""torch's message about a loader worker that was ended from outside."""
 
 
-def told(error: BaseException) -> str:
-    """What to print of a failure: ours as it is, any other as the key or file that it is about, and the reason.
+def error_message(error: BaseException) -> str:
+    """The message for an exception: ours unchanged, any other with the key or file that it is about.
 
-    What was noted on it (`add_note`), as how to go on, stands at the end of the first line.
+    Notes on the exception (`add_note`), such as how to resume, are appended to the first line.
     """
-    reason, *more = _told(error).split("\n")
+    reason, *more = _describe(error).split("\n")
     notes = [note for note in getattr(error, "__notes__", []) if "resume=" not in reason]
     parts = [reason.rstrip("."), *notes] if notes else [reason]
     return in_two_lines("\n".join(["; ".join(parts), *more]))
 
 
-def tell_thread_failure(failure: threading.ExceptHookArgs) -> None:
-    """Tell what ended a thread in one line, for `threading.excepthook`.
+def print_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    """Print one line about the exception that ended a thread, for `threading.excepthook`.
 
-    A thread that keeps its exception, as TensorBoard's writer does, hands it to whoever uses it: it is told there.
+    A thread that keeps its exception, such as TensorBoard's writer, raises it where it is used; it is not printed.
     """
     error = failure.exc_value
     if error is None or getattr(failure.thread, "exception", None) is error:
         return
     name = "a thread" if failure.thread is None else f"the thread {failure.thread.name}"
-    print(f"warning: {name} failed: {told(error).splitlines()[0]}", file=sys.stderr)
+    print(f"warning: {name} failed: {error_message(error).splitlines()[0]}", file=sys.stderr)
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     own = _own(error)
     if own is not None:
-        # A loader's worker hands its failure over with the traceback as text in front.
+        # A loader worker sends its error with the traceback as text in front.
         return str(own).rpartition("LSHFMError: ")[2].strip()
     cause = error.__cause__
     if isinstance(error, InstantiationException):
@@ -84,20 +84,18 @@ def _told(error: BaseException) -> str:
         reason = str(error).split("\n")[0]
         return f"{getattr(error, 'full_key', None) or 'config'}: {reason}"
     if isinstance(error, OSError) and error.errno is not None:
-        return told_of_system(error)
+        return os_error_message(error)
     if isinstance(error, RuntimeError) and WORKER_LOST.search(str(error)):
         return (
-            "a process that reads images was ended from outside, as the system does where memory is short: "
+            "a process that reads images was ended from outside, as the system does when memory runs out: "
             "lower data.num_workers, or free memory"
         )
     if isinstance(error, MemoryError):
         return f"not enough memory ({_short(error) or 'MemoryError'}); {OS_ADVICE[errno.ENOMEM]}"
     if type(error).__module__.startswith("submitit."):
-        return (
-            f"a job was not taken, or failed: {_short(error)}; hydra.launcher.<key>=… changes what jobs ask"
-        )
+        return f"a job was rejected, or failed: {_short(error)}; hydra.launcher.<key>=… changes what jobs request"
     if isinstance(error, RecursionError):
-        return "something that was read is nested too deeply (RecursionError); debug=traceback shows what"
+        return "a file or setting is nested too deeply (RecursionError); debug=traceback shows which"
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}; expected YAML"
@@ -109,8 +107,8 @@ def _told(error: BaseException) -> str:
     )
 
 
-def told_of_system(error: OSError) -> str:
-    """What the operating system refused: the file, its reason, and what to do."""
+def os_error_message(error: OSError) -> str:
+    """The message for an error of the operating system: file, reason and what to do."""
     files = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     reason = error.strerror or type(error).__name__
     advice = OS_ADVICE.get(error.errno or 0, "debug=traceback shows where")
@@ -118,10 +116,10 @@ def told_of_system(error: OSError) -> str:
 
 
 def _own(error: BaseException) -> LSHFMError | None:
-    """The failure told by this project, also where Hydra, OmegaConf or a loader has wrapped it."""
+    """The error of this project, also if Hydra, OmegaConf or a loader has wrapped it; None for other exceptions."""
     if isinstance(error, LSHFMError):
         return error
-    if isinstance(error, OmegaConfBaseException):  # of a resolver, raised anew without its cause
+    if isinstance(error, OmegaConfBaseException):  # raised by a resolver, without the cause
         context = error.__context__
         while isinstance(context, OmegaConfBaseException):
             context = context.__context__
@@ -132,6 +130,6 @@ def _own(error: BaseException) -> LSHFMError | None:
 
 
 def _short(error: BaseException | None) -> str:
-    """The message in one line."""
+    """The message of an exception on one line, cut to `LONGEST_REASON`."""
     text = " ".join(str(error).split()) if error is not None else ""
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"

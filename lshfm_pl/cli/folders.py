@@ -1,4 +1,4 @@
-"""Where a comparison goes that was given no folder."""
+"""The default output folder of a comparison."""
 
 import re
 from pathlib import Path
@@ -11,11 +11,11 @@ QUICKSTART = "outputs/quickstart"
 
 
 def comparison_folder(target: str | None, root: str | None) -> str:
-    """`outputs/quickstart`, or `outputs/compare/<name>` after the folder of other data.
+    """`outputs/quickstart` for shapes, otherwise `outputs/compare/<name of the data folder>`.
 
     Args:
-        target: the class of the data module.
-        root: the folder of the data.
+        target: import path of the data module.
+        root: folder of the data.
     """
     if str(target).endswith("ShapesDataModule"):
         return QUICKSTART

@@ -1,8 +1,9 @@
-"""Values as people type them, in Hydra's grammar.
+"""Quoting values so that Hydra's grammar reads them as typed.
 
-Hydra reads `= ( ) , [ ] { } ' " # ~ & !` as grammar wherever they stand in a value, and letters beyond ASCII not at
-all. In a path or a class name they mean themselves. So what Hydra could not read, or would read as a number where a
-text belongs, is put into quotes before Hydra sees it; what people have put into quotes stays as it is.
+Hydra reads `= ( ) , [ ] { } ' " # ~ & !` as grammar wherever they stand in a value, and does not accept letters
+beyond ASCII. In paths and class names these characters are meant literally. So a value that Hydra could not read,
+or would read as a number where a text is expected, is quoted before Hydra sees it. Quotes that users type are
+kept.
 """
 
 import re
@@ -24,7 +25,7 @@ FLAGS_WITH_VALUE = (
     "--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--experimental-rerun",
     "--info", "-i", "--package", "-p",
 )  # fmt: skip
-"""Hydra's flags whose next argument is no override."""
+"""Hydra's flags that are followed by a value."""
 
 ARGUMENT = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
 QUOTES = ("'", '"')
@@ -32,7 +33,7 @@ BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
 
 class Argument(NamedTuple):
-    """An argument `[+|++|~]key=value`."""
+    """An override `[+|++|~]key=value`."""
 
     sign: str
     key: str
@@ -40,7 +41,7 @@ class Argument(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Argument | None":
-        """The parts of an argument; None for one without a `=`."""
+        """Split an override into its parts; None if it has no `=`."""
         found = ARGUMENT.fullmatch(text)
         return None if found is None else cls(found["sign"], found["key"], found["value"])
 
@@ -49,12 +50,12 @@ class Argument(NamedTuple):
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for a sweep."""
+    """Whether a command line requests a sweep."""
     return any(argument in ("--multirun", "-m") for argument in arguments)
 
 
 def overrides_of(arguments: Sequence[str]) -> list[int]:
-    """Positions of the arguments that are overrides, and no flags of Hydra or their values."""
+    """Positions of the overrides: the arguments that are neither flags of Hydra nor values of these."""
     return [
         index
         for index, argument in enumerate(arguments)
@@ -63,7 +64,7 @@ def overrides_of(arguments: Sequence[str]) -> list[int]:
 
 
 def repaired(arguments: Sequence[str]) -> list[str]:
-    """A command line whose texts Hydra reads as they are typed."""
+    """Quote the texts on a command line that Hydra would not read as typed."""
     found = list(arguments)
     sweeps = is_multirun(arguments)
     for index in overrides_of(arguments):
@@ -76,7 +77,7 @@ def repaired(arguments: Sequence[str]) -> list[str]:
 
 @cache
 def parsed(value: str) -> Override | None:
-    """What Hydra reads in a value; None if it cannot read it."""
+    """What Hydra reads from a value; None if it cannot read it."""
     try:
         return OverridesParser.create().parse_override(f"key={value}")
     except HydraException:
@@ -84,12 +85,12 @@ def parsed(value: str) -> Override | None:
 
 
 def quoted(text: str) -> str:
-    """A text as a value that Hydra reads as this very text, whatever characters it has."""
+    """Quote a text so that Hydra reads exactly this text, whatever characters it contains."""
     return QuotedString(re.sub(r"(\\*)\$\{", r"\1\1\\${", text), Quote.double).with_quotes()
 
 
 def for_shell(argument: str) -> str:
-    """An argument as it is typed in a shell."""
+    """Quote an argument for a shell."""
     return shlex.quote(argument)
 
 
@@ -115,7 +116,7 @@ def _repaired(value: str, kind: Kind | None, *, sweeps: bool) -> str:
 
 
 def _with_quotes(value: str) -> str:
-    """A value that Hydra cannot read, with quotes around what it stumbles over; as it is if that does not help."""
+    """Quote the parts of a value that Hydra cannot read; return it unchanged if that does not help."""
     text = value.strip()
     if text.startswith("[") and text.endswith("]"):
         new = f"[{','.join(_readable(item) for item in _items(text[1:-1]))}]"
@@ -130,12 +131,12 @@ def _with_quotes(value: str) -> str:
 
 
 def _readable(item: str) -> str:
-    """An item of a list that Hydra can read."""
+    """An item of a list, quoted if Hydra cannot read it."""
     return item.strip() if parsed(item.strip()) is not None else _quoted_but_interpolations(item.strip())
 
 
 def _item(item: str) -> str:
-    """An item of a list of texts: quoted unless it is a text for Hydra too."""
+    """An item of a list of texts, quoted if Hydra would not read it as text."""
     item = item.strip()
     found = parsed(item)
     if found is None:
@@ -149,7 +150,7 @@ def _quoted_but_interpolations(text: str) -> str:
 
 
 def is_there(text: str) -> bool:
-    """Whether there is a file or folder of this name, however odd it looks."""
+    """Whether a file or folder with this name exists, however unusual the name is."""
     try:
         return from_home(text).exists()
     except (OSError, ValueError):
@@ -157,13 +158,13 @@ def is_there(text: str) -> bool:
 
 
 def _items(text: str) -> list[str]:
-    """The items of a list, with what each has in quotes or brackets of its own."""
+    """Split the items of a list, respecting quotes and brackets."""
     whole = _split(text, BRACKETS)
     return whole if whole is not None else _split(text, {}) or []
 
 
 def _split(text: str, brackets: dict[str, str]) -> list[str] | None:
-    """Split at commas that are not in brackets or in an item's quotes; None where brackets do not match."""
+    """Split at commas outside of brackets and quotes; None if brackets do not match."""
     if not text.strip():
         return []
     items, item, closing, quote = [], "", [], ""
@@ -171,7 +172,7 @@ def _split(text: str, brackets: dict[str, str]) -> list[str] | None:
         if quote:
             quote = "" if character == quote and text[index - 1] != "\\" else quote
         elif character in QUOTES and (not item.strip() or item.rstrip().endswith((":", "["))):
-            # A quote inside of a word is an apostrophe; one that is never closed too.
+            # A quote inside of a word is an apostrophe, and so is a quote that is never closed.
             quote = character if character in text[index + 1 :] else ""
         elif character in brackets:
             closing.append(brackets[character])

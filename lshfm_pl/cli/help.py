@@ -1,4 +1,4 @@
-"""The groups that `--help` lists."""
+"""The list of config groups in `--help`."""
 
 import textwrap
 from typing import Any
@@ -12,23 +12,23 @@ __all__ = ["CUT_CHOICES", "command_groups"]
 
 HELP_WIDTH = 100
 LISTED_CHOICES = 40
-"""A group of more files is cut after `CUT_CHOICES` in the help, and they are counted."""
+"""Groups with more files than this show only `CUT_CHOICES` of them and their number."""
 
 CUT_CHOICES = 6
 
 
 def command_groups(command: str) -> str:
-    """The groups in the defaults of `conf/<command>.yaml` with their files, for its `--help`."""
+    """The config groups in the defaults of `conf/<command>.yaml` and their files, for `--help`."""
     content: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{command}.yaml"))
     entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
-    # Those with a keyword in front (optional, override) follow other choices.
+    # Entries with a keyword (optional, override) depend on other choices.
     chosen = {group: choice for entry in entries for group, choice in entry.items() if " " not in group}
     if not chosen:
         return "This command has no groups."
     lines = ["Groups, chosen by group=name (* is the default; files in conf/<group>):"]
     for entry, default in chosen.items():
         directory, _, place = entry.partition("@")
-        group = place or directory  # a place is written as a key: teacher.model=…
+        group = place or directory  # a package is written as a key: teacher.model=…
         names = group_choices(directory)
         marked = [f"{name}*" if name == default else name for name in names]
         if len(names) > LISTED_CHOICES:

@@ -1,4 +1,4 @@
-"""Files and folders that a command reads are there, which is known before anything is imported or written."""
+"""Checks that the files and folders that a command reads exist, before anything is imported or written."""
 
 import difflib
 import glob
@@ -27,26 +27,26 @@ NAME_IN_TORCHVISION = re.compile(r"[A-Z][A-Z0-9_]*")
 """Of weights, such as COCO_V1, which stands in place of a file."""
 
 PATTERNS = ("images", "runs")
-"""Keys of files, folders or patterns of their names."""
+"""Keys of files, folders or glob patterns."""
 
 NO_FILES = {"resume": ("auto",)}
-"""Key → texts that stand for something else."""
+"""Key → texts that are not paths."""
 
 WEIGHTS_OF_A_RUN = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "last.ckpt", "best.ckpt")
-"""What to offer of a folder where a file is expected."""
+"""Files that are suggested if a run's folder is given where a file is expected."""
 
 LISTED = 2000
-"""Of a folder's entries so many are compared with a name that is not there."""
+"""Number of a folder's entries that are compared with a missing name."""
 
 DRAWN = "ShapesDataModule"
 """Of these data the folder is made where it is not there."""
 
 
 def refuse_missing_inputs(command: str, config: DictConfig) -> None:
-    """Stop for a file or folder that the config names and that is not there, or is the other of the two.
+    """Refuse a config that names a missing file or folder, or a folder instead of a file or vice versa.
 
     Raises:
-        LSHFMError: there is one; the message has the nearest name that exists.
+        LSHFMError: there is one; the message suggests the closest existing name.
     """
     if command == "evaluate":
         refuse_no_weights(config)
@@ -57,7 +57,7 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
     if command == "train" and _selected(config, "distill.name") != "none":
         refuse_missing_teacher(config)
     if started_by_srun() or started_by_torchrun() or started_by_hand():
-        return  # one of several processes may miss a file: they tell each other once they have met
+        return  # one of several processes may miss a file: they compare this once they are connected
     for key in FILES:
         if key == "teacher.checkpoint" and not _reads_teacher(command, config):
             continue
@@ -77,10 +77,10 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
 
 
 def refuse_missing_teacher(config: DictConfig) -> None:
-    """Stop if there is nothing to load a teacher from.
+    """Refuse a config without a teacher to load.
 
     Raises:
-        LSHFMError: neither `teacher.weights` nor `teacher.checkpoint` is given, or the latter is no file.
+        LSHFMError: neither `teacher.weights` nor `teacher.checkpoint` is given, or the latter is not a file.
     """
     path, weights = config.teacher.checkpoint, config.teacher.weights
     if weights is not None:
@@ -94,15 +94,15 @@ def refuse_missing_teacher(config: DictConfig) -> None:
         found = "a folder" if from_home(path).is_dir() else "nothing"
         raise LSHFMError(
             f"teacher.checkpoint: expected a file of weights, found {found} at {path}; "
-            "pretrained/README.md tells where the released ones are and how to train any other"
+            "pretrained/README.md says where to get the released ones and how to train others"
         )
 
 
 def refuse_no_weights(config: DictConfig) -> None:
-    """Stop unless one of `checkpoint` and `weights` is given.
+    """Refuse a config unless exactly one of `checkpoint` and `weights` is given.
 
     Raises:
-        LSHFMError: none is, or both.
+        LSHFMError: none is, or both are.
     """
     if (config.checkpoint is None) == (config.weights is None):
         found = "neither" if config.checkpoint is None else "both"
@@ -126,12 +126,12 @@ def _reads_folder(config: DictConfig) -> bool:
 def _selected(config: DictConfig, key: str) -> Any:
     try:
         return OmegaConf.select(config, key)
-    except OmegaConfBaseException:  # known once the run has begun, or missing
+    except OmegaConfBaseException:  # only known during the run, or missing
         return None
 
 
 def _texts(config: DictConfig, key: str) -> Iterator[str]:
-    """The paths of a key: one, or those of a list or of a mapping's values."""
+    """The paths of a key: a single one, or those of a list or of a mapping's values."""
     value = _selected(config, key)
     if isinstance(value, DictConfig | ListConfig):
         try:
@@ -157,7 +157,7 @@ def _refuse_no_folder(key: str, text: str, *, can_be_had: bool) -> None:
     if _is(path, "is_file"):
         raise LSHFMError(f"{key}: expected a folder, found a file at {text}; give {key}=<folder>")
     if not _is(path, "exists"):
-        fetch = "; data.download=true fetches VOC there" if can_be_had else ""
+        fetch = "; data.download=true downloads VOC to it" if can_be_had else ""
         raise LSHFMError(f"{key}: expected a folder, found nothing at {text}; {_nearest(key, path)}{fetch}")
 
 
@@ -171,7 +171,7 @@ def _refuse_nothing(key: str, text: str) -> None:
 
 
 def _is(path: Path, what: str) -> bool:
-    """`path.<what>()`; False for a name that no file can have."""
+    """`path.<what>()`; False for names that no file can have."""
     try:
         return bool(getattr(path, what)())
     except (OSError, ValueError):
@@ -179,7 +179,7 @@ def _is(path: Path, what: str) -> bool:
 
 
 def _nearest(key: str, path: Path) -> str:
-    """What to do about a path that is not there: the most similar one that is, or how far it exists."""
+    """Advice for a missing path: the most similar existing one, or which part of it exists."""
     if "\\" in str(path):
         return "parts of a path are separated by / here, not by a backslash"
     there = next((parent for parent in path.parents if _is(parent, "is_dir")), Path())
@@ -195,8 +195,8 @@ def _nearest(key: str, path: Path) -> str:
         if _is(other, "exists"):
             return f"did you mean {for_shell(f'{key}={other}')}?"
         return f"there is no {missing} in {there}, but {close[0]}"
-    seen = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
+    seen = "" if path.is_absolute() else f" (relative to {Path.cwd()})"
     released = (
-        "; pretrained/README.md tells where the released files are" if "pretrained" in path.parts else ""
+        "; pretrained/README.md says where to get the released files" if "pretrained" in path.parts else ""
     )
     return f"there is no {missing} in {there}{seen}: check the path{released}"

@@ -1,7 +1,7 @@
-"""Which values a key takes, as far as that can be said without the code that uses it.
+"""Types of the values of config keys, as far as they are known without the code that uses them.
 
-A key that has a value in `conf/` takes values of that kind. What is told here are the keys whose default is null or
-says too little. Which numbers and texts of that kind: `lshfm_pl.cli.ranges`.
+A key with a default in `conf/` takes values of the default's type. This module lists the keys whose default is null
+or not informative. `lshfm_pl.cli.ranges` lists the valid numbers and texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ __all__ = ["KINDS", "Kind", "kind_of", "kind_of_default"]
 
 @dataclass(frozen=True)
 class Kind:
-    """Kinds of values.
+    """The values that a key accepts.
 
     Args:
-        of: Python's types; `float` includes whole numbers.
-        is_null: null is one too.
-        is_list: a list of them is one too.
-        is_single: one that is in no list is one.
-        is_path: a file or folder, where `~` is the user's home.
+        of: Python types; `float` includes whole numbers.
+        is_null: whether null is accepted.
+        is_list: whether a list of such values is accepted.
+        is_single: whether a single value outside of a list is accepted.
+        is_path: whether the values are files or folders, in which `~` is the user's home.
     """
 
     of: tuple[type, ...]
@@ -31,11 +31,11 @@ class Kind:
 
     @property
     def is_text(self) -> bool:
-        """Whether what is typed is taken as it stands."""
+        """Whether the typed text is used literally."""
         return self.of == (str,)
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is of this kind."""
+        """Whether a value is accepted."""
         if value is None:
             return self.is_null
         if isinstance(value, Sequence) and not isinstance(value, str) and self.is_list:
@@ -50,7 +50,7 @@ class Kind:
         return isinstance(value, self.of)
 
     def words(self, *, is_null: bool = True) -> str:
-        """What is expected, for a message; `is_null=False` does not offer null."""
+        """A description for messages. With `is_null=False`, null is not mentioned."""
         one = "a path" if self.is_path else " or ".join(WORDS[kind] for kind in self.of)
         if not self.is_single:
             return f"a list such as [{'a,b' if self.is_text else '1,2'}]"
@@ -165,12 +165,12 @@ KINDS = {
 
 
 def kind_of(key: str) -> Kind | None:
-    """The kind of a key that is told here; None for another."""
+    """The listed kind of a key; None if it is not listed."""
     return KINDS.get(key) or KINDS.get(key.rpartition(".")[2])
 
 
 def kind_of_default(value: Any) -> Kind | None:
-    """The kind of a key by its value in `conf/`; None for null, which says nothing."""
+    """The kind of a key from its default in `conf/`; None for null, which says nothing."""
     if value is None:
         return None
     if isinstance(value, str):

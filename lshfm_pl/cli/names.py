@@ -1,4 +1,4 @@
-"""The names that can be typed (groups, their files, the keys of those) and which are close to a wrong one."""
+"""Valid names (groups, their files, keys), and which of them are close to a wrong name."""
 
 import ast
 import difflib
@@ -34,47 +34,47 @@ __all__ = [
 ]
 
 CLOSE = 0.6
-"""Similarity, 0..1, from which a name is offered in place of a wrong one."""
+"""Smallest similarity, 0..1, of a name that is suggested."""
 
 LAST_PART_LESS = 0.15
-"""How much less a match with the last part of a key counts than one with the whole."""
+"""Deduction for a match with only the last part of a key."""
 
 PART_OF_NAME = 0.84
-"""Similarity of a name that has all words of the wrong one, as score_threshold has those of score."""
+"""Similarity of a name that contains all words of the typed one, as score_threshold contains score."""
 
 NEARLY_AS_CLOSE = 0.1
-"""How much less similar than the closest further names may be."""
+"""How much lower than the highest similarity that of further suggestions may be."""
 
 MOST_OFFERED = 3
 NOT_OFFERED = ("hydra", "run_folder", "teacher_of")
-"""Groups that nobody chooses by hand."""
+"""Groups that users do not choose."""
 
 
 def groups() -> list[str]:
-    """The groups that can be chosen from."""
+    """The groups that users can choose."""
     names = {path.name for folder in config_folders() for path in folder.iterdir() if path.is_dir()}
     return sorted(name for name in names - {*NOT_OFFERED} if group_choices(name))
 
 
 def group_choices(group: str) -> list[str]:
-    """The files of a group that can be chosen, and the lines of its table."""
+    """The files of a group that can be chosen, and the rows of its table."""
     return sorted({path.stem for path in config_files(group)}.union(registered(group)))
 
 
 def groups_with_choice(name: str) -> list[str]:
-    """The groups that have a file of this name."""
+    """The groups that contain a file of this name."""
     return [group for group in groups() if name in group_choices(group)]
 
 
 def chooses_group(override: str, wrong: str | None = None) -> bool:
-    """Whether an override chooses one file of a group, which `wrong` is not the name of."""
+    """Whether an override chooses a single file of a group whose name is not `wrong`."""
     key, _, value = override.lstrip("+").partition("=")
     group = key.partition("@")[0]
     return key != wrong and not group.startswith("~") and "," not in value and is_group(group)
 
 
 def close_choices(name: str, choices: Iterable[str]) -> list[str]:
-    """The choices most similar to a name, at most 3; those that contain it go first."""
+    """The choices most similar to a name, at most `MOST_OFFERED`; those that contain it come first."""
     names, name = list(choices), name.lower()
     similar = difflib.get_close_matches(name, names, n=MOST_OFFERED, cutoff=CLOSE)
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
@@ -83,7 +83,7 @@ def close_choices(name: str, choices: Iterable[str]) -> list[str]:
 
 
 def _keys_of_choice(group: str, choice: str) -> frozenset[str]:
-    """The keys in a file of a group and in those that it is made of."""
+    """The keys in a file of a group, including the files that it is composed of."""
     path = config_file(group, choice)
     content: Any = {} if path is None else _content_of(path)
     keys = set(_dotted_of(content))
@@ -102,16 +102,16 @@ def _content_of(path: Path) -> Any:
 
 
 def choices_with_key(group: str, key: str) -> list[str]:
-    """The files of a group that have a key, which is without the group's name."""
+    """The files of a group that have a key, given without the group's name."""
     return [choice for choice in group_choices(group) if key in _keys_of_choice(group, choice)]
 
 
 def valid_keys(command: str, wrong: str, overrides: Sequence[str]) -> list[str]:
-    """All keys of the command's config with the groups as the command line chooses them, and the groups."""
+    """All keys of the command's config with the groups that the command line chooses, and the groups."""
     choices = [override for override in overrides if chooses_group(override, wrong)]
     try:
         config = composed(command, choices)
-    except (HydraException, OmegaConfBaseException):  # a second mistake: the names of the defaults will do
+    except (HydraException, OmegaConfBaseException):  # there is a second mistake: use the default groups
         config = composed(command, ())
     return list(dict.fromkeys([*_dotted(config), *_groups_of(command)]))
 
@@ -125,7 +125,7 @@ def _groups_of(command: str) -> tuple[str, ...]:
 
 
 def nullable_groups(command: str) -> list[str]:
-    """The groups that a command can do without: those of which its file chooses none, and the rules of `fit`."""
+    """The groups that a command does not need: those without a default choice, and the rules of `fit`."""
     content: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{command}.yaml"))
     entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
     return [name for entry in entries for name, choice in entry.items() if choice is None or name == "fit"]
@@ -133,7 +133,7 @@ def nullable_groups(command: str) -> list[str]:
 
 @cache
 def trainer_arguments() -> tuple[str, ...]:
-    """The arguments of Lightning's Trainer, read from its source: to import it takes seconds."""
+    """The arguments of Lightning's Trainer, read from its source because importing it takes seconds."""
     package = importlib.util.find_spec("pytorch_lightning")
     if package is None or package.origin is None:
         return ()
@@ -148,7 +148,7 @@ def trainer_arguments() -> tuple[str, ...]:
 
 
 def commands_with_key(key: str) -> list[str]:
-    """The commands whose own file has a key."""
+    """The commands whose own config file has a key."""
     paths = sorted(CONFIG_DIR.glob("*.yaml"))
     return [path.stem for path in paths if key in _dotted_of(OmegaConf.to_container(OmegaConf.load(path)))]
 
@@ -157,7 +157,7 @@ def _dotted(config: DictConfig, prefix: str = "") -> Iterable[str]:
     for key, node in config.items_ex(resolve=False):
         name = str(key)
         if name == "hyperparameters":
-            continue  # copies of other keys, for TensorBoard
+            continue  # copies of other keys for TensorBoard
         yield f"{prefix}{name}"
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
             yield from _dotted(node, f"{prefix}{name}.")
@@ -171,7 +171,7 @@ def _dotted_of(content: Any, prefix: str = "") -> Iterable[str]:
 
 
 def closest_keys(key: str, valid: Iterable[str]) -> list[str]:
-    """The most similar keys, at most 3; one without a dot is compared with the last parts too, which count less."""
+    """The most similar keys, at most `MOST_OFFERED`. A key without a dot is compared with last parts too."""
     words = _words(key)
 
     def similarity(candidate: str) -> float:

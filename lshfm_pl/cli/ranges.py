@@ -1,4 +1,4 @@
-"""Which numbers and names a key takes, so that a wrong one is answered before anything is loaded."""
+"""Valid numbers and names of config keys, so that a wrong one is refused before anything is loaded."""
 
 import importlib
 import math
@@ -7,26 +7,26 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lshfm_pl.cli.names import alternatives, close_choices
-from lshfm_pl.errors import few
+from lshfm_pl.errors import first_few
 
 __all__ = ["CHOICES", "RANGES", "Range", "choices_of", "range_of", "wrong_choice", "wrong_number"]
 
 LARGEST_SEED = 2**32 - 1
-"""Of numpy's and Lightning's random numbers."""
+"""The largest seed of numpy and Lightning."""
 
 LISTED = 8
-"""A message lists so many names of a choice."""
+"""Number of names that a message lists."""
 
 
 class Range(NamedTuple):
-    """Numbers from `least` to `most`.
+    """A range of numbers.
 
     Args:
-        least: the smallest.
-        most: the largest.
-        is_open: `least` itself is none of them.
-        all_of_them: what a further number, such as −1, stands for.
-        is_share: of how many there are; a number with a decimal point is then a share of them, at most 1.0.
+        least: the smallest number.
+        most: the largest number.
+        is_open: whether `least` itself is excluded.
+        all_of_them: a further number, such as −1, that means "all".
+        is_share: whether the number is a count, or, with a decimal point, a share of at most 1.0.
     """
 
     least: float
@@ -36,7 +36,7 @@ class Range(NamedTuple):
     is_share: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a number is one of them; an infinite one and nan never are."""
+        """Whether a number is in the range. Infinity and NaN never are."""
         if value == self.all_of_them:
             return True
         if not math.isfinite(value) or (self.is_share and isinstance(value, float) and value > 1):
@@ -44,7 +44,7 @@ class Range(NamedTuple):
         return (value > self.least if self.is_open else value >= self.least) and value <= self.most
 
     def words(self) -> str:
-        """What is expected, for a message."""
+        """A description for messages."""
         if self.is_share:
             return "a whole number, or a share from 0.0 to 1.0"
         least = f"above {_plain(self.least)}" if self.is_open else f"of at least {_plain(self.least)}"
@@ -164,13 +164,13 @@ RANGES = {
     "trainer.overfit_batches": BATCHES,
     "trainer.val_check_interval": Range(0, is_open=True, is_share=True),
 }
-"""Key, or its last part → its numbers; those of a list are its items'."""
+"""Key, or its last part → its range. The range of a list applies to its items."""
 
 ITEM_RANGES = {"seeds": SEED, "trainer.devices": FROM_0}
-"""Key → the numbers of a list's items, where a single number says how many there are."""
+"""Key → range of a list's items, if a single number means a count."""
 
 NUMBERED = {"trainer.devices": re.compile(r"-1|\d+(,\d+)*,?"), "device": re.compile(r"[a-z]+:\d+|mps|xpu")}
-"""Key → other texts that it takes, with numbers of devices in them."""
+"""Key → pattern of further texts that contain device numbers."""
 
 CHOICES = {
     # By the last part of the key
@@ -206,7 +206,7 @@ CHOICES = {
         "ddp_fork",
     ),
 }
-"""Key, or its last part → the texts that it takes."""
+"""Key, or its last part → its valid texts."""
 
 REGISTRIES = {
     "architecture": "lshfm_pl.detectors.architecture",
@@ -219,16 +219,16 @@ an import path or of a library: the module itself checks it.
 """
 
 AMONG_OTHERS = ("profiler", "strategy", "which")
-"""Keys that take other texts too, so that only one that is nearly a choice is refused."""
+"""Keys that accept other texts too. For these, only a text that is similar to a choice is refused."""
 
 
 def range_of(key: str) -> Range | None:
-    """The numbers of a key; None for one that takes any."""
+    """The range of a key; None if any number is valid."""
     return RANGES.get(key) or RANGES.get(key.rpartition(".")[2])
 
 
 def choices_of(key: str) -> tuple[str, ...]:
-    """The texts of a key; none for one that takes any."""
+    """The valid texts of a key; () if any text is valid."""
     last = key.rpartition(".")[2]
     if last in REGISTRIES:
         return importlib.import_module(REGISTRIES[last]).built_in_names()
@@ -236,7 +236,7 @@ def choices_of(key: str) -> tuple[str, ...]:
 
 
 def wrong_number(key: str, value: Any) -> str | None:
-    """What to print of a number that its key does not take; None where there is none."""
+    """The message for an invalid number; None if it is valid."""
     numbers = range_of(key) or Range(-math.inf)
     if isinstance(value, list):
         numbers = ITEM_RANGES.get(key, numbers)
@@ -248,7 +248,7 @@ def wrong_number(key: str, value: Any) -> str | None:
 
 
 def wrong_choice(key: str, value: Any) -> str | None:
-    """What to print of a text that its key does not take; None where there is none."""
+    """The message for an invalid text; None if it is valid."""
     if key.rpartition(".")[2] in REGISTRIES and isinstance(value, str) and ("." in value or "/" in value):
         return None
     choices = choices_of(key)
@@ -261,7 +261,7 @@ def wrong_choice(key: str, value: Any) -> str | None:
         return None
     advice = f"; did you mean {alternatives([f'{key}={name}' for name in close])}?" if close else ""
     numbers = range_of(key)
-    expected = f"one of {few(choices, LISTED)}" if len(choices) > 1 else choices[0]
+    expected = f"one of {first_few(choices, LISTED)}" if len(choices) > 1 else choices[0]
     return f"{key}: expected {f'{numbers.words()}, or ' if numbers else ''}{expected}, found {value}{advice}"
 
 

@@ -1,4 +1,4 @@
-"""What `${…}` in the config files may stand for besides the values of other keys."""
+"""OmegaConf resolvers: values of `${…}` in config files that are not those of other keys."""
 
 import importlib
 from typing import Any
@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 __all__ = ["register_resolvers"]
 
 DETECTORS = "lshfm_pl.detectors.architecture"
-"""By its name, as it brings torch: it is imported for a command line that is right, once the value is asked for."""
+"""Imported by name and only when a value is needed, because it imports torch."""
 
 
 def register_resolvers() -> None:
-    """Let `${of_architecture:<name>,<setting>}` stand for what a family of detectors says of a setting."""
+    """Register `${of_architecture:<name>,<setting>}`, the default of a setting for a detector family."""
     OmegaConf.register_new_resolver("of_architecture", _of_architecture, replace=True)
 
 

@@ -1,4 +1,4 @@
-"""Short and older spellings of arguments, read as the keys that Hydra knows."""
+"""Short and older spellings of arguments, translated to keys that Hydra knows."""
 
 import re
 from collections.abc import Sequence
@@ -9,29 +9,29 @@ from lshfm_pl.paths import from_home
 __all__ = ["as_typed", "respelled"]
 
 SPELLINGS = {
-    # The models of a comparison are files of one group, each in its own place; its losses are a list, where Hydra
-    # would read the name of a group as a choice of one file.
+    # The models of a comparison are choices of one group in different packages. Its losses are a list, but Hydra
+    # would read the name of a group as the choice of one file.
     "compare": {r"(teacher|student)\.model=(.*)": r"model@\1.model=\2", r"distill=(.*)": r"losses=\1"},
     "benchmark": {r"(step|data|eval)": r"what=\1"},
-    # `resume` is a value, auto or a path, so that Hydra has no key below it.
+    # `resume` is a value (auto or a path), so Hydra has no keys below it.
     "train": {r"\+*resume\.allow_changes=(.*)": r"resume_allow_changes=\1"},
 }
-"""Command → pattern of a whole argument and what it is replaced by."""
+"""Command → pattern of a whole argument, and its replacement."""
 
 SUM_OF_LOSSES = re.compile(r"distill=(?:\[(?P<list>[\w\s,-]+)\]|(?P<sum>[\w-]+(?:\+[\w-]+)+))")
-"""Losses that are added up, as in distill=[lshl2,kd] or distill=lshl2+kd."""
+"""Sums of losses, as in distill=[lshl2,kd] or distill=lshl2+kd."""
 
 COMMANDS_WITH_SUMS = ("train", "benchmark")
 
 HYDRA_FOLDER = re.compile(r"^(\+*hydra\.(?:run|sweep)\.dir=[\"']?)(~[^/\"']*)")
-"""Hydra makes these folders before a command sees its config, in which it would find the user's home."""
+"""Folders that Hydra creates before a command could expand the user's home in its config."""
 
 DATA_OF_CHECKPOINT = ("evaluate", "visualize")
-"""Commands whose data are those of the checkpoint if none are chosen: `data.root=…` changes a key of those."""
+"""Commands that use the data of a checkpoint if no data are chosen. For these `data.root=…` adds a key."""
 
 
 def respelled(command: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command as Hydra's keys."""
+    """Translate the arguments of a command to Hydra's keys."""
     found = list(arguments)
     for pattern, replacement in SPELLINGS.get(command, {}).items():
         whole = re.compile(pattern, re.DOTALL)
@@ -42,7 +42,7 @@ def respelled(command: str, arguments: Sequence[str]) -> list[str]:
         HYDRA_FOLDER.sub(lambda part: part[1] + str(from_home(part[2])), text, count=1) for text in found
     ]
     if any(text.endswith("=null") for text in found):
-        # Hydra does not know the choice of no file on the command line.
+        # On the command line, Hydra has no syntax for choosing no file.
         none = nullable_groups(command)
         found = [
             f"~{text.partition('=')[0]}" if text.removesuffix("=null") in none else text for text in found
@@ -53,7 +53,7 @@ def respelled(command: str, arguments: Sequence[str]) -> list[str]:
 
 
 def as_typed(command: str, arguments: Sequence[str], message: str) -> str:
-    """A message with the keys as they were typed, where `respelled` has changed them."""
+    """Replace the keys in a message by the keys that the user has typed, where `respelled` has changed them."""
     for typed in arguments:
         new, *further = respelled(command, [typed])
         if further:
@@ -65,7 +65,7 @@ def as_typed(command: str, arguments: Sequence[str], message: str) -> str:
 
 
 def _sum_of_losses(argument: str) -> list[str]:
-    """A sum of losses as Hydra knows it: one file for each, put where its settings are its own."""
+    """A sum of losses as Hydra overrides: one file per loss, in a package of its own."""
     losses = SUM_OF_LOSSES.fullmatch(argument)
     if losses is None:
         return [argument]

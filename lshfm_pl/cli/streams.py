@@ -1,4 +1,4 @@
-"""Where a command prints: text for any terminal, and no failure where nobody listens any more."""
+"""Output streams that accept any text and do not fail when their reader is gone."""
 
 import codecs
 import errno
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 __all__ = ["prepare_streams"]
 
 AS_ASCII = "lshfm_pl.as_ascii"
-"""Name of the error handler that writes other characters for those that an encoding lacks."""
+"""Name of the error handler that replaces characters that an encoding lacks."""
 
 REPLACEMENTS = {
     "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "·": "*", "→": "->", "←": "<-", "≥": ">=", "≤": "<=",
     "±": "+-", "≈": "~", "β": "beta", "█": "#", "▌": "#", "▏": "|", "│": "|", "‘": "'", "’": "'", "“": '"',
     "”": '"', "ß": "ss",
 }  # fmt: skip
-"""Characters of this project's texts in ASCII."""
+"""ASCII replacements for the characters in this project's texts."""
 
 STREAM_NAMES = {1: "standard output", 2: "standard error"}
 
 LONGEST_LINE = 4000
-"""Characters of a log line."""
+"""Characters of a log line that are kept."""
 
 NOBODY_LISTENS = (errno.EPIPE, errno.EIO, errno.EBADF)
-"""A pipe whose reader has ended (`| head -1`), a terminal that was closed."""
+"""Errors of a pipe whose reader has ended (`| head -1`), or of a closed terminal."""
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr ones that take any text and may be closed; done once, at the start of a command."""
+    """Prepare stdout and stderr to accept any text and to survive being closed. Called once per command."""
     codecs.register_error(AS_ASCII, _as_ascii)
     for descriptor in (0, 1, 2):
-        # Started without them (`>&-`), the next file that is opened would get the output.
+        # If a descriptor is closed at the start (`>&-`), the next opened file would receive the output.
         try:
             os.fstat(descriptor)
         except OSError:
@@ -51,7 +51,7 @@ def prepare_streams() -> None:
 
 
 class _PlainRecord(logging.LogRecord):
-    """A log line whose names, which may come from files of others, hold nothing that a terminal would obey."""
+    """A log record without control characters, which names from untrusted files may contain."""
 
     def getMessage(self) -> str:  # noqa: N802 (logging's name)
         text = without_controls(super().getMessage())
@@ -59,7 +59,7 @@ class _PlainRecord(logging.LogRecord):
 
 
 class _ForgivingFile(io.FileIO):
-    """A file descriptor that drops what nobody reads."""
+    """A file descriptor that drops output if nobody reads it."""
 
     def write(self, content: "ReadableBuffer", /) -> int:
         try:
@@ -72,7 +72,7 @@ class _ForgivingFile(io.FileIO):
 
 
 def _forgiving(stream: TextIO | None, descriptor: int) -> TextIO:
-    """The stream again; one that a test or a notebook has put in its place is left as it is."""
+    """The stream with a `_ForgivingFile` below it. A replacement by a test or a notebook is left unchanged."""
     forgiving = _ForgivingFile(descriptor, "w", closefd=False)
     if stream is None:
         return io.TextIOWrapper(io.BufferedWriter(forgiving), "utf-8", AS_ASCII, line_buffering=True)
@@ -101,5 +101,5 @@ def _as_ascii(error: UnicodeError) -> tuple[str, int]:
 def _plain(character: str) -> str:
     if character in REPLACEMENTS:
         return REPLACEMENTS[character]
-    # An umlaut without its dots; nothing of other scripts.
+    # Umlauts lose their dots; other scripts become a question mark.
     return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"

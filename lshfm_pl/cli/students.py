@@ -1,6 +1,6 @@
-"""The students of a comparison: their losses, the losses' settings, their seeds.
+"""The students of a comparison: their losses, settings and seeds.
 
-Nothing here imports torch: a wrong loss is answered before anything is loaded.
+Nothing here imports torch, so that a wrong loss is refused before anything is loaded.
 """
 
 import re
@@ -16,14 +16,14 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["Student", "read_seeds", "read_students"]
 
 NAME = re.compile(r"[\w.+-]{1,60}")
-"""Of a student: it names a folder."""
+"""Valid names of students, which name folders."""
 
 MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
 class Student:
-    """An entry of `distill`: its name, its loss (or a sum as `lshl2+kd`), and the loss's settings as overrides."""
+    """An entry of `distill`: its name, its loss (or a sum such as `lshl2+kd`), and its settings as overrides."""
 
     name: str
     loss: str
@@ -31,10 +31,10 @@ class Student:
 
 
 def read_students(entries: Any) -> list[Student]:
-    """The students of `distill`: names of losses, or mappings of a name to its settings.
+    """Read the students of `distill`: names of losses, or mappings from a name to settings.
 
     Raises:
-        LSHFMError: there is none, two have one name, or one is of no known loss.
+        LSHFMError: the list is empty, two entries have the same name, or a loss is unknown.
     """
     if isinstance(entries, str):
         entries = [entries]
@@ -42,13 +42,15 @@ def read_students(entries: Any) -> list[Student]:
     if isinstance(plain, dict):
         plain = [{name: settings} for name, settings in plain.items()]
     if not plain:
-        raise LSHFMError("distill: expected at least one loss, found none; give as in distill=[none,lshl2]")
+        raise LSHFMError(
+            "distill: expected at least one loss, found none; give for example distill=[none,lshl2]"
+        )
     students = [_read_student(entry) for entry in plain]
     names = [student.name for student in students]
     for name in names:
         if names.count(name) > 1:
             raise LSHFMError(
-                f"distill: expected different names, found {name} twice; give one a name of its own, as in "
+                f"distill: expected different names, found {name} twice; give one another name, as in "
                 f"'distill=[{name},{{other:{{loss:{name},beta:4}}}}]'"
             )
     return students
@@ -56,7 +58,7 @@ def read_students(entries: Any) -> list[Student]:
 
 def _read_student(entry: Any) -> Student:
     if entry is None:
-        entry = "none"  # YAML's null is a loss's name here
+        entry = "none"  # the name of a loss here, which YAML reads as null
     settings: Any = {}
     if isinstance(entry, str):
         name = entry
@@ -64,12 +66,12 @@ def _read_student(entry: Any) -> Student:
         name, settings = str(next(iter(entry))), next(iter(entry.values())) or {}
     else:
         raise LSHFMError(
-            "distill: expected names of losses, or a name with settings as {lsh:{num_hashes:512}}; "
+            "distill: expected names of losses, or a name with settings such as {lsh:{num_hashes:512}}; "
             f"found {entry!r}"
         )
     if not isinstance(settings, dict) or not NAME.fullmatch(name):
         raise LSHFMError(
-            "distill: expected a name with settings as {lsh:{num_hashes:512}}, "
+            "distill: expected a name with settings such as {lsh:{num_hashes:512}}, "
             f"found {name!r} with {settings!r}"
         )
     loss = str(settings.get("loss", name))
@@ -84,7 +86,7 @@ def _read_student(entry: Any) -> Student:
 
 
 def _written(value: Any) -> str:
-    """A value as Hydra reads it on the command line."""
+    """A value in Hydra's syntax."""
     if isinstance(value, str):
         return quoted(value) if not NAME.fullmatch(value) else value
     if isinstance(value, list):
@@ -93,7 +95,7 @@ def _written(value: Any) -> str:
 
 
 def read_seeds(seeds: Any) -> list[int]:
-    """The students' seeds: so many from 0, or a list.
+    """Read the seeds of the students: a number of seeds from 0, or a list.
 
     Raises:
         LSHFMError: it is neither.
@@ -104,7 +106,7 @@ def read_seeds(seeds: Any) -> list[int]:
     whole = isinstance(plain, list) and all(isinstance(seed, int) and seed >= 0 for seed in plain)
     if not whole or not plain or len(set(plain)) < len(plain):
         raise LSHFMError(
-            "seeds: expected how many, as in seeds=5, or a list of different ones, as in seeds=[0,1]; "
+            "seeds: expected a number, as in seeds=5, or a list of different seeds, as in seeds=[0,1]; "
             f"found {plain!r}"
         )
     return plain

@@ -1,4 +1,4 @@
-"""Values of the command line are checked before anything is imported or written."""
+"""Checks of command line values before anything is imported or written."""
 
 import re
 from collections.abc import Sequence
@@ -32,13 +32,13 @@ __all__ = [
 ABSENT = object()
 
 SHOWING = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc")
-"""Flags by which a command shows something and does nothing."""
+"""Flags with which a command only prints something."""
 
 
 def refuse_wrong_values(command: str, arguments: Sequence[str]) -> None:
-    """Stop for an argument that is not key=value, and for a value that its key does not take.
+    """Refuse arguments that are not key=value, and values that their keys do not accept.
 
-    What does not compose is left to Hydra.
+    If the config cannot be composed, Hydra reports that later.
 
     Raises:
         LSHFMError: there is one.
@@ -61,7 +61,7 @@ def refuse_wrong_values(command: str, arguments: Sequence[str]) -> None:
         if override.is_delete() or override.is_force_add() or is_group(key):
             continue
         if override.is_sweep_override() and not is_multirun(arguments):
-            continue  # Hydra says that several values need --multirun
+            continue  # Hydra reports that several values need --multirun
         for value in _values(override):
             _refuse_wrong_value(key, value, _default(defaults, override), is_needed=key in missing)
     refuse_wrong_removals(command, typed, defaults)
@@ -69,13 +69,13 @@ def refuse_wrong_values(command: str, arguments: Sequence[str]) -> None:
 
 
 def _refuse_no_name(group: str, value: Any) -> None:
-    """Stop for a choice of a group that is no name of a file, as null and true."""
+    """Refuse a choice of a group that is not the name of a file, such as null or true."""
     if value == "" or not isinstance(value, str):
         raise LSHFMError(no_choice(group, "" if value == "" else _written(value)))
 
 
 def _refuse_spaces(typed: Sequence[str]) -> None:
-    """Stop for `key = value`, which the shell hands over in parts."""
+    """Refuse `key = value`, which the shell splits into several arguments."""
     for index, text in enumerate(typed):
         key = typed[index - 1] if index and "=" not in typed[index - 1] else ""
         value = typed[index + 1] if index + 1 < len(typed) and "=" not in typed[index + 1] else ""
@@ -91,7 +91,7 @@ def _refuse_spaces(typed: Sequence[str]) -> None:
 
 
 def refuse_unfit_line(command: str, arguments: Sequence[str]) -> None:
-    """Compose as the command will, and stop for what would stop it; a sweep's jobs are looked at one by one.
+    """Compose the config like the command will, and refuse what would stop it. Jobs of a sweep are checked later.
 
     Raises:
         LSHFMError: see `refuse_unfit_config`.
@@ -106,7 +106,7 @@ def refuse_unfit_line(command: str, arguments: Sequence[str]) -> None:
 
 
 def refuse_unfit_config(command: str, config: DictConfig) -> None:
-    """Stop for what can be known of a whole config without the code that uses it.
+    """Refuse a composed config with errors that can be found without the code that uses it.
 
     Raises:
         LSHFMError: a value or a file is missing.
@@ -115,14 +115,14 @@ def refuse_unfit_config(command: str, config: DictConfig) -> None:
     refuse_named_teacher(config)
     refuse_missing_inputs(command, config)
     if command == "compare":
-        from lshfm_pl.cli.students import read_seeds, read_students  # here: it imports this package
+        from lshfm_pl.cli.students import read_seeds, read_students  # here: that module imports this package
 
         read_students(config.losses)
         read_seeds(config.seeds)
 
 
 def _refuse_unresolved(command: str, typed: Sequence[str]) -> None:
-    """Stop for a value that refers by `${…}` to something that is not there."""
+    """Refuse a value whose `${…}` refers to something that does not exist."""
     keys = [argument.key for text in typed if (argument := Argument.of(text)) and "${" in argument.value]
     if not keys:
         return
@@ -139,15 +139,15 @@ def _refuse_unresolved(command: str, typed: Sequence[str]) -> None:
                 OmegaConf.to_container(found, resolve=True)
         except OmegaConfBaseException as error:
             if "HydraConfig was not set" in str(error):
-                continue  # known once the run has begun
+                continue  # only known during the run
             raise LSHFMError(
-                f"{key}: {str(error).splitlines()[0]}; ${{name}} stands for the value of another key, which "
-                rf"--cfg job lists; these characters themselves are written \${{"
+                f"{key}: {str(error).splitlines()[0]}; ${{name}} stands for the value of another key (--cfg job "
+                rf"lists all); to use these characters literally write \${{"
             ) from error
 
 
 def _values(override: Override) -> list[Any]:
-    """The values of an override: several of a sweep over listed ones, none of one over others."""
+    """The values of an override: several for a sweep over a list, none for other sweeps."""
     if not override.is_sweep_override():
         return [_plain(override.value())]
     sweep = override.value()
@@ -155,7 +155,7 @@ def _values(override: Override) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Without Hydra's own types."""
+    """A value without Hydra's own types."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value.text if hasattr(value, "with_quotes") else value
@@ -164,14 +164,14 @@ def _plain(value: Any) -> Any:
 def _default(defaults: DictConfig, override: Override) -> Any:
     try:
         found = OmegaConf.select(defaults, str(override.key_or_group), default=ABSENT)
-    except (OmegaConfBaseException, ValueError):  # refers to what is only known in the run
+    except (OmegaConfBaseException, ValueError):  # it refers to something that is only known during the run
         return ABSENT
     return OmegaConf.to_container(found) if isinstance(found, DictConfig | ListConfig) else found
 
 
 def _refuse_wrong_value(key: str, value: Any, default: Any, *, is_needed: bool) -> None:
     if isinstance(value, str) and "${" in value:
-        return  # what it refers to is not known yet
+        return  # the referenced value is not known yet
     kind = kind_of(key) or (None if default is ABSENT else kind_of_default(default))
     if kind is not None and not (kind.holds(value) and not _is_empty(value, default, kind, is_needed)):
         raise LSHFMError(
@@ -179,17 +179,17 @@ def _refuse_wrong_value(key: str, value: Any, default: Any, *, is_needed: bool) 
             f"{_advice(key, value, kind, default)}"
         )
     wrong = None if default is ABSENT and not is_needed else wrong_choice(key, value)
-    # A key that a user adds, such as one of a callback of theirs, may take any number.
+    # A key that the user adds, such as one of an own callback, accepts any number.
     if wrong is None and not (default is ABSENT and range_of(key) is None):
         wrong = wrong_number(key, value)
     if wrong:
         usual = default not in (ABSENT, None, "") and not isinstance(default, dict)
-        advice = f"; as it stands in conf: {for_shell(f'{key}={_written(default)}')}" if usual else ""
+        advice = f"; the default in conf is {for_shell(f'{key}={_written(default)}')}" if usual else ""
         raise LSHFMError(wrong if "did you mean" in wrong else f"{wrong}{advice}")
 
 
 def _is_empty(value: Any, default: Any, kind: Kind, is_needed: bool) -> bool:
-    """Whether there is nothing where something is needed."""
+    """Whether a value is empty although the key needs one."""
     if value == "":
         return kind.is_text and default != ""
     if value == []:
@@ -213,9 +213,9 @@ def _written(value: Any) -> str:
 
 
 def _advice(key: str, value: Any, kind: Kind, default: Any) -> str:
-    """What to write instead."""
+    """Advice for an invalid value."""
     if kind.is_text and isinstance(value, list | dict):
-        return f"to mean these characters themselves write {for_shell(f'{key}={quoted(_written(value))}')}"
+        return f"to use these characters literally write {for_shell(f'{key}={quoted(_written(value))}')}"
     if dict in kind.of and list not in kind.of and value != []:
         inside = list(default) if isinstance(default, dict) else []
         paths = [name for name in inside if (known := kind_of(name)) is not None and known.is_path]
@@ -231,12 +231,12 @@ def _advice(key: str, value: Any, kind: Kind, default: Any) -> str:
     if (list in kind.of or kind.is_list) and value not in (None, "") and not isinstance(value, list):
         return f"a list is written {for_shell(f'{key}=[{_written(value)}]')}"
     if value is None and default is not ABSENT and default is not None:
-        return f"leave it out for its default, or give {key}=<{kind.words(is_null=False)}>"
+        return f"omit it for its default, or give {key}=<{kind.words(is_null=False)}>"
     return f"give {key}=<{kind.words(is_null=False)}>"
 
 
 def refuse_named_teacher(config: DictConfig) -> None:
-    """Raise an LSHFMError if `teacher.detector` is the name of a model where its settings belong."""
+    """Raise an LSHFMError if `teacher.detector` is the name of a model instead of its settings."""
     teacher = config.get("teacher")
     detector = teacher.get("detector") if isinstance(teacher, DictConfig) else None
     if detector is None or isinstance(detector, DictConfig):
@@ -246,19 +246,19 @@ def refuse_named_teacher(config: DictConfig) -> None:
     choices = alternatives([f"model@teacher.detector={name}" for name in close or ["<model>"]])
     raise LSHFMError(
         f"teacher.detector={detector}: expected the settings of a detector, found a name; give {choices} "
-        f"(with a + in front in evaluate, and where conf/teacher_of has no file of the student)"
+        f"(with a + in front for evaluate, and if conf/teacher_of has no entry for the student)"
     )
 
 
 def refuse_missing_values(config: DictConfig) -> None:
-    """Raise an LSHFMError that names the keys still without a value (`???` in the config files)."""
+    """Raise an LSHFMError that names the keys without a value (`???` in the config files)."""
     missing = sorted(_missing(config))
     if missing:
         raise LSHFMError(f"no value for {', '.join(missing)}: give {missing[0]}=…")
 
 
 def _missing(config: DictConfig, prefix: str = "") -> list[str]:
-    """The keys without a value; nothing is resolved, since some values are known in the run alone."""
+    """The keys without a value. Nothing is resolved, since some values are only known during the run."""
     found = []
     for key in map(str, config):
         node: Any = config._get_node(key)
@@ -270,7 +270,7 @@ def _missing(config: DictConfig, prefix: str = "") -> list[str]:
 
 
 def expand_home(config: DictConfig | ListConfig, inherited: bool = False) -> None:
-    """Put the user's home for a `~` at the start of every path in a config, in place."""
+    """Expand `~` at the start of every path in a config, in place."""
     keys = range(len(config)) if isinstance(config, ListConfig) else list(config)
     for key in keys:
         node: Any = config._get_node(key)

@@ -1,4 +1,4 @@
-"""Batches, and how they come from a loader's worker: in two pieces of memory instead of one for each tensor."""
+"""Collating items to batches, and sending batches from loader workers in two blocks of shared memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,21 +15,21 @@ Batch = tuple[list[Tensor], list[Target]]
 """Images (uint8 [3, H, W], any size) and per-image targets (`boxes` float32 [N, 4], `labels` int64 [N], …)."""
 
 ALIGNMENT = 16
-"""Bytes: where a tensor may begin, whatever its type."""
+"""Bytes. Each tensor starts at a multiple of this, which suits every dtype."""
 
 
 def collate(items: Sequence[tuple[Tensor, Target]]) -> "Batch | _Sent":
-    """A `Batch` of items of a `DetectionDataset`; in a loader's worker what becomes one on its way out."""
+    """Make a `Batch` of dataset items. A loader worker gets an object that unpickles to the batch."""
     images, targets = zip(*items, strict=True)
     batch = list(images), list(targets)
     return batch if get_worker_info() is None else _Sent(batch)
 
 
 class _Sent:
-    """A batch that lies in shared memory. Whoever unpickles it has the batch itself.
+    """A batch in shared memory. Unpickling it gives the batch itself.
 
-    torch hands over a file descriptor for each tensor, of which a target has four or more: more work than reading
-    the image. Images and targets are apart, so that a target which is kept does not keep the images.
+    torch would send a file descriptor for each tensor. A target has four or more tensors, so that would take longer
+    than reading the image. Images and targets are in separate blocks, so that kept targets do not keep the images.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -45,7 +45,7 @@ class _Sent:
 
 
 class _Packed:
-    """Tensors one after the other in one piece of shared memory."""
+    """Tensors, one after the other, in one block of shared memory."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.kinds = [(tensor.dtype, tensor.shape) for tensor in tensors]
@@ -67,5 +67,5 @@ def _received(images: _Packed, values: _Packed, names: list[list[str]]) -> Batch
 
 
 def as_float(images: list[Tensor]) -> list[Tensor]:
-    """uint8 images as float32 in 0..1, made on the device: bytes travel there at a quarter of the size."""
+    """Convert uint8 images to float32 in 0..1 on their device. Sending uint8 needs a quarter of the bandwidth."""
     return [image.float().div_(255) for image in images]

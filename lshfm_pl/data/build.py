@@ -1,4 +1,4 @@
-"""From a stored `data` config to its data module."""
+"""Building the data module of a stored `data` config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,23 +13,24 @@ __all__ = ["build_datamodule"]
 
 
 _LONGEST_REASON = 200
-"""Characters of another library's message."""
+"""Characters of another library's message that are kept."""
 
 
 def build_datamodule(
     config: Mapping[str, Any], *, drawn_below: str | Path | None = None
 ) -> DetectionDataModule:
-    """The data module of a `data` config that a checkpoint or `results.json` holds, interpolations resolved.
+    """Build the data module of a `data` config from a checkpoint or `results.json`, with interpolations resolved.
 
-    `_target_` may only name what `data_module_of` accepts, so that such a file can't run other code; nor is
-    anything downloaded or written where it says, and workers and batches are limited to what this machine has.
+    Such a file is not trusted. `_target_` may only name what `data_module_of` accepts, so that the file can't run
+    other code. Nothing is downloaded or written where the file says, and the numbers of workers and of images in a
+    batch are limited for this machine.
 
     Args:
         config: the settings.
-        drawn_below: where to draw scenes of shapes that are not there; None refuses to.
+        drawn_below: folder in which missing synthetic scenes may be drawn; None to refuse.
 
     Raises:
-        LSHFMError: another class, a key that it does not know, or a value that can't be.
+        LSHFMError: unknown class or key, or an invalid value.
     """
     kind = data_module_of(config.get("_target_"))
     arguments = within_machine({key: value for key, value in config.items() if key != "_target_"})
@@ -38,7 +39,7 @@ def build_datamodule(
     except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise LSHFMError(
-            f"data: {reason}. The settings do not fit this version; give data=… anew."
+            f"data: {reason}. The stored settings do not fit this version; give data=… again."
         ) from error
     datamodule.write_only_below(None if drawn_below is None else Path(drawn_below))
     return datamodule

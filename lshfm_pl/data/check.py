@@ -1,4 +1,4 @@
-"""The faults of a data set, found by the readers of training."""
+"""Finding the faults of a data set with the readers that training uses."""
 
 import hashlib
 import os
@@ -26,21 +26,21 @@ __all__ = ["Findings", "check_data", "find_faults", "summary"]
 
 
 _TOGETHER = 64
-"""Images that are decoded before what the decoder said is looked at."""
+"""Images that are decoded before the messages of the decoder are read."""
 
 _START_OF_OUTPUT = b'{\n  "images": {'
 
 
 @dataclass
 class Findings:
-    """What `find_faults` found: the number of images of each split, and (split, fault) in the order of reading."""
+    """Result of `find_faults`: the number of images of each split, and (split, fault) in the order of reading."""
 
     images: dict[str, int] = field(default_factory=dict)
     faults: list[tuple[str, Fault]] = field(default_factory=list)
 
     @property
     def num_errors(self) -> int:
-        """The number of faults that would stop training, or falsify it or its figures."""
+        """The number of faults that would stop training, or make it or its results wrong."""
         return sum(fault.is_error for _, fault in self.faults)
 
     def by_kind(self) -> dict[str, int]:
@@ -50,11 +50,11 @@ class Findings:
 
 
 def check_data(config: DictConfig) -> Findings:
-    """Print the faults of `config.data`, of all its splits, and a summary; write them to `config.output` too.
+    """Print the faults of all splits of `config.data` and a summary, and write them to `config.output` if given.
 
     Raises:
-        LSHFMError: the data can't be prepared (downloaded, generated), or `output` can't be written or is a file of
-            something else.
+        LSHFMError: the data can't be prepared (downloaded, generated), or `output` can't be written or is an
+            existing file of another kind.
     """
     if config.output is not None:
         _refuse_other_file(Path(config.output))
@@ -70,7 +70,7 @@ def check_data(config: DictConfig) -> Findings:
 
 
 def _lines(findings: Findings, limit: int | None) -> Iterator[str]:
-    """Each error, and a line for each kind of warning in a split; with a limit that many faults of each kind."""
+    """Each error, and one line per split and kind of warning. With a limit, up to that many faults of each kind."""
     printed: Counter[str] = Counter()
     summarised = set()
     for split, fault in findings.faults:
@@ -89,12 +89,12 @@ def _lines(findings: Findings, limit: int | None) -> Iterator[str]:
 
 
 def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: bool = False) -> Findings:
-    """Read every annotation and image of a prepared data module, with the readers of training.
+    """Read every annotation and image of a prepared data module with the readers of training.
 
     Args:
-        datamodule: before `setup`.
-        threads: that decode images.
-        progress: show a bar on stderr where that is a terminal.
+        datamodule: the data module, before `setup`.
+        threads: number of threads that decode images.
+        progress: whether to show a progress bar on stderr if that is a terminal.
     """
     findings = Findings()
     seen: dict[str, dict[str, Path]] = {}
@@ -112,13 +112,13 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
             log.faults += of_images
             log.faults += _shared(paths, seen.get("train", {}), seen.get("val", {}))
             seen[split] = paths
-        # One file may be read for two purposes, and would be told of twice.
+        # A file may be read for two purposes, which would report its faults twice.
         findings.faults += [(split, fault) for fault in dict.fromkeys(log.faults)]
     return findings
 
 
 def summary(findings: Findings) -> str:
-    """The number of faults by kind with what each means, errors first, and the number of images."""
+    """A text with the number of faults of each kind and their meaning, errors first, and the number of images."""
     lines = [
         f"  {'error' if kind in ERRORS else 'warning':8}{kind:22}{count:>7}  {(ERRORS | WARNINGS)[kind]}"
         for kind, count in findings.by_kind().items()
@@ -135,7 +135,7 @@ def _severity(fault: Fault) -> str:
 def _look_at_images(
     dataset: DetectionDataset, label: str, threads: int, progress: bool
 ) -> tuple[dict[str, Path], list[Fault]]:
-    """Decode every image: (digest of the pixels → its first image's path, faults)."""
+    """Decode every image. Returns a mapping from pixel digest to path of the first such image, and the faults."""
     paths: dict[str, Path] = {}
     firsts: dict[str, DetectionRecord | Path] = {}
     faults: list[Fault] = []
@@ -166,7 +166,7 @@ def _look_at_images(
 
 
 def _disagreement(image: DetectionRecord | Path, first: DetectionRecord | Path) -> str:
-    """What makes a copy harmful: an object of one alone is background in the other."""
+    """The text about objects of only one of two copies of an image: they are background in the other copy."""
     if isinstance(image, Path) or isinstance(first, Path):
         return ""
     objects, others = (
@@ -175,18 +175,18 @@ def _disagreement(image: DetectionRecord | Path, first: DetectionRecord | Path) 
     )
     alone = len(objects ^ others)
     return (
-        f", but {alone} objects are of one of them alone: in the other they are background" if alone else ""
+        f", but {alone} objects are annotated in only one: they are background in the other" if alone else ""
     )
 
 
 def _damage(image: DetectionRecord | Path) -> list[Fault]:
-    """What the decoder says of one image, found by decoding it alone: it does not say of which file it speaks."""
+    """The decoder's messages for one image, which is decoded alone, since the messages do not name the file."""
     path = image if isinstance(image, Path) else image.image_path
     return watched(path, lambda: decode_image(path))[1]
 
 
 def _look_at(image: DetectionRecord | Path) -> tuple[str | None, Path, list[Fault]]:
-    """The digest of an image's pixels, None where it can't be read; its path; its faults."""
+    """The digest of an image's pixels (None if it can't be read), its path, and its faults."""
     path = image if isinstance(image, Path) else image.image_path
     try:
         pixels = decode_image(path) if isinstance(image, Path) else read_record(image)
@@ -200,7 +200,7 @@ def _look_at(image: DetectionRecord | Path) -> tuple[str | None, Path, list[Faul
 def _shared(
     paths: dict[str, Path], training: dict[str, Path], validation: dict[str, Path]
 ) -> Iterator[Fault]:
-    """Images that an earlier set has too, by their pixels, whatever their files are."""
+    """Images that are also in an earlier set, found by their pixels."""
     for digest, path in paths.items():
         if digest in validation:
             same = validation[digest]
@@ -209,17 +209,17 @@ def _shared(
                 if same == path
                 else f"has the pixels of the validation image {same}"
             )
-            yield Fault("test-in-val", path, f"{text}: the figures would flatter the detector.")
+            yield Fault("test-in-val", path, f"{text}: the results would look better than they are.")
         if digest in training:
             same = training[digest]
             text = (
                 "is a training image too" if same == path else f"has the pixels of the training image {same}"
             )
-            yield Fault("test-in-train", path, f"{text}: the figures would flatter the detector.")
+            yield Fault("test-in-train", path, f"{text}: the results would look better than they are.")
 
 
 def _refuse_other_file(path: Path) -> None:
-    """Stop before a file is replaced that this command has not written, such as an annotation file."""
+    """Refuse to replace a file that this command did not write, such as an annotation file."""
     if not os.path.lexists(path):
         return
     try:
@@ -229,8 +229,8 @@ def _refuse_other_file(path: Path) -> None:
         raise LSHFMError(f"output: {error}. Give the path of a new JSON file.") from error
     if not is_ours:
         raise LSHFMError(
-            f"output: expected a new file, or one that check_data has written, found another one at {path}. "
-            "Give another path, or delete it first."
+            f"output: expected a new file, or one that check_data has written, found another file at {path}. "
+            "Give another path, or delete the file first."
         )
 
 

@@ -1,8 +1,8 @@
-"""What the object detection data sets of all formats share: records in memory, items on access."""
+"""The base class of data sets of all formats: annotations are in memory, images are read on access."""
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from lshfm_pl.data.fault_lines import NO_SKIPPING
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import decode_image, image_size, is_whole, read_image_file, turned_upright
 from lshfm_pl.data.jpeg_damage import capture_error_output, is_harmless, jpeg_messages
@@ -26,6 +27,7 @@ __all__ = [
     "Target",
     "Transform",
     "check_header",
+    "check_headers",
     "read_record",
     "watched",
 ]
@@ -34,7 +36,7 @@ Target = dict[str, Tensor]
 Transform = Callable[[tv_tensors.Image, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
 
 _REPLACEMENTS = 100
-"""How many bad images in a row end a run that skips them."""
+"""Number of consecutive bad images after which a run stops even if it skips bad images."""
 
 _OBJECT_FIELDS = ("boxes", "labels", "difficult", "crowd", "area")
 
@@ -43,13 +45,21 @@ _OBJECT_FIELDS = ("boxes", "labels", "difficult", "crowd", "area")
 class DetectionRecord:
     """One annotated image.
 
-    `boxes` float32 [N, 4] are (x1, y1, x2, y2) in pixels, 0-based and continuous; `labels` int64 [N] are
-    1..C; `difficult` bool [N]; `crowd` bool [N] and `area` float32 [N] in square pixels are None where the
-    format has none. `width` and `height` are in pixels, as the annotation states them. `annotation_path` is the
-    file that annotates this image alone, in the order of `boxes`; None where there is no such file.
+    Attributes:
+        image_id: unique in the data set.
+        image_path: the image file.
+        width: width in pixels, as the annotation states it.
+        height: height in pixels, likewise.
+        boxes: float32 [N, 4], (x1, y1, x2, y2) in pixels, 0-based and continuous.
+        labels: int64 [N] in 1..C.
+        difficult: bool [N].
+        crowd: bool [N]; None if the format has no crowds.
+        area: float32 [N] in square pixels; None if the format has no areas.
+        annotation_path: the file that annotates only this image, with objects in the order of `boxes`; None if
+            there is no such file.
     """
 
-    # Arrays, not tensors: a spawned loader worker would open one shared-memory file per tensor.
+    # Arrays, not tensors: a spawned loader worker would open a shared-memory file for each tensor.
     image_id: str
     image_path: Path
     width: int
@@ -63,30 +73,30 @@ class DetectionRecord:
 
 
 def read_record(record: DetectionRecord) -> Tensor:
-    """The image of a record: uint8 [3, H, W] RGB.
+    """Read the image of a record as uint8 [3, H, W] RGB.
 
     Raises:
-        FaultError: it can't be read, or has another size than the record.
+        FaultError: it can't be read, or its size differs from the record's.
     """
     image = decode_image(record.image_path)
     size = record.width, record.height
     if _size(image) == size[::-1] != size:
         image = turned_upright(
             image, record.image_path
-        )  # annotated as a photo is shown: EXIF says how to turn it
+        )  # the annotation refers to the photo as displayed: EXIF says how to rotate it
     if _size(image) != size:
         width, height = _size(image)
         swapped = (height, width) == size
         text = (
-            f"has {width} x {height} pixels, its annotation says {record.width} x {record.height}: "
-            f"the boxes are of another picture{', perhaps rotated' if swapped else ''}. Correct one of them."
+            f"has {width} x {height} pixels, its annotation says {record.width} x {record.height}: the boxes "
+            f"belong to another picture{', perhaps a rotated one' if swapped else ''}. Correct one of them."
         )
         raise FaultError(Fault("size-mismatch", record.image_path, text))
     return image
 
 
 def check_header(record: DetectionRecord) -> None:
-    """Look at what can be seen of an image without decoding it; decode it where that looks wrong.
+    """Check an image by its header without decoding it, and decode it only if that looks wrong.
 
     Raises:
         FaultError: as `read_record`.
@@ -96,11 +106,24 @@ def check_header(record: DetectionRecord) -> None:
         read_record(record)
 
 
-def read_checked(record: DetectionRecord) -> Tensor:
-    """As `read_record`, for the only thread that writes to the standard error: damage inside a JPEG is told too.
+def check_headers(records: Iterable[DetectionRecord]) -> None:
+    """Find unreadable evaluation images before time is spent on training.
 
     Raises:
-        FaultError: as `read_record`, or the decoder passed over damage.
+        FaultError: as `check_header`; its message says that evaluation needs all images.
+    """
+    for record in records:
+        try:
+            check_header(record)
+        except FaultError as error:
+            raise FaultError(error.fault, NO_SKIPPING) from None
+
+
+def read_checked(record: DetectionRecord) -> Tensor:
+    """`read_record` that also detects damage inside a JPEG. No other thread may write to stderr meanwhile.
+
+    Raises:
+        FaultError: as `read_record`, or the image data are damaged.
     """
     image, faults = watched(record.image_path, lambda: read_record(record))
     for fault in faults:
@@ -110,9 +133,9 @@ def read_checked(record: DetectionRecord) -> Tensor:
 
 
 def watched(path: Path, read: Callable[[], Tensor]) -> tuple[Tensor, list[Fault]]:
-    """What `read` decodes of a file, and what the decoder passed over, each thing once: damage, or harmless bytes.
+    """Decode a file by `read`, and return its result with the decoder's messages as faults, each once.
 
-    No other thread may decode meanwhile: the decoder does not say of which file it speaks.
+    No other thread may decode meanwhile, since the messages do not name the file.
     """
     with capture_error_output() as output:
         image = read()
@@ -121,10 +144,10 @@ def watched(path: Path, read: Callable[[], Tensor]) -> tuple[Tensor, list[Fault]
     faults = []
     for message in dict.fromkeys(messages):
         if is_harmless(message, data):
-            text = f"{message}: they belong to nothing and are passed over."
+            text = f"{message}: they belong to nothing and are ignored."
             faults.append(Fault("image-extra-bytes", path, text))
         else:
-            text = f"is damaged inside ({message}): in part its pixels are wrong. Replace the file."
+            text = f"is damaged inside ({message}): some of its pixels are wrong. Replace the file."
             faults.append(Fault("image-damaged", path, text))
     return image, faults
 
@@ -135,31 +158,31 @@ def _size(image: Tensor) -> tuple[int, int]:
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """Annotated images; the annotations are in memory, images are read on access.
+    """Annotated images. Annotations are kept in memory, images are read on access.
 
-    An item is `(image, target)`: image uint8 [3, H, W] RGB; target with `boxes` float32 [N, 4] (x1, y1, x2,
-    y2 in pixels, 0-based, continuous), `labels` int64 [N] in 1..C (0 is background), `difficult` bool [N],
-    where the records have them `crowd` bool [N] and `area` float32 [N], and `image_id` int64 [], the position
-    in the data set.
+    An item is `(image, target)`. The image is uint8 [3, H, W] RGB. The target has `boxes` float32 [N, 4] (x1, y1,
+    x2, y2 in pixels, 0-based, continuous), `labels` int64 [N] in 1..C (0 is background), `difficult` bool [N],
+    `image_id` int64 [] (the position in the data set), and, if the records have them, `crowd` bool [N] and `area`
+    float32 [N].
 
-    The key of an item is an int, or a `Draw(index, epoch)`: random transforms depend on (seed, epoch, index)
-    and on nothing else, so neither on the loader's workers nor on the order of access.
+    The key of an item is an int, or a `Draw(index, epoch)`. Random transforms depend only on (seed, epoch, index),
+    not on the loader workers or the order of access.
 
-    With a log that skips, an image that can't be read on access is replaced by another one of the set, drawn from
-    (seed, epoch, index): batches keep their number and size on every process.
+    If `log` skips errors, an image that can't be read on access is replaced by another image of the set, drawn
+    from (seed, epoch, index). So batches keep their number and size on every process.
 
     Args:
         records: the images with their objects.
         class_names: names of the labels 1..C.
-        transforms: called with `(tv_tensors.Image, target)` whose boxes are `tv_tensors.BoundingBoxes`.
+        transforms: called with `(tv_tensors.Image, target)`, where the boxes are `tv_tensors.BoundingBoxes`.
         keep_difficult: False drops objects marked difficult from the targets (training).
-        seed: the seed of the random transforms, at least 0.
-        log: says whether a bad image raises (the default) or is replaced.
+        seed: seed of the random transforms, at least 0.
+        log: decides whether a bad image raises (the default) or is replaced.
 
     Attributes:
-        root_category: a class that all others are below, as Roboflow writes one; None without one.
-        left_out: paths of images that are there, but not in `records` because of an error.
-        is_bad: bool [N], the images that were replaced so far, in this process and the workers of its loaders.
+        root_category: a class that is the supercategory of all others, as Roboflow writes it; None without one.
+        left_out: paths of existing images that are not in `records` because of an error.
+        is_bad: bool [N], the images that this process and its loader workers have replaced so far.
     """
 
     def __init__(
@@ -182,7 +205,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self._replaces = log is not None and log.on_error == "skip"
         self.is_bad = torch.zeros(len(records), dtype=torch.bool)
         if self._replaces:
-            self.is_bad.share_memory_()  # the loader's workers write there
+            self.is_bad.share_memory_()  # loader workers write to it
 
     def __len__(self) -> int:
         return len(self.records)
@@ -196,7 +219,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         target["boxes"] = tv_tensors.BoundingBoxes(
             target["boxes"], format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=tuple(image.shape[-2:])
         )
-        # Only the CPU generator, whose state fork_rng puts back: torch.manual_seed would reseed CUDA too.
+        # Seeds only the CPU generator, which fork_rng restores: torch.manual_seed would reseed CUDA too.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix_seed(self.seed, epoch, index))
             image, target = self.transforms(tv_tensors.Image(image), target)
@@ -204,24 +227,24 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return image.as_subclass(Tensor), plain
 
     def _read(self, index: int, epoch: int) -> tuple[int, Tensor]:
-        """An image and its index; where it is bad and to be skipped those of another one."""
+        """Read an image and return its index too. If the image is bad and may be skipped, another one is read."""
         for candidate in self._candidates(index, epoch):
             try:
                 return candidate, read_checked(self.records[candidate])
             except FaultError as error:
                 if not self._replaces:
-                    # A loader's worker hands over the name of the type and the text.
+                    # A loader worker passes only the type's name and the text of an exception on.
                     raise LSHFMError(f"{error}{self._advice()}") from None
                 self.is_bad[candidate] = True
         raise LSHFMError(
-            f"{_REPLACEMENTS} images in a row can't be read, {self.records[index].image_path} the first. "
-            "See what is wrong with them by python -m lshfm_pl.check_data."
+            f"{_REPLACEMENTS} images in a row can't be read; the first is {self.records[index].image_path}. "
+            "python -m lshfm_pl.check_data shows what is wrong with them."
         )
 
     def _advice(self) -> str:
-        """What to do about an image that can't be read; evaluation, with its difficult objects, needs all."""
+        """Advice for an image that can't be read. Evaluation (which keeps difficult objects) needs all images."""
         skipping = "" if self.keep_difficult else "; data.on_bad_sample=skip trains without such images"
-        return f"\npython -m lshfm_pl.check_data with the same data=… lists all that are bad{skipping}."
+        return f"\npython -m lshfm_pl.check_data with the same data=… lists all bad images{skipping}."
 
     def _candidates(self, index: int, epoch: int) -> Iterator[int]:
         yield index
@@ -230,20 +253,20 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             yield int(random.integers(len(self)))
 
     def skipped(self) -> list[Fault]:
-        """What is wrong with the images of `is_bad`, found anew."""
+        """The faults of the images in `is_bad`, found by reading them again."""
         faults = []
         for index in self.is_bad.nonzero().flatten().tolist():
             record = self.records[index]
             try:
                 read_checked(record)
-                fault = Fault("image-broken", record.image_path, "could not be read for a while.")
+                fault = Fault("image-broken", record.image_path, "could not be read temporarily.")
             except FaultError as error:
                 fault = error.fault
             faults.append(dataclasses.replace(fault, image_id=record.image_id))
         return faults
 
     def target(self, index: int) -> Target:
-        """The target of an item before transforms, without reading its image; the tensors are copies."""
+        """The target of an item before transforms, without reading its image. The tensors are copies."""
         record = self.records[index]
         keep = self._kept(record)
         fields = {name: getattr(record, name) for name in _OBJECT_FIELDS}
@@ -253,7 +276,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return {**target, "image_id": torch.tensor(index)}
 
     def without_transforms(self) -> Self:
-        """The same images and targets, as they are."""
+        """The same data set without transforms."""
         plain = copy.copy(self)
         plain.transforms = None
         return plain
@@ -264,7 +287,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return [record.width / record.height for record in self.records]
 
     def describe(self) -> dict[str, Any]:
-        """Counts: `images`, `objects` in the targets, these by `classes`."""
+        """Counts: `images`, `objects` in the targets, and objects per class as `classes`."""
         counts = np.zeros(len(self.class_names) + 1, dtype=np.int64)
         for record in self.records:
             counts += np.bincount(record.labels[self._kept(record)], minlength=len(counts))
@@ -275,5 +298,5 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         }
 
     def _kept(self, record: DetectionRecord) -> np.ndarray:
-        """Bool [N]: the objects that targets have. An index of this kind copies what it selects."""
+        """Bool [N]: the objects that are in the target. Indexing with a mask copies."""
         return np.full(len(record.labels), True) if self.keep_difficult else ~record.difficult

@@ -1,4 +1,4 @@
-"""Photos that EXIF turns or mirrors, in a set that is trained or evaluated on."""
+"""Warning about photos that EXIF rotates or mirrors."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from lshfm_pl.data.images import exif_orientation
 __all__ = ["orientation_faults"]
 
 _MOST = 2000
-"""Images whose headers are looked at: `check_data` looks at all."""
+"""Number of images whose headers are read. `check_data` reads all."""
 
 
 def orientation_faults(records: Sequence[DetectionRecord]) -> list[Fault]:
-    """One warning that says how many photos EXIF turns or mirrors, and how they are read; none without such photos.
+    """One warning about the photos that EXIF rotates or mirrors, and how they are read; [] without such photos.
 
-    A photo is turned where its annotated width and height are those of the turned one. Nothing else tells whether
-    boxes are of the stored pixels or of the picture as viewers show it: then the pixels stay as they are stored.
+    A photo is rotated if its annotated width and height are those of the rotated image. Otherwise nothing says
+    whether its boxes belong to the stored or to the rotated pixels, and the stored pixels are used.
     """
     step = max(1, -(-len(records) // _MOST))
     looked_at = records[::step]
@@ -29,16 +29,16 @@ def orientation_faults(records: Sequence[DetectionRecord]) -> list[Fault]:
             (turned if found.is_turned and found.size == size[::-1] != size else stored).append(record)
     if not turned and not stored:
         return []
-    of_all = "" if step == 1 else f" of {len(looked_at):,} that were looked at"
+    of_all = "" if step == 1 else f" of {len(looked_at):,} that were checked"
     outcomes = []
     if turned:
-        outcomes.append(f"{len(turned):,} are turned, as their annotated sizes say")
+        outcomes.append(f"{len(turned):,} are rotated, as their annotated sizes require")
     if stored:
         outcomes.append(
-            f"{len(stored):,} stay as they are stored, since their annotated sizes ask for nothing else: "
-            f"their boxes must be of the stored pixels, else store the photos upright; {stored[0].image_path.name} "
-            "is the first"
+            f"{len(stored):,} are read as stored, since their annotated sizes do not require a rotation: "
+            "their boxes must refer to the stored pixels, otherwise store the photos upright; the first is "
+            f"{stored[0].image_path.name}"
         )
     first = (stored or turned)[0]
-    text = f"EXIF turns or mirrors {len(turned) + len(stored):,} images{of_all}: {'; '.join(outcomes)}."
+    text = f"EXIF rotates or mirrors {len(turned) + len(stored):,} images{of_all}: {'; '.join(outcomes)}."
     return [Fault("image-exif-rotated", first.image_path, text)]

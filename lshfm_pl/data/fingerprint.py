@@ -1,9 +1,9 @@
-"""What a run's data are, in a few numbers that stay the same when the data are moved.
+"""A fingerprint of a run's data that stays the same when the data are moved.
 
-Of each set: how many images and objects it has, and two hashes over its images in the order in which they are read:
-one of their names, one of what is annotated (sizes, boxes, labels and flags as training has them). Folders, line
-ends, formatting of XML or JSON and order of keys are not in them, nor are the pixels, which would have to be read.
-It is made of what is in memory already: less than a second for COCO's 118,000 images.
+It has, for each set, the numbers of images and objects, and two hashes over the images in reading order: one of
+their names and one of their annotations (sizes, boxes, labels and flags as used in training). Folders, line ends,
+the formatting of XML or JSON and the order of keys have no influence. Neither have the pixels, which would have to
+be read. Computed from what is in memory: less than a second for COCO's 118,000 images.
 """
 
 import hashlib
@@ -13,24 +13,24 @@ from typing import Any
 import numpy as np
 
 from lshfm_pl.data.dataset import DetectionDataset
-from lshfm_pl.errors import few
+from lshfm_pl.errors import first_few
 
-__all__ = ["CHANGES_TOLD", "Fingerprint", "differences", "fingerprint"]
+__all__ = ["MOST_CHANGES_LISTED", "Fingerprint", "differences", "fingerprint"]
 
 Fingerprint = dict[str, Any]
 """`version`, `classes` (of the labels 1..C) and `sets`: name → `images`, `objects`, `names`, `annotations`."""
 
 VERSION = 1
-"""Of what is hashed. Fingerprints of two versions are compared by their numbers of images and classes alone."""
+"""Version of the hashes. Different versions are compared only by their numbers of images and their classes."""
 
-CHANGES_TOLD = 4
-"""Sets and classes that a message lists."""
+MOST_CHANGES_LISTED = 4
+"""Number of sets and classes that a message lists."""
 
 _DTYPES = {"boxes": "<f4", "labels": "<i8", "difficult": "|b1", "crowd": "|b1", "area": "<f4"}
 
 
 def fingerprint(sets: Mapping[str, DetectionDataset], class_names: Sequence[str]) -> Fingerprint:
-    """The fingerprint of the sets `train`, `val` and `test`, as far as they are there."""
+    """The fingerprint of the sets `train`, `val` and `test`, or of those that exist."""
     known: dict[int, dict[str, Any]] = {}
     found = {}
     for name, dataset in sets.items():
@@ -44,7 +44,7 @@ def _of_set(dataset: DetectionDataset) -> dict[str, Any]:
     names, annotations = hashlib.sha256(), hashlib.sha256()
     objects = 0
     for record in dataset.records:
-        # Without their folders, which are others once the data are moved.
+        # Without folders, which change when the data are moved.
         name = f"{record.image_id.rpartition('/')[2]}\0{record.image_path.name}\0"
         names.update(name.encode("utf-8", "surrogatepass"))
         objects += len(record.boxes)
@@ -62,11 +62,11 @@ def _of_set(dataset: DetectionDataset) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Fingerprint) -> list[str]:
-    """In words what of the data is not as before; [] where they are the same as far as can be told."""
-    told = []
+    """Descriptions of how the data differ from before; [] if no difference is known."""
+    found = []
     old, new = _classes(before), now["classes"]
     if old is not None and old != new:
-        told.append(f"classes {few(old)} ({len(old)}) → {few(new)} ({len(new)})")
+        found.append(f"classes {first_few(old)} ({len(old)}) → {first_few(new)} ({len(new)})")
     is_comparable = before.get("version") == now["version"]
     sets = before.get("sets")
     for name, entry in now["sets"].items():
@@ -74,13 +74,13 @@ def differences(before: Mapping[str, Any], now: Fingerprint) -> list[str]:
         if not isinstance(saved, Mapping):
             continue
         if saved.get("images") != entry["images"]:
-            told.append(f"{name} {saved.get('images')} images → {entry['images']}")
+            found.append(f"{name} {saved.get('images')} images → {entry['images']}")
         elif is_comparable and saved.get("names") != entry["names"]:
-            told.append(f"{name} {entry['images']} other images, or in another order")
+            found.append(f"{name} {entry['images']} images are others, or in another order")
         elif is_comparable and saved.get("annotations") != entry["annotations"]:
             counts = f"{saved.get('objects')} objects → {entry['objects']}"
-            told.append(f"{name} the same {entry['images']} images with other annotations ({counts})")
-    return told
+            found.append(f"{name} the same {entry['images']} images have other annotations ({counts})")
+    return found
 
 
 def _classes(before: Mapping[str, Any]) -> list[str] | None:

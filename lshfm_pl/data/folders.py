@@ -1,4 +1,4 @@
-"""Walks through the folders of a data set."""
+"""Walking through the folders of a data set."""
 
 import os
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ __all__ = ["walk"]
 
 
 def walk(top: Path, depth: int | None = None) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder below `top`, itself first, and the sorted names of its files.
+    """Yield each folder below `top`, including `top`, with the sorted names of its files.
 
-    Links to folders are followed, as people place data by links; a folder that several lead to comes once.
+    Links to folders are followed, since people place data with links. A folder with several links comes once.
 
     Args:
-        top: where to begin.
-        depth: how far below `top` to go; None is without end.
+        top: where to start.
+        depth: how many levels below `top` to go; None for all.
     """
     seen = {os.path.realpath(top)}
     for folder, below, names in os.walk(top, followlinks=True):

@@ -1,4 +1,4 @@
-"""The data modules that a stored config may name: a file alone never makes this machine import something."""
+"""The data modules that a stored config may name. A stored file alone can't make this machine import a module."""
 
 import reprlib
 from importlib.metadata import EntryPoint, entry_points
@@ -15,7 +15,7 @@ from lshfm_pl.renamed import current_path
 __all__ = ["ENTRY_POINTS", "data_module_of"]
 
 ENTRY_POINTS = "lshfm_pl.data"
-"""The group of entry points by which an installed package registers data modules."""
+"""Group of entry points with which installed packages register data modules."""
 
 _BUILT_IN: dict[str, type[DetectionDataModule]] = {
     f"{kind.__module__}.{kind.__qualname__}": kind
@@ -24,13 +24,13 @@ _BUILT_IN: dict[str, type[DetectionDataModule]] = {
 
 
 def data_module_of(target: Any) -> type[DetectionDataModule]:
-    """The data module of a `_target_` that a checkpoint or `results.json` holds.
+    """The data module class of a `_target_` from a checkpoint or `results.json`.
 
-    It is one of this package, one that an installed package registers as an entry point of the group
-    `lshfm_pl.data`, or one that a YAML in `data/` of the command's `--config-dir` names.
+    It must be a class of this package, one that an installed package registers as an entry point of the group
+    `lshfm_pl.data`, or one that a YAML file in `data/` of the command's `--config-dir` names.
 
     Raises:
-        LSHFMError: it is none of these, cannot be imported, or is no `DetectionDataModule`.
+        LSHFMError: it is none of these, cannot be imported, or is not a `DetectionDataModule`.
     """
     path = current_path(target)
     if not isinstance(path, str):
@@ -53,18 +53,18 @@ def _target_of(entry: EntryPoint) -> str:
 def _checked(path: str, value: str) -> type[DetectionDataModule]:
     try:
         found = EntryPoint(name=path, value=value, group=ENTRY_POINTS).load()
-    except Exception as error:  # whatever the import of a user's module raises
+    except Exception as error:  # a user's module may raise anything at import
         raise LSHFMError(
             f"data._target_: {path} cannot be imported ({type(error).__name__}: {error}); "
             "run the command where its file is, or put its folder on PYTHONPATH"
         ) from error
     if not (isinstance(found, type) and issubclass(found, DetectionDataModule)):
-        raise LSHFMError(f"data._target_: expected a sub-class of DetectionDataModule, found {path}")
+        raise LSHFMError(f"data._target_: expected a subclass of DetectionDataModule, found {path}")
     return found
 
 
 def _unknown(target: Any) -> LSHFMError:
     return LSHFMError(
-        f"data._target_: expected {' or '.join(_BUILT_IN)}, found {reprlib.repr(target)}. One of your own: give "
-        "--config-dir=<folder> with a data/<name>.yaml that names it, or data=<name> too."
+        f"data._target_: expected {' or '.join(_BUILT_IN)}, found {reprlib.repr(target)}. For your own class give "
+        "--config-dir=<folder> with a data/<name>.yaml that names it, or also data=<name>."
     )

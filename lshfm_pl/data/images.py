@@ -1,4 +1,4 @@
-"""Reading of image files."""
+"""Reading image files."""
 
 import io
 import struct
@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 MAX_PIXELS = 89_478_485
-"""Where Pillow begins to warn of decompression bombs: 256 MiB as RGB. Larger images are refused by their header."""
+"""Pixels from which Pillow warns of decompression bombs: 256 MiB as RGB. The header of larger images is refused."""
 
 MAX_RATIO = 64
-"""Of the sides: detectors scale the longer one to some hundred pixels, and the other must keep at least one."""
+"""Largest ratio of the sides. Detectors resize the longer side to some hundred pixels; the other must remain."""
 
 _LARGEST_FILE = 512 * 2**20
-"""Bytes: an uncompressed picture of `MAX_PIXELS` has less."""
+"""Bytes. An uncompressed image of `MAX_PIXELS` is smaller."""
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
@@ -46,32 +46,32 @@ FORMATS = {
     "BMP": (".bmp", ".dib"),
     "WEBP": (".webp",),
 }
-"""What is read, by content, with the usual suffixes. Pillow's other decoders, some of which start programs, are not
-reached."""
+"""Accepted formats, recognised by content, with their usual suffixes. Pillow's other decoders, some of which start
+programs, are never used."""
 
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-"""Of the formats that are read, in lower case; a file may have them in any case."""
+"""Suffixes of the accepted formats, in lower case. A file may have them in any case."""
 
 _TAIL = 1024
-"""Bytes at the end of a file, in which the mark of its end is."""
+"""Bytes at the end of a file that are searched for the end-of-file mark."""
 
 _DECODING_ERRORS = (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What torchvision and Pillow raise for files that are broken or too large."""
+"""What torchvision and Pillow raise for broken or too large files."""
 
 _EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError)
-"""What Pillow raises for EXIF without a TIFF header, cut in it, given as text, or of no hexadecimal digits."""
+"""What Pillow raises for EXIF data that are cut, have no TIFF header, or are text or not hexadecimal."""
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif")
-"""Of JPEG, PNG, WebP, and of older PNG writers: without one of them a file need not be looked at."""
+"""Marks of EXIF data in JPEG, PNG, WebP, and in files of older PNG writers. Files without a mark are not parsed."""
 _ROTATED = range(2, 9)
-"""EXIF orientations that turn or mirror; 1 is upright, 0 unknown, and others are none."""
+"""EXIF orientations that rotate or mirror; 1 is upright, 0 unknown, and others do not exist."""
 
 _QUARTERS = range(5, 9)
 
 _JPEG_START = b"\xff\xd8"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers that begin a frame, whose header has the size (ITU-T T.81, table B.1)."""
+"""Markers of frames, whose headers contain the size (ITU-T T.81, table B.1)."""
 _PNG_BIT_DEPTH = 24
-"""The offset of the byte in a PNG file."""
+"""Offset of the bit depth in a PNG file."""
 
 
 def decode_image(path: Path, *, upright: bool = False) -> Tensor:
@@ -79,7 +79,7 @@ def decode_image(path: Path, *, upright: bool = False) -> Tensor:
 
     Args:
         path: the file.
-        upright: turn the picture as EXIF asks for; by default its pixels are as they are stored.
+        upright: whether to apply the rotation of EXIF; by default the pixels are returned as stored.
 
     Raises:
         FaultError: the file is missing, broken, too large or of another format.
@@ -90,7 +90,7 @@ def decode_image(path: Path, *, upright: bool = False) -> Tensor:
 
 
 def turned_upright(pixels: Tensor, path: Path) -> Tensor:
-    """What `decode_image` has read as it is stored, turned as EXIF asks for."""
+    """Apply the rotation of EXIF to the stored pixels that `decode_image` has read."""
     return _turned(pixels, path, read_image_file(path))
 
 
@@ -111,7 +111,7 @@ def _turned(pixels: Tensor, path: Path, data: bytes) -> Tensor:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a JPEG or PNG file has the mark of its end; other files are taken to be whole."""
+    """Whether a JPEG or PNG file has its end mark. Files of other formats count as whole."""
     try:
         with open_regular(path, limit=_LARGEST_FILE) as file:
             start = file.read(8)
@@ -153,26 +153,26 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 class Orientation(NamedTuple):
-    """How EXIF turns a picture whose stored pixels have this width and height."""
+    """Size of the stored pixels, and whether EXIF rotates them."""
 
     size: tuple[int, int]
     is_turned: bool
-    """By a quarter, which changes width and height over."""
+    """By a quarter turn, which swaps width and height."""
 
 
 def exif_orientation(path: Path) -> Orientation | None:
-    """What EXIF says in the file's header; None where it leaves the picture as it is or can't be read."""
+    """The orientation in the file's EXIF data; None if it changes nothing or can't be read."""
     try:
         with open_regular(path, limit=_LARGEST_FILE) as file, _open(path, file) as image:
             orientation = _orientation(image)
-            is_told = orientation is not None and orientation in _ROTATED
-            return Orientation(image.size, orientation in _QUARTERS) if is_told else None
+            has_effect = orientation is not None and orientation in _ROTATED
+            return Orientation(image.size, orientation in _QUARTERS) if has_effect else None
     except (LSHFMError, *_DECODING_ERRORS):
         return None
 
 
 def inspect_image(path: Path) -> list[Fault]:
-    """What is unusual about an image that `decode_image` reads: warnings.
+    """Warnings about what is unusual in an image that `decode_image` can read.
 
     Raises:
         FaultError: as `image_size`.
@@ -186,29 +186,29 @@ def inspect_image(path: Path) -> list[Fault]:
 
 
 def _unusual(image: Image.Image, suffix: str, data: bytes) -> Iterator[tuple[str, str]]:
-    """The kind of each warning and its text."""
+    """Kind and text of each warning."""
     if image.mode == "CMYK":
-        yield "image-cmyk", "is CMYK; it becomes RGB."
+        yield "image-cmyk", "is CMYK and is converted to RGB."
     if image.mode in ("1", "L", "LA") or image.mode.startswith("I"):
-        yield "image-greyscale", "is greyscale; it becomes RGB."
+        yield "image-greyscale", "is greyscale and is converted to RGB."
     if image.format == "PNG" and data[_PNG_BIT_DEPTH] == 16:
-        yield "image-16-bit", "has 16 bits a channel, of which the upper 8 are used."
+        yield "image-16-bit", "has 16 bits per channel, of which the upper 8 are used."
     orientation = _orientation(image)
     if orientation in _ROTATED:
         yield (
             "image-exif-rotated",
-            f"EXIF orientation {orientation} is followed where the annotated size is the turned one; otherwise the "
-            "boxes must be of the stored pixels.",
+            f"EXIF orientation {orientation} is applied if the annotated size is that of the rotated image; "
+            "otherwise the boxes must refer to the stored pixels.",
         )
-    # Pillow's name for a JPEG with further pictures, such as a camera's preview, after the one that is read.
+    # Pillow's name for a JPEG file with several pictures, such as a camera's preview. The first one is read.
     image_format = "JPEG" if image.format == "MPO" else str(image.format)
     suffixes = FORMATS[image_format]
     if suffix.lower() not in suffixes:
-        yield "image-suffix", f"holds {image_format}, whose suffix is {suffixes[0]}."
+        yield "image-suffix", f"contains {image_format}, whose suffix is {suffixes[0]}."
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """What EXIF says, None where it says nothing or can't be read: the pixels don't depend on it."""
+    """The EXIF orientation; None if there is none or it can't be read, since the pixels don't depend on it."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except _EXIF_ERRORS:
@@ -219,7 +219,7 @@ def read_image_file(path: Path) -> bytes:
     """The bytes of an image file.
 
     Raises:
-        FaultError: it is missing, empty, too large or no regular file.
+        FaultError: it is missing, empty, too large or not a regular file.
     """
     try:
         data = read_bytes(path, limit=_LARGEST_FILE)
@@ -231,14 +231,14 @@ def read_image_file(path: Path) -> bytes:
 
 
 def _open(path: Path, source: BinaryIO) -> Image.Image:
-    """Pillow's image, its pixels not yet decoded."""
+    """Open an image with Pillow without decoding its pixels."""
     image = Image.open(source, formats=list(FORMATS))
     _refuse_shape(path, *image.size)
     return image
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """Uint8 [H, W, 3]. Of 16 bits a channel the upper 8, which Pillow does for colours and not for grey."""
+    """Uint8 [H, W, 3]. Of 16 bits per channel the upper 8 are used; Pillow does so for colour but not for grey."""
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.uint16) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
@@ -246,19 +246,19 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the first frame's header; ValueError without one."""
+    """Width and height from the header of the first frame; ValueError if there is none."""
     position = len(_JPEG_START)
     while position + 9 <= len(data):
         marker = data[position + 1]
         if data[position] != 0xFF:
-            position += 1  # libjpeg passes over what is between segments too
+            position += 1  # libjpeg also skips bytes between segments
         elif marker in _JPEG_FRAMES:
             height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
             return int.from_bytes(width), int.from_bytes(height)
         elif marker == 0xFF:
             position += 1
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            position += 2  # TEM and restarts have no segment
+            position += 2  # TEM and restart markers have no segment
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4])
     raise ValueError("the file ends before the image's size")
@@ -271,7 +271,7 @@ def _refuse_shape(path: Path, width: int, height: int) -> None:
     if max(width, height) > MAX_RATIO * min(width, height):
         text = (
             f"has {width} x {height} pixels: one side is more than {MAX_RATIO} times the other, which would vanish "
-            "where images are made smaller. Cut it."
+            "when the image is resized. Crop it."
         )
         raise FaultError(Fault("image-narrow", path, text))
 
@@ -279,7 +279,7 @@ def _refuse_shape(path: Path, width: int, height: int) -> None:
 def _broken(path: Path, data: bytes, error: Exception) -> Fault:
     starts = {"JPEG": _JPEG_START, "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "WEBP": b"RIFF"}
     if not data.startswith(tuple(starts.values())):
-        text = f"is no {', '.join(FORMATS)} image, it begins with {data[:8]!r}. Replace the file."
+        text = f"is not a {', '.join(FORMATS)} image, it begins with {data[:8]!r}. Replace the file."
         return Fault("image-format", path, text)
     if isinstance(error, Image.DecompressionBombError):
         return Fault("image-huge", path, f"is too large: {error} Make it smaller.")
@@ -293,5 +293,5 @@ def _broken(path: Path, data: bytes, error: Exception) -> Fault:
         return Fault("image-truncated", path, "is truncated: its end is missing. Replace the file.")
     reason = " ".join(str(error).split()).rpartition(", ")[2][
         :100
-    ]  # torchvision puts its source line in front
+    ]  # torchvision's message begins with its source line
     return Fault("image-broken", path, f"can't be decoded ({reason}). Replace the file.")

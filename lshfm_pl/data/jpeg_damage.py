@@ -1,7 +1,7 @@
-"""Damage inside of a JPEG that the decoder passes over.
+"""Detecting damage inside of a JPEG that the decoder only warns about.
 
-libjpeg goes on where compressed data make no sense: the rest of the picture is grey or shifted. It says so on the
-standard error of the process alone, without the name of the file.
+libjpeg continues when compressed data make no sense, and the rest of the picture is grey or shifted. It reports
+this only on the standard error of the process, without the name of the file.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import RLock
 
-from lshfm_pl.signals import at_end
+from lshfm_pl.signals import call_before_exit
 
 __all__ = ["ErrorOutput", "capture_error_output", "is_harmless", "jpeg_messages"]
 
@@ -21,15 +21,15 @@ _MESSAGES = re.compile(r"^(?:Corrupt JPEG data|Premature end|Inconsistent progre
 _EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 _END = 0xD9
 _FEW = 2
-"""Bytes, which some writers leave at the end of the compressed data."""
+"""Bytes that some writers leave at the end of the compressed data."""
 _STANDARD_ERROR = 2
 _LOCK = RLock()
 _captures: list["ErrorOutput"] = []
-"""Those that have not ended yet, the innermost last."""
+"""Active captures, the innermost last."""
 
 
 class ErrorOutput:
-    """What has been written to the standard error of the process while it was captured."""
+    """The captured standard error of the process."""
 
     def __init__(self, file: int, original: int) -> None:
         self._file = file
@@ -37,7 +37,7 @@ class ErrorOutput:
         self._read_to = 0
 
     def take(self) -> str:
-        """What came since the last call; what is not libjpeg's is passed on."""
+        """The text since the last call. Text that is not from libjpeg is passed on to the real standard error."""
         size = os.fstat(self._file).st_size
         if size == self._read_to:
             return ""
@@ -51,12 +51,12 @@ class ErrorOutput:
 
 @contextmanager
 def capture_error_output() -> Iterator[ErrorOutput]:
-    """Capture what this process writes to its standard error, by any thread, until the block ends."""
+    """Capture what all threads of this process write to standard error, until the block ends."""
     with _LOCK:
         file = _memory_file()
         try:
             original = os.dup(_STANDARD_ERROR)
-        except OSError:  # closed: nothing can be written there
+        except OSError:  # it is closed, so nothing can be written there
             yield ErrorOutput(file, file)
             os.close(file)
             return
@@ -76,12 +76,12 @@ def capture_error_output() -> Iterator[ErrorOutput]:
 
 
 def _pass_on() -> None:
-    """A signal ends the process while it captures: what the handler said would be lost."""
+    """Pass captured text on when a signal ends the process, since the signal handler's message is in it."""
     for output in reversed(_captures):
         output.take()
 
 
-at_end(_pass_on)
+call_before_exit(_pass_on)
 
 
 def _memory_file() -> int:
@@ -97,15 +97,15 @@ def _flush() -> None:
 
 
 def jpeg_messages(text: str) -> list[str]:
-    """libjpeg's messages in what was captured."""
+    """libjpeg's messages in captured text."""
     return _MESSAGES.findall(text)
 
 
 def is_harmless(message: str, data: bytes) -> bool:
-    """Whether a message tells only of bytes that belong to nothing: the picture is whole.
+    """Whether a message is only about bytes that belong to nothing, so that the picture is complete.
 
-    That is so for bytes among the headers, and for padding at the end. Other bytes that are left over at the end
-    belong to pixels that were decoded wrong.
+    That holds for bytes between the headers and for padding at the end. Other left-over bytes at the end belong to
+    pixels that were decoded wrongly.
     """
     match = _EXTRANEOUS.match(message)
     if match is None:
@@ -119,14 +119,14 @@ def is_harmless(message: str, data: bytes) -> bool:
 
 
 def _gaps_among_headers(data: bytes) -> set[int]:
-    """The lengths of what lies between the segments before the compressed data."""
+    """The numbers of bytes between segments before the compressed data."""
     gaps, position, gap = set(), 2, 0
     while position + 4 <= len(data):
         if data[position] != 0xFF or data[position + 1] in (0x00, 0xFF):
             position, gap = position + 1, gap + 1
             continue
         gaps.add(gap)
-        if data[position + 1] == 0xDA:  # compressed data follow
+        if data[position + 1] == 0xDA:  # start of the compressed data
             break
         position, gap = position + 2 + int.from_bytes(data[position + 2 : position + 4]), 0
     return gaps - {0}

@@ -1,28 +1,29 @@
-"""Which images two sets share: the same file, whatever path or link leads to it, or a copy of it."""
+"""Finding images that two sets share: the same file, by whatever path or link, or a copy of it."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lshfm_pl.data.dataset import DetectionRecord
+from lshfm_pl.data.faults import Fault
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes, read_end
 
-__all__ = ["shared_images"]
+__all__ = ["overlap_fault", "shared_images"]
 
 _END = 4096
-"""Bytes at the end of files of one size, which are compared before whole files are read."""
+"""Bytes at the end of files of equal size that are compared before the whole files."""
 _LARGEST_FILE = 512 * 2**20
-"""Bytes of an image, as `lshfm_pl.data.images` reads it."""
+"""Largest allowed size of an image in bytes, as in `lshfm_pl.data.images`."""
 
 
 def shared_images(
     records: Iterable[DetectionRecord], others: Iterable[DetectionRecord]
 ) -> Iterator[tuple[Path, Path]]:
-    """The files of `records` that `others` have too, each with the file there.
+    """The files of `records` that are also in `others`, each with the matching file there.
 
-    Contents are read of files alone that have one size and one end, so that large sets take little time. Pictures
-    that were stored anew are not found: that needs their pixels, which `check_data` compares.
+    Files are only read if they have equal sizes, and completely only if their ends are equal too, so large sets
+    take little time. Re-encoded images are not found: that needs their pixels, which `check_data` compares.
     """
     files: dict[tuple[int, int], Path] = {}
     of_size: dict[int, list[Path]] = {}
@@ -48,8 +49,33 @@ def shared_images(
             yield path, same
 
 
+def overlap_fault(
+    records: Iterable[DetectionRecord], others: Iterable[DetectionRecord], *, split: str, other: str, key: str
+) -> Fault | None:
+    """The fault that a set shares images with an earlier one; None if it does not.
+
+    Args:
+        records: images of the set.
+        others: images of the earlier set.
+        split: name of the set: `val` or `test`.
+        other: name of the earlier set: `train` or `val`.
+        key: config key of the set's source.
+    """
+    shared = list(shared_images(others, records))
+    if not shared:
+        return None
+    path, same = shared[0]
+    place = "" if path.samefile(same) else f" (there it is {same})"
+    purpose = "training" if other == "train" else "validation"
+    text = (
+        f"is one of {len(shared)} images of {key} that are {purpose} images too{place}: "
+        f"the {split} results will look better than they are."
+    )
+    return Fault("test-in-train" if other == "train" else "test-in-val", path, text)
+
+
 def _described(records: Iterable[DetectionRecord]) -> Iterator[tuple[Path, tuple[int, int], int]]:
-    """Path, identity and size of the files that are there and not empty."""
+    """Path, identity and size of the files that exist and are not empty."""
     for record in records:
         try:
             status = record.image_path.stat()
@@ -60,7 +86,7 @@ def _described(records: Iterable[DetectionRecord]) -> Iterator[tuple[Path, tuple
 
 
 def _digest(path: Path, *, whole: bool) -> bytes:
-    """Of the whole file, or of its end; of one that can't be read its path, which no other has."""
+    """Digest of the whole file or of its end. For an unreadable file it is its path, which equals no digest."""
     try:
         data = read_bytes(path, limit=_LARGEST_FILE) if whole else read_end(path, most=_END)
     except (LSHFMError, OSError):

@@ -1,4 +1,4 @@
-"""What can be told of a set that has been read without opening its images."""
+"""Warnings about a set that has been read, found without opening its images."""
 
 import difflib
 import unicodedata
@@ -9,29 +9,29 @@ import numpy as np
 
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord
 from lshfm_pl.data.faults import Fault
-from lshfm_pl.data.voc.annotations import object_line
-from lshfm_pl.errors import few, printable
+from lshfm_pl.data.voc.parse import object_line
+from lshfm_pl.errors import first_few, printable
 
 __all__ = ["num_to_find", "record_faults"]
 
 _ALIKE = 0.8
-"""`difflib`'s ratio from which two class names look like one (`dog` and `dogs` have 0.86)."""
+"""Ratio of `difflib` from which two class names are similar (`dog` and `dogs` have 0.86)."""
 _RARE = 0.05
-"""Such a class is suspected where it has less than this share of the other's objects."""
+"""A similar class is suspected if it has less than this share of the other class's objects."""
 _CLASSES_COMPARED = 100
-"""The most frequent classes, with which rare ones are compared: no time for all pairs of very many."""
+"""Rare classes are compared only with this many of the most frequent ones, to limit the time."""
 _LONGEST_NAME = 200
-"""Characters; longer names are no words that were misspelt."""
+"""Characters. Longer names are not misspelt words."""
 _OVER_THE_BORDER = 0.01
-"""Pixels; less is rounding."""
+"""Pixels. Smaller excesses are rounding errors."""
 
 
 def record_faults(dataset: DetectionDataset, *, is_training: bool) -> Iterator[Fault]:
-    """The warnings about boxes and class names.
+    """Yield the warnings about boxes and class names.
 
     Args:
-        dataset: any that has been read.
-        is_training: what images without objects are for.
+        dataset: a data set that has been read.
+        is_training: whether it is the training set, which decides what images without objects mean.
     """
     for record in dataset.records:
         if not len(record.boxes):
@@ -44,7 +44,7 @@ def record_faults(dataset: DetectionDataset, *, is_training: bool) -> Iterator[F
 
 
 def num_to_find(dataset: DetectionDataset) -> int:
-    """The number of objects that an evaluation counts: neither difficult nor crowds."""
+    """The number of objects that an evaluation counts: those that are neither difficult nor crowds."""
     return sum(
         int((~record.difficult if record.crowd is None else ~record.difficult & ~record.crowd).sum())
         for record in dataset.records
@@ -53,15 +53,15 @@ def num_to_find(dataset: DetectionDataset) -> int:
 
 def _box_faults(record: DetectionRecord) -> Iterator[Fault]:
     boxes = record.boxes
-    found = {"box-repeated": (_is_repeated(record), "there already, with the same class")}
-    if record.annotation_path is not None:  # the COCO reader looks at boxes before they are clipped
+    found = {"box-repeated": (_is_repeated(record), "a repetition of an earlier one of the same class")}
+    if record.annotation_path is not None:  # the COCO reader checks boxes before they are clipped
         size = np.array([record.width, record.height])
-        # Up to one pixel to the left or above is what corners counted from 0 look like, told once for the set.
+        # Up to one pixel too far left or up looks like coordinates that start at 0, which is reported once per set.
         lower = np.where(boxes[:, :2] >= -1, 0, -boxes[:, :2])
         over = np.maximum(lower, boxes[:, 2:] - size).max(axis=1) > _OVER_THE_BORDER
         found = {
-            "box-partly-outside": (over, f"over the border of {record.width} x {record.height}"),
-            "box-not-integer": ((boxes != boxes.round()).any(axis=1), "not of whole pixels"),
+            "box-partly-outside": (over, f"beyond the border of {record.width} x {record.height}"),
+            "box-not-integer": ((boxes != boxes.round()).any(axis=1), "not in whole pixels"),
             **found,
         }
     path = record.annotation_path or record.image_path
@@ -76,7 +76,7 @@ def _box_faults(record: DetectionRecord) -> Iterator[Fault]:
 
 
 def _is_repeated(record: DetectionRecord) -> np.ndarray:
-    """Bool [N]: the objects whose box and label an earlier one has."""
+    """Bool [N]: objects with the box and the label of an earlier object."""
     rows = np.concatenate([record.boxes, record.labels[:, None]], axis=1)
     _, first = np.unique(rows, axis=0, return_index=True)
     repeated = np.full(len(rows), True)
@@ -85,7 +85,7 @@ def _is_repeated(record: DetectionRecord) -> np.ndarray:
 
 
 def _control_characters(dataset: DetectionDataset) -> Iterator[Fault]:
-    """Classes whose names do not fit in a line; training leaves them as they are."""
+    """Warnings about class names that do not fit on a line. Training uses them unchanged."""
     for label, name in enumerate(dataset.class_names, start=1):
         if printable(name) != name:
             record = next((record for record in dataset.records if label in record.labels), None)
@@ -95,18 +95,18 @@ def _control_characters(dataset: DetectionDataset) -> Iterator[Fault]:
 
 
 def _lookalikes(dataset: DetectionDataset) -> Iterator[Fault]:
-    """Classes that may be one: alike but for case or joints, or a rare one named nearly like a frequent one."""
+    """Warnings about classes that may be the same: equal except for spelling, or rare and similar to another."""
     counts = {name: count for name, count in dataset.describe()["classes"].items() if count}
     spellings: dict[str, list[str]] = {}
     for name in counts:
         spellings.setdefault(_spelling(name), []).append(name)
     for names in spellings.values():
         if len(names) > 1:
-            told = " and ".join(f"'{name}'" for name in names)
-            numbers = few([counts[name] for name in names], 5)
+            quoted = " and ".join(f"'{name}'" for name in names)
+            numbers = first_few([counts[name] for name in names], 5)
             text = (
-                f"the classes {told} differ in case, spaces, - or _ alone: are they one? They are learnt as "
-                f"{len(names)}, of {numbers} objects."
+                f"the classes {quoted} differ only in case, spaces, - or _: are they the same? They are learnt as "
+                f"{len(names)} classes with {numbers} objects."
             )
             yield Fault("class-lookalike", _first_file(dataset, names[-1]), text)
     most_frequent = sorted(counts, key=lambda name: -counts[name])[:_CLASSES_COMPARED]
@@ -126,7 +126,7 @@ def _first_file(dataset: DetectionDataset, name: str) -> Path:
 
 
 def _spelling(name: str) -> str:
-    """A name without what is easily written in several ways: case, spaces, hyphens, forms of Unicode."""
+    """A name without what has several common spellings: case, spaces, hyphens, Unicode forms."""
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     kept = [c for c in plain if unicodedata.category(c) not in ("Cf", "Pd", "Pc", "Zs", "Cc")]
     return "".join(kept) or name
@@ -135,5 +135,5 @@ def _spelling(name: str) -> str:
 def _alike(one: str, other: str) -> bool:
     longer, shorter = sorted((len(one), len(other)), reverse=True)
     if 2 * shorter < _ALIKE * (longer + shorter) or longer > _LONGEST_NAME:
-        return False  # the ratio can't reach it
+        return False  # such a pair can't reach the ratio
     return difflib.SequenceMatcher(None, one.casefold(), other.casefold()).ratio() >= _ALIKE

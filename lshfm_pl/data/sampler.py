@@ -1,4 +1,4 @@
-"""Which images make a batch: alike in aspect ratio, the same for any number of processes, new every epoch."""
+"""Samplers: training batches of similar aspect ratios, and shards for evaluation."""
 
 import bisect
 import itertools
@@ -15,33 +15,33 @@ __all__ = ["AspectRatioBatchSampler", "Draw", "ShardSampler"]
 
 
 class Draw(NamedTuple):
-    """The key of a training item: which image, and in which epoch, on which its random transforms depend."""
+    """The key of a training item: the index of the image, and the epoch, on which its random transforms depend."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index
     epoch: int
 
 
 class AspectRatioBatchSampler(Sampler[list[Draw]]):
-    """Yields batches of `Draw(index, epoch)` in which images have similar aspect ratios.
+    """Yields batches of `Draw(index, epoch)` whose images have similar aspect ratios.
 
-    Global batches of G = batch_size × num_replicas images are built from one permutation by (seed, epoch),
-    each from one group of aspect ratios. What is left of the groups is ordered by aspect ratio and makes the
-    mixed batches; the last of them is filled up with other images from the front of the permutation. So an
-    epoch has ceil(N / G) batches, every image comes at least once and at most G − 1 come again. Each rank
-    yields its slice of every global batch: the global batches do not depend on how many processes share G.
+    Global batches of G = batch_size × num_replicas images are built from one permutation by (seed, epoch), each
+    from one group of aspect ratios. The remaining images of all groups are sorted by aspect ratio and form mixed
+    batches. The last of these is filled with images from the start of the permutation. So an epoch has ceil(N /
+    G) batches, every image comes at least once, and at most G − 1 images come again. Each rank yields its slice
+    of every global batch, so global batches do not depend on the number of processes that share G.
 
     Args:
         aspect_ratios: width / height of every image.
         batch_size: images per process and step.
-        group_factor: k puts the borders at 2^(j/k), j = −k..k, as torchvision's detection reference does;
-            0 is one group.
-        shuffle: False keeps the order of the data set, within groups.
+        group_factor: k sets the group borders to 2^(j/k), j = −k..k, as in torchvision's detection reference;
+            0 for a single group.
+        shuffle: False keeps the order of the data set within groups.
         seed: seed of the permutations, at least 0.
         num_replicas: number of processes.
-        rank: number of this process.
+        rank: rank of this process.
 
     Raises:
-        LSHFMError: no images.
+        LSHFMError: there are no images.
     """
 
     def __init__(
@@ -70,19 +70,19 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
 
     @property
     def sampler(self) -> "AspectRatioBatchSampler":
-        """This object: before an epoch Lightning calls `dataloader.batch_sampler.sampler.set_epoch`."""
+        """This object. Lightning calls `dataloader.batch_sampler.sampler.set_epoch` before an epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Select the permutation, and the random transforms, of an epoch (0-based)."""
+        """Select the permutation and the random transforms of an epoch (0-based)."""
         if epoch != self.epoch:
             self._first_batch = 0
         self.epoch = epoch
 
     def skip(self, batches: int) -> None:
-        """Leave out the first batches of the selected epoch, and of no other: they were trained on before.
+        """Skip the first batches of the selected epoch, which were trained on before a resume.
 
-        Not of one iteration alone: a loader with workers makes two iterators at its start.
+        It applies to every iterator of the epoch: a loader with workers creates two at its start.
         """
         self._first_batch = batches
 
@@ -90,7 +90,7 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
         return math.ceil(len(self._groups) / (self.batch_size * self.num_replicas))
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        # Not a generator: the epoch counts when the iterator is made, whatever the loader prefetches.
+        # No generator: the epoch is read when the iterator is created, whatever the loader prefetches.
         first = self.rank * self.batch_size
         remaining = self._global_batches()[self._first_batch :]
         return iter(
@@ -124,9 +124,9 @@ class AspectRatioBatchSampler(Sampler[list[Draw]]):
 
 
 class ShardSampler(Sampler[int]):
-    """Every image once, in order, dealt out to the processes: rank r takes r, r + world size, …
+    """Yields every image once, in order, divided among the processes: rank r gets r, r + world size, …
 
-    Shards differ in length by one at most; nothing is repeated, so that evaluation counts no image twice.
+    Shards differ in length by at most one. No image is repeated, so that evaluation counts no image twice.
     """
 
     def __init__(self, number: int, *, num_replicas: int = 1, rank: int = 0) -> None:

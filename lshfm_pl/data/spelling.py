@@ -1,4 +1,4 @@
-"""One name in several spellings: upper and lower case, and the forms of Unicode."""
+"""Normalising names that have several spellings: upper and lower case, and Unicode forms."""
 
 import unicodedata
 
@@ -6,10 +6,10 @@ __all__ = ["composed", "folded"]
 
 
 def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC): macOS writes `ö` as two characters, which look like one."""
+    """A name in Unicode's composed form (NFC). macOS writes `ö` as two characters that look like one."""
     return unicodedata.normalize("NFC", name)
 
 
 def folded(name: str) -> str:
-    """What names that differ in case or in the form of Unicode alone have in common."""
+    """A key that is equal for names that differ only in case or Unicode form."""
     return composed(name).casefold()

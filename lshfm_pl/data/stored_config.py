@@ -1,4 +1,4 @@
-"""What a data config from a file of others may decide: which data they are, nothing about this machine."""
+"""Limits for a data config from an untrusted file: it may say which data to use, but nothing about this machine."""
 
 import os
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["root_of_scenes", "within_machine"]
 
 _LARGEST_BATCH = 64
-"""Images a step that a file may ask for in evaluation."""
+"""Images per step that a file may ask for in evaluation."""
 _LARGEST_SCENE = 1024
 """Pixels of a side."""
 _MOST_SCENES = 20_000
 
 
 def within_machine(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a data module, with what would cost this machine too much lowered, and no download.
+    """The arguments of a data module with values limited to what this machine can afford, and without download.
 
-    Values that are no numbers are left for the data module to refuse.
+    Values that are not numbers are left to the data module, which refuses them.
     """
     most = {"num_workers": _num_cpus(), "batch_size": _LARGEST_BATCH, "eval_batch_size": _LARGEST_BATCH}
     limited = {
@@ -33,7 +33,7 @@ def within_machine(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_huge_scenes(spec: ShapesSpec) -> None:
-    """Stop before scenes are drawn that a file asks for.
+    """Refuse a request of a file to draw too many or too large scenes.
 
     Raises:
         LSHFMError: they are too many or too large.
@@ -47,22 +47,22 @@ def _refuse_huge_scenes(spec: ShapesSpec) -> None:
 
 
 def root_of_scenes(root: Path, spec: ShapesSpec, drawn_below: Path | None) -> Path:
-    """Where the scenes are, or where to draw them: never at a place that a file alone names.
+    """The folder of existing scenes, or the folder in which to draw them, which a file alone never chooses.
 
     Args:
-        root: as the file says.
-        spec: of the scenes.
-        drawn_below: the folder of the command's output; None if it must not write.
+        root: the data folder according to the file.
+        spec: parameters of the scenes.
+        drawn_below: the folder of the command's output; None if nothing may be written.
 
     Raises:
-        LSHFMError: they are not there and must not be drawn, or are too many.
+        LSHFMError: there are no scenes and they must not be drawn, or they are too many.
     """
     if shapes_folder(root, spec).is_dir():
         return root
     _refuse_huge_scenes(spec)
     if drawn_below is None:
         raise LSHFMError(
-            f"data: the scenes are not at {shapes_folder(root, spec)}. "
+            f"data: there are no scenes at {shapes_folder(root, spec)}. "
             "Give data=shapes data.root=<folder> to draw them."
         )
     return drawn_below / "data"

@@ -1,4 +1,4 @@
-"""Image and box transforms; resizing to several scales is left to the detector's own transform."""
+"""Transforms of images and boxes. Resizing to a detector's scales is part of the detector's own transform."""
 
 from torchvision.transforms import v2
 
@@ -8,7 +8,7 @@ __all__ = ["eval_transform", "train_transform"]
 
 
 def train_transform(flip_probability: float = 0.5) -> v2.Transform:
-    """The published augmentation: a horizontal flip of image and boxes (x1, x2 → W − x2, W − x1).
+    """The paper's augmentation: a horizontal flip of image and boxes (x1, x2 → W − x2, W − x1).
 
     Raises:
         LSHFMError: the probability is outside 0..1.
@@ -21,5 +21,5 @@ def train_transform(flip_probability: float = 0.5) -> v2.Transform:
 
 
 def eval_transform() -> v2.Transform:
-    """The transform of evaluation: none."""
+    """The transform of evaluation, which changes nothing."""
     return v2.Identity()

@@ -1,4 +1,4 @@
-"""Processes that read data: they leave signals to their parent, and end when it does, however it ends."""
+"""Loader processes that ignore stop signals (their parent handles these) and end whenever their parent ends."""
 
 import multiprocessing
 import os
@@ -20,18 +20,18 @@ __all__ = ["START_METHODS", "no_failure_midway", "worker_arguments"]
 START_METHODS = ("fork", "forkserver", "spawn")
 
 CHECK_SECONDS = 1.0
-"""Between two looks at who the parent is; its end is noticed at once where nobody else holds its pipe."""
+"""Interval of checks for the parent's end. Usually it is noticed at once, by the parent's pipe."""
 
 
 def worker_arguments(num_workers: int, start_method: str | None = None) -> dict[str, Any]:
-    """The arguments by which a `DataLoader` starts such processes.
+    """The arguments with which a `DataLoader` starts such processes.
 
     Args:
-        num_workers: 0 reads in the main process.
-        start_method: one of `START_METHODS`; None is Python's own choice.
+        num_workers: number of processes; 0 reads in the main process.
+        start_method: one of `START_METHODS`; None for Python's default.
 
     Raises:
-        LSHFMError: a method that this system does not have.
+        LSHFMError: this system does not have the method.
     """
     known = multiprocessing.get_all_start_methods()
     if start_method is not None and start_method not in known:
@@ -40,26 +40,26 @@ def worker_arguments(num_workers: int, start_method: str | None = None) -> dict[
         )
     if num_workers == 0:
         return {"num_workers": 0}
-    with _signals_blocked():  # else a signal to the group would end what keeps count of shared memory
+    with _signals_blocked():  # otherwise a signal to the process group would end the tracker of shared memory
         resource_tracker.ensure_running()
     chosen = start_method or multiprocessing.get_start_method()
     return {"num_workers": num_workers, "multiprocessing_context": _CONTEXTS[chosen]()}
 
 
 class _Reader:
-    """A process of multiprocessing, of any start method, that is ended by its parent alone."""
+    """Mixin for the processes of all start methods: only the parent ends such a process."""
 
     def start(self) -> None:
         with _signals_blocked():
             super().start()  # type: ignore[misc]
-        # It does not get SIGTERM, by which multiprocessing and torch end processes that are left over.
+        # multiprocessing and torch end left-over processes by SIGTERM, which this process blocks.
         self._popen.terminate = self._popen.kill  # type: ignore[attr-defined]
 
     def terminate(self) -> None:
         self.kill()  # type: ignore[attr-defined]
 
     def run(self) -> None:
-        # They stay blocked too: torch gives its workers a handler of SIGTERM that ends them.
+        # Signals stay blocked too, because torch installs a SIGTERM handler that ends its workers.
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)
         threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
@@ -67,9 +67,9 @@ class _Reader:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one, then end, whatever is being read."""
+    """Wait until the parent process ends, then exit, whatever is being read."""
     parent, number = multiprocessing.parent_process(), os.getppid()
-    # With forkserver the parent's number is the server's, which lives until the process that uses it has ended.
+    # With forkserver, getppid() is the server, which lives until the process that uses it has ended.
     while parent is not None and os.getppid() == number and not wait([parent.sentinel], CHECK_SECONDS):
         pass
     os._exit(1)
@@ -77,7 +77,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """A process that is started inside has the stop signals blocked from its first moment on."""
+    """Processes that are started in this context have the stop signals blocked from their start."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -113,10 +113,10 @@ _CONTEXTS = {"fork": _ForkContext, "spawn": _SpawnContext, "forkserver": _ForkSe
 
 
 def no_failure_midway() -> None:
-    """Have the loss of a reading process told when a batch is asked for, and not in the middle of a step.
+    """Report the loss of a loader process when the next batch is requested, and not in the middle of a step.
 
-    torch raises it from a handler of SIGCHLD, wherever the program is. Without the handler it is found within five
-    seconds by whoever waits for the batch.
+    torch raises it from a SIGCHLD handler, wherever the program is. Without the handler, the wait for the batch
+    notices it within five seconds.
     """
     handler = signal.getsignal(signal.SIGCHLD)
     is_of_torch = getattr(handler, "__module__", None) == signal_handling.__name__

@@ -34,7 +34,7 @@ from lshfm_pl.detectors.published import (
 from lshfm_pl.detectors.start import Start
 from lshfm_pl.detectors.state_dicts import refuse_not_finite
 from lshfm_pl.detectors.torch_files import download_torch_file
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = [
     "LoadReport",
@@ -235,7 +235,7 @@ def _describe_by_layout(
             )
             raise LSHFMError(
                 f"{contents.source}: {contents.format}, expected the tensors of {titles} with a "
-                f"{bodies}, found {few(contents.weights)}: this project has no such detector."
+                f"{bodies}, found {first_few(contents.weights)}: this project has no such detector."
             )
         if name is None:
             raise LSHFMError(

@@ -16,7 +16,7 @@ from lshfm_pl.detectors.architecture import (
 from lshfm_pl.detectors.backbones.backbone import backbone, import_backbone
 from lshfm_pl.detectors.schema import expected_of
 from lshfm_pl.detectors.start import START_KEYS
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = [
     "EVALUATION_SETTINGS",
@@ -146,6 +146,6 @@ def _message(error: ValidationError, family: Architecture, plain: Mapping[str, A
 def _unknown_key(key: str, family: Architecture) -> str:
     others = [other.name for other in known_architectures() if key in other.schema.model_fields]
     if others:
-        return f"model.{key}: a key of {few(others, 8)}, but this detector is a {family.name}; leave it out."
+        return f"model.{key}: a key of {first_few(others, 8)}, but this detector is a {family.name}; leave it out."
     closest = difflib.get_close_matches(key, list(family.schema.model_fields), n=1, cutoff=0.0)[0]
     return f"model.{key}: no such key; the closest one is {closest}."

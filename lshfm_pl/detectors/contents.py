@@ -25,7 +25,7 @@ from lshfm_pl.detectors.state_dicts import (
     shared_prefix,
 )
 from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = [
     "FORMAT",
@@ -202,10 +202,11 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
         other, chosen = pair
         average_told = f"; the average (EMA) was taken, {other.label} is there too: which={other.label}"
     if chosen is None and networks:
+        labels = first_few((network.label for network in networks), 8)
         raise LSHFMError(
-            f"{name} holds {len(networks)} networks: {few((network.label for network in networks), 8)}. Choose one "
-            f"by which=…, such as which={networks[-1].label} (teacher.which=… for a teacher, model.which=… beside "
-            "model.weights)."
+            f"{name} holds {len(networks)} networks: {labels}. Choose "
+            f"one by which=…, such as which={networks[-1].label} (teacher.which=… for a teacher, model.which=… "
+            "beside model.weights)."
         )
     kind = "state dict"
     if chosen is None:
@@ -228,7 +229,7 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
     weights: Mapping[str, Tensor] = chosen.weights
     others, pair_prefix = "", ""
     if len(networks) > 1 or which in chosen.label.split("."):
-        others = f"The file holds {few((network.label for network in networks), 8)}"
+        others = f"The file holds {first_few((network.label for network in networks), 8)}"
     if holds_pair(weights):
         others = "The file holds a student and its teacher"
         network: Literal["student", "teacher"] = "teacher" if which == "teacher" else "student"
@@ -271,5 +272,5 @@ def _is_state_dict(content: Any) -> bool:
 def _told_type(content: Any) -> str:
     if isinstance(content, Mapping):
         entry = content["model"] if is_published(content) else content
-        return f"dict of {few(entry)}"[:300]
+        return f"dict of {first_few(entry)}"[:300]
     return f"list of {len(content)}"

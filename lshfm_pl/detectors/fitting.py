@@ -12,7 +12,7 @@ from lshfm_pl.detectors.class_rows import with_rows
 from lshfm_pl.detectors.contents import Contents, is_counter
 from lshfm_pl.detectors.load_report import LoadedTensor
 from lshfm_pl.detectors.published import default_class_names, recognise_architecture, recognise_model
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = ["Fit", "fit", "fit_by_class"]
 
@@ -84,7 +84,7 @@ def _class_layers(
     """
     family = architecture_of(detector)
     labels = {} if names is None else _common_labels(detector, names)
-    told = few((_BACKGROUND, *detector.class_names)[label] for label in labels)
+    told = first_few((_BACKGROUND, *detector.class_names)[label] for label in labels)
     made = {}
     for key, own in detector.state_dict().items():
         if not key.startswith(family.class_layers):
@@ -151,7 +151,7 @@ def _check_fit(
     name = detector.config["name"]
     raise LSHFMError(
         f"{contents.source} ({contents.format}) does not fit {name}: {len(missing)} tensors missing, "
-        f"{len(unexpected)} unexpected, {len(misshapen)} of another shape ({few(wrong)}). "
+        f"{len(unexpected)} unexpected, {len(misshapen)} of another shape ({first_few(wrong)}). "
         f"Likely cause: {_likely_cause(name, expected, in_file, wrong)}."
         + (f" {contents.others}: choose by which=…" if contents.others else "")
     )
@@ -188,7 +188,7 @@ def _likely_cause(
     if recognised not in (None, name):
         return f"another detector (the tensors look like {recognised})"
     if not given.keys() & expected.keys():
-        return f"names of another library or network (such as {few(given, 1)})"
+        return f"names of another library or network (such as {first_few(given, 1)})"
     if family is not None and other is not None and family is not other:
         return f"another architecture ({family.title} against {other.title})"
     if any(key.startswith("backbone.") and not key.startswith("backbone.fpn.") for key in wrong):

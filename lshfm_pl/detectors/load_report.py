@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 from typing import Literal
 
-from lshfm_pl.errors import few
+from lshfm_pl.errors import first_few
 
 __all__ = ["LoadReport", "LoadedTensor"]
 
@@ -55,11 +55,11 @@ class LoadReport:
         by_rows = [tensor for tensor in self.tensors if tensor.how == "rows taken"]
         anew = [tensor for tensor in self.tensors if tensor.how == "made anew"]
         parts = (
-            [f"rows of {by_rows[0].told} taken in {few((each.name for each in by_rows), 4)}"]
+            [f"rows of {by_rows[0].told} taken in {first_few((each.name for each in by_rows), 4)}"]
             if by_rows
             else []
         )
-        parts += [f"made anew: {few((each.name for each in anew), 4)}"] if anew else []
+        parts += [f"made anew: {first_few((each.name for each in anew), 4)}"] if anew else []
         return "".join(f"; {part}" for part in parts)
 
     def table(self) -> str:

@@ -13,7 +13,7 @@ from lshfm_pl.data import VOC_CLASSES
 from lshfm_pl.data.coco.dataset import unused_name
 from lshfm_pl.detectors.architecture import Architecture, architecture, known_architectures
 from lshfm_pl.detectors.backbones.backbone import known_backbones
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = [
@@ -189,7 +189,7 @@ def torchvision_weights(name: str, config: Mapping[str, Any]) -> TorchvisionWeig
         known = [f"{each.name}_{key}" for each in known_architectures() for key in each.torchvision_detectors]
         raise LSHFMError(
             f"weights: torchvision has no {name} of a {family.name} with {config.get('backbone')}; it has COCO_V1 "
-            f"of {few(known, len(known))}."
+            f"of {first_few(known, len(known))}."
         ) from error
     return TorchvisionWeights(weights.url, _class_names(weights), detector.frozen_bn_eps)
 

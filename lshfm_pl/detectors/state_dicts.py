@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = [
     "FoundNetwork",
@@ -116,8 +116,8 @@ def refuse_not_finite(source: str, weights: Mapping[str, Tensor]) -> None:
     bad = [key for key, value in weights.items() if value.is_floating_point() and not _is_finite(value)]
     if bad:
         raise LSHFMError(
-            f"{source}: {len(bad)} of {len(weights)} tensors hold NaN or infinite values ({few(bad)}), which make "
-            "all results useless. The training diverged, or the file is damaged: give an earlier one."
+            f"{source}: {len(bad)} of {len(weights)} tensors hold NaN or infinite values ({first_few(bad)}), which "
+            "make all results useless. The training diverged, or the file is damaged: give an earlier one."
         )
 
 

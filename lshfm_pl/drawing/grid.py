@@ -16,7 +16,7 @@ from lshfm_pl.drawing.detection_errors import Entry, detection_errors
 from lshfm_pl.drawing.layout import Cell, compose
 from lshfm_pl.drawing.outlines import Form
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import write_whole
+from lshfm_pl.files import write_atomically
 
 __all__ = ["TRUTH", "detection_grid", "detection_picture", "save_picture"]
 
@@ -135,7 +135,7 @@ def save_picture(picture: Tensor, path: str | Path, *, optimize: bool = True) ->
     """
     stream = io.BytesIO()
     to_pil_image(picture).save(stream, format="PNG", optimize=optimize)
-    return write_whole(Path(path), stream.getvalue())
+    return write_atomically(Path(path), stream.getvalue())
 
 
 def _readable(image: Tensor, scale: int | None, largest_side: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detecto
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
 from lshfm_pl.detectors.contents import described_class_names
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = [
     "STAGES",
@@ -72,7 +72,11 @@ def read_data(
     else:
         stored = next((found for found in map(_data_in, contents) if found is not None), None)
         if stored is None:
-            what = f"{few(files)} does not say which data it was trained on" if files else "no data are given"
+            what = (
+                f"{first_few(files)} does not say which data it was trained on"
+                if files
+                else "no data are given"
+            )
             raise LSHFMError(
                 f"{what}: give data=… as in training, such as data=voc_folder data.root=<folder>"
             )
@@ -169,7 +173,7 @@ def load_for_data(file: str, config: DictConfig, class_names: tuple[str, ...]) -
     detector = load_detector(file, config=model, class_names=class_names, which=config.which)
     if detector.class_names != class_names:
         raise LSHFMError(
-            f"{file}: expected a detector with the data's classes {few(class_names)}; it has "
-            f"{few(detector.class_names)}. Give the data that it was trained on: data=…"
+            f"{file}: expected a detector with the data's classes {first_few(class_names)}; it has "
+            f"{first_few(detector.class_names)}. Give the data that it was trained on: data=…"
         )
     return detector

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import open_regular, whole_file
+from lshfm_pl.files import atomic_file, open_regular
 
 __all__ = ["IOU_THRESHOLDS", "MAX_DETECTIONS", "RECALL_POINTS", "EvaluationRecord", "record_evaluation"]
 
@@ -73,7 +73,7 @@ class EvaluationRecord:
         path = Path(path)
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         arrays["class_names"] = np.array(self.class_names, dtype=np.str_)
-        with whole_file(path) as temporary, temporary.open("wb") as stream:
+        with atomic_file(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, format=np.array(FORMAT), **arrays)
         return path
 

@@ -1,4 +1,4 @@
-"""Trained layers that give a student's features the teacher's width."""
+"""Trained layers that map a student's features to the width of the teacher's features."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +12,12 @@ __all__ = ["Adapter", "make_adapter", "resized"]
 
 
 class Adapter(nn.Module):
-    """A linear layer for rows, 1×1 convolutions for maps: one for all levels, for each level, or for each tower.
+    """A linear layer for rows, or 1×1 convolutions for maps: one for all levels, or one per level or per tower.
 
     Args:
         student: width of the student's features.
-        teacher: width of the teacher's, in the same structure.
-        is_of_maps: the features are maps.
+        teacher: width of the teacher's features, in the same structure.
+        is_of_maps: whether the features are maps.
     """
 
     def __init__(self, student: Channels, teacher: Channels, *, is_of_maps: bool) -> None:
@@ -36,7 +36,7 @@ class Adapter(nn.Module):
             self.layers = layer(student, teacher)
 
     def forward(self, features: Features) -> Features:
-        """Features of the teacher's width, in the same structure."""
+        """Features with the teacher's width, in the same structure."""
         layers: Any = self.layers
         if isinstance(features, dict):
             return {name: [layers[name](level) for level in levels] for name, levels in features.items()}
@@ -47,7 +47,7 @@ class Adapter(nn.Module):
         return [layers(level) for level in features]
 
     def extra_repr(self) -> str:
-        """The widths."""
+        """The widths of student and teacher."""
         return "{} → {}".format(*self.widths)
 
 
@@ -56,12 +56,12 @@ def _convolution(student: int, teacher: int) -> nn.Conv2d:
 
 
 def make_adapter(student: Channels, teacher: Channels, *, is_of_maps: bool) -> Adapter | None:
-    """The adapter from the width of the student to that of the teacher; None where they are the same."""
+    """The adapter from the student's width to the teacher's; None if they are equal."""
     return None if student == teacher else Adapter(student, teacher, is_of_maps=is_of_maps)
 
 
 def resized(student: Features, teacher: Features) -> tuple[Features, Features]:
-    """The features with maps of one size: the smaller of two maps is resized to the larger, bilinearly."""
+    """Resize the smaller of two maps to the size of the larger one, bilinearly, for each pair of maps."""
 
     def larger(one: Tensor, other: Tensor) -> tuple[int, int]:
         return max(one.shape[-2], other.shape[-2]), max(one.shape[-1], other.shape[-1])

@@ -1,4 +1,4 @@
-"""Where in an image a student's features agree with its teacher's."""
+"""Maps that show where in an image the features of student and teacher agree."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +17,19 @@ from lshfm_pl.mimic.losses.lsh import LSH
 __all__ = ["AgreementMap", "agreement_maps", "hash_of"]
 
 HASHES_COMPARED = 1024
-"""Hash functions that the maps of bits look at, at most."""
+"""Largest number of hash functions that the maps of bits use."""
 
 HASHES_AT_ONCE = 128
 
 
 class AgreementMap(NamedTuple):
-    """One grid over an image: `cosine_hw` (−1..1) and `bits_hw` (0..1, 1 − angle / π in expectation).
+    """Agreement over one grid of an image.
 
-    A map is None where it does not exist: the cosine where student and teacher have other numbers of channels, the
-    bits where the features are not those that the hash is of.
+    Attributes:
+        title: for a figure.
+        cosine_hw: cosine of the features, −1..1; None if student and teacher have different numbers of channels.
+        bits_hw: share of equal hash bits, 0..1 (1 − angle / π in expectation); None if the hash does not apply to
+            these features.
     """
 
     title: str
@@ -35,15 +38,15 @@ class AgreementMap(NamedTuple):
 
 
 def hash_of(checkpoint: str | Path | None, teacher: Detector, seed: int) -> tuple[LSH, str]:
-    """The hash that a student was trained with, or a random one, and in words which of the two.
+    """The hash that a student was trained with, or a random one, and a text that says which.
 
     Args:
-        checkpoint: of the student; None draws at once.
-        teacher: whose features it is for; its classifier gives the standard deviation of a random one.
-        seed: of a random one.
+        checkpoint: checkpoint of the student; None for a random hash.
+        teacher: detector whose features are hashed. Its classifier gives the standard deviation of a random hash.
+        seed: seed of a random hash.
 
     Raises:
-        LSHFMError: the checkpoint's hash is of another number of features.
+        LSHFMError: the checkpoint's hash is for another number of features.
     """
     tap = tap_of(teacher)
     head = LSH(tap.num_features, HASHES_COMPARED, std=tap.classifier_std, seed=seed)
@@ -59,21 +62,21 @@ def hash_of(checkpoint: str | Path | None, teacher: Detector, seed: int) -> tupl
 
 
 def agreement_maps(student: Detector, teacher: Detector, image: Tensor, head: LSH) -> list[AgreementMap]:
-    """Cosine and share of equal bits at every place of `feature_grids`.
+    """Cosine and share of equal bits at every place of the grids of `feature_grids`.
 
     Args:
-        student: in evaluation mode, likewise the teacher; both on one device.
-        teacher: of the student's architecture.
+        student: in evaluation mode, on the same device as the teacher.
+        teacher: of the same architecture, in evaluation mode.
         image: uint8 [3, H, W].
         head: the hash.
 
     Returns:
-        A map a grid, on the CPU.
+        One map per grid, on the CPU.
 
     Raises:
         LSHFMError: the two cannot be compared (see `make_tap`).
     """
-    make_tap(student, teacher)  # refuses what cannot be compared
+    make_tap(student, teacher)  # raises if they cannot be compared
     device = next(student.parameters()).device
     grids = feature_grids([student, teacher], image.to(device).float() / 255)
     return [_agreement(grid, head.to(device)) for grid in grids]

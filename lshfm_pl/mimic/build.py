@@ -1,4 +1,4 @@
-"""From the `distill` config group to the terms that are trained."""
+"""Building the trained terms from the `distill` section of a config."""
 
 import inspect
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch
 from hydra.utils import get_class
 from torch import nn
 
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.mimic.features import FeatureTap, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
 from lshfm_pl.mimic.terms import Term, Terms, number_of
@@ -19,7 +19,7 @@ from lshfm_pl.seeding import mix_seed
 __all__ = ["ENTRY_POINTS", "TeacherFacts", "build_losses", "refuse_unnamed_losses"]
 
 ENTRY_POINTS = "lshfm_pl.losses"
-"""Group of the entry points by which other packages name their losses."""
+"""Group of entry points with which other packages register their losses."""
 
 BUILT_IN = {
     "kd": "lshfm_pl.mimic.losses.kd.KD",
@@ -27,35 +27,35 @@ BUILT_IN = {
     "lsh": "lshfm_pl.mimic.losses.lsh.LSH",
     "lshl2": "lshfm_pl.mimic.losses.lshl2.LSHL2",
 }
-"""Losses of configs without `_target_`, as those of older runs are."""
+"""Losses of configs without `_target_`, such as those of older runs."""
 
 OF_TERMS = ("weight", "warmup_steps", "until")
-"""Keys that are arguments of `Term`."""
+"""Keys that are arguments of `Term`, not of the loss."""
 
 BESIDE = "kd_beta"
-"""Key of a feature loss's file that adds the class-logit loss, with `temperature`."""
+"""Key that adds the class-logit loss to a feature loss. Its temperature is the key `temperature`."""
 
 NOT_SETTINGS = ("check_teacher", "name", "_target_")
 
 
 class TeacherFacts:
-    """What a loss's constructor may take from the teacher (see `Loss.follows`).
+    """Facts about the teacher that can be defaults of a loss's constructor arguments (see `Loss.follows`).
 
-    `num_features` is the length D of a feature at `penultimate`, `classifier_std` the standard deviation of the
-    classifier's weight, `activation` what makes scores of the class logits (softmax or sigmoid), `channels` the
-    width of the features at the loss's point: a whole number, for `pyramid` one for each level that both detectors
-    have, for `dense_head` one for each tower.
+    `num_features`: length D of a feature at `penultimate`. `classifier_std`: standard deviation of the classifier's
+    weight. `activation`: `softmax` or `sigmoid`, which turns class logits into scores. `channels`: width of the
+    features at the loss's point: a whole number; for `pyramid` one for each level that both detectors have; for
+    `dense_head` one for each tower.
 
     Args:
-        teacher: the detector.
-        student: the detector that mimics it.
+        teacher: the detector that is mimicked.
+        student: the detector that is trained.
     """
 
     def __init__(self, teacher: Any, student: Any) -> None:
         self._teacher, self._student = tap_of(teacher), tap_of(student)
 
     def fact(self, name: str, point: str) -> Any:
-        """A fact by its name, for a loss that compares at `point`."""
+        """A fact by name, for a loss that compares at `point`."""
         if name == "channels":
             return FeatureTap(self._student, self._teacher, frozenset({point})).channels(point)[1]
         return getattr(self._teacher, name)
@@ -64,22 +64,22 @@ class TeacherFacts:
 def build_losses(
     name: str, teacher: nn.Module, *, student: nn.Module | None = None, init_seed: int = 0, **settings: Any
 ) -> Terms:
-    """The terms that a file of `conf/distill` asks for.
+    """Build the terms that a config of the group `distill` describes.
 
     Args:
-        name: of the file, by which a single loss is logged.
-        teacher: whose features are mimicked.
-        student: asked for the levels of its pyramid where a loss has a trained part for each; None: as the
-            teacher's.
-        init_seed: of the first weights of what a loss trains. The global random numbers are left as they are.
-        settings: the file's other keys. `_target_` is the import path of a `Loss` or a `LossSum`; without it `name`
-            is an entry point of the group `lshfm_pl.losses` or a built-in loss. `weight`, `warmup_steps` and
-            `until` are of the term; `kd_beta` above 0 adds the class-logit loss, with `temperature`. `terms`
-            instead of all these holds the settings of several losses by name. What is left are arguments of the
-            loss.
+        name: name of the config, under which a single loss is logged.
+        teacher: detector whose features are mimicked.
+        student: detector that is trained, which determines the pyramid levels for losses with one trained part per
+            level; None to use the teacher's levels.
+        init_seed: seed of the initial weights of trained parts. The global random state stays unchanged.
+        settings: the other keys of the config. `_target_` is the import path of a `Loss` or a `LossSum`; without
+            it, `name` is an entry point of the group `lshfm_pl.losses` or a built-in loss. `weight`, `warmup_steps`
+            and `until` are arguments of the term. `kd_beta` above 0 adds the class-logit loss with `temperature`.
+            `terms` replaces all of these by the settings of several losses, by name. Other keys are arguments of
+            the loss.
 
     Raises:
-        LSHFMError: unknown name or key, bad number, or a hash file that doesn't fit.
+        LSHFMError: unknown name or key, invalid number, or a hash file that does not fit.
     """
     entries = settings.pop("terms", None)
     if entries is None:
@@ -89,7 +89,7 @@ def build_losses(
         others = [key for key in settings if key not in NOT_SETTINGS]
         if others:
             raise LSHFMError(
-                f"distill.{others[0]}: several losses are given, each with settings of its own; give "
+                f"distill.{others[0]}: with several losses, each has its own settings; give "
                 f"{' or '.join(f'{prefix}{entry}.{others[0]}=…' for entry in entries)}"
             )
     facts = TeacherFacts(teacher, teacher if student is None else student)
@@ -127,7 +127,7 @@ def refuse_unnamed_losses(settings: Mapping[str, Any]) -> None:
 
 
 def _terms_of(entry: str, settings: dict[str, Any], facts: TeacherFacts) -> list[tuple[str, Term]]:
-    """The terms of one entry by the names under which they are logged."""
+    """The terms of one entry, by the names under which they are logged."""
     loss_type = _type_of(str(settings.get("name", entry)), settings.get("_target_"))
     for key in NOT_SETTINGS:
         settings.pop(key, None)
@@ -154,11 +154,11 @@ def _type_of(name: str, target: str | None) -> type[Loss | LossSum]:
         )
     try:
         found = get_class(path)
-    except Exception as error:  # whatever goes wrong in a module of others
+    except Exception as error:  # a third-party module may raise anything at import
         reason = str(error).splitlines()[0]
         raise LSHFMError(f"distill._target_: {path} cannot be imported: {reason}") from error
     if not issubclass(found, Loss | LossSum):
-        raise LSHFMError(f"distill._target_: expected a sub-class of lshfm_pl.mimic.Loss, found {path}")
+        raise LSHFMError(f"distill._target_: expected a subclass of lshfm_pl.mimic.Loss, found {path}")
     return found
 
 
@@ -171,7 +171,7 @@ def _construct(
             settings[argument] = facts.fact(fact, getattr(loss_type, "point", "penultimate"))
     unknown = [key for key in settings if key not in known]
     if unknown:
-        expected = few([key for key in known if key not in getattr(loss_type, "follows", {})], 20)
+        expected = first_few([key for key in known if key not in getattr(loss_type, "follows", {})], 20)
         raise LSHFMError(f"distill.{unknown[0]}: {name} has no such setting; expected one of {expected}")
     missing = [key for key, is_needed in known.items() if is_needed and key not in settings]
     if missing:
@@ -180,11 +180,11 @@ def _construct(
 
 
 def _arguments_of(loss_type: Any) -> dict[str, bool]:
-    """The names of a constructor's arguments, and whether each must be given."""
+    """The names of a constructor's arguments, and whether each is required."""
     found: dict[str, bool] = {}
     for parameter in inspect.signature(loss_type).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
-            rest = getattr(loss_type, "settings_of", None)  # whose further arguments they are
+            rest = getattr(loss_type, "settings_of", None)  # the class that takes the keyword arguments
             found |= {} if rest is None else {**_arguments_of(rest), **found}
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             found[parameter.name] = parameter.default is parameter.empty

@@ -1,4 +1,4 @@
-"""Features of frozen detectors on a sample of images: to calibrate a loss, and to say how alike two of them are."""
+"""Features of frozen detectors on a sample of images, to calibrate a loss or to measure how similar they are."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ __all__ = [
 Batches = Iterable[tuple[list[Tensor], list[dict[str, Tensor]]]]
 
 ROWS_PER_IMAGE = 16
-"""Features kept of an image: few, so that many images fit into memory and none dominates."""
+"""Features kept per image: a small number, so that many images fit into memory and none dominates."""
 
 AGREEMENT_HASHES = 1024
 AGREEMENT_DESCRIPTIONS = {
@@ -39,19 +39,19 @@ AGREEMENT_DESCRIPTIONS = {
 
 
 def sampled_features(teacher: Any, batches: Batches) -> Tensor:
-    """`collect_features` of the teacher, with the global random numbers left as they are."""
-    # A loader draws a number when its iterator is made; training's own must not shift by that.
+    """Features of the teacher as by `collect_features`, without changing the global random state."""
+    # Creating a loader's iterator draws a random number, which must not shift the random numbers of training.
     with torch.random.fork_rng(devices=[]):
         (features_MD,) = collect_features([teacher], batches)
     return features_MD
 
 
 def collect_features(detectors: Sequence[Any], batches: Batches) -> list[Tensor]:
-    """`ground_truth_features` of whole batches, at most 16 rows of each image.
+    """`ground_truth_features` of all batches, with at most `ROWS_PER_IMAGE` rows per image.
 
     Args:
-        detectors: in evaluation mode, all on one device.
-        batches: uint8 images [3, H, W] and targets with `boxes` and `labels`.
+        detectors: detectors in evaluation mode, all on one device.
+        batches: uint8 images [3, H, W], and targets with `boxes` and `labels`.
 
     Returns:
         For each detector the features [M, D], float32 on the CPU.
@@ -72,17 +72,17 @@ def collect_features(detectors: Sequence[Any], batches: Batches) -> list[Tensor]
 
 
 def feature_agreement(student_MD: Tensor, teacher_MD: Tensor) -> dict[str, float]:
-    """How alike paired features are, in direction and in length.
+    """How similar paired features are, in direction and in length.
 
     Returns:
-        The keys of `AGREEMENT_DESCRIPTIONS`, which say what they are; NaN where there are no features.
+        Values for the keys of `AGREEMENT_DESCRIPTIONS`, which explains them; NaN if there are no features.
 
     Raises:
-        LSHFMError: features of different lengths.
+        LSHFMError: the features have different lengths.
     """
     if student_MD.shape != teacher_MD.shape:
         raise LSHFMError(
-            f"agreement: expected features of one length, found {list(student_MD.shape)} (student) and "
+            f"agreement: expected features of equal length, found {list(student_MD.shape)} (student) and "
             f"{list(teacher_MD.shape)} (teacher)"
         )
     if len(student_MD) == 0:

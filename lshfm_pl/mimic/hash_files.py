@@ -1,4 +1,4 @@
-"""Hash matrices in files."""
+"""Reading hash matrices from files."""
 
 import re
 from collections.abc import Mapping
@@ -15,19 +15,21 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["read_hash_file"]
 
 HASH_OF_TERM = re.compile(r"mimic\.[^.]+\.loss\.weight")
-"""A hash matrix in the `state_dict` of a training checkpoint."""
+"""Key of a hash matrix in the `state_dict` of a training checkpoint."""
 
 OLDER_PREFIXES = ("", "mimic.")
-"""Of `weight` and `bias`: in a file of a hash alone, and in training checkpoints of before there were terms."""
+"""Prefixes of `weight` and `bias`: in files of a hash alone, and in older training checkpoints (without terms)."""
 
 
 def read_hash_file(path: str | Path) -> Mapping[str, Any]:
-    """`weight` and `bias` of a hash from a file: {'weight', 'bias'}, or a training checkpoint, ours or published.
+    """Read `weight` and `bias` of a hash from a file.
 
-    Of a checkpoint with several hashes the first is taken.
+    Args:
+        path: a file of {'weight', 'bias'}, or a training checkpoint of this project or of the reference
+            implementation. If a checkpoint has several hashes, the first one is read.
 
     Raises:
-        LSHFMError: no such file, or not a file of tensors.
+        LSHFMError: there is no such file, or it is not a file of tensors.
     """
     content = read_checkpoint(path)
     if isinstance(content, Mapping):

@@ -1,4 +1,4 @@
-"""The structure of features: rows, maps by level, or maps of several towers by level."""
+"""The nested structure of features: rows, maps for each level, or maps for each tower and level."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor
 __all__ = ["Channels", "Features", "mapped", "shapes_of", "tensors_of"]
 
 Features = Tensor | list[Tensor] | dict[str, list[Tensor]]
-"""Rows [N, D]; maps [B, C, h, w] by level; or by the name of a tower its maps by level."""
+"""Rows [N, D]; or a list of maps [B, C, h, w], one per level; or such a list for each tower, by its name."""
 
 Channels = int | tuple[int, ...] | dict[str, int]
-"""Width of features: D or C of all levels; C of each level; C of each tower."""
+"""Width of features: D, or C of all levels; C of each level; C of each tower."""
 
 
 def mapped(function: Callable[..., Tensor], *features: Any) -> Any:
-    """`function` of corresponding tensors, in the structure of the features."""
+    """Apply `function` to corresponding tensors. The result has the structure of the features."""
     first = features[0]
     if isinstance(first, dict):
         return {name: mapped(function, *(each[name] for each in features)) for name in first}
@@ -25,7 +25,7 @@ def mapped(function: Callable[..., Tensor], *features: Any) -> Any:
 
 
 def tensors_of(features: Any) -> Iterator[Tensor]:
-    """The tensors of features, in their order."""
+    """The tensors of nested features, in order."""
     if isinstance(features, Tensor):
         yield features
         return
@@ -34,7 +34,7 @@ def tensors_of(features: Any) -> Iterator[Tensor]:
 
 
 def shapes_of(features: Any) -> Any:
-    """The shapes of features, in their structure."""
+    """The shapes of nested features, in the same structure."""
     if isinstance(features, Tensor):
         return list(features.shape)
     if isinstance(features, dict):

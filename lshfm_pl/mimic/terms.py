@@ -1,4 +1,4 @@
-"""What is trained beside the student's own losses: a weighted sum of named terms."""
+"""The weighted sum of named mimic terms that is trained in addition to the student's own losses."""
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ Pairs = Mapping[str, Pair]
 
 
 class Moment(NamedTuple):
-    """When in a run a batch is: the optimizer step and the epoch, from 0, and a seed of the batch's own."""
+    """Position of a batch in the run: optimizer step and epoch, both from 0, and a seed for this batch."""
 
     step: int = 0
     epoch: int = 0
@@ -26,21 +26,21 @@ class Moment(NamedTuple):
 
 
 def number_of(name: str) -> int:
-    """A number that depends on a term's name alone, for the seeds of its own random numbers."""
+    """A number that depends only on a term's name, used in the seeds of its random numbers."""
     return zlib.crc32(name.encode())
 
 
 class Term(nn.Module):
-    """A loss with its weight in the sum, and the adapter that gives it features of one width.
+    """A loss with its weight in the sum, and an adapter if student and teacher have features of different widths.
 
     Args:
-        loss: says at which point it compares.
-        weight: multiplies the loss.
-        warmup_steps: the weight rises linearly from 0 over so many optimizer steps.
-        until: the term ends after so many epochs; None: it does not.
+        loss: the loss, which also says at which point it compares.
+        weight: factor of the loss.
+        warmup_steps: number of optimizer steps over which the weight rises linearly from 0.
+        until: number of epochs after which the term ends; None for never.
 
     Raises:
-        LSHFMError: a number that is out of range.
+        LSHFMError: a number is out of range.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Term(nn.Module):
         self.adapter: Adapter | None = None
 
     def strength(self, moment: Moment) -> float:
-        """Weight times the loss's own β; 0 once the term has ended. The warm-up does not count."""
+        """Weight times the loss's own β, without the warm-up; 0 once the term has ended."""
         return 0.0 if self._has_ended(moment) else self.weight * getattr(self.loss, "beta", 1.0)
 
     def _has_ended(self, moment: Moment) -> bool:
         return self.until is not None and moment.epoch >= self.until
 
     def factor(self, moment: Moment) -> float:
-        """What the loss is multiplied with."""
+        """Factor of the loss: the weight with its warm-up; 0 once the term has ended."""
         if self._has_ended(moment):
             return 0.0
         rise = min(1.0, (moment.step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
@@ -90,10 +90,10 @@ class Term(nn.Module):
 
 
 class Terms(nn.ModuleDict):
-    """Named terms, whose sum is added to the student's own losses.
+    """Named terms. Their sum is added to the student's own losses.
 
     Args:
-        terms: by the names under which they are logged.
+        terms: terms by the names under which they are logged.
     """
 
     def __init__(self, terms: Mapping[str, Term]) -> None:
@@ -102,7 +102,7 @@ class Terms(nn.ModuleDict):
 
     @classmethod
     def of(cls, **losses: Loss | LossSum) -> "Terms":
-        """Terms of weight 1; each loss of a sum is a term by its own name."""
+        """Terms of weight 1. Each loss of a `LossSum` becomes a term with its own name."""
         terms: dict[str, Term] = {}
         for name, loss in losses.items():
             parts = loss.losses.items() if isinstance(loss, LossSum) else [(name, loss)]
@@ -110,20 +110,20 @@ class Terms(nn.ModuleDict):
         return cls(terms)
 
     def named(self) -> Iterator[tuple[str, Term]]:
-        """The terms by name."""
+        """The terms with their names."""
         for name, term in self.items():
             yield name, cast(Term, term)
 
     @property
     def points(self) -> frozenset[str]:
-        """Where features are compared."""
+        """The points at which features are compared."""
         return frozenset(term.loss.point for _, term in self.named())
 
     def add_adapters(self, tap: FeatureTap, seed: int) -> None:
-        """Give an adapter to each term whose student and teacher have features of different widths.
+        """Add an adapter to each term for which student and teacher have features of different widths.
 
-        Its first weights depend on the seed and the term's name; the global random numbers are left as they are.
-        Class logits are never adapted: they are paired by the names of the classes.
+        Its initial weights depend on the seed and the term's name. The global random state stays unchanged. Class
+        logits are never adapted: they are paired by the names of the classes.
         """
         for name, term in self.named():
             point = term.loss.point
@@ -132,23 +132,23 @@ class Terms(nn.ModuleDict):
                 term.adapter = make_adapter(*tap.channels(point), is_of_maps=tap.is_of_maps(point))
 
     def adapters(self) -> dict[str, Adapter]:
-        """The adapters by the names of their terms."""
+        """The adapters, by the names of their terms."""
         return {name: term.adapter for name, term in self.named() if term.adapter is not None}
 
     def strength(self, moment: Moment) -> float:
-        """That of the strongest term."""
+        """The strength of the strongest term."""
         return max(term.strength(moment) for _, term in self.named())
 
     def forward(self, pairs: Pairs, batch: Batch, moment: Moment) -> dict[str, Tensor]:
-        """Each weighted loss by its name.
+        """The weighted loss of each term, by name.
 
         Args:
-            pairs: by point.
-            batch: that they are of.
-            moment: of the run; random numbers depend on it and the term's name alone.
+            pairs: pair of features for each point.
+            batch: the batch of these features.
+            moment: position in the run. Random numbers depend only on it and on the term's name.
         """
 
-        # Once for all terms of a point, so that their gradients add up in float32.
+        # Cast once for all terms of a point, so that their gradients are summed in float32.
         pairs = {point: _with_float_rows(pair) for point, pair in pairs.items()}
 
         def is_late(entry: tuple[str, Term]) -> bool:
@@ -162,7 +162,7 @@ class Terms(nn.ModuleDict):
         return {name: values[name] for name in self}
 
     def monitored(self) -> dict[str, Tensor]:
-        """Scalars to be logged: by their own names, or with the term's before it where two terms have one name."""
+        """Scalars to log, by name. If two terms use the same name, it is prefixed with the term's name."""
         found = [
             (name, key, value) for name, term in self.named() for key, value in term.loss.monitored().items()
         ]
@@ -170,28 +170,28 @@ class Terms(nn.ModuleDict):
         return {key if keys.count(key) == 1 else f"{name}_{key}": value for name, key, value in found}
 
     def calibrate(self, features_of: Callable[[int], Tensor], broadcast: Callable[[Tensor], Tensor]) -> None:
-        """Let the losses that ask for it see a sample of the teacher's features.
+        """Call `calibrate` of the losses that ask for it with a sample of the teacher's features.
 
         Args:
-            features_of: from a number of training images to features [M, D] at `penultimate`.
-            broadcast: gives every process the first one's tensor.
+            features_of: maps a number of training images to features [M, D] at `penultimate`.
+            broadcast: returns the first process's tensor in every process.
         """
         for _, term in self.named():
             if term.loss.calibration_images:
                 term.loss.calibrate(features_of(term.loss.calibration_images))
                 for name in term.loss.calibrated:
                     buffer = term.loss.get_buffer(name)
-                    # By the CPU: a pickled tensor of a GPU would open that GPU in every process.
+                    # Via the CPU: unpickling a GPU tensor would initialise that GPU in every process.
                     buffer.copy_(broadcast(buffer.cpu()))
 
     def renamed(self, state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        """`state` of a checkpoint under today's names.
+        """The state dict of a checkpoint with current key names.
 
-        Checkpoints of before there were terms have the only hash at `prefix` itself.
+        In checkpoints of versions without terms, the only hash has its keys directly at `prefix`.
 
         Args:
-            state: of a module that holds this one.
-            prefix: of this module's keys in it.
+            state: state dict of a module that contains this one.
+            prefix: prefix of this module's keys in it.
         """
         hashes = [name for name, term in self.named() if "weight" in dict(term.loss.named_buffers())]
         if len(hashes) != 1:

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lshfm_pl.files import write_whole
+from lshfm_pl.files import write_atomically
 from lshfm_pl.metrics.record import RECALL_POINTS
 from lshfm_pl.reporting.groups import Group, Line
 from lshfm_pl.reporting.runs import Run, epochs_done, metric_of_run
@@ -210,4 +210,4 @@ def _saved(figure: Figure, path: Path) -> Path:
         # Letters that the font lacks are shown as boxes. A warning for each of them would not help.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(stream, format="png", dpi=DPI)
-    return write_whole(path, stream.getvalue())
+    return write_atomically(path, stream.getvalue())

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lshfm_pl.errors import few
+from lshfm_pl.errors import first_few
 from lshfm_pl.reporting.comparability import compared_settings
 from lshfm_pl.reporting.groups import Line
 from lshfm_pl.reporting.intervals import FEWEST_IMAGES, FEWEST_SEEDS, IMAGES, Resampled, has_enough_images
@@ -64,8 +64,9 @@ def group_notes(
     if plain and (distilled or teachers) and resampled is not None:
         if images := _lines_covering(lines, IMAGES):
             yield (
-                f"Fewer than {FEWEST_SEEDS} seeds in common with the plain student: the intervals of {few(images)} "
-                "cover other test images, but not other seeds, which may change a figure by as much."
+                f"Fewer than {FEWEST_SEEDS} seeds in common with the plain student: the intervals of "
+                f"{first_few(images)} cover other test images, but not other seeds, which may change a "
+                "figure by as much."
             )
         without = [line.title for line in lines if any(run.record is None for run in line.runs)]
         if len(without) == len(lines):
@@ -73,7 +74,7 @@ def group_notes(
         elif without:
             yield (
                 "There are no intervals over test images for lines with a run that has no evaluation.npz: "
-                f"{few(without)}."
+                f"{first_few(without)}."
             )
         if any(
             run.record is not None and not has_enough_images(run.record)
@@ -96,7 +97,7 @@ def _unpaired(lines: Iterable[Line], of_plain: set[Any]) -> Iterable[str]:
         if line.runs[0].role == "student" and len(own & of_plain) >= FEWEST_SEEDS and own != of_plain:
             partly.append(f"{line.title} ({len(own & of_plain)} seeds)")
     if partly:
-        yield f"These gains use only the seeds that the plain student has too: {few(partly)}."
+        yield f"These gains use only the seeds that the plain student has too: {first_few(partly)}."
 
 
 def _lines_covering(lines: Iterable[Line], covered: str) -> list[str]:

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from lshfm_pl import __version__
-from lshfm_pl.errors import LSHFMError, few
-from lshfm_pl.files import write_whole
+from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.files import write_atomically
 from lshfm_pl.reporting.curves import draw_comparison, draw_precision_recall, draw_training
 from lshfm_pl.reporting.finding import SetAside, find_runs, matching_folders
 from lshfm_pl.reporting.groups import Group
@@ -95,14 +95,14 @@ def report(
         )
         for number, group in enumerate(groups[:GROUPS_WITH_PICTURES], start=1)
     }
-    title = f"Report: {few(Path(item).name or str(item) for item in where)}"
+    title = f"Report: {first_few(Path(item).name or str(item) for item in where)}"
     made = f"Made by lshfm_pl {__version__} on {datetime.now():%Y-%m-%d %H:%M} from {_list(where)}."
     write_csv(run_rows(groups, resampled), folder / RUNS_TABLE)
     write_csv(line_rows(groups, metrics), folder / "summary.csv")
     markdown = _markdown(
         title, made, folder, groups, found.aside, pictures, metrics=metrics, resamples=resampled.resamples
     )
-    write_whole(folder / MARKDOWN, markdown.encode("utf-8", "replace"))
+    write_atomically(folder / MARKDOWN, markdown.encode("utf-8", "replace"))
     return write_page(
         folder / "index.html",
         title=title,

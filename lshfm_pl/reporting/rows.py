@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lshfm_pl.errors import without_controls
-from lshfm_pl.files import write_whole
+from lshfm_pl.files import write_atomically
 from lshfm_pl.metrics.bootstrap import BOOTSTRAP_FIGURES
 from lshfm_pl.reporting.costs import COST_KEYS, cost_of_run
 from lshfm_pl.reporting.groups import Group
@@ -125,7 +125,7 @@ def write_csv(
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _csv_field(value) for key, value in row.items()} for row in rows)
-    return write_whole(path, without_controls(stream.getvalue()).encode("utf-8", "replace"))
+    return write_atomically(path, without_controls(stream.getvalue()).encode("utf-8", "replace"))
 
 
 def _csv_field(value: Any) -> Any:

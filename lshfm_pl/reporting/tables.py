@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import write_whole
+from lshfm_pl.files import write_atomically
 from lshfm_pl.reporting.costs import COST_COLUMNS, COST_KEYS
 from lshfm_pl.reporting.groups import Group, Line
 from lshfm_pl.reporting.intervals import FEWEST_SEEDS, IMAGES, Resampled, verdict
@@ -168,4 +168,4 @@ def write_markdown(
 ) -> Path:
     """Write `comparison_table` to a Markdown file and return its path. See there for arguments and errors."""
     text = f"# Teacher, student, distilled students\n\n{comparison_table(results, metrics)}\n"
-    return write_whole(Path(path), text.encode("utf-8", "replace"))
+    return write_atomically(Path(path), text.encode("utf-8", "replace"))

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import whole_file
+from lshfm_pl.files import atomic_file
 
 __all__ = ["FINGERPRINT_KEY", "LAST", "PREVIOUS", "DurableCheckpointIO", "is_whole", "write_checkpoint"]
 
@@ -54,7 +54,7 @@ def write_checkpoint(checkpoint: Any, path: Path, *, keep_as: Path | None = None
         LSHFMError: it cannot be written; what was at `path` is as it was.
     """
     try:
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()

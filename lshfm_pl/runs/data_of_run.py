@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lshfm_pl.data.fingerprint import CHANGES_TOLD, Fingerprint, differences, fingerprint
-from lshfm_pl.errors import LSHFMError, few
-from lshfm_pl.files import write_whole
+from lshfm_pl.data.fingerprint import MOST_CHANGES_LISTED, Fingerprint, differences, fingerprint
+from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.files import write_atomically
 from lshfm_pl.runs.reading import read_json
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class RunData:
     def write(self, folder: Path) -> None:
         """Keep the fingerprint in the run's folder."""
         text = json.dumps(self.fingerprint, indent=2)
-        write_whole(folder / DATA_FILE, (text + "\n").encode("utf-8"))
+        write_atomically(folder / DATA_FILE, (text + "\n").encode("utf-8"))
 
 
 def fingerprint_in(folder: Path) -> Mapping[str, Any] | None:
@@ -112,7 +112,7 @@ def refuse_other_data(
     if not told:
         return
     roots = f"{root} there, {data.root} here" if str(root) != data.root else f"data.root={root}"
-    text = f"{place} is of a run on other data ({roots}): {few(told, CHANGES_TOLD)}"
+    text = f"{place} is of a run on other data ({roots}): {first_few(told, MOST_CHANGES_LISTED)}"
     if not allow:
         raise LSHFMError(f"{text}. {way_out}")
     log.warning("%s; it goes on with these, as resume_allow_changes=true says", text)

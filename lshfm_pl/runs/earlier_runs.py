@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lshfm_pl.data.fingerprint import CHANGES_TOLD, Fingerprint, differences
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.data.fingerprint import MOST_CHANGES_LISTED, Fingerprint, differences
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.runs.data_of_run import fingerprint_in
 from lshfm_pl.runs.reading import read_json
 from lshfm_pl.runs.results import RESULTS_FILE
@@ -29,8 +29,8 @@ def refuse_older_students(students: Iterable[Path], teacher: Path) -> None:
     older = [run for run in students if (run / RESULTS_FILE).is_file() and _finished(run) < teacher_finished]
     if older:
         raise LSHFMError(
-            f"{few(older)} {'were' if len(older) > 1 else 'was'} finished before the teacher {teacher}: delete "
-            f"{'these folders' if len(older) > 1 else 'the folder'} to train with this teacher"
+            f"{first_few(older)} {'were' if len(older) > 1 else 'was'} finished before the teacher {teacher}: "
+            f"delete {'these folders' if len(older) > 1 else 'the folder'} to train with this teacher"
         )
 
 
@@ -60,8 +60,8 @@ def refuse_runs_on_other_data(runs: Sequence[Path], now: Fingerprint) -> None:
     }
     other = {run: changes for run, known in before.items() if known and (changes := differences(known, now))}
     if other:
-        changed = few(next(iter(other.values())), CHANGES_TOLD)
+        changed = first_few(next(iter(other.values())), MOST_CHANGES_LISTED)
         raise LSHFMError(
-            f"{few(other)}: trained on other data ({changed}). Nothing was changed there: choose another "
+            f"{first_few(other)}: trained on other data ({changed}). Nothing was changed there: choose another "
             "output_dir, or delete these folders to train again"
         )

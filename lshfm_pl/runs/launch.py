@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lshfm_pl.cli import config_folder_flags
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import write_json
 from lshfm_pl.runs.processes import ask_for_end_with_parent
 from lshfm_pl.runs.reading import read_json
@@ -193,10 +193,11 @@ def refuse_other_settings(runs: Sequence[Run]) -> None:
     if not changed:
         return
     (first, changes), *others = changed.items()
-    also = f"; so do {few(folder.name for folder in list(changed)[1:])}" if others else ""
+    also = f"; so do {first_few(folder.name for folder in list(changed)[1:])}" if others else ""
     raise LSHFMError(
-        f"{first} holds a run with other settings ({few(changes, 4)}){also}. Nothing was changed there: give the "
-        f"settings of before, choose another output_dir, or delete {'these folders' if others else 'the folder'}"
+        f"{first} holds a run with other settings ({first_few(changes, 4)}){also}. Nothing was changed there: give "
+        f"the settings of before, choose another output_dir, or delete "
+        f"{'these folders' if others else 'the folder'}"
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import read_bytes, write_whole
+from lshfm_pl.files import read_bytes, write_atomically
 
 __all__ = ["HOLDER_FILE", "FolderInUseError", "hold_folder", "lock_folder"]
 
@@ -91,7 +91,7 @@ def hold_folder(folder: Path, *, what: str = "run", key: str = "hydra.run.dir") 
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     with contextlib.suppress(OSError):  # the lock is what counts
-        write_whole(place / HOLDER_FILE, (json.dumps(about) + "\n").encode())
+        write_atomically(place / HOLDER_FILE, (json.dumps(about) + "\n").encode())
 
 
 def _wait_for(descriptor: int, folder: Path, what: str, key: str) -> None:

@@ -22,7 +22,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lshfm_pl.errors import printable
-from lshfm_pl.files import whole_file, write_whole
+from lshfm_pl.files import atomic_file, write_atomically
 
 __all__ = ["START", "ContinuedCSVLogger", "log_position", "rewind_logs"]
 
@@ -86,7 +86,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 def _write_rows(path: Path, fieldnames: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """In one go: whoever reads, or is killed, sees the old file or the new one."""
     header = dict(zip(fieldnames, fieldnames, strict=True))
-    write_whole(path, _lines(fieldnames, [header, *rows]))
+    write_atomically(path, _lines(fieldnames, [header, *rows]))
 
 
 def _append_rows(path: Path, fieldnames: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -175,7 +175,7 @@ def _rewind_events(path: Path, size: int, steps: int) -> None:
     kept = io.BytesIO()
     writer = RecordWriter(kept)
     # Nothing half-done may stay under a name of such logs: the process may be killed at any moment.
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(path.read_bytes()[:size])
         for record in RawEventFileLoader(str(temporary)).Load():
             if Event.FromString(record).step < steps or Event.FromString(record).HasField("file_version"):

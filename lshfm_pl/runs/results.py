@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import lshfm_pl
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import read_end, write_whole
+from lshfm_pl.files import read_end, write_atomically
 from lshfm_pl.kernels.switches import switches
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.runs.lock import FolderInUseError
@@ -240,7 +240,7 @@ def kept_failure(folder: Path) -> Iterator[None]:
             text = str(error) if is_ours else "".join(traceback.format_exception(error))
         if folder.is_dir() and text is not None:
             with suppress(OSError):  # a full disk, say, must not hide the failure itself
-                write_whole(path, (text.strip() + "\n").encode("utf-8", "backslashreplace"))
+                write_atomically(path, (text.strip() + "\n").encode("utf-8", "backslashreplace"))
         raise
 
 

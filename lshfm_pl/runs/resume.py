@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl.cli import as_dict, in_multirun
-from lshfm_pl.data.fingerprint import CHANGES_TOLD, differences
+from lshfm_pl.data.fingerprint import MOST_CHANGES_LISTED, differences
 from lshfm_pl.detectors.torch_files import read_torch_file
-from lshfm_pl.errors import LSHFMError, few, printable
+from lshfm_pl.errors import LSHFMError, first_few, printable
 from lshfm_pl.renamed import current_path
 from lshfm_pl.runs.checkpoint_files import FINGERPRINT_KEY, LAST, PREVIOUS, is_whole
 from lshfm_pl.runs.data_of_run import RunData, fingerprint_in, refuse_other_data
@@ -183,7 +183,7 @@ def _is_like(folder: Path, config: DictConfig, data: RunData) -> bool:
     if before is not None:
         told = differences(before, data.fingerprint)
         if told:
-            log.info("resume=auto: %s is on other data: %s", folder, few(told, CHANGES_TOLD))
+            log.info("resume=auto: %s is on other data: %s", folder, first_few(told, MOST_CHANGES_LISTED))
         return not told
     if is_known_data(as_dict(config)["data"]):
         return True
@@ -341,7 +341,7 @@ def read_resumable(path: Path, config: DictConfig, data: RunData | None = None) 
         differing = differing_keys(comparable(saved), comparable(as_dict(config)))
         if differing:
             raise LSHFMError(
-                f"resume: {path} is of a run with other settings: {few(differing, 8)}. "
+                f"resume: {path} is of a run with other settings: {first_few(differing, 8)}. "
                 "Resume with the same ones, or give resume_allow_changes=true"
             )
     else:
@@ -361,7 +361,7 @@ def _refuse_other_data(checkpoint: Mapping[str, Any], path: Path, config: DictCo
         batches = _batches_per_epoch(checkpoint)
         if batches is not None and _has_all_batches(config):
             before["batches"] = batches
-        compared = few({"classes": "class names", "batches": "batches an epoch"}[key] for key in before)
+        compared = first_few({"classes": "class names", "batches": "batches an epoch"}[key] for key in before)
         log.warning(
             "resume: %s does not say what its data were; compared of them: %s", path, compared or "nothing"
         )

@@ -19,7 +19,7 @@ from lshfm_pl.detectors.checkpoint import load_start
 from lshfm_pl.detectors.class_names import labels_by_name
 from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.detectors.start import start_of
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.optim import Schedule
@@ -164,8 +164,8 @@ def _tell_other_classes(teacher: Detector, class_names: tuple[str, ...]) -> None
         log.warning(
             "teacher: of the data's classes it does not know %s (it has %s); its features can be mimicked, its AP "
             "on the data cannot be measured",
-            few(missing),
-            few(teacher.class_names, 8),
+            first_few(missing),
+            first_few(teacher.class_names, 8),
         )
     else:
         log.info(

@@ -17,7 +17,7 @@ from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.detectors.cost import detector_cost
 from lshfm_pl.detectors.relabelled import relabelled
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import write_json, write_whole
+from lshfm_pl.files import write_atomically, write_json
 from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.runs.checkpoint_files import LAST
 from lshfm_pl.runs.data_of_run import RunData
@@ -108,11 +108,13 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             checkpoint_bytes = training_state_bytes(module, config.schedule.optimizer.name)
             refuse_full_disk(output_dir, checkpoint_bytes)
             set_results_aside(output_dir)
-            write_whole(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode("utf-8"))
+            write_atomically(
+                output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode("utf-8")
+            )
             data.write(output_dir)
             rewind_logs(output_dir, log_position)
             if (report := start_report(module.detector)) is not None:
-                write_whole(output_dir / LOADED_FILE, report.table().encode("utf-8"))
+                write_atomically(output_dir / LOADED_FILE, report.table().encode("utf-8"))
         callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
         loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
         evaluation_timer = EvaluationTimer()

@@ -164,7 +164,7 @@ def test_first_of_a_list_of_nodes(nodes, first):
         # As Kubeflow and others set them.
         (
             {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"},
-            "WORLD_SIZE=2 of the environment is not read, as nothing tells which of these processes this is",
+            "WORLD_SIZE=2 of the environment is ignored, since the rank of this process is not set",
         ),
         ({"WORLD_SIZE": "1"}, ""),
         (BY_HAND, ""),
@@ -190,9 +190,9 @@ def test_wish_that_is_not_read_is_told_in_one_line(given, told, variables, capsy
             "train",
             "OMPI_COMM_WORLD_SIZE=2: mpirun .*unset OMPI_COMM_WORLD_SIZE",
         ),
-        ({"PMI_SIZE": "4"}, "report", "PMI_SIZE=4: .*which report does not support"),
+        ({"PMI_SIZE": "4"}, "report", "PMI_SIZE=4: .*processes of report, which is not supported"),
         ({"JSM_NAMESPACE_SIZE": "3"}, "evaluate", "JSM_NAMESPACE_SIZE=3: jsrun"),
-        (SRUN_SETS, "compare", "srun has started 4 processes of compare, which is one process"),
+        (SRUN_SETS, "compare", "srun has started 4 processes of compare, which needs only one"),
         (TORCHRUN_SETS, "report", "torchrun has started 2 processes of report"),
     ],
 )
@@ -246,7 +246,7 @@ def test_command_that_is_one_process_forgets_a_place_among_others(variables):
             {"MASTER_ADDR": "n1"},
             1,
             2,
-            r"trainer.num_nodes=2: nothing tells .*\(NODE_RANK, MASTER_PORT not set\)",
+            r"trainer.num_nodes=2: the index of this node is unknown .*\(NODE_RANK, MASTER_PORT not set\)",
         ),
     ],
 )

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from lshfm_pl.cli import Command, told
-from lshfm_pl.cli.failures import tell_thread_failure
+from lshfm_pl.cli import Command, error_message
+from lshfm_pl.cli.failures import print_thread_failure
 from lshfm_pl.errors import LSHFMError
 
 
@@ -70,10 +70,10 @@ def test_defects_say_that_they_are_and_debug_shows_their_traceback(monkeypatch, 
     ],
 )
 def test_errors_of_the_system_name_file_reason_and_what_to_do(number, advice):
-    text = told(OSError(number, os.strerror(number), "run/metrics.csv"))
+    text = error_message(OSError(number, os.strerror(number), "run/metrics.csv"))
     assert text.startswith(f"run/metrics.csv: {os.strerror(number)}; ")
     assert advice in text
-    moved = told(OSError(number, os.strerror(number), "a", None, "b"))
+    moved = error_message(OSError(number, os.strerror(number), "a", None, "b"))
     assert moved.startswith(f"a → b: {os.strerror(number)}; ")
 
 
@@ -81,12 +81,12 @@ def test_failure_of_a_loaders_worker_is_told_without_its_traceback():
     handed_over = LSHFMError(
         "Caught LSHFMError in worker process 0.\nTraceback …\nLSHFMError: a.jpg: is cut off."
     )
-    assert told(handed_over) == "a.jpg: is cut off."
+    assert error_message(handed_over) == "a.jpg: is cut off."
 
 
 def test_job_that_the_cluster_refuses_is_no_defect():
     utils = pytest.importorskip("submitit.core.utils")
-    text = told(utils.FailedJobError("sbatch: error: Memory specification can not be satisfied"))
+    text = error_message(utils.FailedJobError("sbatch: error: Memory specification can not be satisfied"))
     assert "Memory specification can not be satisfied" in text
     assert "hydra.launcher.<key>=" in text
     assert "defect" not in text
@@ -94,7 +94,7 @@ def test_job_that_the_cluster_refuses_is_no_defect():
 
 @pytest.fixture
 def told_as_in_commands(monkeypatch):
-    monkeypatch.setattr(threading, "excepthook", tell_thread_failure)
+    monkeypatch.setattr(threading, "excepthook", print_thread_failure)
 
 
 def run(thread):

@@ -69,7 +69,7 @@ def test_files_of_ones_own_are_chosen_like_those_of_conf(told, arguments, tmp_pa
         (["data=beads", "data.root=.", "data.shade=dark"], "data.shade: expected a number, found the text dark"),
         (["data=beads", "data.root=.", "data.batch_size=0"], "data.batch_size: expected a number of at least 1"),
         (["schedule=brief", "schedule.epochs=-1"], "schedule.epochs: expected a number of at least 1, found -1"),
-        (["model=dots", "model.score_thresh=7"], "as it stands in conf: model.score_thresh=0.1"),
+        (["model=dots", "model.score_thresh=7"], "the default in conf is model.score_thresh=0.1"),
         (["schedule=broken"], "schedule/broken.yaml, line 2: mapping values are not allowed here; expected"),
     ],
 )  # fmt: skip

@@ -94,7 +94,7 @@ def test_copies_with_other_objects_are_told(tmp_path, is_same):
     shutil.copy(folder / "JPEGImages/a.png", folder / "JPEGImages/b.png")
     found = find_faults(make(folder, val_split="train")).faults
     (text,) = {fault.text for _, fault in found if fault.kind == "image-repeated"}
-    assert ("2 objects are of one of them alone" in text) is not is_same
+    assert ("2 objects are annotated in only one" in text) is not is_same
 
 
 def test_evaluation_images_with_errors_are_not_said_to_be_empty(tmp_path):
@@ -239,7 +239,7 @@ def test_only_its_own_output_is_replaced(sound, tmp_path):
             check_data(compose("check_data", overrides=[*names, f"output={output}"]))
 
     for other in (annotations, folder):
-        with pytest.raises(LSHFMError, match=r"output: .*(found another one at|found a folder)"):
+        with pytest.raises(LSHFMError, match=r"output: .*(found another file at|found a folder)"):
             check(other)
     assert annotations.read_bytes() == before
     for _ in range(2):

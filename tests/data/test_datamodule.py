@@ -370,7 +370,7 @@ def test_copies_of_training_images_are_warned_of_with_both_names(tmp_path, caplo
     assert (
         "000002.png: is one of 1 images of data.val_split that are training images too (there it is " in told
     )
-    assert "000100.png): the val results will flatter the detector" in told
+    assert "000100.png): the val results will look better than they are" in told
 
 
 def test_test_images_that_are_validation_images_by_a_link_are_warned_of(tmp_path, caplog):
@@ -416,8 +416,8 @@ def test_training_without_any_object_is_refused(tmp_path):
         ({"aspect_ratio_groups": 1.5}, r"data\.aspect_ratio_groups"),
         ({"seed": -3}, r"data\.seed"),
         ({"flip_probability": 2}, r"data\.flip_probability"),
-        ({"train_split": None}, r"data\.train_split must name a split"),
-        ({"val_split": []}, r"data\.val_split must name a split"),
+        ({"train_split": None}, r"data\.train_split must be the name of a split"),
+        ({"val_split": []}, r"data\.val_split must be the name of a split"),
         ({"class_names": "cat"}, r"data\.class_names must be a list of names.*found 'cat'"),
         ({"class_names": []}, r"data\.class_names must be a list"),
         ({"class_names": ["cat", "dog", "cat"]}, r"data\.class_names has cat more than once"),
@@ -520,7 +520,7 @@ def test_classes_of_a_checkpoint_need_no_training_split(tmp_path):
     assert datamodule.test_set.target(0)["labels"].tolist() == [2]
     other = VOCDataModule(root=folder, train_split="train", val_split="val", num_workers=0)
     other.use_class_names(("cat", "cow"))
-    with pytest.raises(LSHFMError, match="the class 'dog' of object 1 is none of the classes"):
+    with pytest.raises(LSHFMError, match="the class 'dog' of object 1 is not one of the classes"):
         other.setup("test")
     given = VOCDataModule(root=folder, train_split="train", val_split="val", class_names=["dog"])
     given.use_class_names(("cat", "dog"))
@@ -544,7 +544,7 @@ def test_a_set_without_anything_to_find_is_refused(tmp_path, difficult):
     objects = [] if difficult is None else [object_xml("cat", difficult=1)]
     folder = write_voc(tmp_path / "set", "train", {"a": ((64, 48), [object_xml("cat")])})
     write_voc(folder, "val", {"b": ((64, 48), objects)})
-    with pytest.raises(LSHFMError, match=r"val\.txt: no image has an object to find.*nothing to measure"):
+    with pytest.raises(LSHFMError, match=r"val\.txt: no image has an object that counts.*nothing to measure"):
         make(folder)
 
 

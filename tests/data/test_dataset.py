@@ -123,7 +123,7 @@ def test_by_default_a_bad_image_stops_and_is_named(folder, num_workers):
     datamodule = make(folder, num_workers=num_workers, on_bad_sample="error")
     with pytest.raises(LSHFMError, match=r"00000\d\.png|000011\.png") as stopped:
         list(datamodule.train_dataloader())
-    assert "check_data with the same data=… lists all that are bad; data.on_bad_sample=skip" in str(
+    assert "check_data with the same data=… lists all bad images; data.on_bad_sample=skip" in str(
         stopped.value
     )
 

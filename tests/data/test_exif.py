@@ -33,7 +33,9 @@ def test_upright_photos_are_not_told(folder):
 @pytest.mark.parametrize("orientation", range(5, 9))
 def test_photos_that_are_annotated_as_they_are_shown_are_turned(folder, orientation):
     turn(folder, "b", orientation, SIZE[::-1])
-    assert told(folder) == ["EXIF turns or mirrors 1 images: 1 are turned, as their annotated sizes say."]
+    assert told(folder) == [
+        "EXIF rotates or mirrors 1 images: 1 are rotated, as their annotated sizes require."
+    ]
     assert read(folder)[1][0].shape[-2:] == SIZE[::-1]
 
 
@@ -43,13 +45,13 @@ def test_photos_whose_size_does_not_tell_stay_as_they_are(folder, orientation):
     turn(folder, "c", 6, SIZE[::-1])
     (text,) = told(folder)
     assert text.startswith(
-        "EXIF turns or mirrors 2 images: 1 are turned, as their annotated sizes say; 1 stay as "
+        "EXIF rotates or mirrors 2 images: 1 are rotated, as their annotated sizes require; 1 are read as stored"
     )
-    assert text.endswith("b.jpg is the first.")
+    assert text.endswith("the first is b.jpg.")
 
 
 def test_of_large_sets_some_are_looked_at(folder, monkeypatch):
     monkeypatch.setattr(exif, "_MOST", 2)
     turn(folder, "c", 3)
     (text,) = told(folder)
-    assert text.startswith("EXIF turns or mirrors 1 images of 2 that were looked at: 1 stay")
+    assert text.startswith("EXIF rotates or mirrors 1 images of 2 that were checked: 1 are read")

@@ -40,8 +40,8 @@ def test_moved_data_are_the_same():
     ("change", "told"),
     [
         (lambda records: records[:3], "train 4 images → 3"),
-        (lambda records: records[::-1], "train 4 other images, or in another order"),
-        (lambda records: [*records[:3], record(9)], "train 4 other images, or in another order"),
+        (lambda records: records[::-1], "train 4 images are others, or in another order"),
+        (lambda records: [*records[:3], record(9)], "train 4 images are others, or in another order"),
         (
             {"boxes": np.array([[1, 2, 30, 40], [5, 5, 9, 10]], np.float32)},
             "other annotations (8 objects → 8)",

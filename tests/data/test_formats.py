@@ -43,7 +43,9 @@ def csv_folder(tmp_path_factory):
 
 
 def test_a_file_alone_imports_nothing(importable):
-    with pytest.raises(LSHFMError, match=r"found 'boxes_csv.BoxesCSV'. One of your own: give --config-dir="):
+    with pytest.raises(
+        LSHFMError, match=r"found 'boxes_csv.BoxesCSV'. For your own class give --config-dir="
+    ):
         build_datamodule(STORED)
     assert "boxes_csv" not in sys.modules
 
@@ -73,7 +75,7 @@ def test_what_is_no_data_module_is_refused(tmp_path, monkeypatch):
     (tmp_path / "data/a.yaml").write_text("_target_: pathlib.Path\n")
     (tmp_path / "data/b.yaml").write_text("[\n")
     monkeypatch.setattr(paths, "own_config_dir", lambda: tmp_path)
-    with pytest.raises(LSHFMError, match="expected a sub-class of DetectionDataModule, found pathlib.Path"):
+    with pytest.raises(LSHFMError, match="expected a subclass of DetectionDataModule, found pathlib.Path"):
         data_module_of("pathlib.Path")
 
 
@@ -115,7 +117,7 @@ def test_a_format_of_ones_own_is_trained_on_resumed_evaluated_and_drawn(csv_fold
     checkpoint = "checkpoint=whole/checkpoints/last.ckpt"
     cpu = "trainer.accelerator=cpu"
     refused = command(tmp_path, "evaluate", checkpoint, cpu, status=1).stderr
-    assert "found 'boxes_csv.BoxesCSV'. One of your own: give --config-dir=" in refused
+    assert "found 'boxes_csv.BoxesCSV'. For your own class give --config-dir=" in refused
     command(tmp_path, "evaluate", *own, checkpoint, cpu, "hydra.run.dir=evaluated")
     evaluated = json.loads((tmp_path / "evaluated/results.json").read_text())
     assert evaluated["metrics"] == pytest.approx(results["metrics"], nan_ok=True)

@@ -78,7 +78,7 @@ def test_a_jpeg_of_several_pictures_is_a_jpeg(tmp_path, suffix, kinds):
         assert image.format == "MPO"
     faults = inspect_image(path)
     assert [fault.kind for fault in faults] == kinds
-    assert all("holds JPEG, whose suffix is .jpg" in fault.text for fault in faults)
+    assert all("contains JPEG, whose suffix is .jpg" in fault.text for fault in faults)
     assert image_size(path) == (36, 24)
     assert decode_image(path)[0].float().mean() > 190
 

@@ -19,8 +19,9 @@ from lshfm_pl.data.faults import FaultLog, unsafe_path
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
 from lshfm_pl.data.transforms import train_transform
-from lshfm_pl.data.voc.annotations import VOCSource, read_sources
 from lshfm_pl.data.voc.dataset import VOCDetection
+from lshfm_pl.data.voc.layout import VOCSource
+from lshfm_pl.data.voc.sources import read_sources
 from lshfm_pl.errors import LSHFMError
 
 SIZE = (64, 48)

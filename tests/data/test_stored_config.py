@@ -51,7 +51,7 @@ def test_scenes_that_are_there_are_read_where_they_are(tmp_path):
 
 def test_without_an_output_nothing_is_drawn(tmp_path):
     with pytest.raises(
-        LSHFMError, match="the scenes are not at .*named/shapes_.* Give data=shapes data.root="
+        LSHFMError, match="there are no scenes at .*named/shapes_.* Give data=shapes data.root="
     ):
         build_datamodule({**SHAPES, "root": str(tmp_path / "named")})
 

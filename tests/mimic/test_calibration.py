@@ -63,7 +63,7 @@ def test_bits_agree_as_often_as_the_angle_says():
 
 
 def test_agreement_needs_one_length_and_some_features():
-    with pytest.raises(LSHFMError, match="features of one length"):
+    with pytest.raises(LSHFMError, match="features of equal length"):
         feature_agreement(torch.zeros(3, 4), torch.zeros(3, 5))
     assert math.isnan(feature_agreement(torch.zeros(0, 4), torch.zeros(0, 4))["cosine"])
 

@@ -319,14 +319,17 @@ def test_monitored_figures_of_several_hashes_have_the_names_of_their_terms():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"terms": {"l2": {}}, "beta": 7}, r"distill.beta: several losses .* give distill.terms.l2.beta=…"),
+        (
+            {"terms": {"l2": {}}, "beta": 7},
+            r"distill.beta: with several losses.* give distill.terms.l2.beta=…",
+        ),
         ({"terms": {"l2": {}, "kd": {"beta": -1}}}, "distill.terms.kd.beta: expected a finite number"),
         ({"terms": {"l2": {"until": -1}, "kd": {}}}, "distill.terms.l2.until: expected a finite number"),
         ({"terms": {"l2": {}, "none": {}}}, "expected one of kd, l2, lsh, lshl2, .* found 'none'"),
         ({"_target_": "nowhere.Loss"}, "distill._target_: nowhere.Loss cannot be imported"),
         (
             {"_target_": "torch.nn.MSELoss"},
-            "expected a sub-class of lshfm_pl.mimic.Loss, found torch.nn.MSELoss",
+            "expected a subclass of lshfm_pl.mimic.Loss, found torch.nn.MSELoss",
         ),
         (
             {**OWN["of_pyramid"], "weigth": 2},

@@ -50,5 +50,5 @@ def test_runs_on_other_data_are_refused_by_what_has_changed(tmp_path):
         refuse_runs_on_other_data(runs, make_plan(composed(*arguments)).fingerprint)
     annotation = data / "Annotations" / "013.xml"
     annotation.write_text(annotation.read_text().replace("<name>dog</name>", "<name>cat</name>"))
-    with pytest.raises(LSHFMError, match="the same 4 images with other annotations"):
+    with pytest.raises(LSHFMError, match="the same 4 images have other annotations"):
         refuse_runs_on_other_data(runs, make_plan(composed(*arguments)).fingerprint)

@@ -29,9 +29,9 @@ def test_missing_file_of_a_teacher_is_reported_before_anything_is_read(tmp_path)
 @pytest.mark.parametrize(
     ("split", "broken", "expected"),
     [
-        ("train", ("003", "007"), "The train set has 1 more error. .*check_data.* lists all; "
-         "data.on_bad_sample=skip trains without the 2 images that have any"),
-        ("train", ("003",), "check_data.* lists all; data.on_bad_sample=skip trains without the 1 image that"),
+        ("train", ("003", "007"), "The train set has 1 more error. .*check_data.* lists all of them; "
+         "data.on_bad_sample=skip trains without the 2 images with errors"),
+        ("train", ("003",), "check_data.* lists all of them; data.on_bad_sample=skip trains without the 1 image"),
         ("val", ("012",), "Evaluation needs all images, which data.on_bad_sample=skip does not change; .*check_da"),
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ from interruptions import Killed, LastStep
 from omegaconf import OmegaConf, open_dict
 from torture import rows, same, scalars
 
-from lshfm_pl.cli import CONFIG_DIR, told
+from lshfm_pl.cli import CONFIG_DIR, error_message
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs import resume
 from lshfm_pl.runs.checkpoint_files import LAST, PREVIOUS
@@ -224,7 +224,7 @@ def test_failure_outside_of_a_step_loses_none(
         }
     with pytest.raises((OSError, LSHFMError)) as caught:
         train(config)
-    line, *further_advice = told(caught.value).splitlines()
+    line, *further_advice = error_message(caught.value).splitlines()
     assert len(further_advice) <= 1
     assert line.endswith(f"all up to step {LastStep.steps} is saved: give the same command with resume=auto")
     assert read_last(run)["global_step"] == LastStep.steps > 0

@@ -1,67 +1,40 @@
-"""Reading of annotation files in COCO's JSON format: categories, images and boxes."""
+"""Reading annotation files in COCO's JSON format: categories, images and boxes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
-from lshfm_pl.data.coco.images import file_name_of
-from lshfm_pl.data.coco.parse import OTHER_FILE_NAMES, READ_KEYS, REPEATED, parse_coco_json
-from lshfm_pl.data.coco.values import (
-    EntryError,
-    Notes,
-    read_box,
-    read_crowd,
-    read_id,
-    read_name,
-    read_number,
-    read_whole_number,
-    shown,
-)
-from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.spelling import composed
+from lshfm_pl.data.coco.entries import Category, COCOImage, EntryReader
+from lshfm_pl.data.coco.parse import parse_coco_json
+from lshfm_pl.data.coco.values import shown
+from lshfm_pl.data.faults import FaultLog
 
-__all__ = ["COCOFile", "COCOImage", "read_coco_json"]
+__all__ = ["COCOFile", "read_coco_json"]
 
 _NOTES = {
-    "value-read": "values are not as the format says, but can mean one thing only",
-    "entry-repeated": "entries are there already, letter for letter; each is read once",
-    "annotation-id-repeated": "annotations have the id of another one with other content; all are kept",
+    "value-read": "values are in the wrong format, but have only one possible meaning, which is used",
+    "entry-repeated": "entries are exact copies of earlier ones; each is read once",
+    "annotation-id-repeated": "annotations have the id of another one and different content; all are kept",
 }
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class COCOImage:
-    """An entry of `images`; `width` and `height` in pixels are 0 where it doesn't state them.
-
-    `id` is a number, or text that is not the text of a number.
-    """
-
-    id: int | str
-    file_name: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
 class COCOFile:
-    """The content of one annotation file, the annotations as columns in the order of the file.
+    """The content of one annotation file. Annotations are stored as columns, in the order of the file.
 
     Attributes:
         path: the file.
-        categories: id → name, by id.
+        categories: id → name, sorted by id.
         root_category: the name of a category that is the supercategory of all others; None without one.
-        images: by id, as COCO's own tools order them; numbers before text.
-        image_index: int64 [A] of each annotation, into `images`.
+        images: sorted by id, as in COCO's own tools; numbers before text.
+        image_index: int64 [A], index of each annotation's image in `images`.
         category_ids: int64 [A].
         boxes: float64 [A, 4], (x, y, width, height) in pixels, 0-based and continuous.
-        area: float64 [A] of the segmentation in square pixels; of the box where the file has none.
+        area: float64 [A], of the segmentation in square pixels; of the box if the file has none.
         crowd: bool [A], COCO's `iscrowd`.
-        positions: int64 [A], the place of each in the file's list, from 1.
+        positions: int64 [A], position of each annotation in the file's list, from 1.
     """
 
     path: Path
@@ -76,50 +49,33 @@ class COCOFile:
     positions: np.ndarray
 
     def entry(self, index: int) -> str:
-        """An annotation's place for a message: its entry, and the image that it is of."""
+        """The position of an annotation and its image, for a message."""
         image = self.images[self.image_index[index]]
         return (
             f"entry {self.positions[index]} of 'annotations', of image {image.id} ({shown(image.file_name)})"
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Category:
-    id: int
-    name: str
-    supercategory: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Annotation:
-    id: int | str | float | None
-    image_id: int | str
-    category_id: int
-    box: tuple[float, float, float, float]
-    area: float
-    crowd: bool
-
-
 def read_coco_json(path: str | Path, log: FaultLog | None = None) -> COCOFile:
-    """Read the annotations of object detection; segmentations are dropped while parsing.
+    """Read the annotations for object detection. Segmentations are dropped while parsing.
 
-    Values that can mean one thing only are read (`"128"`, `128.0`), and so are entries that come twice; each kind
-    is one warning of the file.
+    Values in the wrong format are read if they have only one possible meaning (`"128"`, `128.0`), and exact
+    copies of entries are read once. Each kind of these gives one warning per file.
 
     Raises:
-        LSHFMError: the file is missing, no JSON, or has an entry that is not as the format says and that `log`
-            does not say to skip; the message names the file and the entry. Objects whose image can't be told are
-            not skipped: an image would lose them.
+        LSHFMError: the file is missing or not JSON, or has an invalid entry and `log` does not skip errors. The
+            message names the file and the entry. An object whose image is unknown is never skipped: an image would
+            lose it.
 
     Source: https://cocodataset.org/#format-data.
     """
     path = Path(path)
     log = log or FaultLog()
-    reader = _Reader(path, parse_coco_json(path), log)
+    reader = EntryReader(path, parse_coco_json(path), log)
     categories = reader.categories()
     images, unusable = reader.images()
     positions, annotations = reader.annotations(categories, images, unusable)
-    reader.notes.tell(path, log, _NOTES)
+    reader.notes.report(path, log, _NOTES)
     index_of = {image_id: index for index, image_id in enumerate(images)}
     return COCOFile(
         path=path,
@@ -135,248 +91,8 @@ def read_coco_json(path: str | Path, log: FaultLog | None = None) -> COCOFile:
     )
 
 
-class _Reader:
-    """Reads the three lists of one file."""
-
-    def __init__(self, path: Path, content: dict[str, Any], log: FaultLog) -> None:
-        self.path = path
-        self.content = content
-        self.log = log
-        self.notes = Notes()
-
-    def categories(self) -> dict[int, _Category]:
-        """By id. Without one of them the labels would be others: nothing of them is to be skipped."""
-        strict = FaultLog()
-        categories: dict[int, _Category] = {}
-        id_of: dict[str, int] = {}
-        for _, entry in self._entries("categories", strict, self._category):
-            known = categories.get(entry.id)
-            if known is not None and known.name != entry.name:
-                text = f"the id {entry.id} more than once: of '{known.name}' and of '{entry.name}'"
-                strict.add(self._fault("id-repeated", f"'categories' has {text}."))
-            elif known is not None:
-                self._note_repeated("categories", entry.id)
-            elif entry.name in id_of:
-                ids = f"its ids are {id_of[entry.name]} and {entry.id}"
-                text = f"'categories' has the name '{entry.name}' more than once: {ids}."
-                strict.add(self._fault("id-repeated", text))
-            categories.setdefault(entry.id, entry)
-            id_of.setdefault(entry.name, entry.id)
-        if not categories:
-            raise FaultError(self._fault("split-empty", "'categories' is empty: there are no classes."))
-        return dict(sorted(categories.items()))
-
-    def images(self) -> tuple[dict[int | str, COCOImage], set[int | str]]:
-        """By id, in the order of the ids; and the ids of entries that can't be used."""
-        images: dict[int | str, COCOImage] = {}
-        unusable: set[int | str] = set()
-        for _, image in self._entries("images", self.log, self._image, unusable):
-            known = images.setdefault(image.id, image)
-            if known != image:
-                text = f"the id {shown(image.id)} more than once: of {shown(known.file_name)} and of "
-                text += f"{shown(image.file_name)}, {image.width} x {image.height}"
-                self.log.add(self._fault("id-repeated", f"'images' has {text}.", image_id=str(image.id)))
-            elif known is not image:
-                self._note_repeated("images", image.id)
-        if not images:
-            raise FaultError(self._fault("split-empty", "'images' is empty."))
-        ordered = sorted(images, key=lambda image_id: (isinstance(image_id, str), image_id))
-        return {image_id: images[image_id] for image_id in ordered}, unusable
-
-    def annotations(
-        self,
-        categories: dict[int, _Category],
-        images: dict[int | str, COCOImage],
-        unusable: set[int | str],
-    ) -> tuple[list[int], list[_Annotation]]:
-        """The places, from 1, and the annotations, without those of images that can't be used."""
-        by_number = _by_number(images)
-
-        def read(entry: dict[str, Any]) -> _Annotation | None:
-            image_id = self._image_id(entry, images, by_number)
-            if image_id in unusable and image_id not in images:
-                return None  # the image is left out already
-            if image_id not in images:
-                text = f"image_id {shown(image_id)} is not the id of any entry of 'images'"
-                raise EntryError(text, "image-unknown")
-            annotation = _read_annotation(entry, image_id, self.notes)
-            if annotation.category_id not in categories:
-                text = f"category_id {annotation.category_id} is not the id of any entry of 'categories'"
-                raise EntryError(text, "category-unknown")
-            return annotation
-
-        positions, annotations = [], []
-        seen: dict[object, _Annotation] = {}
-        for position, annotation in self._entries("annotations", self.log, read):
-            if annotation is None:
-                continue
-            if (
-                annotation.id is not None
-                and (known := seen.setdefault(annotation.id, annotation)) != annotation
-            ):
-                self.notes.place = f"entry {position} of 'annotations'"
-                self.notes.add("annotation-id-repeated", f"the id {shown(annotation.id)}")
-            elif annotation.id is not None and known is not annotation:
-                self._note_repeated("annotations", annotation.id)
-                continue
-            positions.append(position)
-            annotations.append(annotation)
-        return positions, annotations
-
-    def _entries(
-        self,
-        key: str,
-        log: FaultLog,
-        read: Callable[[dict[str, Any]], T],
-        unusable: set[int | str] | None = None,
-    ) -> list[tuple[int, T]]:
-        """The place, from 1, and the content of each entry that can be read; the others are said to `log`."""
-        entries = self.content.get(key)
-        if not isinstance(entries, list):
-            found = ", ".join(key for key in self.content if key in READ_KEYS) or "none of these"
-            text = (
-                f"has no list '{key}': it is {_kind(entries)}."
-                if key in self.content
-                else f"has no list '{key}': expected images, annotations and categories, found {found}. "
-                "Files of captions, of panoptic segments or of images alone have no boxes."
-            )
-            raise FaultError(self._fault("annotation-broken", text))
-        values: list[tuple[int, T]] = []
-        faults: list[Fault] = []
-        lost: list[Fault] = []
-        for position, entry in enumerate(entries, start=1):
-            self.notes.place = f"entry {position} of '{key}'"
-            try:
-                is_object = key == "annotations"
-                if not isinstance(entry, dict):
-                    raise EntryError(f"is {shown(entry)}, expected an object", loses_image=is_object)
-                if REPEATED in entry:
-                    text = f"has '{entry[REPEATED]}' more than once, with different values"
-                    raise EntryError(text, loses_image=is_object and entry[REPEATED] == "image_id")
-                values.append((position, read(entry)))
-            except EntryError as error:
-                fields = entry if isinstance(entry, dict) else {}
-                known_id = f" (id {shown(fields['id'])})" if "id" in fields else ""
-                image_id = _known_image_id(fields, {"images": "id", "annotations": "image_id"}.get(key))
-                text = f"entry {position}{known_id} of '{key}': {error}."
-                is_of_image = image_id is not None and error.kind != "image-unknown"
-                fault = self._fault(error.kind, text, image_id=str(image_id) if is_of_image else "")
-                if unusable is not None and image_id is not None:
-                    unusable.add(image_id)
-                (lost if error.loses_image else faults).append(fault)
-        self.notes.place = ""
-        if lost:
-            raise FaultError(
-                self._summed(lost, "The image of these objects can't be told: skip would not help.")
-            )
-        if len(faults) == len(entries) > 1:
-            raise FaultError(self._summed(faults, "No entry of the list can be read."))
-        for fault in faults:
-            log.add(fault)
-        return values
-
-    def _summed(self, faults: list[Fault], advice: str) -> Fault:
-        others = f" And {len(faults) - 1:,} more." if len(faults) > 1 else ""
-        return self._fault(faults[0].kind, f"{faults[0].text}{others} {advice}")
-
-    def _fault(self, kind: str, text: str, image_id: str = "") -> Fault:
-        return Fault(kind, self.path, text, image_id=image_id)
-
-    def _note_repeated(self, key: str, identifier: object) -> None:
-        self.notes.place = ""
-        self.notes.add("entry-repeated", f"the id {shown(identifier)} of '{key}'")
-
-    def _category(self, entry: dict[str, Any]) -> _Category:
-        above = entry.get("supercategory")
-        name = composed(read_name(entry, "name", self.notes))
-        return _Category(
-            _read_category_id(entry, "id", self.notes), name, above if isinstance(above, str) else None
-        )
-
-    def _image(self, entry: dict[str, Any]) -> COCOImage:
-        image_id = read_id(entry, "id", self.notes)
-        width, height = (read_whole_number(entry, key, self.notes) or 0 for key in ("width", "height"))
-        # A size that can't be is no size: it is read from the image then.
-        file_name = file_name_of(entry, self.notes, OTHER_FILE_NAMES)
-        if entry.get("annotations"):
-            raise EntryError(
-                "has 'annotations' of its own, which would be lost: expected them in their own list"
-            )
-        return COCOImage(image_id, file_name, max(width, 0), max(height, 0))
-
-    def _image_id(
-        self,
-        entry: dict[str, Any],
-        images: dict[int | str, COCOImage],
-        by_number: dict[int, int | str | None],
-    ) -> int | str:
-        """The id of an annotation's image, which may be written otherwise there (`7` and `"007"`)."""
-        try:
-            image_id = read_id(entry, "image_id", self.notes)
-        except EntryError as error:
-            raise EntryError(str(error), error.kind, loses_image=True) from None
-        if image_id in images:
-            return image_id
-        number = _as_number(image_id)
-        meant = None if number is None else by_number.get(number)
-        if meant is None:
-            return image_id
-        self.notes.add("value-read", f"image_id is {shown(image_id)}, read as {shown(meant)}")
-        return meant
-
-
-def _read_annotation(entry: dict[str, Any], image_id: int | str, notes: Notes) -> _Annotation:
-    x, y, width, height = read_box(entry, notes)
-    area = read_number(entry, "area", notes)
-    identifier = entry.get("id")
-    return _Annotation(
-        id=identifier if isinstance(identifier, int | float | str) else None,
-        image_id=image_id,
-        category_id=_read_category_id(entry, "category_id", notes),
-        box=(x, y, width, height),
-        area=width * height if area is None else area,
-        crowd=read_crowd(entry, notes),
-    )
-
-
-def _read_category_id(entry: dict[str, Any], key: str, notes: Notes) -> int:
-    found = read_id(entry, key, notes)
-    if not isinstance(found, int) or abs(found) >= 2**63:
-        raise EntryError(f"{key} is {shown(entry[key])}, expected a whole number")
-    return found
-
-
-def _known_image_id(fields: dict[str, Any], key: str | None) -> int | str | None:
-    """The image that a faulty entry is of, where that can be told."""
-    if key is None:
-        return None
-    try:
-        return read_id(fields, key, Notes())
-    except EntryError:
-        return None
-
-
-def _kind(value: object) -> str:
-    return {"dict": "an object", "NoneType": "null"}.get(type(value).__name__, shown(value)[:40])
-
-
-def _as_number(image_id: int | str) -> int | None:
-    if isinstance(image_id, int):
-        return image_id
-    return int(image_id) if image_id.isascii() and image_id.isdigit() and len(image_id) < 40 else None
-
-
-def _by_number(image_ids: Iterable[int | str]) -> dict[int, int | str | None]:
-    """The id of each number, as 7 of `"007"`; None where two ids are of one number."""
-    found: dict[int, int | str | None] = {}
-    for image_id in image_ids:
-        if (number := _as_number(image_id)) is not None:
-            found[number] = None if number in found else image_id
-    return found
-
-
-def _root(categories: Iterable[_Category]) -> str | None:
-    """The category that all others are below, as Roboflow writes it."""
+def _root(categories: Iterable[Category]) -> str | None:
+    """The category that is the supercategory of all others, as Roboflow writes it."""
     entries = list(categories)
     for root in entries:
         if len(entries) > 1 and all(

@@ -1,4 +1,4 @@
-"""What the boxes of a file in COCO's JSON format look like beside their images: other conventions, wrong areas."""
+"""Checks of the boxes of a file in COCO's JSON format against their images: other conventions, wrong areas."""
 
 from dataclasses import replace
 
@@ -7,59 +7,59 @@ import numpy as np
 from lshfm_pl.data.coco.annotations import COCOFile
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 
-__all__ = ["checked_areas", "tell_of_boxes"]
+__all__ = ["check_boxes", "checked_areas"]
 
 _OVER_THE_BORDER = 0.02
-"""Pixels; less is rounding: COCO's numbers have two decimals."""
+"""Pixels. Smaller excesses are rounding errors: COCO's numbers have two decimals."""
 _ROUNDING = 1.0
-"""Pixels by which corners may leave the image, or an area's box be larger: some tools count both ends."""
+"""Pixels by which a box may leave the image, or by which its area may be larger: some tools count both ends."""
 _FEWEST_BOXES = 2
-"""One box over the border says nothing of the others."""
+"""A single box beyond the border says nothing about the others."""
 _FEWEST_IN_PERCENT = 3
 _MOST = 0.5
 _NEARLY_ALL = 0.9
 _TINY = 2
-"""Pixels of an image's side: there a box of one pixel is as likely."""
+"""Pixels. In images this small, a box of one pixel is likely."""
 _LARGEST_SHARE, _SMALLEST_SHARE = 1.01, 0.001
-"""Of its box, an area can be that much: a diagonal one pixel wide has a thousandth of a box of 1,400 pixels."""
+"""Range of area / area of the box. A diagonal one pixel wide has a thousandth of a box of 1,400 × 1,400 pixels."""
 
 
-def tell_of_boxes(file: COCOFile, sizes: np.ndarray, log: FaultLog) -> None:
-    """Say to `log` which boxes go over the border of their image, by what the file says.
+def check_boxes(file: COCOFile, sizes: np.ndarray, log: FaultLog) -> None:
+    """Warn about boxes that extend beyond their image, and refuse boxes of another convention.
 
     Args:
-        file: what was read.
-        sizes: int64 [I, 2], width and height of each image; 0 where that is not known.
-        log: is told.
+        file: content of the file.
+        sizes: int64 [I, 2], width and height of each image; 0 if unknown.
+        log: receives the warnings.
 
     Raises:
-        FaultError: the file's boxes are of another convention: corners, or parts of the image's size.
+        FaultError: the file's boxes are corners (x1, y1, x2, y2), or fractions of the image size.
     """
     of_image = sizes[file.image_index]
     known = (of_image > 0).all(axis=1)
     counted = known & ~file.crowd
     _refuse_relative(file, of_image, counted)
     _refuse_corners(file, of_image, counted)
-    _tell_of_percent(file, of_image, counted, log)
+    _warn_about_percentages(file, of_image, counted, log)
     corners = file.boxes[:, :2] + file.boxes[:, 2:]
     over = np.maximum(-file.boxes[:, :2], corners - of_image).max(axis=1, initial=-np.inf)
     inside = (corners > 0).all(axis=1) & (file.boxes[:, :2] < of_image).all(axis=1)
     for index in np.flatnonzero(known & inside & (over > _OVER_THE_BORDER)).tolist():
         width, height = of_image[index].tolist()
-        text = f"{file.entry(index)}: the box {_box(file, index)} goes over the border of {width} x {height}."
+        text = f"{file.entry(index)}: the box {_box(file, index)} extends beyond the image of {width} x {height}."
         log.add(Fault("box-partly-outside", file.path, text))
 
 
 def checked_areas(file: COCOFile, log: FaultLog) -> COCOFile:
-    """The file with the box's area where the annotation's can't be that of something in the box: one warning."""
+    """Replace areas that are impossible for their box by the box's area, with one warning for the file."""
     of_box = file.boxes[:, 2] * file.boxes[:, 3]
     largest = _LARGEST_SHARE * (file.boxes[:, 2:] + _ROUNDING).prod(axis=1)
     wrong = (file.area < 0) | (file.area > largest) | ((file.area < _SMALLEST_SHARE * of_box) & (of_box >= 1))
     if wrong.any():
         first = int(np.flatnonzero(wrong)[0])
         text = (
-            f"{int(wrong.sum()):,} of {len(wrong):,} annotations have an area that their box can't have: the box's "
-            f"is taken; the first: {file.entry(first)}: {file.area[first]:g} instead of {of_box[first]:g}."
+            f"{int(wrong.sum()):,} of {len(wrong):,} annotations have an area impossible for their box: "
+            f"the box's is used; the first: {file.entry(first)}: {file.area[first]:g} instead of {of_box[first]:g}."
         )
         log.add(Fault("area-replaced", file.path, text))
     return replace(file, area=np.where(wrong, of_box, file.area))
@@ -71,25 +71,25 @@ def _refuse_relative(file: COCOFile, of_image: np.ndarray, counted: np.ndarray) 
         return
     first = int(np.flatnonzero(counted)[0])
     text = (
-        f"all coordinates are within 0 and 1: relative ones? Expected pixels. The first: {file.entry(first)}: "
+        f"all coordinates are within 0 and 1: are they relative? Expected pixels. The first: {file.entry(first)}: "
         f"bbox {_box(file, first)}."
     )
     raise FaultError(Fault("boxes-relative", file.path, text))
 
 
-def _tell_of_percent(file: COCOFile, of_image: np.ndarray, counted: np.ndarray, log: FaultLog) -> None:
+def _warn_about_percentages(file: COCOFile, of_image: np.ndarray, counted: np.ndarray, log: FaultLog) -> None:
     corners = file.boxes[counted, :2] + file.boxes[counted, 2:]
     is_within = (
         len(corners) >= _FEWEST_IN_PERCENT and (corners <= 100).all() and (file.boxes[counted] >= 0).all()
     )
     if is_within and (of_image[counted] >= 2 * 100).all() and corners.max() > 100 * _MOST:
         size = " x ".join(str(side) for side in of_image[counted].min(axis=0).tolist())
-        text = f"all {len(corners):,} boxes are within 0 and 100, the images have {size} pixels or more: per cent?"
-        log.add(Fault("boxes-in-percent", file.path, f"{text} They are taken as pixels."))
+        text = f"all {len(corners):,} boxes are within 0 and 100 and the images have {size} pixels or more."
+        log.add(Fault("boxes-in-percent", file.path, f"{text} Percentages? They are read as pixels."))
 
 
 def _refuse_corners(file: COCOFile, of_image: np.ndarray, counted: np.ndarray) -> None:
-    """Boxes given as x1, y1, x2, y2: most leave their image, or the areas say so."""
+    """Refuse boxes given as x1, y1, x2, y2: most of them leave their image, or the areas fit only corners."""
     boxes, size, area = file.boxes[counted], of_image[counted], file.area[counted]
     if not len(boxes):
         return

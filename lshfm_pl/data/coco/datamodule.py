@@ -9,32 +9,32 @@ from lshfm_pl.data.coco.dataset import CategoryIds, COCODetection
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.data.transforms import eval_transform
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = ["COCODataModule"]
 
 
 class COCODataModule(DetectionDataModule):
-    """Data in COCO's JSON format, COCO 2017 itself or one's own; see `COCODetection`.
+    """Data in COCO's JSON format: COCO 2017 or your own; see `COCODetection`.
 
-    The class names are those of the file that is read first; the categories of every other file are matched with
-    them by name.
+    The class names are those of the file that is read first. The categories of all other files are matched to them
+    by name.
 
     Args:
-        root: what relative paths below are relative to.
-        train_annotations: the JSON file of the training images; None if there is no training.
-        train_images: the folder of its images.
-        val_annotations: likewise for validation.
-        val_images: likewise for validation.
-        test_annotations: likewise for the test; None is `val_annotations` with `val_images`, whatever else is
-            there.
-        test_images: likewise for the test.
-        class_names: names of the labels 1..C, which the categories are matched with; None takes those of the file
-            that is read first.
+        root: folder to which the paths below are relative.
+        train_annotations: JSON file of the training images; None if there is no training.
+        train_images: folder of the training images.
+        val_annotations: JSON file of the validation images.
+        val_images: folder of the validation images.
+        test_annotations: JSON file of the test images; None for `val_annotations` and `val_images`, whatever other
+            files exist.
+        test_images: folder of the test images.
+        class_names: names of the labels 1..C, to which categories are matched; None for those of the file that is
+            read first.
         category_ids: how categories become labels, see `COCODetection`, also for the next two.
         drop_categories: names of categories without objects that get no label.
-        keep_empty_images: train also on images without annotations, as background.
-        **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
+        keep_empty_images: whether to train on images without annotations too, as background.
+        **loading: arguments of `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
 
     Raises:
         LSHFMError: a value is out of range, or only one of a JSON file and its folder is given.
@@ -113,16 +113,16 @@ class COCODataModule(DetectionDataModule):
         if self._class_names is None:
             self._class_names, self._classes_of = dataset.class_names, annotations
             self._known_categories = dataset.categories
-        self._tell_of_set(dataset, annotations, faults, is_training)
+        self._check_set(dataset, annotations, faults, is_training)
         return dataset
 
     def _refuse_unknown_drops(self, files: tuple[Path, Path], categories: Sequence[str]) -> None:
-        """Once all files have been read: a name that none of them has is misspelt."""
+        """Refuse names that no file has, once all files have been read: they are misspelt."""
         self._categories_of = {**self._categories_of, files: tuple(categories)}  # a copy may read a set again
         known = {name for names in self._categories_of.values() for name in names}
         unknown = set(self.drop_categories) - known
         if unknown and set(self.files.values()) <= {None, *self._categories_of}:
-            paths = few([str(annotations) for annotations, _ in self._categories_of])
+            paths = first_few([str(annotations) for annotations, _ in self._categories_of])
             raise LSHFMError(f"data.drop_categories: there is no category '{min(unknown)}' in {paths}.")
 
     def source(self, split: str) -> tuple[str, object]:

@@ -1,6 +1,6 @@
 """Object detection data sets in COCO's JSON format.
 
-`lshfm_pl.data.coco.annotations` has the format and reads the files; here they become images and targets.
+`lshfm_pl.data.coco.annotations` reads the files; this module makes images and targets of them.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lshfm_pl.data.coco.annotations import COCOFile, read_coco_json
-from lshfm_pl.data.coco.boxes import checked_areas, tell_of_boxes
+from lshfm_pl.data.coco.boxes import check_boxes, checked_areas
 from lshfm_pl.data.coco.categories import (
     CATEGORY_IDS,
     CategoryIds,
@@ -28,41 +28,40 @@ from lshfm_pl.data.images import image_size
 __all__ = ["CATEGORY_IDS", "COCODetection", "CategoryIds", "unused_name"]
 
 _NO_OBJECT_SIDE = 1.0
-"""Pixels; an image none of whose boxes has both sides longer than this counts as one without annotation."""
+"""Pixels. An image without any box whose sides are both longer counts as an image without annotations."""
 
 
 class COCODetection(DetectionDataset):
-    """The images of one annotation file in COCO's JSON format, by image id.
+    """The images of one annotation file in COCO's JSON format, sorted by image id.
 
-    All annotations are read, and all files looked for, when the object is made. Items are those of
-    `DetectionDataset` with `crowd` and `area`; nothing is difficult. `area` is the segmentation's, as COCO's
-    sizes small, medium and large need it, or the box's where the file has none.
+    The constructor reads all annotations and looks for all image files. Items are those of `DetectionDataset` with
+    `crowd` and `area`; no object is difficult. `area` is that of the segmentation, as COCO's sizes small, medium
+    and large require, or that of the box if the file has none.
 
-    Evaluation has every image and annotation, boxes as the file states them. Training follows torchvision's
-    detection reference (`_has_valid_annotation`, `ConvertCocoPolysToMask`): crowd annotations are dropped,
-    boxes are clipped to the image and those without area then dropped, and so are images without any
-    remaining annotation whose stated width and height are both above one pixel. An image that has crowd
-    annotations alone is therefore dropped, which the reference would keep without boxes. How many images are
-    left out, and why, is said to `log`.
+    Evaluation has every image and annotation, with boxes as the file states them. Training follows torchvision's
+    detection reference (`_has_valid_annotation`, `ConvertCocoPolysToMask`). Crowd annotations are dropped. Boxes
+    are clipped to the image, and those without area are dropped. Then images are dropped that have no remaining
+    annotation with a stated width and height above one pixel. So an image with only crowd annotations is dropped;
+    the reference would keep it without boxes. `log` receives how many images are left out, and why.
 
     Args:
         annotation_file: the JSON file.
-        image_folder: what `file_name` is relative to.
-        category_ids: labels are the category ids themselves (`keep`: a label without category gets
-            `unused_name`), or the positions 1..C of the sorted ids (`contiguous`).
-        class_names: names of the labels 1..C, to match the categories with; None takes the file's own.
-        classes_of: where these are from, for messages: a file or the checkpoint.
-        known_categories: id → name there; None where that is not known.
+        image_folder: folder to which `file_name` is relative.
+        category_ids: `keep` uses category ids as labels (a label without category gets `unused_name`);
+            `contiguous` uses the positions 1..C of the sorted ids.
+        class_names: names of the labels 1..C, to which categories are matched; None for those of the file.
+        classes_of: where these are from (a file or the checkpoint), for messages.
+        known_categories: id → name in that source; None if unknown.
         drop_categories: names of categories without objects that get no label.
-        keep_empty_images: train also on images without annotations, as background.
-        training: see above.
-        setting: what the config calls the folder, for messages.
+        keep_empty_images: whether to train on images without annotations too, as background.
+        training: whether to select and clip as for training, see above.
+        setting: the config's name of the folder, for messages.
         transforms: see `DetectionDataset`, also for the next.
-        seed: the seed of the random transforms, at least 0.
-        log: what is told of faults, and says whether they raise or leave the image out; see `DetectionDataset`.
+        seed: seed of the random transforms, at least 0.
+        log: receives faults, and decides whether an error raises or leaves the image out; see `DetectionDataset`.
 
     Raises:
-        LSHFMError: a file is missing or wrong, the category ids can't be labels, or no image is left to train
+        LSHFMError: a file is missing or invalid, the category ids can't be labels, or no image is left to train
             on; the message names the file.
     """
 
@@ -92,7 +91,7 @@ class COCODetection(DetectionDataset):
         )
         paths = find_images(Path(image_folder), file.images, file.path, log, setting)
         sizes = _image_sizes(file, paths, log)
-        tell_of_boxes(file, sizes, log)
+        check_boxes(file, sizes, log)
         file = checked_areas(file, log)
         boxes = np.concatenate([file.boxes[:, :2], file.boxes[:, :2] + file.boxes[:, 2:]], axis=1)
         boxes = boxes.astype(np.float32)
@@ -102,7 +101,7 @@ class COCODetection(DetectionDataset):
         is_bad = np.array([str(image.id) in bad for image in file.images])
         image_kept = ~is_bad
         kept = image_kept[file.image_index]
-        _tell_of_no_area(file, ~has_area & ~file.crowd & kept, training, log)
+        _warn_about_no_area(file, ~has_area & ~file.crowd & kept, training, log)
         if num_crowd := int(file.crowd.sum()):
             text = f"{num_crowd} annotations are crowds: not trained on, ignored in the evaluation."
             log.add(Fault("crowd", file.path, text))
@@ -118,7 +117,7 @@ class COCODetection(DetectionDataset):
             if keep_empty_images:
                 image_kept |= without
             kept &= image_kept[file.image_index]
-            _tell_of_left_out(file, ~image_kept & ~is_bad, without, log)
+            _warn_about_left_out(file, ~image_kept & ~is_bad, without, log)
         area = file.area.astype(np.float32)  # float64 can't go to every device
         labels = np.array([label_of[category_id] for category_id in file.category_ids.tolist()], np.int64)
         super().__init__(
@@ -155,9 +154,10 @@ class COCODetection(DetectionDataset):
         }
 
     def describe(self) -> dict[str, Any]:
-        """Counts: as the base's, unused labels left out; `crowd` annotations of the file; what was dropped.
+        """The counts of the base class without unused labels, and `crowd`, `dropped_boxes` and `dropped_images`.
 
-        `dropped_boxes` are those without area, `dropped_images` those without anything to learn.
+        `crowd` counts the file's crowd annotations, `dropped_boxes` the boxes without area, and `dropped_images`
+        the images without any object to learn.
         """
         counts = super().describe()
         unused = {self.class_names[label - 1] for label in self._unused}
@@ -166,13 +166,14 @@ class COCODetection(DetectionDataset):
 
 
 def _image_sizes(file: COCOFile, paths: Sequence[Path | None], log: FaultLog) -> np.ndarray:
-    """Int64 [N, 2]: width and height, from the image where the entry doesn't state them, 0 where neither has it."""
+    """Int64 [N, 2]: width and height, read from the image if the entry does not state them; 0 if unknown."""
     sizes = np.array([(image.width, image.height) for image in file.images], dtype=np.int64)
     unstated = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
     if unstated:
         first = file.images[unstated[0]]
         text = (
-            f"{len(unstated):,} images have no width and height, {first.id} the first: the files' are taken."
+            f"{len(unstated):,} images have no width and height, the first is {first.id}: the sizes of the "
+            "image files are used."
         )
         log.add(Fault("size-unstated", file.path, text))
     for index in unstated:
@@ -186,8 +187,8 @@ def _image_sizes(file: COCOFile, paths: Sequence[Path | None], log: FaultLog) ->
     return sizes
 
 
-def _tell_of_no_area(file: COCOFile, affected: np.ndarray, training: bool, log: FaultLog) -> None:
-    """Boxes that no detector can be shown, or be asked to find."""
+def _warn_about_no_area(file: COCOFile, affected: np.ndarray, training: bool, log: FaultLog) -> None:
+    """Warn about boxes without area inside the image, which can't be learnt or detected."""
     outcome = "is not trained on" if training else "counts as missed in the evaluation"
     for index in np.flatnonzero(affected).tolist():
         box = ", ".join(f"{value:g}" for value in file.boxes[index])
@@ -195,17 +196,17 @@ def _tell_of_no_area(file: COCOFile, affected: np.ndarray, training: bool, log: 
         log.add(Fault("box-left-out", file.path, text))
 
 
-def _tell_of_left_out(file: COCOFile, left_out: np.ndarray, without: np.ndarray, log: FaultLog) -> None:
-    """The images that are not trained on, in one line, by reason."""
+def _warn_about_left_out(file: COCOFile, left_out: np.ndarray, without: np.ndarray, log: FaultLog) -> None:
+    """One warning with the numbers of images that are not trained on, by reason."""
     if not left_out.any():
         return
     has_single = np.isin(np.arange(len(left_out)), file.image_index[~file.crowd])
     reasons = Counter(
         "without annotations"
         if without[index]
-        else "with boxes of one pixel or outside alone"
+        else "with only boxes of one pixel or outside"
         if has_single[index]
-        else "with crowds alone"
+        else "with only crowds"
         for index in np.flatnonzero(left_out).tolist()
     )
     first = file.images[int(np.flatnonzero(left_out)[0])]
@@ -217,13 +218,13 @@ def _tell_of_left_out(file: COCOFile, left_out: np.ndarray, without: np.ndarray,
     )
     text = (
         f"{int(left_out.sum()):,} of {len(left_out):,} images are left out of training, having nothing to learn: "
-        f"{counts}; {first.file_name} the first.{advice}"
+        f"{counts}; the first is {first.file_name}.{advice}"
     )
     log.add(Fault("images-left-out", file.path, text))
 
 
 def _by_image(image_index: np.ndarray, kept: np.ndarray, num_images: int) -> list[np.ndarray]:
-    """Per image the indices of its kept annotations, in the order of the file."""
+    """For each image the indices of its kept annotations, in the order of the file."""
     order = np.flatnonzero(kept)
     order = order[np.argsort(image_index[order], kind="stable")]
     return np.split(order, np.searchsorted(image_index[order], np.arange(1, num_images)))

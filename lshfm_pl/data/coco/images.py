@@ -1,4 +1,4 @@
-"""The image files of an annotation file in COCO's JSON format: `file_name` → path."""
+"""Finding the image files of an annotation file in COCO's JSON format: `file_name` → path."""
 
 import os
 import posixpath
@@ -17,11 +17,11 @@ __all__ = ["advice", "file_name_of", "find_images"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _LONGEST_PART = 255
-"""Bytes of a name in the usual file systems."""
+"""Bytes of a file name that common file systems allow."""
 _LONGEST_PATH = 4095
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 _LOCAL_FILES = "/data/local-files/"
-"""How Label Studio names files of its own machine: `/data/local-files/?d=<path>`."""
+"""Prefix of Label Studio's names for files on its own machine: `/data/local-files/?d=<path>`."""
 
 _COCO2017_NAMES = ("instances_train2017.json", "instances_val2017.json", "train2017", "val2017")
 _COCO2017_ADVICE = (
@@ -32,27 +32,27 @@ _COCO2017_ADVICE = (
 
 
 class NamedImage(Protocol):
-    """What is needed of an entry of `images`."""
+    """The required attributes of an entry of `images`."""
 
     @property
     def id(self) -> int | str:
-        """Unique in its file."""
+        """Id that is unique in its file."""
 
     @property
     def file_name(self) -> str:
-        """As the entry has it."""
+        """Name as the entry states it."""
 
 
 def file_name_of(entry: dict[str, Any], notes: Notes, others: Sequence[str] = ()) -> str:
-    """The `file_name` of an entry, or what another key names instead of it.
+    """The `file_name` of an entry, or the name under another key.
 
     Args:
-        entry: of `images`.
-        notes: is told what was read although it is not as the format says.
-        others: keys to look for where there is no `file_name`.
+        entry: entry of `images`.
+        notes: receives what was read although it has the wrong format.
+        others: keys to use if there is no `file_name`.
 
     Raises:
-        EntryError: there is none, or it can't name a file anywhere.
+        EntryError: there is no name, or no file can have it.
     """
     key = next((key for key in ("file_name", *others) if key in entry), None)
     if key is None:
@@ -77,15 +77,16 @@ def find_images(
     log: FaultLog | None = None,
     setting: str = "data.{train,val,test}_images",
 ) -> list[Path | None]:
-    """The path of every image, all of them looked for below `folder`; each folder is listed once.
+    """Find the path of every image below `folder`. Each folder is listed once.
 
-    A `file_name` that names no file as it stands is taken without its leading folders (of the annotation tool, or
-    those that `folder` ends with), with `/` for `\\`, in other case or Unicode form, or with the suffix
-    that it lacks, if one file alone fits. All of these are one warning. No path leaves `folder`, but by a link.
+    If no file has exactly the name, these are tried: without leading folders (of the annotation tool, or those at
+    the end of `folder`), `/` instead of `\\`, other case or Unicode form, or with a missing suffix added. One
+    file must be the only match. All such matches give one warning. No path leaves `folder`, except by a symbolic
+    link.
 
     Raises:
-        LSHFMError: the folder is missing, all images are, or one is and `log` does not say to skip it; its path is
-            None then.
+        LSHFMError: the folder is missing, all images are missing, or one is and `log` does not skip errors. If it
+            skips errors, the path of a missing image is None.
     """
     log = log or FaultLog()
     if not folder.is_dir():
@@ -113,14 +114,14 @@ def find_images(
         raise FaultError(_none_found(folder, images, annotation_file, faults[0], setting))
     for fault in faults:
         log.add(fault)
-    texts = {"file-name-read": f"file_names fit a file of {folder} but for their folder or spelling"}
-    notes.tell(annotation_file, log, texts)
-    _tell_of_repeated(below, images, paths, annotation_file, log)
+    texts = {"file-name-read": f"file_names match a file of {folder} except for folder or spelling"}
+    notes.report(annotation_file, log, texts)
+    _report_repeated_files(below, images, paths, annotation_file, log)
     return paths
 
 
 def advice(path: Path) -> str:
-    """What to set where a file or folder is missing."""
+    """What to set if a file or folder is missing."""
     if path.name in _COCO2017_NAMES:
         return _COCO2017_ADVICE
     return (
@@ -130,7 +131,7 @@ def advice(path: Path) -> str:
 
 
 class _NotFoundError(Exception):
-    """No file fits, or more than one does."""
+    """No file matches a name, or more than one does."""
 
     def __init__(self, text: str, advice: str, kind: str = "image-missing") -> None:
         super().__init__(text)
@@ -140,7 +141,7 @@ class _NotFoundError(Exception):
 
 
 class _Folder:
-    """The names below a folder, each folder listed once and when it is asked for."""
+    """The file names below a folder. Each folder is listed once, when it is needed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -150,14 +151,14 @@ class _Folder:
         self._everywhere: dict[str, list[Path]] | None = None
 
     def exact(self, name: str) -> Path | None:
-        """The file of that name, which must not leave the folder."""
+        """The file with exactly this name; None if there is none or it would leave the folder."""
         if unsafe_path(name) is not None:
             return None
         path = self.root / name
         return path if path.name in self.names(path.parent) else None
 
     def names(self, folder: Path) -> dict[str, bool]:
-        """The names in a folder, and whether they are links; none if there is no such folder."""
+        """The names in a folder, and whether they are links; empty if there is no such folder."""
         if folder not in self._names:
             try:
                 with os.scandir(folder) as entries:
@@ -167,7 +168,7 @@ class _Folder:
         return self._names[folder]
 
     def target(self, path: Path) -> str:
-        """What tells a file apart from others, whatever the spelling of its path and the links to it."""
+        """A path that is the same for all spellings of, and links to, a file."""
         if self.names(path.parent).get(path.name):
             return os.path.realpath(path)
         return f"{self._real(path.parent)}/{path.name}"
@@ -178,7 +179,7 @@ class _Folder:
         return self._real_folders[folder]
 
     def resolve(self, name: str) -> Path:
-        """The one file that a name can mean which is none as it stands.
+        """The single file that a name can mean if no file has exactly this name.
 
         Raises:
             _NotFoundError: there is no such file, or more than one.
@@ -218,7 +219,7 @@ class _Folder:
         return _NotFoundError(f"no such image, and it could be {names}", "Give the name of one.")
 
     def _fitting(self, folder: Path, parts: Sequence[str]) -> list[Path]:
-        """The files that fit but for case, Unicode form and a suffix that is not given."""
+        """The files that match except for case, Unicode form and a missing suffix."""
         name, *rest = parts
         names = self.names(folder)
         if folder not in self._folded:
@@ -234,11 +235,11 @@ class _Folder:
         return [folder / known for known in fitting if (folder / known).is_file()]
 
     def _of_stem(self, name: str) -> str | None:
-        """A file of this name with another suffix, for messages."""
+        """A file with this name and another suffix, for messages."""
         return next((known for known in self.names(self.root) if Path(known).stem == Path(name).stem), None)
 
     def _refuse_other_folder(self, parts: Sequence[str], start: int, found: Path) -> None:
-        """A name may begin with a folder that lies beside this one: then the file there may be meant."""
+        """Refuse a match without leading folders if a sibling of this folder has the name of the first of them."""
         if start == 0:
             return
         beside = self.root.absolute().parent
@@ -246,13 +247,13 @@ class _Folder:
         is_this = folded(parts[0]) in (folded(part) for part in self.root.absolute().parts)
         if not is_this and first.is_dir():
             raise _NotFoundError(
-                f"no such image; {parts[0]}/ lies beside this folder, and {_tail(found, self.root)} in this one "
+                f"no such image; {parts[0]}/ is next to this folder, and {_tail(found, self.root)} in this folder "
                 "has the name too",
                 f"Set the folder of images to {beside} if the first is meant.",
             )
 
     def _anywhere(self, name: str) -> list[Path]:
-        """Files of that very name in folders further down."""
+        """Files with this name in deeper folders."""
         if self._everywhere is None:
             self._everywhere = {}
             for folder, files in walk(self.root):
@@ -262,7 +263,7 @@ class _Folder:
 
 
 def _parts(name: str) -> list[str]:
-    """The folders and the name of a file, of a path of any system or a URL; nothing that leads up."""
+    """The folders and the file name of a path of any operating system or of a URL, without `..`."""
     if name.startswith(_LOCAL_FILES) or "://" in name:
         try:
             url = urlsplit(name)
@@ -274,7 +275,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _unquoted(parts: Sequence[str]) -> list[str]:
-    """A path whose names a web server or browser wrote, as `my%20cat.jpg`."""
+    """A path with decoded percent encoding, as in `my%20cat.jpg`."""
     names = [unquote(part) for part in parts]
     return [
         part for name in names for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")
@@ -282,12 +283,12 @@ def _unquoted(parts: Sequence[str]) -> list[str]:
 
 
 def _tail(path: Path, folder: Path) -> str:
-    """A path for a message: below `folder`'s name."""
+    """A path for a message, relative to the parent of `folder`."""
     return (Path(folder.name) / path.relative_to(folder)).as_posix()
 
 
 def _impossible(name: str) -> str | None:
-    """Why no file can have such a name; None if one can."""
+    """Why no file can have this name; None if one can."""
     if has_unprintable(name):
         return "has a character that no file name should have"
     size = len(name.encode())
@@ -310,14 +311,14 @@ def _none_found(
     return Fault("image-missing", folder, f"{text}.\n{advice}")
 
 
-def _tell_of_repeated(
+def _report_repeated_files(
     below: _Folder,
     images: Sequence[NamedImage],
     paths: Sequence[Path | None],
     annotation_file: Path,
     log: FaultLog,
 ) -> None:
-    """One file under several ids: its objects are divided, and each copy has the others' as background."""
+    """Report files with several ids: their objects are divided, and in each copy the others' are background."""
     ids: dict[str, list[int]] = {}
     for index, path in enumerate(paths):
         if path is not None:
@@ -328,10 +329,8 @@ def _tell_of_repeated(
         path = paths[indices[0]]
         assert path is not None
         names = " and ".join(shown(images[index].id) for index in indices)
-        text = (
-            f"file {_tail(path, below.root)} has several ids, {names}: its objects are divided. Give it one."
-        )
+        text = f"file {_tail(path, below.root)} has several ids, {names}: its objects are divided. Give it one id."
         for index in indices:
-            if index != indices[0]:  # skipping has to leave out all of them
+            if index != indices[0]:  # skipping must leave out all of them
                 text = f"image {shown(images[index].id)} is the same file as image {shown(images[indices[0]].id)}."
             log.add(Fault("file-repeated", annotation_file, text, image_id=str(images[index].id)))

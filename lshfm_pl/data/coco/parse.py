@@ -1,4 +1,4 @@
-"""Parsing of annotation files in COCO's JSON format."""
+"""Parsing annotation files in COCO's JSON format."""
 
 import json
 import os
@@ -17,22 +17,22 @@ READ_KEYS = frozenset(
     | {"image_id", "category_id", "bbox", "area", "iscrowd", "x", "y"}
 )
 OTHER_FILE_NAMES = ("path", "filename", "coco_url")
-"""Keys by which tools name an image's file where there is no `file_name`; the last is LVIS's."""
+"""Keys with which some tools name an image's file instead of `file_name`; the last one is LVIS's."""
 REPEATED = "repeated key"
-"""What an object of the file gets that has a key twice, with different values."""
+"""Key that is added to an object of the file in which a key occurs twice with different values."""
 _LARGEST_FILE = 4 * 2**30
-"""Bytes. COCO's largest file has 0.5 GB, LVIS's 1.2 GB; in memory it takes a few times as much."""
+"""Bytes. COCO's largest file has 0.5 GB, LVIS's 1.2 GB; in memory they take a few times as much."""
 _PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZh": "bzip2", b"\xfd7z": "xz"}
 
 
 def parse_coco_json(path: Path) -> dict[str, Any]:
-    """The content of an annotation file: of its objects the `READ_KEYS` alone.
+    """Parse an annotation file. Its objects keep only the keys in `READ_KEYS`.
 
-    An object that has a key twice with different values gets `REPEATED`, and one that has a segmentation but no box
-    whether that is empty.
+    An object in which a key occurs twice with different values gets the key `REPEATED`. An object with a
+    segmentation but no box keeps whether the segmentation is empty.
 
     Raises:
-        FaultError: no such file, a packed or too large one, no JSON, or no object.
+        FaultError: the file does not exist, is packed, too large, not JSON, or does not contain an object.
     """
     if path.is_dir() or not os.path.lexists(path):
         found = "is a folder, expected an annotation file" if path.is_dir() else "no such annotation file"
@@ -41,7 +41,7 @@ def parse_coco_json(path: Path) -> dict[str, Any]:
         data = read_bytes(path, limit=_LARGEST_FILE)
         for start, name in _PACKED.items():
             if data.startswith(start):
-                text = f"is packed by {name}: unpack it and name the JSON file."
+                text = f"is packed with {name}: unpack it and give the JSON file."
                 raise FaultError(Fault("annotation-broken", path, text))
         content = json.loads(data, object_pairs_hook=_without_unread)
     except FaultError:
@@ -53,8 +53,8 @@ def parse_coco_json(path: Path) -> dict[str, Any]:
         text = f"can't be read: {_reason(error)}. Expected a JSON file in COCO's format."
         raise FaultError(Fault("annotation-broken", path, text, line)) from error
     if not isinstance(content, dict):
-        kind = "Detections are written so. " if isinstance(content, list) else ""
-        text = f"holds a {type(content).__name__}: expected an object in COCO's format. {kind}".strip()
+        kind = "Files of detections look like this. " if isinstance(content, list) else ""
+        text = f"contains a {type(content).__name__}: expected an object in COCO's format. {kind}".strip()
         raise FaultError(Fault("annotation-broken", path, text))
     if REPEATED in content:
         text = f"has the key '{content[REPEATED]}' more than once, with different contents. Keep one."
@@ -73,15 +73,15 @@ def _reason(error: BaseException) -> str:
 
 
 def _without_unread(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The polygons are most of a file: let go of them object by object, and not after all is parsed."""
+    """Drop keys that are not read, object by object while parsing: polygons are most of a file."""
     entry = {key: value for key, value in pairs if key in READ_KEYS}
     keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):  # Python would take the last
+    if len(set(keys)) != len(keys):  # Python would use the last one
         for key, value in pairs:
             if key in entry and value != entry[key]:
                 entry[REPEATED] = key
     if not entry.get("bbox") and "segmentation" in keys:
-        # A mask's object is empty by now: its keys are not read.
+        # The object of a mask has no keys left here, since none of them is read.
         entry["segmentation"] = any(value or value == {} for key, value in pairs if key == "segmentation")
     if "file_name" not in entry:
         entry |= {key: value for key, value in pairs if key in OTHER_FILE_NAMES}

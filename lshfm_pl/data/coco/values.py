@@ -1,4 +1,4 @@
-"""Values of an entry in COCO's JSON format: read where they have one meaning, refused where they have none."""
+"""Reading values of entries in COCO's JSON format. A value in the wrong format is read if its meaning is clear."""
 
 import json
 import re
@@ -24,18 +24,18 @@ __all__ = [
 ]
 
 _LARGEST_COORDINATE = 1e9
-"""Pixels: no image has more."""
+"""Pixels. No image has more."""
 _LARGEST_NUMBER = _LARGEST_COORDINATE**2
-"""Nothing is larger; NaN, infinities and integers without a float are outside of ± this too."""
+"""No number is larger; NaN, infinities and integers without a float are refused by it too."""
 _LARGEST_EXACT_FLOAT = 2**53
-"""From here on a float no longer holds every whole number."""
+"""From here on a float can't represent every whole number."""
 _LONGEST_NAME = 255
 """Characters of a category's name or an image's id."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 _MOST_DIGITS = 40
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
-"""Unicode's categories of control characters, surrogates and separators of lines and paragraphs."""
+"""Unicode categories of control characters, surrogates, and line and paragraph separators."""
 _SIDES = ("x", "y", "width", "height")
 _CROWD = {"0": False, "false": False, "1": True, "true": True}
 
@@ -44,8 +44,8 @@ class EntryError(ValueError):
     """What is wrong with an entry.
 
     Attributes:
-        kind: of `faults.ERRORS`.
-        loses_image: whether the entry is an object whose image can't be told.
+        kind: a key of `faults.ERRORS`.
+        loses_image: whether the entry is an object whose image is unknown.
     """
 
     def __init__(self, text: str, kind: str = "annotation-incomplete", *, loses_image: bool = False) -> None:
@@ -55,7 +55,7 @@ class EntryError(ValueError):
 
 
 class Notes:
-    """Counts what was read although it is not as the format says: one warning for each kind and file."""
+    """Counts values that were read although their format is wrong: one warning per kind and file."""
 
     def __init__(self) -> None:
         self.place = ""
@@ -63,20 +63,20 @@ class Notes:
         self._firsts: dict[str, str] = {}
 
     def add(self, kind: str, text: str | Callable[[], str]) -> None:
-        """Count one; the text of the first is kept, with `place`, the entry that is being read."""
+        """Count one. The text of the first one is kept, together with `place`, the entry that is being read."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         if kind not in self._firsts:
             place = f"{self.place}: " if self.place else ""
             self._firsts[kind] = place + (text if isinstance(text, str) else text())
 
-    def tell(self, path: Any, log: FaultLog, texts: dict[str, str]) -> None:
-        """Say the warnings of a file to `log`. `texts` say what was counted, by kind."""
+    def report(self, path: Any, log: FaultLog, texts: dict[str, str]) -> None:
+        """Report the warnings of a file to `log`. `texts` describe what was counted, by kind."""
         for kind, count in self._counts.items():
             log.add(Fault(kind, path, f"{count:,} {texts[kind]}; the first: {self._firsts[kind]}."))
 
 
 def shown(value: object) -> str:
-    """A value for a message: short, on one line, printable; what JSON calls `null` is called so."""
+    """A value for a message: short, on one line and printable; `None` is shown as JSON's `null`."""
     match value:
         case None:
             return "null"
@@ -89,15 +89,15 @@ def shown(value: object) -> str:
 
 
 def refuse_missing(key: str) -> NoReturn:
-    """Raise that an entry has no such key."""
+    """Raise the error for a missing key."""
     raise EntryError(f"has no '{key}'")
 
 
 def read_id(entry: dict[str, Any], key: str, notes: Notes) -> int | str:
-    """An id: a whole number, or text. Text of a whole number is that number.
+    """Read an id: a whole number, or text. The text of a whole number is read as that number.
 
     Raises:
-        EntryError: it is missing or neither of these.
+        EntryError: it is missing, or neither of these.
     """
     value = entry.get(key)
     if type(value) is int:
@@ -119,7 +119,7 @@ def read_id(entry: dict[str, Any], key: str, notes: Notes) -> int | str:
 
 
 def read_whole_number(entry: dict[str, Any], key: str, notes: Notes) -> int | None:
-    """A whole number; None where it is not given: missing, null or empty text.
+    """Read a whole number; None if it is missing, null or empty text.
 
     Raises:
         EntryError: it is something else.
@@ -137,7 +137,7 @@ def read_whole_number(entry: dict[str, Any], key: str, notes: Notes) -> int | No
 
 
 def read_number(entry: dict[str, Any], key: str, notes: Notes) -> float | None:
-    """A finite number; None where it is not given: missing, null or empty text.
+    """Read a finite number; None if it is missing, null or empty text.
 
     Raises:
         EntryError: it is something else.
@@ -155,7 +155,7 @@ def read_number(entry: dict[str, Any], key: str, notes: Notes) -> float | None:
 
 
 def read_crowd(entry: dict[str, Any], notes: Notes) -> bool:
-    """`iscrowd`, False where it is not given.
+    """Read `iscrowd`; False if it is missing.
 
     Raises:
         EntryError: it is neither 0 nor 1.
@@ -176,10 +176,10 @@ def read_crowd(entry: dict[str, Any], notes: Notes) -> bool:
 
 
 def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, float]:
-    """`bbox`: x, y, width, height in pixels.
+    """Read `bbox`: x, y, width, height in pixels.
 
     Raises:
-        EntryError: there is none, it is not four finite numbers, or a side is negative.
+        EntryError: it is missing, not four finite numbers, or has a negative side.
     """
     box = entry.get("bbox")
     if box is None or box == []:
@@ -203,10 +203,10 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
 
 
 def read_name(entry: dict[str, Any], key: str, notes: Notes) -> str:
-    """Text that is not empty and can be a name; a whole number is the text of it.
+    """Read text that is not empty and can be a name. A whole number is read as its text.
 
     Raises:
-        EntryError: it is missing or something else.
+        EntryError: it is missing, or something else.
     """
     if key not in entry:
         refuse_missing(key)
@@ -216,9 +216,9 @@ def read_name(entry: dict[str, Any], key: str, notes: Notes) -> str:
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise EntryError(f"{key} is {shown(value)}, expected text")
-    # Other control characters can be stored; what draws and prints names takes care of them.
+    # Other control characters can be stored; the code that draws and prints names handles them.
     if "\0" in value or any(unicodedata.category(character) == "Cs" for character in value):
-        raise EntryError(f"{key} is {shown(value)}: has a character that can't be stored")
+        raise EntryError(f"{key} is {shown(value)}: it contains a character that can't be stored")
     if len(value) > _LONGEST_NAME:
         raise EntryError(f"{key} has {len(value):,} characters: expected {_LONGEST_NAME} at most")
     return value
@@ -230,7 +230,7 @@ def has_unprintable(text: str) -> bool:
 
 
 def _sides(box: Any) -> list[Any]:
-    """The four values of a box, also of `{x, y, width, height}` and of the text of a list; empty for others."""
+    """The four values of a box, also if it is an object `{x, y, width, height}` or the text of a list; else []."""
     if isinstance(box, dict) and box.keys() == set(_SIDES):
         return [box[key] for key in _SIDES]
     if isinstance(box, str) and len(box) <= _LONGEST_NAME and box.strip().startswith("["):
@@ -245,7 +245,7 @@ def _checked_id(value: str, key: str) -> str:
     if len(value) > _LONGEST_NAME:
         raise EntryError(f"{key} has {len(value):,} characters: expected {_LONGEST_NAME} at most")
     if has_unprintable(value):
-        raise EntryError(f"{key} is {shown(value)}: has characters that can't be printed")
+        raise EntryError(f"{key} is {shown(value)}: it contains characters that can't be printed")
     return value
 
 
@@ -269,7 +269,7 @@ def _is_number(value: object) -> bool:
 
 
 def _number(value: object) -> float | None:
-    """A number, or the text of one; None where it is neither or not finite."""
+    """A number, or the number in a text; None if it is neither, or not finite."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
     return value if _is_number(value) else None  # type: ignore[return-value]

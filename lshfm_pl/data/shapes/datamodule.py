@@ -1,4 +1,4 @@
-"""The data module of the synthetic shapes."""
+"""The data module of synthetic shapes."""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ __all__ = ["ShapesDataModule"]
 
 
 class ShapesDataModule(VOCDataModule):
-    """The synthetic shapes of `lshfm_pl.data.shapes.scenes`, generated below `root` in `prepare_data`.
+    """Synthetic shapes (see `lshfm_pl.data.shapes.scenes`), generated below `root` by `prepare_data`.
 
     Args:
-        root: the folder below which the scenes are written.
+        root: folder below which the scenes are written.
         image_size: see `ShapesSpec`, also for the next three.
-        num_train: training scenes.
-        num_val: validation scenes.
-        num_test: test scenes.
-        scene_seed: the seed of the scenes; `seed` is that of the order and the transforms.
-        **loading: as for `VOCDataModule`: `batch_size`, `num_workers`, `seed`, …
+        num_train: number of training scenes.
+        num_val: number of validation scenes.
+        num_test: number of test scenes.
+        scene_seed: seed of the scenes; `seed` is that of the order and the transforms.
+        **loading: arguments of `VOCDataModule`: `batch_size`, `num_workers`, `seed`, …
 
     Raises:
         LSHFMError: a value is out of range.
@@ -50,11 +50,11 @@ class ShapesDataModule(VOCDataModule):
         )
 
     def write_only_below(self, folder: Path | None) -> None:
-        """As the base class says: scenes that are not there are drawn below `folder`."""
+        """Draw missing scenes below `folder`; see the base class."""
         self.root = root_of_scenes(self.root, self.spec, folder)
 
     def prepare_data(self) -> None:
-        """Generate the scenes unless they are there."""
+        """Generate the scenes unless they exist."""
         generate_shapes(self.root, self.spec)
 
     def _data_folder(self) -> Path:

@@ -1,8 +1,8 @@
-"""The project's own data set: synthetic scenes of simple shapes, written in VOC layout.
+"""Synthetic scenes of simple shapes, written in VOC layout.
 
 A scene has a smooth background (a 3 × 3 grid of colours), two lines as clutter, and one to five shapes of six
-kinds. Colours are random, so that only the form tells the class. Shapes may cover each other; one that shows
-less than `DIFFICULT_BELOW` of itself, or that hardly differs from its background, is marked difficult. Boxes
+classes. Colours are random, so that only the form determines the class. Shapes may cover each other. A shape is
+marked difficult if less than `DIFFICULT_BELOW` of it is visible, or if its colour is close to the background. Boxes
 are tight around the visible part.
 """
 
@@ -23,17 +23,17 @@ from lshfm_pl.files import read_bytes
 __all__ = ["DIFFICULT_BELOW", "SHAPE_CLASSES", "ShapesSpec", "generate_shapes", "shapes_folder"]
 
 SHAPE_CLASSES = ("circle", "cross", "diamond", "ring", "square", "triangle")
-"""The kinds of shapes; `SHAPE_CLASSES[i]` has label `i + 1`."""
+"""The classes of shapes; `SHAPE_CLASSES[i]` has label `i + 1`."""
 
 DIFFICULT_BELOW = 0.55
-"""A shape whose visible share of pixels is lower is marked difficult."""
+"""A shape with a lower visible share of its pixels is marked difficult."""
 
 _RECIPE_VERSION = 1
 _STAMP = "shapes.json"
 _LARGEST_STAMP = 10_000
 """Bytes."""
 _LARGEST_SEED = 2**32 - 1
-"""Of numpy's RandomState."""
+"""The largest seed of numpy's RandomState."""
 _DRAWN_AT_LEAST = 0.25
 _FAINT_SHARE = 0.04
 _PLACEMENT_TRIES = 20
@@ -42,17 +42,17 @@ _JPEG_QUALITY = 95
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShapesSpec:
-    """What a set of scenes is made from: equal values give equal files.
+    """The parameters of a set of scenes. Equal values give equal files.
 
     Args:
         image_size: side of the square scenes in pixels; the radii (11 to 30 at 128) scale with it.
-        num_train: scenes in the split `train`.
-        num_val: scenes in the split `val`.
-        num_test: scenes in the split `test`.
+        num_train: number of scenes in the split `train`.
+        num_val: number of scenes in the split `val`.
+        num_test: number of scenes in the split `test`.
         seed: seed of the scenes, 0 to 2^32 - 1.
 
     Raises:
-        LSHFMError: a number is too small, or the seed too large.
+        LSHFMError: a number is too small, or the seed is too large.
     """
 
     image_size: int = 128
@@ -77,13 +77,13 @@ class ShapesSpec:
 
     @property
     def stamp(self) -> dict[str, int]:
-        """The values and the version of the recipe, as written beside the scenes."""
+        """The parameters and the version of the recipe, as written next to the scenes."""
         return {"recipe_version": _RECIPE_VERSION, **dataclasses.asdict(self)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _SceneObject:
-    """`box` is (xmin, ymin, xmax, ymax) in VOC's 1-based inclusive pixels."""
+    """A shape in a scene; `box` is (xmin, ymin, xmax, ymax) in VOC's 1-based inclusive pixels."""
 
     name: str
     box: tuple[int, int, int, int]
@@ -91,18 +91,18 @@ class _SceneObject:
 
 
 def shapes_folder(root: str | Path, spec: ShapesSpec) -> Path:
-    """The folder of a set of scenes below `root`; other parameters have another folder."""
+    """The folder of a set of scenes below `root`. Other parameters give another folder."""
     digest = hashlib.sha256(json.dumps(spec.stamp, sort_keys=True).encode()).hexdigest()
     return Path(root).expanduser() / f"shapes_{digest[:8]}"
 
 
 def generate_shapes(root: str | Path, spec: ShapesSpec) -> Path:
-    """Write the scenes in VOC layout below `root`, unless they are there, and return their folder.
+    """Write the scenes in VOC layout below `root` unless they exist, and return their folder.
 
-    Several processes may do this at once: each writes a folder of its own and the first to finish names it.
+    Several processes may do this at the same time: each writes its own folder, and the first to finish renames it.
 
     Raises:
-        LSHFMError: the folder exists but is not this set of scenes, or can't be written.
+        LSHFMError: the folder exists but contains something else, or can't be written.
     """
     folder = shapes_folder(root, spec)
     if folder.exists():
@@ -142,7 +142,7 @@ def _write_scenes(folder: Path, spec: ShapesSpec) -> None:
     for split_number, (split, number) in enumerate(numbers.items()):
         image_ids = [f"{split}_{index:06d}" for index in range(number)]
         for index, image_id in enumerate(image_ids):
-            # RandomState, because numpy keeps its stream the same for ever; Generator's may change.
+            # RandomState, because numpy guarantees its stream; that of Generator may change.
             random = np.random.RandomState([spec.seed, split_number, index])
             pixels, objects = _draw_scene(random, spec.image_size)
             path = folder / "JPEGImages" / f"{image_id}.jpg"
@@ -155,7 +155,7 @@ def _write_scenes(folder: Path, spec: ShapesSpec) -> None:
 
 
 def _draw_scene(random: np.random.RandomState, size: int) -> tuple[np.ndarray, list[_SceneObject]]:
-    """One scene: uint8 [size, size, 3] RGB and its objects, in drawing order."""
+    """Draw a scene: uint8 [size, size, 3] RGB, and its objects in drawing order."""
     canvas = _background(random, size)
     for _ in range(2):
         canvas[_line(random, size)] = random.uniform(0, 255, 3)
@@ -196,13 +196,13 @@ def _background(random: np.random.RandomState, size: int) -> np.ndarray:
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The x and y of every pixel's centre, each broadcastable to [size, size]."""
+    """The x and y coordinates of all pixel centres, broadcastable to [size, size]."""
     centres = np.arange(size) + 0.5
     return centres[None, :], centres[:, None]
 
 
 def _line(random: np.random.RandomState, size: int) -> np.ndarray:
-    """Bool [size, size]: the pixels within half a line's width of a random segment."""
+    """Bool [size, size]: the pixels of a random line segment."""
     x, y = _grid(size)
     start, end = random.uniform(0, size, (2, 2))
     half_width = random.uniform(0.5, 1.5) * size / 128
@@ -213,7 +213,7 @@ def _line(random: np.random.RandomState, size: int) -> np.ndarray:
 
 
 def _place(random: np.random.RandomState, size: int, name: str, masks: list[np.ndarray]) -> np.ndarray | None:
-    """A shape inside the scene that leaves enough of the earlier ones to see; None if there is no room."""
+    """The mask of a shape that leaves enough of the earlier shapes visible; None if no place was found."""
     for _ in range(_PLACEMENT_TRIES):
         radius = random.uniform(11, 30) * size / 128
         centre_x, centre_y = random.uniform(radius, size - radius, 2)
@@ -229,7 +229,7 @@ def _place(random: np.random.RandomState, size: int, name: str, masks: list[np.n
 def _shape_mask(
     name: str, size: int, centre_x: float, centre_y: float, radius: float, angle: float
 ) -> np.ndarray:
-    """Bool [size, size]: the pixels whose centre is inside the shape, all within `radius` of its centre."""
+    """Bool [size, size]: the pixels whose centre is inside the shape, which fits into a circle of `radius`."""
     x, y = _grid(size)
     x, y = (x - centre_x) / radius, (y - centre_y) / radius
     u = np.cos(angle) * x + np.sin(angle) * y
@@ -247,13 +247,13 @@ def _shape_mask(
         case "cross":
             return (np.minimum(np.abs(u), np.abs(v)) <= 0.25) & (np.maximum(np.abs(u), np.abs(v)) <= 0.95)
         case "triangle":
-            # Equilateral, apex up: the three sides are half a radius from the centre.
+            # Equilateral with the apex up: the three sides are half a radius from the centre.
             return (v <= 0.5) & (np.sqrt(0.75) * np.abs(u) - 0.5 * v <= 0.5)
     raise ValueError(f"unknown shape {name}")
 
 
 def _colour(random: np.random.RandomState, surroundings: np.ndarray, faint: bool) -> np.ndarray:
-    """A colour at least 90 (of 442) away from the surroundings, or about 20 when faint."""
+    """A colour at a distance of at least 90 (of 442) from the surroundings, or about 20 if `faint`."""
     if faint:
         return surroundings + 12 * np.sign(random.uniform(-1, 1, 3))
     colours = random.uniform(0, 255, (50, 3))
@@ -262,7 +262,7 @@ def _colour(random: np.random.RandomState, surroundings: np.ndarray, faint: bool
 
 
 def _visible(masks: list[np.ndarray]) -> list[np.ndarray]:
-    """What of each shape the later ones leave to see."""
+    """The visible part of each shape, which later shapes do not cover."""
     visible = []
     covered = np.zeros_like(masks[0])
     for mask in reversed(masks):

@@ -1,41 +1,42 @@
-"""What the numbers of all boxes of a set in VOC layout say of how they were counted."""
+"""Checks of the coordinate convention of a set in VOC layout, by the values of all its boxes."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.voc.annotations import Annotation, object_line
+from lshfm_pl.data.voc.annotations import Annotation
+from lshfm_pl.data.voc.parse import object_line
 
-__all__ = ["is_relative", "tell_of_coordinates"]
+__all__ = ["check_coordinates", "is_relative"]
 
 _PER_CENT = 100
 _SMALLEST_IMAGE = 150
-"""Pixels: where every side of every image is longer, boxes up to 100 that have fractions look like per cent."""
+"""Pixels. If all images are larger, fractional coordinates up to 100 look like percentages."""
 _BOXES_FOR_PER_CENT = 3
 
 
 def is_relative(box: Sequence[float], first_pixel: int) -> bool:
-    """Whether all corners are within 0 and 1, and not all whole, as those of a pixel in the corner are.
+    """Whether all corners are within 0 and 1 and at least one is fractional (a box of corner pixels has none).
 
     Args:
         box: x1, y1, x2, y2 as they were read.
-        first_pixel: what was taken off x1 and y1.
+        first_pixel: what was subtracted from x1 and y1.
     """
     corners = (box[0] + first_pixel, box[1] + first_pixel, box[2], box[3])
     return all(0 <= corner <= 1 for corner in corners) and any(corner not in (0, 1) for corner in corners)
 
 
-def tell_of_coordinates(annotations: Sequence[Annotation], first_pixel: int, log: FaultLog) -> None:
-    """Refuse relative coordinates, and say whether they seem to be counted from 0.
+def check_coordinates(annotations: Sequence[Annotation], first_pixel: int, log: FaultLog) -> None:
+    """Refuse relative coordinates, and warn if coordinates seem to be percentages or to start at 0.
 
     Args:
-        annotations: of a whole set.
-        first_pixel: what was taken off the left and upper corners.
-        log: is told.
+        annotations: the annotations of a whole set.
+        first_pixel: what was subtracted from the left and top coordinates.
+        log: receives the warnings.
 
     Raises:
-        FaultError: the coordinates are no pixels, of all boxes: nothing of that is to be skipped.
+        FaultError: no box of the set is in pixels, so skipping single boxes makes no sense.
     """
     boxes = [box for annotation in annotations for box in annotation.boxes]
     if not boxes:
@@ -46,7 +47,7 @@ def tell_of_coordinates(annotations: Sequence[Annotation], first_pixel: int, log
     first = annotated[0]
     is_within_1 = bool((corners >= 0).all() and (corners <= 1).all())
     if len(annotated) > 1 and is_within_1 and any(is_relative(box, first_pixel) for box in boxes):
-        raise _not_pixels(first, "all coordinates are within 0 and 1: relative ones? Expected pixels.")
+        raise _not_pixels(first, "all coordinates are within 0 and 1: are they relative? Expected pixels.")
     sides = [side for annotation in annotations for side in (annotation.width, annotation.height)]
     has_fractions = bool((corners != corners.round()).any())
     is_large = min(sides) > _SMALLEST_IMAGE
@@ -58,8 +59,8 @@ def tell_of_coordinates(annotations: Sequence[Annotation], first_pixel: int, log
         and corners.max() <= _PER_CENT
     ):
         text = (
-            f"all {len(boxes):,} boxes are fractions within 0 and 100, in larger images: per cent? They are taken "
-            "as pixels."
+            f"all {len(boxes):,} boxes have fractions and are within 0 and 100, in larger images: are they "
+            "percentages? They are read as pixels."
         )
         line = object_line(first.path, first.positions[0], "bndbox")
         log.add(Fault("boxes-in-percent", first.path, text, line))
@@ -68,8 +69,8 @@ def tell_of_coordinates(annotations: Sequence[Annotation], first_pixel: int, log
     if first_pixel == 1 and from_0.any():
         annotation, position = _of_box(annotations, int(np.flatnonzero(from_0)[0]))
         text = (
-            f"{int(from_0.sum())} of {len(boxes)} boxes have xmin or ymin below 1: counted from 0? They are read "
-            "as VOC counts, from 1, which makes each box a pixel larger. data.first_pixel=0 takes them as they are."
+            f"{int(from_0.sum())} of {len(boxes)} boxes have xmin or ymin below 1: do coordinates start at 0? They "
+            "are read as in VOC, from 1, which makes each box a pixel larger. data.first_pixel=0 reads them from 0."
         )
         line = object_line(annotation.path, position, "bndbox")
         log.add(Fault("counted-from-0", annotation.path, text, line))

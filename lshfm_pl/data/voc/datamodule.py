@@ -8,9 +8,10 @@ from lshfm_pl.data.class_names import check_class_names
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.transforms import eval_transform
-from lshfm_pl.data.voc.annotations import VOCSource, read_class_names, resolve_source
 from lshfm_pl.data.voc.dataset import VOCDetection
 from lshfm_pl.data.voc.download import download_voc
+from lshfm_pl.data.voc.layout import VOCSource
+from lshfm_pl.data.voc.sources import read_class_names, resolve_source
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
@@ -18,29 +19,31 @@ __all__ = ["VOCDataModule"]
 
 
 _LARGEST_SPLIT = 2**28
-"""Bytes of the text file of a split."""
+"""Largest allowed size of a split's text file in bytes."""
 
 _LOOKED_AT = 20
 
 _TEST_SPLIT = "test"
-"""The split of a folder in VOC layout that is the test set where none is named."""
+"""The split of a folder in VOC layout that is the default test set."""
 
 
 class VOCDataModule(DetectionDataModule):
     """Data in VOC layout; see `VOCDetection`.
 
     Args:
-        root: the data folder; for `VOC2007/…` splits the one that contains `VOCdevkit/`, or VOCdevkit itself.
-        train_split: `<split>`, `<folder>/<split>` or a list of them, which is merged; see `resolve_source`. Also
-            `<path>.txt`; `<folder>/`, all annotations of a folder; and `<a>-<b>%`, a share of all annotations.
+        root: the data folder. For `VOC2007/…` splits it is the folder that contains `VOCdevkit/`, or VOCdevkit
+            itself.
+        train_split: `<split>` or `<folder>/<split>` (see `resolve_source`), `<path>.txt`, `<folder>/` for all
+            annotations of a folder, or `<a>-<b>%` for a share of all annotations. Several can be given as a list
+            and are merged.
         val_split: likewise.
-        test_split: likewise; None is the split `test` beside `val_split` if there is one, else `val_split`.
-        class_names: names of the labels 1..C; None reads them from the training annotations.
-        download: fetch PASCAL VOC in `prepare_data` if it is not there.
-        annotations: the folder of the XML files, below `root` or the folder of the split; None is Annotations.
-        images: the folder of the pictures; None is JPEGImages.
+        test_split: likewise; None for the split `test` beside `val_split` if it exists, else `val_split`.
+        class_names: names of the labels 1..C; None to read them from the training annotations.
+        download: whether `prepare_data` downloads PASCAL VOC if it is missing.
+        annotations: folder of the XML files, below `root` or the folder of the split; None for Annotations.
+        images: folder of the images; None for JPEGImages.
         first_pixel: see `VOCDetection`.
-        **loading: as for `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
+        **loading: arguments of `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
 
     Raises:
         LSHFMError: a value is out of range.
@@ -62,7 +65,7 @@ class VOCDataModule(DetectionDataModule):
     ) -> None:
         super().__init__(root=root, **loading)
         if isinstance(first_pixel, bool) or first_pixel not in (0, 1):
-            raise LSHFMError(f"data.first_pixel: expected 1, as VOC counts, or 0, found {first_pixel!r}.")
+            raise LSHFMError(f"data.first_pixel: expected 1 (as in VOC) or 0, found {first_pixel!r}.")
         self.folders = annotations, images
         self.first_pixel = first_pixel
         self._splits = {
@@ -75,11 +78,11 @@ class VOCDataModule(DetectionDataModule):
 
     @property
     def splits(self) -> dict[str, list[str]]:
-        """The splits of each set; that of the test depends on what is there, where none is given."""
+        """The splits of each set. The default of the test split depends on which files exist."""
         return {**self._splits, "test": self._given_test or self._found_test() or self._splits["val"]}
 
     def _found_test(self) -> list[str] | None:
-        """The split `test` of each folder of the validation: where all have one, annotated and not trained on."""
+        """The splits `test` of all validation folders, if all exist, are annotated and are not trained on."""
         if any(split.endswith(("/", "%", ".txt")) for split in self._splits["val"]):
             return None
         folders = dict.fromkeys(split.rpartition("/")[0] for split in self._splits["val"])
@@ -96,7 +99,7 @@ class VOCDataModule(DetectionDataModule):
         return {"test_split": self.splits["test"]} if self._given_test is None else {}
 
     def prepare_data(self) -> None:
-        """Fetch PASCAL VOC if asked to."""
+        """Download PASCAL VOC if `download` is set."""
         if self.download:
             download_voc(self.root, [split for splits in self.splits.values() for split in splits])
 
@@ -104,7 +107,7 @@ class VOCDataModule(DetectionDataModule):
         """See the base class."""
         is_training = split == "train"
         if self._class_names is None and not is_training:
-            # As in training, so that labels are the same there and in a command that needs no training set.
+            # Read from the training set, so that labels are the same in commands that only evaluate.
             names = read_class_names(self._sources("train"), FaultLog(self.on_bad_sample), self.first_pixel)
             self._class_names = self._some_names(names)
         dataset = VOCDetection(
@@ -121,7 +124,7 @@ class VOCDataModule(DetectionDataModule):
         self._class_names = self._some_names(dataset.class_names)
         if is_training and not dataset.describe()["objects"]:
             raise self._nothing_to_learn("No image has an object to learn (difficult ones are left out)")
-        self._tell_of_set(dataset, self._sources(split)[0].split_file, faults, is_training)
+        self._check_set(dataset, self._sources(split)[0].split_file, faults, is_training)
         return dataset
 
     def source(self, split: str) -> tuple[str, object]:
@@ -147,17 +150,17 @@ class VOCDataModule(DetectionDataModule):
 
 
 def _is_annotated(source: VOCSource) -> bool:
-    """Whether a split is there and the annotation of one of its first images is; those of a challenge have none."""
+    """Whether a split exists and one of its first images is annotated; test sets of challenges are not."""
     try:
         lines = read_bytes(source.split_file, limit=_LARGEST_SPLIT).decode("utf-8", "replace").splitlines()
     except LSHFMError:
         return False
     wholes = [line.strip() for line in lines if line.strip()][:_LOOKED_AT]
     names = [name for whole in wholes for name in (whole, whole.split()[0])]
-    names += [name.rpartition(".")[0] for name in names]  # of lines that name files
+    names += [name.rpartition(".")[0] for name in names]  # for lines with file names
     try:
         return any((source.annotation_folder / f"{name}.xml").is_file() for name in names)
-    except OSError:  # such as a name that is too long
+    except OSError:  # for example a name that is too long
         return False
 
 
@@ -165,7 +168,7 @@ def _split_list(name: str, value: Any) -> list[str]:
     splits = [value] if isinstance(value, str) else list(value or [])
     if not splits or not all(isinstance(split, str) and split for split in splits):
         raise LSHFMError(
-            f"data.{name} must name a split, such as 'train' or 'VOC2007/trainval', or be a list of them; "
+            f"data.{name} must be the name of a split, such as 'train' or 'VOC2007/trainval', or a list of them; "
             f"found {value!r}."
         )
     return splits

@@ -1,4 +1,4 @@
-"""Download of PASCAL VOC."""
+"""Downloading PASCAL VOC."""
 
 import http.client
 import tarfile
@@ -7,17 +7,19 @@ from pathlib import Path
 
 from torchvision.datasets import utils, voc
 
-from lshfm_pl.data.voc.annotations import ARCHIVES, list_names, read_split, resolve_source
+from lshfm_pl.data.voc.layout import list_names
+from lshfm_pl.data.voc.sources import ARCHIVES, resolve_source
+from lshfm_pl.data.voc.splits import read_split
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["download_voc"]
 
 
 def download_voc(root: str | Path, splits: Sequence[str]) -> None:
-    """Fetch the PASCAL VOC archives that hold `splits` (`VOC2007/trainval`, …) into `root/VOCdevkit`.
+    """Download the PASCAL VOC archives that contain `splits` (`VOC2007/trainval`, …) to `root/VOCdevkit`.
 
-    The addresses and checksums (MD5) are torchvision's; an archive that does not match is not unpacked, and nothing
-    of it may land outside of `root`. A split whose files are all there is not fetched again.
+    Addresses and MD5 checksums are torchvision's. An archive with another checksum is not unpacked, and unpacking
+    can't write outside of `root`. A split whose files all exist is not downloaded again.
 
     Raises:
         LSHFMError: a split is not one of VOC2007 or VOC2012, or the download failed.
@@ -26,7 +28,7 @@ def download_voc(root: str | Path, splits: Sequence[str]) -> None:
     unknown = [split for split in splits if split not in ARCHIVES]
     if unknown:
         raise LSHFMError(
-            f"data.download=true can't fetch '{unknown[0]}': it knows {', '.join(ARCHIVES)}. "
+            f"data.download=true can't download '{unknown[0]}': expected one of {', '.join(ARCHIVES)}. "
             "Set data.download=false and data.root to your own data."
         )
     parent = root.parent if root.name == "VOCdevkit" else root
@@ -41,7 +43,7 @@ def download_voc(root: str | Path, splits: Sequence[str]) -> None:
         except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
             raise LSHFMError(
                 f"Downloading VOC{year} {image_set} failed (network or mirror): {error}.\n"
-                f"Fetch {archive['url']} (md5 {archive['md5']}) by hand and unpack it in {parent}, "
+                f"Download {archive['url']} (md5 {archive['md5']}) by hand and unpack it in {parent}, "
                 f"so that {parent / 'VOCdevkit' / f'VOC{year}' / 'Annotations'} exists."
             ) from error
 

@@ -1,4 +1,4 @@
-"""Where the files of a folder in VOC layout are: annotations, pictures, and what is there where they are not."""
+"""The folder layout of VOC: finding annotations and images, and describing folders with another layout."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ from lshfm_pl.data.faults import Fault, FaultError
 from lshfm_pl.data.folders import walk
 from lshfm_pl.data.images import SUFFIXES
 from lshfm_pl.data.spelling import folded
-from lshfm_pl.errors import few
+from lshfm_pl.errors import first_few
 
 __all__ = [
     "ANNOTATIONS",
@@ -29,9 +29,9 @@ IMAGES = "JPEGImages"
 SPLITS = Path("ImageSets") / "Main"
 
 _BESIDE = "._"
-"""How names begin of files that macOS writes beside each file on disks of other systems and in archives."""
+"""Prefix of the files that macOS writes next to each file on foreign disks and in archives."""
 _FOLDERS_LOOKED_AT = 200
-"""Below the data folder, for what to tell of one that is not in VOC layout."""
+"""Number of folders below the data folder that are examined to describe another layout."""
 _DEPTH = 3
 _TRAINING, _EVALUATION = ("train", "trainval"), ("val", "valid", "validation", "test", "eval")
 
@@ -41,11 +41,12 @@ class VOCSource:
     """One split of one folder in VOC layout.
 
     Attributes:
-        folder: what the others are below.
-        split: the name of a list in ImageSets/Main; `<name>.txt`, the path of a list; `<folder>/`, all annotations
-            of that folder; or `<a>-<b>%`, a share of all annotations, `<folder>/<a>-<b>%` of those of a folder.
+        folder: the folder to which the other paths are relative.
+        split: the name of a list in ImageSets/Main; `<name>.txt`, the path of a list; `<folder>/`, all
+            annotations of that folder; `<a>-<b>%`, a share of all annotations; or `<folder>/<a>-<b>%`, a share of
+            those of a folder.
         annotations: the folder of the XML files.
-        images: the folder of the pictures.
+        images: the folder of the images.
     """
 
     folder: Path
@@ -55,7 +56,7 @@ class VOCSource:
 
     @property
     def split_file(self) -> Path:
-        """The text file that lists the image ids of the split, or the folder that stands for it."""
+        """The text file that lists the image ids of the split, or the folder that replaces it."""
         if self.split.endswith(".txt"):
             return self.folder / self.split
         if self.split.endswith(("/", "%")):
@@ -64,22 +65,22 @@ class VOCSource:
 
     @property
     def annotation_folder(self) -> Path:
-        """Where `<id>.xml` is."""
+        """The folder of `<id>.xml`."""
         return self.folder / self.annotations
 
     @property
     def image_folder(self) -> Path:
-        """Where the picture of an id is."""
+        """The folder of the images."""
         return self.folder / self.images
 
 
 def is_annotation(name: str) -> bool:
-    """Whether a file has the suffix of an annotation and is none that macOS puts beside others (`._a.xml`)."""
+    """Whether a file name has the suffix of an annotation and is not one of macOS's `._a.xml`."""
     return name.lower().endswith(".xml") and not name.startswith(_BESIDE)
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file has the suffix, in any case, of a format that is read, and is none of macOS's `._a.jpg`."""
+    """Whether a file name has the suffix of an accepted image format and is not one of macOS's `._a.jpg`."""
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(_BESIDE)
 
 
@@ -97,15 +98,15 @@ def list_names(folder: Path) -> set[str]:
 
 
 def _data_folder(folder: Path) -> Path:
-    """The nearest folder above that exists."""
+    """The nearest parent folder that exists."""
     return next((parent for parent in folder.parents if parent.is_dir()), Path())
 
 
 class Files:
-    """The files of a source, each folder listed once, when the first id in it is asked for.
+    """The files of a source. Each folder is listed once, when the first id in it is looked up.
 
     Raises:
-        LSHFMError: the folders of annotations and pictures can't be listed.
+        LSHFMError: the folders of annotations and images can't be listed.
     """
 
     def __init__(self, source: VOCSource) -> None:
@@ -132,7 +133,7 @@ class Files:
         return self._stems[folder]
 
     def annotation(self, image_id: str) -> Path | None:
-        """The XML file of an id."""
+        """The XML file of an id; None if there is none."""
         folder = (self.source.annotation_folder / image_id).parent
         name = Path(image_id).name
         return next(
@@ -145,13 +146,13 @@ class Files:
         )
 
     def pictures(self, image_id: str) -> list[Path]:
-        """The files that could be the picture of an id: its name with a suffix that is read."""
+        """The files that can be the image of an id: its name with an accepted suffix."""
         path = self.source.image_folder / image_id
         alike = self._by_stem(path.parent).get(folded(path.name), [])
         return [path.parent / name for name in alike if Path(name).stem == path.name and is_picture(name)]
 
     def pictures_alike(self, image_id: str) -> list[Path]:
-        """As `pictures`, of names that differ in case or in the form of Unicode alone and are no other id."""
+        """Like `pictures`, for names that differ only in case or Unicode form and are no other id."""
         path = self.source.image_folder / image_id
         return [
             path.parent / name
@@ -161,7 +162,7 @@ class Files:
         ]
 
     def named(self, image_id: str, filename: str) -> Path | None:
-        """The picture that `<filename>` names, beside where that of the id would be; its suffix may be missing."""
+        """The image that `<filename>` names, in the folder of the id's image. Its suffix may be missing."""
         name = filename.replace("\\", "/").rpartition("/")[2]
         folder = (self.source.image_folder / image_id).parent
         if name in self._in(folder) and is_picture(name):
@@ -173,7 +174,7 @@ class Files:
         return folder / pictures[0] if name and len(pictures) == 1 else None
 
     def others(self, image_id: str) -> list[str]:
-        """Files of that name, in any case, that are not read as its picture."""
+        """Files with the name of an id, in any case, that are not accepted as its image."""
         path = self.source.image_folder / image_id
         return [
             name
@@ -182,9 +183,9 @@ class Files:
         ]
 
     def exact(self, image_id: str) -> str | None:
-        """The id of a name that an annotation or a picture has; None where neither has it.
+        """The id for a name that has an annotation or an image; None if it has neither.
 
-        It is the annotation's, where that is written otherwise than its picture.
+        If the annotation is spelled differently from its image, its spelling is returned.
         """
         if self.annotation(image_id) is not None:
             return image_id
@@ -194,7 +195,7 @@ class Files:
         return image_id if other is None or self.pictures(other) else other
 
     def spelled(self, image_id: str) -> str | None:
-        """The one id whose files have this name but for case and the form of Unicode; None without one."""
+        """The single id whose files have this name except for case and Unicode form; None if there isn't one."""
         for top, is_wanted in (
             (self.source.annotation_folder, is_annotation),
             (self.source.image_folder, is_picture),
@@ -206,30 +207,30 @@ class Files:
         return None
 
     def has_folder(self, name: str) -> bool:
-        """Whether ids can begin with this folder."""
+        """Whether there are ids that begin with this folder."""
         return any((top / name).is_dir() for top in (self.source.annotation_folder, self.source.image_folder))
 
     @cached_property
     def example(self) -> str:
-        """An id, for messages."""
+        """An existing id, for messages."""
         names = sorted(name for name in self._in(self.source.annotation_folder) if name.endswith(".xml"))
         return names[0].removesuffix(".xml") if names else "000001"
 
 
 def found_layout(root: Path) -> str:
-    """What a folder that is not in VOC layout holds, and the settings that read it."""
+    """Describe what a folder with another layout contains, and the settings with which it can be read."""
     counts = {folder: count for folder, count in _counts(root) if any(count)}
     both = [folder for folder, (xml, pictures) in counts.items() if xml and pictures]
     xml_alone = [folder for folder, (xml, pictures) in counts.items() if xml and not pictures]
     pictures_alone = [folder for folder, (xml, pictures) in counts.items() if pictures and not xml]
     if both:
         settings = f"{_folders(_above(both), _above(both))} {_splits(root, both)}"
-        return f"Found .xml beside pictures in {few(both)}. Give: {settings}"
+        return f"Found .xml files next to images in {first_few(both)}. Give: {settings}"
     if xml_alone and pictures_alone:
         folders = _folders(_above(xml_alone), _above(pictures_alone))
-        found = f"Found .xml in {few(xml_alone)} and pictures in {few(pictures_alone)}."
+        found = f"Found .xml files in {first_few(xml_alone)} and images in {first_few(pictures_alone)}."
         return f"{found} Give: {folders} {_splits(root, xml_alone)}"
-    found = few((f"{folder}/" for folder in sorted(_children(root))), 8) or "no folder"
+    found = first_few((f"{folder}/" for folder in sorted(_children(root))), 8) or "no folder"
     expected = f"A folder in VOC layout has {ANNOTATIONS}/, {IMAGES}/ and {SPLITS}/"
     return f"{expected}; {root} has {found}."
 
@@ -242,7 +243,7 @@ def _children(root: Path) -> list[str]:
 
 
 def _counts(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Folders below `root` with their numbers of XML files and pictures."""
+    """Folders below `root` with their numbers of XML files and images."""
     for number, (folder, names) in enumerate(walk(root, _DEPTH)):
         if number >= _FOLDERS_LOOKED_AT:
             return
@@ -251,12 +252,12 @@ def _counts(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def _above(folders: list[str]) -> str:
-    """The folder that holds all of `folders`; of one, that one."""
+    """The common parent of `folders`; a single folder itself."""
     return folders[0] if len(folders) == 1 else Path(os.path.commonpath(folders) or ".").as_posix()
 
 
 def _splits(root: Path, folders: list[str]) -> str:
-    """Settings for the splits: the lists that are there, else folders named for them, else shares."""
+    """Settings for the splits: existing lists, else folders with the names of splits, else shares."""
     lists = sorted(path.stem for path in (root / SPLITS).glob("*.txt"))
     if lists:
         return _settings(_chosen(lists, _TRAINING), _chosen(lists, _EVALUATION), "")
@@ -281,6 +282,6 @@ def _settings(training: str | None, evaluation: str | None, end: str) -> str:
 
 
 def _chosen(names: list[str], wanted: tuple[str, ...]) -> str | None:
-    """The name that is, or else begins as, one of those wanted."""
+    """The name that equals one of the wanted names, or else starts with one."""
     exact = [name for want in wanted for name in names if name.casefold() == want]
     return next(iter([*exact, *(n for want in wanted for n in names if n.casefold().startswith(want))]), None)

@@ -1,4 +1,4 @@
-"""Which images a split of a folder in VOC layout has: lines of a list, a folder, or a share of all."""
+"""Reading which images a split in VOC layout has: lines of a list, all files of a folder, or a share of them."""
 
 import hashlib
 import os
@@ -15,30 +15,31 @@ from lshfm_pl.files import read_bytes
 __all__ = ["read_split"]
 
 _LARGEST_SPLIT = 256 * 2**20
-"""Bytes. A line takes about 20."""
+"""Bytes. A line has about 20."""
 _NUMBER = re.compile(r"-?\d+")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%")
 _SHARE_SEED = "share of a VOC folder"
-"""In the order from which shares are taken, which is the same on every machine."""
+"""Part of the hash that orders ids for shares, so that the order is the same on every machine."""
 _UTF16_ZEROS = 0.3
-"""The share of zero bytes from which text without a mark is UTF-16."""
+"""Share of zero bytes from which text without a byte order mark is read as UTF-16."""
 
 
 def read_split(
     source: VOCSource, log: FaultLog | None = None, files: Files | None = None
 ) -> list[tuple[str, int]]:
-    """The image ids of a split, in its order, with their lines from 1.
+    """The image ids of a split, in order, with their line numbers from 1.
 
-    A line is the id where a file of that name is there. Otherwise VOC's second column is cut off (in the lists of
-    one class it says whether the image has it), and names, paths and comments are read where one id alone fits.
+    A line is an id if there is a file of that name. Otherwise VOC's second column is removed (in lists of one class
+    it says whether the image contains the class), and file names, paths and comments are accepted if exactly one id
+    matches.
 
     Args:
         source: the split.
-        log: is told what was read so, and what could not be.
-        files: of the folder; None takes each line for an id.
+        log: receives warnings and errors about lines.
+        files: files of the folder; None to use each line as an id.
 
     Raises:
-        LSHFMError: the list is missing, empty or no text, or an id leads out of the folder.
+        LSHFMError: the list is missing, empty or not text, or an id points outside of the folder.
     """
     log = log or FaultLog()
     if source.split.endswith(("/", "%")):
@@ -49,10 +50,10 @@ def read_split(
         if existing:
             text = (
                 f"no such split file; its folder has: {', '.join(existing)}.\n"
-                "Name one that exists with data.train_split, data.val_split or data.test_split."
+                "Choose one of them with data.train_split, data.val_split or data.test_split."
             )
         else:
-            text = f"no such split file, nor any other in {SPLITS}.\n{_without_lists(source)}"
+            text = f"no such split file, and there is no other one in {SPLITS}.\n{_without_lists(source)}"
         raise FaultError(Fault("file-missing", path, text))
     image_ids: list[tuple[str, int]] = []
     unknown: list[tuple[str, int]] = []
@@ -78,7 +79,7 @@ def read_split(
             meant = f"as {', '.join(ids[:3])}" if ids else "as a comment"
             read_so.append(Fault("split-line-read", path, f"the line '{name[:100]}' was read {meant}.", line))
     if not image_ids and not unsafe:
-        raise FaultError(Fault("split-empty", path, "is empty: expected one image id a line."))
+        raise FaultError(Fault("split-empty", path, "is empty: expected one image id per line."))
     if files is not None and len(unknown) == len(image_ids) + len(unsafe) > 1:
         first = unknown[0]
         text = (
@@ -101,12 +102,12 @@ def _without_lists(source: VOCSource) -> str:
 
 
 def _of_folder(source: VOCSource, log: FaultLog, files: Files) -> list[tuple[str, int]]:
-    """All ids that have an annotation in a folder and below it, or a share of them."""
+    """All ids that have an annotation in a folder or below it, or a share of them."""
     below, _, share = source.split.rpartition("/")
     limits = _limits(source.split, share)
     top = source.annotation_folder / below
     if not top.is_dir():
-        text = f"no such folder of annotations, which the split '{source.split}' is. "
+        text = f"no such folder of annotations, which the split '{source.split}' names. "
         raise FaultError(Fault("file-missing", top, text + found_layout(source.folder)))
     ids = [
         (folder / name).relative_to(source.annotation_folder).as_posix()[: -len(".xml")]
@@ -116,7 +117,7 @@ def _of_folder(source: VOCSource, log: FaultLog, files: Files) -> list[tuple[str
     ]
     if not ids:
         raise FaultError(Fault("split-empty", top, "has no annotation (.xml)."))
-    _tell_of_unannotated(source.image_folder / below, source, files, log)
+    _warn_about_unannotated(source.image_folder / below, source, files, log)
     if share:
         ids.sort(
             key=lambda name: hashlib.sha256(
@@ -134,19 +135,19 @@ def _limits(split: str, share: str) -> tuple[float, float]:
     match = _SHARE.fullmatch(share)
     limits = (float(match[1]), float(match[2])) if match else (0.0, 100.0)
     if (share and match is None) or not 0 <= limits[0] < limits[1] <= 100:
-        raise LSHFMError(f"data: the split '{split}' is no share: expected such as 0-80% or 80-100%.")
+        raise LSHFMError(f"data: the split '{split}' is not a share: expected for example 0-80% or 80-100%.")
     return limits
 
 
-def _tell_of_unannotated(folder: Path, source: VOCSource, files: Files, log: FaultLog) -> None:
-    """Pictures without an annotation: whether they are background or were not looked at, nothing says."""
+def _warn_about_unannotated(folder: Path, source: VOCSource, files: Files, log: FaultLog) -> None:
+    """Report images without an annotation: nothing says whether they are background or were not annotated."""
     for place, names in walk(folder):
         for name in filter(is_picture, names):
             path = place / name
             image_id = path.relative_to(source.image_folder).with_suffix("").as_posix()
             if files.annotation(image_id) is None:
                 log.add(
-                    Fault("image-unannotated", path, "has no annotation (.xml): it is no part of the split.")
+                    Fault("image-unannotated", path, "has no annotation (.xml) and is not part of the split.")
                 )
 
 
@@ -156,7 +157,7 @@ def _without_column(name: str) -> str:
 
 
 def _ids_of(line: str, files: Files) -> tuple[list[str], bool] | None:
-    """The ids that a line names, and whether it is as VOC's lists are; None where that is not clear."""
+    """The ids that a line means, and whether it has the form of VOC's lists; None if that is unclear."""
     found = _meant(line, files, files.exact)
     if found is None and (alike := _meant(line, files, files.spelled)) is not None:
         return alike[0], False
@@ -164,7 +165,7 @@ def _ids_of(line: str, files: Files) -> tuple[list[str], bool] | None:
 
 
 def _meant(line: str, files: Files, find: Callable[[str], str | None]) -> tuple[list[str], bool] | None:
-    """As `_ids_of`; `find` gives the id that a name is, None where it is none."""
+    """`_ids_of` with a function `find` that returns the id for a name, or None."""
 
     def id_of(name: str) -> str | None:
         return find(name) if name and unsafe_path(name) is None else None
@@ -200,7 +201,7 @@ def _has_suffix(name: str) -> bool:
 
 
 def _as_ids(text: str, files: Files) -> Iterator[str]:
-    """The ids that a file name or path can stand for, that of the whole name first."""
+    """The ids that a file name or path can mean, starting with the whole name."""
     name = text.strip().strip("\"'").replace("\\", "/")
     while name.startswith("./"):
         name = name[2:]
@@ -208,7 +209,7 @@ def _as_ids(text: str, files: Files) -> Iterator[str]:
     for folder in (files.source.images, files.source.annotations):
         if folder != "." and f"/{folder}/" in f"/{name}":
             names.append(f"/{name}".rpartition(f"/{folder}/")[2])
-    # Of a file's path on another machine: what is below each of its folders, unless ids begin with that folder.
+    # For a path on another machine: what is below each of its folders, unless ids begin with that folder.
     folders = name.split("/")[:-1]
     if folders and _has_suffix(name) and (folders[0] in ("", "..") or not files.has_folder(folders[0])):
         names += ["/".join(name.split("/")[start:]) for start in range(1, len(folders) + 1)]
@@ -232,5 +233,5 @@ def _read_text(path: Path, log: FaultLog) -> str:
     except UnicodeDecodeError as error:
         raise FaultError(Fault("file-missing", path, f"can't be read as UTF-8 text: {error}.")) from error
     if encoding != "utf-8-sig":
-        log.add(Fault("encoding", path, "is in UTF-16, not UTF-8; it was read."))
+        log.add(Fault("encoding", path, "is in UTF-16, not UTF-8; it was read as such."))
     return text

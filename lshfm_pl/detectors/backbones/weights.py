@@ -10,7 +10,7 @@ from lshfm_pl.detectors.backbones.backbone import Backbone, backbone
 from lshfm_pl.detectors.contents import read_checkpoint
 from lshfm_pl.detectors.state_dicts import find_networks, refuse_not_finite, shared_prefix
 from lshfm_pl.detectors.torch_files import download_torch_file
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = ["load_backbone_weights"]
 
@@ -108,7 +108,7 @@ def _find_body(
     if len(networks) > 1:
         raise LSHFMError(
             f"model.backbone_weights: {source} holds {len(networks)} backbones: "
-            f"{few((network.label for network in networks), 8)}. Save one of them in a file of its own."
+            f"{first_few((network.label for network in networks), 8)}. Save one of them in a file of its own."
         )
     if networks:
         told = str(networks[0])

@@ -1,7 +1,6 @@
-"""Where features are read: taps, one file for each family of detectors, and pairs of student and teacher.
+"""Reading features: one tap per detector family, and pairs of student and teacher features.
 
-This package is the only place that reads inside of torchvision's detectors; what they are built of is
-`lshfm_pl.detectors`' business.
+Only this package reads inside of torchvision's detectors. `lshfm_pl.detectors` says how they are built.
 """
 
 from lshfm_pl.mimic.features.base import Batch, DetectorTap, FeatureGrid, Pair

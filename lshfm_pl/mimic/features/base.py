@@ -1,4 +1,4 @@
-"""What the taps of all detector families share."""
+"""Base classes and data types of the taps of all detector families."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +25,15 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
-"""What hooks keep of a student's forward, by names that its family's tap chooses."""
+"""What hooks collect in a student's forward pass, by names that the tap of its family chooses."""
 
 
 class Recorded(NamedTuple):
-    """A student's features of a point, and what each row or location counts; without weights all count the same.
+    """A student's features at a point.
 
-    `weights` are [N] of rows, or [B, h, w] of the maps of each level.
+    Attributes:
+        features: rows or maps.
+        weights: [N] for rows, or [B, h, w] for each level of maps; None for equal weights.
     """
 
     features: Features
@@ -39,10 +41,13 @@ class Recorded(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What student and teacher have at a point, in the same structure and for the same boxes or locations.
+    """Features of student and teacher at a point, with equal structure and for the same boxes or locations.
 
-    `weights` are as in `Recorded`; `strides` are pixels of the padded batch from one location of a map to the next,
-    of each level of the pyramid.
+    Attributes:
+        student: the student's features.
+        teacher: the teacher's features.
+        weights: as in `Recorded`.
+        strides: stride of each pyramid level in pixels of the padded batch; None for other points.
     """
 
     student: Features
@@ -52,10 +57,13 @@ class Pair(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The batch as both networks see it: resized and padded.
+    """The resized and padded batch as both networks see it.
 
-    `boxes` are [n, 4] of each image as x1, y1, x2, y2 in pixels of the padded batch, `labels` [n]; `image_sizes`
-    are (height, width) of each image in it, `padded_size` is that of the batch.
+    Attributes:
+        boxes: [n, 4] for each image as x1, y1, x2, y2 in pixels of the padded batch.
+        labels: [n] for each image.
+        image_sizes: (height, width) of each image in the padded batch.
+        padded_size: (height, width) of the padded batch.
     """
 
     boxes: list[Tensor]
@@ -65,10 +73,14 @@ class Batch(NamedTuple):
 
 
 class FeatureGrid(NamedTuple):
-    """Features of several detectors at the same places, evenly spaced over an image.
+    """Features of several detectors at the same places of a regular grid over an image.
 
-    `maps` holds a tensor [C, h, w] for each detector, whose C may differ; the feature of a place is its
-    neighbourhood of `side` × `side` places. `is_mimicked` says whether it is the one that mimic losses compare.
+    Attributes:
+        title: for a figure.
+        maps: [C, h, w] for each detector; C may differ. The feature of a place is its neighbourhood of
+            `side` × `side` places.
+        side: side of the neighbourhood.
+        is_mimicked: whether mimic losses compare these features.
     """
 
     title: str
@@ -78,24 +90,24 @@ class FeatureGrid(NamedTuple):
 
 
 class DetectorTap(ABC):
-    """Where the features of one detector are read, as a student or as a teacher. One sub-class for each family.
+    """Reads the features of one detector, as student or as teacher. Each detector family has a subclass.
 
     Args:
-        detector: of that family.
+        detector: a detector of that family.
     """
 
     layouts: ClassVar[Mapping[str, str]]
-    """Point → what its features belong to. Two detectors can be compared at a point where they agree on that."""
+    """Point → what its features belong to. Two detectors can be compared at a point if this text is equal."""
 
     row_points: ClassVar[frozenset[str]]
-    """Points whose features are rows; those of all others are maps."""
+    """Points whose features are rows. At all other points they are maps."""
 
     def __init__(self, detector: Any) -> None:
         self.detector = detector
 
     @property
     def activation(self) -> Literal["softmax", "sigmoid"]:
-        """What makes scores of class logits: softmax over exclusive classes, or a sigmoid of each class."""
+        """How class logits become scores: softmax over exclusive classes, or a sigmoid for each class."""
         return architecture_of(self.detector).class_activation
 
     @property
@@ -113,7 +125,7 @@ class DetectorTap(ABC):
 
     @property
     def num_features(self) -> int:
-        """Length D of a feature at `penultimate`: what one class logit is computed from."""
+        """Length D of a feature at `penultimate`, from which one class logit is computed."""
         return self.classifier.weight[0].numel()
 
     @property
@@ -123,40 +135,40 @@ class DetectorTap(ABC):
 
     @abstractmethod
     def needs(self, points: frozenset[str]) -> set[str]:
-        """Names in a complete record of a student's forward."""
+        """Keys that the record of a student's forward pass must have for these points."""
 
     @abstractmethod
     def hook(
         self, stack: ExitStack, record: Record, points: frozenset[str], complete: Callable[[Record], None]
     ) -> None:
-        """Add hooks that fill `record` in a training forward; `stack` removes them.
+        """Add hooks that fill `record` during a training forward pass; `stack` removes them.
 
-        `complete(record)` is called once all is there, before the student computes its own losses.
+        They call `complete(record)` once the record is complete, before the student computes its own losses.
         """
 
     @abstractmethod
     def student_features(self, record: Record, points: frozenset[str]) -> dict[str, Recorded]:
-        """The student's features of each point, with gradient."""
+        """The student's features at each point, with gradient."""
 
     @abstractmethod
     def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
-        """What a teacher computes of a batch [B, 3, H, W] before the student has boxes, no further than needed."""
+        """What the teacher computes from a batch [B, 3, H, W] before the student has boxes, as far as needed."""
 
     @abstractmethod
     def teacher_features(
         self, maps: Mapping[str, Any], record: Record, points: frozenset[str]
     ) -> dict[str, Features]:
-        """The teacher's features of each point.
+        """The teacher's features at each point.
 
         Args:
-            maps: of `teacher_maps`.
-            record: of the student. Only points that belong to boxes, locations or anchors read it, and then the
-                student is of this family too.
-            points: to return.
+            maps: result of `teacher_maps`.
+            record: record of the student. Only points that belong to boxes, locations or anchors read it; then the
+                student is of the same family.
+            points: points to return.
         """
 
     def refuse_unlike(self, teacher: Any, points: frozenset[str]) -> None:  # noqa: B027 (most points need no check)
-        """Stop if this student's features and those of a teacher's tap of the same family cannot be paired.
+        """Stop if the features of this student and of a teacher of the same family cannot be paired.
 
         Raises:
             LSHFMError: they cannot.
@@ -176,11 +188,11 @@ class DetectorTap(ABC):
         """`penultimate` features [M, D] of each detector at the same places near ground-truth boxes.
 
         Args:
-            taps: of this family; the first one's detector has made `images`.
+            taps: taps of this family. The detector of the first one has resized and padded `images`.
             images: the padded batch.
-            boxes: [n, 4] of each image, in pixels of the padded batch.
-            rows_per_image: the most features of an image.
-            generator: of random places, on the CPU.
+            boxes: [n, 4] for each image, in pixels of the padded batch.
+            rows_per_image: largest number of features per image.
+            generator: CPU generator for the choice of places.
         """
 
     @classmethod
@@ -190,19 +202,19 @@ class DetectorTap(ABC):
 
 
 def backbone_maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
-    """Maps [B, C, h, w] by level that the backbone computes of a batch [B, 3, H, W]; at least one level."""
+    """The backbone's maps [B, C, h, w] by level name for a batch [B, 3, H, W]. A single map gets the name `0`."""
     maps = detector.backbone(batch)
     return {"0": maps} if isinstance(maps, Tensor) else maps
 
 
 def draw_rows(rows: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """`number` different rows at random, or all of them."""
+    """Draw `number` different rows at random, or all rows if there are fewer."""
     order = torch.randperm(len(rows), generator=generator)[:number]
     return rows[order.to(rows.device)]
 
 
 def cropped(level: Tensor, padded: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """The part of a map [C, h, w] of a padded batch that an image of `size` (height, width) fills."""
+    """Crop a map [C, h, w] of a padded batch to the part that belongs to an image of `size` (height, width)."""
     height, width = (
         -(-of_map * of_image // of_batch)
         for of_map, of_image, of_batch in zip(level.shape[-2:], size, padded, strict=True)

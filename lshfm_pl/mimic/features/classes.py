@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lshfm_pl.detectors.class_names import labels_by_name
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = ["ClassColumns", "class_columns"]
 
@@ -77,8 +77,8 @@ def class_columns(
     missing = [name for name, label in zip(student, labels, strict=True) if label is None]
     if missing:
         raise LSHFMError(
-            f"distill: class logits are paired by the names of the classes, and the teacher has no {few(missing)} "
-            f"(it has {few(teacher, 8)}). {_NO_CLASSES_NEEDED}"
+            f"distill: class logits are paired by the names of the classes, and the teacher has no "
+            f"{first_few(missing)} (it has {first_few(teacher, 8)}). {_NO_CLASSES_NEEDED}"
         )
     has_background = num_columns[1] == len(teacher) + 1
     found = [label if has_background else label - 1 for label in labels if label is not None]

@@ -1,4 +1,4 @@
-"""Where the features of a Faster R-CNN are read."""
+"""Reading the features of a Faster R-CNN."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,11 +29,11 @@ JITTERED_COPIES = 4
 
 
 class FasterRCNNTap(DetectorTap):
-    """Features of the student's sampled training RoIs, of the pyramid, and of the RPN.
+    """Features of the sampled training RoIs, of the pyramid, and of the RPN.
 
-    `penultimate`: output [N, D] of the box head (after the last ReLU; C4: layer4, averaged); the teacher pools the
-    same boxes from its own maps. N are the RoIs of the whole batch. `logits`: [N, K] of the box predictor,
-    background included; every RoI counts 1/N. `dense_head`: output of the RPN's convolution by level.
+    `penultimate`: output [N, D] of the box head (after the last ReLU; for C4: layer4, averaged) for the N sampled
+    RoIs of the batch. The teacher pools the same boxes from its own maps. `logits`: [N, K] of the box predictor,
+    background included; every RoI has weight 1/N. `dense_head`: output of the RPN's convolution for each level.
     """
 
     layouts: ClassVar[Mapping[str, str]] = {
@@ -51,7 +51,7 @@ class FasterRCNNTap(DetectorTap):
         return self.num_features if point == "penultimate" else len(self.classifier.weight)
 
     def needs(self, points: frozenset[str]) -> set[str]:
-        """The sampled boxes with the box head's output and the predictor's; the pyramid; the RPN's maps."""
+        """The sampled boxes with the outputs of box head and box predictor, the pyramid, and the RPN's maps."""
         names = {"boxes", "features", "logits"} if "logits" in points else set()
         if "penultimate" in points:
             names |= {"boxes", "features"}
@@ -88,7 +88,7 @@ class FasterRCNNTap(DetectorTap):
         stack.callback(heads.box_predictor.register_forward_hook(keep_logits).remove)
 
     def student_features(self, record: Record, points: frozenset[str]) -> dict[str, Recorded]:
-        """What the hooks have kept."""
+        """The features that the hooks have recorded."""
         found: dict[str, Recorded] = {}
         if "penultimate" in points:
             found["penultimate"] = Recorded(record["features"])
@@ -103,18 +103,18 @@ class FasterRCNNTap(DetectorTap):
         return found
 
     def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
-        """The backbone's maps, and the RPN's if wanted."""
+        """The backbone's maps, and the RPN's maps if needed."""
         maps = backbone_maps(self.detector, batch)
         made: dict[str, Any] = {"pyramid": maps} if points & (BOX_POINTS | {"pyramid"}) else {}
         if "dense_head" in points:
             made["dense_head"] = [self.detector.rpn.head.conv(level) for level in maps.values()]
-        give_back_freed_memory(batch.device)  # the student's pooled boxes are to come, the peak of the step
+        give_back_freed_memory(batch.device)  # before the student pools its boxes, the peak of the step
         return made
 
     def teacher_features(
         self, maps: Mapping[str, Any], record: Record, points: frozenset[str]
     ) -> dict[str, Features]:
-        """The box head's output for the student's boxes, and what the other points have."""
+        """The box head's output for the student's boxes, and the features at the other points."""
         found: dict[str, Features] = {}
         if points & BOX_POINTS:
             rows_ND = box_features(self.detector, maps["pyramid"], record["boxes"], record["image_sizes"])
@@ -138,9 +138,9 @@ class FasterRCNNTap(DetectorTap):
         rows_per_image: int,
         generator: torch.Generator,
     ) -> list[Tensor]:
-        """Of the ground-truth boxes and four jittered copies of each: foreground RoIs and background near them.
+        """Features of the ground-truth boxes and of four jittered copies of each: foreground and near background.
 
-        A copy's centre is moved by up to half a side and its sides are scaled by 1/2 to 2.
+        A copy's centre is moved by up to half a side, and its sides are scaled by 1/2 to 2.
         """
         batch, sizes = images.tensors, images.image_sizes
         boxes = [
@@ -155,10 +155,10 @@ class FasterRCNNTap(DetectorTap):
     def grids(
         cls, taps: Sequence["FasterRCNNTap"], batch: Tensor, size: tuple[int, int]
     ) -> list[FeatureGrid]:
-        """Two kinds, as what is mimicked belongs to boxes and not to locations of a map.
+        """Grids of two kinds, since mimicked features belong to boxes and not to locations of a map.
 
-        The backbone's maps themselves, and the box head's output for square boxes of each anchor size, half a side
-        apart.
+        They are the backbone's maps, and the box head's output for square boxes of each anchor size whose centres
+        are half a side apart.
         """
         detectors = [tap.detector for tap in taps]
         levels = [backbone_maps(detector, batch) for detector in detectors]
@@ -178,11 +178,11 @@ class FasterRCNNTap(DetectorTap):
 def box_features(
     detector: Any, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[tuple[int, int]]
 ) -> Tensor:
-    """Output [N, D] of the box head for given boxes [n, 4] of each image.
+    """Output [N, D] of the box head for boxes [n, 4] of each image.
 
-    On the CPU an image at a time: pooling copies the maps it is given, and the pooled boxes of a batch may take
-    more memory than its maps. On a GPU all at once, as the host waits for it in every pooling. All sizes are given
-    each time, as the pooling finds its maps' strides by the largest image.
+    On the CPU the images are pooled one by one: pooling copies the maps, and the pooled boxes of a batch can take
+    more memory than its maps. On a GPU all images are pooled together, since each pooling makes the host wait. The
+    sizes of all images are always passed, because the pooling derives the strides from the largest image.
     """
     heads = detector.roi_heads
     at_once = 1 if boxes[0].device.type == "cpu" else len(boxes)
@@ -195,7 +195,7 @@ def box_features(
 
 
 def _with_jittered(boxes_N4: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """The boxes of an image of `size` (height, width) and, after them, jittered copies inside it."""
+    """The boxes of an image of `size` (height, width), followed by jittered copies inside of it."""
     copies = boxes_N4.repeat(JITTERED_COPIES, 1)
     random = torch.rand(len(copies), 4, generator=generator).to(boxes_N4)
     sides = copies[:, 2:] - copies[:, :2]
@@ -208,7 +208,7 @@ def _with_jittered(boxes_N4: Tensor, size: tuple[int, int], generator: torch.Gen
 def _box_grid(
     detectors: Sequence[Any], levels: Sequence[dict[str, Tensor]], size: tuple[int, int], side: float
 ) -> FeatureGrid:
-    """The box head's output for boxes of `side` pixels whose centres are half of that apart, cut at the borders."""
+    """The box head's output for boxes of side `side` in pixels, half a side apart and clipped to the image."""
     counts = [max(1, round(2 * length / side)) for length in size]
     centres = torch.cartesian_prod(
         *((torch.arange(count) + 0.5) * length / count for count, length in zip(counts, size, strict=True))

@@ -9,21 +9,21 @@ from torch.func import functional_call
 __all__ = ["PYRAMID_LAYOUT", "Level", "pyramid_levels"]
 
 PYRAMID_LAYOUT = "levels of a pyramid"
-"""`DetectorTap.layouts` of the point `pyramid`: the same for all families."""
+"""Value of `DetectorTap.layouts` for the point `pyramid`, which is the same for all families."""
 
 SIDE = 1024
-"""Of the image that finds the strides: a multiple of all of them."""
+"""Side of the image with which strides are measured: a multiple of all strides."""
 
 
 class Level(NamedTuple):
-    """A map of a pyramid: pixels from one location to the next, and its channels."""
+    """One map of a pyramid: its stride in pixels, and its channels."""
 
     stride: int
     channels: int
 
 
 def pyramid_levels(detector: Any) -> tuple[Level, ...]:
-    """The levels of a detector's backbone, from its outputs for an image of no content: nothing is computed."""
+    """The levels of a detector's backbone, found by running it on the meta device, which computes shapes only."""
     backbone = detector.backbone
     tensors = {
         name: torch.empty_like(tensor, device="meta")

@@ -1,7 +1,7 @@
-"""Pairs of student and teacher features, from one training forward of the student.
+"""Pairs of student and teacher features from one training forward pass of the student.
 
-The student makes its ordinary forward while hooks keep what is wanted; the teacher runs no further than the wanted
-points ask. Its proposals, NMS and post-processing never run.
+Hooks record what is needed during the student's ordinary forward pass. The teacher runs no further than the
+requested points require: its proposals, NMS and post-processing never run.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -26,10 +26,10 @@ POINTS = ("penultimate", "pyramid", "logits", "dense_head")
 
 
 def tap_of(detector: Any) -> DetectorTap:
-    """The tap of a detector's family.
+    """The tap for a detector, by its family.
 
     Raises:
-        LSHFMError: its family has none.
+        LSHFMError: the family has no tap.
     """
     family = architecture_of(detector)
     if not family.tap:
@@ -43,17 +43,17 @@ def tap_of(detector: Any) -> DetectorTap:
 def make_tap(
     student: Any, teacher: Any, points: Collection[str] = ("penultimate",), *, is_adapted: bool = False
 ) -> "FeatureTap":
-    """The tap of a student and a teacher.
+    """The tap for a student and a teacher.
 
     Args:
-        student: a detector.
-        teacher: another.
-        points: where to pair features: any of `POINTS`.
-        is_adapted: features of different widths are made alike by adapters.
+        student: the detector that is trained.
+        teacher: the detector that it mimics.
+        points: where to pair features, from `POINTS`.
+        is_adapted: whether adapters make features of different widths comparable.
 
     Raises:
-        LSHFMError: a point is unknown, does not exist in one of the two or is something else there; the two
-            normalise images in other ways; or what is to be paired does not fit.
+        LSHFMError: a point is unknown, or missing or different in one of the two; the two normalise images
+            differently; or the features do not fit.
     """
     taps = tap_of(student), tap_of(teacher)
     for point in points:
@@ -64,22 +64,22 @@ def make_tap(
         values = [list(getattr(detector.transform, key)) for detector in (student, teacher)]
         if values[0] != values[1]:
             raise LSHFMError(
-                f"mimicking: both see the batch as the student normalises it, so expected one {key}, found "
-                f"{values[0]} (student) and {values[1]} (teacher)"
+                f"mimicking: both networks see the batch as the student normalises it, so expected equal {key}, "
+                f"found {values[0]} (student) and {values[1]} (teacher)"
             )
     tap = FeatureTap(*taps, frozenset(points))
     if "penultimate" in points and not is_adapted:
         sizes = [each.num_features for each in taps]
         if sizes[0] != sizes[1]:
             raise LSHFMError(
-                f"mimicking: expected features of one length, found {sizes[0]} (student) and {sizes[1]} "
+                f"mimicking: expected features of equal length, found {sizes[0]} (student) and {sizes[1]} "
                 "(teacher); give both the same fpn_channels and box_head_width"
             )
     return tap
 
 
 def _refuse_other_layout(point: str, *taps: DetectorTap) -> None:
-    """Stop if a point is not the same in both detectors."""
+    """Stop if a point is missing in a detector, or means something else in the other one."""
     found = [tap.layouts.get(point) for tap in taps]
     families = [type(tap.detector).__name__ for tap in taps]
     if found[0] != found[1]:
@@ -93,26 +93,26 @@ def _refuse_other_layout(point: str, *taps: DetectorTap) -> None:
 
 
 class FeatureTap:
-    """Pairs the features of one student forward with the teacher's.
+    """Pairs the features of a student's forward pass with the teacher's.
 
-        with tap.pairing(use):  # use(pairs, batch) is called on the way
+        with tap.pairing(use):  # calls use(pairs, batch) during the forward pass
             losses = student(images, targets)
 
         with tap.recording() as record:
             losses = student(images, targets)
         pairs = tap.pairs(record)  # {point: pair}
 
-    The hooks exist only inside these contexts. Batches are resized and normalised once, by the student: both
-    networks see the same tensor.
+    The hooks exist only inside of these contexts. The student resizes and normalises the batch, and both networks
+    see the resulting tensor.
 
     Args:
         student: tap of the student.
-        teacher: tap of the teacher; `make_tap` checks that the two fit.
+        teacher: tap of the teacher. `make_tap` checks that the two fit.
         points: where to pair features.
 
     Raises:
-        LSHFMError: the pyramids have no level of the same stride, or class logits are to be paired and the teacher
-            lacks a class of the student's.
+        LSHFMError: the two pyramids have no stride in common, or class logits are to be paired and the teacher
+            lacks a class of the student.
     """
 
     def __init__(self, student: DetectorTap, teacher: DetectorTap, points: frozenset[str]) -> None:
@@ -177,17 +177,17 @@ class FeatureTap:
         return self._student.channels(point), self._teacher.channels(point)
 
     def is_of_maps(self, point: str) -> bool:
-        """Whether the features at a point are maps, not rows."""
+        """Whether the features at a point are maps (and not rows)."""
         return point not in self._student.row_points
 
     @contextmanager
     def pairing(self, use: Callable[[dict[str, Pair], Batch], None]) -> Iterator[None]:
-        """Give `use` the pairs while the student runs inside this context, as soon as its part of them is made.
+        """Context that calls `use` with the pairs of a student's forward pass as soon as they can be computed.
 
-        That is before the student's own losses fill the memory with what their gradients need.
+        That is before the student's own losses allocate memory for their gradients.
 
         Raises:
-            LSHFMError: nothing was recorded, so that there would be no mimic term.
+            LSHFMError: nothing was recorded, so the mimic term would be missing.
         """
         used = False
 
@@ -195,7 +195,7 @@ class FeatureTap:
             nonlocal used
             used = True
             use(self.pairs(record), record["batch"])
-            record.clear()  # the teacher's maps need not outlive the mimic term
+            record.clear()  # frees the teacher's maps, which are no longer needed
             give_back_freed_memory(next(self.student.parameters()).device)
 
         with self._hooked(pair):
@@ -205,7 +205,7 @@ class FeatureTap:
 
     @contextmanager
     def recording(self) -> Iterator[Record]:
-        """Record while the student runs inside this context, for `pairs`; `record["batch"]` is the `Batch`."""
+        """Context that records a student's forward pass for `pairs`. `record["batch"]` is the `Batch`."""
         with self._hooked(lambda record: None) as record:
             yield record
 
@@ -214,7 +214,7 @@ class FeatureTap:
         record: Record = {}
 
         def keep_batch(module: nn.Module, inputs: Any, output: Any) -> None:
-            # Before the student's own forward: the teacher's activations never meet the student's in memory.
+            # Before the student's own forward pass, so that the activations of both are never in memory together.
             images, targets = output
             record["teacher"] = self.teacher_maps(images.tensors)
             record["batch"] = Batch(
@@ -230,10 +230,10 @@ class FeatureTap:
             yield record
 
     def pairs(self, record: Record) -> dict[str, Pair]:
-        """The pair of each point of a recorded forward; runs the teacher, without gradient.
+        """The pair at each point of a recorded forward pass. Runs the teacher, without gradient.
 
         Raises:
-            LSHFMError: nothing was recorded, so that there would be no mimic term.
+            LSHFMError: nothing was recorded, so the mimic term would be missing.
         """
         if not self._student.needs(self.points) | {"teacher"} <= record.keys():
             raise _nothing_recorded()
@@ -257,7 +257,7 @@ class FeatureTap:
         return pairs
 
     def teacher_maps(self, batch: Tensor) -> dict[str, Any]:
-        """What the teacher computes of a batch [B, 3, H, W] before the student has any box, without gradient."""
+        """What the teacher computes from a batch [B, 3, H, W] before the student has boxes, without gradient."""
         with torch.no_grad():
             return self._teacher.teacher_maps(batch, self.points)
 

@@ -1,4 +1,4 @@
-"""Features at places of images that need no training forward: near the ground truth, or evenly spaced."""
+"""Features at chosen places of images, without a training forward pass: near ground-truth boxes, or on a grid."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,20 +20,20 @@ def ground_truth_features(
     rows_per_image: int,
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """Features of one or more detectors at the same places, which follow from the ground truth.
+    """Features of one or more detectors at the same places near ground-truth boxes.
 
-    Which places these are depends on the family (see `ground_truth_features` of its tap). Of them `rows_per_image`
-    are drawn, or all if they are fewer.
+    The family's tap chooses the places (see `DetectorTap.ground_truth_features`). At most `rows_per_image` of them
+    are drawn for each image.
 
     Args:
-        detectors: of one architecture, in evaluation mode; the first resizes the images, to its test size.
+        detectors: detectors of one architecture in evaluation mode. The first one resizes the images.
         images: float [3, H, W] in 0..1.
-        targets: `boxes` [N, 4] and `labels` [N] of each; an image without boxes gives no features.
-        rows_per_image: the most features of an image.
-        generator: of the draws, on the CPU.
+        targets: `boxes` [N, 4] and `labels` [N] for each image. An image without boxes gives no features.
+        rows_per_image: largest number of features per image.
+        generator: CPU generator for the draws.
 
     Returns:
-        For each detector the features [M, D], without gradient, rows in the same order.
+        For each detector the features [M, D], without gradient, with rows in the same order.
     """
     taps = [tap_of(detector) for detector in detectors]
     with torch.no_grad():
@@ -45,16 +45,16 @@ def ground_truth_features(
 
 
 def feature_grids(detectors: Sequence[Any], image: Tensor) -> list[FeatureGrid]:
-    """Features of detectors of one architecture over an image, a grid a pyramid level or a size of boxes.
+    """Features of detectors of one architecture on grids over an image, one grid per pyramid level or box size.
 
-    Which grids these are depends on the family (see `grids` of its tap).
+    The family's tap chooses the grids (see `DetectorTap.grids`).
 
     Args:
-        detectors: in evaluation mode, on one device; the first resizes the image, to its test size.
+        detectors: detectors in evaluation mode on one device. The first one resizes the image.
         image: float [3, H, W] in 0..1, on that device.
 
     Returns:
-        The grids, from the finest to the coarsest of a kind; without gradient, cropped to the image.
+        The grids of each kind from fine to coarse, without gradient, cropped to the image.
     """
     taps = [tap_of(detector) for detector in detectors]
     with torch.no_grad():

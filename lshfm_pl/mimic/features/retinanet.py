@@ -1,4 +1,4 @@
-"""Where the features of a RetinaNet are read."""
+"""Reading the features of a RetinaNet."""
 
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Mimic losses, one file a method: plain tensors in, loss out."""
+"""Mimic losses, one file per method. They take plain tensors and return a scalar."""
 
 from lshfm_pl.mimic.losses.base import Context, Loss, LossSum
 from lshfm_pl.mimic.losses.kd import KD

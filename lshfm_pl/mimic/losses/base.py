@@ -1,4 +1,4 @@
-"""What every mimic loss is: a module that sees tensors of a student and a teacher and returns a scalar.
+"""Base classes of mimic losses: modules that compare features of a student and a teacher and return a scalar.
 
 Shapes: N rows (sampled boxes or anchors), D features, H hash functions, K class logits; maps [B, C, h, w].
 """
@@ -19,19 +19,18 @@ __all__ = ["Context", "Loss", "LossSum", "mean_over_rows", "require_number"]
 
 @dataclass(frozen=True)
 class Context:
-    """What a loss may know besides the features.
+    """What a loss may use besides the features.
 
     Attributes:
-        weights: what each row [N] or location ([B, h, w] of each level) counts in a sum; None: all the same. They
-            sum to 1 but for class logits.
-        boxes: ground truth [n, 4] of each image as x1, y1, x2, y2 in pixels of the padded batch; None for a loss
-            whose `wants` lacks `boxes`.
-        labels: [n] of each image; None likewise.
+        weights: weight of each row [N], or of each location ([B, h, w] for each level), in the sum over rows or
+            locations; None for equal weights. They sum to 1, except for class logits.
+        boxes: ground-truth boxes [n, 4] of each image as x1, y1, x2, y2 in pixels of the padded batch; None unless
+            the loss's `wants` contains `boxes`.
+        labels: ground-truth labels [n] of each image; None unless `wants` contains `boxes`.
         image_sizes: (height, width) of each image in the padded batch.
         padded_size: (height, width) of the batch.
-        strides: pixels from one location of a map to the next, of each level of the pyramid.
-        generator: of random numbers on the CPU, seeded by the step; None for a loss whose `wants` lacks
-            `generator`.
+        strides: stride in pixels of each pyramid level.
+        generator: CPU random number generator, seeded by the step; None unless `wants` contains `generator`.
     """
 
     weights: Tensor | Sequence[Tensor] | None = None
@@ -49,31 +48,31 @@ NO_CONTEXT = Context()
 class Loss(nn.Module):
     """A loss between the features of a student and a teacher at one point.
 
-    Sub-classes implement `forward(student, teacher, context) -> Tensor`, which is called with float32 features in
-    the same structure and of the same shapes, the teacher's without gradient, and autocast off. They may own
-    trained parameters. `loss(student, teacher)` without a context is for plain tensors.
+    Subclasses implement `forward(student, teacher, context) -> Tensor`. It is called with float32 features of equal
+    structure and shapes, with the teacher's detached and autocast disabled. Subclasses may own trained parameters.
+    `loss(student, teacher)` without a context is enough for plain tensors.
     """
 
     point: ClassVar[str] = "penultimate"
     """Where the features are read: `penultimate`, `pyramid`, `logits` or `dense_head`."""
 
     wants: ClassVar[frozenset[str]] = frozenset()
-    """Of the context: `boxes` (with `labels`), `generator`."""
+    """Parts of the context that the loss needs: `boxes` (with `labels`), `generator`."""
 
     follows: ClassVar[Mapping[str, str]] = {}
-    """Argument of the constructor → fact about the teacher (`TeacherFacts`) that it takes where none is given."""
+    """Constructor argument → fact about the teacher (see `TeacherFacts`) that is its default."""
 
     calibrated: ClassVar[tuple[str, ...]] = ()
-    """Buffers that `calibrate` sets."""
+    """Names of the buffers that `calibrate` sets."""
 
     is_cast: ClassVar[bool] = True
-    """Whether maps of other types are made float32 first; rows always are."""
+    """Whether maps are cast to float32 before `forward`. Rows always are."""
 
     is_last_on_maps: ClassVar[bool] = False
-    """Whether it is computed after the others on maps, as it keeps much that would add to their peak of memory."""
+    """Whether to compute this loss after all others on maps, because it keeps large tensors for its gradient."""
 
     calibration_images: int = 0
-    """Training images from which `calibrate` is to be given features before a new run; 0 for none."""
+    """Number of training images whose features `calibrate` needs before a new run; 0 for none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,26 +92,26 @@ class Loss(nn.Module):
         teacher = mapped(Tensor.detach, teacher)
         if self.is_cast or isinstance(student, Tensor):
             student, teacher = (mapped(Tensor.float, features) for features in (student, teacher))
-        # Autocast would make float16 or bfloat16 of the products; the loss is cheap to keep exact.
+        # Autocast would compute products in float16 or bfloat16; exact products cost little here.
         with torch.autocast(next(tensors_of(student)).device.type, enabled=False):
             return super().__call__(student, teacher, context)
 
     def calibrate(self, teacher_MD: Tensor) -> None:
-        """Set the buffers named in `calibrated` from a sample of the teacher's features at `penultimate` [M, D]."""
+        """Set the buffers named in `calibrated` from teacher features [M, D] at `penultimate`."""
         raise NotImplementedError
 
     def monitored(self) -> dict[str, Tensor]:
-        """Scalars of the last batch to be logged under their names, without gradient."""
+        """Scalars of the last batch that are logged under these names, without gradient."""
         return {}
 
 
 class LossSum(nn.Module):
-    """Several losses at one point under one name in a config; each is a term of its own in training.
+    """Several losses at one point that have one name in a config. In training each is a term of its own.
 
-    `loss_sum(student, teacher, context)` is the sum of `terms(student, teacher, context)`.
+    `loss_sum(student, teacher, context)` is the sum of the values of `terms(student, teacher, context)`.
 
     Args:
-        losses: by the names under which they are logged.
+        losses: losses by the names under which they are logged.
     """
 
     def __init__(self, losses: Mapping[str, Loss]) -> None:
@@ -120,7 +119,7 @@ class LossSum(nn.Module):
         self.losses = nn.ModuleDict(losses)
 
     def terms(self, student: Features, teacher: Features, context: Context = NO_CONTEXT) -> dict[str, Tensor]:
-        """Each loss by its name."""
+        """Each loss by name."""
         return {name: loss(student, teacher, context) for name, loss in self.losses.items()}
 
     def forward(self, student: Features, teacher: Features, context: Context = NO_CONTEXT) -> Tensor:
@@ -129,10 +128,10 @@ class LossSum(nn.Module):
 
 
 def require_number(key: str, value: Any) -> None:
-    """Refuse what is no finite number ≥ 0.
+    """Check that a setting is a finite number ≥ 0.
 
     Raises:
-        LSHFMError: names `distill.<key>`.
+        LSHFMError: it is not; the message names `distill.<key>`.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and value >= 0):
@@ -140,9 +139,9 @@ def require_number(key: str, value: Any) -> None:
 
 
 def mean_over_rows(loss_NX: Tensor, row_weights_N: Tensor | None) -> Tensor:
-    """Mean over the elements of each row, then over the rows, or their sum weighted by `row_weights_N`."""
+    """Mean over the elements of each row, then the mean over rows, or the sum weighted by `row_weights_N`."""
     if loss_NX.shape[0] == 0:
-        # A mean over nothing would be NaN; the sum keeps the graph, so that DDP sees every parameter used.
+        # The mean of no rows would be NaN. The sum keeps the graph, so that DDP sees every parameter in use.
         return loss_NX.sum()
     if row_weights_N is None:
         return loss_NX.mean()

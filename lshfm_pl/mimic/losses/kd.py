@@ -1,4 +1,4 @@
-"""Distillation of class scores (arXiv 1503.02531)."""
+"""Distillation of class logits (arXiv 1503.02531)."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal, cast, get_args
@@ -16,16 +16,16 @@ Activation = Literal["softmax", "sigmoid"]
 
 
 class KD(Loss):
-    """β · T² · KL(teacher ‖ student) of the class scores softened by the temperature T, summed over classes.
+    """β · T² · KL(teacher ‖ student) of the class scores at temperature T, summed over classes.
 
-    Source: arXiv 1503.02531, section 2: T² keeps the gradient's size independent of T. With `softmax` the classes
-    exclude each other (Faster R-CNN, background included); with `sigmoid` each class is a yes or no of its own,
-    as in the focal loss (RetinaNet). The rows' weights need not sum to 1.
+    Source: arXiv 1503.02531, section 2. The factor T² makes the gradient's size independent of T. With `softmax`
+    the classes are exclusive (Faster R-CNN, background included). With `sigmoid` each class is a binary decision,
+    as in the focal loss (RetinaNet). The row weights need not sum to 1.
 
     Args:
-        beta: weight of the loss.
+        beta: weight β of the loss.
         temperature: T.
-        activation: what makes scores of the logits.
+        activation: `softmax` or `sigmoid`, which turns logits into scores.
     """
 
     point = "logits"
@@ -46,7 +46,7 @@ class KD(Loss):
         self.activation = activation
 
     def forward(self, student_NK: Tensor, teacher_NK: Tensor, context: Context = NO_CONTEXT) -> Tensor:
-        """The loss of class logits, a float32 scalar."""
+        """The loss between class logits, a float32 scalar."""
         student_NK, teacher_NK = student_NK / self.temperature, teacher_NK / self.temperature
         if self.activation == "softmax":
             log_student, log_teacher = student_NK.log_softmax(dim=1), teacher_NK.log_softmax(dim=1)
@@ -60,5 +60,5 @@ class KD(Loss):
 
 
 def _divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
-    """p_t · log(p_t / p_s), elementwise."""
+    """p_t · log(p_t / p_s), elementwise, from log-probabilities."""
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True)

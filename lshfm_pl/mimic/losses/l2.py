@@ -16,10 +16,15 @@ __all__ = ["L2", "mean_squared_error_of_maps"]
 def mean_squared_error_of_maps(
     student: Sequence[Tensor], teacher: Sequence[Tensor], location_weights: Sequence[Tensor]
 ) -> Tensor:
-    """MSE of 3×3 neighbourhoods. A place counts in the neighbourhoods around it, so its weights add up there."""
+    """MSE of the 3×3 neighbourhoods of all locations, computed from the maps.
+
+    A pixel is part of up to 9 neighbourhoods, so its squared error is weighted by the sum of their weights.
+    """
     levels = []
     for student_BChw, teacher_BChw, weights_Bhw in zip(student, teacher, location_weights, strict=True):
-        counts_Bhw = F.avg_pool2d(weights_Bhw.float(), SIDE, stride=1, padding=SIDE // 2)  # the sum / 9
+        counts_Bhw = F.avg_pool2d(
+            weights_Bhw.float(), SIDE, stride=1, padding=SIDE // 2
+        )  # sum of weights / 9
         squares_BChw = (student_BChw.float() - teacher_BChw.float()).square()
         levels.append((squares_BChw.mean(dim=1) * counts_Bhw).sum())
     return torch.stack(levels).sum()
@@ -28,15 +33,15 @@ def mean_squared_error_of_maps(
 class L2(Loss):
     """β · MSE(f_s, f_t), the mean over all elements.
 
-    Features are rows [N, D], or the 3×3 neighbourhoods (zero padding) of the locations of maps [B, C, h, w], whose
-    weights [B, h, w] are then needed.
+    Features are rows [N, D], or the zero-padded 3×3 neighbourhoods of the locations of maps [B, C, h, w]. Maps need
+    location weights [B, h, w].
 
     Args:
-        beta: weight of the whole loss.
+        beta: weight β of the loss.
     """
 
-    is_cast = False  # a level at a time
-    is_last_on_maps = True  # keeps the differences for its gradient
+    is_cast = False  # one level at a time is cast instead
+    is_last_on_maps = True  # keeps the differences of the maps for the gradient
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Losses of locality-sensitive hashes (arXiv 2011.01424)."""
+"""The loss of locality-sensitive hashes (arXiv 2011.01424)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,41 +23,41 @@ Centre = Literal["mean", "median"]
 EvenMedian = Literal["mean", "lower"]
 
 PROJECTED_AT_ONCE = 2**24
-"""Elements of the projections [N, h] that exist at once while a median is found: 64 MB."""
+"""Elements of the projections [N, h] that are in memory at once while a median is computed: 64 MB."""
 
 
 class LSH(Loss):
     """β · BCE-with-logits(W f_s + b, 1[W f_t + b > 0]), the mean over all elements.
 
-    W [H, D] holds H random hash functions with entries from N(0, std²), b [H] is zero; both are frozen and
-    belong to the state dict. Only the direction of a feature is constrained, its length is free. Features are rows
-    [N, D], or the 3×3 neighbourhoods (zero padding) of the locations of maps [B, C, h, w] with D = 9 · C, whose
-    weights [B, h, w] are then needed; maps of bfloat16 are multiplied in it.
+    W [H, D] holds H random hash functions with entries from N(0, std²), and b [H] is zero. Both are frozen buffers
+    of the state dict. The loss constrains only the direction of a feature, not its length. Features are rows
+    [N, D], or the zero-padded 3×3 neighbourhoods of the locations of maps [B, C, h, w] with D = 9 · C. Maps need
+    location weights [B, h, w]. Products of bfloat16 maps are computed in bfloat16.
 
     Args:
         num_features: D.
-        num_hashes: H; 4 · D if None, as published.
-        beta: weight of the whole loss.
-        std: standard deviation of the entries of W. The published value is that of the teacher's classifier weight,
-            which a config with null takes.
-        hash_loss: `bce` on the teacher's bits, or `l1` / `l2` between the two projections.
-        hashes_per_step: draw so many of the hash functions anew for each loss: its expectation is the loss with all
-            of them. None takes all.
-        seed: of the random W: the same seed and sizes give the same W on every machine and process.
-        hash_weights: a file whose W (and b) to take, see `read_hash_file`.
-        bias: 0 keeps b; `mean` or `median` sets it in `calibrate`, to −mean or −median of W f_t per hash, as the
-            paper's classification code can.
-        bias_even_median: which median of an even number of features, see `centre_bias`.
-        bias_images: training images that `calibrate` is to see, evenly spaced over the data set. At most 16
-            features of each are kept on the CPU: 64 KB an image for 1,024 features, 147 KB for RetinaNet's 2,304.
+        num_hashes: H; None for 4 · D, the paper's value.
+        beta: weight β of the loss.
+        std: standard deviation of the entries of W. The paper uses that of the teacher's classifier weight, which
+            is the default in a config.
+        hash_loss: `bce` against the teacher's bits, or `l1` / `l2` between the two projections.
+        hashes_per_step: number of hash functions drawn at random for each call; the expectation is the loss over
+            all of them. None uses all.
+        seed: seed of W. The same seed and sizes give the same W on every machine and in every process.
+        hash_weights: file to read W (and b) from, see `read_hash_file`.
+        bias: 0 keeps b. `mean` or `median` makes `calibrate` set b to −mean or −median of W f_t for each hash, as
+            the paper's classification code can.
+        bias_even_median: which median of an even number of features to take, see `centre_bias`.
+        bias_images: number of training images that `calibrate` needs, evenly spaced over the data set. At most 16
+            features of each are kept on the CPU: 64 KB per image for 1,024 features, 147 KB for RetinaNet's 2,304.
 
     Raises:
-        LSHFMError: a setting out of range, or a file that does not fit.
+        LSHFMError: a setting is out of range, or a file does not fit.
     """
 
     follows: ClassVar[Mapping[str, str]] = {"num_features": "num_features", "std": "classifier_std"}
     calibrated = ("bias",)
-    is_cast = False  # the products of maps are made in the maps' type
+    is_cast = False  # products are computed in the dtype of the maps
 
     weight: Tensor
     bias: Tensor
@@ -99,9 +99,9 @@ class LSH(Loss):
                 f"distill.hash_loss: expected one of {', '.join(HASH_LOSSES)}, found {hash_loss!r}"
             )
         self.hash_loss: HashLoss = normalized
-        #: Share of the last batch's bits on which student and teacher agree, weighted as the loss; a scalar tensor.
+        #: Weighted share of bits of the last batch on which student and teacher agree, a scalar tensor.
         self.bit_agreement: Tensor | None = None
-        # A generator of its own: adding a mimic head must not shift the random numbers of the run.
+        # An own generator: adding a mimic loss must not change the other random numbers of the run.
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("weight", std * torch.randn(num_hashes, num_features, generator=generator))
         self.register_buffer("bias", torch.zeros(num_hashes))
@@ -118,13 +118,13 @@ class LSH(Loss):
             raise LSHFMError(
                 f"distill.bias_images: expected a whole number of at least 1, found {num_images!r}"
             )
-        #: How `calibrate` sets b; None keeps it.
+        #: How `calibrate` sets b; None leaves it unchanged.
         self.centre: Centre | None = None if str(bias) == "0" else bias
         self.even_median: EvenMedian = even_median
         self.calibration_images = 0 if self.centre is None else num_images
 
     def calibrate(self, teacher_MD: Tensor) -> None:
-        """Centre the bias as the settings say.
+        """Set the bias according to the settings.
 
         Raises:
             LSHFMError: as `centre_bias`.
@@ -133,13 +133,13 @@ class LSH(Loss):
             self.centre_bias(teacher_MD, self.centre, self.even_median)
 
     def monitored(self) -> dict[str, Tensor]:
-        """`bit_agreement`."""
+        """`bit_agreement` of the last batch."""
         return {} if self.bit_agreement is None else {"bit_agreement": self.bit_agreement}
 
     def load_hash(self, weights: Mapping[str, Any], source: str) -> None:
-        """Take W (and b, if there) from `weights` with the keys `weight` [H, D] and optionally `bias` [H].
+        """Load W and b from `weights`, which has the keys `weight` [H, D] and optionally `bias` [H].
 
-        H follows the file, so that a run can share the hash functions of another.
+        H is that of the file, so that a run can use the hash functions of another run.
 
         Raises:
             LSHFMError: no such tensors, or another number of features; the message names `source`.
@@ -158,28 +158,30 @@ class LSH(Loss):
 
     @exact_products()
     def centre_bias(self, features_ND: Tensor, centre: Centre, even_median: EvenMedian = "mean") -> None:
-        """Set b = −mean or −median of W f per hash over the given features [N, D], N ≥ 1.
+        """Set b to −mean or −median of W f for each hash over the features [N, D], N ≥ 1.
 
-        With the median half of the features have bit 1, so that every hash tells the most it can. The projections
-        are made a block of hashes at a time.
+        With the median, half of the features have bit 1, so that each bit carries the most information. The
+        projections are computed for a block of hashes at a time.
 
         Args:
-            features_ND: the teacher's features.
-            centre: mean or median, per hash.
-            even_median: which median of an even number N: the `mean` of the two middle values, or the `lower` one
-                as in the published code. With `lower` the feature that is the median has a projection of 0,
-                hence bit 0.
+            features_ND: features of the teacher.
+            centre: `mean` or `median`.
+            even_median: which median of an even number N to take: the `mean` of the two middle values, or the
+                `lower` one as the reference implementation. With `lower`, the feature that is the median has a
+                projection of 0 and so bit 0.
 
         Raises:
-            LSHFMError: no feature is given, or one is not finite.
+            LSHFMError: there is no feature, or one is not finite.
         """
         if len(features_ND) == 0:
-            raise LSHFMError("distill.bias: no teacher feature to find the centre of; have the images boxes?")
+            raise LSHFMError(
+                "distill.bias: found no teacher features to centre on; do the images have boxes?"
+            )
         if not torch.isfinite(features_ND).all():
             raise LSHFMError("distill.bias: the teacher's features are not finite; is it trained?")
         features_ND = features_ND.to(self.weight)
         if centre == "mean":
-            # In float64: W f is linear, so its mean is W times the mean, and cancellation costs no digits.
+            # In float64. W f is linear, so its mean is W times the mean of f; cancellation costs no digits.
             centres_H = self.weight.double() @ features_ND.double().mean(dim=0)
         else:
             block = max(1, PROJECTED_AT_ONCE // len(features_ND))
@@ -204,7 +206,7 @@ class LSH(Loss):
         """The loss, a float32 scalar.
 
         Raises:
-            LSHFMError: D is not the number of features that the hash is for.
+            LSHFMError: D differs from the number of features of the hash matrix.
         """
         if isinstance(student, Tensor):
             self._require_features(student.shape[1])
@@ -228,7 +230,7 @@ class LSH(Loss):
         return self.beta * loss
 
     def _functions_of_step(self) -> tuple[Tensor, Tensor]:
-        """W and b of the hash functions that this loss is of."""
+        """W and b of the hash functions that this call uses."""
         if self.hashes_per_step is None or self.hashes_per_step >= len(self.weight):
             return self.weight, self.bias
         drawn = torch.randperm(len(self.weight), device=self.weight.device)[: self.hashes_per_step]

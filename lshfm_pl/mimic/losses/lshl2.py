@@ -1,4 +1,4 @@
-"""L2 and LSH together, as published (arXiv 2011.01424)."""
+"""The sum of the L2 and the LSH loss, the paper's method (arXiv 2011.01424)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +13,15 @@ __all__ = ["LSHL2"]
 
 
 class LSHL2(LossSum):
-    """β · (w_l2 · MSE + w_lsh · LSH term); both weights are 1 as published: one β for the sum.
+    """β · (w_l2 · MSE + w_lsh · LSH term). The paper has both weights 1 and one β for the sum.
 
     Args:
-        num_features: D, as `LSH`.
-        num_hashes: H, as `LSH`.
-        beta: weight of the sum.
+        num_features: D, as in `LSH`.
+        num_hashes: H, as in `LSH`.
+        beta: weight β of the sum.
         l2_weight: w_l2.
         lsh_weight: w_lsh.
-        hash_settings: further arguments of `LSH`.
+        hash_settings: other arguments of `LSH`.
     """
 
     follows = LSH.follows

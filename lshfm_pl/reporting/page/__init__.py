@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lshfm_pl.errors import few, without_controls
-from lshfm_pl.files import read_bytes, write_whole
+from lshfm_pl.errors import first_few, without_controls
+from lshfm_pl.files import read_bytes, write_atomically
 from lshfm_pl.reporting.costs import COST_COLUMNS, COST_KEYS
 from lshfm_pl.reporting.finding import SetAside
 from lshfm_pl.reporting.groups import Figure, Group, Line
@@ -107,7 +107,7 @@ def write_page(
         aside=aside,
         meanings=list(_meanings(metrics, used, resamples, has_published)),
     )
-    return write_whole(path, without_controls(text).encode("utf-8", "replace"))
+    return write_atomically(path, without_controls(text).encode("utf-8", "replace"))
 
 
 def _resource(name: str) -> str:
@@ -152,7 +152,7 @@ def _row(
     has_published: bool,
     numbers: Mapping[int, int],
 ) -> dict[str, Any]:
-    source = f"from {few((run.folder for run in line.runs), MOST_RUNS_NAMED)}"
+    source = f"from {first_few((run.folder for run in line.runs), MOST_RUNS_NAMED)}"
     cells: list[dict[str, Any]] = [
         {"label": "table", "text": str(number), "sort": number, "anchor": f"group-{number}"},
         {"label": "loss", "text": line.title, "sort": line.title},

@@ -15,7 +15,7 @@ from torch.nn.utils import get_total_norm
 from lshfm_pl.data.batches import as_float
 from lshfm_pl.detectors.cost import count_parameters
 from lshfm_pl.drawing.grid import TRUTH, detection_picture
-from lshfm_pl.errors import LSHFMError, few, printable
+from lshfm_pl.errors import LSHFMError, first_few, printable
 from lshfm_pl.kernels.switches import describe_switches
 from lshfm_pl.metrics.inputs import foreground
 from lshfm_pl.training import DetectionModule, DistillationModule
@@ -223,7 +223,9 @@ class RunSummary(pl.Callback):
 
 
 def _told_counts(counts: Mapping[str, Any]) -> str:
-    classes = few((f"{printable(name)} {count:,}" for name, count in counts["classes"].items()), CLASSES_TOLD)
+    classes = first_few(
+        (f"{printable(name)} {count:,}" for name, count in counts["classes"].items()), CLASSES_TOLD
+    )
     further = {name: count for name, count in counts.items() if name not in ("images", "objects", "classes")}
     told = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in further.items() if count)
     return f"{counts['images']:,} images, {counts['objects']:,} objects ({classes}){told}"

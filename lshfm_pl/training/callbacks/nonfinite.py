@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import write_whole
+from lshfm_pl.files import write_atomically
 from lshfm_pl.runs.checkpoint_files import write_checkpoint
 from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint, RunRecord
 from lshfm_pl.training.detection import DetectionModule, SeenBatch
@@ -160,7 +160,7 @@ class NonFiniteGuard(pl.Callback):
         }
         path = self.folder / f"step_{step:06d}_rank{rank}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(content, indent=2) + "\n").encode("utf-8"))
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode("utf-8"))
         return path
 
     @staticmethod

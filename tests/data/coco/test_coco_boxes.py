@@ -43,7 +43,7 @@ def test_boxes_over_the_border_are_told_by_what_the_file_says(tmp_path, training
     assert [kind for kind, _ in told] == ["box-partly-outside"] * 3
     assert told[0][1] == (
         "entry 1 of 'annotations', of image 1 ('000000000001.jpg'): "
-        "the box [50, 5, 20, 15] goes over the border of 64 x 48."
+        "the box [50, 5, 20, 15] extends beyond the image of 64 x 48."
     )
     assert dataset.target(0)["boxes"].tolist() == [[50, 5, 64 if training else 70, 20]]
 
@@ -80,7 +80,7 @@ def test_boxes_that_only_go_over_the_border_are_read(tmp_path, boxes):
 def test_boxes_of_parts_of_the_image_stop(tmp_path):
     write(tmp_path, [(0.1, 0.2, 0.5, 0.5), (0.5, 0.5, 0.5, 0.5)])
     with pytest.raises(
-        FaultError, match=r"all coordinates are within 0 and 1: relative ones\? Expected pixels"
+        FaultError, match=r"all coordinates are within 0 and 1: are they relative\? Expected pixels"
     ):
         read(tmp_path)
     write(tmp_path, [(0.1, 0.2, 0.5, 0.5), (0, 0, 1.5, 2)])
@@ -98,7 +98,7 @@ def test_boxes_of_per_cent_are_asked_about(tmp_path):
 
     text = told(boxes)["boxes-in-percent"]
     assert text.startswith(
-        "all 3 boxes are within 0 and 100, the images have 300 x 200 pixels or more: per cent?"
+        "all 3 boxes are within 0 and 100 and the images have 300 x 200 pixels or more. Percentages?"
     )
     assert "boxes-in-percent" not in told([*boxes[:2], (0, 0, 101, 5)])
     assert "boxes-in-percent" not in told([(1, 2, 30, 40)] * 3)
@@ -145,8 +145,8 @@ def test_images_that_are_left_out_of_training_are_told_by_reason(tmp_path):
     dataset, told = read(tmp_path)
     assert [record.image_id for record in dataset.records] == ["1"]
     assert dict(told)["images-left-out"] == (
-        "4 of 5 images are left out of training, having nothing to learn: 1 without annotations, 1 with crowds "
-        "alone, 2 with boxes of one pixel or outside alone; 000000000002.jpg the first. "
+        "4 of 5 images are left out of training, having nothing to learn: 1 without annotations, 1 with only "
+        "crowds, 2 with only boxes of one pixel or outside; the first is 000000000002.jpg. "
         "data.keep_empty_images=true trains on those without annotations as background."
     )
     dataset, told = read(tmp_path, training=False)
@@ -238,7 +238,7 @@ def test_the_setting_that_drops_categories_can_be_typed_as_it_is_told(tmp_path):
     write(tmp_path, [(5, 5, 20, 20)], "val", categories=names, labels=[1])
     with pytest.raises(FaultError) as caught:
         make(tmp_path, "train", "val").setup()
-    typed = str(caught.value).partition("They have no objects: ")[2].partition(" leaves them out")[0]
+    typed = str(caught.value).partition("They have no objects: ")[2].partition(" drops them")[0]
     (override,) = shlex.split(typed)
     assert OverridesParser.create().parse_override(override).value() == odd
 
@@ -281,7 +281,7 @@ def test_a_root_category_is_told_and_can_be_dropped(tmp_path):
     datamodule = make(tmp_path, "train", "val")
     told = read_sets(datamodule)
     assert told["train"]["class-without-objects"] == (
-        "the class 'pets' has no objects: it is the supercategory of all others, no class. "
+        "the class 'pets' has no objects: it is only the supercategory of all others. "
         "'data.drop_categories=[\"pets\"]' drops it."
     )
     assert datamodule.class_names == ("pets", "cat", "dog")
@@ -295,7 +295,7 @@ def test_a_root_category_is_told_and_can_be_dropped(tmp_path):
 
 def test_only_categories_without_objects_can_be_dropped(tmp_path):
     write(tmp_path, [(5, 5, 20, 20)] * 2, labels=[1, 2])
-    with pytest.raises(FaultError, match="data.drop_categories has 'dog', which 1 annotations are of"):
+    with pytest.raises(FaultError, match="data.drop_categories has 'dog', which has 1 annotations"):
         read_sets(make(tmp_path, "train", "val", drop_categories=["dog"]))
     write(tmp_path, [(5, 5, 20, 20)], "val", categories={1: "cat", 2: "dog", 3: "hen"}, labels=[1])
     with pytest.raises(LSHFMError, match="data.drop_categories: there is no category 'cow' in .*_train.json"):
@@ -318,7 +318,7 @@ def test_classes_without_training_objects_are_named(tmp_path):
         """'data.drop_categories=["dog","it'"'"'s \\"b\\""]' drops them."""
     )
     assert told["val"]["class-without-objects"].startswith(
-        "has objects of classes that no training object has: dog (1)"
+        "has objects of classes without training objects: dog (1)"
     )
 
 
@@ -326,7 +326,7 @@ def test_classes_of_an_object_or_two_among_hundreds_are_named(tmp_path):
     write(tmp_path, [(5, 5, 20, 20)] * 202, labels=[1] * 200 + [2] * 2, images=[1] * 202)
     write(tmp_path, [(5, 5, 20, 20)], "val")
     told = read_sets(make(tmp_path, "train", "val"))["train"]
-    assert told["class-rare"] == "classes with next to no training objects: dog (2); cat has 200."
+    assert told["class-rare"] == "classes with very few training objects: dog (2); cat has 200."
     write(tmp_path, [(5, 5, 20, 20)] * 202, labels=[1] * 199 + [2] * 3, images=[1] * 202)
     assert "class-rare" not in read_sets(make(tmp_path, "train", "val"))["train"]
 

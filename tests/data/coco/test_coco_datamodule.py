@@ -178,7 +178,7 @@ def test_training_logs_one_line_a_kind(faulty, caplog):
     told = [line for line in lines if "box-partly-outside" in line]
     assert len(told) == 1
     assert told[0].startswith("train set: box-partly-outside: ")
-    assert told[0].endswith("goes over the border of 128 x 128. And 4 more.")
+    assert told[0].endswith("extends beyond the image of 128 x 128. And 4 more.")
     assert "data.on_bad_sample=skip: 1 images are left out of the train set" in lines
     assert [line.split(":")[1] for line in lines if "error" not in line].count(" image-unknown") == 1
     assert "6" not in {record.image_id for record in datamodule.train_set.records}
@@ -187,7 +187,7 @@ def test_training_logs_one_line_a_kind(faulty, caplog):
     head = caplog.records[0].message.splitlines()[0]
     assert head == (
         "data.on_bad_sample=skip: 1 training images were skipped, "
-        "1 entries that are of no image of the set were passed over:"
+        "1 entries that belong to no image of the set were ignored:"
     )
 
 

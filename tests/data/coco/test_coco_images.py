@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from coco_files import annotation, coco_content, write_coco
 
-from lshfm_pl.data.coco.annotations import COCOImage
 from lshfm_pl.data.coco.dataset import COCODetection
+from lshfm_pl.data.coco.entries import COCOImage
 from lshfm_pl.data.coco.images import find_images
 from lshfm_pl.data.faults import FaultError, FaultLog
 from lshfm_pl.errors import LSHFMError
@@ -70,7 +70,7 @@ def test_a_name_that_fits_one_file_is_that_file_with_one_warning(tmp_path, name,
     kinds = [kind for kind, _ in told]
     assert kinds == ([] if name == "./a.jpg" else ["file-name-read"])
     if told:
-        assert told[0][1].startswith("1 file_names fit a file of")
+        assert told[0][1].startswith("1 file_names match a file of")
 
 
 def test_a_file_with_another_suffix_is_named(tmp_path):
@@ -145,7 +145,7 @@ def test_a_colon_is_part_of_a_name(tmp_path):
 def test_a_folder_beside_may_be_the_one_that_is_meant(tmp_path):
     make_files(tmp_path / "images", "a.jpg")
     folder = make_files(tmp_path / "train", "a.jpg", "b.jpg")
-    with pytest.raises(FaultError, match=r"images/ lies beside this folder.*Set the folder of images to"):
+    with pytest.raises(FaultError, match=r"images/ is next to this folder.*Set the folder of images to"):
         find(folder, "images/a.jpg", "b.jpg")
 
 

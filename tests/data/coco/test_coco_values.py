@@ -156,7 +156,7 @@ def test_a_file_of_such_values_is_read_with_one_warning(tmp_path, content):
         category["id"] = f" {category['id']} "
     file, told = read(tmp_path, content)
     assert [kind for kind, _ in told] == ["value-read"]
-    assert told[0][1].startswith("27 values are not as the format says")
+    assert told[0][1].startswith("27 values are in the wrong format")
     assert "the first: entry 1 of 'categories': id is ' 3 ', read as 3" in told[0][1]
     assert file.images == plain.images
     assert file.categories == plain.categories
@@ -197,7 +197,7 @@ def test_an_object_whose_image_cannot_be_told_stops_also_where_faults_are_skippe
     if value is ...:
         del content["annotations"][1]["image_id"]
     with pytest.raises(
-        FaultError, match=r"entry 2 \(id 2\) of 'annotations'.*image_id.* skip would not help"
+        FaultError, match=r"entry 2 \(id 2\) of 'annotations'.*image_id.* skipping would not help"
     ):
         read(tmp_path, content, on_error)
 
@@ -262,7 +262,7 @@ def test_an_object_of_whichever_image_stops(tmp_path, content, entry):
     text = json.dumps(content).replace('"annotations": [', f'"annotations": [{entry}, ')
     path = tmp_path / "own.json"
     path.write_text(text)
-    with pytest.raises(FaultError, match="The image of these objects can't be told"):
+    with pytest.raises(FaultError, match="The image of these objects is unknown"):
         read_coco_json(path, FaultLog("skip"))
 
 
@@ -280,7 +280,7 @@ def test_entries_that_come_again_are_read_once(tmp_path, content):
     content["annotations"].append(dict(content["annotations"][0]))
     file, told = read(tmp_path, content)
     assert [kind for kind, _ in told] == ["entry-repeated"]
-    assert told[0][1].startswith("8 entries are there already")
+    assert told[0][1].startswith("8 entries are exact copies of earlier ones")
     assert file.images == plain.images
     assert file.boxes.tolist() == plain.boxes.tolist()
 
@@ -332,14 +332,14 @@ def test_unicode_of_any_kind_is_read(tmp_path, content, encoding):
 
 @pytest.mark.parametrize(
     ("data", "text"),
-    [(b"\x1f\x8b\x08\x00", "is packed by gzip: unpack it"),
-     (b"PK\x03\x04", "is packed by zip"),
+    [(b"\x1f\x8b\x08\x00", "is packed with gzip: unpack it"),
+     (b"PK\x03\x04", "is packed with zip"),
      (b'{"a": 1}\n{"a": 2}\n', "more than one JSON document"),
      ('{"images": [], "name": "Käfer"}'.encode("latin-1"), "its text is not utf-8"),
      (b'{"images": ' + b"[" * 100_000, "nested too deeply"),
      (b'{"images": ' + b"9" * 5000 + b"}", "can't be read"),
-     (b'[{"image_id": 1, "score": 0.5}]', "holds a list.*Detections are written so"),
-     (b'{"images": [], "annotations": [], "info": {}}', "no list 'categories'.*Files of captions")],
+     (b'[{"image_id": 1, "score": 0.5}]', "contains a list.*Files of detections look like this"),
+     (b'{"images": [], "annotations": [], "info": {}}', "no list 'categories'.*Files with only captions")],
 )  # fmt: skip
 def test_what_a_file_is_instead_is_told(tmp_path, data, text):
     path = tmp_path / "own.json"

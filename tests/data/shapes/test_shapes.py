@@ -8,8 +8,8 @@ from PIL import Image
 
 from lshfm_pl.data.shapes import scenes as shapes
 from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES, ShapesSpec, generate_shapes, shapes_folder
-from lshfm_pl.data.voc.annotations import VOCSource
 from lshfm_pl.data.voc.dataset import VOCDetection
+from lshfm_pl.data.voc.layout import VOCSource
 from lshfm_pl.errors import LSHFMError
 
 SMALL = ShapesSpec(num_train=60, num_val=3, num_test=4)

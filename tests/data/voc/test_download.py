@@ -99,5 +99,5 @@ def test_download_leaves_complete_data_alone_and_repairs_the_rest(tmp_path, monk
 
 
 def test_download_of_other_data_is_refused(tmp_path):
-    with pytest.raises(LSHFMError, match=r"can't fetch 'mine/train'.*VOC2007/trainval"):
+    with pytest.raises(LSHFMError, match=r"can't download 'mine/train'.*VOC2007/trainval"):
         download_voc(tmp_path, ["mine/train"])

@@ -23,8 +23,8 @@ from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.data.images import decode_image
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.data.transforms import train_transform
-from lshfm_pl.data.voc.annotations import VOCSource
 from lshfm_pl.data.voc.dataset import VOC_CLASSES, VOCDetection
+from lshfm_pl.data.voc.layout import VOCSource
 from lshfm_pl.errors import LSHFMError
 
 
@@ -143,7 +143,9 @@ def test_flip_mirrors_image_and_boxes_exactly(tmp_path):
 def test_image_of_another_size_than_annotated_is_refused(tmp_path):
     folder = one_image(tmp_path, object_xml(box=(11, 21, 30, 40)))
     set_annotation(folder, annotation_xml([object_xml(box=(11, 21, 30, 40))], size=(48, 64)))
-    message = r"a\.png: has 64 x 48 pixels, its annotation says 48 x 64: .* another picture, perhaps rotated"
+    message = (
+        r"a\.png: has 64 x 48 pixels, its annotation says 48 x 64: .* another picture, perhaps a rotated one"
+    )
     with pytest.raises(LSHFMError, match=message):
         read(folder)[0]
 

@@ -159,5 +159,5 @@ def test_shares_are_disjoint_complete_and_always_the_same(tmp_path):
 
 @pytest.mark.parametrize("split", ["80-20%", "0-101%", "a%", "50%"])
 def test_a_share_that_cannot_be_is_refused(folder, split):
-    with pytest.raises(LSHFMError, match=r"expected such as 0-80%"):
+    with pytest.raises(LSHFMError, match=r"expected for example 0-80%"):
         read(folder, split)
