@@ -20,7 +20,7 @@ from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors.checkpoint import take_over_norm_eps
 from lshfm_pl.detectors.config import refuse_unnamed_parts
 from lshfm_pl.detectors.torch_files import read_torch_file
-from lshfm_pl.errors import LSHFMError, few
+from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.inference.loading import read_recorded_data
 from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.mimic.build import refuse_unnamed_losses

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from lshfm_pl.files import whole_file
+from lshfm_pl.files import atomic_file
 from lshfm_pl.mimic.features import tap_of
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.training.build import build_module
