@@ -26,6 +26,7 @@ __all__ = [
     "default_setting",
     "import_architecture",
     "known_architectures",
+    "pyramid_name",
 ]
 
 Replacement = str | Callable[[re.Match[str]], str]
@@ -44,8 +45,13 @@ class TorchvisionDetector(NamedTuple):
     frozen_bn_eps: float | None = None
 
 
-def _pyramid_name(config: Mapping[str, Any]) -> str:
+def pyramid_name(config: Mapping[str, Any]) -> str:
+    """The backbone with its neck, as names of `conf/model` have it."""
     return f"{config.get('backbone')}fpn" if config.get("neck") == "fpn" else str(config.get("backbone"))
+
+
+def _no_variant(weights: Mapping[str, Tensor]) -> str:
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +105,9 @@ class Architecture:
     #: What follows the family's name in the names of `conf/model` → the detector that torchvision has weights of.
     torchvision_detectors: Mapping[str, TorchvisionDetector] = field(default_factory=dict)
     #: From a config to such a part of a name.
-    torchvision_key: Callable[[Mapping[str, Any]], str] = _pyramid_name
+    torchvision_key: Callable[[Mapping[str, Any]], str] = pyramid_name
+    #: From a state dict with today's names to the end of its name in `conf/model`, after backbone and neck.
+    variant: Callable[[Mapping[str, Tensor]], str] = _no_variant
 
     #: Points at which its features can be compared.
     points: tuple[str, ...] = ()

@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
+from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector, pyramid_name
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
 from lshfm_pl.detectors.schema import AnchorDetectorConfig, Count, Fraction
@@ -27,6 +27,9 @@ class FasterRCNNConfig(AnchorDetectorConfig):
     box_head_width: Annotated[int, Field(ge=1, le=16_384)] | None
     box_pool_size: Annotated[int, Field(ge=1, le=64)]
     box_sampling_ratio: Annotated[int, Field(ge=0, le=64)]
+    fpn_norm: Literal["bn"] | None = None
+    rpn_more_convs: Annotated[int, Field(ge=0, le=16)] = 0
+    box_head_convs: Annotated[int, Field(ge=0, le=16)] = 0
     rpn_pre_nms_top_n_train: Count
     rpn_pre_nms_top_n_test: Count
     rpn_post_nms_top_n_train: Count
@@ -46,11 +49,18 @@ class FasterRCNNConfig(AnchorDetectorConfig):
     box_positive_fraction: Fraction
 
 
-_OF_BOX_HEAD = {"box_head_width", "box_pool_size", "box_sampling_ratio"}
+_OF_PARTS = {
+    "fpn_norm",
+    "rpn_more_convs",
+    "box_head_convs",
+    "box_head_width",
+    "box_pool_size",
+    "box_sampling_ratio",
+}
 _OF_TORCHVISION = [
     key
     for key in FasterRCNNConfig.model_fields
-    if key not in AnchorDetectorConfig.model_fields and key not in _OF_BOX_HEAD
+    if key not in AnchorDetectorConfig.model_fields and key not in _OF_PARTS
 ]
 """Keys that are handed to torchvision's class by the same name."""
 
@@ -74,6 +84,25 @@ class FullPrecisionPredictor(FastRCNNPredictor):
 
 
 _NUM_STAGES = 4
+_V2 = "_v2"
+"""What names of detectors with the parts of torchvision's second version end with."""
+
+
+def _box_head(config: Mapping[str, Any], channels: int, last_stage: nn.Module | None) -> nn.Module:
+    """From pooled boxes [N, channels, box_pool_size, box_pool_size] to features [N, D]."""
+    pool_size, head_width, num_convs = (
+        config[key] for key in ("box_pool_size", "box_head_width", "box_head_convs")
+    )
+    if last_stage is not None:
+        if num_convs:
+            raise LSHFMError(
+                f"model.box_head_convs: expected 0, as a ResNet's layer4 is the box head, found {num_convs}."
+            )
+        return nn.Sequential(last_stage, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if num_convs:
+        sizes = (channels, pool_size, pool_size)
+        return FastRCNNConvFCHead(sizes, [channels] * num_convs, [head_width], norm_layer=nn.BatchNorm2d)
+    return TwoMLPHead(channels * pool_size**2, head_width)
 
 
 def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN:
@@ -97,6 +126,13 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
         backbone = build_fpn_backbone(
             config, num_stages=_NUM_STAGES, extra_blocks=lambda channels: LastLevelMaxPool()
         )
+        if config["fpn_norm"] is not None:
+            backbone.fpn = FeaturePyramidNetwork(
+                [block[0].in_channels for block in backbone.fpn.inner_blocks],
+                backbone.out_channels,
+                extra_blocks=backbone.fpn.extra_blocks,
+                norm_layer=nn.BatchNorm2d,
+            )
     else:
         backbone, last_stage, last_channels = build_single_scale(config)
         num_features = head_width if last_stage is None else last_channels
@@ -107,11 +143,9 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
             else f"null: the last stage of {config['backbone']} is the box head"
         )
         raise LSHFMError(f"model.box_head_width: expected {expected}, found {head_width}.")
-    box_head = (
-        TwoMLPHead(backbone.out_channels * pool_size**2, head_width)
-        if last_stage is None
-        else nn.Sequential(last_stage, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    )
+    if config["neck"] == "none" and config["fpn_norm"] is not None:
+        raise LSHFMError("model.fpn_norm: expected null, as there is no pyramid (neck: none), found bn.")
+    box_head = _box_head(config, backbone.out_channels, last_stage)
     anchor_generator = FullPrecisionAnchors(config["anchor_sizes"], config["anchor_aspect_ratios"])
     return FasterRCNN(
         backbone,
@@ -121,7 +155,11 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
         image_std=config["image_std"],
         size_divisible=config["size_divisible"],
         rpn_anchor_generator=anchor_generator,
-        rpn_head=FullPrecisionRPNHead(backbone.out_channels, anchor_generator.num_anchors_per_location()[0]),
+        rpn_head=FullPrecisionRPNHead(
+            backbone.out_channels,
+            anchor_generator.num_anchors_per_location()[0],
+            conv_depth=1 + config["rpn_more_convs"],
+        ),
         box_roi_pool=MultiScaleRoIAlign(
             featmap_names=[str(level) for level in range(_NUM_STAGES if config["neck"] == "fpn" else 1)],
             output_size=pool_size,
@@ -163,7 +201,10 @@ FASTER_RCNN = Architecture(
     hash_prefix="KD_loss.LSH_weight.",
     torchvision_detectors={
         "resnet50fpn": TorchvisionDetector("fasterrcnn_resnet50_fpn", frozen_bn_eps=0.0),
+        "resnet50fpn_v2": TorchvisionDetector("fasterrcnn_resnet50_fpn_v2"),
     },
+    torchvision_key=lambda config: pyramid_name(config) + (_V2 if config.get("box_head_convs") else ""),
+    variant=lambda weights: _V2 if "backbone.fpn.inner_blocks.0.1.weight" in weights else "",
     points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
     class_activation="softmax",

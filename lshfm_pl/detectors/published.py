@@ -93,13 +93,13 @@ def recognise_model(weights: Mapping[str, Tensor]) -> str | None:
     family = recognise_architecture(weights)
     if family is None:
         return None
-    body = [key for key in weights if _is_of_body(key, family)]
+    has_pyramid = any(key.startswith("backbone.fpn.") for key in weights)
+    body = [key for key in weights if _is_of_body(key, "" if has_pyramid else family.last_stage)]
     num_convolutions = sum(weights[key].ndim == 4 for key in body)
     has_norm = any(key.endswith("running_var") for key in body)
-    has_pyramid = any(key.startswith("backbone.fpn.") for key in weights)
     for record in known_backbones():
         if record.model_name is not None and record.num_convolutions == num_convolutions > 0:
-            name = f"{family.name}_{record.model_name(has_norm, has_pyramid)}"
+            name = f"{family.name}_{record.model_name(has_norm, has_pyramid)}{family.variant(weights)}"
             if (CONFIG_DIR / "model" / f"{name}.yaml").is_file():
                 return name
     return None
@@ -110,10 +110,10 @@ def recognise_architecture(weights: Collection[str]) -> Architecture | None:
     return next((family for family in known_architectures() if family.has_parameters_of(weights)), None)
 
 
-def _is_of_body(key: str, family: Architecture) -> bool:
+def _is_of_body(key: str, last_stage: str) -> bool:
     if key.startswith("backbone."):
         return not key.startswith("backbone.fpn.")
-    return bool(family.last_stage) and key.startswith(f"{family.last_stage}.")
+    return bool(last_stage) and key.startswith(f"{last_stage}.")
 
 
 def model_config(name: str) -> dict[str, Any]:

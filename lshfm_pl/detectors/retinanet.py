@@ -11,7 +11,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
+from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector, pyramid_name
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
 from lshfm_pl.detectors.backbones.norms import group_norm
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
@@ -25,6 +25,8 @@ class RetinaNetConfig(AnchorDetectorConfig):
     """Keys of torchvision's `RetinaNet`, by the same names, and those of the towers and of `RetinaNet` below."""
 
     tower_norm: Literal["gn", "none"]
+    p6_of_body: bool = False
+    giou_loss: bool = False
     postprocess: Literal["torchvision", "published"]
     fg_iou_thresh: Fraction
     bg_iou_thresh: Fraction
@@ -34,14 +36,17 @@ class RetinaNetConfig(AnchorDetectorConfig):
     detections_per_img: Count
 
 
+_OF_PARTS = {"tower_norm", "p6_of_body", "giou_loss", "postprocess"}
 _OF_TORCHVISION = [
     key
     for key in RetinaNetConfig.model_fields
-    if key not in AnchorDetectorConfig.model_fields and key not in ("tower_norm", "postprocess")
+    if key not in AnchorDetectorConfig.model_fields and key not in _OF_PARTS
 ]
 """Keys that are handed to torchvision's class by the same name."""
 
 _NUM_STAGES = 3
+_V2 = "_v2"
+"""What names of detectors with the parts of torchvision's second version end with."""
 #: Sides of the smallest boxes that the published post-processing keeps, in pixels.
 _MIN_BOX_SIZE = 0.01
 
@@ -111,6 +116,14 @@ class FullPrecisionRetinaNetHead(RetinaNetHead):
         return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
+class LastLevelsOfBody(LastLevelP6P7):
+    """P6 of the body's last map and not of P5, whatever their numbers of channels; P7 of P6."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
+        self.use_P5 = False
+
+
 def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
     """Build a RetinaNet of random initial weights.
 
@@ -127,6 +140,9 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
             num_stages=_NUM_STAGES,
             extra_blocks=lambda channels: LastLevelP6P7(channels, channels),
         )
+        if config["p6_of_body"]:
+            last_map = backbone.fpn.inner_blocks[-1][0]
+            backbone.fpn.extra_blocks = LastLevelsOfBody(last_map.in_channels, backbone.out_channels)
     else:
         backbone, last_stage, _ = build_single_scale(config)
         if last_stage is not None:
@@ -134,7 +150,19 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
                 "model.neck: a RetinaNet without a pyramid needs a body that is not cut, such as vgg16: there is "
                 f"no box head for the last stage of {config['backbone']}. Give neck: fpn or another backbone."
             )
+        if config["p6_of_body"]:
+            raise LSHFMError(
+                "model.p6_of_body: expected false, as there is no pyramid (neck: none), found true."
+            )
     anchor_generator = FullPrecisionAnchors(config["anchor_sizes"], config["anchor_aspect_ratios"])
+    head = FullPrecisionRetinaNetHead(
+        backbone.out_channels,
+        anchor_generator.num_anchors_per_location()[0],
+        num_classes,
+        norm_layer=group_norm if config["tower_norm"] == "gn" else None,
+    )
+    if config["giou_loss"]:
+        head.regression_head._loss_type = "giou"
     return RetinaNet(
         backbone,
         num_classes,
@@ -144,15 +172,15 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
         image_std=config["image_std"],
         size_divisible=config["size_divisible"],
         anchor_generator=anchor_generator,
-        head=FullPrecisionRetinaNetHead(
-            backbone.out_channels,
-            anchor_generator.num_anchors_per_location()[0],
-            num_classes,
-            norm_layer=group_norm if config["tower_norm"] == "gn" else None,
-        ),
+        head=head,
         postprocess=config["postprocess"],
         **{key: config[key] for key in _OF_TORCHVISION},
     )
+
+
+def _variant(weights: Mapping[str, Tensor]) -> str:
+    p6 = weights.get("backbone.fpn.extra_blocks.p6.weight")
+    return "" if p6 is None or p6.shape[0] == p6.shape[1] else _V2
 
 
 def _count_classes(weights: Mapping[str, Tensor]) -> int | None:
@@ -187,7 +215,10 @@ RETINANET = Architecture(
     hash_prefix="feat_KD_loss.LSH_weight.",
     torchvision_detectors={
         "resnet50fpn": TorchvisionDetector("retinanet_resnet50_fpn", frozen_bn_eps=0.0),
+        "resnet50fpn_v2": TorchvisionDetector("retinanet_resnet50_fpn_v2"),
     },
+    torchvision_key=lambda config: pyramid_name(config) + (_V2 if config.get("p6_of_body") else ""),
+    variant=_variant,
     points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.retinanet.RetinaNetTap",
     class_activation="sigmoid",

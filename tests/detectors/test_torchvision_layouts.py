@@ -20,8 +20,13 @@ CASES = {
         "fasterrcnn_resnet50_fpn",
         {"rpn_pre_nms_top_n_train": 4000, "rpn_pre_nms_top_n_test": 2000},
     ),
+    "fasterrcnn_resnet50fpn_v2": (
+        "fasterrcnn_resnet50_fpn_v2",
+        {"rpn_pre_nms_top_n_train": 4000, "rpn_pre_nms_top_n_test": 2000},
+    ),
     "fcos_resnet50fpn": ("fcos_resnet50_fpn", {}),
     "retinanet_resnet50fpn": ("retinanet_resnet50_fpn", {}),
+    "retinanet_resnet50fpn_v2": ("retinanet_resnet50_fpn_v2", {}),
 }
 """File of `conf/model` → torchvision's detector, and what that file sets otherwise."""
 

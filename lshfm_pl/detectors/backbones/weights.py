@@ -69,7 +69,8 @@ def _download(url: str, *, check_hash: bool) -> Any:
 def _load_into_body(detector: nn.Module, content: Any, config: Mapping[str, Any], source: str) -> str:
     """Load the only body in what a file holds; returns what was loaded."""
     state = detector.state_dict()
-    record, last_stage = backbone(config["backbone"]), architecture(config["architecture"]).last_stage
+    record = backbone(config["backbone"])
+    last_stage = architecture(config["architecture"]).last_stage if config.get("neck") == "none" else ""
     names = {}
     for key in state:
         in_file = None if _is_counter(key) else _name_in_file(key, record, last_stage)
