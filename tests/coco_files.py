@@ -85,7 +85,7 @@ def drawn_content(seed, number, *, first_id=1, size=128):
 
 
 def write_drawn_coco(root, split, content):
-    """As `write_coco`, the objects painted in their category's colour."""
+    """Like `write_coco`, with the objects painted in the colour of their category."""
     path = write_coco(root, split, content)
     for image in content["images"]:
         pixels = np.full((image["height"], image["width"], 3), 128, dtype=np.uint8)

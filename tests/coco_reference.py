@@ -1,4 +1,4 @@
-"""The figures of pycocotools itself, called directly: the reference of every other way to them."""
+"""AP figures of pycocotools, called directly, as the reference for all other implementations."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Fixtures for every test."""
 
 import signal
 
@@ -9,7 +9,7 @@ from lshfm_pl.signals import STOP_SIGNALS
 
 @pytest.fixture(autouse=True)
 def _handlers_of_signals_stay():
-    """A command that a test calls in this process listens to signals, which no later test expects."""
+    """Resets the signal handlers that a command called in this process has set."""
     before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
     yield
     for signum, handler in before.items():

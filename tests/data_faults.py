@@ -1,6 +1,6 @@
-"""The table of data faults: what is done to a sound data set, and what comes of it.
+"""The table of data faults: how a sound data set is changed, and what the outcome is.
 
-`tests/test_check_data.py` does each to a small data set, reads it with `check_data` and trains on it.
+`tests/data/test_check.py` applies each of them to a small data set, checks it with `check_data`, and trains on it.
 """
 
 import json
@@ -31,8 +31,8 @@ Outcome = Literal["stop", "fatal", "pass"]
 class Case:
     """`change` gets the folder.
 
-    Outcome in training: `stop`, or with on_bad_sample=skip go on without the image; `fatal`, stop either way;
-    `pass`, go on. `place` is in the text of the finding, `settings` are those of the data module.
+    Outcomes in training: `stop` (with on_bad_sample=skip: continue without the image), `fatal` (always stop),
+    `pass` (continue). `place` occurs in the text of the finding; `settings` are those of the data module.
     """
 
     change: Callable[[Path], None]
@@ -114,7 +114,7 @@ def save(mode, name=JPG, size=SIZE, image_format="JPEG", **options):
 
 
 def save_as(suffix, mode="RGB", image_format="PNG", then=lambda data: data, **options):
-    """The image of `a` under another suffix, its bytes changed by `then`."""
+    """The image `a` with another suffix, whose bytes are changed by `then`."""
 
     def change(folder):
         (folder / JPG).unlink()
@@ -164,7 +164,7 @@ def annotated_as_large(folder, name, label):
 
 
 def damaged_jpeg(folder):
-    """Half of the compressed data are other bytes."""
+    """Replaces half of the compressed data with other bytes."""
     data = bytearray((folder / JPG).read_bytes())
     start = data.index(b"\xff\xda") + 40
     for position in range(start, len(data) - 100, 7):
@@ -173,7 +173,7 @@ def damaged_jpeg(folder):
 
 
 def padded_jpeg(folder):
-    """Zeros between the compressed data and the mark of the end."""
+    """Inserts zeros between the compressed data and the end marker."""
     data = (folder / JPG).read_bytes()
     (folder / JPG).write_bytes(data[:-2] + bytes(90) + data[-2:])
 
@@ -313,7 +313,7 @@ def per_cent(folder):
 
 
 def renumbered(content):
-    """Dog alone, under another id."""
+    """Only the category dog, with another id."""
     content["categories"] = [{"id": 1, "name": "dog"}]
     for item in content["annotations"]:
         item["category_id"] = 1

@@ -1,4 +1,4 @@
-"""Data modules of folders that tests make."""
+"""Data modules for folders that tests create."""
 
 from lshfm_pl.data import COCODataModule, VOCDataModule
 

@@ -1,4 +1,4 @@
-"""The smallest student of each family with an untrained teacher, as the configs of training put them together."""
+"""The smallest student of each family with an untrained teacher, built from the configs of training."""
 
 from types import SimpleNamespace
 
@@ -47,7 +47,7 @@ def composed(*overrides):
 
 
 def _with_few_hashes(node):
-    """64 hashes wherever a config says how many."""
+    """64 hashes for every loss that has hashes."""
     for key in node:
         if key == "num_hashes":
             node[key] = 64

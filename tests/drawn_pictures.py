@@ -1,4 +1,4 @@
-"""Boxes to draw, and colours to look for in what was drawn."""
+"""Boxes to draw, and the pixels of a colour in what was drawn."""
 
 import torch
 

@@ -1,6 +1,6 @@
-"""Damaged files made by the thousand: seeded mutations of bytes, text, JSON, XML and the values of checkpoints.
+"""Thousands of damaged files: seeded mutations of bytes, text, JSON, XML and the values of checkpoints.
 
-A test names an input by its seed alone, so that one that fails can be made again: `LSHFM_FUZZ_FIRST=<seed>
+An input is determined by its seed, so a failure can be reproduced: `LSHFM_FUZZ_FIRST=<seed>
 LSHFM_FUZZ_FACTOR=0.001`. `LSHFM_FUZZ_FACTOR=20` tries twenty times as many.
 """
 
@@ -53,7 +53,7 @@ XML_PIECES = (
 
 
 def seeds(number: int) -> range:
-    """The seeds to try: so many, times the factor of the environment."""
+    """The seeds to try: this number, times the factor in the environment."""
     return range(FIRST, FIRST + max(1, round(number * FACTOR)))
 
 
@@ -61,7 +61,7 @@ def seeds(number: int) -> range:
 
 
 def mutated_bytes(data: bytes, dice: random.Random, pieces: tuple[bytes, ...] = NASTY_BYTES) -> bytes:
-    """One to four damages: bits turned, pieces cut out, doubled, overwritten, exchanged or put in."""
+    """Damages bytes one to four times: flips bits, or removes, repeats, overwrites, swaps or inserts parts."""
     content = bytearray(data)
     for _ in range(dice.choice((1, 1, 1, 2, 4))):
         size = len(content)
@@ -140,14 +140,14 @@ def _instead_of(value: Any, dice: random.Random, places: list[tuple[Any, Any]]) 
 
 
 def mutated_json(data: bytes, dice: random.Random) -> bytes:
-    """JSON with other values, or with other bytes."""
+    """Damages JSON, either its values or its bytes."""
     if dice.random() < 0.25:
         return mutated_bytes(data, dice)
     return json.dumps(mutated_value(json.loads(data), dice)).encode("utf-8", "surrogatepass")
 
 
 def damage_file(path: Path, dice: random.Random, mutate: Callable[[bytes, random.Random], bytes]) -> None:
-    """Change the content of a file, or, one time in twenty, put something else in its place."""
+    """Change the content of a file, or, once in twenty times, replace it with something else."""
     if dice.random() > 0.05:
         path.write_bytes(mutate(path.read_bytes(), dice))
         return
@@ -198,7 +198,7 @@ def outcomes(trial: Callable[[int], Any], numbers: range) -> list[str]:
 
 
 def is_readable(text: str) -> bool:
-    """Whether a message is short and holds nothing that a terminal would obey."""
+    """Whether a message is short and contains no control characters."""
     return len(text) <= LONGEST_MESSAGE and all(line.isprintable() for line in text.split("\n"))
 
 

@@ -1,4 +1,4 @@
-"""Moments at which the host waits for a device: counted, with the line that makes it wait."""
+"""Counts the moments at which the host waits for a device, with the line that causes each."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ OWN_FILES = (f"{Path(torch.__file__).parent}{os.sep}", str(Path(__file__).parent
 
 
 class Wait(NamedTuple):
-    """One moment at which the host waits for the device: what for, and the line outside of torch that did it."""
+    """A moment at which the host waits for the device, with its reason and the line outside of torch."""
 
     operation: str
     file: str
@@ -24,7 +24,7 @@ class Wait(NamedTuple):
 
     @property
     def package(self) -> str:
-        """Whose line it is: the top package, or the name of a file that belongs to none."""
+        """The top-level package of the line, or the name of its file if there is none."""
         parts = Path(self.file).parts
         return parts[parts.index("site-packages") + 1] if "site-packages" in parts else _package_of(parts)
 
@@ -38,16 +38,16 @@ def _package_of(parts: tuple[str, ...]) -> str:
 
 @dataclass
 class Waits:
-    """The waits of the host since it was made."""
+    """The waits of the host since this object was created."""
 
     seen: list[Wait] = field(default_factory=list)
 
     def by_package(self) -> dict[str, int]:
-        """How many waits the lines of each package make."""
+        """The number of waits caused by each package."""
         return dict(Counter(wait.package for wait in self.seen))
 
     def of(self, package: str) -> list[str]:
-        """The waits of a package's own lines, as text with file and line."""
+        """The waits caused by a package, as text with file and line."""
         return [str(wait) for wait in self.seen if wait.package == package]
 
 
@@ -56,7 +56,7 @@ _counting: list[Waits] = []
 
 @contextlib.contextmanager
 def count_waits() -> Iterator[Waits]:
-    """Within the block every wait of the host is noted."""
+    """Within the block every wait of the host is recorded."""
     waits = Waits()
     _counting.append(waits)
     try:

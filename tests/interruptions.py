@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 
 class Killed(BaseException):
-    """As SIGKILL to everything that the run writes: nothing of it is handled or saved."""
+    """Acts like SIGKILL: nothing is handled or saved."""
 
 
 class StopAt(pl.Callback):
@@ -52,7 +52,7 @@ class StopWithSignal(StopAt):
 
 
 class SpoilWeights(pl.Callback):
-    """Makes the box regression of the second step infinite, and puts it right again after."""
+    """Makes the box regression infinite in the second step, and restores it afterwards."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         (name, self.weight), *_ = (
@@ -73,7 +73,7 @@ NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
 
 
 class FailAt(pl.Callback):
-    """Has something outside of a step fail in or after a training batch, as where a disk is full.
+    """Makes something outside of a step fail in or after a training batch, as on a full disk.
 
     Args:
         batch: number of the training batch, counted over the epochs from 0.
@@ -108,7 +108,7 @@ class FailAt(pl.Callback):
 
 
 class LastStep(pl.Callback):
-    """Knows the number of whole steps, also after a failure."""
+    """Records the number of complete steps, also after a failure."""
 
     steps = 0
 
@@ -117,7 +117,7 @@ class LastStep(pl.Callback):
 
 
 class SlowTest(pl.Callback):
-    """Takes its time in the test after the training."""
+    """Makes the test after the training slow."""
 
     def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
         print("slow test", flush=True)
@@ -125,7 +125,7 @@ class SlowTest(pl.Callback):
 
 
 class FullDisk(pl.Callback):
-    """After a training batch no file of this process may grow, as on a disk that is full.
+    """After a training batch no file of this process can grow, as on a full disk.
 
     Args:
         batch: number of the training batch, counted over the epochs from 0.

@@ -1,4 +1,4 @@
-"""Mimic losses as the golden values have them."""
+"""Mimic losses with the settings of the golden values."""
 
 from lshfm_pl.mimic import L2, LSH, LSHL2
 

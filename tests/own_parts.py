@@ -1,4 +1,4 @@
-"""Commands run with parts that lie outside of the package, as a user's own file and its YAML do."""
+"""Runs commands with parts outside of the package, such as a user's own file and its YAML."""
 
 import os
 import subprocess

@@ -41,7 +41,7 @@ class PretendAccelerator(Accelerator):
 
 
 class PretendStrategy(SingleDeviceStrategy):
-    """One process with the one device."""
+    """The strategy of a single process with a single device."""
 
     strategy_name = DEVICE
 
@@ -50,7 +50,7 @@ class PretendStrategy(SingleDeviceStrategy):
 
 
 def register() -> None:
-    """Let trainers find both by the device's name."""
+    """Register both under the name of the device."""
     AcceleratorRegistry.register(DEVICE, PretendAccelerator, override=True)
     StrategyRegistry.register(DEVICE, PretendStrategy, override=True)
 

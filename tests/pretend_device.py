@@ -1,6 +1,6 @@
-"""A pretended accelerator: a device of torch whose tensors keep their values on the CPU.
+"""A simulated accelerator: a torch device whose tensors keep their values on the CPU.
 
-It finds without a GPU what only a GPU would show: tensors of the CPU mixed with those of the device, and moments at
+It finds problems that otherwise need a GPU: tensors of the CPU mixed with those of the device, and moments at
 which the host waits for the device. It computes with the kernels of the CPU, so that numbers can be compared with
 the CPU's. `use()` makes the device available for a while; its name is `DEVICE`.
 """
@@ -74,7 +74,7 @@ _registered: list[Any] = []
 
 
 def _register() -> None:
-    """Make the device known to torch, once a process and for good."""
+    """Register the device with torch, once and permanently in each process."""
     if _registered:
         return
     # The first backward pass starts a thread for every device that is known by then, after which no process could

@@ -1,4 +1,4 @@
-"""Tensors of the pretended device: their values are on the CPU, and CUDA's rules hold for them.
+"""Tensors of the simulated device: their values are on the CPU, and CUDA's rules apply to them.
 
 Every operation of torch that has one of them as an argument, or that makes one, goes through `run`.
 """
@@ -85,14 +85,14 @@ class PretendTensor(Tensor):
         self.become(new.values.detach())
 
     def become(self, values: Tensor) -> None:
-        """Take other values, whose shape and type may be others too."""
+        """Replace the values; shape and type may change too."""
         if (self.shape, self.stride(), self.dtype) != (values.shape, values.stride(), values.dtype):
             torch._C.TensorBase.data.__set__(self, PretendTensor(values))
         self.values = values
 
 
 class _Operation(NamedTuple):
-    """What has to be known of an operation of torch before it is run."""
+    """What must be known about an operation of torch before it is run."""
 
     name: str
     waits: bool

@@ -1,4 +1,4 @@
-"""Weights that are a function of their names, so that no file has to hold them."""
+"""Weights that are a function of their names, so that no file is needed for them."""
 
 import zlib
 from collections.abc import Iterable, Sequence

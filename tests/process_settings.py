@@ -1,4 +1,4 @@
-"""Settings of tests that start processes of a run."""
+"""Settings for tests that start the processes of a run."""
 
 from lshfm_pl.cli import CONFIG_DIR
 

@@ -1,4 +1,4 @@
-"""Files as the published training script wrote them, with the names of torchvision 0.8."""
+"""Files in the format of the published training script, with the names of torchvision 0.8."""
 
 import argparse
 import gzip
@@ -32,7 +32,7 @@ def published_file(path, weights, **changes):
 
 
 def zeros(layout, prefix=""):
-    """A state dict of a layout that takes next to no memory and disk."""
+    """A state dict with a given layout that needs almost no memory and disk space."""
     weights = {}
     for key, shape in layout:
         dtype = torch.int64 if key.endswith("num_batches_tracked") else torch.float32

@@ -19,7 +19,7 @@ class SaveHashOfEachRank(pl.Callback):
 
 
 class FailOnRank(pl.Callback):
-    """In the third batch of training, one process is killed, or its loss is made NaN.
+    """Kills one process in the third training batch, or makes its loss NaN.
 
     Args:
         rank: which process.

@@ -12,7 +12,7 @@ from lshfm_pl.training import DistillationModule
 
 
 class TotalLoss(nn.Module):
-    """The sum of a module's losses as a forward, which is what DDP wraps."""
+    """A module whose forward pass is the sum of the losses, for DDP."""
 
     def __init__(self, module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Folders of runs as training leaves them, made up: results, curves, record of the test images."""
+"""Artificial run folders like those of training: results, curves, record of the test images."""
 
 import json
 
@@ -97,7 +97,7 @@ def make_results(loss="none", *, role="student", seed=0, found=0.6, model="vgg11
 
 
 def results_of(experiment, *overrides):
-    """What the results of a run of an experiment say of its settings."""
+    """The settings in the results of a run of an experiment."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose(
             "train", overrides=[f"experiment={experiment}", "output_dir=x", "data.root=x", *overrides]
@@ -129,7 +129,7 @@ def write_run(folder, loss="none", *, with_record=True, epochs=3, **settings):
 
 
 def write_begun(folder, *, epochs=1, overrides=()):
-    """What a run leaves that has not come to its end."""
+    """The files of an unfinished run."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "hydra.yaml").write_text("hydra:\n  job:\n    name: train\n")
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))

@@ -47,7 +47,7 @@ PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 
 def why_not() -> str | None:
-    """Why there can be no cluster on this machine; None if there can."""
+    """Why a cluster cannot be started on this machine; None if it can."""
     missing = [name for name in PROGRAMS if shutil.which(name, path=SBIN) is None]
     if missing:
         return f"SLURM is not installed ({', '.join(missing)}): apt-get install slurm-wlm munge"
@@ -99,7 +99,7 @@ class Cluster:
         self._wait(lambda: self.run("sinfo", "-h", "-o", "%T %D", check=False) == "idle 2", "the nodes")
 
     def run(self, *command: str, check: bool = True) -> str:
-        """What a command of SLURM prints."""
+        """The output of a SLURM command."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -110,7 +110,7 @@ class Cluster:
         return shown.partition("JobState=")[2].split()[0]
 
     def log(self) -> str:
-        """The ends of what the daemons have written."""
+        """The last lines of the daemons' logs."""
         return "\n".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("*.log")))
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The check installs SLURM where it can, and goes on where it can't."""
+"""The check installs SLURM if possible, and continues otherwise."""
 
 import shutil
 import subprocess

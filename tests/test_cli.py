@@ -1,4 +1,4 @@
-"""How failures are told, and what `--help` says."""
+"""Error messages, and the output of `--help`."""
 
 import re
 import subprocess
@@ -66,7 +66,7 @@ def run_command(module, *arguments):
 
 
 def error_of(overrides, command="train"):
-    """What is told of a config that does not compose."""
+    """The message for a config that does not compose."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"), pytest.raises(HydraException) as caught:
         compose(command, overrides=overrides)
     return config_error(caught.value, command, overrides)

@@ -1,4 +1,4 @@
-"""The whole comparison, shrunk."""
+"""The complete comparison, with tiny settings."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ TINY = [
 
 
 def run_command(command, *arguments, status=0):
-    """What a command of its own prints; forks of this process might wait for threads that it has used."""
+    """The output of a command in its own process; forks of this one might wait for its threads."""
     done = subprocess.run(
         [sys.executable, "-m", f"lshfm_pl.{command}", *map(str, arguments)],
         check=False,

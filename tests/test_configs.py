@@ -1,4 +1,4 @@
-"""Every config file composes, and what it describes can be made."""
+"""Every config file composes, and its objects can be built."""
 
 from pathlib import Path
 

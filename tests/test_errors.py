@@ -1,4 +1,4 @@
-"""The text of a failure is one or two short lines, whatever names it has from files of others."""
+"""An error message is one or two short lines, whatever names from files it contains."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Each family of detectors as teacher and student, through the commands, on a few tiny pictures."""
+"""The commands with each family of detectors as teacher and student, on a few tiny pictures."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every experiment file against a table of the published recipes, typed out here by hand."""
+"""Every experiment against a table of the published settings that was typed by hand."""
 
 from functools import cache
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Files that are not what they seem, and that every file is written whole or not at all."""
+"""Files that are not what they seem; and all files are written atomically."""
 
 import ast
 import os

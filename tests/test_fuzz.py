@@ -1,4 +1,4 @@
-"""Damaged files of every kind end in one or two lines, or are read: never in a traceback, a hang or all memory."""
+"""Damaged files are read or refused in one or two lines, without a traceback, a hang or excessive memory."""
 
 import contextlib
 import copy
@@ -84,7 +84,7 @@ def sound(tmp_path_factory):
 
 
 def try_data(sound, tmp_path, kind, names, mutate):
-    """A trial: files of a sound set damaged, checked, and read as in training."""
+    """A trial: damages files of a sound data set, checks it, and reads it as in training."""
 
     def trial(seed):
         dice = random.Random(seed)
@@ -419,7 +419,7 @@ def test_run_folders_that_go_on(run, tmp_path):
 
 
 def test_states_that_training_goes_on_from(run, tmp_path, monkeypatch):
-    """Whatever passes the look at a checkpoint can be taken over by a trainer; one trainer for all."""
+    """Every checkpoint that passes the check can be loaded by a trainer; one trainer for all."""
     content = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
     config = composed("train", *overrides_of(run), "resume=auto", "resume_allow_changes=true")
     trainers = []

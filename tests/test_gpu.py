@@ -1,4 +1,4 @@
-"""What a GPU does otherwise than a CPU: other kernels, bf16-mixed, a fused optimizer, no waiting of the host."""
+"""Behaviour that is specific to GPUs: kernels, bf16-mixed, a fused optimizer, no waits of the host."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Foreign files become files of ours."""
+"""Files of other projects are converted to files of this project."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`make install` on machines whose python3 is not the right one."""
+"""`make install` on machines with an unsuitable python3."""
 
 import shutil
 import subprocess

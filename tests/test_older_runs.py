@@ -32,7 +32,7 @@ def runs(tmp_path):
 
 
 def of_run(folder):
-    """The command's arguments of an older run that go on in its folder."""
+    """The arguments of a command that continues an older run in its folder."""
     overrides = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text())
     return [*overrides, f"hydra.run.dir={folder.name}", "resume=auto"]
 

@@ -1,6 +1,6 @@
-"""Only a family's own files know the family: the rest of the source asks its record, never a name or a type.
+"""Only a family's own files depend on the family. The rest of the source uses its record, never a name or a type.
 
-The same holds for families of backbones. The source is read, not run.
+The same holds for families of backbones. The source is parsed, not run.
 """
 
 import ast

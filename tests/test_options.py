@@ -1,4 +1,4 @@
-"""Every option of the published training script: typed here as a user types it, it changes what it says."""
+"""Every option of the published training script has an effect when it is typed like a user types it."""
 
 import re
 from pathlib import Path

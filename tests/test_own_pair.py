@@ -1,4 +1,4 @@
-"""A pair of other widths and another architecture, one YAML outside of the package, through the commands."""
+"""The commands with a teacher of another width and architecture: one YAML outside of the package."""
 
 import csv
 import json

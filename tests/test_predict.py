@@ -1,4 +1,4 @@
-"""Pictures of one's own: which files are taken, what is written, and what the exit status says."""
+"""The user's pictures: which files are used, what is written, and the exit status."""
 
 import json
 import os

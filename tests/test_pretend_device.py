@@ -1,4 +1,4 @@
-"""The pretended device is as strict as CUDA, computes as the CPU does, and disturbs nothing else."""
+"""The simulated device is as strict as CUDA, computes like the CPU, and does not affect other tests."""
 
 import copy
 import multiprocessing

@@ -1,4 +1,4 @@
-"""A step that was skipped is made again from its weights, images and random numbers."""
+"""A skipped step is repeated with its weights, images and random numbers."""
 
 import json
 import re

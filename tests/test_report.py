@@ -1,4 +1,4 @@
-"""Reports of made-up runs, from their folders alone."""
+"""Reports of artificial runs, from their folders alone."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ FOUND = {"none": 0.4, "l2": 0.5, "lsh": 0.45, "lshl2": 0.6}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Nine comparable runs at three depths; a failed, an interrupted and five that are not ours or broken."""
+    """Nine comparable runs at three depths, a failed and an interrupted one, and five foreign or broken ones."""
     top = tmp_path_factory.mktemp("all") / "runs"
     write_run(top / "teacher", role="teacher", found=0.8)
     for loss, found in FOUND.items():

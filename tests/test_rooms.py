@@ -1,4 +1,4 @@
-"""The rooms of the package: imports go downwards, and no command imports another."""
+"""The layers of the package: imports go downwards only, and no command imports another."""
 
 import ast
 from pathlib import Path

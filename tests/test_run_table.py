@@ -1,4 +1,4 @@
-"""scripts/run_table.py as a user calls it, with detectors and data shrunk."""
+"""scripts/run_table.py as a user calls it, with tiny detectors and data."""
 
 import csv
 import json

@@ -1,6 +1,6 @@
-"""Whole runs on a device that is not the CPU: their figures, files, waits of the host, and commands that read them.
+"""Complete runs on a device other than the CPU: AP, files, waits of the host, and commands that read them.
 
-The device is pretended (see `pretend_device`), so that this needs no GPU.
+The device is simulated (see `pretend_device`), so no GPU is needed.
 """
 
 import contextlib
@@ -122,7 +122,7 @@ def run(teacher_files, tmp_path_factory):
 
 
 def curves(folder):
-    """The last value of each figure of training, but for those of speed."""
+    """The last value of each logged figure, without those of speed."""
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     figures = [name for name in rows[0] if name.startswith("train/") and "per_second" not in name]

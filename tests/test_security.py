@@ -1,4 +1,4 @@
-"""Files from strangers: every command that loads one refuses code in it, and nothing reads files by other ways."""
+"""Untrusted files: every command that loads one refuses code in it, and no file is read in another way."""
 
 import ast
 import functools

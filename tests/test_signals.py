@@ -1,4 +1,4 @@
-"""Signals to the whole process group, as a terminal sends them: one line, the right status, nothing lost."""
+"""Signals to the process group, like those of a terminal: one line, the right status, no lost step."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""On a real SLURM of two virtual nodes: the documented script goes through signals and requeues to its end."""
+"""The documented script on a real SLURM with two virtual nodes, through signals and requeues to its end."""
 
 import json
 import re

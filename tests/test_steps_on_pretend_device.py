@@ -1,6 +1,6 @@
-"""Steps on a device that is not the CPU: the same numbers, nothing mixed, and no waits of the host of our own.
+"""Steps on a device other than the CPU: the same numbers, no mixing of devices, and no waits of the project's own.
 
-The device is pretended (see `pretend_device`), so that this needs no GPU; `test_gpu.py` is for real ones.
+The device is simulated (see `pretend_device`), so no GPU is needed; `test_gpu.py` is for real GPUs.
 """
 
 import pretend_device
@@ -92,7 +92,7 @@ def test_step_gives_the_losses_and_gradients_of_the_cpu(family, distill, teacher
 
 
 class Difference(Loss):
-    """Uses all that a loss may: boxes, random numbers, a trained part."""
+    """A loss that uses everything it may: boxes, random numbers, a trained part."""
 
     wants = frozenset({"boxes", "generator"})
 

@@ -1,4 +1,4 @@
-"""Runs as a user starts them: run folder, figures from the file alone, sweeps, two processes, failures."""
+"""Runs as a user starts them: run folder, evaluation of the file, sweeps, two processes, failures."""
 
 import json
 import os

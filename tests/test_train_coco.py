@@ -1,4 +1,4 @@
-"""A run on one's own data in COCO's JSON format, from training to figures that pycocotools agrees with."""
+"""A run on user data in COCO's JSON format, from training to AP that agrees with pycocotools."""
 
 import contextlib
 import io

@@ -59,7 +59,7 @@ def test_run_from_a_detector_of_other_classes_goes_on_without_its_file(tmp_path,
 
 
 def test_start_is_where_training_begins(tmp_path, data):
-    """With a rate of next to nothing the weights stay what the file has."""
+    """With a tiny learning rate the weights stay those of the file."""
     name = "retinanet_resnet10fpn_tiny"
     other = start_file(tmp_path / "start.ckpt", name, SHAPE_CLASSES)
     start = [data, f"model={name}", f"model.weights={tmp_path}/start.ckpt", "schedule.lr=1e-12"]

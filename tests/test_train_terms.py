@@ -1,4 +1,4 @@
-"""Sums of losses, and a loss of one's own from a folder of its own, by the command."""
+"""The command with sums of losses, and with a user's own loss from another folder."""
 
 import json
 import os

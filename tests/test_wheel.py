@@ -1,4 +1,4 @@
-"""The built wheel works alone: its config files are inside it, and no checkout is beside it."""
+"""The built wheel contains its config files and works without a checkout."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ BUILT_FROM = ("LICENSE", "README.md", "conf", "lshfm_pl", "pyproject.toml", "scr
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The Python of a new environment that has the wheel, and of the dependencies those of this environment."""
+    """The Python of a new environment with the wheel and with the dependencies of this environment."""
     root = tmp_path_factory.mktemp("wheel")
     source = root / "source"
     for name in BUILT_FROM:

@@ -58,7 +58,7 @@ def write_voc(folder, split, images, suffix=".png"):
 
 
 def write_many(folder, split, number, first=0):
-    """Images of several aspect ratios, each with one box that tells its number: xmin = number % 20 + 1."""
+    """Images of several aspect ratios, each with one box that encodes its number: xmin = number % 20 + 1."""
     sizes = [(64, 48), (48, 64), (60, 60), (90, 40), (40, 90)]
     images = {
         f"{index:06d}": (

@@ -1,4 +1,4 @@
-"""The loaders that are compared read the same data set."""
+"""The two loaders of the benchmark read the same data set."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The detections that evaluation is timed on."""
+"""The detections with which the evaluation is timed."""
 
 from omegaconf import OmegaConf
 

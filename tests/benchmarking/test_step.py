@@ -1,4 +1,4 @@
-"""The step that is measured is the published one, in other words."""
+"""The benchmark's step gives the same numbers as the reference implementation."""
 
 import copy
 

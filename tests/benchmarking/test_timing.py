@@ -1,4 +1,4 @@
-"""Timing in turn and peaks of memory."""
+"""Timing of parts in turn, and peak memory."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Lines of libraries that mean nothing here are left out, those that tell why a run ended are not."""
+"""Irrelevant messages of libraries are hidden; those that explain why a run ended are shown."""
 
 import logging
 import warnings

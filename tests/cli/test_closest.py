@@ -1,4 +1,4 @@
-"""What is printed of paths, lists and flags in the place of something else."""
+"""Messages for paths, lists and flags that are given instead of something else."""
 
 import pytest
 
@@ -251,7 +251,7 @@ def test_further_slips_of_newcomers_are_answered_with_what_is_right(
 
 @pytest.fixture
 def outputs(tmp_path_factory):
-    """A folder with that of a run, and a folder of data."""
+    """A folder that contains the folder of a run and a folder of data."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "run" / "checkpoints").mkdir(parents=True)
     (folder / "run" / "checkpoints" / "last.ckpt").touch()

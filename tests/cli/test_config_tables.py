@@ -1,4 +1,4 @@
-"""Lines of tables are chosen as the files of a group are."""
+"""Rows of a table can be chosen like the files of a group."""
 
 from hydra import compose, initialize_config_dir
 

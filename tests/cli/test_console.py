@@ -1,4 +1,4 @@
-"""What a run prints where, and when there is a progress bar."""
+"""What a run prints, to which stream, and when it shows a progress bar."""
 
 import io
 import logging
@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Replaces stdout and stderr by terminals of these kinds."""
+    """Replaces stdout and stderr by streams of these kinds."""
 
     def replace(stdout=Terminal, stderr=Terminal):
         streams = stdout(), stderr()

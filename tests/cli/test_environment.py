@@ -1,4 +1,4 @@
-"""Variables that were left over from elsewhere are not read; one that counts and is wrong is named."""
+"""Environment variables left over from other jobs are ignored; a wrong one that is used is named."""
 
 import os
 import re
@@ -35,7 +35,7 @@ BY_HAND = {
 
 @pytest.fixture
 def variables(monkeypatch):
-    """Sets variables, and only those; returns what is set of the ones that are read."""
+    """Sets these variables and unsets all others; returns the ones that are used."""
     kept = dict(os.environ)
     for name in READ:
         os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""Whatever is raised ends a command in one or two lines."""
+"""Any exception ends a command with one or two lines."""
 
 import errno
 import os

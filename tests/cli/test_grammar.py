@@ -1,4 +1,4 @@
-"""Values with characters of Hydra's grammar mean themselves where a text is expected."""
+"""Characters of Hydra's grammar are ordinary characters in a value that is a text."""
 
 import shlex
 
@@ -20,7 +20,7 @@ ODD = [
 
 
 def value_of(command, argument, key):
-    """What a command gets for an argument as it is typed."""
+    """The value that a command gets for an argument."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose(command, overrides=repaired([argument]))
     for part in key.split("."):

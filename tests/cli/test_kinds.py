@@ -1,4 +1,4 @@
-"""What keys take is known for every key of every command."""
+"""The allowed values are known for every key of every command."""
 
 import pytest
 from hydra import compose, initialize_config_dir

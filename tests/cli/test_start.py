@@ -1,4 +1,4 @@
-"""How commands start: what they import before the command line is known to be right, what lists them."""
+"""How commands start: what they import before the command line is checked, and how they are listed."""
 
 import json
 import re

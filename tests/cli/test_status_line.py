@@ -1,4 +1,4 @@
-"""One line of a terminal, as wide as that is now."""
+"""The status line always fits the width of the terminal."""
 
 import fcntl
 import io
@@ -18,7 +18,7 @@ PARTS = [(0, "teacher"), (2, "epoch 1/8"), (3, "loss 1.234"), (4, "0:01:02 left"
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Makes stdout a pseudo-terminal: what sets its width, and what reads what was written."""
+    """Makes stdout a pseudo-terminal; returns functions that set its width and read what was written."""
     master, slave = pty.openpty()
     stdout = os.fdopen(slave, "w", buffering=1)
 

@@ -1,4 +1,4 @@
-"""What is printed suits any encoding, and nobody has to listen."""
+"""Output works in any encoding, and after its reader has gone."""
 
 import io
 import os

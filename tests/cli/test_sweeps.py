@@ -1,4 +1,4 @@
-"""The line of a sweep's job names what differs between the jobs."""
+"""The line about a job of a sweep names what differs between the jobs."""
 
 import logging
 

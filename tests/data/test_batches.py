@@ -1,4 +1,4 @@
-"""Batches are the same however they reach the process that trains."""
+"""Batches are the same, no matter how they are passed to the training process."""
 
 import pytest
 import torch

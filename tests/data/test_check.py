@@ -1,4 +1,4 @@
-"""Every fault of `data_faults.py`: found by the check, and in training stopped by, skipped or passed as it says."""
+"""The check finds every fault of `data_faults.py`, and training stops, skips or continues as listed there."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def sound(tmp_path_factory):
 
 
 def train(folder, **settings):
-    """An epoch of batches, as training has them: (batches, what was skipped)."""
+    """One epoch of training: (batches, skipped images)."""
     datamodule = make(folder, **settings)
     datamodule.setup("fit")
     batches = list(datamodule.train_dataloader())
@@ -204,7 +204,7 @@ def test_the_exit_status_says_whether_there_are_errors(sound, tmp_path, is_fault
 
 
 def seconds_for(tmp_path, number):
-    """Processor time for one annotation of so many objects, each with several faults."""
+    """CPU time for one annotation with this number of objects, each with several faults."""
     objects = [
         object_xml(f"class{index}", (70.5 + index % 50, 21, 150.5 + index / 7, 40)) for index in range(number)
     ]

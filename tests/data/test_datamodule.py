@@ -54,7 +54,7 @@ def same(first, second):
 
 
 class Recorder(pl.LightningModule):
-    """Notes the image ids of every batch, by epoch; learns nothing."""
+    """Records the image ids of every batch by epoch, without learning."""
 
     def __init__(self):
         super().__init__()
@@ -155,7 +155,7 @@ def test_resumed_fit_sees_the_batches_of_the_uninterrupted_one(
 
 
 class FakeTrainer:
-    """What the data module asks of a trainer, for one of several processes."""
+    """The attributes of a trainer that the data module uses, for one of several processes."""
 
     def __init__(self, rank, world_size):
         self.global_rank, self.world_size = rank, world_size

@@ -1,4 +1,4 @@
-"""`data.on_bad_sample=skip`: what takes the place of images that can't be read."""
+"""`data.on_bad_sample=skip`: the replacements of images that cannot be read."""
 
 import logging
 from pathlib import Path
@@ -189,7 +189,7 @@ def test_nothing_is_said_where_nothing_was_skipped(folder, caplog):
 
 
 class NoteOfEachRank(Learner):
-    """Writes what rank 0 knows to be skipped after the fit, and how many steps each process made."""
+    """After training, writes the skipped images that rank 0 knows, and the number of steps of each process."""
 
     def __init__(self, folder):
         super().__init__()

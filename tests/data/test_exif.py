@@ -1,4 +1,4 @@
-"""Photos that EXIF turns, as training tells of them."""
+"""What training reports about photos with an EXIF rotation."""
 
 import pytest
 from PIL import Image

@@ -1,4 +1,4 @@
-"""What data are, told apart from where and how they are written."""
+"""The fingerprint depends on the content of the data, not on their location or file format."""
 
 import dataclasses
 import time

@@ -1,4 +1,4 @@
-"""Walks through folders of data, with links."""
+"""Searching folders of data, including links."""
 
 from voc_files import SIZE, object_xml, write_voc
 

@@ -1,4 +1,4 @@
-"""A data format of a user's own is one file and its YAML, which no checkpoint alone makes this machine import."""
+"""A user's data format is one file and its YAML; a checkpoint alone does not import it."""
 
 import csv
 import json

@@ -84,7 +84,7 @@ def test_a_jpeg_of_several_pictures_is_a_jpeg(tmp_path, suffix, kinds):
 
 
 def with_exif_block(path, block, **options):
-    """A JPEG with a block that Pillow itself would not write."""
+    """A JPEG with a block that Pillow would not write."""
     Image.new("RGB", (36, 24)).save(path, **options)
     data = path.read_bytes()
     segment = b"Exif\0\0" + block

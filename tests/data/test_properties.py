@@ -1,4 +1,4 @@
-"""Properties that hold for any input: readers raise the project's error or return what they promise."""
+"""Properties for any input: readers raise the project's own error, or return what they document."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Data configs in checkpoints of others say which data they are, and nothing about this machine."""
+"""A data config in a checkpoint determines the data, but no settings of this machine."""
 
 import os
 

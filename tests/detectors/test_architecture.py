@@ -1,4 +1,4 @@
-"""Families of detectors by name: built in, installed, a user's own; what a file may name."""
+"""Families of detectors by name: built-in, installed, a user's own; and which a file may name."""
 
 import importlib
 import sys
@@ -35,7 +35,7 @@ NO_RECORD = 3
 
 
 def fresh_registry():
-    """One that has found nothing yet and sees what is installed now."""
+    """A registry that has found nothing yet and sees what is installed now."""
     return Registry(
         Architecture, key="architecture", package="lshfm_pl.detectors", group="lshfm_pl.architectures"
     )

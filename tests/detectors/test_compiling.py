@@ -1,4 +1,4 @@
-"""Compiled backbones train as the others do."""
+"""Compiled backbones train like uncompiled ones."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from lshfm_pl.training import DistillationModule
 
 
 def module_of(student):
-    """Detectors in float64: in float32 another order of additions tips over a ReLU here and there."""
+    """Detectors in float64, because in float32 the order of summation changes the sign at some ReLUs."""
     teacher = small_detector(TEACHER_OF[student], seed=1).double()
     losses = build_losses("lshl2", teacher, num_hashes=64)
     return DistillationModule(small_detector(student).double(), teacher, losses).train()

@@ -1,4 +1,4 @@
-"""What a detector costs, against numbers counted by hand."""
+"""Parameters and FLOPs of a detector, against numbers counted by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Teachers and evaluated detectors from files that do not describe themselves, and torchvision's."""
+"""Detectors from files that do not describe themselves, and from torchvision's, as teachers and in `evaluate`."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def composed(command, *overrides):
 
 
 def pair_file(path):
-    """Student and teacher in one file, which differ by their weights alone."""
+    """A student and a teacher in one file, which differ only in their weights."""
     parts = {which: small_detector(RETINANET, seed) for seed, which in enumerate(("student", "teacher"))}
     weights = {
         f"{which[0]}_{key}": value

@@ -1,4 +1,4 @@
-"""Weights that other tools wrote: prefixes, entries of dicts, safetensors, and files that are no weights."""
+"""Weights of other tools: prefixes, entries of dicts, safetensors, and files without weights."""
 
 import gzip
 import json

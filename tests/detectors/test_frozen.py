@@ -1,4 +1,4 @@
-"""A frozen detector does what it did before."""
+"""Freezing does not change the outputs of a detector."""
 
 import copy
 
@@ -19,7 +19,7 @@ MODELS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("[!_]*.yaml"))
 
 
 def with_random_norms(detector):
-    """Statistics and factors as training leaves them, not those of the start."""
+    """Gives the norms statistics and factors as after training."""
     generator = torch.Generator().manual_seed(1)
     for module in detector.modules():
         if isinstance(module, FrozenBatchNorm2d | _BatchNorm):

@@ -1,4 +1,4 @@
-"""In mixed precision boxes keep float32's digits: anchors, proposals, matched ground truth, detections."""
+"""In mixed precision boxes stay float32: anchors, proposals, matched ground truth, detections."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A detector family of one's own, one file and a YAML outside of the package, through the commands."""
+"""The commands with a user's detector family: one file and a YAML outside of the package."""
 
 import json
 from functools import partial

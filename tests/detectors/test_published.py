@@ -1,4 +1,4 @@
-"""Files of the published code and of torchvision: recognised by looking, loaded under today's names."""
+"""Files of the published code and of torchvision are recognised by their content and load under today's names."""
 
 import urllib.error
 
@@ -157,7 +157,7 @@ def test_state_dict_of_something_else_is_not_recognised():
 
 
 def coco_weights(name):
-    """What a COCO file of torchvision holds, old names included, with values that show the eps."""
+    """The content of torchvision's COCO file, with old names, and values that reveal the eps."""
     with torch.device("meta"):
         detector = build_detector(model_config(name), num_classes=91, load_backbone=False)
     old = {key: value.shape for key, value in old_names(detector.state_dict()).items()}

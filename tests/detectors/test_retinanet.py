@@ -1,4 +1,4 @@
-"""The published post-processing against the rule written out box by box."""
+"""The published post-processing against an implementation box by box."""
 
 import math
 

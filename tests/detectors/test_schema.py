@@ -1,4 +1,4 @@
-"""Schemas of configs: what each key may hold, in words and in fact."""
+"""Schemas of configs: the allowed values of each key, and their descriptions."""
 
 import math
 from typing import Annotated, Literal

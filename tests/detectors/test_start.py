@@ -29,7 +29,7 @@ def detector_of(name, class_names, seed, **changes):
 
 
 def started(path, name=FASTER, *, class_names=CLASS_NAMES, seed=9, **settings):
-    """A detector as it is built, and the same one as training starts it from a file."""
+    """A detector with initial weights, and the same detector when training starts from a file."""
     changes = settings.pop("changes", {})
     built = detector_of(name, class_names, seed, **changes)
     detector = detector_of(name, class_names, seed, **changes)
@@ -46,7 +46,7 @@ def outcome(report):
 
 
 def class_outputs(detector):
-    """Of one random input: [places, classes], and for Faster R-CNN [places, classes, 4] too."""
+    """Outputs for one random input: [places, classes], and for Faster R-CNN also [places, classes, 4]."""
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         if detector.config["architecture"] == "fasterrcnn":
@@ -210,7 +210,7 @@ def test_keys_of_the_start_are_of_no_detector():
 
 
 def as_downloaded(weights, folder, name, monkeypatch):
-    """Put weights where torch's hub keeps downloads, under a name with their hash, as torchvision's have."""
+    """Put weights into torch hub's cache, under a name that contains their hash, as for torchvision's."""
     hub = folder / "hub" / "checkpoints"
     hub.mkdir(parents=True)
     torch.save(weights, hub / "file")

@@ -74,7 +74,7 @@ def test_missing_files_and_folders_are_told(tmp_path):
 
 
 def rewritten(path, change=lambda name, data: data, *, compression=zipfile.ZIP_STORED, before_the_end=None):
-    """The zip file with its entries changed, and its table of contents too."""
+    """The zip file with changed entries and a changed table of contents."""
     with zipfile.ZipFile(path) as archive:
         entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -218,7 +218,7 @@ def test_what_training_saves_passes(tmp_path, zip_file):
 
 
 def served(monkeypatch, tmp_path, content):
-    """Stands in for the network: every address has `content`, whose hash is not looked at."""
+    """Replaces the network: every URL returns `content`, whose hash is not checked."""
     asked = []
 
     def fetch(url, path, hash_prefix):

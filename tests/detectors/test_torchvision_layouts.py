@@ -1,4 +1,4 @@
-"""Detectors that torchvision has weights of: names, shapes and outputs are the same, and files are recognised."""
+"""Detectors with torchvision weights: names, shapes and outputs are equal, and files are recognised."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_names_and_shapes_are_those_of_torchvision(name):
 
 
 def smaller(name):
-    """Settings that make images small and let weak detections through, by torchvision's names and by ours."""
+    """Settings for small images and low scores, under torchvision's names and under those of the project."""
     config = model_config(name)
     changes = {key: 0.0 for key in ("box_score_thresh", "score_thresh") if key in config}
     return {**changes, "min_size": 96, "max_size": 128}

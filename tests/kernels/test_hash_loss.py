@@ -1,4 +1,4 @@
-"""The fused hash loss against float64 on whole projections: rows, Winograd tiles and convolutions."""
+"""The fused hash loss against float64 on complete projections: rows, Winograd tiles and convolutions."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Freed memory really goes back."""
+"""Freed memory is returned to the system."""
 
 import platform
 import re

@@ -1,4 +1,4 @@
-"""What is only there for speed can be turned off, and says that it is on."""
+"""Each faster implementation can be turned off, and the log says which ones are on."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def as_before():
 
 @pytest.fixture
 def tiles(monkeypatch):
-    """The sizes of the maps that were convolved by tiles, however small they are."""
+    """Records the sizes of maps that are convolved by tiles, and allows tiles for maps of any size."""
     seen = []
     convolve = winograd.convolve
 

@@ -1,4 +1,4 @@
-"""Convolutions by tiles are convolutions."""
+"""Convolutions by Winograd tiles equal ordinary convolutions."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Resampled figures against the figures of resampled images, and intervals against known distributions."""
+"""Resampled AP against the AP of resampled images, and intervals against known distributions."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ FIGURES = ("AP", "AP50")
 
 
 def side_by_side(record, times):
-    """The record of a test set that has image i `times[i]` times."""
+    """The record of a test set that contains image i `times[i]` times."""
     new_index = np.concatenate([[0], np.cumsum(times)])
     image, rows = [], []
     for d, index in enumerate(record.image):
@@ -37,7 +37,7 @@ def side_by_side(record, times):
 
 
 def with_crowds(record):
-    """Some detections of which count neither way, at some thresholds."""
+    """Detections of which some are ignored at some thresholds."""
     ignored = np.where(np.arange(len(record.image)) % 5 == 0, record.matched & 21, 0)
     return replace(record, ignored=ignored.astype(np.uint16))
 
@@ -90,7 +90,7 @@ def test_interval_of_a_share_has_the_width_of_the_binomial():
 
 
 def test_difference_of_two_detectors_is_paired_by_image():
-    """Two that find the same but for a tenth of the images differ by far less than either varies."""
+    """The difference of two detectors that agree on 90 % of the images varies far less than each of them."""
     first = make_record(0.5, images=300, false_per_image=0)
     drop = first.image % 10 == 0
     second = replace(

@@ -1,6 +1,6 @@
-"""The two implementations of COCO's figures, the metrics' and the record's, held together over random sets.
+"""The two implementations of COCO's AP, in the metrics and in the record, agree on random data.
 
-pycocotools, called directly, is the reference of both.
+The reference for both is pycocotools, called directly.
 """
 
 import math

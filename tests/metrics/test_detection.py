@@ -225,7 +225,7 @@ def test_predictions_of_the_background_are_left_out():
 @pytest.mark.parametrize("labels", [(1, 2, 3), (1, 3, 18)], ids=["contiguous", "keep"])
 @pytest.mark.parametrize("seed", range(3))
 def test_all_figures_of_a_coco_set_are_those_of_cocoeval(seed, labels, backend):
-    """Crowds, all sizes, areas that aren't the box's, empty images, > 100 detections, classes without truth."""
+    """Crowds, all sizes, areas other than the box's, empty images, > 100 detections, classes without objects."""
     num_classes = max(labels) + 1
     predictions, targets = drawn_coco_set(seed, labels, absent_label=num_classes)
     figures = compute(class_names(num_classes), predictions, targets, backend)

@@ -1,4 +1,4 @@
-"""The record against the figures that COCO's evaluation gives for the same images."""
+"""The record against COCO's evaluation of the same images."""
 
 import math
 

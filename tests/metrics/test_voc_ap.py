@@ -201,7 +201,7 @@ def tensors(*images: dict[str, list]) -> list[dict[str, torch.Tensor]]:
 
 
 def random_images(seed: int) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, torch.Tensor]]]:
-    """Crowded images of jittered boxes with tied scores; some without boxes, some without predictions."""
+    """Images with many jittered boxes and equal scores; some without boxes, some without predictions."""
     generator = torch.Generator().manual_seed(seed)
 
     def integers(low: int, high: int, *shape: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Maps of agreement against features made one by one."""
+"""Maps of agreement against features that are computed one by one."""
 
 import pytest
 import torch

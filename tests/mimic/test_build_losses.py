@@ -1,4 +1,4 @@
-"""Heads from config values, and hash matrices from files."""
+"""Losses from config values, and hash matrices from files."""
 
 from importlib.metadata import EntryPoint
 

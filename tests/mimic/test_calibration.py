@@ -1,4 +1,4 @@
-"""The centre of the hash bias, and how alike two detectors' features are."""
+"""The centre of the hash bias, and the agreement of two detectors' features."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The features of an FCOS: which locations count, and its logits against its own loss."""
+"""The features of an FCOS: which locations are used, and its logits against its own loss."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Parts of detectors: the RetinaNet location rule against published values; boxes pooled as torchvision does."""
+"""RetinaNet's locations against published values, and pooled boxes against torchvision's."""
 
 from pathlib import Path
 

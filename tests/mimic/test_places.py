@@ -1,4 +1,4 @@
-"""Where features are read without a training forward."""
+"""Features that are read without a forward pass of training."""
 
 import pytest
 import torch

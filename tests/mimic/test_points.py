@@ -1,4 +1,4 @@
-"""What a tap pairs at each point, for each family of detectors, and how far the teacher runs for it."""
+"""The pairs of each point for each family of detectors, and how far the teacher runs for them."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ POINTS = ("penultimate", "pyramid", "logits", "dense_head")
 
 
 def recorded(student, teacher, points):
-    """The tap, a record of a training forward of the student, and which parts of the teacher ran."""
+    """The tap, a record of the student's forward pass, and which parts of the teacher ran."""
     tap = make_tap(student.train(), teacher.eval(), points)
     ran = set()
     handles = [

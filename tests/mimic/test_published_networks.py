@@ -1,4 +1,4 @@
-"""Whole networks with weights that are functions of their names, against the published code's outputs."""
+"""Complete networks, whose weights are functions of their names, against the outputs of the published code."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def images():
 
 
 def write_pair(folder, student_name, teacher_name, hash_key, num_hashes, num_features):
-    """A distillation checkpoint as the published code writes it."""
+    """A distillation checkpoint in the format of the published code."""
     weights = {}
     for prefix, name in (("t_", teacher_name), ("s_", student_name)):
         part = procedural_state_dict(published_layout(name), prefix)

@@ -1,4 +1,4 @@
-"""Figures of runs: one width for any number of classes, losses and names."""
+"""Curves of runs have the same width for any number of classes, losses and names."""
 
 import dataclasses
 

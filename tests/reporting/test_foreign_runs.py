@@ -1,4 +1,4 @@
-"""Folders of runs that are damaged or made to do harm: each is told in one line, and all others stand."""
+"""Damaged or malicious run folders: each is reported in one line, and all others are shown."""
 
 import csv
 import io
@@ -288,7 +288,7 @@ def test_names_are_escaped_for_the_format_that_they_are_written_to(tmp_path):
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_run_folders_are_read_or_told(tmp_path, seed):
-    """Bytes, values and kinds of every file of a run changed at random: a run, or a line about it."""
+    """Random changes to the bytes, values and types of a run's files give a run, or a line about it."""
     generator = random.Random(seed)
     odd = (
         None,

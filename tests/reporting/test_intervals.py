@@ -1,4 +1,4 @@
-"""How sure a gain is: over seeds, over test images, over both; and the word for it."""
+"""Intervals of gains over seeds, over test images and over both, and the verdicts."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from lshfm_pl.reporting.runs import Run, read_run
 
 
 def runs_of(loss, values, *, role="student", first_seed=0):
-    """A run a value, of consecutive seeds, without folders."""
+    """One run for each value, with consecutive seeds, without folders."""
     runs = []
     for seed, value in enumerate(values, start=first_seed):
         results = make_results(loss, role=role, seed=seed)

@@ -1,4 +1,4 @@
-"""The page in a browser: sorting and filtering by mouse and keyboard, phone width, dark colours."""
+"""The page in a browser: sorting and filtering with mouse and keyboard, phone width, dark colours."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Which runs a comparison has, and what each is started with."""
+"""The runs of a comparison, and the arguments of each."""
 
 from pathlib import Path
 

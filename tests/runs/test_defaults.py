@@ -1,4 +1,4 @@
-"""What is chosen for pictures of given sizes, numbers and objects."""
+"""The choices of `compare` for pictures of given sizes, numbers and objects."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders that cannot be used are refused before training, and each belongs to one process at a time."""
+"""Unusable folders are refused before training, and a folder belongs to one process at a time."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""How to go on is told as a command that can be pasted where that is known."""
+"""The command that continues a run can be pasted, if it is known."""
 
 import shlex
 

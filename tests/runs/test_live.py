@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Makes stdout a terminal of some columns; what is returned tells its line as it stands."""
+    """Makes stdout a terminal with some columns; the returned function reads its current line."""
 
     def make(columns=200, term="xterm"):
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -41,7 +41,7 @@ def told(caplog):
 
 @pytest.fixture
 def run(tmp_path):
-    """Makes a run that has been going on for some seconds, as far as this."""
+    """Creates a run that has been running for some seconds and has this progress."""
 
     def make(name, seconds=60.0, failure=None, resumed=None, command="train", **progress):
         folder = tmp_path / name

@@ -1,4 +1,4 @@
-"""A folder belongs to one process at a time, and the message says which."""
+"""A folder belongs to one process at a time, and the message names it."""
 
 import fcntl
 import json
@@ -19,7 +19,7 @@ from lshfm_pl.runs.lock import HOLDER_FILE, FolderInUseError, hold_folder, lock_
 
 @contextmanager
 def held_by_another(folder, **about):
-    """As another process holds it, which says this of itself."""
+    """A lock held by another process with this description."""
     if about:
         (folder / HOLDER_FILE).write_text(json.dumps(about))
     descriptor = os.open(folder, os.O_RDONLY)

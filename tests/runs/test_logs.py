@@ -1,4 +1,4 @@
-"""Curves of an interrupted run: what would come a second time is taken out, nothing else."""
+"""Curves of an interrupted run: only the points that will be written again are removed."""
 
 import csv
 import errno

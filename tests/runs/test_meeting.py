@@ -1,4 +1,4 @@
-"""Processes that cannot meet end within the time given, with one line that says where and why."""
+"""Processes that cannot connect end within the given time, with one line that says where and why."""
 
 import gc
 import socket

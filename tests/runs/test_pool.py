@@ -24,7 +24,7 @@ METRICS = {"metrics": {"AP": 12.3, "AP50": 45.6}}
 
 
 def folder_of_run():
-    """The folder that a run is told on its command line."""
+    """The folder on the command line of a run."""
     return next(
         Path(item.partition("=")[2].strip("'")) for item in sys.argv if item.startswith("hydra.run.dir=")
     )

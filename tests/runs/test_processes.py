@@ -1,4 +1,4 @@
-"""Several processes learn what one would, and the end of one is the end of all."""
+"""Several processes train like a single one, and if one ends, all end."""
 
 import json
 import os

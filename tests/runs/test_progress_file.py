@@ -1,4 +1,4 @@
-"""How far a run is, in a file: what was written is read, and nothing else is."""
+"""The file with the progress of a run: what was written is read, and nothing else."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A run that was interrupted anywhere ends as if it had not been, or says why it cannot go on."""
+"""An interrupted run ends like an uninterrupted one, or says why it cannot continue."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def data_root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teachers(data_root, tmp_path_factory):
-    """Checkpoint of a teacher by architecture, made when asked for."""
+    """The checkpoint of a teacher of an architecture, created on demand."""
     folder, made = tmp_path_factory.mktemp("teachers"), {}
 
     def teacher(architecture):
@@ -85,7 +85,7 @@ def settings(teachers):
 
 @pytest.fixture(scope="module")
 def uninterrupted(data_root, settings, tmp_path_factory):
-    """Folder of a finished run by its settings, made when asked for."""
+    """The folder of a finished run with these settings, created on demand."""
     folder, made = tmp_path_factory.mktemp("uninterrupted"), {}
 
     def run(architecture, loss, *further):
@@ -235,7 +235,7 @@ def test_failure_outside_of_a_step_loses_none(
 
 
 def vanishing(root, what):
-    """What of the data vanishes: an image of a set, or all of them."""
+    """The part of the data that is removed: an image of a set, or all images."""
     images = next(root.rglob("JPEGImages"))
     if what in ("train", "val"):
         (ids,) = root.rglob(f"{what}.txt")

@@ -1,4 +1,4 @@
-"""A data format of a user's own: `image,class,x1,y1,x2,y2` lines in CSV files."""
+"""A user's data format: `image,class,x1,y1,x2,y2` lines in CSV files."""
 
 import csv
 from pathlib import Path
@@ -18,7 +18,7 @@ from lshfm_pl.data import (
 
 
 class BoxesCSV(DetectionDataModule):
-    """A CSV file a split, and pictures that it names.
+    """A CSV file for each split, and the pictures that it names.
 
     Args:
         train: the file of the training set, relative to `root` as all are.

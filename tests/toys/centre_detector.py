@@ -1,4 +1,4 @@
-"""A detector family in one file outside of the package: each cell of one map says a class and a box around it."""
+"""A detector family in one file outside of the package: each cell of one map predicts a class and a box."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What distillation promises about the student, the teacher and the mimic term."""
+"""The properties of student, teacher and mimic term in distillation."""
 
 import pytest
 import torch
@@ -334,7 +334,7 @@ def test_losses_are_logged_by_name(tmp_path):
 
 
 def reference_kd(student, teacher, images, targets, temperature):
-    """The logit loss from the detectors' own outputs, without tap or head."""
+    """The loss on class logits, computed from the detectors' outputs without a tap."""
     batch = []
     student.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _, inputs: batch.append(inputs[1:]))
     student.roi_heads.box_predictor.register_forward_hook(lambda _, __, output: batch.append(output[0]))
@@ -363,7 +363,7 @@ def test_faster_rcnn_logit_loss_is_the_divergence_of_the_softened_roi_scores():
 
 
 def test_retinanet_logit_loss_is_normalised_like_the_focal_loss():
-    """Against a loop over the images, with the matches made anew from the anchors."""
+    """Compared with a loop over the images, in which anchors are matched again."""
     module = distillation(STUDENTS[1], "kd", temperature=2.0).train()
     student, teacher = module.detector, module.teacher
     images, targets = random_batch(num_images=3, boxless=(1,))

@@ -1,7 +1,7 @@
-"""What the mimic term does without: operations after which a GPU's host waits for it.
+"""The mimic term uses no operations for which the host waits for a GPU.
 
-Found on the CPU, by the names of the operations: those whose result's size or value the host has to know, and
-numbers of the host that are copied to the device.
+They are found on the CPU by their names: operations whose result the host must know, in size or value, and copies
+of numbers from the host to the device.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The parts of Lightning that it does not promise to keep: each that is used is named here, and is there."""
+"""The private parts of Lightning that are used: all are listed here, and exist."""
 
 import ast
 import re
@@ -74,7 +74,7 @@ def test_a_csv_logger_keeps_its_writer_and_the_writer_its_columns(tmp_path):
 
 
 def private_names(path):
-    """Private attributes that a module reads of what is not its own."""
+    """The private attributes of other objects that a module reads."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):

@@ -1,4 +1,4 @@
-"""With a callback that averages weights, every file holds the weights that were evaluated."""
+"""With a callback that averages weights, every file contains the weights that were evaluated."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint
 
 
 def fit(folder, *further, checkpoint=None, averaging=True):
-    """Returns the module as training leaves it."""
+    """Returns the module after training."""
     torch.manual_seed(0)
     best = ModelCheckpoint(folder, filename="best", save_weights_only=True, enable_version_counter=False)
     last = LastCheckpoint(str(folder))

@@ -1,4 +1,4 @@
-"""What training and evaluation take otherwise than a COCO file states: boxes, areas, categories, images."""
+"""Where training and evaluation deviate from a COCO file: boxes, areas, categories, images."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ CATEGORIES = {1: "cat", 2: "dog"}
 
 
 def write(root, boxes, split="train", *, areas=None, images=None, categories=CATEGORIES, labels=None):
-    """Each box is of an image of its own unless `images` says of which."""
+    """Each box belongs to its own image, unless `images` names the images."""
     images = images or list(range(1, len(boxes) + 1))
     labels = labels or [1] * len(boxes)
     entries = [
@@ -126,7 +126,7 @@ def test_areas_that_are_wrong_everywhere_are_one_warning(tmp_path):
 
 
 def images_without_objects(root):
-    """An object, none, a crowd alone, a box of a pixel alone, a box outside alone."""
+    """Images with an object, without, with only a crowd, only a one-pixel box, only a box outside."""
     content = coco_content(
         dict.fromkeys(range(1, 6), SIZE),
         [

@@ -158,7 +158,7 @@ def test_sample_has_training_targets(root):
 
 @pytest.fixture
 def faulty(tmp_path):
-    """Three images of which one has a broken object, an object of no image, and five boxes over the border."""
+    """Three images, one with a broken object; an object without an image; five boxes that cross the border."""
     content = drawn_content(3, 12)
     first = content["annotations"][0]
     for number in range(5):

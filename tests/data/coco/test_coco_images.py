@@ -1,4 +1,4 @@
-"""`file_name`s that name no file as they stand."""
+"""`file_name` entries that are not the exact name of a file."""
 
 import json
 import unicodedata

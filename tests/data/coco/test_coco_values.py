@@ -1,4 +1,4 @@
-"""Values and entries of COCO's JSON that are not as the format says: read where they can mean one thing only."""
+"""Values in COCO's JSON that deviate from the format are read if their meaning is unambiguous."""
 
 import json
 

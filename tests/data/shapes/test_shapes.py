@@ -80,7 +80,7 @@ def test_radii_scale_with_the_image(tmp_path):
 
 
 class ScriptedRandom(np.random.RandomState):
-    """Always asks for five shapes and adds no noise."""
+    """A random generator that always asks for five shapes and adds no noise."""
 
     def randint(self, low, high=None, **kwargs):
         return 5 if (low, high) == (1, 6) else super().randint(low, high, **kwargs)

@@ -13,7 +13,7 @@ from lshfm_pl.errors import LSHFMError
 
 
 class FakeDownload:
-    """Stands in for torchvision's: writes an archive of one file, without checking it."""
+    """Replaces torchvision's function: writes an archive with one file, without a checksum."""
 
     def __init__(self, error=None, member="VOCdevkit/readme.txt"):
         self.error = error

@@ -1,4 +1,4 @@
-"""What the records of bodies say is true of the bodies."""
+"""The records of backbones describe the backbones correctly."""
 
 import copy
 import sys
@@ -52,7 +52,7 @@ def test_stages_have_the_channels_and_strides_that_the_record_says(name):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_norm_pairs_are_what_runs_one_after_the_other(name):
-    """Recorded in a forward pass: the norm that is given what a convolution returned."""
+    """From a forward pass: which norm gets the output of which convolution."""
     record = backbone(name)
     body = record.build({**CONFIG, "backbone": name, "norm": "bn"})
     made, seen = {}, set()
@@ -76,7 +76,7 @@ def test_norm_pairs_are_what_runs_one_after_the_other(name):
 
 
 class Twisted(nn.Module):
-    """Registers its two convolutions in another order than it runs them in: the norm follows the first."""
+    """Registers its two convolutions in another order than it runs them; the norm follows the first."""
 
     def __init__(self):
         super().__init__()
@@ -130,7 +130,7 @@ def own_record(**changes):
 
 @pytest.fixture
 def own(monkeypatch):
-    """Makes a record found by its import path."""
+    """Makes a record available under its import path."""
     module = types.ModuleType("own_bodies")
     monkeypatch.setitem(sys.modules, "own_bodies", module)
 

@@ -25,7 +25,7 @@ def build(config, **kwargs):
 
 
 def random_classifier(name):
-    """torchvision's network with random weights, but for the large classifier of a VGG."""
+    """torchvision's network with random weights, without the large classifier of a VGG."""
     with torch.device("meta"):
         network = getattr(torchvision.models, name)()
     if hasattr(network, "classifier"):

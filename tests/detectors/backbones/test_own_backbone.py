@@ -1,4 +1,4 @@
-"""A backbone of one's own, one file and YAMLs outside of the package, through the commands."""
+"""The commands with a user's backbone: one file and YAMLs outside of the package."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What only shows a run: its failures are one line, and odd names are drawn."""
+"""Failures of pictures and logs are one warning line each, and unusual names can be drawn."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Checkpoints are whole at any moment, two of them are kept, and signals stop a run between two batches."""
+"""Checkpoints are always complete, two of them are kept, and signals stop a run between two batches."""
 
 import errno
 import os
@@ -121,7 +121,7 @@ def fitted(tmp_path, last, module=None, **settings):
 
 
 class Recorded(LastCheckpoint):
-    """Notes after which step each checkpoint was written."""
+    """Records after which step each checkpoint was written."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

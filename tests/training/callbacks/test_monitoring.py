@@ -1,4 +1,4 @@
-"""What can be watched of a run: event files read back, `metrics.csv`, and the console's lines."""
+"""Monitoring of a run: event files, `metrics.csv` and the lines on the console."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Steps that are not finite leave nothing behind, stop a run when they go on, and can be made again."""
+"""Steps that are not finite have no effect, end the run if they persist, and can be repeated."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the callbacks tell of a run: in its file, and in the line of a terminal."""
+"""The progress of a run in its file, and in the line of a terminal."""
 
 import io
 import math

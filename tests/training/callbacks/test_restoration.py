@@ -1,4 +1,4 @@
-"""Checkpoints whose state can't be right are refused before a step is trained, in one line."""
+"""Checkpoints with an impossible state are refused in one line before a step is trained."""
 
 import copy
 from pathlib import Path

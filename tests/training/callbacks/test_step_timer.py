@@ -1,4 +1,4 @@
-"""What the timer reports."""
+"""The reports of the step timer."""
 
 import csv
 import re
@@ -39,7 +39,7 @@ PAUSE = 20
 
 
 class PauseBeforeTraining(pl.Callback):
-    """As between an interruption and the resumption, and for the time that it takes to load the run."""
+    """Simulates the pause between an interruption and the resume, and the time to load the run."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -49,7 +49,7 @@ class PauseBeforeTraining(pl.Callback):
 
 
 class Clock:
-    """`time.perf_counter` that can be put ahead."""
+    """A `time.perf_counter` that can be moved forward."""
 
     def __init__(self):
         self.ahead, self.now = 0.0, time.perf_counter
