@@ -1,4 +1,4 @@
-"""The config folders, what the user's own one names, and `~` in paths."""
+"""Paths of the config folders, values in the user's own config files, and `~` in paths."""
 
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ def own_config_dir() -> Path | None:
 
 
 def named_in_own_configs(group: str, key: str) -> set[str]:
-    """The texts that the YAML files of a group in `--config-dir` have under a key.
+    """The texts under a key in the YAML files of a group in `--config-dir`.
 
-    A checkpoint or another file that a stranger may have written can name a module. It is imported only if the user
-    names it too: the files of this folder are the user's word.
+    An untrusted file, such as a checkpoint, can name a module. The module is imported only if the user names it
+    too, and the files in this folder are the user's own.
     """
     folder = own_config_dir()
     found = set()

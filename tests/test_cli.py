@@ -47,7 +47,7 @@ def test_name_of_a_model_as_the_teachers_settings_is_answered_with_how_to_choose
     ):
         refuse_named_teacher(OmegaConf.create(fine))
     with pytest.raises(
-        LSHFMError, match=r"give model@teacher.detector=\w+vgg16, .* \(with a \+ in front in evaluate"
+        LSHFMError, match=r"give model@teacher.detector=\w+vgg16, .* \(with a \+ in front for evaluate"
     ):
         refuse_named_teacher(OmegaConf.create({"teacher": {"detector": "vgg16"}}))
     process = run_command("train", "teacher.detector=retinanet_vgg16fpn", "data.root=/nowhere")
@@ -122,10 +122,10 @@ def test_help_is_printed_with_the_default_marked():
             r"Lightning's Trainer has no such argument; did you mean trainer.precision\?$",
         ),
         (["xyzzy=3"], "xyzzy: no such key or group; --help lists the groups"),
-        (["a=[1"], r"a=\[1: cannot be read .* a list is written 'key=\[1,2\]', .* write 'a=\"\[1\"'$"),
+        (["a=[1"], r"a=\[1: cannot be read .* a list is written 'key=\[1,2\]'; .* write 'a=\"\[1\"'$"),
         (
             ["model=resnet50"],
-            "did you mean fasterrcnn_resnet50c4, fasterrcnn_resnet50fpn or retinanet_resnet50fpn",
+            "did you mean fasterrcnn_resnet50c4, fasterrcnn_resnet50fpn or fcos_resnet50fpn",
         ),
         (["model=voc07"], r"model=voc07: no such file in conf/model; did you mean data=voc07\?"),
         (["score=0.3"], r"did you mean \S*score_thresh"),
@@ -145,15 +145,15 @@ def test_help_is_printed_with_the_default_marked():
         ),
         (
             ["data=voc07", "data.train_annotations=a.json"],
-            ".*data=coco2017 or coco_json, and data=voc07 is chosen; give for instance data=coco_json data.train_",
+            ".*data=coco2017 or coco_json, but data=voc07 is chosen; give for instance data=coco_json data.train_",
         ),
         (
             ["model=retinanet_resnet18fpn", "model@teacher.detector=retinanet_resnet34fpn"],
-            r"model@teacher.detector=\S+: .* add one by a \+: \+model@teacher.detector=retinanet_resnet34fpn$",
+            r"model@teacher.detector=\S+: .* add one with a \+: \+model@teacher.detector=retinanet_resnet34fpn$",
         ),
         (
             ["model=retinanet_vgg11fpn", "+model@teacher.detector=retinanet_resnet34fpn"],
-            r"\+model@.*: a file is chosen .* omit the \+: model@teacher.detector=retinanet_resnet34fpn$",
+            r"\+model@.*: a file is already chosen .* omit the \+: model@teacher.detector=retinanet_resnet34fpn$",
         ),
     ],
 )
@@ -165,7 +165,7 @@ def test_wrong_names_are_answered_with_the_closest_valid_ones(overrides, told_te
 
 def test_teacher_for_evaluation_needs_a_plus():
     text = error_of(["checkpoint=x", "model@teacher.detector=retinanet_vgg16fpn"], "evaluate")
-    assert text.endswith("add one by a +: +model@teacher.detector=retinanet_vgg16fpn")
+    assert text.endswith("add one with a +: +model@teacher.detector=retinanet_vgg16fpn")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose("evaluate", overrides=["+model@teacher.detector=retinanet_vgg16fpn"])
     assert config.teacher.detector.name == "retinanet_vgg16fpn"

@@ -21,10 +21,10 @@ FILES = ("checkpoint", "checkpoints", "teacher.checkpoint", "src", "file", "resu
 """Keys of files that are read."""
 
 START = "model.weights"
-"""Key of a file that a run reads when it begins, and not when it goes on."""
+"""Key of a file that a run reads at its start, but not when it is resumed."""
 
 NAME_IN_TORCHVISION = re.compile(r"[A-Z][A-Z0-9_]*")
-"""Of weights, such as COCO_V1, which stands in place of a file."""
+"""Name of torchvision's weights, such as COCO_V1, which can be given instead of a file."""
 
 PATTERNS = ("images", "runs")
 """Keys of files, folders or glob patterns."""
@@ -39,7 +39,7 @@ LISTED = 2000
 """Number of a folder's entries that are compared with a missing name."""
 
 DRAWN = "ShapesDataModule"
-"""Of these data the folder is made where it is not there."""
+"""The data module that creates its folder."""
 
 
 def refuse_missing_inputs(command: str, config: DictConfig) -> None:
@@ -118,7 +118,7 @@ def _reads_teacher(command: str, config: DictConfig) -> bool:
 
 
 def _reads_folder(config: DictConfig) -> bool:
-    """Whether `data.root` must be there."""
+    """Whether `data.root` must exist."""
     target = str(_selected(config, "data._target_") or DRAWN)
     return not target.endswith(DRAWN) and not _selected(config, "data.download")
 

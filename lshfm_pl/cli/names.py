@@ -94,7 +94,7 @@ def _keys_of_choice(group: str, choice: str) -> frozenset[str]:
 
 
 def _content_of(path: Path) -> Any:
-    """Of a YAML file; {} of one that cannot be read, which Hydra tells where it is chosen."""
+    """The content of a YAML file; {} if it cannot be read, which Hydra reports if the file is chosen."""
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except (OmegaConfBaseException, OSError, ValueError, YAMLError):

@@ -1,4 +1,4 @@
-"""The config files of the user's own folder, `--config-dir`, beside those of `conf/`."""
+"""The config files of the user's own folder, `--config-dir`, in addition to those of `conf/`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,11 +24,11 @@ __all__ = [
 FLAGS = ("--config-dir", "-cd")
 
 _chosen: list[Path] | None = None
-"""None before a command line was read here, as in a process that a launcher has started for a job."""
+"""None until a command line was read in this process, as in a job's process that a launcher has started."""
 
 
 def choose_own_folder(arguments: Sequence[str]) -> None:
-    """Look into the `--config-dir` of a command line from now on, which Hydra reads later; or into none.
+    """Use the `--config-dir` of a command line from now on, or none. Hydra reads the flag only later.
 
     Raises:
         LSHFMError: there is no such folder.
@@ -45,7 +45,7 @@ def choose_own_folder(arguments: Sequence[str]) -> None:
 
 
 def config_folders() -> list[Path]:
-    """`conf/`, and the user's own folder after it: where both have a file of one name, `conf/` counts."""
+    """`conf/` and then the user's own folder. If both contain a file, that of `conf/` is used."""
     if _chosen is not None:
         return [CONFIG_DIR, *_chosen]
     own = own_config_dir()
@@ -53,37 +53,37 @@ def config_folders() -> list[Path]:
 
 
 def is_group(name: str) -> bool:
-    """Whether there is a folder of files of which one is chosen, as `data` or `model@teacher.detector`."""
+    """Whether a name is a group of config files, such as `data` or `model@teacher.detector`."""
     group = name.partition("@")[0]
     return bool(group) and any((folder / group).is_dir() for folder in config_folders())
 
 
 def folders_of(group: str) -> str:
-    """Where the files of a group are, for messages."""
+    """The folders of a group's files, for messages."""
     own = [str(folder / group) for folder in config_folders()[1:] if (folder / group).is_dir()]
     return " and ".join([f"conf/{group}", *own])
 
 
 def config_files(group: str) -> Iterator[Path]:
-    """The files of a group that can be chosen; `_` begins what is a part of others."""
+    """The files of a group that can be chosen. Files that start with `_` are parts of others and left out."""
     for folder in config_folders():
         yield from sorted((folder / group).glob("[!_]*.yaml"))
 
 
 def config_file(group: str, name: str) -> Path | None:
-    """A file of a group, which may also be a part of others; None if there is none."""
+    """A file of a group, which may start with `_`; None if there is none."""
     paths = (folder / group / f"{name}.yaml" for folder in config_folders())
     return next((path for path in paths if path.is_file()), None)
 
 
 def composed(command: str, overrides: Sequence[str]) -> DictConfig:
-    """The config of a command line, as Hydra will compose it.
+    """Compose the config of a command line like Hydra will.
 
     Raises:
-        HydraException, OmegaConfBaseException: it does not compose.
+        HydraException, OmegaConfBaseException: it cannot be composed.
     """
     own = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]" for folder in config_folders()[1:]]
-    # Hydra may still be set up from the command line that failed.
+    # Hydra may still be initialised for the command line that failed.
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(command, overrides=[*own, *overrides])

@@ -212,10 +212,10 @@ REGISTRIES = {
     "architecture": "lshfm_pl.detectors.architecture",
     "backbone": "lshfm_pl.detectors.backbones.backbone",
 }
-"""Last part of a key → the module whose `built_in_names()` it takes.
+"""Last part of a key → the module whose `built_in_names()` are its valid texts.
 
-The module brings torch, so it is imported by its name, once such a key is given. A value with a dot or a slash is
-an import path or of a library: the module itself checks it.
+The module imports torch, so it is imported by name and only if such a key is given. A value with a dot or a slash
+is an import path or the name of a library's backbone, which the module itself checks.
 """
 
 AMONG_OTHERS = ("profiler", "strategy", "which")

@@ -119,14 +119,7 @@ def _windows(map_Bhwc: Tensor, side: int) -> Tensor:
 
 
 class Piece(NamedTuple):
-    """Consecutive rows of tiles of one image on one level.
-
-    Attributes:
-        level: index of the feature map.
-        image: index of the image in the batch.
-        rows: rows of tiles.
-        tiles: position of these tiles among the tiles of their group.
-    """
+    """Rows of tiles of image `image` on map `level`; `tiles` is their position in the group."""
 
     level: int
     image: int

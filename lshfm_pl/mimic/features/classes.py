@@ -1,4 +1,4 @@
-"""Class logits of a teacher that knows more classes than the student, or has them in another order."""
+"""Mapping class logits of a teacher with more classes, or another order of classes, to those of the student."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,16 +18,17 @@ _NO_CLASSES_NEEDED = (
 
 
 class ClassColumns:
-    """From a teacher's class logits to those of the student's classes.
+    """Maps a teacher's class logits to the columns of the student's classes.
 
-    With a softmax the student's background is all that is no class of the student's: the probabilities of the
-    teacher's background and of its other classes are added, whose logit is their logsumexp. The probabilities of
-    the student's classes stay what they are. With sigmoids each class is a column of its own, and no other counts.
+    With softmax, everything that is not a class of the student is its background: the probabilities of the
+    teacher's background and of its other classes are added, so the logit is their logsumexp. The probabilities of
+    the student's classes stay the same. With sigmoid, each class is a column of its own, and other classes are
+    dropped.
 
     Args:
-        labels: of the teacher for each class of the student, 0 for the background where there is a column of it.
-        num_columns: of the teacher's logits.
-        activation: what makes scores of the logits.
+        labels: for each column of the student, the teacher's column; 0 for the background, if there is one.
+        num_columns: number of columns of the teacher's logits.
+        activation: `softmax` or `sigmoid`, which turns logits into scores.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class ClassColumns:
     ) -> None:
         self.labels = list(labels)
         others = [label for label in range(num_columns) if label not in self.labels]
-        #: Columns that together are the student's background; empty where it is one column like any other.
+        #: Columns that form the student's background together; [] if it is a single column or there is none.
         self.background = [0, *others] if activation == "softmax" and others else []
 
     def __call__(self, logits_NK: Tensor) -> Tensor:
@@ -53,22 +54,22 @@ def class_columns(
     num_columns: tuple[int, int],
     activation: Literal["softmax", "sigmoid"],
 ) -> ClassColumns | None:
-    """The columns by which a teacher's class logits become those of a student's classes; None: they are.
+    """The mapping of a teacher's class logits to a student's classes; None if they are the same.
 
     Args:
-        student: names of its labels 1, 2, …; empty where they are not known.
-        teacher: the same.
-        num_columns: class logits of a place, student and teacher.
-        activation: of the teacher.
+        student: names of the student's labels 1, 2, …; empty if unknown.
+        teacher: names of the teacher's labels, likewise.
+        num_columns: number of class logits per box or anchor of student and teacher.
+        activation: `softmax` or `sigmoid`, the teacher's activation.
 
     Raises:
-        LSHFMError: a class of the student is none of the teacher's, or names are not known and the numbers differ.
+        LSHFMError: the teacher lacks a class of the student, or names are unknown and the numbers differ.
     """
     if not (student and teacher):
         if num_columns[0] != num_columns[1]:
             raise LSHFMError(
-                f"distill: expected as many class logits of both, found {num_columns[0]} (student) and "
-                f"{num_columns[1]} (teacher), which do not say their classes; {_NO_CLASSES_NEEDED}"
+                f"distill: expected the same number of class logits, found {num_columns[0]} (student) and "
+                f"{num_columns[1]} (teacher), whose classes are unknown; {_NO_CLASSES_NEEDED}"
             )
         return None
     if tuple(student) == tuple(teacher):

@@ -1,4 +1,4 @@
-"""Where the features of an FCOS are read."""
+"""Reading the features of an FCOS."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -14,10 +14,10 @@ __all__ = ["FCOSTap"]
 
 
 class FCOSTap(TowerTap):
-    """Features of the classification tower, of the pyramid, and of both towers, as `TowerTap` says.
+    """Features of the classification tower, of the pyramid, and of both towers; see `TowerTap`.
 
-    A location is its only anchor, and is matched with a box or background: none is left out but those of images
-    without boxes. As in FCOS's own loss (arXiv 1904.01355, equation 2), the sum over the locations of the batch is
+    A location is its only anchor and is matched to a box or to background. Only locations of images without boxes
+    are left out. As in FCOS's own loss (arXiv 1904.01355, equation 2), the sum over the locations of the batch is
     divided by its number of foreground locations.
     """
 
@@ -29,9 +29,9 @@ class FCOSTap(TowerTap):
     }
 
     def logit_weights(self, matches_BA: Tensor) -> Tensor:
-        """The focal loss's; 0 for images without boxes."""
+        """The weights of FCOS's focal loss; 0 for images without boxes."""
         return (matches_BA != Matcher.BETWEEN_THRESHOLDS) / (matches_BA >= 0).sum().clamp(min=1)
 
     def matches(self, boxes_N4: Tensor, anchors_A4: Tensor) -> Tensor:
-        """Background: which location is in a box does not matter, as none is left out."""
+        """Background for all locations: which of them are in a box does not matter, since none is left out."""
         return torch.full_like(anchors_A4[:, 0], Matcher.BELOW_LOW_THRESHOLD, dtype=torch.long)

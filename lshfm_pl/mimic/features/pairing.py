@@ -148,7 +148,7 @@ class FeatureTap:
         if not self._levels:
             strides = [[level.stride for level in levels] for levels in (of_student, of_teacher)]
             raise LSHFMError(
-                f"mimicking: expected maps of a common stride, found {strides[0]} (student) and "
+                f"mimicking: expected a stride that both pyramids have, found {strides[0]} (student) and "
                 f"{strides[1]} (teacher)"
             )
         self._strides = tuple(of_student[index].stride for index, _ in self._levels)
@@ -167,7 +167,7 @@ class FeatureTap:
         )
 
     def channels(self, point: str) -> tuple[Channels, Channels]:
-        """Widths of the student's and the teacher's features at a point, as they are paired."""
+        """Widths of the paired features of student and teacher at a point."""
         if point == "logits":
             width = self._student.channels(point)
             return width, width

@@ -14,11 +14,11 @@ __all__ = ["RetinaNetTap"]
 
 
 class RetinaNetTap(TowerTap):
-    """Features of the classification tower, of the pyramid, and of both towers, as `TowerTap` says.
+    """Features of the classification tower, of the pyramid, and of both towers; see `TowerTap`.
 
-    Left out are anchors between the matcher's thresholds. As in the focal loss (arXiv 1708.02002, section 4), an
-    image's sum over its anchors is divided by its number of foreground anchors, and the batch's by its number of
-    images.
+    Anchors between the matcher's thresholds are left out. As in the focal loss (arXiv 1708.02002, section 4), an
+    image's sum over its anchors is divided by its number of foreground anchors, and the sum over the batch by the
+    number of images.
     """
 
     layouts: ClassVar[Mapping[str, str]] = {
@@ -29,10 +29,10 @@ class RetinaNetTap(TowerTap):
     }
 
     def logit_weights(self, matches_BA: Tensor) -> Tensor:
-        """The focal loss's; 0 between the thresholds."""
+        """The weights of the focal loss; 0 for anchors between the thresholds."""
         weights_B1 = 1 / ((matches_BA >= 0).sum(dim=1, keepdim=True).clamp(min=1) * len(matches_BA))
         return weights_B1 * (matches_BA != Matcher.BETWEEN_THRESHOLDS)
 
     def matches(self, boxes_N4: Tensor, anchors_A4: Tensor) -> Tensor:
-        """By overlap."""
+        """Match anchors to boxes by overlap."""
         return self.detector.proposal_matcher(box_iou(boxes_N4, anchors_A4))

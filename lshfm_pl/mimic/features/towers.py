@@ -1,4 +1,4 @@
-"""Where the features of a detector with a classification and a regression tower are read."""
+"""Reading the features of a detector with a classification and a regression tower."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -34,25 +34,24 @@ CLASS_TOWER_POINTS = frozenset({"penultimate", "logits", "dense_head"})
 class TowerTap(DetectorTap):
     """Features of the classification tower, of the pyramid, and of both towers.
 
-    For detectors with torchvision's `head` of a `classification_head` and a `regression_head`, whose last layers
-    are 3×3 convolutions. Sub-classes say which locations training leaves out and what an anchor's logits count.
+    It fits detectors whose torchvision `head` has a `classification_head` and a `regression_head` with 3×3
+    convolutions as last layers. Subclasses say which anchors training leaves out, and the weights of the logits.
 
-    `penultimate`: maps of the classification tower's output, whose 3×3 neighbourhoods are the features: what the
-    `cls_logits` convolution sees. Zero padding; a neighbourhood's order is channel-major (C, kh, kw), so that a
-    hash matrix [H, C·9] is also a convolution weight [H, C, 3, 3]. Kept is every location of all levels but those
-    whose anchors are all left out of training; an image without boxes keeps none, so its matches are recorded as
-    all of that value. The loss is the mean over an image's kept locations, then the mean over the images that keep
-    any: the weights say so.
+    `penultimate`: the maps that the classification tower passes to the `cls_logits` convolution. The feature of a
+    location is its zero-padded 3×3 neighbourhood, in channel-major order (C, kh, kw), so that a hash matrix
+    [H, C·9] is also a convolution weight [H, C, 3, 3]. A location is kept unless all of its anchors are left out of
+    training. Images without boxes keep no location: all of their matches are recorded as left out. The weights make
+    the loss a mean over the kept locations of an image, and then a mean over the images that keep any.
 
-    `logits`: [B·A, K] of every anchor; the weight is 0 for those that are left out and for images without boxes.
+    `logits`: [B·A, K] of every anchor. The weight is 0 for anchors that are left out and for images without boxes.
 
-    `dense_head`: outputs of the `classification` and the `regression` tower by level.
+    `dense_head`: outputs of the `classification` and the `regression` tower for each level.
     """
 
     row_points = frozenset({"logits"})
 
     def channels(self, point: str) -> Channels:
-        """Width of the classification tower or of both towers; classes."""
+        """Width of the classification tower or of both towers, or the number of classes."""
         head = self.detector.head
         if point == "dense_head":
             return {
@@ -64,7 +63,7 @@ class TowerTap(DetectorTap):
         return head.classification_head.num_classes
 
     def needs(self, points: frozenset[str]) -> set[str]:
-        """The towers' outputs, the matcher's values and the logits, and the pyramid, as far as wanted."""
+        """The outputs of the towers, the matches, the logits and the pyramid, as far as the points need them."""
         names = {"pyramid"} & points
         if "penultimate" in points:
             names |= {"classification", "matches"}
@@ -77,7 +76,7 @@ class TowerTap(DetectorTap):
     def hook(
         self, stack: ExitStack, record: Record, points: frozenset[str], complete: Callable[[Record], None]
     ) -> None:
-        """Hooks on the head and its last layers; the head's `compute_loss` is shadowed, as it gets the matches."""
+        """Hook the head and its last layers, and replace the head's `compute_loss`, which receives the matches."""
         head = self.detector.head
         compute_loss = head.compute_loss
 
@@ -108,15 +107,15 @@ class TowerTap(DetectorTap):
         if "dense_head" in points:
             stack.callback(head.regression_head.bbox_reg.register_forward_pre_hook(keep_regression).remove)
         stack.callback(self.classifier.register_forward_pre_hook(keep_classification).remove)
-        # The matches pass through no module, so no hook sees them: shadow the method on this instance.
+        # No module receives the matches, so no hook sees them: override the method on this instance.
         head.compute_loss = keep_matches
         stack.callback(delattr, head, "compute_loss")
 
     def student_features(self, record: Record, points: frozenset[str]) -> dict[str, Recorded]:
-        """What the hooks have kept, with the weights that the matches give."""
+        """The recorded features, with weights that follow from the matches."""
         found: dict[str, Recorded] = {}
         if "logits" in points:
-            # A weight of 0 leaves an anchor out; to pick the others a GPU would have to tell how many there are.
+            # Weight 0 excludes an anchor. Indexing the others would make the host wait for their number.
             weights_BA = self.logit_weights(record["matches"])
             found["logits"] = Recorded(record["logits"].flatten(0, 1), weights_BA.flatten())
         if "penultimate" in points:
@@ -133,7 +132,7 @@ class TowerTap(DetectorTap):
         return found
 
     def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
-        """The backbone's maps, and those of the towers that the points ask for."""
+        """The backbone's maps, and the maps of the towers that the points need."""
         pyramid = list(backbone_maps(self.detector, batch).values())
         made: dict[str, Any] = {"pyramid": pyramid} if "pyramid" in points else {}
         head = self.detector.head
@@ -146,7 +145,7 @@ class TowerTap(DetectorTap):
     def teacher_features(
         self, maps: Mapping[str, Any], record: Record, points: frozenset[str]
     ) -> dict[str, Features]:
-        """The towers' maps as they are, and the classifier's output by anchor."""
+        """The maps of the towers, and the classifier's output for each anchor."""
         found: dict[str, Features] = {}
         if "penultimate" in points:
             found["penultimate"] = maps["classification"]
@@ -164,32 +163,32 @@ class TowerTap(DetectorTap):
 
     @abstractmethod
     def logit_weights(self, matches_BA: Tensor) -> Tensor:
-        """What the logits of each anchor count [B, A], as they do in the detector's own loss.
+        """The weight [B, A] of each anchor's logits, as in the detector's own loss.
 
         Args:
-            matches_BA: index of the box that an anchor is matched with; −1: background; `BETWEEN_THRESHOLDS`: left
-                out.
+            matches_BA: index of the box that an anchor is matched to; −1 for background, `BETWEEN_THRESHOLDS` for
+                anchors that training leaves out.
         """
 
     @abstractmethod
     def matches(self, boxes_N4: Tensor, anchors_A4: Tensor) -> Tensor:
-        """What training matches the anchors of an image with [A], as for `logit_weights`; N > 0."""
+        """Match the anchors of an image [A] as training does, in the form of `logit_weights`; N > 0."""
 
     def anchors_at_location(self) -> int:
         """Number of anchors at each location of the maps."""
         return self.detector.anchor_generator.num_anchors_per_location()[0]
 
     def refuse_unlike(self, teacher: "TowerTap", points: frozenset[str]) -> None:
-        """Stop if the towers run on other levels, or logits cannot be paired anchor by anchor.
+        """Stop if the towers run on other levels, or if logits cannot be paired anchor by anchor.
 
         Raises:
-            LSHFMError: so it is.
+            LSHFMError: the two cannot be compared.
         """
         generators = [tap.detector.anchor_generator for tap in (self, teacher)]
         levels = [len(generator.sizes) for generator in generators]
         if points & CLASS_TOWER_POINTS and levels[0] != levels[1]:
             raise LSHFMError(
-                f"mimicking: expected maps of the same levels, found {levels[0]} (student) and {levels[1]} "
+                f"mimicking: expected the same number of levels, found {levels[0]} (student) and {levels[1]} "
                 "(teacher); give both the same neck"
             )
         if "logits" not in points:
@@ -197,12 +196,12 @@ class TowerTap(DetectorTap):
         anchors = [(generator.sizes, generator.aspect_ratios) for generator in generators]
         if anchors[0] != anchors[1]:
             raise LSHFMError(
-                "distill.kd: logits are paired anchor by anchor, so expected the same anchor_sizes and "
-                "anchor_aspect_ratios in student and teacher"
+                "distill.kd: logits are paired anchor by anchor, so student and teacher need the same anchor_sizes "
+                "and anchor_aspect_ratios; found different ones"
             )
 
     def tower_maps(self, batch: Tensor) -> list[Tensor]:
-        """Outputs [B, C, h, w] of the classification tower, a level each."""
+        """Outputs [B, C, h, w] of the classification tower for each level."""
         return self.teacher_maps(batch, frozenset({"penultimate"}))["classification"]
 
     @classmethod
@@ -215,7 +214,7 @@ class TowerTap(DetectorTap):
         rows_per_image: int,
         generator: torch.Generator,
     ) -> list[Tensor]:
-        """Of the locations that training keeps."""
+        """Features of the locations that training keeps."""
         levels = [tap.tower_maps(images.tensors) for tap in taps]
         first = taps[0]
         anchors = first.detector.anchor_generator(images, levels[0])
@@ -232,7 +231,7 @@ class TowerTap(DetectorTap):
 
     @classmethod
     def grids(cls, taps: Sequence["TowerTap"], batch: Tensor, size: tuple[int, int]) -> list[FeatureGrid]:
-        """The classification tower's output, whose 3×3 neighbourhoods are what is mimicked."""
+        """The classification tower's output, whose 3×3 neighbourhoods are mimicked."""
         return [
             FeatureGrid(
                 f"tower, stride {batch.shape[-1] // maps[0].shape[-1]}",
@@ -245,21 +244,21 @@ class TowerTap(DetectorTap):
 
 
 def neighbourhoods(maps: list[Tensor]) -> Tensor:
-    """Maps [B, C, h, w] per level → [B, L, C·9]: every location's 3×3 neighbourhood, L over all levels."""
+    """Maps [B, C, h, w] of each level → [B, L, C·9]: the 3×3 neighbourhoods of all L locations of all levels."""
     unfolded = [F.unfold(level, NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2) for level in maps]
     return torch.cat(unfolded, dim=2).transpose(1, 2)
 
 
 def kept_locations(matches_BA: Tensor, anchors_per_location: int) -> Tensor:
-    """Matcher values [B, L·A] (location-major) → bool [B, L]: not all anchors lie between the thresholds."""
+    """Matches [B, L·A] (location-major) → bool [B, L], False where all anchors are left out."""
     between_BA = matches_BA == Matcher.BETWEEN_THRESHOLDS
     return ~between_BA.unflatten(1, (-1, anchors_per_location)).all(dim=2)
 
 
 def location_weights(keep_BL: Tensor) -> Tensor:
-    """Kept locations [B, L] → weights [B, L], 0 where not kept: a mean per image, then over images that keep any.
+    """Kept locations [B, L] → weights [B, L] that give a mean per image and then over the images that keep any.
 
-    Example: of images that keep 2, 0 and 1 locations each one counts [1/4, 0, 1/2].
+    Example: in images that keep 2, 0 and 1 locations, each kept location has weight 1/4, none, and 1/2.
     """
     kept_B = keep_BL.sum(dim=1)
     weight_B = 1.0 / (kept_B.clamp(min=1) * (kept_B > 0).sum().clamp(min=1))
@@ -267,7 +266,7 @@ def location_weights(keep_BL: Tensor) -> Tensor:
 
 
 def _logits_by_anchor(logits: Tensor, num_classes: int) -> Tensor:
-    """Output [B, A·K, h, w] of `cls_logits` → [B, h·w·A, K], the order of torchvision's anchors."""
+    """Output [B, A·K, h, w] of `cls_logits` → [B, h·w·A, K], in the order of torchvision's anchors."""
     batch, _, height, width = logits.shape
     return (
         logits.view(batch, -1, num_classes, height, width)
