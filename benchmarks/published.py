@@ -1,8 +1,8 @@
-"""The published way of a distillation step and of loading an image, as measures of cost and of numbers.
+"""Reference implementation of a distillation step and of the loader, for comparing cost and numbers.
 
-Written from the description of the published code, as plainly as that was: the teacher runs whole, RetinaNet's 3×3
-neighbourhoods and all hash logits are made at once, everything is float32 and contiguous. Nothing in the package
-uses it but `lshfm_pl.benchmark`.
+It follows the description of the published code without optimisations: the teacher runs completely, RetinaNet's 3×3
+neighbourhoods and all hash logits are computed at once, and everything is float32 and contiguous. Only
+`lshfm_pl.benchmark` uses it in the package.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from lshfm_pl.mimic import LSH
 
 
 def as_published(detector: nn.Module) -> nn.Module:
-    """The same detector of torch's and torchvision's own layers, and its weights laid out contiguously."""
+    """The same detector with torch's and torchvision's own layers and contiguous weights, changed in place."""
     for module in detector.modules():
         for layer in (BasicBlock, Bottleneck, nn.Conv2d):
             if isinstance(module, layer):
@@ -38,12 +38,12 @@ def published_step(
     images: list[Tensor],
     targets: list[dict[str, Tensor]],
 ) -> Tensor:
-    """The student's losses and β times each mimic loss of one batch, a scalar.
+    """The sum of the student's losses and of β times each mimic loss for one batch, a scalar.
 
     Args:
         student: Faster R-CNN or RetinaNet in training mode.
         teacher: another, in evaluation mode.
-        mimic_losses: L2 and LSH of `lshfm_pl.mimic`, for their numbers alone.
+        mimic_losses: L2 and LSH of `lshfm_pl.mimic`, used only for their settings and hash.
         images: float [3, H, W] in 0..1.
         targets: `boxes` and `labels` of each image.
     """
@@ -131,7 +131,7 @@ def _retinanet_term(student: Any, teacher: Any, mimic: Any, images: Any, targets
 
 
 class PublishedVOC(torch.utils.data.Dataset[Any]):
-    """VOC images by Pillow as float32 tensors, made in the worker; the annotation is parsed for every image anew.
+    """VOC images as float32 tensors, read by Pillow in the worker; the annotation is parsed at every access.
 
     Args:
         root: folder with `Annotations`, `JPEGImages` and `ImageSets/Main`.

@@ -111,7 +111,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield value, key
             yield from _places(item)
     elif isinstance(value, list):
-        # Of a long list the first ones tell all.
+        # The first items of a long list are enough.
         for index, item in enumerate(value[:5]):
             yield value, index
             yield from _places(item)

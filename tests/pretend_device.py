@@ -88,11 +88,11 @@ def _register() -> None:
     torch._C._acc.register_python_privateuseone_device_guard(guard)
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda func, *args, **kwargs: run(func, args, kwargs), "PrivateUse1")
-    # The fallback is not asked about these.
+    # The fallback is not called for these.
     of_aten = torch.library.Library("aten", "IMPL")
     copy_from = torch.ops.aten._copy_from.default
     of_aten.impl("_copy_from", lambda *args, **kwargs: run(copy_from, args, kwargs), "PrivateUse1")
-    _registered.extend([hooks, guard, library, of_aten])  # they must live as long as the process
+    _registered.extend([hooks, guard, library, of_aten])  # must exist as long as the process
 
 
 @contextlib.contextmanager

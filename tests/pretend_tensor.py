@@ -20,7 +20,7 @@ class PretendTensor(Tensor):
 
     @staticmethod
     def __new__(cls, values: Tensor) -> "PretendTensor":
-        # In inference mode the view of an ordinary tensor is an ordinary one, and so is its wrapper.
+        # In inference mode a view of an ordinary tensor is an ordinary tensor, and so is its wrapper.
         with torch.inference_mode(values.is_inference()):
             wrapper = Tensor._make_wrapper_subclass(
                 cls,
@@ -136,7 +136,7 @@ def run(func: Any, args: Any, kwargs: Any) -> Any:
     """An operation of which an argument or the result is on the device."""
     operation = _operation(func)
     if operation.is_composite:
-        # In inference mode torch hands these over whole.
+        # In inference mode torch passes these operations undecomposed.
         return func.decompose(*args, **kwargs)
     if operation.name in COPIES:
         return _copy(func, args, kwargs)
@@ -247,7 +247,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _count_copy(source: torch.device, target: torch.device, is_async: bool) -> None:
     if source.type == DEVICE and target.type != DEVICE:
-        note_wait("copy to the host")  # an asynchronous one is of use only after a wait
+        note_wait("copy to the host")  # an asynchronous copy can be used only after a wait
     elif source.type != DEVICE and target.type == DEVICE and not is_async:
         note_wait("copy to the device")
 

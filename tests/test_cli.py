@@ -81,7 +81,7 @@ def test_help_of_every_command_tells_its_groups_what_to_change_and_examples(comm
     text = config.hydra.help.template
     assert text.count(f"python -m lshfm_pl.{command}") >= 2
     assert "What people change:" in text
-    assert "$" not in text  # Hydra would take it for a variable of its template
+    assert "$" not in text  # Hydra would treat it as a variable of its template
     groups = [
         line.split(":")[0].strip() for line in text.splitlines() if line.startswith("  ") and ": " in line
     ]

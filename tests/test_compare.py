@@ -51,7 +51,9 @@ def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path):
     ]  # fmt: skip
     printed = run_command("compare", *arguments)
     assert all(f"{name}: training, log in {folder}" in printed for name in ("teacher", "lshl2_seed3"))
-    assert f"{folder}/none_seed3: AP " in printed  # lines of its epochs too, unless it ends before the first
+    assert (
+        f"{folder}/none_seed3: AP " in printed
+    )  # also lines of its epochs, unless it ends before the first one
 
     rows = read_csv(folder / "results.csv")
     ran = [(row["role"], row["distill"]) for row in rows]
@@ -82,7 +84,7 @@ def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path):
     assert sorted(path.name for path in docs.iterdir()) == ["comparison.png", "detections.png"]
     assert all(1000 < path.stat().st_size <= 200_000 for path in docs.iterdir())
 
-    # A run of a comparison and the same command by itself have equal weights.
+    # A run of a comparison and the same command alone give equal weights.
     overrides = json.loads((folder / "none_seed3" / "overrides.json").read_text())
     run_command("train", *overrides, f"hydra.run.dir={quoted(tmp_path / 'single')}")
     runs = [tmp_path / "single", folder / "none_seed3"]
@@ -91,10 +93,10 @@ def test_comparison_leaves_table_and_picture_and_repeats_nothing(tmp_path):
     )
     if torch.get_num_threads() == 1 or (os.cpu_count() or 1) == 1:
         assert all(torch.equal(single[key], compared[key]) for key in single)
-    else:  # sums of another number of threads are rounded otherwise
+    else:  # another number of threads changes the rounding of sums
         assert all(torch.allclose(single[key], compared[key], atol=1e-3) for key in single)
 
-    # Given again, nothing is repeated; with other settings, nothing is lost.
+    # If the command is repeated, no run is; with other settings no run is lost.
     times = {path: path.stat().st_mtime_ns for path in folder.rglob("last.ckpt")}
     assert run_command("compare", *arguments).count("already finished") == 4
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("last.ckpt")} == times

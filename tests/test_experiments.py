@@ -229,7 +229,7 @@ def test_detector_and_images_are_the_published_ones(name):
     )
     assert tuple(model.get(key) for key in limits) == (row.detector.rpn or (None,) * 4)
     if row.detector.rpn is None:
-        # COCO counterparts are not published, so nothing speaks for the old rule.
+        # The COCO experiments are not published, so there is no reason for the published rule.
         assert model["postprocess"] == ("torchvision" if name.startswith("coco") else "published")
 
 
@@ -243,7 +243,7 @@ def test_schedule_is_the_published_one(name):
     assert (schedule.decay, schedule.gamma) == ("multistep", 0.1)
     assert (schedule.warmup_steps, schedule.warmup_factor) == (1000, 0.001)
     assert schedule.optimizer == {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
-    # Published runs do not clip; where they are stable this does nothing (docs/stability.md).
+    # The published code does not clip; in stable runs clipping has no effect (docs/stability.md).
     assert schedule.clip_grad_norm == 35
 
 

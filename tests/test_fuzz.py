@@ -186,7 +186,7 @@ def test_run_folders(tmp_path, monkeypatch):
     events.parent.mkdir()
     events.write_bytes(bytes(range(200)))
     files = sorted(path.relative_to(sound_run) for path in sound_run.rglob("*") if path.is_file())
-    # Drawing takes most of the time: of damaged figures too, but of a few.
+    # Drawing takes most of the time, so only some of the damaged runs are drawn.
     draw = importlib.import_module("lshfm_pl.reporting.report")._pictures
     monkeypatch.setattr(
         "lshfm_pl.reporting.report._pictures", lambda *args, **kwargs: draw(*args, **kwargs) if drawn else []
@@ -461,7 +461,7 @@ def test_states_that_training_goes_on_from(run, tmp_path, monkeypatch):
         passed += 1
 
     check(trial, seeds(2000))
-    # Else the tests above would show nothing.
+    # Otherwise the tests above would prove nothing.
     assert passed > 0.02 * len(seeds(2000)) or len(seeds(2000)) < 100
 
 

@@ -56,7 +56,9 @@ def test_terms_and_gradients_of_maps_and_rows_equal_those_of_the_cpu(hash_loss):
             found.append(([float(term) for term in terms.values()], [x.cpu() for x in gradients]))
         assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
         for ours, expected in zip(found[1][1], found[0][1], strict=True):
-            assert (ours - expected).norm() < 1e-3 * expected.norm()  # a bit next to 0 may flip
+            assert (
+                ours - expected
+            ).norm() < 1e-3 * expected.norm()  # the bit of a projection near 0 may flip
 
 
 def _to(tensors, device):
@@ -97,7 +99,7 @@ def test_host_does_not_wait_for_the_mimic_term(distill):
     targets = [{key: value.cuda() for key, value in target.items()} for target in targets]
 
     def use(pairs, batch):
-        # The first time libraries set themselves up.
+        # Libraries initialise themselves at the first call.
         sum(module.mimic_terms(pairs, batch).values()).backward(retain_graph=True)
         torch.cuda.set_sync_debug_mode("error")
         try:

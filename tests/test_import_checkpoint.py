@@ -109,7 +109,7 @@ def test_command_recognises_a_published_pair(tmp_path):
     path = published_file(tmp_path / "pair.ckpt", parts[0] | parts[1])
     done = subprocess.run(
         [sys.executable, "-m", "lshfm_pl.import_checkpoint", f"src={path}", "dst=own.ckpt", "which=teacher"],
-        cwd=tmp_path,  # the command leaves nothing beside its file, wherever it runs
+        cwd=tmp_path,  # the command writes no other file, wherever it runs
         env={**os.environ, "PYTHONPATH": str(CONFIG_DIR.parent)},
         capture_output=True,
         text=True,

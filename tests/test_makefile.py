@@ -43,7 +43,7 @@ def test_old_python_is_refused_before_a_venv_is_made_of_it(project):
 
 
 def test_venv_of_an_old_python_is_made_anew_and_a_good_one_is_kept(project):
-    # Nothing is to be installed: what would be is looked at.
+    # Nothing is installed; the test looks at what would be.
     (project / "Makefile").write_text(
         (project / "Makefile").read_text().replace("-m pip install", "-c 'import sys; print(sys.prefix)'")
     )

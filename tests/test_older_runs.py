@@ -60,7 +60,7 @@ def test_older_checkpoint_loads_and_says_what_it_is(runs, file, classes):
 
 
 def test_older_run_of_a_removed_table_says_its_settings(runs):
-    # The tables of rates and loss settings by architecture are now said by the architectures.
+    # The rates and loss settings of families are now in their records instead of tables.
     config = yaml.safe_load((runs / "retinanet_kd_stopped/config.yaml").read_text())
     assert {"lr_of_architecture", "kd_of_architecture"} <= config.keys()
     run = read_run(runs / "retinanet_kd")
@@ -85,7 +85,7 @@ def test_older_run_that_was_stopped_goes_on_to_the_weights_of_its_version(runs, 
     before = torch.load(last, weights_only=True)["state_dict"]
     command(runs, "train", *of_run(stopped))
     after = torch.load(last, weights_only=True)["state_dict"]
-    # The hash has a name of its own since there are sums of losses, and never changes.
+    # The hash, which never changes, was renamed when sums of losses were added.
     common = before.keys() & after.keys()
     assert all(key.startswith("mimic.") for key in before.keys() ^ after.keys())
     moved = {
@@ -95,7 +95,7 @@ def test_older_run_that_was_stopped_goes_on_to_the_weights_of_its_version(runs, 
     }
     expected = EXPECTED["moved"][name]
     assert {key for key, distance in moved.items() if distance} == expected.keys()
-    # On the machine that made them they are equal to the last digit; others multiply in another order.
+    # Equal to the last digit on the machine that made them; others sum in another order.
     assert {key: moved[key] for key in expected} == pytest.approx(expected, rel=1e-3)
     now, then = (
         json.loads((folder / "results.json").read_text())["metrics"] for folder in (stopped, runs / name)

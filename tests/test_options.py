@@ -19,7 +19,7 @@ from lshfm_pl.training.build import build_module, make_schedule
 from lshfm_pl.training.optim import build_optimizer, build_scheduler
 
 PUBLISHED_PAGE = (CONFIG_DIR.parent / "docs/published.md").read_text(encoding="utf-8")
-#: The flags of the published script, but for those of torch.distributed's launcher.
+#: The flags of the published script, except those of torch.distributed's launcher.
 PUBLISHED_FLAGS = (
     "LSH-loss", "LSH-weight", "aspect-ratio-group-factor", "backbone-pretrained", "batch-size", "beta", "bias",
     "dataset", "device", "distill", "epochs", "freeze-BN-stat", "hash-num", "lr", "lr-gamma", "lr-step-size",

@@ -37,14 +37,14 @@ def test_pair_of_other_widths_and_another_architecture_trains_resumes_bit_identi
     ]  # fmt: skip
     told = command(tmp_path, "train", *run, "hydra.run.dir=whole")
     assert "(24, 24, 24, 24) → (40, 40, 40, 40)" in told.stdout + told.stderr
-    half = [*run, "hydra.run.dir=parts"]  # two steps an epoch: it stops in the middle of it
+    half = [*run, "hydra.run.dir=parts"]  # two steps per epoch, so the run stops within the epoch
     command(tmp_path, "train", *half, "trainer.max_steps=1")
     command(tmp_path, "train", *half, "resume=auto", "resume_allow_changes=true")
 
     whole, parts = (tensors_of(tmp_path / name, "last.ckpt") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    # One convolution for each level that both have, of the strides 8 to 64.
+    # One convolution for each level that both have, with strides 8 to 64.
     shapes = {key: tuple(value.shape) for key, value in whole.items() if "adapter" in key and value.ndim == 4}
     assert shapes == {ADAPTER.format(level): (40, 24, 1, 1) for level in range(4)}
     assert not any(key.startswith("mimic.") for key in tensors_of(tmp_path / "whole", "best.ckpt"))

@@ -81,7 +81,7 @@ def test_predictions_are_those_of_evaluation_in_coco_format(checkpoint, folder, 
     told = capsys.readouterr()
     assert "broken.jpg: is truncated" in told.err
     assert "1 of 5 files could not be read and were left out" in told.err
-    assert "\r" not in told.err  # no bar where there is no terminal
+    assert "\r" not in told.err  # no progress bar without a terminal
 
 
 def test_every_detection_has_a_category_whatever_the_classes_are_called(folder, tmp_path):
@@ -97,7 +97,9 @@ def test_every_detection_has_a_category_whatever_the_classes_are_called(folder, 
 def test_only_gaps_between_category_ids_are_no_class():
     names = ("unused_1", "cat", "N/A", "unused_5", "unused_5")
     assert unused_labels(names, {"data": {"category_ids": "keep"}}) == {1, 5}
-    assert unused_labels(names, {"data": None}) == unused_labels(names, []) == {1, 5}  # as published weights
+    assert (
+        unused_labels(names, {"data": None}) == unused_labels(names, []) == {1, 5}
+    )  # as in published weights
     assert unused_labels(names, {"data": {"category_ids": "contiguous"}}) == set()
     assert unused_labels(names, {"data": {"train_split": "train"}}) == set()
 

@@ -61,7 +61,7 @@ def start(folder, *arguments):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Whatever started the tests in the background has it ignored, and with it every process below.
+        # A shell that runs the tests in the background makes all their processes ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -123,7 +123,9 @@ def test_table_is_interrupted_resumed_finished_and_not_repeated(folder):
         assert results["distill"]["beta"] == 7
     figure = read_json(runs / "teacher/results.json")["metrics"]["AP50"]
     text = (runs / "results.md").read_text()
-    assert f"| voc0712_fasterrcnn_vgg16 | {figure:.1f} | – | – |" in text  # not trained as the published row
+    assert (
+        f"| voc0712_fasterrcnn_vgg16 | {figure:.1f} | – | – |" in text
+    )  # not trained with the settings of the published row
     assert "LSHL2" in text.split("## Beside")[0]
     assert "`data=shapes`" in text
     assert text.split("## Beside")[1].split("Overrides")[0].strip().splitlines()[-1] in done.stdout

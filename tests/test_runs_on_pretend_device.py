@@ -139,9 +139,9 @@ def test_whole_run_has_the_curves_and_figures_of_the_cpu(family, run, tmp_path):
     found = run(family, tmp_path / DEVICE, DEVICE, DEVICE, "schedule.epochs=1", counting)
     assert curves(tmp_path / DEVICE) == pytest.approx(curves(tmp_path / "cpu"), rel=0.05, abs=1e-3)
     assert found["metrics"] == pytest.approx(expected["metrics"], abs=1.0, nan_ok=True)
-    _first, second = StepWaits.steps  # the last step is left out: figures are logged after it
+    _first, second = StepWaits.steps  # without the last step, after which AP is logged
     (guard,) = second.of("lshfm_pl")
-    assert "nonfinite.py" in guard  # the one look at the loss and the gradient
+    assert "nonfinite.py" in guard  # the guard's check of loss and gradient
 
 
 @pytest.mark.slow

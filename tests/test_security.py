@@ -82,7 +82,7 @@ def test_a_payload_is_refused_and_not_run(root, tmp_path, name, zip_file):
     witness = tmp_path / "witness"
     content = {"model": RunsACommand(witness), "state_dict": {}, "optimizer": {}, "args": {}, "weight": 0}
     torch.save(content, tmp_path / "evil.ckpt", _use_new_zipfile_serialization=zip_file)
-    shutil.copy(tmp_path / "evil.ckpt", root / "evil.ckpt")  # a step of replay has its weights beside it
+    shutil.copy(tmp_path / "evil.ckpt", root / "evil.ckpt")  # the weights of a skipped step lie beside it
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose(command, [text.format(file=tmp_path / "evil.ckpt", root=root) for text in overrides])
     run = getattr(importlib.import_module(f"lshfm_pl.{command}"), command)
@@ -102,7 +102,7 @@ def test_every_command_is_in_the_table():
     assert {command for command, _ in LOADING.values()} | LOAD_NO_FILE == commands
 
 
-# The source: one loader, no shell, nothing that runs what it reads.
+# The source: one loader, no shell, and no function that executes what it reads.
 
 
 @functools.cache

@@ -130,7 +130,7 @@ def test_workers_that_are_reading_end_when_their_parent_is_killed():
     process.kill()
     process.wait()
     process.stdout.close()
-    assert len(workers) >= 2  # and what keeps count of shared memory
+    assert len(workers) >= 2  # and the process that tracks shared memory
     assert wait_until_gone(workers)
 
 
@@ -192,7 +192,7 @@ def test_second_ctrl_c_ends_at_once_and_leaves_no_half_written_file(tmp_path):
     terminal.press_ctrl_c()
     assert terminal.wait(seconds=5) == 130
     assert "Traceback" not in terminal.printed
-    assert "SIGINT: stopped\n" in terminal.printed  # nothing was saved before
+    assert "SIGINT: stopped\n" in terminal.printed  # no checkpoint was saved before
     assert not list((tmp_path / "run").rglob("*.tmp"))
     assert wait_until_gone(started)
 

@@ -30,7 +30,7 @@ TRAIN = (
 
 @pytest.fixture(scope="module")
 def cluster():
-    # Not pytest's own folder: munge wants a path that others cannot write to, and sockets a short one.
+    # Not pytest's folder: munge needs a path that others cannot write to, and sockets need a short one.
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         with slurm_cluster(Path(folder)) as running:
@@ -89,7 +89,7 @@ def test_documented_script_goes_on_after_its_signal_to_the_last_epoch(cluster, t
     printed = tmp_path / "job.txt"
     job = submit(cluster, adapted(documented_script(), tmp_path), printed)
     wait_for(lambda: len(epochs(printed)) >= 2, 60, printed)
-    cluster.run("scancel", "--signal=USR1", job)  # as --signal sends it ahead of the time limit: to the steps
+    cluster.run("scancel", "--signal=USR1", job)  # to the steps, like --signal before the time limit
     wait_for(lambda: cluster.state(job) == "PENDING", 30, printed)
     assert "SIGUSR1: saving after this batch" in printed.read_text()
     assert "Traceback" not in printed.read_text()
@@ -98,14 +98,14 @@ def test_documented_script_goes_on_after_its_signal_to_the_last_epoch(cluster, t
     start_again(cluster, job)
     wait_for(lambda: cluster.state(job) in ("COMPLETED", "FAILED"), 80, printed)
     assert cluster.state(job) == "COMPLETED", printed.read_text()[-3000:] + cluster.log()
-    assert epochs(printed) == list(range(1, EPOCHS + 1))  # each line once, no epoch again
+    assert epochs(printed) == list(range(1, EPOCHS + 1))  # each line once, and no epoch twice
     assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
 
 
 def test_tasks_of_one_node_train_together_and_its_other_commands_are_one_process(cluster, tmp_path):
     folder = f"hydra.run.dir={tmp_path}"
     data = (*TINY, f"data.root={tmp_path}/data", "model=fasterrcnn_resnet10fpn_tiny", "data.batch_size=1")
-    strict = (sys.executable, "-W", "error", "-m")  # what any library warns of would end it
+    strict = (sys.executable, "-W", "error", "-m")  # a warning of a library would end it
     train = (*strict, "lshfm_pl.train", *data, "trainer.limit_train_batches=2")
     evaluate = (sys.executable, "-m", "lshfm_pl.evaluate", f"checkpoint={tmp_path}/run/checkpoints/last.ckpt")
     lines = [

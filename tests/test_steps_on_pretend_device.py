@@ -46,7 +46,7 @@ def step(module, where):
     images, targets = random_batch(boxless=(1,))
     images = [image.to(where) for image in as_float(images)]
     targets = [{key: value.to(where) for key, value in target.items()} for target in targets]
-    for _ in range(2):  # the first time torchvision finds the strides of the maps that it pools from
+    for _ in range(2):  # at the first call torchvision computes the strides of the maps from which it pools
         module.zero_grad()
         torch.manual_seed(0)
         with count_waits() as waits:

@@ -382,7 +382,7 @@ def test_sweep_over_two_processes_has_one_folder_a_job(pair, data_root, tmp_path
 
 
 FAILURES = {
-    # Told before the data are looked for or the backbone's weights downloaded.
+    # Reported before the data are searched or the backbone's weights are downloaded.
     "teacher missing besides all else": (
         [
             "experiment=voc0712_retinanet_vgg11fpn_vgg16fpn_l2",

@@ -48,7 +48,7 @@ def test_trained_and_evaluated_figures_are_those_of_pycocotools(
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         results = train(compose("train", overrides=overrides))
         checkpoint = run / "checkpoints" / "last.ckpt"
-        # From another folder and without the training set, as wherever a checkpoint is taken to.
+        # From another folder and without the training set, as on another machine.
         shutil.rmtree(tmp_path / "own" / "train")
         (tmp_path / "own" / "annotations" / "instances_train.json").unlink()
         (tmp_path / "elsewhere").mkdir()

@@ -88,7 +88,7 @@ def test_ground_truth_of_an_image_has_its_box_dashed_if_difficult(folder, tmp_pa
     assert [path.name for path in paths] == [
         f"ground_truth_test_{folder.name}-00000{index}.png" for index in (0, 1)
     ]
-    # Below the title (28 pixels) and the caption (18), left of it the margin of 6.
+    # Below the title (28 pixels) and the caption (18), right of the margin (6).
     edges = [in_color(read(path), 2)[46 + 200, 6 + 40 : 6 + 160] for path in paths]
     assert edges[0].all()
     assert 0.3 < edges[1].float().mean() < 0.8
@@ -147,7 +147,7 @@ def test_agreement_is_mapped_before_and_after_training(checkpoints, tmp_path, ca
     named = ", ".join(f"{title}: '{file}'" for title, file in checkpoints.items())
     paths = run(tmp_path, f"checkpoints={{{named}}}", "index=0", "agreement=true")
     assert [path.name.rpartition("_")[2] for path in paths[1:]] == ["student.png", "hashed.png"]
-    # The image, and cosine and bits of the fresh and the trained student.
+    # The image, and cosine and bits of the initial and the trained student.
     assert read(paths[1]).shape[2] == 4 * (160 + 6) + 6
     told = capsys.readouterr().out
     assert "student: bits by 1024 random hashes, seed 0" in told
@@ -189,7 +189,7 @@ def test_maps_are_coloured_from_chance_to_one():
     assert picture.shape[1] == top + 28 + 18 + 160 + 6 + 5 * 28
     assert picture.shape[2] == 2 * (160 + 6) + 6
     cosine, bits = (picture[:, top + 46 : top + 206, left : left + 160] for left in (6, 172))
-    low, high = torch.tensor([68, 1, 84]), torch.tensor([253, 231, 36])  # viridis' ends
+    low, high = torch.tensor([68, 1, 84]), torch.tensor([253, 231, 36])  # the ends of viridis
     for shown in (cosine, bits):
         assert torch.equal(shown[:, 0, 0].long(), low)
         assert torch.equal(shown[:, 0, -1].long(), low)

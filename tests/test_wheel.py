@@ -51,7 +51,7 @@ def run(*command, **options):
 
 
 def run_installed(installed, folder, *arguments):
-    # Isolated: neither PYTHONPATH nor the folder that the tests run in leads to the checkout.
+    # Isolated: neither PYTHONPATH nor the working directory leads to the checkout.
     return run(installed[0], *arguments, cwd=folder, env={"PATH": "/usr/bin:/bin"})
 
 

@@ -20,9 +20,9 @@ def test_both_loaders_see_the_same_pixels_and_boxes(tmp_path):
     published = load_published().PublishedVOC(root, "train")
     for image, target in zip(images, targets, strict=True):
         index = int(target["image_id"])
-        torch.manual_seed(1)  # whose first number is above one half: not flipped
+        torch.manual_seed(1)  # its first number is above one half, so the image is not flipped
         other, other_target = published[index]
-        assert (image.float() / 255 - other).abs().max() < 4 / 255  # two JPEG decoders
+        assert (image.float() / 255 - other).abs().max() < 4 / 255  # two JPEG decoders may differ slightly
         # VOC's first pixel is 1, which the reference implementation subtracts later
         torch.testing.assert_close(target["boxes"][:, 2:], other_target["boxes"][:, 2:])
 
@@ -36,4 +36,4 @@ def test_speeds_are_of_all_images(published, caplog):
     assert measured["images_per_second"]["ours"] == 4 / measured["seconds"]["ours"]
     assert set(measured["seconds"]) == {"ours"} | ({"published"} if published else set())
     assert set(measured["ratios"]) == ({"ours_over_published"} if published else set())
-    assert not caplog.messages  # nothing is wrong with what is drawn
+    assert not caplog.messages  # the drawn images have no faults

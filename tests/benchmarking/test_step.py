@@ -89,7 +89,7 @@ def test_figures_are_ratios_of_what_was_timed_and_peaks_are_each_processes_own()
     assert memory["plain"] < memory["distill"]
     assert len(set(memory.values())) == len(memory)
     parts = StepParts(benchmark_config(STUDENTS[1]))
-    module = parts.distillation  # it folds the teacher's norms
+    module = parts.distillation  # which folds the teacher's norms
     frozen = [*module.teacher.parameters(), *module.teacher.buffers(), *module.mimic.buffers()]
     floor = 1 + sum(tensor.numel() * tensor.element_size() for tensor in frozen) / memory["plain"]
     assert measured["ratios"]["memory_floor_over_plain"] == pytest.approx(floor)

@@ -26,7 +26,7 @@ def peaks_around_a_large_tensor():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak")
 def test_peak_stays_until_it_is_reset():
     with_it, before, after = in_own_process(peaks_around_a_large_tensor)
-    assert before > with_it - 0.1 * MANY_BYTES  # the system counts in steps
+    assert before > with_it - 0.1 * MANY_BYTES  # the system counts in pages
     assert after < before - 0.9 * MANY_BYTES
 
 

@@ -207,7 +207,7 @@ def test_processes_that_a_command_does_not_know_are_refused(given, command, mess
     [
         ({}, "report"),
         ({"OMPI_COMM_WORLD_SIZE": "1", "PMI_SIZE": "x"}, "train"),
-        ({**BY_HAND, "OMPI_COMM_WORLD_SIZE": "2"}, "train"),  # mpirun, with the variables made from its own
+        ({**BY_HAND, "OMPI_COMM_WORLD_SIZE": "2"}, "train"),  # mpirun, and the variables derived from its own
         ({**SRUN_SETS, "PMI_SIZE": "4"}, "evaluate"),  # srun --mpi=pmi2
         (TORCHRUN_SETS, "train"),
     ],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lshfm_pl.cli.grammar import for_shell, parsed, quoted, repaired
 from lshfm_pl.paths import CONFIG_DIR
 
-#: Of file names and class names that people have.
+#: Characters that occur in file names and class names.
 ODD = [
     "runs/epoch=3-step=100.ckpt", "my set (1)", "it's", "a&b", "C(small)", "#1", "~/data", "a{b}", "a}",
     "käse", "日本", "1e3", "1_000", "007", "true", "nan", "-5", 'say "x"', "a!b", "a;b", "`x`", "a<b>",
@@ -98,7 +98,7 @@ def test_what_hydra_can_read_keeps_its_meaning(tmp_path, monkeypatch):
     assert repaired(kept) == kept
     assert repaired(["data.root=${oc.env:HOME}/a (1)"]) == ['data.root="${oc.env:HOME}/a (1)"']
     assert repaired(["--config-dir", "a=b (1)"]) == ["--config-dir", "a=b (1)"]
-    # Several values, unless there is a folder of that very name.
+    # These are several values, unless a folder has this name.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x,y").mkdir()
     assert repaired(["data.root=x,y"]) == ['data.root="x,y"']

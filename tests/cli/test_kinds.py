@@ -49,7 +49,7 @@ def test_every_default_is_of_the_kind_that_its_key_takes(defaults):
     assert wrong == []
 
 
-#: Groups that are chosen as a whole.
+#: Groups that are chosen, and not changed by key.
 NO_VALUE = {"data", "debug", "experiment", "model"}
 
 

@@ -18,7 +18,7 @@ HEAVY = {
     "pytorch_lightning", "tensorboard", "torch", "torchmetrics", "torchvision",
 }  # fmt: skip
 COMMANDS = sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
-#: Runs commands as `python -m` does, one after the other, and prints which heavy modules are there after each.
+#: Runs commands one after the other like `python -m`, and prints which heavy modules are loaded after each.
 STARTS = """
 import contextlib, io, json, runpy, sys
 heavy, lines = set(json.loads(sys.argv[1])), json.loads(sys.argv[2])

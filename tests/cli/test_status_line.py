@@ -32,7 +32,7 @@ def terminal(monkeypatch):
             text += os.read(master, 10_000)
         return text.decode()
 
-    def make():  # in the test itself: pytest sets stdout when that begins
+    def make():  # here, because pytest sets stdout when the test begins
         monkeypatch.setattr(sys, "stdout", stdout)
         return resize, written
 

@@ -10,7 +10,7 @@ import pytest
 from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.paths import CONFIG_DIR
 
-#: A command that logs and prints before and after its reader has ended, and says by a file that it came to its end.
+#: A command that logs and prints before and after its reader has ended, and creates a file at its end.
 COMMAND = """
 import logging, sys, time
 from pathlib import Path

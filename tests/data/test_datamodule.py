@@ -116,7 +116,7 @@ def test_batches_do_not_depend_on_the_workers(folder, epoch):
         loader.batch_sampler.set_epoch(epoch)
         loaded.append(flattened(loader))
     assert same(*loaded)
-    # The unflipped boxes begin at index % 20: flips happened, and not to all.
+    # Unflipped boxes start at index % 20: some images were flipped, but not all.
     unflipped = [boxes[0, 0].item() == image_id % 20 for _, image_id, boxes in loaded[0]]
     assert 0 < sum(unflipped) < len(unflipped)
 
@@ -219,7 +219,7 @@ def test_sample_is_evenly_spaced_and_the_same_for_every_process(folder, num_imag
         samples.append(flattened(loader))
     assert same(*samples)
     assert [image_id for _, image_id, _ in samples[0]] == expected
-    # The unflipped boxes begin at index % 20.
+    # Unflipped boxes start at index % 20.
     assert [boxes[0, 0].item() for *_, boxes in samples[0]] == [index % 20 for index in expected]
     image, _, _ = samples[0][0]
     assert torch.equal(image, decode_image(datamodule.train_set.records[0].image_path))

@@ -98,4 +98,4 @@ def test_cost_is_small():
     dataset = DetectionDataset(RECORDS * 5000, ["cat", "dog"])
     begin = time.process_time()
     fingerprint({"train": dataset}, ["cat", "dog"])
-    assert time.process_time() - begin < 2  # of 20,000 images; measured 0.2 s
+    assert time.process_time() - begin < 2  # for 20,000 images; 0.2 s was measured

@@ -88,7 +88,7 @@ def with_exif_block(path, block, **options):
     Image.new("RGB", (36, 24)).save(path, **options)
     data = path.read_bytes()
     segment = b"Exif\0\0" + block
-    start = data.index(b"\xff\xdb")  # after the header of JFIF, which has the resolution
+    start = data.index(b"\xff\xdb")  # after the JFIF header, which contains the resolution
     path.write_bytes(
         data[:start] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[start:]
     )

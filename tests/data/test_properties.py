@@ -25,7 +25,7 @@ from lshfm_pl.data.voc.sources import read_sources
 from lshfm_pl.errors import LSHFMError
 
 SIZE = (64, 48)
-# The fixtures' folder is written anew by every example.
+# Every example rewrites the folder of the fixture.
 quick = settings(
     max_examples=80,
     deadline=None,
@@ -239,7 +239,7 @@ def test_ranks_share_an_epoch(ratios, batch_size, num_replicas, group_factor, se
     assert len(draws) == number * batch_size * num_replicas
     assert {draw.index for draw in draws} == set(range(len(ratios)))
     assert {draw.epoch for draw in draws} == {epoch}
-    # Only the last batch is filled up by images that come again.
+    # Only the last batch is filled up with repeated images.
     assert len(draws) - len(ratios) < batch_size * num_replicas
 
 

@@ -56,7 +56,7 @@ def test_every_image_comes_and_few_come_again(number, batch_size, num_replicas, 
 @pytest.mark.parametrize("num_replicas", [1, 2])
 def test_batches_are_of_one_aspect_ratio_group_but_for_the_tails(num_replicas):
     ratios = ratios_of(500)
-    # The borders of torchvision's reference for factor 3, written out.
+    # The bin edges of torchvision's reference for factor 3.
     borders = [0.5, 0.5 ** (2 / 3), 0.5 ** (1 / 3), 1.0, 2 ** (1 / 3), 2 ** (2 / 3), 2.0]
     group = [bisect.bisect_right(borders, ratio) for ratio in ratios]
     size = 4 * num_replicas

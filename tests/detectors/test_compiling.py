@@ -42,7 +42,7 @@ def test_losses_gradients_and_names_of_tensors_are_the_same(student):
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     for seed in range(2):
         images, targets = random_batch(seed)
-        # Sizes of their own every time; boxes lie in the smaller one.
+        # A different size each time; the boxes lie within the smaller one.
         images = [image[:, :, : 128 - 8 * seed] for image in images]
         targets = [{**target, "boxes": target["boxes"].clamp(max=118)} for target in targets]
         (expected, gradient), (found, other) = (

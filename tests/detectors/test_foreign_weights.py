@@ -174,7 +174,7 @@ def test_quantised_weights_are_refused(tmp_path):
         load(weights, tmp_path)
 
 
-# What describes itself
+# Files that describe themselves
 
 
 def test_sizes_in_a_description_are_believed_only_if_the_tensors_have_them(tmp_path):

@@ -49,7 +49,7 @@ def test_proposals_and_matched_ground_truth_are_float32(autocast):
     assert boxes.dtype == torch.float32
     assert (
         (boxes == torch.tensor(BOX)).all(dim=1).any()
-    )  # the ground truth is among the proposals of training
+    )  # in training the ground truth is added to the proposals
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 

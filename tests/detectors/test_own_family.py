@@ -23,7 +23,7 @@ def test_a_family_of_ones_own_trains_resumes_bit_identically_and_is_evaluated(tm
         "trainer.accelerator=cpu",
     ]  # fmt: skip
     command(tmp_path, "train", *run, "hydra.run.dir=whole")
-    half = [*run, "hydra.run.dir=parts"]  # two steps an epoch: it stops in the middle of the first
+    half = [*run, "hydra.run.dir=parts"]  # two steps per epoch, so the run stops within the first epoch
     command(tmp_path, "train", *half, "trainer.max_steps=1")
     command(tmp_path, "train", *half, "resume=auto", "resume_allow_changes=true")
     whole, parts = (
@@ -38,7 +38,7 @@ def test_a_family_of_ones_own_trains_resumes_bit_identically_and_is_evaluated(tm
     checkpoint = ["checkpoint=whole/checkpoints/last.ckpt", "trainer.accelerator=cpu"]
     refused = command(tmp_path, "evaluate", *checkpoint, status=1).stderr
     assert "centre_detector.CENTRE" in refused
-    # The user's own folder has a file that names the family: that is leave to import it.
+    # A file in the user's folder names the family, which permits its import.
     folder = own[:2]
     command(tmp_path, "evaluate", *folder, *checkpoint, "hydra.run.dir=evaluated")
     evaluated = json.loads((tmp_path / "evaluated/results.json").read_text())

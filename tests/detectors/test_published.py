@@ -22,7 +22,7 @@ from lshfm_pl.detectors.published import count_classes, default_class_names, rec
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.hash_files import read_hash_file
 
-# Networks without memory take no values.
+# Networks on the meta device cannot take values.
 no_values = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
 
 
@@ -183,7 +183,7 @@ def test_weights_of_torchvision_detect_as_in_torchvision(tmp_path, monkeypatch, 
     config = {**model_config(name), **settings, "min_size": [128]}
     torch.save(weights, tmp_path / "old.pth")
     torch.save(reference.state_dict(), tmp_path / "new.pth")
-    # In float64 no two scores are so near that another order of summation would swap them.
+    # In float64 no two scores are so close that another order of summation swaps them.
     image = torch.rand(3, 100, 120, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
         expected = reference.double()([image])[0]

@@ -67,7 +67,7 @@ def test_classes_of_the_same_name_keep_what_was_learned_of_them(tmp_path, name):
     for key, value in detector.state_dict().items():
         if key not in class_layers:
             assert torch.equal(value, other.state_dict()[key])
-    # The towers are those of the other one, so that its outputs for a class are what they were.
+    # The towers are copied too, so the outputs for a class must not change.
     of_other, of_built, found = class_outputs(other), class_outputs(built), class_outputs(detector)
     for before, first, now in zip(of_other, of_built, found, strict=True):
         if before is None:

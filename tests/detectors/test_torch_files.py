@@ -70,7 +70,7 @@ def test_missing_files_and_folders_are_told(tmp_path):
         read_torch_file(tmp_path)
 
 
-# Files that would fill the memory
+# Files that would exhaust the memory
 
 
 def rewritten(path, change=lambda name, data: data, *, compression=zipfile.ZIP_STORED, before_the_end=None):

@@ -43,7 +43,7 @@ def ours(name, **changes):
 
 
 def shapes(detector):
-    # Norms that torchvision freezes only with weights count their batches without.
+    # Without weights torchvision does not freeze its norms, which then count batches.
     return {
         key: value.shape
         for key, value in detector.state_dict().items()

@@ -25,7 +25,7 @@ def test_errors_follow_the_voc_rule():
     }
     false, missed = detection_errors(found, target)
     # A second box of one object, one of another class, and one that overlaps too little; a difficult object
-    # counts neither way.
+    # is ignored.
     assert false.tolist() == [True, False, True, False, False, True]
     assert missed.tolist() == [False, True, False, True]
     crowd = detection_errors(found, {**target, "crowd": torch.tensor([True, True, False, True])})

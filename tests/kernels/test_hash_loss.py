@@ -161,7 +161,7 @@ def test_bfloat16_maps_give_nearly_the_same_loss_and_gradient(implementation):
 def test_bfloat16_maps_change_a_bit_only_near_its_hyperplane(implementation, monkeypatch):
     """1,310,720 projections of 256 channels; the bounds are the rounding errors of each implementation."""
     generator = torch.Generator().manual_seed(0)
-    maps = [torch.randn(160, 256, 4, 4, generator=generator).relu().bfloat16()]  # a tile each
+    maps = [torch.randn(160, 256, 4, 4, generator=generator).relu().bfloat16()]  # one tile each
     weights = [torch.full((160, 4, 4), 1 / 2560)]
     head = LSH(256 * 9, 512)
     seen = []
@@ -175,7 +175,7 @@ def test_bfloat16_maps_change_a_bit_only_near_its_hyperplane(implementation, mon
     head(maps, maps, Context(weights))
     if implementation == "winograd":  # blocks [16, T, H] of 4×4 places of each map
         found = torch.cat(seen, dim=1).permute(1, 2, 0).unflatten(2, (4, 4))
-    else:  # blocks [B, h, 4, 4] of some of the hashes
+    else:  # blocks [B, h, 4, 4] for some of the hashes
         found = torch.cat(seen, dim=1)
     exact = F.conv2d(maps[0].double(), head.weight.view(512, 256, 3, 3).double(), padding=1)
     assert found.shape == exact.shape
@@ -187,7 +187,10 @@ def test_bfloat16_maps_change_a_bit_only_near_its_hyperplane(implementation, mon
 
 def test_gradient_of_float16_maps_does_not_vanish_before_the_loss_is_scaled(implementation):
     student, teacher, weights = random_maps(torch.float16)
-    scale, tiny = 2.0**16, 2.0**-16  # of Lightning's scaler at the start; of a loss over many locations
+    scale, tiny = (
+        2.0**16,
+        2.0**-16,
+    )  # the initial factor of Lightning's scaler; that of a loss over many locations
     head = random_head("bce")
     expected = whole_in_float64(head, student, teacher, weights)[2]
     (scale * head(student, teacher, Context([level * tiny for level in weights]))).backward()
@@ -236,7 +239,7 @@ def test_products_of_the_hash_are_exact_on_gpus_whatever_torch_allows_for_others
     monkeypatch.setattr(hashing, "WinogradHashLoss", hashing.ConvolutionHashLoss)
     monkeypatch.setattr(F, product, recorded)
     before = [kind.fp32_precision for kind in kinds]
-    assert before[0] == "tf32"  # torch's default
+    assert before[0] == "tf32"  # the default of torch
     if inputs == "maps":
         student, teacher, weights = random_maps()
         random_head("bce")(student, teacher, Context(weights))

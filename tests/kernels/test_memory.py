@@ -18,7 +18,7 @@ def resident_mib():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives back on demand")
 def test_what_lay_between_other_blocks_goes_back(monkeypatch):
     monkeypatch.setattr(memory, "FEWEST_BYTES", 0)
-    # Below glibc's smallest size of blocks that go back by themselves; every other one is kept.
+    # Smaller than the blocks that glibc returns by itself; every second block is kept.
     blocks = [torch.ones(25_000) for _ in range(2000)]
     kept = blocks[::2]
     before = resident_mib()

@@ -59,7 +59,7 @@ def test_only_the_gradients_that_are_asked_for_are_made():
 
 def test_output_can_be_changed_in_place():
     x, weight, bias = random_case(1, 4, 4, 8, 8)
-    for size in (8, 7):  # with whole tiles and without
+    for size in (8, 7):  # with complete tiles and without
         own = x[:, :, :size].clone().requires_grad_()
         F.relu(convolve(own, weight, bias), inplace=True).sum().backward()
         exact = x[:, :, :size].clone().requires_grad_()
@@ -110,7 +110,7 @@ def test_overlapping_tiles_add_up():
         total.add(torch.ones(36, tiles, 3), group)
     for level, found in zip(like, total.maps(), strict=True):
         height, width = level.shape[2:]
-        # A place lies in the 6×6 inputs of one tile, or of two, along each side.
+        # Along each side, a location lies in the 6×6 input of one or two tiles.
         rows, columns = (
             sum(
                 ((torch.arange(size) >= 4 * tile - 1) & (torch.arange(size) <= 4 * tile + 4)).int()
@@ -147,7 +147,7 @@ def test_losses_and_gradients_of_a_detector_are_the_same(student, everywhere):
     (loss, gradient), (expected_loss, expected_gradient) = found
     assert loss == pytest.approx(expected_loss.item(), rel=1e-5)
     assert (gradient - expected_gradient).norm() <= 1e-3 * expected_gradient.norm()
-    assert not torch.equal(gradient, expected_gradient)  # that is, the tiles were used
+    assert not torch.equal(gradient, expected_gradient)  # which shows that tiles were used
 
 
 def test_only_convolutions_of_3x3_and_stride_1_are_changed_and_their_weights_stay():

@@ -63,7 +63,7 @@ def test_every_image_once_is_the_test_set_itself():
 def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean():
     record = make_record(found=1.0, images=4, false_per_image=0)
     positives = record.num_positives.copy()
-    positives[1:, 1] = 0  # the second class in the first image alone
+    positives[1:, 1] = 0  # the second class occurs only in the first image
     keep = (record.label == 1) | (record.image == 0)
     record = replace(
         record,
@@ -108,7 +108,7 @@ def test_images_are_drawn_by_the_seed_and_evenly():
     counts = draw_images(50, 2000, seed=5)
     np.testing.assert_array_equal(counts, draw_images(50, 2000, seed=5))
     assert not np.array_equal(counts, draw_images(50, 2000, seed=6))
-    # Each image's mean count is 1 ± sqrt(0.98 / 2000); five deviations.
+    # The mean count of each image is 1 ± sqrt(0.98 / 2000); five standard deviations.
     assert np.abs(counts.mean(axis=1) - 1).max() < 5 * np.sqrt(0.98 / 2000)
     assert (counts == 0).mean() == pytest.approx((1 - 1 / 50) ** 50, abs=0.01)
 

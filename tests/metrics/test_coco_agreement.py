@@ -96,7 +96,7 @@ def test_metrics_and_record_give_the_figures_of_pycocotools(
     for name, value in recorded.items():
         assert value == pytest.approx(figures[name], abs=1e-9, nan_ok=True), name
     if not any((~target["difficult"] & ~target["crowd"]).any() for target in targets):
-        return  # nothing to measure: pycocotools has no figure either
+        return  # without objects pycocotools has no AP either
     if not any(len(prediction["boxes"]) for prediction in predictions):
         return  # pycocotools cannot load an empty list of detections
     means, per_class = pycocotools_figures(NUM_CLASSES, predictions, targets)

@@ -167,7 +167,7 @@ def evaluate_share_of_rank(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder / 'init'}", rank=rank, world_size=2)
     try:
         data = torch.load(folder / "data.pt")
-        share = range(50) if rank == 0 else range(49, 72)  # image 49 is seen by both
+        share = range(50) if rank == 0 else range(49, 72)  # both processes evaluate image 49
         metrics = DetectionMetrics(class_names(3))
         for index in reversed(share):
             metrics.update([data["predictions"][index]], [data["targets"][index]])
@@ -342,7 +342,7 @@ def drawn_coco_set(seed, labels, absent_label):
         predictions.append(
             make_prediction(
                 torch.cat([boxes[near] + jitter, stray]),
-                # Two digits: there are ties.
+                # With two digits there are ties.
                 random.uniform(size=len(near) + len(stray)).round(2).tolist(),
                 [
                     *truth["labels"][near].tolist(),

@@ -93,7 +93,7 @@ def test_hash_is_the_checkpoints_if_it_has_one(tmp_path):
     assert told == "1024 random hashes, seed 5"
     assert drawn.weight.std() == pytest.approx(tap_of(teacher).classifier_std, rel=0.01)
     weight = torch.randn(7, 256)
-    for prefix in ("mimic.", "mimic.lsh.loss."):  # of before there were terms, and of today
+    for prefix in ("mimic.", "mimic.lsh.loss."):  # from before there were terms, and today's
         hash_ = {f"{prefix}weight": weight, f"{prefix}bias": torch.ones(7)}
         torch.save({"state_dict": hash_}, tmp_path / "last.ckpt")
         head, told = hash_of(tmp_path / "last.ckpt", teacher, 5)

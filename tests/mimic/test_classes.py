@@ -65,7 +65,7 @@ def detector_of(name, class_names, seed):
 def knowing_more(detector):
     """The same detector with additional classes that it never detects, in another order."""
     larger = detector_of(detector.config["name"], MORE, 3)
-    places = [0, 3, 5, 2]  # of the background and of circle, square and star
+    places = [0, 3, 5, 2]  # for the background, circle, square and star
     other, own = larger.state_dict(), detector.state_dict()
     for key, value in own.items():
         if other[key].shape == value.shape:

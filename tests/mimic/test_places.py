@@ -44,7 +44,7 @@ def test_faster_rcnn_places_are_the_boxes_and_jittered_copies_near_them():
     images, targets = random_batch()
     generator = torch.Generator().manual_seed(0)
     ground_truth_features([student], as_float(images), targets, rows_per_image=100, generator=generator)
-    # Pooled image by image.
+    # The boxes are pooled image by image.
     for (boxes,), target in zip(seen, targets, strict=True):
         assert 3 < len(boxes) <= 15
         best = box_iou(target["boxes"], boxes)

@@ -115,7 +115,7 @@ def test_faster_rcnn_features_and_mimic_loss(tmp_path):
     for level, summary in golden["s_features"].items():
         assert_agrees(maps[level], summary)
         assert_agrees(teacher_maps[level], golden["t_features"][level])
-    # The published values are in another order; mean, deviation and magnitude do not depend on it.
+    # The published values have another order, on which mean, deviation and magnitude do not depend.
     assert_agrees(
         torch.cat([level.flatten() for level in objectness]), golden["t_rpn_objectness"], ordered=False
     )

@@ -230,7 +230,7 @@ def test_the_report_of_hostile_folders_stands_and_shows_nothing_of_other_folders
     page = report(top, resamples=100)
     text = page.read_text()
     assert "TOPSECRET" not in text
-    assert "VE9QU0VDUkVU" not in text  # base64 of it
+    assert "VE9QU0VDUkVU" not in text  # its base64 encoding
     assert ".png" not in text
     assert "damaged file" in text
     with (page.parent / "results.csv").open() as stream:

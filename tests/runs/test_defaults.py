@@ -51,9 +51,9 @@ def chosen(measured, *arguments, **settings):
     [
         (640, 480, [80, 100, 100, 100], SMALL, 160),  # microscope images
         (640, 480, [200, 300], SMALL, 128),
-        (1920, 1080, [20, 40], SMALL, 256),  # more would be needed: the most for small detectors
+        (1920, 1080, [20, 40], SMALL, 256),  # more would be needed, but this is the limit for small detectors
         (1920, 1080, [20, 40], LARGE, 800),
-        (100, 90, [5, 10], SMALL, 64),  # never above the pictures' own
+        (100, 90, [5, 10], SMALL, 64),  # never larger than the pictures
         (20, 20, [5], SMALL, 32),
         (640, 480, [], SMALL, 128),
     ],

@@ -63,7 +63,7 @@ def test_too_little_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(LSHFMError, match="room for the checkpoints, 400 MB, found 399 MB"):
         refuse_full_disk(tmp_path, 100_000_000)
-    # What is there already is replaced, so its room counts.
+    # Existing checkpoints are replaced, so their space counts as free.
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(bytes(1_000_000))
     refuse_full_disk(tmp_path, 100_000_000)

@@ -101,7 +101,7 @@ def test_time_left_does_not_jump_when_a_run_is_tested_or_has_ended(terminal, run
 def test_nothing_is_said_of_the_time_before_a_run_has_told_anything(terminal, run, tmp_path):
     line = terminal()
     live = LiveLine(total=3, done=0, jobs=2)
-    old = run("again", 5, done=0.9, seconds_left=1.0, updated=time.time() - 1000)  # of an attempt before
+    old = run("again", 5, done=0.9, seconds_left=1.0, updated=time.time() - 1000)  # from an earlier attempt
     live.look([run("first"), old], pending(tmp_path, 1))
     assert line() == "0/3 runs done  first starting  again starting"
     live.look([], pending(tmp_path, 1))
@@ -151,7 +151,7 @@ def test_validation_at_the_end_of_an_epoch_and_the_next_epochs_beginning_are_one
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     live = LiveLine(total=1, done=0, jobs=1)
     steps = [(1, {}), (1, {"AP": 10.0}), (2, {"AP": 10.0}), (2, {"AP": 20.0}), (3, {"AP": 20.0})]
-    # Epochs without a new figure have their line at the beginning of the next.
+    # An epoch without new AP prints its line at the beginning of the next epoch.
     steps += [(4, {"AP": 20.0}), (5, {"AP": 20.0})]
     for epoch, figures in steps:
         live.look(

@@ -120,7 +120,7 @@ def test_what_a_killed_process_left_of_rewinding_does_not_stop_the_next(tmp_path
     logger.finalize("success")
     position = {**log_position(tmp_path), "steps": 1}
     (path,) = (tmp_path / "tensorboard").glob("events.*")
-    path.with_name(f"{path.name}.cut").write_bytes(path.read_bytes()[:20])  # as older versions left it
+    path.with_name(f"{path.name}.cut").write_bytes(path.read_bytes()[:20])  # as written by older versions
     rewind_logs(tmp_path, position)
     assert points(tmp_path) == [(0, 1.0)]
     assert [each.name for each in path.parent.glob("events.*")] == [path.name]

@@ -59,7 +59,7 @@ def test_processes_meet_whichever_comes_first_and_wait_until_all_are_ready(free_
         kept = [each.result() for each in runs]
     assert abs(done[0] - done[1]) < 1
     for met in kept:
-        met.fail()  # both were ready: nothing is told, though the other may have ended
+        met.fail()  # both were ready, so there is no message, although the other process may have ended
 
 
 def test_first_process_tells_how_many_have_come(free_port):

@@ -21,14 +21,14 @@ from lshfm_pl.runs.processes import lost_processes_told, started_by_lightning, s
 @pytest.mark.slow
 @pytest.mark.parametrize("student", STUDENTS)
 def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(student, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "randperm", torch.randperm)  # put back after `gradients` has replaced it
+    monkeypatch.setattr(torch, "randperm", torch.randperm)  # restored after `gradients` has replaced it
     multiprocessing.spawn(one_of_several, (2, student, str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     whole = gradients(student, 0, 1)
     assert first.keys() == second.keys() == whole.keys()
     for name, gradient in whole.items():
         assert torch.equal(first[name], second[name])
-        # The mimic loss is float32, which sums in another order round otherwise; all else is float64.
+        # The mimic loss is float32, whose rounding depends on the order of summation; all else is float64.
         assert (first[name] - gradient).abs().max() <= 1e-6 * gradient.abs().max(), name
 
 
@@ -84,7 +84,7 @@ def test_killed_process_ends_the_others_within_a_minute_and_it_is_told(tmp_path,
             "terminated with code -9",
         )
     )
-    assert time.monotonic() - begin < 200  # that is, start and a minute
+    assert time.monotonic() - begin < 200  # the start-up and one minute
     time.sleep(3)
     left = subprocess.run(["pgrep", "-f", f"hydra.run.dir={tmp_path}/run"], capture_output=True, text=True)
     assert left.stdout == ""

@@ -79,7 +79,7 @@ def test_code_hash_is_of_everything_but_rooms_without_figures(tmp_path, monkeypa
 def test_rooms_out_of_the_code_hash_are_used_by_the_others_for_drawing_and_messages_alone():
     allowed = {
         ("training/callbacks/monitoring", "drawing"),  # pictures in TensorBoard
-        ("evaluate", "reporting"),  # words for the printed table
+        ("evaluate", "reporting"),  # labels for the printed table
     }
     composing = ("evaluate", "import_checkpoint", "inference", "runs", "train", "training")
     used = set()
@@ -144,6 +144,6 @@ def test_run_that_another_process_is_at_has_not_failed(tmp_path):
 
 
 def test_failure_that_cannot_be_kept_is_raised_all_the_same(tmp_path):
-    (tmp_path / "error.txt").mkdir()  # as a full disk: neither removed nor written
+    (tmp_path / "error.txt").mkdir()  # like a full disk: files can be neither removed nor written
     with pytest.raises(ZeroDivisionError), kept_failure(tmp_path):
         1 / 0

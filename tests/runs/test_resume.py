@@ -336,7 +336,7 @@ def test_differing_keys_are_told_with_both_values():
         {"a": {"b": 1, "c": [1, 2]}, "output_dir": "x", "data": {"num_workers": 2}, "gone": None}
     )
     wanted = comparable({"a": {"b": 2, "c": [1, 2]}, "output_dir": "y", "data": {"num_workers": 0}, "new": 3})
-    assert differing_keys(saved, wanted) == ["a.b: 1 → 2", "new: absent → 3"]  # `gone` was null
+    assert differing_keys(saved, wanted) == ["a.b: 1 → 2", "new: absent → 3"]  # `gone` is null
     assert differing_keys({"a": False, "b": 1}, {"a": None}) == ["a: False → None", "b: 1 → absent"]
 
 
@@ -412,7 +412,7 @@ def test_other_data_are_refused_and_moved_ones_are_not(settings, data_root, fini
         run = tmp_path / "run"
         train(config_on(own, run, "schedule.epochs=1", "trainer.limit_train_batches=1"))
         fixed = ("schedule.epochs=1", "trainer.limit_train_batches=1")
-        # Moved, they are the same; the folder of the finished run is told to be finished.
+        # Moved data are equal, so the run is reported as finished.
         elsewhere = moved(data_root, tmp_path / "elsewhere")
         (elsewhere / "ImageSets/Main/train.txt").write_bytes(
             (elsewhere / "ImageSets/Main/train.txt").read_bytes().replace(b"\n", b"\r\n")
@@ -421,7 +421,7 @@ def test_other_data_are_refused_and_moved_ones_are_not(settings, data_root, fini
         assert resume.finished_results(config, RunData(config))["status"] == "done"
         path = run / "checkpoints" / LAST
         assert resume.read_resumable(path, config, RunData(config))["global_step"] == 1
-        # Other ones are refused by both ways, and nothing of the run is touched.
+        # Other data are refused in both ways, and the run is not changed.
         other = moved(data_root, tmp_path / "other", other_boxes=True)
         before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
         for resumed in (f"resume={path}", "resume=auto"):
@@ -437,7 +437,7 @@ def test_other_data_are_refused_and_moved_ones_are_not(settings, data_root, fini
         config = config_on(other, run, *fixed, "resume_allow_changes=true")
         resume.read_resumable(path, config, RunData(config))
         assert "it goes on with these" in caplog.text
-        # A checkpoint of before there were fingerprints: what can be compared is, and that is said.
+        # A checkpoint without fingerprint: as much as possible is compared, and a line says so.
         old = read_last(run)
         del old["data_fingerprint"]
         torch.save(old, tmp_path / "old.ckpt")

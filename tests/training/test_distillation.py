@@ -488,7 +488,7 @@ def test_bias_of_images_without_boxes_is_told(tmp_path):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradients_are_clipped_for_a_fused_optimizer(tmp_path, monkeypatch, precision):
-    # Fused as on GPUs. Lightning by itself refuses to clip for it in bf16-mixed.
+    # Fused as on GPUs. Lightning alone would refuse to clip gradients for it in bf16-mixed.
     monkeypatch.setattr(
         "lshfm_pl.training.detection.build_optimizer",
         lambda *args, fused: build_optimizer(*args, fused=True),

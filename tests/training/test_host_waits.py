@@ -43,7 +43,7 @@ def waits_of(module):
     module.train()
     images, targets = random_batch(boxless=(1,))
     images = as_float(images)
-    for _ in range(2):  # the first time torchvision finds the strides of the maps that it pools from
+    for _ in range(2):  # at the first call torchvision computes the strides of the maps from which it pools
         torch.manual_seed(0)
         with HostWaits() as waits:
             torch.stack(list(module.losses(images, targets).values())).sum().backward()
@@ -63,7 +63,9 @@ def test_waits_are_seen(found):
 @pytest.mark.parametrize("distill", ["l2", "lsh", "lshl2", "kd"])
 @pytest.mark.parametrize("student", STUDENTS)
 def test_mimic_term_adds_none_but_those_of_pooling_boxes(student, distill, monkeypatch):
-    monkeypatch.setattr(hashing, "WinogradHashLoss", hashing.ConvolutionHashLoss)  # what GPUs run
+    monkeypatch.setattr(
+        hashing, "WinogradHashLoss", hashing.ConvolutionHashLoss
+    )  # the implementation for GPUs
     teacher = small_detector(TEACHER_OF[student], seed=1)
     settings = {"num_hashes": 64} if "lsh" in distill else {}
     losses = build_losses(distill, teacher, **settings)
@@ -72,7 +74,7 @@ def test_mimic_term_adds_none_but_those_of_pooling_boxes(student, distill, monke
     added.subtract(plain)
     expected = {}
     if student == STUDENTS[0]:
-        # torchvision looks which boxes belong to which level, with a constant; on the CPU an image at a time.
+        # torchvision assigns boxes to levels, with a constant; on the CPU image by image.
         images, levels = 2, len(teacher.roi_heads.box_roi_pool.featmap_names)
         expected = {"nonzero": images * levels, "lift_fresh": images}
     assert {name: count for name, count in added.items() if count} == expected

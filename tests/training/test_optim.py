@@ -81,7 +81,7 @@ def test_fused_optimizers_do_what_the_others_do_and_the_config_goes_first(name):
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         before = [parameter.clone() for parameter in parameters]
-        optimizer.step()  # without gradients nothing moves: how a step is skipped
+        optimizer.step()  # without gradients no weight changes, as in a skipped step
         assert all(map(torch.equal, parameters, before))
         values.append(parameters)
     torch.testing.assert_close(values[1], values[0], rtol=1e-6, atol=1e-7)
@@ -148,7 +148,7 @@ def test_other_settings_take_effect_on_a_loaded_state(settings, steps):
     assert lower.param_groups[0]["weight_decay"] == 0.5
     (momenta,), (before,) = lower.state.values(), optimizer.state.values()
     assert all(torch.equal(momenta[key], before[key]) for key in momenta)
-    assert saved["param_groups"][0]["weight_decay"] == weight_decay  # the file's content is left alone
+    assert saved["param_groups"][0]["weight_decay"] == weight_decay  # the content of the file does not change
 
 
 def test_state_of_another_network_is_still_refused():

@@ -23,7 +23,7 @@ def ap50_of_run(run, data_root, *overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)  # five times as long on CPUs that emulate bfloat16
+@pytest.mark.timeout(2400)  # takes five times as long on CPUs that emulate bfloat16
 def test_bf16_mixed_reaches_the_same_ap_as_float32_within_the_spread_over_seeds(tmp_path):
     data_root, teacher = tmp_path / "shapes", tmp_path / "teacher"
     ap50_of_run(teacher, data_root, "model=fasterrcnn_resnet18fpn_small", "role=teacher", "schedule.epochs=3")
@@ -45,7 +45,7 @@ def test_bf16_mixed_reaches_the_same_ap_as_float32_within_the_spread_over_seeds(
         for precision in ("32-true", "bf16-mixed")
     }
     exact, mixed = found.values()
-    assert min(exact) > 10  # it has learned
+    assert min(exact) > 10  # the student has learned
     spread = max(max(exact) - min(exact), max(mixed) - min(mixed))
     assert abs(statistics.mean(exact) - statistics.mean(mixed)) <= spread
 

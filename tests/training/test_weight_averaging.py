@@ -45,7 +45,7 @@ def test_best_and_last_hold_the_average_that_was_evaluated(averaged):
     best, last = read(folder, "best.ckpt"), read(folder, "last.ckpt")
     assert same(best["state_dict"], last["state_dict"])
     assert not same(best["state_dict"], last["current_model_state"])
-    assert same(best["state_dict"], module.state_dict())  # which the test evaluates
+    assert same(best["state_dict"], module.state_dict())  # which are the weights that the test evaluates
     assert not {"current_model_state", "averaging_state"} & best.keys()
     loaded = load_detector(folder / "best.ckpt").state_dict()
     assert all(torch.equal(last["state_dict"][f"detector.{name}"], value) for name, value in loaded.items())

@@ -76,12 +76,12 @@ def test_training_drops_what_there_is_nothing_to_learn_from(tmp_path):
         [
             annotation(1, 3, (60, 40, 20, 20)),  # clipped
             annotation(1, 7, (70, 10, 5, 5)),  # outside
-            annotation(1, 7, (5, 5, 0.5, 9)),  # thin, but beside another
+            annotation(1, 7, (5, 5, 0.5, 9)),  # thin, together with another box
             annotation(1, 7, (5, 5, 0, 9)),
             annotation(1, 7, (5, 5, 9, 9), iscrowd=1),
-            annotation(2, 3, (5, 5, 9, 9), iscrowd=1),  # crowd alone
-            annotation(3, 3, (5, 5, 1, 9)),  # thin alone
-            annotation(4, 3, (5, 50, 9, 9)),  # outside alone
+            annotation(2, 3, (5, 5, 9, 9), iscrowd=1),  # only a crowd
+            annotation(3, 3, (5, 5, 1, 9)),  # only a thin box
+            annotation(4, 3, (5, 50, 9, 9)),  # only a box outside
             annotation(6, 18, (5, 5, 1e-9, 9)),
             annotation(6, 18, (5.5, 5, 9, 9)),
             annotation(7, 18, (5.5, 5, 1e-9, 9)),  # no area in float32

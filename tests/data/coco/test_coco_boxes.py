@@ -66,9 +66,9 @@ def test_corners_in_place_of_width_and_height_stop(tmp_path, boxes, areas, reaso
 
 @pytest.mark.parametrize(
     "boxes",
-    [[(40, 20, 30, 30)] * 3,  # over the border, but no corners
-     [(30, 20, 40, 30)],  # one alone says nothing
-     [(40, 20, 60, 45), (3, 2, 20, 12), (3, 2, 20, 12), (3, 2, 30, 40)],  # few
+    [[(40, 20, 30, 30)] * 3,  # crosses the border, but does not look like corners
+     [(30, 20, 40, 30)],  # a single box is no evidence
+     [(40, 20, 60, 45), (3, 2, 20, 12), (3, 2, 20, 12), (3, 2, 30, 40)],  # too little evidence
      [(0, 0, 64, 48)] * 3,
      [(0, 0, 80, 60)] * 3],
 )  # fmt: skip
@@ -300,7 +300,7 @@ def test_only_categories_without_objects_can_be_dropped(tmp_path):
     write(tmp_path, [(5, 5, 20, 20)], "val", categories={1: "cat", 2: "dog", 3: "hen"}, labels=[1])
     with pytest.raises(LSHFMError, match="data.drop_categories: there is no category 'cow' in .*_train.json"):
         read_sets(make(tmp_path, "train", "val", drop_categories=["cow", "hen"]))
-    # A category of one file alone, as the message on unknown categories advises.
+    # The category occurs in one file only, as the message about unknown categories advises.
     datamodule = make(tmp_path, "train", "val", drop_categories=["hen"])
     datamodule.setup()
     assert datamodule.class_names == ("cat", "dog")

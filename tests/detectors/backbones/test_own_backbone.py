@@ -31,7 +31,7 @@ def test_a_backbone_of_ones_own_trains_resumes_bit_identically_and_is_evaluated(
         "trainer.accelerator=cpu",
     ]  # fmt: skip
     command(tmp_path, "train", *run, "hydra.run.dir=whole")
-    half = [*run, "hydra.run.dir=parts"]  # two steps an epoch: it stops in the middle of the only one
+    half = [*run, "hydra.run.dir=parts"]  # two steps per epoch, so the run stops within the only epoch
     command(tmp_path, "train", *half, "trainer.max_steps=1")
     command(tmp_path, "train", *half, "resume=auto", "resume_allow_changes=true")
     whole, parts = (

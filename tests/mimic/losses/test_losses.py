@@ -86,7 +86,7 @@ def test_value_and_gradient_equal_the_published_code_and_the_closed_formula(gold
 
     exact, exact_gradient = closed_formula(loss, student.detach(), teacher, weight)
     assert value.item() == pytest.approx(exact, rel=1e-5, abs=1e-7)
-    # Of the largest row: float32 projections of features near 1,000 are rounded by about 1e-3.
+    # Relative to the largest row: float32 projections of features near 1,000 have rounding errors of about 1e-3.
     largest_row = np.linalg.norm(exact_gradient, axis=1).max()
     np.testing.assert_allclose(gradient, exact_gradient, rtol=0, atol=1e-5 * largest_row + 1e-12)
 

@@ -230,5 +230,5 @@ def test_signal_is_forwarded_to_the_processes_that_lightning_started():
     with StopSignals() as signals:
         signals.deferred, signals.forward = True, forwarded.append
         os.kill(os.getpid(), signal.SIGUSR1)
-        os.kill(os.getpid(), signal.SIGINT)  # a terminal sends it to all of them itself
+        os.kill(os.getpid(), signal.SIGINT)  # a terminal sends it to all processes itself
     assert forwarded == [signal.SIGUSR1]

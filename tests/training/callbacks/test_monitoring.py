@@ -149,12 +149,12 @@ def test_pictures_are_of_the_fixed_images_of_the_validated_epochs(events, watche
     (event,) = events.Images("val/detections")
     assert (
         event.step == 7
-    )  # the last of the second epoch, as of its figures; the validation before training drew nothing
+    )  # the last step of the second epoch, like its AP; the validation before training drew nothing
     picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
     assert picture.shape[1] == 2 * (256 + 6) + 6
     first, _ = WatchedData().val_set[0]
     shown = picture[28 : 28 + 256 : 2, 6 : 6 + 256 : 2]
-    # The ground truth's side: the image itself but for the three boxes.
+    # The side of the ground truth: the image itself, except for the three boxes.
     assert (shown == first.permute(1, 2, 0).numpy()).all(axis=2).mean() > 0.6
 
 

@@ -27,7 +27,7 @@ class Poisoned(DetectionModule):
         losses = super().losses_at(batch, place)
         if place.step in self.poison:
             weight = next(self.detector.parameters()).flatten()[0]
-            # √ has an infinite slope at 0, and its value is finite.
+            # At 0 the slope of √ is infinite, but its value is finite.
             spoilt = (weight * 0).abs().sqrt() if self.gradient_alone else weight * float("nan")
             losses["spoilt"] = spoilt
         return losses

@@ -117,7 +117,7 @@ def test_time_left_of_a_resumed_run_is_that_of_what_it_does_itself(tmp_path, mon
         make_trainer(current_epoch=1),
         Module(),
     )
-    callback.on_train_start(trainer, module)  # half of all is done
+    callback.on_train_start(trainer, module)  # half of the run is done
     callback.on_train_epoch_start(trainer, module)
     for batch in range(5):
         now += 2.0
