@@ -114,7 +114,7 @@ def measure_agreement(
         The measures of `feature_agreement`; None without a teacher.
 
     Raises:
-        LSHFMError: the teacher does not load, has other classes, or has features of another length.
+        LSHFMError: the teacher does not load, or has features of another length.
     """
     if config.teacher.checkpoint is None and config.teacher.weights is None:
         return None

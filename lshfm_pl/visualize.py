@@ -23,7 +23,7 @@ from lshfm_pl.drawing.agreement import agreement_picture
 from lshfm_pl.drawing.grid import TRUTH, detection_grid, save_picture
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.inference.detect import choose_device, detect
-from lshfm_pl.inference.loading import load_for_data, load_split, stored_data
+from lshfm_pl.inference.loading import load_for_data, load_split, started_from, stored_data
 from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.mimic.agreement import agreement_maps, hash_of
 from lshfm_pl.seeding import LARGEST_SEED, seed_everything
@@ -214,8 +214,14 @@ def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
         seed: used otherwise.
 
     Raises:
-        LSHFMError: the initial weights of its backbone are not available; before=false does without them.
+        LSHFMError: the initial weights of its backbone are not available, or training started from a whole
+            detector; before=false does without them.
     """
+    if (start := started_from(file)) is not None:
+        raise LSHFMError(
+            f"before: the training of {file} started from the detector {start}, which is not read for a picture. "
+            "Give before=false to draw the trained weights alone"
+        )
     stored = (stored_data(file) or {}).get("seed")
     with torch.random.fork_rng():
         is_seed = isinstance(stored, int) and not isinstance(stored, bool) and 0 <= stored <= LARGEST_SEED

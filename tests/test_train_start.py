@@ -13,6 +13,7 @@ from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
 from lshfm_pl.detectors import build_detector, detector_checkpoint
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import evaluate
+from lshfm_pl.inference.loading import started_from
 from lshfm_pl.training.run import LOADED_FILE
 
 
@@ -48,6 +49,7 @@ def test_run_from_a_detector_of_other_classes_goes_on_without_its_file(tmp_path,
     assert all(torch.equal(value, part["state_dict"][key]) for key, value in whole["state_dict"].items())
     assert whole["detector"] == part["detector"]
     assert whole["detector"]["config"]["norm_eps"] == 1e-3
+    assert started_from(str(tmp_path / "part/checkpoints/best.ckpt")) == str(path)
     assert not {"weights", "which", "match_classes"} & whole["detector"]["config"].keys()
     rows = list(csv.DictReader((tmp_path / "part" / LOADED_FILE).open()))
     by_rows = {row["told"] for row in rows if row["how"] == "rows taken"}

@@ -179,6 +179,12 @@ def test_initial_weights_are_those_that_training_starts_with(checkpoints, tmp_pa
     )
 
 
+def test_picture_of_before_training_is_refused_where_a_whole_detector_was_the_start(tmp_path):
+    torch.save({"detector": {"started_from": "COCO_V1"}}, tmp_path / "run.ckpt")
+    with pytest.raises(LSHFMError, match=r"run\.ckpt started from the detector COCO_V1, .* before=false"):
+        initial_detector(small_detector("retinanet_resnet10fpn_tiny"), str(tmp_path / "run.ckpt"), seed=0)
+
+
 def test_maps_are_coloured_from_chance_to_one():
     image = torch.zeros(3, 320, 320, dtype=torch.uint8)
     corners = torch.tensor([[-1.0, 0.0], [0.5, 1.0]])

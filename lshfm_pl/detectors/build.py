@@ -29,6 +29,8 @@ class Detector(nn.Module):
     class_names: tuple[str, ...]
     #: What was loaded into the backbone, in one line.
     backbone_report: str
+    #: What ``model.weights`` named for the training of this detector; not there where it named nothing.
+    started_from: str
     #: What ``load_detector`` loaded, in one line as ``str()``.
     load_report: object
 

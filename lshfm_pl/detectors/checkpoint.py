@@ -37,6 +37,7 @@ from lshfm_pl.detectors.torch_files import download_torch_file
 from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = [
+    "STARTED_FROM",
     "LoadReport",
     "detector_checkpoint",
     "detector_description",
@@ -48,18 +49,22 @@ __all__ = [
     "take_over_norm_eps",
 ]
 
+STARTED_FROM = "started_from"
+"""Key of a description: what `model.weights` named, where training started from a whole detector."""
 _TORCHVISION_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 """Of weights in torchvision, such as `COCO_V1`; no file of weights is called so."""
 
 
 def detector_description(detector: Detector) -> dict[str, Any]:
     """Describe a detector of ``build_detector`` in plain values, so that it can be built again."""
+    started_from = getattr(detector, "started_from", None)
     return {
         "format": FORMAT,
         "version": VERSION,
         "config": dict(detector.config),
         "num_classes": detector.num_classes,
         "class_names": list(detector.class_names),
+        **({} if started_from is None else {STARTED_FROM: started_from}),
     }
 
 

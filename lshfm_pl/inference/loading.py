@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from lshfm_pl.cli import as_dict, changed_data, refuse_no_weights
 from lshfm_pl.data import DetectionDataModule, DetectionDataset, build_datamodule
 from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
-from lshfm_pl.detectors.checkpoint import read_checkpoint
+from lshfm_pl.detectors.checkpoint import STARTED_FROM, read_checkpoint
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
 from lshfm_pl.detectors.contents import described_class_names
 from lshfm_pl.errors import LSHFMError, first_few
@@ -24,6 +24,7 @@ __all__ = [
     "load_split",
     "read_data",
     "read_recorded_data",
+    "started_from",
     "stored_data",
 ]
 
@@ -156,6 +157,14 @@ def load_split(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDatas
 def stored_data(file: str) -> dict[str, Any] | None:
     """The `data` config that a checkpoint stores; None if it stores none."""
     return _data_in(read_checkpoint(file))
+
+
+def started_from(file: str) -> str | None:
+    """The whole detector that the training of a file's detector started from; None if it says none."""
+    content = read_checkpoint(file)
+    description = content.get("detector", content) if isinstance(content, Mapping) else None
+    start = description.get(STARTED_FROM) if isinstance(description, Mapping) else None
+    return None if start is None else str(start)
 
 
 def _data_in(content: Any) -> dict[str, Any] | None:

@@ -88,8 +88,10 @@ def _build_student(config: DictConfig, class_names: tuple[str, ...], *, goes_on:
         class_names=class_names,
         load_backbone=start.weights is None and not goes_on,
     )
-    if start.weights is not None and not goes_on:
-        student.load_report = load_start(student, start)
+    if start.weights is not None:
+        student.started_from = start.weights
+        if not goes_on:
+            student.load_report = load_start(student, start)
     return student
 
 
