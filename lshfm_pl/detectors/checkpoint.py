@@ -181,7 +181,7 @@ def load_start(detector: Detector, start: Start) -> LoadReport:
     assert start.weights is not None
     try:
         if _TORCHVISION_NAME.fullmatch(start.weights):
-            advice = "Download it elsewhere and give its path."
+            advice = "Download it elsewhere and give model.weights=<path>."
             contents = _torchvision_contents(start.weights, detector.config, advice=advice)
         else:
             contents = open_contents(start.weights, start.which)
