@@ -1,12 +1,16 @@
 """Runs that start from a whole detector, as a user starts them."""
 
 import csv
+import hashlib
+from types import SimpleNamespace
 
 import pytest
 import torch
+from coco_files import drawn_content, write_drawn_coco
 from hydra import compose, initialize_config_dir
 from small_detectors import small_detector
 from test_train import SMALL, run_command, train_here
+from torchvision.models import detection
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
@@ -14,7 +18,7 @@ from lshfm_pl.detectors import build_detector, detector_checkpoint
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import evaluate
 from lshfm_pl.inference.loading import started_from
-from lshfm_pl.training.run import LOADED_FILE
+from lshfm_pl.training.run import LOADED_FILE, train
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +118,43 @@ def test_teacher_of_other_classes_teaches_its_features_and_kd_is_refused(tmp_pat
     with pytest.raises(LSHFMError, match=f"the teacher has no {SHAPE_CLASSES[0]}.*l2, lsh and lshl2"):
         train_here(tmp_path / "other", *student, "distill=kd")
     assert not (tmp_path / "other/checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_torchvisions_detector_of_coco_teaches_a_student_of_three_of_its_classes(tmp_path, monkeypatch):
+    """Random weights in torchvision's own layout, from where its downloads are kept."""
+    keep_as_download(
+        detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None), tmp_path, monkeypatch
+    )
+    for split, seed, first in (("train", 0, 1), ("val", 1, 100)):
+        content = drawn_content(seed, 4, first_id=first)
+        for category, name in zip(content["categories"], ("car", "person", "truck"), strict=True):
+            category["name"] = name
+        write_drawn_coco(tmp_path / "own", split, content)
+    run = [
+        f"data.root={tmp_path}/own", "data=coco_json", "schedule=finetune", "schedule.epochs=1",
+        *[f"data.{part}_annotations=annotations/instances_{part}.json" for part in ("train", "val")],
+        *[f"data.{part}_images={part}" for part in ("train", "val")],
+        "data.batch_size=2", "data.num_workers=0", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        student = compose(
+            "train",
+            overrides=[
+                *run, "model=fasterrcnn_resnet10fpn_tiny", "model@teacher.detector=fasterrcnn_resnet50fpn",
+                "teacher.weights=COCO_V1", "distill=kd", f"output_dir={tmp_path}/student",
+            ],
+        )  # fmt: skip
+    assert train(student)["teacher"]["metrics"].keys() >= {"AP50/car", "AP50/person", "AP50/truck"}
+
+
+def keep_as_download(detector, folder, monkeypatch):
+    hub = folder / "hub" / "checkpoints"
+    hub.mkdir(parents=True)
+    torch.save(detector.state_dict(), hub / "file")
+    digest = hashlib.sha256((hub / "file").read_bytes()).hexdigest()[:8]
+    (hub / "file").rename(hub / f"fasterrcnn-{digest}.pth")
+    monkeypatch.setenv("TORCH_HOME", str(folder))
+    meta = detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta
+    weights = SimpleNamespace(url=f"https://host.example/fasterrcnn-{digest}.pth", meta=meta)
+    monkeypatch.setattr("lshfm_pl.detectors.published.get_model_weights", lambda name: {"COCO_V1": weights})
