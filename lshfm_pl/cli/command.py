@@ -25,7 +25,7 @@ from lshfm_pl.cli.chatter import silence_chatter
 from lshfm_pl.cli.closest import config_error, unknown_flag
 from lshfm_pl.cli.environment import prepare_environment, refuse_several_processes
 from lshfm_pl.cli.failures import error_message, print_thread_failure
-from lshfm_pl.cli.grammar import overrides_of, repaired
+from lshfm_pl.cli.grammar import is_multirun, overrides_of, repaired
 from lshfm_pl.cli.names import group_choices
 from lshfm_pl.cli.own_folder import choose_own_folder
 from lshfm_pl.cli.spelling import as_typed, respelled
@@ -39,6 +39,9 @@ __all__ = ["Command", "main", "start"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 """Environment variable that makes Hydra raise its errors instead of printing them and exiting."""
+
+SHOWS_ONE_JOB = ("--cfg", "-c", "--info", "-i")
+"""Hydra's flags that show the config of one job instead of running it."""
 
 
 class Command:
@@ -108,6 +111,12 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
     sys.argv[1:] = arguments
     for flag in (text for text in arguments if text.startswith("-") and not _is_flag(text)):
         _fail(unknown_flag(flag, config_name))
+    shown = next((text for text in arguments if text in SHOWS_ONE_JOB), None)
+    if shown is not None and is_multirun(arguments):
+        _fail(
+            f"{shown}: shows the config of one job, so it cannot be combined with --multirun: leave that out, and "
+            "give each key one value"
+        )
     if os.environ.get(FULL_ERROR) == "1":
         _hydra_main(config_name)(lambda config: _job(config_name, config, function))()
         return

@@ -198,6 +198,7 @@ def test_numbers_and_names_out_of_range_are_refused_before_anything_is_written(
         ("train", ["data", "=voc07"], "without spaces around the =; write data=voc07"),
         ("train", ["data:voc_folder"], "did you mean data=voc_folder?"),
         ("train", ["--hlep"], "--hlep: no such flag; did you mean --help?"),
+        ("train", ["--multirun", "seed=0,1", "--cfg", "job"], "--cfg: shows the config of one job"),
         ("train", ["-multirun", "seed=0,1"], "did you mean --multirun?"),
         ("train", ["-m", "seed=0,,1"], "several values are written seed=1,2, without spaces or empty ones"),
         ("train", ["model=null"], "model=null: expected the name of a file in conf/model, found null; "),
