@@ -53,6 +53,12 @@ def test_every_room_is_on_a_floor():
     assert {path.stem for path in (PACKAGE.parent / "conf").glob("*.yaml")} == COMMANDS
 
 
+def test_contributing_lists_every_room():
+    table = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for room in FLOOR:
+        assert f"`{room}/`" in table or f"`{room}.py`" in table, room
+
+
 @pytest.mark.parametrize("room", [*FLOOR, "commands"])
 def test_imports_go_downwards(room):
     for name, path in modules():
