@@ -1,14 +1,15 @@
 """Trained layers that map a student's features to the width of the teacher's features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lshfm_pl.mimic.nested import Channels, Features, mapped
 
-__all__ = ["Adapter", "make_adapter", "resized"]
+__all__ = ["Adapter", "make_adapter", "resized", "resized_weights"]
 
 
 class Adapter(nn.Module):
@@ -73,3 +74,23 @@ def resized(student: Features, teacher: Features) -> tuple[Features, Features]:
         return F.interpolate(one, size, mode="bilinear", align_corners=False)
 
     return mapped(in_size_of_larger, student, teacher), mapped(in_size_of_larger, teacher, student)
+
+
+def resized_weights(weights: Sequence[Tensor], maps: Sequence[Tensor]) -> list[Tensor]:
+    """The weights [B, h, w] of locations for maps [B, C, H, W] of other sizes, at least h × w.
+
+    A location has the weight of the nearest one, scaled so that the sum over each image stays.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+
+    def resized_level(weights_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
+        if tuple(weights_Bhw.shape[-2:]) == size:
+            return weights_Bhw
+        nearest_BHW = F.interpolate(weights_Bhw[:, None].float(), size, mode="nearest")[:, 0]
+        before, after = (level.sum(dim=(1, 2), keepdim=True) for level in (weights_Bhw, nearest_BHW))
+        return nearest_BHW * (before / after.clamp_min(tiny))
+
+    return [
+        resized_level(level, (level_of_maps.shape[-2], level_of_maps.shape[-1]))
+        for level, level_of_maps in zip(weights, maps, strict=True)
+    ]

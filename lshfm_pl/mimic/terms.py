@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from lshfm_pl.mimic.adapters import Adapter, make_adapter, resized
+from lshfm_pl.mimic.adapters import Adapter, make_adapter, resized, resized_weights
 from lshfm_pl.mimic.features import Batch, FeatureTap, Pair
 from lshfm_pl.mimic.losses.base import Context, Loss, LossSum, require_number
 from lshfm_pl.seeding import mix_seed
@@ -56,14 +56,15 @@ class Term(nn.Module):
 
     def strength(self, moment: Moment) -> float:
         """Weight times the loss's own β, without the warm-up; 0 once the term has ended."""
-        return 0.0 if self._has_ended(moment) else self.weight * getattr(self.loss, "beta", 1.0)
+        return 0.0 if self.has_ended(moment) else self.weight * getattr(self.loss, "beta", 1.0)
 
-    def _has_ended(self, moment: Moment) -> bool:
+    def has_ended(self, moment: Moment) -> bool:
+        """Whether the term has ended, so that it is no longer computed."""
         return self.until is not None and moment.epoch >= self.until
 
     def factor(self, moment: Moment) -> float:
         """Factor of the loss: the weight with its warm-up; 0 once the term has ended."""
-        if self._has_ended(moment):
+        if self.has_ended(moment):
             return 0.0
         rise = min(1.0, (moment.step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return self.weight * rise
@@ -71,12 +72,13 @@ class Term(nn.Module):
     def forward(self, pair: Pair, batch: Batch, moment: Moment, generator_seed: int) -> Tensor:
         """The weighted loss of a pair, a float32 scalar."""
         student = pair.student if self.adapter is None else self.adapter(pair.student)
-        teacher = pair.teacher
-        if pair.weights is None:
-            student, teacher = resized(student, teacher)
+        student, teacher = resized(student, pair.teacher)
+        weights = pair.weights
+        if isinstance(weights, list) and isinstance(student, list):
+            weights = resized_weights(weights, student)
         wants = self.loss.wants
         context = Context(
-            weights=pair.weights,
+            weights=weights,
             boxes=batch.boxes if "boxes" in wants else None,
             labels=batch.labels if "boxes" in wants else None,
             image_sizes=batch.image_sizes,
@@ -88,6 +90,14 @@ class Term(nn.Module):
         factor = self.factor(moment)
         return value if factor == 1 else factor * value
 
+    def zero(self, device: torch.device) -> Tensor:
+        """The value of an ended term: a 0 that gives each of its trained parameters a gradient of 0.
+
+        DDP waits for a gradient of every parameter, and an optimizer skips those that have none.
+        """
+        parts = [(parameter * 0).sum() for parameter in self.parameters() if parameter.requires_grad]
+        return torch.stack(parts).sum() if parts else torch.zeros((), device=device)
+
 
 class Terms(nn.ModuleDict):
     """Named terms. Their sum is added to the student's own losses.
@@ -98,6 +108,7 @@ class Terms(nn.ModuleDict):
 
     def __init__(self, terms: Mapping[str, Term]) -> None:
         super().__init__(terms)
+        self._ended: frozenset[str] = frozenset()
         self.register_load_state_dict_pre_hook(_rename_state)
 
     @classmethod
@@ -118,6 +129,10 @@ class Terms(nn.ModuleDict):
     def points(self) -> frozenset[str]:
         """The points at which features are compared."""
         return frozenset(term.loss.point for _, term in self.named())
+
+    def points_at(self, moment: Moment) -> frozenset[str]:
+        """The points of the terms that have not ended."""
+        return frozenset(term.loss.point for _, term in self.named() if not term.has_ended(moment))
 
     def add_adapters(self, tap: FeatureTap, seed: int) -> None:
         """Add an adapter to each term for which student and teacher have features of different widths.
@@ -140,10 +155,10 @@ class Terms(nn.ModuleDict):
         return max(term.strength(moment) for _, term in self.named())
 
     def forward(self, pairs: Pairs, batch: Batch, moment: Moment) -> dict[str, Tensor]:
-        """The weighted loss of each term, by name.
+        """The weighted loss of each term that has not ended, by name.
 
         Args:
-            pairs: pair of features for each point.
+            pairs: pair of features for each point of these terms.
             batch: the batch of these features.
             moment: position in the run. Random numbers depend only on it and on the term's name.
         """
@@ -155,16 +170,26 @@ class Terms(nn.ModuleDict):
             _, term = entry
             return term.loss.is_last_on_maps and not isinstance(pairs[term.loss.point].student, Tensor)
 
+        running = {name: term for name, term in self.named() if not term.has_ended(moment)}
         values = {}
-        for name, term in sorted(self.named(), key=is_late):
+        for name, term in sorted(running.items(), key=is_late):
             seed = mix_seed(moment.seed, number_of(name)) % 2**63
             values[name] = term(pairs[term.loss.point], batch, moment, seed)
-        return {name: values[name] for name in self}
+        return {name: values[name] for name in running}
+
+    def ended(self, moment: Moment, device: torch.device) -> dict[str, Tensor]:
+        """0 for each term that has ended; see `Term.zero`."""
+        zeros = {name: term.zero(device) for name, term in self.named() if term.has_ended(moment)}
+        self._ended = frozenset(zeros)
+        return zeros
 
     def monitored(self) -> dict[str, Tensor]:
         """Scalars to log, by name. If two terms use the same name, it is prefixed with the term's name."""
         found = [
-            (name, key, value) for name, term in self.named() for key, value in term.loss.monitored().items()
+            (name, key, value)
+            for name, term in self.named()
+            if name not in self._ended  # its last values are from an earlier epoch
+            for key, value in term.loss.monitored().items()
         ]
         keys = [key for _, key, _ in found]
         return {key if keys.count(key) == 1 else f"{name}_{key}": value for name, key, value in found}

@@ -1,6 +1,7 @@
 """Training a student to mimic a frozen teacher."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -96,17 +97,26 @@ class DistillationModule(DetectionModule):
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The student's losses and `mimic_<term>` for each mimic term.
 
+        A term that has ended is 0 and costs nothing; the teacher runs for the points of the others alone.
+
         Raises:
             LSHFMError: a mimic term is missing or without gradient, or was exactly zero too often, while β > 0.
         """
         terms: dict[str, Tensor] = {}
-        with self.tap.pairing(lambda pairs, batch: terms.update(self.mimic_terms(pairs, batch))):
+        with ExitStack() as stack:
+            if points := self.mimic.points_at(self._moment):
+                stack.enter_context(
+                    self.tap.pairing(
+                        lambda pairs, batch: terms.update(self.mimic_terms(pairs, batch)), points
+                    )
+                )
             losses = super().losses(images, targets)
         self._check_not_silent(terms, has_boxes=any(len(target["boxes"]) for target in targets))
-        return {**losses, **{f"mimic_{name}": term for name, term in terms.items()}}
+        terms |= self.mimic.ended(self._moment, self.device)
+        return {**losses, **{f"mimic_{name}": terms[name] for name in self.mimic}}
 
     def mimic_terms(self, pairs: Mapping[str, Pair], batch: MimicBatch) -> dict[str, Tensor]:
-        """The weighted mimic terms by name."""
+        """The weighted mimic terms that have not ended, by name."""
         return self.mimic(pairs, batch, self._moment)
 
     def losses_at(self, batch: Batch, place: Place) -> dict[str, Tensor]:

@@ -19,9 +19,23 @@ from small_detectors import (
 from torch import nn
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import L2, LSH, LSHL2, Context, Loss, Moment, Term, Terms, build_losses
-from lshfm_pl.mimic.adapters import resized
-from lshfm_pl.training import DistillationModule
+from lshfm_pl.mimic import (
+    L2,
+    LSH,
+    LSHL2,
+    Batch,
+    Context,
+    Loss,
+    Moment,
+    Pair,
+    Term,
+    Terms,
+    build_losses,
+    make_tap,
+)
+from lshfm_pl.mimic.adapters import resized, resized_weights
+from lshfm_pl.mimic.features.places import feature_grids, ground_truth_features
+from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.distillation import ZERO_STEPS_ALLOWED
 
 FASTER_RCNN, RETINANET = STUDENTS
@@ -169,6 +183,72 @@ def test_factor_multiplies_the_loss_of_its_step_and_an_ended_term_is_zero():
         ended._check_not_silent({"kd": torch.zeros((), requires_grad=True)}, has_boxes=True)
 
 
+def calls(*parts):
+    """Counts of the calls of modules from now on."""
+    counts = [[] for _ in parts]
+    for part, seen in zip(parts, counts, strict=True):
+        part.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+    return lambda: [len(seen) for seen in counts]
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_ended_term_is_not_computed_and_the_teacher_runs_for_the_others_alone(student):
+    module = module_of(student, {"l2": {"until": 1}, "of_pyramid": OWN["of_pyramid"]}, WIDER[student])
+    heads = ("roi_heads.box_head",) if student == FASTER_RCNN else ("head.classification_head.conv",)
+    tower = module.teacher.get_submodule(heads[0])
+    counted = calls(module.mimic["l2"].loss, module.mimic["of_pyramid"].loss, module.teacher.backbone, tower)
+    losses_of(module)
+    at_first = counted()
+    assert all(at_first)
+    module._moment = Moment(epoch=1)
+    values = losses_of(module)
+    assert counted() == [at_first[0], 2, 2, at_first[3]]
+    assert [key for key in values if key.startswith("mimic_")] == ["mimic_l2", "mimic_of_pyramid"]
+    assert values["mimic_l2"] == 0
+    assert values["mimic_of_pyramid"] > 0
+    # Every trained parameter has a gradient, which is what processes of one run wait for.
+    sum(values.values()).backward()
+    ended, running = (list(module.mimic[name].parameters()) for name in ("l2", "of_pyramid"))
+    assert ended
+    assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in ended)
+    assert all(parameter.grad.abs().max() > 0 for parameter in running)
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_once_all_terms_have_ended_the_teacher_does_not_run(student):
+    module = module_of(student, "lshl2", until=1, **HASHES)
+    counted = calls(module.teacher.backbone)
+    module._moment = Moment(epoch=1)
+    values = losses_of(module)
+    assert counted() == [0]
+    assert (values["mimic_l2"], values["mimic_lsh"]) == (0, 0)
+    assert module.mimic.monitored() == {}
+    plain = DetectionModule(small_detector(student), short_schedule()).train()
+    expected = losses_of(plain)
+    assert all(torch.equal(values[name], loss) for name, loss in expected.items())
+    sum(values.values()).backward()
+    sum(expected.values()).backward()
+    for ours, theirs in zip(module.detector.parameters(), plain.detector.parameters(), strict=True):
+        assert ours.grad is theirs.grad is None or torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", STUDENTS)
+def test_run_is_resumed_bit_identically_across_the_end_of_a_term(tmp_path, student):
+    def module():
+        losses = {"l2": {"until": 1}, "of_pyramid": {**OWN["of_pyramid"], "until": 2}}
+        return module_of(student, losses, WIDER[student], seed=5)
+
+    whole = module()
+    fit(whole, tmp_path, 3)
+    for epochs in (1, 2):
+        fit(module(), tmp_path, epochs).save_checkpoint(tmp_path / "last.ckpt")
+        resumed = module()
+        fit(resumed, tmp_path, 3, ckpt_path=tmp_path / "last.ckpt")
+        for key, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[key]), key
+
+
 @pytest.mark.parametrize("student", STUDENTS)
 def test_hash_sees_the_adapted_feature(student):
     module = module_of(student, "lsh", WIDER[student], **HASHES)
@@ -208,6 +288,97 @@ def test_smaller_map_is_resized_to_the_larger():
     assert small.grad is not None
     rows = torch.rand(4, 3), torch.rand(4, 3)
     assert resized(*rows)[0] is rows[0]
+
+
+def batch_of(size):
+    return Batch([torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.long)], [size], size)
+
+
+def weighted_squares(student, teacher, weights):
+    """The L2 term of maps by its definition: each location's 3×3 neighbourhood, zeros around the map."""
+    total = 0.0
+    for ours, theirs, weight in zip(student, teacher, weights, strict=True):
+        squares = F.pad((ours - theirs).square().mean(dim=1), (1, 1, 1, 1))
+        for image, row, column in torch.cartesian_prod(*map(torch.arange, weight.shape)).tolist():
+            around = squares[image, row : row + 3, column : column + 3]
+            total += weight[image, row, column] * around.mean()
+    return total
+
+
+@pytest.mark.parametrize("is_student_small", [True, False])
+def test_maps_of_locations_that_differ_in_size_are_compared_at_the_larger_ones_locations(is_student_small):
+    torch.manual_seed(0)
+    small, large = torch.rand(2, 5, 3, 4), torch.rand(2, 5, 6, 8)
+    same = torch.rand(2, 5, 2, 2), torch.rand(2, 5, 2, 2)
+    ours, theirs = (small, large) if is_student_small else (large, small)
+    weights = [torch.rand(2, *ours.shape[-2:]), torch.rand(2, 2, 2)]
+    pair = Pair([ours, same[0]], [theirs, same[1]], weights)
+    found = Term(L2())(pair, batch_of((96, 128)), Moment(), 0)
+
+    grown = F.interpolate(small, (6, 8), mode="bilinear", align_corners=False)
+    ours, theirs = (grown, large) if is_student_small else (large, grown)
+    if is_student_small:  # each location became four, of a quarter of its weight
+        weights[0] = weights[0].repeat_interleave(2, dim=1).repeat_interleave(2, dim=2) / 4
+    expected = weighted_squares([ours, same[0]], [theirs, same[1]], weights)
+    torch.testing.assert_close(found, expected)
+    lsh = Term(LSH(9 * 5, 8))(pair, batch_of((96, 128)), Moment(), 0)
+    torch.testing.assert_close(
+        lsh, LSH(9 * 5, 8)([ours, same[0]], [theirs, same[1]], Context(weights=weights))
+    )
+
+
+def test_weights_of_an_image_keep_their_sum_in_any_size():
+    weights = torch.rand(3, 4, 5)
+    weights[1] = 0
+    (grown,) = resized_weights([weights], [torch.rand(3, 2, 7, 9)])
+    assert grown.shape == (3, 7, 9)
+    torch.testing.assert_close(grown.sum(dim=(1, 2)), weights.sum(dim=(1, 2)))
+    assert not grown[1].any()
+    assert resized_weights([weights], [torch.rand(3, 2, 4, 5)])[0] is weights
+
+
+class HalfSize(nn.Module):
+    """A body whose maps have twice the strides."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, images):
+        return {name: F.avg_pool2d(level, 2, ceil_mode=True) for name, level in self.body(images).items()}
+
+
+@pytest.mark.parametrize("is_student_small", [True, False])
+def test_towers_of_other_strides_are_compared(is_student_small):
+    student = small_detector(RETINANET, **WIDER[RETINANET], tower_norm="none")
+    detectors = student, small_detector(TEACHER_OF[RETINANET], seed=1)
+    changed = detectors[0 if is_student_small else 1]
+    changed.backbone = HalfSize(changed.backbone)
+    terms = build_losses("lshl2", detectors[1], student=detectors[0], **HASHES)
+    values = losses_of(DistillationModule(*detectors, terms, short_schedule()).train())
+    mimic = [values["mimic_l2"], values["mimic_lsh"]]
+    assert all(torch.isfinite(value) and value > 0 for value in mimic)
+    sum(mimic).backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in terms.parameters())
+    with pytest.raises(
+        LSHFMError, match="logits are paired anchor by anchor, so expected maps of the same st"
+    ):
+        make_tap(*detectors, {"logits"})
+    features = ground_truth_features(
+        [detector.eval() for detector in detectors], *batch_and_targets(), rows_per_image=4,
+        generator=torch.Generator(),
+    )  # fmt: skip
+    assert len(features[0]) == len(features[1]) > 0
+    assert all(len({tuple(level.shape[1:]) for level in grid.maps}) == 1 for grid in grids_of(detectors))
+
+
+def batch_and_targets():
+    images, targets = random_batch()
+    return as_float(images), targets
+
+
+def grids_of(detectors):
+    return feature_grids(detectors, as_float(random_batch()[0])[0])
 
 
 @pytest.mark.slow

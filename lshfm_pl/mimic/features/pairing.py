@@ -181,10 +181,16 @@ class FeatureTap:
         return point not in self._student.row_points
 
     @contextmanager
-    def pairing(self, use: Callable[[dict[str, Pair], Batch], None]) -> Iterator[None]:
+    def pairing(
+        self, use: Callable[[dict[str, Pair], Batch], None], points: frozenset[str] | None = None
+    ) -> Iterator[None]:
         """Context that calls `use` with the pairs of a student's forward pass as soon as they can be computed.
 
         That is before the student's own losses allocate memory for their gradients.
+
+        Args:
+            use: function of the pairs by point and the batch.
+            points: the points of the tap that are still needed; None means all. The teacher runs no further.
 
         Raises:
             LSHFMError: nothing was recorded, so the mimic term would be missing.
@@ -194,11 +200,11 @@ class FeatureTap:
         def pair(record: Record) -> None:
             nonlocal used
             used = True
-            use(self.pairs(record), record["batch"])
+            use(self.pairs(record, points), record["batch"])
             record.clear()  # frees the teacher's maps, which are no longer needed
             give_back_freed_memory(next(self.student.parameters()).device)
 
-        with self._hooked(pair):
+        with self._hooked(pair, points):
             yield
         if not used:
             raise _nothing_recorded()
@@ -210,13 +216,16 @@ class FeatureTap:
             yield record
 
     @contextmanager
-    def _hooked(self, complete: Callable[[Record], None]) -> Iterator[Record]:
+    def _hooked(
+        self, complete: Callable[[Record], None], points: frozenset[str] | None = None
+    ) -> Iterator[Record]:
         record: Record = {}
+        points = self.points if points is None else points
 
         def keep_batch(module: nn.Module, inputs: Any, output: Any) -> None:
             # Before the student's own forward pass, so that the activations of both are never in memory together.
             images, targets = output
-            record["teacher"] = self.teacher_maps(images.tensors)
+            record["teacher"] = self.teacher_maps(images.tensors, points)
             record["batch"] = Batch(
                 [target["boxes"] for target in targets or ()],
                 [target["labels"] for target in targets or ()],
@@ -226,22 +235,27 @@ class FeatureTap:
 
         with ExitStack() as stack:
             stack.callback(self.student.transform.register_forward_hook(keep_batch).remove)
-            self._student.hook(stack, record, self.points, complete)
+            self._student.hook(stack, record, points, complete)
             yield record
 
-    def pairs(self, record: Record) -> dict[str, Pair]:
+    def pairs(self, record: Record, points: frozenset[str] | None = None) -> dict[str, Pair]:
         """The pair at each point of a recorded forward pass. Runs the teacher, without gradient.
+
+        Args:
+            record: record of the forward pass.
+            points: the points that are needed and were recorded; None means all.
 
         Raises:
             LSHFMError: nothing was recorded, so the mimic term would be missing.
         """
-        if not self._student.needs(self.points) | {"teacher"} <= record.keys():
+        points = self.points if points is None else points
+        if not self._student.needs(points) | {"teacher"} <= record.keys():
             raise _nothing_recorded()
         with torch.no_grad():
-            teacher = self._teacher.teacher_features(record["teacher"], record, self.points)
-        if self._columns is not None:
+            teacher = self._teacher.teacher_features(record["teacher"], record, points)
+        if "logits" in points and self._columns is not None:
             teacher["logits"] = self._columns(cast(Tensor, teacher["logits"]))
-        student = self._student.student_features(record, self.points)
+        student = self._student.student_features(record, points)
         pairs = {
             point: Pair(features, teacher[point], weights) for point, (features, weights) in student.items()
         }
@@ -256,10 +270,10 @@ class FeatureTap:
             )
         return pairs
 
-    def teacher_maps(self, batch: Tensor) -> dict[str, Any]:
+    def teacher_maps(self, batch: Tensor, points: frozenset[str] | None = None) -> dict[str, Any]:
         """What the teacher computes from a batch [B, 3, H, W] before the student has boxes, without gradient."""
         with torch.no_grad():
-            return self._teacher.teacher_maps(batch, self.points)
+            return self._teacher.teacher_maps(batch, self.points if points is None else points)
 
 
 def _nothing_recorded() -> LSHFMError:

@@ -193,6 +193,12 @@ class TowerTap(DetectorTap):
             )
         if "logits" not in points:
             return
+        strides = [[level.stride for level in tap.levels()] for tap in (self, teacher)]
+        if strides[0] != strides[1]:
+            raise LSHFMError(
+                "distill.kd: logits are paired anchor by anchor, so expected maps of the same strides, found "
+                f"{strides[0]} (student) and {strides[1]} (teacher)"
+            )
         anchors = [(generator.sizes, generator.aspect_ratios) for generator in generators]
         if anchors[0] != anchors[1]:
             raise LSHFMError(
@@ -214,8 +220,8 @@ class TowerTap(DetectorTap):
         rows_per_image: int,
         generator: torch.Generator,
     ) -> list[Tensor]:
-        """Features of the locations that training keeps."""
-        levels = [tap.tower_maps(images.tensors) for tap in taps]
+        """Features of the locations that training keeps. Maps of other sizes are resized to the first's."""
+        levels = _in_sizes_of_first([tap.tower_maps(images.tensors) for tap in taps])
         first = taps[0]
         anchors = first.detector.anchor_generator(images, levels[0])
         places = []
@@ -231,7 +237,8 @@ class TowerTap(DetectorTap):
 
     @classmethod
     def grids(cls, taps: Sequence["TowerTap"], batch: Tensor, size: tuple[int, int]) -> list[FeatureGrid]:
-        """The classification tower's output, whose 3×3 neighbourhoods are mimicked."""
+        """The classification tower's output in the first's sizes. Its 3×3 neighbourhoods are mimicked."""
+        levels = _in_sizes_of_first([tap.tower_maps(batch) for tap in taps])
         return [
             FeatureGrid(
                 f"tower, stride {batch.shape[-1] // maps[0].shape[-1]}",
@@ -239,8 +246,22 @@ class TowerTap(DetectorTap):
                 side=NEIGHBOURHOOD,
                 is_mimicked=True,
             )
-            for maps in zip(*(tap.tower_maps(batch) for tap in taps), strict=True)
+            for maps in zip(*levels, strict=True)
         ]
+
+
+def _in_sizes_of_first(levels: list[list[Tensor]]) -> list[list[Tensor]]:
+    """The maps [B, C, h, w] of several detectors by level, in the sizes of those of the first."""
+    sizes = [tuple(level.shape[-2:]) for level in levels[0]]
+    return [
+        [
+            level
+            if tuple(level.shape[-2:]) == size
+            else F.interpolate(level, size, mode="bilinear", align_corners=False)
+            for level, size in zip(of_detector, sizes, strict=True)
+        ]
+        for of_detector in levels
+    ]
 
 
 def neighbourhoods(maps: list[Tensor]) -> Tensor:
