@@ -53,9 +53,7 @@ def test_classes_that_the_teacher_lacks_are_named_with_what_is_possible():
         LSHFMError, match=r"the teacher has no bus \(it has dog, .*l2, lsh and lshl2 compare features"
     ):
         class_columns(("car", "bus"), TEACHER, (3, 5), "softmax")
-    with pytest.raises(
-        LSHFMError, match=r"found 3 \(student\) and 5 \(teacher\), which do not say their classes"
-    ):
+    with pytest.raises(LSHFMError, match=r"found 3 \(student\) and 5 \(teacher\), whose classes are unknown"):
         class_columns((), TEACHER, (3, 5), "softmax")
 
 
