@@ -60,6 +60,19 @@ def blocks(page, *languages):
 
 
 @pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """A folder with the files of docs/extending.md, each named in the line before its block."""
+    folder = tmp_path_factory.mktemp("example")
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    for path, content in re.findall(
+        r"`(my_parts/[\w/.]+)`:\n\n```\w+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def calls(tmp_path_factory):
     """(page, arguments) of every program that a bash block starts, in order; bash itself reads the blocks."""
     folder = tmp_path_factory.mktemp("blocks")
@@ -128,7 +141,7 @@ def jobs(arguments):
     ]
 
 
-def test_every_command_composes(calls):
+def test_every_command_composes(calls, example):
     found = [(page, module_call(arguments)) for page, arguments in calls]
     found += list(inline_calls())
     lines = {
@@ -140,7 +153,8 @@ def test_every_command_composes(calls):
     assert len(lines) > 40
     process = subprocess.run(
         [sys.executable, "-c", COMPOSE],
-        input=json.dumps(list(lines)), capture_output=True, text=True, timeout=240, cwd=ROOT,
+        input=json.dumps(list(lines)), capture_output=True, text=True, timeout=240, cwd=example,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     outcomes = json.loads(process.stdout)
@@ -252,3 +266,25 @@ def test_named_source_files_exist():
             r"`((?:benchmarks|conf|lshfm_pl|scripts|tests)/[\w/.]+)`", page.read_text("utf-8")
         ):
             assert (ROOT / path).exists(), f"{name_of(page)}: {path}"
+
+
+@pytest.mark.slow
+def test_example_of_a_loss_trains(example, tmp_path):
+    def train(*arguments):
+        tiny = [
+            "data.num_train=4", "data.num_val=2", "data.num_test=2", "data.batch_size=2", "model.min_size=[64]",
+            "schedule.epochs=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", f"data.root={tmp_path / 'data'}",
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "lshfm_pl.train", *arguments, *tiny],
+            cwd=example, env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}my_parts"},
+            capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    train("experiment=quickstart", f"hydra.run.dir={tmp_path / 'teacher'}")
+    train(
+        "--config-dir=my_parts/conf", "distill=pyramid_l2", "distill.beta=0.5", "experiment=quickstart_student",
+        f"teacher.checkpoint={tmp_path / 'teacher/checkpoints/last.ckpt'}", f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert "train/mimic_pyramid_l2" in (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
