@@ -273,7 +273,8 @@ def test_example_of_a_loss_trains(example, tmp_path):
     def train(*arguments):
         tiny = [
             "data.num_train=4", "data.num_val=2", "data.num_test=2", "data.batch_size=2", "model.min_size=[64]",
-            "schedule.epochs=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", f"data.root={tmp_path / 'data'}",
+            "schedule.epochs=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
+            f"data.root={tmp_path / 'data'}",
         ]  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "lshfm_pl.train", *arguments, *tiny],
