@@ -32,7 +32,7 @@ from terminal_moments import MOMENTS
 from lshfm_pl.detectors.torch_files import read_torch_file
 from lshfm_pl.files import write_atomically, write_json
 from lshfm_pl.paths import CONFIG_DIR
-from lshfm_pl.runs.checkpoint_files import is_whole
+from lshfm_pl.runs.checkpoint_files import is_intact
 
 ROOT = CONFIG_DIR.parent
 ARCHITECTURES = ("fasterrcnn", "retinanet")
@@ -263,7 +263,7 @@ def full_disk(bench: Workbench) -> Iterator[Case]:
         filler = disk / "filler"
         filler.write_bytes(bytes(130_000_000))
         status = bench.finish(disk / "small", *settings)
-        has_message = "expected room for the checkpoints" in bench.last_line(disk / "small")
+        has_message = "of free space for the checkpoints" in bench.last_line(disk / "small")
         good = status == 1 and has_message and not (disk / "small" / "checkpoints" / "last.ckpt").exists()
         outcome = f"status {status} before training, message: {has_message}"
         yield Case("disk too small (tmpfs)", "retinanet, none", 1, int(good), outcome)
@@ -276,7 +276,7 @@ def full_disk(bench: Workbench) -> Iterator[Case]:
                 pass
         status = process.wait(SECONDS_ALLOWED)
         has_message = "could not be written (No space left on device)" in bench.last_line(run)
-        whole = is_whole(run / "checkpoints" / "last.ckpt")
+        whole = is_intact(run / "checkpoints" / "last.ckpt")
         filler.unlink()
         ended = bench.finish(run, *settings) == 0 and difference(run, reference) is None
         good = status == 1 and has_message and whole and ended

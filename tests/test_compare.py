@@ -147,5 +147,5 @@ def test_second_comparison_in_a_folder_is_refused_before_it_touches_a_file(tmp_p
             path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "compare.log"
         } == there
     assert f"process {os.getpid()} on " in printed
-    assert "is at this comparison since" in printed
+    assert "has been working on this comparison since" in printed
     assert "give another output_dir" in printed

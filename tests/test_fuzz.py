@@ -44,7 +44,7 @@ from lshfm_pl.replay import replay
 from lshfm_pl.reporting.finding import find_runs
 from lshfm_pl.reporting.report import report
 from lshfm_pl.runs.logs import log_position, rewind_logs
-from lshfm_pl.runs.resume import read_resumable
+from lshfm_pl.runs.resumable import read_resumable
 from lshfm_pl.training.build import refuse_other_tensors
 from lshfm_pl.training.callbacks.restoration import Restoration, refuse_damaged_state
 from lshfm_pl.training.run import train
@@ -436,7 +436,7 @@ def test_states_that_training_goes_on_from(run, tmp_path, monkeypatch):
     train(first)
     ((trainer, module),) = trainers
     saved = content
-    monkeypatch.setattr("lshfm_pl.runs.resume.read_torch_file", lambda path: saved)
+    monkeypatch.setattr("lshfm_pl.runs.resumable.read_torch_file", lambda path: saved)
     others = {key: value for key, value in content.items() if key != "state_dict"}
     passed = 0
 

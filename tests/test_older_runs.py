@@ -113,7 +113,7 @@ def test_older_run_that_is_finished_is_not_begun_anew(runs):
     before = (finished / "results.json").read_bytes()
     (finished / "checkpoints/last.ckpt").write_bytes(b"")
     told = command(runs, "train", *of_run(finished))
-    assert "is finished, nothing to go on with" in told.stdout + told.stderr
+    assert "is finished; give " in told.stdout + told.stderr
     assert (finished / "results.json").read_bytes() == before
 
 

@@ -455,7 +455,7 @@ def test_line_of_many_runs_names_the_first_and_links_to_all(tmp_path):
 def test_files_of_runs_and_comparisons_are_not_replaced(tmp_path, where):
     write_run(tmp_path / "run")
     (tmp_path / "results.csv").write_text("of a comparison")
-    with pytest.raises(LSHFMError, match=r"output: .*replaced|replaced: give another output folder"):
+    with pytest.raises(LSHFMError, match=r"output: .*replaced|overwritten: give another output folder"):
         report(tmp_path, tmp_path / where, picture_images=0)
     assert (tmp_path / "results.csv").read_text() == "of a comparison"
 

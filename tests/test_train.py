@@ -199,7 +199,7 @@ def test_resuming_from_what_cannot_be_gone_on_from_is_told(pair, data_root, tmp_
         f"model={read_results(student)['model']}",
         "resume_allow_changes=true",
     )
-    with pytest.raises(LSHFMError, match="best.ckpt holds weights alone"):
+    with pytest.raises(LSHFMError, match="best.ckpt holds only weights"):
         train_here(tmp_path, *common, f"resume={student}/checkpoints/best.ckpt")
     with pytest.raises(LSHFMError, match="another model or other hashes: .* tensors differ"):
         train_here(tmp_path, *common, f"resume={teacher}/checkpoints/last.ckpt")

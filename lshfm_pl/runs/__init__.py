@@ -1,1 +1,1 @@
-"""Runs: their folders, what they leave there, and how they are started and stopped."""
+"""Runs: their folders, the files that they write there, and how they are started, stopped and resumed."""

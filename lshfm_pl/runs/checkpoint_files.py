@@ -1,4 +1,4 @@
-"""Checkpoint files, written so that a whole one is there at any moment."""
+"""Checkpoint files, written atomically: a complete file exists at any moment."""
 
 import os
 import shutil
@@ -12,23 +12,23 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import atomic_file
 
-__all__ = ["FINGERPRINT_KEY", "LAST", "PREVIOUS", "DurableCheckpointIO", "is_whole", "write_checkpoint"]
+__all__ = ["FINGERPRINT_KEY", "LAST", "PREVIOUS", "DurableCheckpointIO", "is_intact", "write_checkpoint"]
 
 
 LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
-"""Names of the newest checkpoint with everything to go on from, and of the one before it."""
+"""Names of the newest checkpoint for resuming, and of the one before it."""
 
 FINGERPRINT_KEY = "data_fingerprint"
-"""In checkpoints: what the run's data are, see `lshfm_pl.data.fingerprint`."""
+"""Key of a checkpoint: the fingerprint of the run's data, see `lshfm_pl.data.fingerprint`."""
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to a file, by `write_checkpoint` and without running code from it."""
+    """Lightning's checkpoint files, but written by `write_checkpoint`, and read without running code from them."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write `checkpoint`; of `last.ckpt` keep the one before too."""
+        """Write `checkpoint`. An earlier `last.ckpt` is kept under another name."""
         path = Path(path)
         write_checkpoint(checkpoint, path, keep_as=path.with_name(PREVIOUS) if path.name == LAST else None)
 
@@ -38,20 +38,20 @@ class DurableCheckpointIO(TorchCheckpointIO):
         map_location: Any = lambda storage, loc: storage,
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Read tensors and plain values, and refuse anything else."""
+        """Read tensors and plain values; anything else is an error."""
         return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 def write_checkpoint(checkpoint: Any, path: Path, *, keep_as: Path | None = None) -> None:
-    """Write by `torch.save` so that at any moment, even of a power cut, `path` is the old file or the new one.
+    """Write with `torch.save`, atomically: even in a power failure `path` is the old file or the new one.
 
     Args:
-        checkpoint: what to write.
+        checkpoint: the content.
         path: the file.
-        keep_as: where the old file stays, under another name.
+        keep_as: path under which the old file is kept; None does not keep it.
 
     Raises:
-        LSHFMError: it cannot be written; what was at `path` is as it was.
+        LSHFMError: the file cannot be written; the old file is unchanged.
     """
     try:
         with atomic_file(path) as temporary:
@@ -63,19 +63,19 @@ def write_checkpoint(checkpoint: Any, path: Path, *, keep_as: Path | None = None
                 _keep(path, keep_as)
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch's writer could not finish its archive
-        way_on = (
-            f"the one before is kept. Make room and go on with resume=auto, or with resume={path} in another "
-            "hydra.run.dir"
+        advice = (
+            f"the previous one is kept. Free some space and continue with resume=auto, or with resume={path} in "
+            "another hydra.run.dir"
             if path.exists()
-            else "there is none yet. Make room or give another hydra.run.dir"
+            else "there is no earlier one. Free some space or give another hydra.run.dir"
         )
         raise LSHFMError(
-            f"{path}: the checkpoint could not be written ({_reason(error)}); {way_on}"
+            f"{path}: the checkpoint could not be written ({_reason(error)}); {advice}"
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """The operating system's word where there is one: torch's writer fails after it, with one of its own."""
+    """The reason of an error: the operating system's message if there is one, else that of torch's writer."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -85,7 +85,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _keep(path: Path, keep_as: Path) -> None:
-    """Give the file a second name, so that the first one is never without a file."""
+    """Keep the file under a second name, without removing the first one."""
     second = keep_as.with_name(keep_as.name + ".tmp")
     second.unlink(missing_ok=True)
     try:
@@ -96,7 +96,7 @@ def _keep(path: Path, keep_as: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Have the renaming itself on the disk."""
+    """Flush the folder to the disk, so that the renaming of a file is durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -104,14 +104,14 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a file of `torch.save` is neither cut off nor altered: every part has the checksum stored with it."""
+def is_intact(path: Path) -> bool:
+    """Whether a file of `torch.save` is complete and unchanged, by the checksums of its parts."""
     if not path.is_file():
         return False
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            # torch compresses nothing: to unpack what others have would take any time.
+            # torch does not compress. Unpacking a compressed file of unknown origin could take any time.
             is_plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
             fits = sum(entry.file_size for entry in entries) <= path.stat().st_size
             return is_plain and fits and archive.testzip() is None

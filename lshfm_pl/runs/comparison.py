@@ -1,4 +1,4 @@
-"""The runs of a comparison: which there are, and with which overrides of `train` each is started."""
+"""The runs of a comparison, and the overrides with which each of them is started."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,19 +15,24 @@ from lshfm_pl.runs.launch import quoted
 __all__ = ["Plan", "Typed"]
 
 PASSED_ON = ("data", "kernels", "schedule", "trainer")
-"""Groups whose overrides on the command line are those of every run."""
+"""Config groups whose overrides on the command line are passed to every run."""
 
 
 @dataclass(frozen=True)
 class Typed:
-    """What of a comparison's command line concerns its runs: pairs of a key and the argument for `train`."""
+    """The overrides on a comparison's command line.
+
+    Attributes:
+        of: role → the overrides for its runs, as pairs of a key and the argument of `train`.
+        given: all keys on the command line.
+    """
 
     of: Mapping[str, Sequence[tuple[str, str]]]
     given: frozenset[str]
 
     @classmethod
     def read(cls, arguments: Sequence[str]) -> "Typed":
-        """Sort the overrides of a command line by who they are for: `teacher`, `student`."""
+        """Sort the overrides of a command line by the role that they are for: `teacher` or `student`."""
         of: dict[str, list[tuple[str, str]]] = {"teacher": [], "student": []}
         given = set()
         for override in OverridesParser.create().parse_overrides(list(arguments)):
@@ -45,7 +50,7 @@ class Typed:
         return cls(of, frozenset(given))
 
     def keys(self, role: str) -> set[str]:
-        """The keys of `train` that are given for a role."""
+        """The keys that are given for a role."""
         return {key for key, _ in self.of[role]}
 
     def overrides(self, role: str) -> list[str]:
@@ -55,11 +60,17 @@ class Typed:
 
 @dataclass
 class Plan:
-    """The overrides of the runs of each role; `chosen` are those that the data decide, whose `fingerprint` is None
-    where they were not read for it.
+    """The overrides of the runs of each role.
 
-    `models` and `data` are the names of the files; `experiments` those that the runs start from instead, as the
-    quickstart's do.
+    Attributes:
+        config: config of the comparison.
+        typed: overrides of its command line.
+        models: role → name of the file in `conf/model/`.
+        data: name of the file in `conf/data/`.
+        experiments: role → name of the file in `conf/experiment/` that the runs use instead of `models` and `data`,
+            as in the quickstart; None without experiments.
+        chosen: role → settings that were chosen by the images and objects of the data.
+        fingerprint: of the data; None if they were not read.
     """
 
     config: DictConfig
@@ -71,7 +82,7 @@ class Plan:
     fingerprint: Fingerprint | None = None
 
     def of_role(self, role: str) -> list[str]:
-        """What all runs of a role are started with."""
+        """The overrides that all runs of a role share."""
         if self.experiments is not None:
             overrides = [f"experiment={self.experiments[role]}"]
             if f"{role}.model" in self.typed.given:
@@ -91,7 +102,7 @@ class Plan:
         return [*kept, *self.typed.overrides(role)]
 
     def epochs(self, role: str) -> int | None:
-        """Epochs that are given for a role, None where they are to be chosen."""
+        """The number of epochs that is given for a role; None if it is to be chosen."""
         own = self.config[role].epochs
         return self.config.epochs if own is None else own
 
@@ -101,7 +112,7 @@ class Plan:
         return [*self.of_role("teacher"), *seed]
 
     def evaluation(self) -> list[str]:
-        """The overrides of the evaluation of a teacher that is there already."""
+        """The overrides for evaluating a given teacher."""
         teacher = self.config.teacher
         keys = ("data.", "kernels.", "trainer.accelerator", "trainer.devices", "trainer.limit_test_batches")
         chosen = [item for choice in self.chosen.get("teacher", []) for item in choice.overrides]
@@ -119,7 +130,7 @@ class Plan:
         ]
 
     def student(self, student: Student, seed: int, teacher: Path) -> list[str]:
-        """The overrides of a student's training, with the teacher's file."""
+        """The overrides of a student's training; `teacher` is the teacher's checkpoint."""
         distilled = []
         if student.loss != "none":
             distilled = [f"teacher.checkpoint={quoted(teacher)}"]

@@ -1,4 +1,4 @@
-"""What data a run is on, and whether a run that is to go on was on the same."""
+"""The data of a run, and whether a run that is resumed had the same data."""
 
 import json
 import logging
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["DATA_FILE", "RunData", "fingerprint_in", "refuse_other_data"]
 
 DATA_FILE = "data.json"
-"""In a run's folder: the fingerprint of its data."""
+"""File in a run's folder with the fingerprint of its data."""
 
 log = logging.getLogger(__name__)
 
 
 class RunData:
-    """The data of a run, read when they are first asked for and once.
+    """The data of a run, which are read once, when they are first needed.
 
     Args:
-        config: of the run.
+        config: config with the node `data`.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -38,81 +38,81 @@ class RunData:
 
     @cached_property
     def datamodule(self) -> "DetectionDataModule":
-        """The data module, its annotations read.
+        """The data module, with its annotations read.
 
         Raises:
-            LSHFMError: something is wrong with the data.
+            LSHFMError: the data have errors.
         """
         datamodule: DetectionDataModule = instantiate(self._config.data)
         datamodule.prepare_data()
         datamodule.setup("fit")
-        datamodule.setup("test")  # now: what is wrong with it is told before the training, not after
+        datamodule.setup("test")  # now, so that errors in the test set are reported before the training
         return datamodule
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What the data are.
+        """The fingerprint of the data.
 
         Raises:
-            LSHFMError: as `datamodule`.
+            LSHFMError: the data have errors.
         """
         module = self.datamodule
         sets = {"train": module.train_set, "val": module.val_set, "test": module.test_set}
         return fingerprint(sets, module.class_names)
 
     def batches(self) -> int:
-        """Batches that one process makes of the training set in an epoch."""
+        """Number of batches of an epoch in a single process."""
         return len(self.datamodule.train_dataloader())
 
     @property
     def root(self) -> str:
-        """The folder that the settings name."""
+        """The folder of the data, `data.root` of the config."""
         return str(self._config.data.get("root"))
 
     def write(self, folder: Path) -> None:
-        """Keep the fingerprint in the run's folder."""
+        """Write the fingerprint to the run's folder."""
         text = json.dumps(self.fingerprint, indent=2)
         write_atomically(folder / DATA_FILE, (text + "\n").encode("utf-8"))
 
 
 def fingerprint_in(folder: Path) -> Mapping[str, Any] | None:
-    """The fingerprint that a run's folder holds, None where it has none that can be read."""
+    """The fingerprint of the data in a run's folder; None if there is none, or it cannot be read."""
     if not (folder / DATA_FILE).is_file():
         return None
     try:
         found = read_json(folder / DATA_FILE, folder)
     except LSHFMError as error:
-        log.warning("%s: %s: the run's data cannot be compared", folder, error)
+        log.warning("%s: %s. The run's data cannot be compared", folder, error)
         return None
     return found if isinstance(found, Mapping) else None
 
 
 def refuse_other_data(
-    place: str, before: Mapping[str, Any] | None, data: RunData, *, root: Any, allow: bool, way_out: str
+    place: str, before: Mapping[str, Any] | None, data: RunData, *, root: Any, allow: bool, advice: str
 ) -> None:
-    """Stop if a run was on other data than those of `data`.
+    """Refuse to resume a run that had other data.
 
     Args:
-        place: the checkpoint or folder of the run, and who asks, for the message.
-        before: the run's fingerprint, or `classes` and `batches` an epoch of a run that has none; None compares
-            nothing.
-        data: those of today.
-        root: the folder that the run's settings name, for the message.
-        allow: only warn.
-        way_out: what to do, for the message.
+        place: beginning of the message: the key and the checkpoint or folder of the run.
+        before: the run's fingerprint. Of a run without one, `classes` and the number of `batches` in an epoch, if
+            known. None compares nothing.
+        data: the data of now.
+        root: the data folder in the run's settings, for the message.
+        allow: only log a warning.
+        advice: what to do, for the message.
 
     Raises:
-        LSHFMError: it was.
+        LSHFMError: the run had other data.
     """
     if before is None:
         return
-    told = differences(before, data.fingerprint)
+    changes = differences(before, data.fingerprint)
     if isinstance(before.get("batches"), int) and before["batches"] != data.batches():
-        told.append(f"train {before['batches']} batches an epoch → {data.batches()}")
-    if not told:
+        changes.append(f"train {before['batches']} batches per epoch → {data.batches()}")
+    if not changes:
         return
     roots = f"{root} there, {data.root} here" if str(root) != data.root else f"data.root={root}"
-    text = f"{place} is of a run on other data ({roots}): {first_few(told, MOST_CHANGES_LISTED)}"
+    text = f"{place} is of a run on other data ({roots}): {first_few(changes, MOST_CHANGES_LISTED)}"
     if not allow:
-        raise LSHFMError(f"{text}. {way_out}")
-    log.warning("%s; it goes on with these, as resume_allow_changes=true says", text)
+        raise LSHFMError(f"{text}. {advice}")
+    log.warning("%s; the run continues with the new data, as resume_allow_changes=true is given", text)

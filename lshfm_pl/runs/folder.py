@@ -1,4 +1,4 @@
-"""The folder of a run: that it can be written and has room, before anything is written there."""
+"""Checks of a run's folder before anything is written there: it is writable, unused, and has enough free space."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.lock import hold_folder
 from lshfm_pl.signals import is_first_process
 
-if TYPE_CHECKING:  # Hydra imports this module before the command's own, which takes seconds
+if TYPE_CHECKING:  # Hydra imports this module early, and these imports take seconds
     import pytorch_lightning as pl
     from torch import Tensor
 
@@ -27,14 +27,14 @@ __all__ = [
 ]
 
 PROBE_BYTES = 65536
-"""About what Hydra writes into a new folder before anything else does."""
+"""About as much as Hydra writes to a new folder."""
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Make `folder`, and stop if that or writing into it fails.
+    """Create `folder` if needed, and check that it can be written.
 
     Raises:
-        LSHFMError: it does.
+        LSHFMError: it cannot be created or written.
     """
     probe = folder / ".write_test"
     try:
@@ -42,7 +42,7 @@ def refuse_unwritable(folder: Path) -> None:
         probe.write_bytes(bytes(PROBE_BYTES))
     except OSError as error:
         raise LSHFMError(
-            f"{folder}: expected a folder that can be written, found: {error.strerror}. Give another hydra.run.dir"
+            f"{folder}: expected a writable folder, found: {error.strerror}. Give another hydra.run.dir"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -50,19 +50,20 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 class RefuseUnwritableFolder(Callback):
-    """For Hydra, which writes into the run's folder before our commands begin, and would show a traceback.
+    """A Hydra callback that checks the run's folder.
 
-    A folder in which another process is at work is refused here too, before a file in it is touched.
+    Hydra itself writes to the folder before our commands start, and would show a traceback if that failed. A folder
+    that another process uses is refused here too, before any file in it is changed.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check `hydra.run.dir`, and claim it until the process ends."""
+        """Check `hydra.run.dir`, and lock it until the process ends."""
         trainer = config.get("trainer") or {}
         on_first_node = trainer.get("num_nodes") == 1 or int(os.environ.get("NODE_RANK") or 0) == 0
         self._check(config.hydra.run.dir, claim=is_first_process() and on_first_node)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check `hydra.sweep.dir`; each job claims its own folder."""
+        """Check `hydra.sweep.dir`; each job locks its own folder."""
         self._check(config.hydra.sweep.dir, claim=False)
 
     def _check(self, folder: str, *, claim: bool) -> None:
@@ -74,11 +75,11 @@ class RefuseUnwritableFolder(Callback):
                 hold_folder(Path(folder))
         except LSHFMError as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)  # Hydra passes over any other exception of a callback
+            sys.exit(1)  # Hydra ignores any other exception of a callback
 
 
 def training_state_bytes(module: "pl.LightningModule", optimizer: str) -> int:
-    """Bytes of a checkpoint with the optimizer's state: as float32 one more per trainable value, for AdamW two."""
+    """Bytes of a checkpoint with optimizer state: a float32 value per trainable parameter, two for AdamW."""
     tensors: Iterable[Tensor] = module.state_dict().values()
     moments = 2 if optimizer == "adamw" else 1
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -86,12 +87,12 @@ def training_state_bytes(module: "pl.LightningModule", optimizer: str) -> int:
 
 
 def refuse_full_disk(folder: Path, checkpoint_bytes: int) -> None:
-    """Stop before training if the run's `folder` has no room for its checkpoints or cannot be written.
+    """Check that the run's `folder` is writable and has enough free space for its checkpoints.
 
-    Counted are the newest checkpoint, the one before and the one being written, and the best weights.
+    These are the newest checkpoint, the previous one, the one that is being written, and the best weights.
 
     Raises:
-        LSHFMError: it cannot be written or has too little room.
+        LSHFMError: the folder cannot be written, or has too little space.
     """
     refuse_unwritable(folder)
     there = sum(path.stat().st_size for path in folder.glob("checkpoints/*.ckpt"))
@@ -99,6 +100,6 @@ def refuse_full_disk(folder: Path, checkpoint_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise LSHFMError(
-            f"{folder}: expected room for the checkpoints, {needed / 1e6:,.0f} MB, found {free / 1e6:,.0f} MB. "
-            "Make room or give another hydra.run.dir"
+            f"{folder}: expected {needed / 1e6:,.0f} MB of free space for the checkpoints, found "
+            f"{free / 1e6:,.0f} MB. Free some space or give another hydra.run.dir"
         )

@@ -1,4 +1,4 @@
-"""Jobs of a sweep that are commands of their own."""
+"""Running a job of a sweep as a separate command."""
 
 import subprocess
 from pathlib import Path
@@ -11,10 +11,10 @@ __all__ = ["run_job"]
 
 
 def run_job(output_dir: Path) -> None:
-    """Run this job of a sweep as a command of its own, which saves what it has before a signal ends both.
+    """Run this job of a sweep as a separate command. A signal is passed on to it, so that it saves its state.
 
     Raises:
-        Interrupted: by a signal, after the job has ended.
+        Interrupted: a signal came, and the job has ended.
         LSHFMError: the job failed.
     """
     with StopSignals() as signals:
@@ -23,7 +23,7 @@ def run_job(output_dir: Path) -> None:
         signals.forward = job.send_signal
         try:
             status = job.wait()
-        except Interrupted:  # a second Ctrl+C, which the job has got too
+        except Interrupted:  # a second Ctrl+C, which the job has received too
             job.wait()
             raise
         if signals.received is not None:

@@ -1,7 +1,8 @@
-"""Runs of commands in processes of their own, without the seconds that each would take to import torch.
+"""Running commands in separate processes, without the seconds that each would need to import torch.
 
-On Linux a run is a fork of the process that asks for it, which has imported everything already but has computed
-nothing: its weights are those of the same command typed in a shell. A run has its own memory, and fails alone.
+On Linux a run is a fork of the current process, which has imported all modules but has not computed anything. Its
+weights are therefore the same as those of the command in a shell. A run has its own memory, and its failure does
+not affect others.
 """
 
 import importlib
@@ -35,17 +36,21 @@ __all__ = [
 ]
 
 OUTPUT_FILE = "output.txt"
-"""In the folder of a run that was started here: all that it printed."""
+"""File in the folder of a run that was started here: everything that it printed."""
 
 SETTINGS_FILE = "overrides.json"
-"""In such a folder: the overrides that the run was started with."""
+"""File in the folder of a run that was started here: its overrides."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A command and where it runs.
+    """A command and the folder of its run.
 
-    `overrides` tell whether it is the same run; `threads` is the number that it computes with, None its own choice.
+    Attributes:
+        folder: folder of the run.
+        overrides: arguments of the command, by which an existing run is compared with this one.
+        command: name of the command.
+        threads: number of CPU threads; None leaves it to the command.
     """
 
     folder: Path
@@ -55,13 +60,22 @@ class Run:
 
     @property
     def output(self) -> Path:
-        """The file with all that it prints."""
+        """The file with everything that the run prints."""
         return self.folder / OUTPUT_FILE
 
 
 @dataclass
 class RunProcess:
-    """A run that was started; `resumed` is the checkpoint that it goes on from, None if it is new."""
+    """A run that was started.
+
+    Attributes:
+        run: the run.
+        resumed: the checkpoint that it was resumed from; None for a new run.
+        process: its process.
+        begin: start time in seconds, by the clock of `time.perf_counter`.
+        started_at: start time in seconds since 1970.
+        output_begin: size of the output file in bytes when it was started.
+    """
 
     run: Run
     resumed: Path | None = field(init=False)
@@ -79,7 +93,7 @@ class RunProcess:
         arguments += ["trainer.enable_progress_bar=false", *resume]
         self.begin, self.started_at = time.perf_counter(), time.time()
         self.output_begin = run.output.stat().st_size if run.output.is_file() else 0
-        # A fork of a process with threads of its own system libraries is not safe on macOS.
+        # Forking is not safe on macOS, where system libraries start threads.
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self.process = context.Process(
             target=_run_command, args=(run.command, arguments, str(run.output), run.threads, os.getpid())
@@ -94,22 +108,22 @@ class RunProcess:
 
     @property
     def seconds(self) -> float:
-        """Seconds since it was started."""
+        """Seconds since the start."""
         return time.perf_counter() - self.begin
 
     def send(self, signum: int) -> None:
-        """Send a signal, if it is still there."""
+        """Send a signal to the process, if it is still alive."""
         if self.process.is_alive() and self.process.pid is not None:
             os.kill(self.process.pid, signum)
 
     def printed(self) -> str:
-        """What it has printed so far."""
+        """The output of this attempt so far."""
         with self.run.output.open("rb") as stream:
             stream.seek(self.output_begin)
             return stream.read().decode(errors="replace").strip()
 
     def failure(self) -> str | None:
-        """Why it failed, once it has ended; None if it has not."""
+        """Why the run failed; None if it succeeded. To be called after its end."""
         status = self.process.exitcode
         if status == 0 and (self.run.folder / RESULTS_FILE).is_file():
             return None
@@ -117,21 +131,21 @@ class RunProcess:
         if status is not None and status < 0:
             reason = f"it was ended by {signal.Signals(-status).name}"
             if -status == signal.SIGKILL:
-                reason += " (as the system does where memory is short: see jobs and data.batch_size)"
+                reason += " (probably because memory ran out: reduce jobs or data.batch_size)"
             if self._checkpoint.is_file():
-                reason += "; the same command goes on from its last checkpoint"
+                reason += "; the same command continues from its last checkpoint"
         elif "error: " in text:
             reason = text.rpartition("error: ")[2]
         else:
             reason = "".join(text.splitlines()[-1:]) or f"status {status}"
-        return f"{self.run.folder}: the run failed: {reason}\nIts whole output is in {self.run.output}"
+        return f"{self.run.folder}: the run failed: {reason}\nIts output is in {self.run.output}"
 
 
 def _run_command(
     command: str, arguments: Sequence[str], output: str, threads: int | None, parent: int
 ) -> None:
-    """In the new process: run `lshfm_pl.<command>` as a shell would, its output appended to a file."""
-    os.setpgid(0, 0)  # a terminal's signals come once, from the process that started this one
+    """In the new process, run `lshfm_pl.<command>` as a shell would, and append its output to a file."""
+    os.setpgid(0, 0)  # signals of the terminal are passed on by the parent process, and must not come twice
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -145,14 +159,14 @@ def _run_command(
         torch.set_num_threads(threads)
     GlobalHydra.instance().clear()
     module = importlib.import_module(f"lshfm_pl.{command}")
-    # What starts further processes of a run, as Lightning does, repeats the command line of `__main__`.
+    # Lightning starts further processes of a run by repeating the command line of `__main__`.
     sys.modules["__main__"] = module
     sys.argv = [str(module.__file__), *arguments]
     module.main()
 
 
 def _redirect(output: str) -> None:
-    """Let all that is printed go to the end of a file, by this process and those that it starts."""
+    """Append the output of this process, and of processes that it starts, to a file."""
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
@@ -165,29 +179,29 @@ def _redirect(output: str) -> None:
 
 
 def preload(*commands: str) -> None:
-    """Import commands and all that they need, once for all runs: these are forks of this process."""
+    """Import commands with all that they need, once for all runs, which are forks of this process."""
     for command in commands:
         importlib.import_module(f"lshfm_pl.{command}")
 
 
 def is_done(run: Run) -> bool:
-    """Whether the run's results are there.
+    """Whether the run is finished.
 
     Raises:
-        LSHFMError: the folder holds one of other settings, or its results are damaged.
+        LSHFMError: the folder holds a run with other settings, or its results are damaged.
     """
     refuse_other_settings([run])
     if not (run.folder / RESULTS_FILE).is_file():
         return False
-    read_results(run.folder)  # a damaged one is told now, and not once all other runs are done
+    read_results(run.folder)  # damaged results are reported now, and not after all other runs
     return True
 
 
 def refuse_other_settings(runs: Sequence[Run]) -> None:
-    """Stop if the folder of a run holds one that was begun with other settings.
+    """Refuse runs whose folders hold a run with other settings.
 
     Raises:
-        LSHFMError: one does; the message names all of these folders and what differs in the first.
+        LSHFMError: there is such a folder; the message names all of them, and what differs in the first.
     """
     changed = {run.folder: changes for run in runs if (changes := _changes(run))}
     if not changed:
@@ -196,15 +210,14 @@ def refuse_other_settings(runs: Sequence[Run]) -> None:
     also = f"; so do {first_few(folder.name for folder in list(changed)[1:])}" if others else ""
     raise LSHFMError(
         f"{first} holds a run with other settings ({first_few(changes, 4)}){also}. Nothing was changed there: give "
-        f"the settings of before, choose another output_dir, or delete "
-        f"{'these folders' if others else 'the folder'}"
+        f"the earlier settings, choose another output_dir, or delete {'these folders' if others else 'the folder'}"
     )
 
 
 def _changes(run: Run) -> list[str]:
-    """In words which overrides are not those that the run was begun with; [] where it has kept nothing yet."""
+    """The overrides that differ from those of the run in the folder, in words; [] if it has saved nothing yet."""
     settings = run.folder / SETTINGS_FILE
-    # A run that failed before it kept anything may be given again with other settings.
+    # A run that failed before it saved anything may be started again with other settings.
     has_begun = (run.folder / RESULTS_FILE).is_file() or (run.folder / "checkpoints").is_dir()
     if not has_begun or not settings.is_file():
         return []
@@ -217,22 +230,22 @@ def _changes(run: Run) -> list[str]:
     then, now = (
         {str(item).partition("=")[0]: str(item) for item in each} for each in (before, run.overrides)
     )
-    told = []
+    changes = []
     for key in sorted({*then, *now}):
         if then.get(key) != now.get(key):
             old, new = then.get(key), now.get(key)
             if old is None:
-                told.append(f"{new} now, not given before")
+                changes.append(f"{new} now, not given before")
             else:
-                told.append(f"{old}, {'not given' if new is None else new} now")
-    return told
+                changes.append(f"{old} before, {'not given' if new is None else new} now")
+    return changes
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The content of a run's `results.json`.
+    """Read the `results.json` of a run.
 
     Raises:
-        LSHFMError: it is damaged.
+        LSHFMError: the file is damaged.
     """
     try:
         results = read_json(folder / RESULTS_FILE, folder)
@@ -241,10 +254,10 @@ def read_results(folder: Path) -> dict[str, Any]:
         return results
     except LSHFMError as error:
         raise LSHFMError(
-            f"{folder}: {error}. Delete the file, to end the run anew from its checkpoint, or the folder"
+            f"{folder}: {error}. Delete the file to finish the run again from its checkpoint, or delete the folder"
         ) from error
 
 
 def quoted(path: Path) -> str:
-    """A path as a Hydra override value, whatever characters it has."""
+    """A path as the value of a Hydra override, with special characters escaped."""
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,4 +1,4 @@
-"""What a comparison shows while it trains: what is running, AP so far, time left, and where the logs are."""
+"""The display of a comparison while it trains: active runs, AP so far, time left, and paths of the logs."""
 
 import logging
 import signal
@@ -19,29 +19,38 @@ __all__ = ["LiveLine"]
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 60.0
-"""Where there is no terminal: between two lines of a run in one epoch."""
+"""Without a terminal: the time between two lines of a run in one epoch."""
 
 KEEP_SECONDS = 5.0
-"""Between two calls of `on_time`."""
+"""The time between two calls of `on_time`."""
 
 
 class _Line(NamedTuple):
-    """A line that was printed of a run: at which epoch and time, with which AP, and whether for this AP."""
+    """The last line that was printed for a run.
+
+    Attributes:
+        epoch: its epoch.
+        printed_at: its time in seconds.
+        ap: AP of the last validation; None before the first one.
+        is_measured: whether it was printed because AP had changed.
+    """
 
     epoch: int
-    told: float
-    figure: float | None
+    printed_at: float
+    ap: float | None
     is_measured: bool
 
 
 class LiveLine:
-    """Watches some runs of a comparison: one line that is written anew on a terminal, else a line a run and epoch.
+    """Shows the state of some runs of a comparison.
+
+    On a terminal it is one line that is updated; otherwise a line is printed for each run and epoch.
 
     Args:
-        total: runs of the comparison in all, also those that another object watches.
-        done: those of them that were done before.
-        jobs: of the watched runs at a time.
-        on_time: is called every few seconds.
+        total: number of all runs of the comparison, including those that another object shows.
+        done: number of runs that were finished before.
+        jobs: number of these runs that are active at a time.
+        on_time: function that is called every few seconds.
     """
 
     def __init__(self, total: int, done: int, jobs: int, on_time: Callable[[], None] = lambda: None) -> None:
@@ -53,14 +62,14 @@ class LiveLine:
         self._last: dict[str, _Line] = {}
 
     def begun(self, started: RunProcess) -> None:
-        """Name the run and its log."""
+        """Log the name of the run and the path of its log."""
         what = "evaluating" if started.run.command == "evaluate" else "training"
         if started.resumed is not None:
-            what += f" goes on from {started.resumed.name}"
+            what += f" continues from {started.resumed.name}"
         log.info("%s: %s, log in %s", started.run.folder.name, what, started.run.output)
 
     def ended(self, started: RunProcess) -> None:
-        """Count it."""
+        """Count the run as finished or failed."""
         self._close()
         if started.failure() is None:
             self.done += 1
@@ -69,7 +78,7 @@ class LiveLine:
             self._failed += 1
 
     def look(self, running: Sequence[RunProcess], pending: Sequence[Run]) -> None:
-        """Show how far the runs are."""
+        """Show the progress of the runs."""
         if time.monotonic() - self._kept > KEEP_SECONDS:
             self.on_time()
             self._kept = time.monotonic()
@@ -85,40 +94,41 @@ class LiveLine:
             self._line.show(lambda width: _line(head, states, width))
 
     def stopping(self, signum: int, running: Sequence[RunProcess]) -> None:
-        """Say what happens now."""
+        """Say that the runs save their state and stop."""
         self._close()
         names = ", ".join(started.run.folder.name for started in running)
         again = "; a second Ctrl+C does not wait" if signum == signal.SIGINT else ""
-        log.warning("%s: %s saved after this step, then all stops%s", _name(signum), _are(names), again)
+        what = f"{names} will be saved after the current step" if names else "no run is active"
+        log.warning("%s: stopping; %s%s", signal.Signals(signum).name, what, again)
 
     def _close(self) -> None:
         if self._line is not None:
             self._line.close()
 
     def _progress(self, started: RunProcess) -> Progress | None:
-        """None before the run has told of itself: what is there is of an attempt before."""
+        """The progress of a run; None until this attempt has written it, as the file may be of an earlier one."""
         progress = read_progress(started.run.folder)
         return progress if progress is not None and progress.updated >= started.started_at else None
 
     def _is_news(self, started: RunProcess, progress: Progress) -> bool:
-        """Whether to print a line: at the first step, after a validation, after an epoch without, now and then."""
+        """Whether to print a line: at the first step, after a validation or an epoch, and at least every minute."""
         name, now = started.run.folder.name, time.monotonic()
         if not progress.losses:
             return False
-        before, figure = self._last.get(name), progress.figures.get("AP")
-        is_measured = before is not None and figure != before.figure
-        if before is not None and not is_measured and now - before.told < EVERY_SECONDS:
-            # The line after a validation at the end of an epoch is that of the epoch's end too.
+        before, ap = self._last.get(name), progress.figures.get("AP")
+        is_measured = before is not None and ap != before.ap
+        if before is not None and not is_measured and now - before.printed_at < EVERY_SECONDS:
+            # After a validation at the end of an epoch there is no second line for the end of the epoch.
             known = before.epoch + 1 if before.is_measured else before.epoch
             if progress.epoch <= known:
                 return False
-        self._last[name] = _Line(progress.epoch, now, figure, is_measured)
+        self._last[name] = _Line(progress.epoch, now, ap, is_measured)
         return True
 
     def _left(self, states: Sequence[tuple[RunProcess, Progress | None]], pending: int) -> str:
-        """The time to the end of the comparison in words, empty while nothing is known.
+        """The time to the end of the comparison as a text; "" while it is unknown.
 
-        Runs of another kind follow where these do not make up the total: how long those take is not known.
+        If these runs are not all of the comparison, others follow, whose duration is unknown.
         """
         known = [(started.seconds, seconds) for started, progress in states
                  if (seconds := _seconds_left(progress)) is not None]  # fmt: skip
@@ -138,25 +148,15 @@ class LiveLine:
         return f"{'more than ' * (others > 0)}{timedelta(seconds=round(seconds))} left"
 
 
-def _name(signum: int) -> str:
-    return signal.Signals(signum).name
-
-
-def _are(names: str) -> str:
-    if not names:
-        return "nothing is running, nothing to be"
-    return f"{names} {'are' if ',' in names else 'is'}"
-
-
 def _seconds_left(progress: Progress | None) -> float | None:
-    """Of a run, None while it is not known; the test takes a few seconds."""
+    """Seconds to the end of a run; None while unknown. The test at the end is short and counts as 0."""
     if progress is None:
         return None
     return 0.0 if progress.doing == "test" else progress.seconds_left
 
 
 def _line(head: Sequence[str], states: Sequence[tuple[RunProcess, Progress | None]], width: int) -> str:
-    """What fits the width: all, or without AP, or the first runs and how many more there are."""
+    """The line, shortened to the width: all runs, all runs without AP, or the first runs and a count of others."""
     short = [_short(started, progress) for started, progress in states]
     whole = [f"{text}{_figure(progress)}" for text, (_, progress) in zip(short, states, strict=True)]
     counted = [[*short[:count], f"+{len(short) - count} more"] for count in range(len(short) - 1, 0, -1)]

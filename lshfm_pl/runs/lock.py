@@ -1,8 +1,8 @@
-"""A folder belongs to one process at a time, and who asks in vain is told which one has it.
+"""A lock on a folder, so that only one process uses it at a time. An error message says which process has the lock.
 
-The lock is the kernel's, on the folder itself, so nothing has to be removed after a process that was killed. The
-library `filelock` locks a file of its own: that file would stay in every run's folder, and on a file system without
-locks its existence would be the lock, which a killed process leaves behind.
+The lock is an `flock` on the folder itself, which the kernel releases when the process ends, even if it is killed.
+The library `filelock` is not used, because it locks a separate file. It would stay in every run's folder, and
+on a file system without locks its existence would be the lock, which a killed process leaves behind.
 """
 
 import atexit
@@ -24,42 +24,43 @@ from lshfm_pl.files import read_bytes, write_atomically
 __all__ = ["HOLDER_FILE", "FolderInUseError", "hold_folder", "lock_folder"]
 
 HOLDER_FILE = ".in_use.json"
-"""In a folder that is in use: which process has it. The lock itself is the kernel's and ends with the process."""
+"""File in a folder that is in use, which names the process. It is only information; the kernel has the lock."""
 
 HOLDER_BYTES = 10_000
+"""Largest size of that file."""
 
 ENDING_SECONDS = 20
-"""How long to wait for a process that has been killed and is not gone yet: the GPU's memory takes a few seconds."""
+"""How long to wait for a killed process to end: freeing a GPU's memory takes a few seconds."""
 
 POLL_SECONDS = 0.2
 
 WRITING_SECONDS = 1.0
-"""How long a process that has just taken the lock may take to say so."""
+"""How long a process that has just taken the lock may need to write the file."""
 
 log = logging.getLogger(__name__)
 
 _held: dict[Path, int] = {}
-"""Folders that this process has, and the descriptors that hold their locks."""
+"""Folders that this process has locked → their open file descriptors."""
 
 
 class FolderInUseError(LSHFMError):
-    """Another process has the folder: nothing in it may be touched."""
+    """Another process has locked the folder, so that nothing in it may be changed."""
 
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, *, what: str = "run", key: str = "hydra.run.dir") -> Iterator[None]:
-    """Claim `folder` inside this context, so that no second process writes there.
+    """Lock `folder` inside this context, so that no other process writes there.
 
-    A folder that this process has already is entered again. Where the file system knows no locks nothing is
-    claimed. Processes that are forked inside do not keep the lock.
+    A folder that this process has locked already may be locked again. A file system without locks locks nothing.
+    Processes that are forked inside the context do not keep the lock.
 
     Args:
-        folder: it must be there.
-        what: that is done in it, for the message: `run`, `comparison`.
-        key: of the config by which another folder is given.
+        folder: an existing folder.
+        what: what is done in the folder, for the message: `run` or `comparison`.
+        key: config key that chooses another folder, for the message.
 
     Raises:
-        FolderInUseError: a process that is alive has it; the message says its number, host and since when.
+        FolderInUseError: another process has the lock; the message says its id, its host and since when.
     """
     held_before = folder.resolve() in _held
     hold_folder(folder, what=what, key=key)
@@ -71,14 +72,14 @@ def lock_folder(folder: Path, *, what: str = "run", key: str = "hydra.run.dir") 
 
 
 def hold_folder(folder: Path, *, what: str = "run", key: str = "hydra.run.dir") -> None:
-    """As `lock_folder`, until this process ends."""
+    """Lock a folder until this process ends; see `lock_folder`."""
     place = folder.resolve()
     if place in _held:
         return
     try:
         descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise LSHFMError(f"{folder}: expected a folder that can be read, found: {error.strerror}") from error
+        raise LSHFMError(f"{folder}: expected a readable folder, found: {error.strerror}") from error
     try:
         _wait_for(descriptor, place, what, key)
     except BaseException:
@@ -95,37 +96,37 @@ def hold_folder(folder: Path, *, what: str = "run", key: str = "hydra.run.dir") 
 
 
 def _wait_for(descriptor: int, folder: Path, what: str, key: str) -> None:
-    begin, is_told = time.monotonic(), False
+    begin, is_logged = time.monotonic(), False
     while not _try_lock(descriptor):
         waited = time.monotonic() - begin
         holder = _read_holder(folder)
         if not holder or _is_gone(holder):
             if waited > (ENDING_SECONDS if holder else WRITING_SECONDS):
                 raise _in_use(folder, holder, what, key)
-            if holder and not is_told and waited > WRITING_SECONDS:
+            if holder and not is_logged and waited > WRITING_SECONDS:
                 log.warning(
-                    "%s: process %d has been killed and is about to end: waiting up to %d s for it",
+                    "%s: process %d was killed and has not ended yet: waiting up to %d s for it",
                     folder,
                     holder["pid"],
                     ENDING_SECONDS,
                 )
-                is_told = True
+                is_logged = True
         else:
             raise _in_use(folder, holder, what, key)
         time.sleep(POLL_SECONDS)
 
 
 def _in_use(folder: Path, holder: dict[str, Any], what: str, key: str) -> FolderInUseError:
-    told = (
-        f"process {holder['pid']} on {holder['host']} is at this {what} since {holder['since']}"
+    user = (
+        f"process {holder['pid']} on {holder['host']} has been working on this {what} since {holder['since']}"
         if holder
-        else f"another process is at this {what}"
+        else f"another process is working on this {what}"
     )
-    return FolderInUseError(f"{folder}: {told}; wait for it, end it, or give another {key}")
+    return FolderInUseError(f"{folder}: {user}; wait for it, end it, or give another {key}")
 
 
 def _read_holder(folder: Path) -> dict[str, Any]:
-    """What the process that has the folder says of itself; {} where it says nothing."""
+    """The content of `HOLDER_FILE`: pid, host and since when; {} if it cannot be read."""
     try:
         about = json.loads(read_bytes(folder / HOLDER_FILE, limit=HOLDER_BYTES))
         return {"pid": int(about["pid"]), "host": str(about["host"])[:100], "since": str(about["since"])[:40]}
@@ -134,7 +135,7 @@ def _read_holder(folder: Path) -> dict[str, Any]:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether there is no such process on this machine: killed just now, or what it wrote is of an older one."""
+    """Whether the process no longer exists on this machine: it was killed, or the file is of an earlier process."""
     if holder["host"] != socket.gethostname():
         return False
     try:
@@ -166,7 +167,7 @@ def _release(place: Path) -> None:
 
 
 def _forget_after_fork() -> None:
-    """A loader's worker that outlives a killed run must not keep its folder."""
+    """Close the locks in a forked process, such as a loader's worker, which may outlive a killed run."""
     for descriptor in _held.values():
         with contextlib.suppress(OSError):
             os.close(descriptor)

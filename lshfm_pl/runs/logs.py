@@ -1,7 +1,7 @@
-"""Curves of a run that was interrupted: what is logged a second time is taken out of the files first.
+"""The logs of a resumed run: steps that will be logged again are removed from the files first.
 
-TensorBoard's own `purge_step` would leave it in the event files and hide it in TensorBoard alone: other readers of
-event files, and `metrics.csv`, would have the steps twice.
+TensorBoard's own `purge_step` would leave these steps in the event files and only hide them in TensorBoard. Other
+readers of event files, and `metrics.csv`, would have them twice.
 """
 
 import csv
@@ -27,43 +27,43 @@ from lshfm_pl.files import atomic_file, write_atomically
 __all__ = ["START", "ContinuedCSVLogger", "log_position", "rewind_logs"]
 
 START: dict[str, Any] = {"rows": 0, "events": {}, "steps": 0}
-"""The position of logs without a line."""
+"""The position at the start of a run, when the logs are empty."""
 
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.csv"
 EVENTS = "tensorboard"
 _LONGEST_REASON = 200
-"""Characters of another library's message."""
+"""Characters of another library's message that are shown."""
 
 
 class ContinuedCSVLogger(CSVLogger):
-    """Lightning's logger into `metrics.csv`, which goes on with a file that is there instead of removing it."""
+    """Lightning's CSV logger, but it continues an existing `metrics.csv` instead of removing it."""
 
     @property
     @rank_zero_experiment
     def experiment(self) -> "_ContinuedWriter":
-        """What writes the file."""
+        """The writer of the file."""
         if not isinstance(self._experiment, _ContinuedWriter):
             self._experiment = _ContinuedWriter(log_dir=self.log_dir)
         return self._experiment
 
     @property
     def unwritten(self) -> list[dict[str, float]]:
-        """Rows that are in no file yet, because it cannot be written."""
+        """Rows that are not in the file yet, because it could not be written."""
         return list(self._experiment.metrics) if isinstance(self._experiment, _ContinuedWriter) else []
 
 
 class _ContinuedWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
-        """Take the columns over; Lightning's removes the file."""
+        """Read the columns of an existing file. Lightning's method would remove the file."""
         path = Path(self.metrics_file_path)
         if path.is_file():
             with path.open(newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
 
     def save(self) -> None:
-        """Write the rows that are only in memory; after a failure the file is as it was, and they stay there.
+        """Write the rows in memory to the file. If this fails, the file is unchanged and the rows stay in memory.
 
         Raises:
             OSError: the file cannot be written.
@@ -84,13 +84,13 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _write_rows(path: Path, fieldnames: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """In one go: whoever reads, or is killed, sees the old file or the new one."""
+    """Write the file atomically: a reader sees the old file or the new one."""
     header = dict(zip(fieldnames, fieldnames, strict=True))
     write_atomically(path, _lines(fieldnames, [header, *rows]))
 
 
 def _append_rows(path: Path, fieldnames: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """All of them, or after a failure none."""
+    """Append all rows, or none if writing fails."""
     size = path.stat().st_size
     try:
         with path.open("ab") as file:
@@ -108,15 +108,15 @@ def _lines(fieldnames: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> byte
 
 
 def log_position(folder: Path, loggers: Iterable[object] = ()) -> dict[str, Any]:
-    """How far the logs of a run are.
+    """The current length of a run's logs.
 
     Args:
-        folder: of the run.
-        loggers: of the run.
+        folder: folder of the run.
+        loggers: loggers of the run.
 
     Returns:
-        `rows` of metrics.csv; `events`, the bytes of each TensorBoard file; and, only where there are such,
-        `unwritten`: the rows that metrics.csv lacks because it cannot be written.
+        `rows`, the number of rows of metrics.csv; `events`, the size of each TensorBoard file in bytes; and, if
+        metrics.csv could not be written, `unwritten`, the rows that it lacks.
     """
     metrics = folder / METRICS
     rows = len(_read_rows(metrics)) if metrics.is_file() else 0
@@ -131,12 +131,12 @@ def _event_files(folder: Path) -> list[Path]:
 
 @rank_zero_only
 def rewind_logs(folder: Path, position: dict[str, Any] | None) -> None:
-    """Take out of the logs in `folder` what was written after a checkpoint: going on from it will write it again.
+    """Remove from the logs what was written after a checkpoint, because a resumed run writes it again.
 
     Args:
-        folder: of the run.
-        position: of `log_position` when the checkpoint was written, and its number of `steps`; None, of a
-            checkpoint that does not know it, leaves all.
+        folder: folder of the run.
+        position: result of `log_position` at the checkpoint, with its number of `steps`. None, for an older
+            checkpoint that does not have it, removes nothing.
     """
     if position is None:
         return
@@ -159,22 +159,24 @@ def rewind_logs(folder: Path, position: dict[str, Any] | None) -> None:
 
 @contextmanager
 def _set_aside_if_damaged(path: Path) -> Iterator[None]:
-    """Keep a log that can't be read under another name: a curve is no reason not to go on."""
+    """Rename a log that cannot be read: a damaged curve must not prevent a run from being resumed."""
     try:
         yield
     except OSError:
-        raise  # a full disk, say, which would end the run anyway
-    except Exception as error:  # what a damaged file leads its readers to
+        raise  # for example a full disk, which would end the run anyway
+    except Exception as error:  # readers of a damaged file may raise anything
         aside = path.with_name(f"damaged-{path.name}")
         path.replace(aside)
         reason = printable(f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
-        log.warning("%s can't be read (%s); it is kept as %s, and begun anew", path, reason, aside.name)
+        log.warning(
+            "%s cannot be read (%s); it was renamed to %s, and a new file begins", path, reason, aside.name
+        )
 
 
 def _rewind_events(path: Path, size: int, steps: int) -> None:
     kept = io.BytesIO()
     writer = RecordWriter(kept)
-    # Nothing half-done may stay under a name of such logs: the process may be killed at any moment.
+    # The process may be killed at any moment, and must not leave an incomplete file with the name of a log.
     with atomic_file(path) as temporary:
         temporary.write_bytes(path.read_bytes()[:size])
         for record in RawEventFileLoader(str(temporary)).Load():

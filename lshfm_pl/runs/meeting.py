@@ -1,7 +1,7 @@
-"""The processes of a run find each other before anything else.
+"""The rendezvous of a run's processes, which happens before anything else.
 
-torch lets a process wait half an hour for a host that does not answer, and then prints pages. Here each process
-connects to the first one as soon as it starts, and what keeps them apart is told within minutes in one line.
+torch lets a process wait half an hour for a host that does not answer, and then prints pages of errors. Here each
+process connects to the first one as soon as it starts, and a failure is reported within minutes in one line.
 """
 
 import logging
@@ -36,27 +36,35 @@ __all__ = ["Meeting", "cluster_environment", "meeting"]
 log = logging.getLogger(__name__)
 
 TRY_SECONDS = 5
-"""For one attempt to connect."""
+"""Timeout of one attempt to connect."""
 
 ANSWER_SECONDS = 60
-"""For an answer of the first process, once connected."""
+"""Timeout of an answer from the first process, once connected."""
 
 POLL_SECONDS = 0.3
-"""Between two looks whether the others have come: short, so that a signal is heard."""
+"""Time between two checks for the other processes; short, so that signals are handled soon."""
 
-TOLD_AFTER_SECONDS = 20
-"""A wait of this length is told."""
+LOGGED_AFTER_SECONDS = 20
+"""A wait of this length is logged."""
 
 READY_SECONDS = 1800
-"""For the others to read their data and build their networks; then torch's own waiting begins."""
+"""How long to wait for the others to read their data and build their networks; then torch's own waiting begins."""
 
 
-VERBS = {"come": "have come", "ready": "are ready"}
-"""What processes tell each other, as a line says it."""
+VERBS = {"come": "have connected", "ready": "are ready"}
+"""State that processes report → how a message names it."""
 
 
 class Place(NamedTuple):
-    """Where processes meet: the first of `processes` serves at `host` and `port`, unless torchrun does."""
+    """The address at which processes meet.
+
+    Attributes:
+        host: name of the host of the first process.
+        port: of the store on that host.
+        rank: of this process.
+        processes: number of processes that meet.
+        is_served: whether torchrun serves the store; otherwise the first process does.
+    """
 
     host: str
     port: int
@@ -69,11 +77,11 @@ class Meeting:
     """The connection of a process to the others of its run; see `meeting`.
 
     Args:
-        place: where they meet, None for a process that has nobody to meet.
-        seconds: to wait for all of them.
+        place: address at which they meet; None for a process without others.
+        seconds: how long to wait for all of them.
 
     Raises:
-        LSHFMError: the place does not answer, or not all have come in time.
+        LSHFMError: the host does not answer, or not all processes have connected in time.
     """
 
     def __init__(self, place: Place | None, seconds: float) -> None:
@@ -81,21 +89,21 @@ class Meeting:
         self._is_ready = place is None
         if place is None:
             return
-        # torchrun starts all processes anew after a failure; they count from 0 again.
+        # After a failure torchrun restarts all processes, which are counted from 0 again.
         self._prefix = f"lshfm_pl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         deadline = time.monotonic() + seconds
         self._store = _connect(place, seconds)
         self._add("come")
         if not self._wait_for_all("come", deadline):
             raise LSHFMError(
-                f"{self._number('come')} of {place.processes} processes have met at host {place.host}, port "
-                f"{place.port} within {seconds:g} s. The others have not started, or cannot reach that host: "
-                "see what they printed, and check that no firewall closes the port. trainer.meeting_seconds "
-                "waits longer"
+                f"only {self._number('come')} of {place.processes} processes have connected to host {place.host}, "
+                f"port {place.port} within {seconds:g} s. The others have not started, or cannot reach that host: "
+                "see their output, and check that no firewall blocks the port. Increase trainer.meeting_seconds to "
+                "wait longer"
             )
 
     def ready(self) -> None:
-        """Wait until all processes have prepared their part, or one of them has failed.
+        """Report that this process is prepared, and wait until all are, or one of them has failed.
 
         Raises:
             LSHFMError: one of them has failed.
@@ -106,27 +114,27 @@ class Meeting:
             self._is_ready = True
 
     def fail(self) -> None:
-        """Tell the others that this process ends, if it was not ready: afterwards torch tells them."""
+        """Report to the others that this process ends, if it was not ready yet. Afterwards torch reports it."""
         if not self._is_ready:
-            with suppress(RuntimeError):  # the first process has ended already
+            with suppress(RuntimeError):  # the first process has already ended
                 self._store.set(f"{self._prefix}/failed", "1")
 
     def _add(self, what: str) -> None:
-        with _first_process_told(self._place):
+        with _report_first_process(self._place):
             if self._store.add(f"{self._prefix}/{what}", 1) == self._count:
                 self._store.set(f"{self._prefix}/all_{what}", "1")
 
     def _wait_for_all(self, what: str, deadline: float) -> bool:
-        told_at = time.monotonic() + TOLD_AFTER_SECONDS
-        with _first_process_told(self._place):
+        log_at = time.monotonic() + LOGGED_AFTER_SECONDS
+        with _report_first_process(self._place):
             while not self._store.check([f"{self._prefix}/all_{what}"]):
                 if self._store.check([f"{self._prefix}/failed"]):
                     raise LSHFMError("another process of this run has failed; its own message is above")
                 now = time.monotonic()
                 if now > deadline:
                     return False
-                if now > told_at:
-                    told_at = deadline
+                if now > log_at:
+                    log_at = deadline
                     number = self._number(what)
                     log.info("waiting for the other processes: %d of %d %s", number, self._count, VERBS[what])
                 time.sleep(POLL_SECONDS)
@@ -143,14 +151,14 @@ class Meeting:
 
 @contextmanager
 def meeting(settings: DictConfig) -> Iterator[Meeting]:
-    """Meet the other processes of a run, if it has others, and stay connected until left.
+    """Connect to the other processes of a run, if there are any, until the end of the context.
 
     Args:
-        settings: `trainer` of the config: `devices`, `num_nodes` and `meeting_seconds`.
+        settings: the node `trainer` of the config, with `devices`, `num_nodes` and `meeting_seconds`.
 
     Raises:
-        LSHFMError: the numbers of processes do not agree, the host where they meet cannot be found or does not
-            answer, or not all of them have come in time.
+        LSHFMError: the numbers of processes do not agree, the host of the first process cannot be found or does not
+            answer, or not all processes have connected in time.
     """
     refuse_other_counts(settings.devices, settings.num_nodes)
     prepare_meeting(settings.num_nodes)
@@ -163,9 +171,9 @@ def meeting(settings: DictConfig) -> Iterator[Meeting]:
 
 
 def cluster_environment(plugins: Sequence[Any] = ()) -> list[Any]:
-    """`plugins` for Lightning's trainer, with where its processes come from, unless they say that.
+    """`plugins` for Lightning's trainer, with the cluster environment added if they do not have one.
 
-    Lightning itself would look for more, such as MPI, whose library ends the process where it is not set up.
+    Lightning itself would also look for others, such as MPI, whose library ends the process if it is not set up.
     """
     if any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
         return list(plugins)
@@ -185,19 +193,19 @@ def _place(num_nodes: int) -> Place | None:
     elif num_nodes > 1 and os.environ.get("LOCAL_RANK", "0") == "0":
         rank, processes = environment.node_rank(), num_nodes
         if rank > 0:
-            # Without it each node's first process would write the run's files, until there is a trainer.
+            # Otherwise the first process of each node would write the run's files until the trainer exists.
             rank_zero_only.rank = rank  # type: ignore[attr-defined]
     else:
-        return None  # Lightning starts the others of a node, and watches them
+        return None  # Lightning starts and watches the other processes of a node
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and started_by_torchrun()
     return Place(environment.main_address, environment.main_port, rank, processes, is_served)
 
 
 def _connect(place: Place, seconds: float) -> TCPStore:
-    """The store at the place; its host tries too, since Lightning connects by the same name later."""
+    """Connect to the store. The first process tries too, since Lightning connects to the same host name later."""
     server = _serve(place) if place.rank == 0 and not place.is_served else None
     begin = time.monotonic()
-    told_at = begin + TOLD_AFTER_SECONDS
+    log_at = begin + LOGGED_AFTER_SECONDS
     while True:
         store, reason = _try(place)
         if store is not None:
@@ -205,19 +213,20 @@ def _connect(place: Place, seconds: float) -> TCPStore:
         now = time.monotonic()
         if now > begin + seconds:
             break
-        if now > told_at:
-            told_at = begin + seconds
+        if now > log_at:
+            log_at = begin + seconds
             log.warning("host %s, port %d does not answer yet (%s)", place.host, place.port, reason)
         time.sleep(POLL_SECONDS)
     raise LSHFMError(
         f"no answer from host {place.host}, port {place.port} on {socket.gethostname()} within {seconds:g} s "
-        f"({reason}). Check that the first process of the run was started there, that the address is the right one "
-        "(MASTER_ADDR, MASTER_PORT), and that no firewall closes the port. trainer.meeting_seconds waits longer"
+        f"({reason}). Check that the first process of the run was started there, that the address is right "
+        "(MASTER_ADDR, MASTER_PORT), and that no firewall blocks the port. Increase trainer.meeting_seconds to "
+        "wait longer"
     )
 
 
 def _try(place: Place) -> tuple[TCPStore | None, str]:
-    """The store at the place, or why there is none."""
+    """The store at the address and "", or None and the reason."""
     limit = timedelta(seconds=TRY_SECONDS)
     try:
         socket.create_connection((place.host, place.port), timeout=TRY_SECONDS).close()
@@ -228,12 +237,12 @@ def _try(place: Place) -> tuple[TCPStore | None, str]:
     except (OSError, UnicodeError) as error:
         return None, getattr(error, "strerror", None) or str(error)
     except RuntimeError:
-        return None, "something else than a run answers there"
+        return None, "another program answers there"
 
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Drop what C++ prints: a page for each attempt, whatever its log level."""
+    """Discard what torch's C++ code prints: a page for each attempt, whatever its log level."""
     kept, empty = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(empty, 2)
@@ -245,20 +254,21 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _serve(place: Place) -> TCPStore:
-    """The store by which processes meet, served by this host; with `multi_tenant` torch's own meeting shares it."""
+    """Serve the store on this host. With `multi_tenant` torch's own rendezvous can share it."""
     try:
         return TCPStore(
             "localhost", place.port, place.processes, True, wait_for_workers=False, multi_tenant=True
         )
     except RuntimeError as error:
         raise LSHFMError(
-            f"the processes of this run cannot meet at port {place.port} of {socket.gethostname()}: "
+            f"the processes of this run cannot connect at port {place.port} of {socket.gethostname()}: "
             f"{_short_reason(error)}; export MASTER_PORT=<a free port> for all of them"
         ) from error
 
 
 @contextmanager
-def _first_process_told(place: Place | None) -> Iterator[None]:
+def _report_first_process(place: Place | None) -> Iterator[None]:
+    """Turn a lost connection to the first process into an `LSHFMError`."""
     try:
         yield
     except RuntimeError as error:

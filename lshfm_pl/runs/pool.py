@@ -1,4 +1,4 @@
-"""Several runs, some at a time: begun in order, watched, and stopped together."""
+"""Several runs, some of them at a time: started in order, watched, and stopped together."""
 
 import logging
 import signal
@@ -17,17 +17,17 @@ __all__ = ["Watcher", "run_all", "run_once"]
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-"""Between two looks at how far the runs are."""
+"""The time between two checks of the runs."""
 
 
 class Watcher(Protocol):
-    """Is told what becomes of the runs."""
+    """Is called when the state of a run changes."""
 
     def begun(self, started: RunProcess) -> None:
         """A run was started."""
 
     def ended(self, started: RunProcess) -> None:
-        """A run has ended, well or not."""
+        """A run has ended, successfully or not."""
 
     def look(self, running: Sequence[RunProcess], pending: Sequence[Run]) -> None:
         """Called twice a second."""
@@ -37,7 +37,7 @@ class Watcher(Protocol):
 
 
 class Silent:
-    """Watches nothing."""
+    """Only logs the start of each run."""
 
     def begun(self, started: RunProcess) -> None:
         """See `Watcher`."""
@@ -54,7 +54,7 @@ class Silent:
 
 
 class _Stop:
-    """While entered, signals are passed on to what runs, and remembered."""
+    """A signal handler that passes signals on to the active runs, and remembers the first one."""
 
     def __init__(self, running: list[RunProcess], watcher: Watcher) -> None:
         self.running, self.watcher = running, watcher
@@ -72,7 +72,7 @@ class _Stop:
 def _stopped_by_signals(stop: _Stop) -> Iterator[None]:
     before: dict[int, Any] = {}
     for signum in STOP_SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # ignored by wish, as nohup does
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # ignored on purpose, for example by nohup
             before[signum] = signal.signal(signum, stop)
     try:
         yield
@@ -82,17 +82,17 @@ def _stopped_by_signals(stop: _Stop) -> Iterator[None]:
 
 
 def run_all(runs: Sequence[Run], jobs: int, watcher: Watcher | None = None) -> None:
-    """Each run that is not done yet, `jobs` at a time, in order.
+    """Do the runs that are not finished yet, in order, `jobs` at a time.
 
-    After a failure those that run come to their end, and no other one is begun. A signal that asks to stop is
-    passed on to those that run, which save what they have; then all end.
+    After a failure the active runs continue to their end, and no other run is started. A signal that asks to stop
+    is passed on to the active runs, which save their state and end.
 
     Raises:
-        LSHFMError: a run failed (the message names its output), or a folder holds one of other settings.
-        Interrupted: by a signal, after the runs have ended.
+        LSHFMError: a run failed (the message names its output), or a folder holds a run with other settings.
+        Interrupted: a signal came, and the runs have ended.
     """
     watcher = watcher or Silent()
-    pending = [run for run in runs if not _told_done(run)]
+    pending = [run for run in runs if not _is_finished(run)]
     running: list[RunProcess] = []
     failures: list[str] = []
     stop = _Stop(running, watcher)
@@ -101,7 +101,7 @@ def run_all(runs: Sequence[Run], jobs: int, watcher: Watcher | None = None) -> N
             while pending and len(running) < jobs and not failures and stop.received is None:
                 started = RunProcess(pending.pop(0))
                 running.append(started)
-                if stop.received is not None:  # it came while the run was being started
+                if stop.received is not None:  # the signal came while the run was being started
                     started.send(stop.received)
                 watcher.begun(started)
             wait([started.process.sentinel for started in running], timeout=LOOK_SECONDS)
@@ -110,13 +110,13 @@ def run_all(runs: Sequence[Run], jobs: int, watcher: Watcher | None = None) -> N
                 watcher.ended(started)
                 failure = started.failure()
                 if failure is None:
-                    _tell_figures(started)
+                    _log_metrics(started)
                 elif stop.received is None:
                     failures.append(failure)
                     if running:
                         names = ", ".join(other.run.folder.name for other in running)
                         log.warning(
-                            "%s failed: no other run is begun; still running: %s", started.run.folder, names
+                            "%s failed: no other run is started; still running: %s", started.run.folder, names
                         )
             watcher.look(running, pending)
     if stop.received is not None:
@@ -125,14 +125,15 @@ def run_all(runs: Sequence[Run], jobs: int, watcher: Watcher | None = None) -> N
         raise LSHFMError("\n".join(failures))
 
 
-def _told_done(run: Run) -> bool:
+def _is_finished(run: Run) -> bool:
+    """Whether the run is finished, which is logged."""
     done = is_done(run)
     if done:
         log.info("%s: already finished (delete the folder to repeat it)", run.folder)
     return done
 
 
-def _tell_figures(started: RunProcess) -> None:
+def _log_metrics(started: RunProcess) -> None:
     metrics = read_results(started.run.folder)["metrics"]
     log.info(
         "%s: AP %.1f, AP50 %.1f in %.0f s",
@@ -144,9 +145,9 @@ def _tell_figures(started: RunProcess) -> None:
 
 
 def run_once(run: Run) -> None:
-    """A run alone, unless it is done; an interrupted one goes on from its `last.ckpt`.
+    """Do a single run, unless it is finished. An interrupted run is resumed from its `last.ckpt`.
 
     Raises:
-        LSHFMError: the run failed, or the folder holds one of other settings.
+        LSHFMError: the run failed, or the folder holds a run with other settings.
     """
     run_all([run], jobs=1)

@@ -1,4 +1,4 @@
-"""What becomes of the other processes of a run when one of them ends."""
+"""How the processes of a run react when another process ends."""
 
 import ctypes
 import os
@@ -19,38 +19,38 @@ from lshfm_pl.signals import Interrupted, StopSignals, is_first_process
 __all__ = [
     "ask_for_end_with_parent",
     "end_with_parent",
-    "lost_processes_told",
+    "launched_externally",
+    "report_lost_processes",
     "started_by_lightning",
-    "started_outside",
 ]
 
 LOST = re.compile(
     r"closed by peer|reset by peer|broken pipe|timed out|timeout|remote process exited|NCCL|gloo",
     re.IGNORECASE,
 )
-"""In the messages of torch's backends when another process does not answer."""
+"""Matches the messages of torch's backends when another process does not answer."""
 
 CHECK_SECONDS = 2
 
 PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that the kernel sends when the parent ends."""
+"""Option of prctl(2): the signal that the kernel sends when the parent process ends."""
 
 
-def started_outside() -> bool:
-    """Whether torchrun or SLURM has started this process beside the others of its run."""
+def launched_externally() -> bool:
+    """Whether torchrun or SLURM has started this process and the others of its run."""
     return started_by_torchrun() or started_by_srun()
 
 
 def started_by_lightning() -> bool:
-    """Whether this is a process that Lightning started beside the one of the command."""
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0 and not started_outside()
+    """Whether Lightning has started this process, in addition to the process of the command."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0 and not launched_externally()
 
 
 def end_with_parent(signals: StopSignals | None = None) -> None:
-    """Watch the process that started this one from a thread, and end when it has.
+    """Watch the parent process from a thread, and end this process when the parent has ended.
 
-    One that was killed tells nobody, and the others would compute on to the next exchange, or wait for it. If a
-    signal came, which `signals` knows, both are ending and nothing is told.
+    A killed process cannot notify the others, which would continue to the next exchange and wait for it. If
+    `signals` has received a signal, both processes are ending, and nothing is printed.
     """
     parent = os.getppid()
 
@@ -59,7 +59,7 @@ def end_with_parent(signals: StopSignals | None = None) -> None:
             time.sleep(CHECK_SECONDS)
         if signals is None or signals.received is None:
             print(
-                "error: the first process of this run has ended; so does this one",
+                "error: the first process of this run has ended; this process ends too",
                 file=sys.stderr,
                 flush=True,
             )
@@ -69,10 +69,10 @@ def end_with_parent(signals: StopSignals | None = None) -> None:
 
 
 def ask_for_end_with_parent(parent: int) -> None:
-    """Have this process asked to stop, by SIGTERM, when the one with the id `parent`, which started it, ends.
+    """Send SIGTERM to this process when its parent process, with the id `parent`, ends.
 
-    A training saves first. Linux sends the signal at once, however the parent has ended; elsewhere a thread looks
-    for the parent every few seconds.
+    A training saves its state before it stops. On Linux the kernel sends the signal at once; on other systems a
+    thread checks for the parent every few seconds.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -87,11 +87,11 @@ def ask_for_end_with_parent(parent: int) -> None:
 
 
 @contextmanager
-def lost_processes_told(signals: StopSignals | None = None) -> Iterator[None]:
-    """Turn a backend's failure to reach the other processes into one line.
+def report_lost_processes(signals: StopSignals | None = None) -> Iterator[None]:
+    """Turn a backend's failure to reach the other processes into a message of one line.
 
     Raises:
-        Interrupted: a signal came, which `signals` knows, and the other process has ended of it before this one.
+        Interrupted: `signals` has received a signal, by which the other process has ended before this one.
         LSHFMError: another process of the run has ended or does not answer.
     """
     try:
@@ -105,5 +105,5 @@ def lost_processes_told(signals: StopSignals | None = None) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0][:200]
         raise LSHFMError(
             f"another process of this run has ended or does not answer ({reason}). "
-            "Its own message is above; go on with resume=auto"
+            "Its own message is above; resume with resume=auto"
         ) from error

@@ -1,4 +1,4 @@
-"""How far a run is, in a file of its folder that others may read while it trains."""
+"""The progress of a run, in a file that other processes may read while it trains."""
 
 import math
 from collections.abc import Mapping
@@ -14,20 +14,27 @@ from lshfm_pl.runs.reading import read_json
 __all__ = ["PROGRESS_FILE", "Progress", "epoch_of", "read_progress", "write_progress"]
 
 PROGRESS_FILE = "progress.json"
-"""In a run's folder."""
+"""Name of the file in a run's folder."""
 
 LARGEST_NUMBER = 1e12
-"""Of any figure in the file: a larger one is no time and no count."""
+"""A larger number in the file is neither a time nor a count, and is refused."""
 
 
 @dataclass
 class Progress:
-    """Where a run is.
+    """The progress of a run.
 
-    `doing` is one of `training`, `validation`, `test`; `epoch` counts from 1; `epochs` is None where their number
-    has no limit; `done` is the share of all steps, 0..1; `losses` are the last step's that are finite;
-    `seconds_left` is None while it cannot be estimated; `figures` are AP and AP50 of the last validation, 0..100,
-    empty before it; `updated` is the time of the last change, in seconds.
+    Attributes:
+        role: `teacher` or `student`.
+        doing: `training`, `validation` or `test`.
+        epoch: current epoch, from 1.
+        epochs: number of epochs; None without a limit.
+        done: share of all steps that are done, 0..1.
+        losses: finite losses of the last step.
+        images_per_second: of the last seconds of training; None at the start.
+        seconds_left: None while it cannot be estimated.
+        figures: AP and AP50 of the last validation, 0..100; empty before it.
+        updated: time of the last change, in seconds since 1970.
     """
 
     role: str = "student"
@@ -48,18 +55,18 @@ class Progress:
 
 
 def epoch_of(progress: Progress) -> str:
-    """The epoch in words: `epoch 2/8`, or `epoch 2` where there is no last one."""
+    """The epoch as a text: `epoch 2/8`, or `epoch 2` without a limit."""
     return f"epoch {progress.epoch}" + ("" if progress.epochs is None else f"/{progress.epochs}")
 
 
 def write_progress(progress: Progress, folder: Path) -> None:
-    """Replace the file; a disk that is full or gone does not end a run for it."""
+    """Replace the file. An error, such as a full disk, is ignored: it must not end the run."""
     with suppress(OSError):
         write_json(asdict(progress), folder / PROGRESS_FILE)
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """What the file says, None where there is none or where it is not one of ours."""
+    """Read the file; None if there is none, or its content is not valid."""
     try:
         content = read_json(folder / PROGRESS_FILE, folder)
     except LSHFMError:
@@ -68,11 +75,11 @@ def read_progress(folder: Path) -> Progress | None:
     if not isinstance(content, Mapping) or not content.keys() <= names:
         return None
     progress = Progress(**content)
-    return progress if _is_ours(progress) else None
+    return progress if _is_valid(progress) else None
 
 
-def _is_ours(progress: Progress) -> bool:
-    """Whether all values are of their types, and numbers that can be shown."""
+def _is_valid(progress: Progress) -> bool:
+    """Whether all values have the right types, and all numbers are finite and not too large."""
     texts = (progress.role, progress.doing)
     if not all(isinstance(text, str) for text in texts):
         return False

@@ -1,7 +1,7 @@
-"""Files of a run's folder, read with limits of size and depth: JSON, YAML, CSV, text, PNG.
+"""Reading files of a run's folder, with limits of size and depth: JSON, YAML, CSV, text, PNG.
 
-A run's folder may come from anybody. Each function reads a regular file that lies in `root` after all links are
-followed, and raises an LSHFMError that names the file for anything else.
+A run's folder may come from an untrusted source. Each function reads only regular files that are inside of `root`
+after all links are resolved. For anything else it raises an `LSHFMError` that names the file.
 """
 
 import csv
@@ -20,16 +20,16 @@ __all__ = ["read_columns", "read_json", "read_png", "read_text_end", "read_yaml"
 
 JSON_BYTES, YAML_BYTES, CSV_BYTES, PNG_BYTES = 8_000_000, 2_000_000, 100_000_000, 4_000_000
 TEXT_BYTES = 200_000
-"""Of the end of a log, in which the reason of a failure stands."""
+"""Bytes at the end of a log that are read; the reason of a failure is there."""
 
 DEEPEST = 60
 LONGEST_SCALAR = 20_000
-"""Characters of one YAML value: longer ones can take very long to be read as a number."""
+"""Characters of one YAML value. Longer values can take very long to parse as a number."""
 MOST_NODES = 200_000
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LARGEST_SIDE, MOST_PIXELS = 20_000, 60_000_000
-"""Of a picture that a browser is to show."""
+"""Limits of a picture that a browser shows, in pixels."""
 
 
 def read_json(path: Path, root: Path) -> Any:
@@ -38,43 +38,43 @@ def read_json(path: Path, root: Path) -> Any:
     try:
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise LSHFMError(f"{path.name} is no JSON ({_line(error)})") from error
+        raise LSHFMError(f"{path.name} is not valid JSON ({_line(error)})") from error
     if _is_too_deep(value):
         raise LSHFMError(f"{path.name}: expected at most {DEEPEST} levels, found more")
     return value
 
 
 def read_yaml(path: Path, root: Path) -> Any:
-    """The content of a YAML file as JSON would hold it: keys are text, as is any value that JSON does not have."""
+    """The content of a YAML file, restricted to JSON's types: keys and all other values become strings."""
     text = read_bytes(path, limit=YAML_BYTES, root=root).decode("utf-8", "replace")
     try:
         _check_events(path, text)
         return _plain(yaml.load(text, Loader=yaml.CSafeLoader))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise LSHFMError(f"{path.name} is no YAML ({_line(error)})") from error
+        raise LSHFMError(f"{path.name} is not valid YAML ({_line(error)})") from error
 
 
 def read_columns(path: Path, root: Path, columns: Collection[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header, some columns of them; a short row lacks the last ones."""
+    """Some columns of a CSV file with a header, as a mapping for each row. A short row lacks its last columns."""
     text = read_bytes(path, limit=CSV_BYTES, root=root).decode("utf-8", "replace").replace("\0", "")
     rows = csv.reader(text.splitlines())
     try:
         places = [(name, index) for index, name in enumerate(next(rows, [])) if name in columns]
         return [{name: row[index] for name, index in places if index < len(row)} for row in rows]
     except csv.Error as error:
-        raise LSHFMError(f"{path.name} is no CSV ({_line(error)})") from error
+        raise LSHFMError(f"{path.name} is not valid CSV ({_line(error)})") from error
 
 
 def read_text_end(path: Path, root: Path) -> str:
-    """The last 200 KB of a text."""
+    """The last 200 KB of a text file."""
     return read_end(path, most=TEXT_BYTES, root=root).decode("utf-8", "replace")
 
 
 def read_png(path: Path, root: Path | None = None) -> bytes:
-    """The bytes of a PNG picture of at most 4 MB and 60 million pixels; `root` None for one that lies anywhere."""
+    """The bytes of a PNG file of at most 4 MB and 60 million pixels. With `root=None` it may be anywhere."""
     content = read_bytes(path, limit=PNG_BYTES, root=root)
     if not content.startswith(PNG_SIGNATURE) or content[12:16] != b"IHDR" or len(content) < 33:
-        raise LSHFMError(f"{path.name} is no PNG picture")
+        raise LSHFMError(f"{path.name} is not a PNG picture")
     width, height = struct.unpack(">II", content[16:24])
     if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE and width * height <= MOST_PIXELS):
         raise LSHFMError(f"{path.name}: expected a picture for a page, found one of {width}×{height} pixels")
@@ -82,7 +82,7 @@ def read_png(path: Path, root: Path | None = None) -> bytes:
 
 
 def _is_too_deep(value: Any) -> bool:
-    """Whether lists and mappings lie in each other beyond `DEEPEST`; without recursion."""
+    """Whether lists and mappings are nested deeper than `DEEPEST`; computed without recursion."""
     level = [value]
     for _ in range(DEEPEST):
         level = [
@@ -97,7 +97,7 @@ def _is_too_deep(value: Any) -> bool:
 
 
 def _check_events(path: Path, text: str) -> None:
-    """Refuse what would be too much to build; the parser's events need no stack and no memory."""
+    """Refuse content that is too large or too deep, by the parser's events, which need little memory."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
         if isinstance(event, yaml.CollectionStartEvent):

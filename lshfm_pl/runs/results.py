@@ -1,4 +1,4 @@
-"""`results.json`: what one run was and what came out of it."""
+"""`results.json`: the settings, the metrics and the code version of a run."""
 
 import hashlib
 import json
@@ -38,26 +38,26 @@ __all__ = [
     "git_commit",
     "hashed_files",
     "is_known_data",
-    "kept_failure",
+    "record_failure",
     "refuse_folder_of_run",
     "run_results",
     "training_settings",
 ]
 
 RECORD_FILE = "evaluation.npz"
-"""In a run's folder: the `EvaluationRecord` that the figures of its `results.json` can be computed from."""
+"""File in a run's folder: the `EvaluationRecord` from which the metrics of its `results.json` can be computed."""
 
 VALIDATION_AS_TEST = "the validation set, which is the test set too"
-"""For messages: the figures are of images by which weights or settings may have been chosen."""
+"""For messages: the metrics are of images by which weights or settings may have been chosen."""
 
 RESULTS_FILE = "results.json"
-"""In a run's folder: its figures and settings, there once it is finished."""
+"""File in the folder of a finished run: its metrics and settings."""
 
 ERROR_FILE = "error.txt"
-"""In a run's folder: why it failed."""
+"""File in the folder of a failed run: the reason."""
 
 LONGEST_FAILURE = 100_000
-"""Bytes of it."""
+"""Bytes of that file that are read."""
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -75,8 +75,8 @@ WITHOUT_FIGURES = frozenset(
     }
     | {"replay", "report", "reporting", "visualize"}
 )
-"""Rooms, commands and files that only show what others computed, or compose settings, which results.json
-holds: no figure of a run comes from them, so they may change between the runs of one table."""
+"""Packages, commands and files that only show results, or compose settings, which are stored in results.json. They
+do not change a run's metrics, so they may differ between the runs of one table."""
 
 TRAINER_SETTINGS = (
     "precision",
@@ -88,17 +88,18 @@ TRAINER_SETTINGS = (
     "limit_test_batches",
     "overfit_batches",
 )
-"""What of `trainer` may change the figures."""
+"""Keys of `trainer` that may change the metrics."""
 
 
-DEFINED_ELSEWHERE = ("VOC2007/", "VOC2012/", "instances_train2017", "ShapesDataModule")
-"""Data sets that are the same wherever they lie; of any other one its folder is what tells it apart."""
+KNOWN_DATA = ("VOC2007/", "VOC2012/", "instances_train2017", "ShapesDataModule")
+"""Parts of `data` configs of well-known data sets, which are the same in every folder. Any other data set is
+identified by its folder."""
 
 
 def is_known_data(data: Mapping[str, Any]) -> bool:
-    """Whether a `data` config names a data set that is the same in any folder."""
+    """Whether a `data` config names a data set that is the same in every folder."""
     kept = json.dumps({key: value for key, value in data.items() if key != "root"})
-    return any(name in kept for name in DEFINED_ELSEWHERE)
+    return any(name in kept for name in KNOWN_DATA)
 
 
 def run_results(
@@ -115,13 +116,20 @@ def run_results(
     fingerprint: Mapping[str, Any],
     cost: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """The content of `results.json`. AP figures are 0–100, times in seconds, memory in bytes.
+    """The content of `results.json`. AP metrics are 0–100, times in seconds, memory in bytes.
 
-    `teacher` is its detector's name and `teacher_metrics` what it reaches on the validation set, None for plain
-    training; `metrics` and `record` are those of the weights in `checkpoints/last.ckpt` on the data's test set;
-    `also_validation` says whether that is the validation set too, `found_data` what the data module found for
-    settings that were not given, `fingerprint` what the data are; `cost` is of `detector_cost`, with
-    `ms_per_image`.
+    Args:
+        config: of the run.
+        metrics: of the weights in `checkpoints/last.ckpt` on the test set.
+        teacher: name of the teacher's detector; None for plain training.
+        teacher_metrics: metrics of the teacher on the validation set; None if they were not measured.
+        timing: of the training.
+        world_size: number of processes.
+        record: the evaluation that `metrics` are computed from.
+        also_validation: whether the test set is also the validation set.
+        found_data: settings of the data that were not given and that the data module has found.
+        fingerprint: of the data.
+        cost: result of `detector_cost`, with `ms_per_image`.
     """
     output_dir = Path(config.output_dir)
     distill = OmegaConf.to_container(config.distill, resolve=True)
@@ -159,7 +167,7 @@ def run_results(
 
 
 def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a resolved config may change a run's figures, besides its data, its loss and its seed."""
+    """The settings of a resolved config that may change a run's metrics, besides data, loss and seed."""
     return {
         "model": config.get("model"),
         "schedule": config.get("schedule"),
@@ -168,7 +176,7 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_set_summary(record: EvaluationRecord, *, also_validation: bool) -> dict[str, Any]:
-    """Size of a test set, a hash that is equal for equal ones, and whether it is the validation set too."""
+    """The size of a test set, its hash, and whether it is also the validation set."""
     return {
         "images": len(record.image_ids),
         "objects": int(record.num_objects.sum()),
@@ -180,7 +188,7 @@ def test_set_summary(record: EvaluationRecord, *, also_validation: bool) -> dict
 
 
 def code_version() -> dict[str, Any]:
-    """`versions` of this package and of what it computes with, `git_commit`, `code_hash`."""
+    """`versions` of this package and the libraries that it computes with, `git_commit` and `code_hash`."""
     return {
         "versions": {
             "lshfm_pl": lshfm_pl.__version__,
@@ -195,10 +203,10 @@ def code_version() -> dict[str, Any]:
 
 
 def code_hash() -> str:
-    """A hash of this package's Python files but those of `WITHOUT_FIGURES`.
+    """A hash of this package's Python files without those of `WITHOUT_FIGURES`.
 
-    Equal where two commits differ in reports or documents alone, another one where files were changed without a
-    commit. A new file is hashed unless it lies in one of those rooms.
+    It does not change between commits that only change reports or documents, and it does change if files are edited
+    without a commit. New files are included unless they are in one of these packages.
     """
     digest = hashlib.sha256()
     for path in hashed_files():
@@ -207,7 +215,7 @@ def code_hash() -> str:
 
 
 def hashed_files() -> list[Path]:
-    """The files of this package that may change a figure, sorted."""
+    """The files of this package that may change a metric, sorted."""
     return [
         path
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -217,11 +225,11 @@ def hashed_files() -> list[Path]:
 
 
 @contextmanager
-def kept_failure(folder: Path) -> Iterator[None]:
-    """Leave why a run failed in its folder, for reports; an interrupted run has not failed.
+def record_failure(folder: Path) -> Iterator[None]:
+    """Write the reason of a failure to the run's folder, for reports. An interruption is not a failure.
 
-    A folder that holds a finished run, or an unfinished one that this attempt refuses to touch, is left as it is;
-    so is one in which another process is at work.
+    The folder is left unchanged if it holds a run that this attempt refused to continue, or if another process uses
+    it.
     """
     path = folder / ERROR_FILE
     before = None
@@ -239,13 +247,13 @@ def kept_failure(folder: Path) -> Iterator[None]:
         else:
             text = str(error) if is_ours else "".join(traceback.format_exception(error))
         if folder.is_dir() and text is not None:
-            with suppress(OSError):  # a full disk, say, must not hide the failure itself
+            with suppress(OSError):  # for example a full disk, which must not hide the failure itself
                 write_atomically(path, (text.strip() + "\n").encode("utf-8", "backslashreplace"))
         raise
 
 
 def config_hash(config: DictConfig) -> str:
-    """SHA-256 of the resolved config without the run's folder: equal for equal runs."""
+    """SHA-256 of the resolved config without the run's folder, so that it is equal for equal runs."""
     content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
     text = json.dumps(content, sort_keys=True, default=str)
@@ -253,9 +261,9 @@ def config_hash(config: DictConfig) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this package lies in; None where it is installed, or no git is there."""
+    """The git commit of this package's checkout; None for an installed package, or without git."""
     git = ["git", "-C", str(PACKAGE)]
-    # An environment may lie in the checkout of another project, whose commit says nothing of this package.
+    # The package may be installed inside the checkout of another project, whose commit would be wrong.
     tracked = [*git, "ls-files", "--error-unmatch", "__init__.py"]
     try:
         for command in (tracked, [*git, "rev-parse", "HEAD"]):
@@ -266,13 +274,13 @@ def git_commit() -> str | None:
 
 
 def refuse_folder_of_run(folder: Path) -> None:
-    """Stop before a command writes its own results over those of a training run.
+    """Refuse an output folder that holds the results of a training run, which would be overwritten.
 
     Args:
-        folder: to write to; what `evaluate` has written there may be replaced.
+        folder: output folder of a command. Results of `evaluate` in it may be overwritten.
 
     Raises:
-        LSHFMError: `folder` holds a run.
+        LSHFMError: `folder` holds a training run.
     """
     path = folder / RESULTS_FILE
     if not os.path.lexists(path):
@@ -282,5 +290,5 @@ def refuse_folder_of_run(folder: Path) -> None:
         if isinstance(results, dict) and "checkpoint" in results and "role" not in results:
             return
     raise LSHFMError(
-        f"{folder} holds the results of a run, which would be replaced: give another output folder"
+        f"{folder} holds the results of a run, which would be overwritten: give another output folder"
     )

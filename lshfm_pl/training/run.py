@@ -25,16 +25,10 @@ from lshfm_pl.runs.folder import refuse_full_disk, refuse_unwritable, training_s
 from lshfm_pl.runs.lock import lock_folder
 from lshfm_pl.runs.logs import START, rewind_logs
 from lshfm_pl.runs.meeting import Meeting, meeting
-from lshfm_pl.runs.processes import end_with_parent, lost_processes_told, started_by_lightning
+from lshfm_pl.runs.processes import end_with_parent, report_lost_processes, started_by_lightning
 from lshfm_pl.runs.results import RECORD_FILE, RESULTS_FILE, VALIDATION_AS_TEST, run_results
-from lshfm_pl.runs.resume import (
-    AUTO,
-    choose_folder,
-    finished_results,
-    read_resumable,
-    resolve_resume,
-    set_results_aside,
-)
+from lshfm_pl.runs.resumable import read_resumable
+from lshfm_pl.runs.resume import AUTO, choose_folder, finished_results, resolve_resume, set_results_aside
 from lshfm_pl.seeding import seed_everything
 from lshfm_pl.signals import StopSignals
 from lshfm_pl.training import DetectionModule, DistillationModule
@@ -130,11 +124,11 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
         signals = StopSignals() if last is None else last.signals
         stack.enter_context(signals)
         if last is not None:
-            stack.enter_context(last.way_on_told())
+            stack.enter_context(last.resume_hint())
         if started_by_lightning():
             end_with_parent(signals)
         met.ready()
-        stack.enter_context(lost_processes_told(signals))
+        stack.enter_context(report_lost_processes(signals))
         if (
             teacher is not None
             and config.distill.get("check_teacher", True)

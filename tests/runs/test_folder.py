@@ -21,9 +21,7 @@ from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint
 
 def test_folder_under_a_file_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        LSHFMError, match="expected a folder that can be written, found: Not a directory"
-    ) as told:
+    with pytest.raises(LSHFMError, match="expected a writable folder, found: Not a directory") as told:
         refuse_unwritable(tmp_path / "file" / "run")
     assert "\n" not in str(told.value)
 
@@ -36,7 +34,7 @@ def test_command_tells_of_an_unwritable_folder_without_traceback(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "file/run: expected a folder that can be written, found: Not a directory" in done.stderr
+    assert "file/run: expected a writable folder, found: Not a directory" in done.stderr
 
 
 def test_command_in_a_folder_that_is_in_use_touches_no_file(tmp_path):
@@ -54,14 +52,17 @@ def test_command_in_a_folder_that_is_in_use_touches_no_file(tmp_path):
         os.close(descriptor)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert f"process {os.getpid()} on {socket.gethostname()} is at this run since 2026-01-02T03:04:05" in line
+    assert (
+        f"process {os.getpid()} on {socket.gethostname()} has been working on this run since 2026-01-02T03:04:05"
+        in line
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_too_little_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=399_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(LSHFMError, match="room for the checkpoints, 400 MB, found 399 MB"):
+    with pytest.raises(LSHFMError, match="expected 400 MB of free space for the checkpoints, found 399 MB"):
         refuse_full_disk(tmp_path, 100_000_000)
     # Existing checkpoints are replaced, so their space counts as free.
     (tmp_path / "checkpoints").mkdir()

@@ -171,7 +171,7 @@ def test_beginning_names_the_log_and_whether_the_run_goes_on(terminal, run, told
     live.begun(run("teacher", command="evaluate"))
     assert told() == [
         f"first: training, log in {tmp_path}/first/output.txt",
-        f"second: training goes on from last.ckpt, log in {tmp_path}/second/output.txt",
+        f"second: training continues from last.ckpt, log in {tmp_path}/second/output.txt",
         f"teacher: evaluating, log in {tmp_path}/teacher/output.txt",
     ]
 
@@ -185,8 +185,8 @@ def test_signal_is_told_in_one_line_above(terminal, run, told):
     assert line() == ""
     live.stopping(signal.SIGTERM, [])
     assert told() == [
-        "SIGINT: a, b are saved after this step, then all stops; a second Ctrl+C does not wait",
-        "SIGTERM: nothing is running, nothing to be saved after this step, then all stops",
+        "SIGINT: stopping; a, b will be saved after the current step; a second Ctrl+C does not wait",
+        "SIGTERM: stopping; no run is active",
     ]
 
 

@@ -49,10 +49,8 @@ def test_message_names_process_host_and_time_at_once(tmp_path):
     with held_by_another(tmp_path, **here), pytest.raises(FolderInUseError) as told:
         hold_folder(tmp_path, what="comparison")
     assert time.monotonic() - begin < 1
-    expected = (
-        f"process {os.getpid()} on {socket.gethostname()} is at this comparison since 2026-01-02T03:04:05"
-    )
-    assert expected in str(told.value)
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert f"{holder} has been working on this comparison since 2026-01-02T03:04:05" in str(told.value)
     assert "another hydra.run.dir" in str(told.value)
     assert "\n" not in str(told.value)
     with lock_folder(tmp_path):
@@ -65,7 +63,7 @@ def test_message_names_process_host_and_time_at_once(tmp_path):
 def test_holder_that_says_nothing_is_told_as_another_process(text, tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "WRITING_SECONDS", 0.1)
     (tmp_path / HOLDER_FILE).write_text(text)
-    with held_by_another(tmp_path), pytest.raises(LSHFMError, match="another process is at this run"):
+    with held_by_another(tmp_path), pytest.raises(LSHFMError, match="another process is working on this run"):
         hold_folder(tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_other_program_at_the_port_is_told_without_pages(capfd, monkeypatch):
                 connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(LSHFMError, match="something else than a run answers there"):
+        with pytest.raises(LSHFMError, match="another program answers there"):
             Meeting(place(other.getsockname()[1], 1), 1)
         other.shutdown(socket.SHUT_RDWR)
     assert capfd.readouterr().err == ""

@@ -58,7 +58,7 @@ def test_output_of_a_run_is_kept_and_a_second_attempt_is_appended(tmp_path, comm
             sys.exit("error: no luck")
 
     imitated = command(run)(tmp_path / "a run")
-    with pytest.raises(LSHFMError, match="the run failed: no luck\nIts whole output is in .*output.txt"):
+    with pytest.raises(LSHFMError, match="the run failed: no luck\nIts output is in .*output.txt"):
         run_once(imitated)
     (tmp_path / "a run" / "second").touch()
     run_once(imitated)
@@ -78,7 +78,7 @@ def test_run_with_other_settings_is_refused_once_it_keeps_something(tmp_path, co
             run_once(run_of(tmp_path / "run", override))
     (tmp_path / "run" / "checkpoints").mkdir()
     with pytest.raises(
-        LSHFMError, match=r"holds a run with other settings \(data.root=right, data.root=third"
+        LSHFMError, match=r"holds a run with other settings \(data.root=right before, data.root=third now"
     ):
         is_done(run_of(tmp_path / "run", "data.root=third"))
 
@@ -93,8 +93,9 @@ def test_message_names_every_folder_with_other_settings_and_what_differs_in_the_
         refuse_other_settings([run_of(tmp_path / "new"), *changed])
     text = str(refused.value)
     assert (
-        "first holds a run with other settings (schedule.epochs=3, schedule.epochs=4 now, seed=1, not given now, "
-        "trainer.precision=64 now, not given before); so do second. Nothing was changed there"
+        "first holds a run with other settings (schedule.epochs=3 before, schedule.epochs=4 now, "
+        "seed=1 before, not given now, trainer.precision=64 now, not given before); so do second. Nothing was "
+        "changed there"
     ) in text
     assert "\n" not in text
     assert all(is_done(run) for run in runs)
@@ -121,18 +122,16 @@ def test_failure_is_told_at_once_while_other_runs_go_on(tmp_path, command, caplo
     with pytest.raises(LSHFMError, match="bad: the run failed: no room"):
         run_all([run_of(tmp_path / "good"), run_of(tmp_path / "bad")], jobs=2)
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert lines == [f"{tmp_path / 'bad'} failed: no other run is begun; still running: good"]
+    assert lines == [f"{tmp_path / 'bad'} failed: no other run is started; still running: good"]
 
 
 def test_run_that_is_killed_or_leaves_no_results_has_failed(tmp_path, command):
     run_of = command(lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(LSHFMError, match="it was ended by SIGKILL .*memory is short"):
+    with pytest.raises(LSHFMError, match="it was ended by SIGKILL .*memory ran out"):
         run_once(run_of(tmp_path / "killed"))
     (tmp_path / "killed" / "checkpoints").mkdir()
     (tmp_path / "killed" / "checkpoints" / "last.ckpt").touch()
-    with pytest.raises(
-        LSHFMError, match="the same command goes on from its last checkpoint\nIts whole output"
-    ):
+    with pytest.raises(LSHFMError, match="the same command continues from its last checkpoint\nIts output"):
         run_once(run_of(tmp_path / "killed"))
     run_of = command(lambda: print("nothing done"))
     with pytest.raises(LSHFMError, match="the run failed: nothing done"):

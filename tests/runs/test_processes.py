@@ -15,7 +15,7 @@ from small_detectors import STUDENTS
 from torch import distributed, multiprocessing
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs.processes import lost_processes_told, started_by_lightning, started_outside
+from lshfm_pl.runs.processes import launched_externally, report_lost_processes, started_by_lightning
 
 
 @pytest.mark.slow
@@ -177,13 +177,13 @@ def test_only_a_backends_failure_to_reach_others_is_retold(monkeypatch):
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     with (
         pytest.raises(LSHFMError, match="another process of this run has ended .*Connection closed by peer"),
-        lost_processes_told(),
+        report_lost_processes(),
     ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
-    with pytest.raises(RuntimeError, match="shapes"), lost_processes_told():
+    with pytest.raises(RuntimeError, match="shapes"), report_lost_processes():
         raise RuntimeError("shapes differ")
     monkeypatch.setattr(distributed, "is_initialized", lambda: False)
-    with pytest.raises(RuntimeError, match="Connection closed"), lost_processes_told():
+    with pytest.raises(RuntimeError, match="Connection closed"), report_lost_processes():
         raise RuntimeError("Connection closed by peer")
 
 
@@ -204,4 +204,4 @@ def test_who_started_a_process_is_told_by_its_environment(environment, outside, 
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert (started_outside(), started_by_lightning()) == (outside, by_lightning)
+    assert (launched_externally(), started_by_lightning()) == (outside, by_lightning)

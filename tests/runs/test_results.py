@@ -13,7 +13,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_json
 from lshfm_pl.runs import results
 from lshfm_pl.runs.lock import FolderInUseError
-from lshfm_pl.runs.results import code_hash, config_hash, git_commit, kept_failure, training_settings
+from lshfm_pl.runs.results import code_hash, config_hash, git_commit, record_failure, training_settings
 
 
 def test_file_is_whole_json_with_null_for_nan(tmp_path):
@@ -108,42 +108,42 @@ def test_settings_are_those_that_may_change_figures():
 
 
 def test_why_a_run_failed_is_kept_until_it_is_repeated(tmp_path):
-    with pytest.raises(LSHFMError), kept_failure(tmp_path):
+    with pytest.raises(LSHFMError), record_failure(tmp_path):
         raise LSHFMError("data.root: expected a folder")
     assert (tmp_path / "error.txt").read_text() == "data.root: expected a folder\n"
-    with pytest.raises(ZeroDivisionError), kept_failure(tmp_path):
+    with pytest.raises(ZeroDivisionError), record_failure(tmp_path):
         1 / 0
     text = (tmp_path / "error.txt").read_text()
     assert text.startswith("Traceback")
     assert text.endswith("ZeroDivisionError: division by zero\n")
-    with kept_failure(tmp_path):
+    with record_failure(tmp_path):
         pass
     assert not any(tmp_path.iterdir())
 
 
 def test_an_interrupted_run_has_not_failed_and_one_that_is_there_is_not_touched(tmp_path):
-    with pytest.raises(KeyboardInterrupt), kept_failure(tmp_path):
+    with pytest.raises(KeyboardInterrupt), record_failure(tmp_path):
         raise KeyboardInterrupt
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(LSHFMError), kept_failure(tmp_path):
+    with pytest.raises(LSHFMError), record_failure(tmp_path):
         raise LSHFMError("holds a run already")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
-    with pytest.raises(RuntimeError), kept_failure(tmp_path):
+    with pytest.raises(RuntimeError), record_failure(tmp_path):
         raise RuntimeError("out of memory")
     kept = (tmp_path / "error.txt").read_text()
     assert kept.endswith("RuntimeError: out of memory\n")
-    with pytest.raises(LSHFMError), kept_failure(tmp_path):
+    with pytest.raises(LSHFMError), record_failure(tmp_path):
         raise LSHFMError("holds a run already")
     assert (tmp_path / "error.txt").read_text() == kept
 
 
 def test_run_that_another_process_is_at_has_not_failed(tmp_path):
-    with pytest.raises(LSHFMError), kept_failure(tmp_path):
-        raise FolderInUseError("process 1 is at this run")
+    with pytest.raises(LSHFMError), record_failure(tmp_path):
+        raise FolderInUseError("process 1 is working on this run")
     assert not any(tmp_path.iterdir())
 
 
 def test_failure_that_cannot_be_kept_is_raised_all_the_same(tmp_path):
     (tmp_path / "error.txt").mkdir()  # like a full disk: files can be neither removed nor written
-    with pytest.raises(ZeroDivisionError), kept_failure(tmp_path):
+    with pytest.raises(ZeroDivisionError), record_failure(tmp_path):
         1 / 0

@@ -16,10 +16,11 @@ from torture import rows, same, scalars
 
 from lshfm_pl.cli import CONFIG_DIR, error_message
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs import resume
+from lshfm_pl.runs import resumable, resume
 from lshfm_pl.runs.checkpoint_files import LAST, PREVIOUS
 from lshfm_pl.runs.data_of_run import RunData
-from lshfm_pl.runs.resume import comparable, differing_keys, resolve_resume
+from lshfm_pl.runs.resumable import read_resumable
+from lshfm_pl.runs.resume import resolve_resume
 from lshfm_pl.signals import Interrupted
 from lshfm_pl.training.build import make_schedule
 from lshfm_pl.training.run import train
@@ -253,8 +254,8 @@ def test_finished_run_is_not_made_again(finished, settings, data_root, caplog):
     before = (finished / "checkpoints" / LAST).stat().st_mtime_ns
     results = run_to_end(finished, data_root, *settings("fasterrcnn", "none"))
     assert results == json.loads((finished / "results.json").read_text())
-    assert "going on from" not in caplog.text
-    assert "is finished, nothing to go on with; another hydra.run.dir starts a new run" in caplog.text
+    assert "continuing from" not in caplog.text
+    assert "is finished; give another hydra.run.dir for a new run" in caplog.text
     assert (finished / "checkpoints" / LAST).stat().st_mtime_ns == before
 
 
@@ -282,12 +283,12 @@ def test_other_settings_are_refused_by_name_and_those_without_effect_are_not(
     with pytest.raises(
         LSHFMError, match=r"data.batch_size: 2 → 1, schedule.lr: 0.001 → 0.5\. .*allow_changes"
     ):
-        resume.read_resumable(path, config)
+        read_resumable(path, config)
     config.resume_allow_changes = True
-    assert resume.read_resumable(path, config)["global_step"] == 10
+    assert read_resumable(path, config)["global_step"] == 10
     harmless = ("data.num_workers=1", "trainer.enable_progress_bar=true", "callbacks.timer=null")
     config = config_of(tmp_path, data_root, *chosen, f"resume={path}", *harmless)
-    assert resume.read_resumable(path, config)["global_step"] == 10
+    assert read_resumable(path, config)["global_step"] == 10
 
 
 def test_changed_schedule_takes_effect_on_resume(finished, settings, data_root, tmp_path):
@@ -309,15 +310,15 @@ def test_changed_schedule_takes_effect_on_resume(finished, settings, data_root, 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ("schedule.optimizer={name:sgd}", "name adamw, which one with name sgd cannot go on with"),
-        ("+schedule.optimizer.amsgrad=true", "amsgrad None, which one with amsgrad True cannot go on with"),
+        ("schedule.optimizer={name:sgd}", "name adamw, which an optimizer with name sgd cannot use"),
+        ("+schedule.optimizer.amsgrad=true", "amsgrad None, which an optimizer with amsgrad True cannot use"),
     ],
 )
 def test_state_of_another_optimizer_is_refused(other, message, finished, settings, data_root, tmp_path):
     chosen = (*settings("fasterrcnn", "none"), "resume_allow_changes=true", other)
     config = config_of(tmp_path, data_root, *chosen)
     with pytest.raises(LSHFMError, match=message):
-        resume.read_resumable(finished / "checkpoints" / LAST, config)
+        read_resumable(finished / "checkpoints" / LAST, config)
 
 
 def test_checkpoint_without_its_config_is_gone_on_from_with_a_warning(
@@ -327,37 +328,8 @@ def test_checkpoint_without_its_config_is_gone_on_from_with_a_warning(
     del checkpoint["config"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
     config = config_of(tmp_path, data_root, *settings("fasterrcnn", "none"), "schedule.lr=0.5")
-    assert resume.read_resumable(tmp_path / "old.ckpt", config)["global_step"] == 10
-    assert "does not say its config" in caplog.text
-
-
-def test_differing_keys_are_told_with_both_values():
-    saved = comparable(
-        {"a": {"b": 1, "c": [1, 2]}, "output_dir": "x", "data": {"num_workers": 2}, "gone": None}
-    )
-    wanted = comparable({"a": {"b": 2, "c": [1, 2]}, "output_dir": "y", "data": {"num_workers": 0}, "new": 3})
-    assert differing_keys(saved, wanted) == ["a.b: 1 → 2", "new: absent → 3"]  # `gone` is null
-    assert differing_keys({"a": False, "b": 1}, {"a": None}) == ["a: False → None", "b: 1 → absent"]
-
-
-def test_older_runs_name_their_loss_alone():
-    def flat(loss, target):
-        return comparable({"distill": {"name": loss, "_target_": target, "warmup_steps": 0, "until": None}})
-
-    older = {"distill.name": "lshl2"}
-    assert differing_keys(older, flat("lshl2", "lshfm_pl.mimic.losses.lshl2.LSHL2")) == []
-    assert differing_keys(older, flat("lshl2", "my_module.MyLoss")) == [
-        "distill._target_: absent → my_module.MyLoss"
-    ]
-
-
-def test_a_key_that_an_older_run_lacks_is_no_difference_where_it_changes_nothing():
-    new = {"data.first_pixel": 1, "distill.bias_even_median": "lower"}
-    assert differing_keys({}, new) == []
-    assert differing_keys({}, {"data.first_pixel": 0}) == ["data.first_pixel: absent → 0"]
-    assert differing_keys({"distill.bias_even_median": "mean"}, new) == [
-        "distill.bias_even_median: mean → lower"
-    ]
+    assert read_resumable(tmp_path / "old.ckpt", config)["global_step"] == 10
+    assert "does not store its config" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["", "null", "[" * 50_000, "a: [", "- 1", "&a [*a]"])
@@ -420,7 +392,7 @@ def test_other_data_are_refused_and_moved_ones_are_not(settings, data_root, fini
         config = config_on(elsewhere, run, *fixed)
         assert resume.finished_results(config, RunData(config))["status"] == "done"
         path = run / "checkpoints" / LAST
-        assert resume.read_resumable(path, config, RunData(config))["global_step"] == 1
+        assert read_resumable(path, config, RunData(config))["global_step"] == 1
         # Other data are refused in both ways, and the run is not changed.
         other = moved(data_root, tmp_path / "other", other_boxes=True)
         before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
@@ -435,21 +407,21 @@ def test_other_data_are_refused_and_moved_ones_are_not(settings, data_root, fini
             assert "\n" not in str(told.value)
         assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
         config = config_on(other, run, *fixed, "resume_allow_changes=true")
-        resume.read_resumable(path, config, RunData(config))
-        assert "it goes on with these" in caplog.text
+        read_resumable(path, config, RunData(config))
+        assert "the run continues with the new data" in caplog.text
         # A checkpoint without fingerprint: as much as possible is compared, and a line says so.
         old = read_last(run)
         del old["data_fingerprint"]
         torch.save(old, tmp_path / "old.ckpt")
         caplog.clear()
         config = config_on(other, run, *fixed)
-        resume.read_resumable(tmp_path / "old.ckpt", config, RunData(config))
-        (line,) = [record.getMessage() for record in caplog.records if record.name == resume.__name__]
-        assert "compared of them: class names" in line
+        read_resumable(tmp_path / "old.ckpt", config, RunData(config))
+        (line,) = [record.getMessage() for record in caplog.records if record.name == resumable.__name__]
+        assert "only these were compared: class names" in line
         old["detector"]["class_names"] = ["a", "b", "c"]
         torch.save(old, tmp_path / "old.ckpt")
         with pytest.raises(LSHFMError, match=r"classes a, b, c \(3\) → "):
-            resume.read_resumable(tmp_path / "old.ckpt", config, RunData(config))
+            read_resumable(tmp_path / "old.ckpt", config, RunData(config))
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -487,10 +459,10 @@ def test_broken_checkpoint_gives_way_to_the_one_before(
     config = config_of(run, data_root, *chosen, *given)
     assert resolve_resume(config) == run / "checkpoints" / PREVIOUS
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "last.ckpt is cut off or altered; going on from last-previous.ckpt" in warning
+    assert "last.ckpt is damaged; continuing from the previous checkpoint, last-previous.ckpt" in warning
     assert "\n" not in warning
     spoil(PREVIOUS, how)
-    with pytest.raises(LSHFMError, match="no whole last-previous.ckpt beside it"):
+    with pytest.raises(LSHFMError, match="no intact last-previous.ckpt beside it"):
         resolve_resume(config)
 
 
@@ -551,8 +523,8 @@ def test_auto_without_a_folder_does_nothing_if_the_newest_run_of_the_same_settin
     config = config_of(folder / "new", data_root, *settings("fasterrcnn", "none"))
     assert train(config) == {"figures": 1}
     (line,) = [record.getMessage() for record in caplog.records if record.name == resume.__name__]
-    assert f"{folder}/done is finished, nothing to go on with" in line
-    assert "hydra.run.dir=… or resume=null starts a new run" in line
+    assert f"{folder}/done is finished; give " in line
+    assert "give hydra.run.dir=… or resume=null for a new run" in line
     assert not (folder / "new").exists()
 
 
@@ -598,12 +570,3 @@ def test_auto_with_nothing_to_go_on_from_is_a_new_run(settings, data_root, tmp_p
     caplog.set_level("INFO")
     assert resolve_resume(config_of(tmp_path / "new", data_root, *settings("fasterrcnn", "none"))) is None
     assert "a new run" in caplog.text
-
-
-def test_a_run_from_before_there_were_kernel_switches_goes_on_with_all_of_them_on():
-    saved = comparable({"schedule": {"lr": 0.01}})
-    on = dict.fromkeys(("winograd", "folded_norms", "fused_hash_loss", "memory"), True)
-    wanted = comparable({"schedule": {"lr": 0.01}, "kernels": on})
-    assert differing_keys(saved, wanted) == []
-    wanted["kernels.winograd"] = False
-    assert differing_keys(saved, wanted) == ["kernels.winograd: absent → False"]

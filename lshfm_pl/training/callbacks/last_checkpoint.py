@@ -16,8 +16,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from lshfm_pl.data.workers import no_failure_midway
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.checkpoint_files import FINGERPRINT_KEY, LAST, DurableCheckpointIO
-from lshfm_pl.runs.going_on import command_to_go_on
 from lshfm_pl.runs.logs import log_position
+from lshfm_pl.runs.resume_command import resume_command
 from lshfm_pl.signals import Interrupted, StopSignals
 from lshfm_pl.training.loop_progress import Place, complete_progress, log_last_step, place_of_failure
 
@@ -63,8 +63,8 @@ class LastCheckpoint(Checkpoint):
         self._place: Place = "epoch_end"
         self._validated = self._is_training = False
         self._saved_step, self._saved_time = 0, 0.0
-        self.signals.way_on = lambda: f"go on with: {command_to_go_on()}"
-        self.signals.saved = self.told_saved
+        self.signals.way_on = lambda: f"go on with: {resume_command()}"
+        self.signals.saved = self.saved_text
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """All checkpoints of this trainer are written by `DurableCheckpointIO`; the signals are not Lightning's."""
@@ -146,7 +146,7 @@ class LastCheckpoint(Checkpoint):
             with suppress(LSHFMError, OSError):
                 self._save(trainer, place, 0, has_failed=True)
 
-    def told_saved(self) -> str:
+    def saved_text(self) -> str:
         """What of the run is saved, for a message; "" if nothing is."""
         if not self.path.is_file():
             return ""
@@ -155,14 +155,14 @@ class LastCheckpoint(Checkpoint):
         )
 
     @contextmanager
-    def way_on_told(self) -> Iterator[None]:
+    def resume_hint(self) -> Iterator[None]:
         """Note on each failure inside how to go on with the run."""
         try:
             yield
         except Exception as error:
             if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
                 error.filename = str(self.path.parent.parent)  # the system does not say which file it was
-            if saved := self.told_saved():
+            if saved := self.saved_text():
                 error.add_note(f"{saved}: give the same command with resume=auto")
             raise
 

@@ -13,7 +13,7 @@ import torch
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs.checkpoint_files import LAST, PREVIOUS, is_whole, write_checkpoint
+from lshfm_pl.runs.checkpoint_files import LAST, PREVIOUS, is_intact, write_checkpoint
 from lshfm_pl.signals import TOGETHER_SECONDS, Interrupted, StopSignals
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint
@@ -60,7 +60,7 @@ def test_write_that_fails_leaves_the_old_file_and_says_why(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WRITE_TOO_MUCH, path], capture_output=True, text=True, timeout=100
     )
-    assert "could not be written (File too large); the one before is kept" in done.stdout
+    assert "could not be written (File too large); the previous one is kept" in done.stdout
     assert len(done.stdout.splitlines()) == 1
     assert value_in(path) == 7
     assert {file.name for file in tmp_path.iterdir()} == {LAST}
@@ -86,19 +86,19 @@ def test_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         time.sleep(0.013 * number)
         process.kill()
         process.wait()
-        assert is_whole(folder / "last.ckpt")
-        assert is_whole(folder / "old.ckpt")
+        assert is_intact(folder / "last.ckpt")
+        assert is_intact(folder / "old.ckpt")
 
 
 def test_whole_files_are_told_from_cut_off_and_altered_ones(tmp_path):
     path = tmp_path / LAST
     torch.save({"x": torch.arange(1000)}, path)
     content = path.read_bytes()
-    assert is_whole(path)
+    assert is_intact(path)
     for broken in (content[:-1], content[:100], b"", content[:900] + b"?" + content[901:]):
         path.write_bytes(broken)
-        assert not is_whole(path)
-    assert not is_whole(tmp_path / "none.ckpt")
+        assert not is_intact(path)
+    assert not is_intact(tmp_path / "none.ckpt")
 
 
 @pytest.mark.timeout(20)
@@ -106,10 +106,10 @@ def test_what_torch_does_not_write_is_not_unpacked(tmp_path):
     path = tmp_path / LAST
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(1000))
-    assert not is_whole(path)
+    assert not is_intact(path)
     path.unlink()
     os.mkfifo(path)
-    assert not is_whole(path)
+    assert not is_intact(path)
 
 
 def fitted(tmp_path, last, module=None, **settings):

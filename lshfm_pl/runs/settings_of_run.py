@@ -1,0 +1,115 @@
+"""The settings of a run, and how they differ from those of another run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lshfm_pl.errors import LSHFMError, printable
+from lshfm_pl.renamed import current_path
+from lshfm_pl.runs.reading import read_yaml
+
+__all__ = ["MEANT_BEFORE", "WITHOUT_EFFECT", "comparable", "data_root_in", "differing_keys", "saved_config"]
+
+
+WITHOUT_EFFECT = (
+    "callbacks", "data.download", "data.num_workers", "data.root", "data.start_method", "debug",
+    "kd_of_architecture", "logger", "lr_of_architecture", "output_dir", "resume", "resume_allow_changes",
+    "trainer.default_root_dir", "trainer.enable_model_summary", "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps", "trainer.max_time", "trainer.meeting_seconds", "trainer.profiler",
+)  # fmt: skip
+"""Keys and groups that do not change what is learned, so that they may differ when a run is resumed.
+
+`…_of_architecture` are tables in the configs of older runs; their effect is in `schedule.lr` and `distill`.
+"""
+
+MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
+    "data.first_pixel": (1,),
+    "model.match_classes": ("by_name",),
+    "model.which": ("student",),
+    "distill.bias_even_median": ("mean", "lower"),
+    "kernels.winograd": (True,),
+    "kernels.folded_norms": (True,),
+    "kernels.fused_hash_loss": (True,),
+    "kernels.memory": (True,),
+    "distill._target_": tuple(
+        f"lshfm_pl.mimic.losses.{path}" for path in ("kd.KD", "l2.L2", "lsh.LSH", "lshl2.LSHL2")
+    ),
+}
+"""Keys that older runs lack → the values that change nothing for them. A hash bias is stored in the checkpoint, and
+older runs named these losses by `distill.name` only."""
+
+_LONGEST_REASON = 200
+"""Characters of another library's message that are shown."""
+
+
+def saved_config(folder: Path) -> dict[str, Any] | None:
+    """The config of the run in `folder`; None if there is no config.yaml.
+
+    Raises:
+        LSHFMError: the file is damaged.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    return _read_config(path)
+
+
+def data_root_in(saved: Mapping[str, Any]) -> str | None:
+    """The data folder in a run's config; None if there is none."""
+    data = saved.get("data")
+    return str(data["root"]) if isinstance(data, Mapping) and data.get("root") else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Read the config in a run's folder."""
+    try:
+        read_yaml(path, path.parent)  # checks limits of size and depth, which OmegaConf does not have
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (LSHFMError, OmegaConfBaseException, OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = printable(str(error).removeprefix(f"{path}: "))[:_LONGEST_REASON]
+        raise LSHFMError(f"resume: {path} cannot be read ({reason}); give another hydra.run.dir") from error
+    if not isinstance(content, dict) or not content:
+        raise LSHFMError(f"resume: {path} holds no settings; give another hydra.run.dir")
+    return {str(key): value for key, value in content.items()}
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that change what is learned, with dotted keys: `{"schedule.lr": 0.01, …}`."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if prefix in WITHOUT_EFFECT:
+            return
+        if isinstance(value, Mapping) and value:
+            for key, item in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            flat[prefix] = current_path(value) if prefix.endswith("_target_") else value
+
+    walk("", config)
+    return flat
+
+
+def differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """`key: saved → wanted` for each key that differs between two results of `comparable`.
+
+    If a key is missing on one side, the other side is of another version of this project. Then the values null,
+    false and empty, and those in `MEANT_BEFORE`, have no effect and count as equal.
+    """
+    absent = "absent"
+
+    def has_no_effect(key: str) -> bool:
+        if key in saved and key in wanted:
+            return False
+        value = saved[key] if key in saved else wanted[key]
+        return value in MEANT_BEFORE[key] if key in MEANT_BEFORE else not value
+
+    return [
+        f"{key}: {saved.get(key, absent)} → {wanted.get(key, absent)}"
+        for key in sorted(saved.keys() | wanted.keys())
+        if saved.get(key, absent) != wanted.get(key, absent) and not has_no_effect(key)
+    ]

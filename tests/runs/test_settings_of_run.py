@@ -1,0 +1,39 @@
+from lshfm_pl.runs.settings_of_run import comparable, differing_keys
+
+
+def test_differing_keys_are_listed_with_both_values():
+    saved = comparable(
+        {"a": {"b": 1, "c": [1, 2]}, "output_dir": "x", "data": {"num_workers": 2}, "gone": None}
+    )
+    wanted = comparable({"a": {"b": 2, "c": [1, 2]}, "output_dir": "y", "data": {"num_workers": 0}, "new": 3})
+    assert differing_keys(saved, wanted) == ["a.b: 1 → 2", "new: absent → 3"]  # `gone` is null
+    assert differing_keys({"a": False, "b": 1}, {"a": None}) == ["a: False → None", "b: 1 → absent"]
+
+
+def test_older_runs_have_only_the_name_of_their_loss():
+    def flat(loss, target):
+        return comparable({"distill": {"name": loss, "_target_": target, "warmup_steps": 0, "until": None}})
+
+    older = {"distill.name": "lshl2"}
+    assert differing_keys(older, flat("lshl2", "lshfm_pl.mimic.losses.lshl2.LSHL2")) == []
+    assert differing_keys(older, flat("lshl2", "my_module.MyLoss")) == [
+        "distill._target_: absent → my_module.MyLoss"
+    ]
+
+
+def test_key_that_an_older_run_lacks_is_no_difference_if_it_has_no_effect():
+    new = {"data.first_pixel": 1, "distill.bias_even_median": "lower"}
+    assert differing_keys({}, new) == []
+    assert differing_keys({}, {"data.first_pixel": 0}) == ["data.first_pixel: absent → 0"]
+    assert differing_keys({"distill.bias_even_median": "mean"}, new) == [
+        "distill.bias_even_median: mean → lower"
+    ]
+
+
+def test_older_run_without_kernel_switches_is_resumed_with_all_of_them_on():
+    saved = comparable({"schedule": {"lr": 0.01}})
+    on = dict.fromkeys(("winograd", "folded_norms", "fused_hash_loss", "memory"), True)
+    wanted = comparable({"schedule": {"lr": 0.01}, "kernels": on})
+    assert differing_keys(saved, wanted) == []
+    wanted["kernels.winograd"] = False
+    assert differing_keys(saved, wanted) == ["kernels.winograd: absent → False"]
