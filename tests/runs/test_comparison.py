@@ -76,7 +76,7 @@ def test_seeds_are_a_number_or_a_list():
     assert read_seeds(composed("seeds=5").seeds) == [0, 1, 2, 3, 4]
     assert read_seeds(composed("seeds=[7,3]").seeds) == [7, 3]
     for typed in ("seeds=0", "seeds=[]", "seeds=[1,1]", "seeds=abc", "seeds=[a]", "seeds=true", "seeds=[-1]"):
-        with pytest.raises(LSHFMError, match="seeds: expected how many"):
+        with pytest.raises(LSHFMError, match="seeds: expected a number"):
             read_seeds(composed(typed).seeds)
 
 
