@@ -80,6 +80,8 @@ def test_rooms_out_of_the_code_hash_are_used_by_the_others_for_drawing_and_messa
     allowed = {
         ("training/callbacks/monitoring", "drawing"),  # pictures in TensorBoard
         ("evaluate", "reporting"),  # labels for the printed table
+        ("detectors/architecture", "cli"),  # words of a message
+        ("detectors/checkpoint", "cli"),  # words of a message
     }
     composing = ("evaluate", "import_checkpoint", "inference", "runs", "train", "training")
     used = set()
