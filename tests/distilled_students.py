@@ -10,20 +10,28 @@ from small_detectors import TEACHER_OF, model_file
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
 from lshfm_pl.detectors import build_detector
+from lshfm_pl.detectors.architecture import architecture
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.training.build import build_module
 
 _TINY = sorted((path.stem for path in (CONFIG_DIR / "model").glob("[!_]*_tiny.yaml")), reverse=True)
 STUDENT_OF = {name.partition("_")[0]: name for name in _TINY}
 """Family → the first of its smallest detectors."""
-FAMILIES = sorted(STUDENT_OF)
+EVERY_FAMILY = sorted(STUDENT_OF)
+FAMILIES = [
+    name
+    for name in EVERY_FAMILY
+    if "penultimate" in architecture(model_file(STUDENT_OF[name])["architecture"]).points
+]
+"""Those with features at `penultimate`."""
 LOSSES = sorted(path.stem for path in (CONFIG_DIR / "distill").glob("[!_]*.yaml") if path.stem != "none")
+LOSSES_OF = {name: LOSSES if name in FAMILIES else ["kd"] for name in EVERY_FAMILY}
 
 
 def write_teachers(folder):
     """The checkpoint of an untrained teacher of each family."""
     files = {}
-    for family in FAMILIES:
+    for family in EVERY_FAMILY:
         name = TEACHER_OF.get(STUDENT_OF[family], STUDENT_OF[family])
         torch.manual_seed(1)
         teacher = build_detector(

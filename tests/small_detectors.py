@@ -16,9 +16,14 @@ from lshfm_pl.training.optim import Schedule
 CLASS_NAMES = ("circle", "square", "star")
 STUDENTS = ("fasterrcnn_resnet10fpn_tiny", "retinanet_resnet10fpn_tiny")
 """Of the two families that have published figures."""
-EVERY_STUDENT = (*STUDENTS, "fcos_resnet10fpn_tiny")
+WITH_PENULTIMATE = (*STUDENTS, "fcos_resnet10fpn_tiny")
+"""One of each family that has features at `penultimate`."""
+EVERY_STUDENT = (*WITH_PENULTIMATE, "ssdlite_mobilenetv3_tiny")
 """One of each family."""
-TEACHER_OF = {name: name.replace("resnet10fpn_tiny", "resnet18fpn_small") for name in EVERY_STUDENT}
+TEACHER_OF = {
+    name: name.replace("resnet10fpn_tiny", "resnet18fpn_small").replace("v3_tiny", "v3_small")
+    for name in EVERY_STUDENT
+}
 
 ALL_LABELS = {"postprocess": "published", "score_thresh": 0.0, "detections_per_img": 5}
 """Settings with which a RetinaNet of any weights reports five boxes of each label, and of label 0."""

@@ -92,7 +92,7 @@ def test_every_teacher_follows_its_student(student):
     config = composed(f"model={student}", "distill=lshl2")
     assert config.teacher.detector.architecture == config.model.architecture
     assert config.teacher.detector.name != config.model.name
-    assert config.teacher.detector.fpn_channels == config.model.fpn_channels
+    assert config.teacher.detector.get("fpn_channels") == config.model.get("fpn_channels")
 
 
 def test_published_pairs_have_their_teachers_and_files():

@@ -6,7 +6,7 @@ The device is simulated (see `pretend_device`), so no GPU is needed; `test_gpu.p
 import pretend_device
 import pytest
 import torch
-from distilled_students import FAMILIES, LOSSES, STUDENT_OF, built, write_teachers
+from distilled_students import EVERY_FAMILY, LOSSES_OF, STUDENT_OF, built, write_teachers
 from pretend_device import DEVICE, count_waits
 from small_detectors import as_float, model_file, random_batch, short_schedule, small_detector
 
@@ -61,13 +61,13 @@ def step(module, where):
 
 
 def is_slow(family, distill):
-    return family != FAMILIES[0] and distill != "lshl2"
+    return family != EVERY_FAMILY[0] and distill != "lshl2"
 
 
 CASES = [
     pytest.param(family, distill, marks=[pytest.mark.slow] if is_slow(family, distill) else [])
-    for family in FAMILIES
-    for distill in LOSSES
+    for family in EVERY_FAMILY
+    for distill in LOSSES_OF[family]
 ]
 
 
@@ -108,7 +108,7 @@ class Difference(Loss):
         return sum((self.scale * ours - theirs).square().mean() for ours, theirs in parts) * boxes * noise
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_loss_of_every_point_with_an_adapter_equals_that_of_the_cpu(family):
     student = small_detector(STUDENT_OF[family])
     narrower = {"fpn_channels": 48} if "fpn_channels" in model_file(STUDENT_OF[family]) else {}
@@ -119,7 +119,7 @@ def test_loss_of_every_point_with_an_adapter_equals_that_of_the_cpu(family):
     assert_equal_to_cpu(family, module)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_plain_step_waits_for_what_torchvision_waits_for(family):
     expected, _, _ = step(DetectionModule(small_detector(STUDENT_OF[family])), "cpu")
     found, _, waits = step(DetectionModule(small_detector(STUDENT_OF[family])), DEVICE)
@@ -128,7 +128,7 @@ def test_plain_step_waits_for_what_torchvision_waits_for(family):
     assert len(waits.seen) == PLAIN_WAITS.get(family, len(waits.seen))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_detections_are_those_of_the_cpu(family):
     thresholds = {key: 0.0 for key in model_file(STUDENT_OF[family]) if key.endswith("score_thresh")}
     detector = small_detector(STUDENT_OF[family], **thresholds).eval()

@@ -46,8 +46,9 @@ class TorchvisionDetector(NamedTuple):
 
 
 def pyramid_name(config: Mapping[str, Any]) -> str:
-    """The backbone with its neck, as names of `conf/model` have it."""
-    return f"{config.get('backbone')}fpn" if config.get("neck") == "fpn" else str(config.get("backbone"))
+    """The family, the backbone and its neck, as names of `conf/model` have them."""
+    neck = "fpn" if config.get("neck") == "fpn" else ""
+    return f"{config.get('architecture')}_{config.get('backbone')}{neck}"
 
 
 def _no_variant(weights: Mapping[str, Tensor]) -> str:
@@ -102,12 +103,17 @@ class Architecture:
     renamed_parameters: tuple[tuple[re.Pattern[str], Replacement], ...] = ()
     #: What names of the hash begin with in published distillation files; "" where there are none.
     hash_prefix: str = ""
-    #: What follows the family's name in the names of `conf/model` → the detector that torchvision has weights of.
+    #: Names in `conf/model` → the detectors that torchvision has weights of.
     torchvision_detectors: Mapping[str, TorchvisionDetector] = field(default_factory=dict)
-    #: From a config to such a part of a name.
+    #: From a config to such a name.
     torchvision_key: Callable[[Mapping[str, Any]], str] = pyramid_name
     #: From a state dict with today's names to the end of its name in `conf/model`, after backbone and neck.
     variant: Callable[[Mapping[str, Tensor]], str] = _no_variant
+    #: From a state dict to its name in `conf/model` where the backbone does not tell it; None where it does.
+    model_file: Callable[[Mapping[str, Tensor]], str] | None = None
+    #: From the name of a tensor to that in a file of the backbone's network for classification, None for one that
+    #: it lacks. A family that leaves the body as `Backbone.build` returns it needs none.
+    name_in_body: Callable[[str], str | None] | None = None
 
     #: Points at which its features can be compared.
     points: tuple[str, ...] = ()

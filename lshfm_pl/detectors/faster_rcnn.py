@@ -200,8 +200,8 @@ FASTER_RCNN = Architecture(
     renamed_parameters=((re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),),
     hash_prefix="KD_loss.LSH_weight.",
     torchvision_detectors={
-        "resnet50fpn": TorchvisionDetector("fasterrcnn_resnet50_fpn", frozen_bn_eps=0.0),
-        "resnet50fpn_v2": TorchvisionDetector("fasterrcnn_resnet50_fpn_v2"),
+        "fasterrcnn_resnet50fpn": TorchvisionDetector("fasterrcnn_resnet50_fpn", frozen_bn_eps=0.0),
+        "fasterrcnn_resnet50fpn_v2": TorchvisionDetector("fasterrcnn_resnet50_fpn_v2"),
     },
     torchvision_key=lambda config: pyramid_name(config) + (_V2 if config.get("box_head_convs") else ""),
     variant=lambda weights: _V2 if "backbone.fpn.inner_blocks.0.1.weight" in weights else "",

@@ -93,6 +93,8 @@ def recognise_model(weights: Mapping[str, Tensor]) -> str | None:
     family = recognise_architecture(weights)
     if family is None:
         return None
+    if family.model_file is not None:
+        return family.model_file(weights)
     has_pyramid = any(key.startswith("backbone.fpn.") for key in weights)
     body = [key for key in weights if _is_of_body(key, "" if has_pyramid else family.last_stage)]
     num_convolutions = sum(weights[key].ndim == 4 for key in body)
@@ -186,7 +188,7 @@ def torchvision_weights(name: str, config: Mapping[str, Any]) -> TorchvisionWeig
         detector = family.torchvision_detectors[family.torchvision_key(config)]
         weights = get_model_weights(detector.name)[name]
     except KeyError as error:
-        known = [f"{each.name}_{key}" for each in known_architectures() for key in each.torchvision_detectors]
+        known = [name for each in known_architectures() for name in each.torchvision_detectors]
         raise LSHFMError(
             f"weights: torchvision has no {name} of a {family.name} with {config.get('backbone')}; it has COCO_V1 "
             f"of {first_few(known, len(known))}."

@@ -214,8 +214,8 @@ RETINANET = Architecture(
     ),
     hash_prefix="feat_KD_loss.LSH_weight.",
     torchvision_detectors={
-        "resnet50fpn": TorchvisionDetector("retinanet_resnet50_fpn", frozen_bn_eps=0.0),
-        "resnet50fpn_v2": TorchvisionDetector("retinanet_resnet50_fpn_v2"),
+        "retinanet_resnet50fpn": TorchvisionDetector("retinanet_resnet50_fpn", frozen_bn_eps=0.0),
+        "retinanet_resnet50fpn_v2": TorchvisionDetector("retinanet_resnet50_fpn_v2"),
     },
     torchvision_key=lambda config: pyramid_name(config) + (_V2 if config.get("p6_of_body") else ""),
     variant=_variant,

@@ -4,6 +4,7 @@ from hydra import compose, initialize_config_dir
 from published_files import PUBLISHED
 from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.ssd import SSD
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.detectors import build_detector
@@ -39,13 +40,18 @@ def test_published_layouts(model_config, name):
 def test_every_model_file_composes_to_all_keys_and_builds(model_config, name):
     config = model_config(name)
     assert config["name"] == name
+    if "neck" in config:
+        assert_named_for_its_body(name, config)
+    detector = build_without_memory(config)
+    assert detector.config == config
+    types = {"fasterrcnn": FasterRCNN, "fcos": FCOS, "retinanet": RetinaNet, "ssd": SSD}
+    assert isinstance(detector, types[config["architecture"]])
+
+
+def assert_named_for_its_body(name, config):
     batch_norm = "bn" if "vgg" in config["backbone"] and config["norm"] != "none" else ""
     neck = "fpn" if config["neck"] == "fpn" else "c4" if "resnet" in config["backbone"] else ""
     assert name.split("_")[:2] == [config["architecture"], f"{config['backbone']}{batch_norm}{neck}"]
-    detector = build_without_memory(config)
-    assert detector.config == config
-    types = {"fasterrcnn": FasterRCNN, "fcos": FCOS, "retinanet": RetinaNet}
-    assert isinstance(detector, types[config["architecture"]])
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)

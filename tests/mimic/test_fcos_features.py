@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from small_detectors import EVERY_STUDENT, STUDENTS, TEACHER_OF, as_float, random_batch, small_detector
+from small_detectors import STUDENTS, TEACHER_OF, WITH_PENULTIMATE, as_float, random_batch, small_detector
 from torchvision.ops import sigmoid_focal_loss
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import make_tap
 
-FCOS = EVERY_STUDENT[2]
+FCOS = WITH_PENULTIMATE[2]
 
 
 def paired(points, boxless=()):

@@ -70,10 +70,14 @@ def _load_into_body(detector: nn.Module, content: Any, config: Mapping[str, Any]
     """Load the only body in what a file holds; returns what was loaded."""
     state = detector.state_dict()
     record = backbone(config["backbone"])
-    last_stage = architecture(config["architecture"]).last_stage if config.get("neck") == "none" else ""
+    family = architecture(config["architecture"])
+    last_stage = family.last_stage if config.get("neck") == "none" else ""
     names = {}
     for key in state:
-        in_file = None if _is_counter(key) else _name_in_file(key, record, last_stage)
+        if _is_counter(key):
+            continue
+        of_family = family.name_in_body
+        in_file = _name_in_file(key, record, last_stage) if of_family is None else of_family(key)
         if in_file is not None:
             names[in_file] = key
             names[key.removeprefix("backbone.").removeprefix("body.")] = key

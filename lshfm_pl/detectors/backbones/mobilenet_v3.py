@@ -1,0 +1,60 @@
+"""The body of MobileNetV3-Large (arXiv 1905.02244), from torchvision's parts."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torchvision.models import get_model_weights, mobilenet_v3_large
+
+from lshfm_pl.detectors.backbones.backbone import Backbone, Stage
+from lshfm_pl.detectors.backbones.norms import norm_factory
+
+__all__ = ["MOBILENET_V3_LARGE", "mobilenet_v3_large_features"]
+
+_STAGES = {"1": 2, "3": 4, "6": 8, "12": 16, "16": 32}
+"""The last block of each stage → its stride."""
+
+
+def mobilenet_v3_large_features(config: Mapping[str, Any], **settings: Any) -> nn.Sequential:
+    """torchvision's `features`: the stem, 15 blocks and a last convolution, with the names 0 to 16.
+
+    Args:
+        config: a resolved configuration: its `width` and norm.
+        settings: further ones of torchvision's `mobilenet_v3_large`, such as `reduced_tail`.
+    """
+    norm_layer = norm_factory(config)
+    assert norm_layer is not None, "the record's norms leave it out"
+    # One class keeps the classifier small, which is dropped.
+    network = mobilenet_v3_large(
+        weights=None, num_classes=1, width_mult=config["width"], norm_layer=norm_layer, **settings
+    )
+    return network.features
+
+
+def _stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
+    channels = {
+        name: block.out_channels for name, block in mobilenet_v3_large_features(config).named_children()
+    }
+    return tuple(Stage(name, channels[name], stride) for name, stride in _STAGES.items())
+
+
+def _imagenet_url(config: Mapping[str, Any]) -> str | None:
+    if config["norm"] == "gn" or config["width"] != 1:
+        return None
+    return get_model_weights("mobilenet_v3_large")["IMAGENET1K_V1"].url
+
+
+MOBILENET_V3_LARGE = Backbone(
+    name="mobilenet_v3_large",
+    title="MobileNetV3",
+    build=mobilenet_v3_large_features,
+    stages=_stages,
+    stem=("0",),
+    norms=("frozen_bn", "bn", "bn_frozen_stats", "gn"),
+    name_in_file=lambda tensor: f"features.{tensor}",
+    imagenet_url=_imagenet_url,
+    num_convolutions=62,
+    marks=re.compile(r"backbone\.body\.\d+\.(\d\.weight|block\.)"),
+    model_name=lambda has_norm, has_pyramid: "mobilenetv3fpn",
+)

@@ -1,0 +1,264 @@
+"""SSD (arXiv 1512.02325) and SSDLite (1801.04381, 1905.02244), from torchvision's parts."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection import ssd as torchvision_ssd
+from torchvision.models.detection.ssd import SSDFeatureExtractorVGG, SSDHead
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
+from torchvision.models.vgg import cfgs, make_layers
+
+from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
+from lshfm_pl.detectors.backbones.mobilenet_v3 import mobilenet_v3_large_features
+from lshfm_pl.detectors.backbones.norms import norm_factory
+from lshfm_pl.detectors.full_precision import at_least_float32
+from lshfm_pl.detectors.schema import BodyConfig, Count, Fraction, Positive
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["SSD", "build_ssd"]
+
+LEVELS = 6
+"""Maps that the head reads: two of the body, and four of further blocks."""
+
+AspectRatios = Annotated[list[Positive], Field(min_length=1, max_length=16)]
+
+
+class SSDConfig(BodyConfig):
+    """Keys of torchvision's `SSD`, by the same names, and those of its body, head and anchors.
+
+    Images are resized to `max_size` x `min_size` pixels, width x height, whatever their shape.
+    """
+
+    min_size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=1)]
+    size_divisible: Literal[1]
+    head: Literal["ssd", "ssdlite"]
+    reduced_tail: bool
+    anchor_scales: Annotated[list[Positive], Field(min_length=LEVELS + 1, max_length=LEVELS + 1)]
+    anchor_ratios: Annotated[list[AspectRatios], Field(min_length=LEVELS, max_length=LEVELS)]
+    anchor_steps: Annotated[list[Positive], Field(min_length=LEVELS, max_length=LEVELS)] | None
+    iou_thresh: Fraction
+    positive_fraction: Annotated[float, Field(gt=0, le=1)]
+    score_thresh: Fraction
+    nms_thresh: Fraction
+    topk_candidates: Count
+    detections_per_img: Count
+
+
+_OF_PARTS = {"head", "reduced_tail", "anchor_scales", "anchor_ratios", "anchor_steps"}
+_OF_TORCHVISION = [
+    key for key in SSDConfig.model_fields if key not in BodyConfig.model_fields and key not in _OF_PARTS
+]
+"""Keys that are handed to torchvision's class by the same name."""
+
+_MOMENTUM = 0.03
+"""Of the batch norms of SSDLite, as in torchvision."""
+_LITE_STD = 0.03
+"""Of SSDLite's first weights, as in torchvision."""
+_VGG_CHANNELS = (512, 1024, 512, 256, 256, 256)
+_VGG_LEAST_SIDE = 268
+"""Of images, in pixels: the last convolutions have no padding, and something must be left for them."""
+_VGG_FIRST_OF_EXTRA = 23
+"""Of the layers of torchvision's `vgg16.features`, the first that is in the further blocks."""
+_MOBILENET_CUT = 13
+"""The block of torchvision's `mobilenet_v3_large.features` whose expansion is the first map."""
+_MOBILENET_STARTS = (0, 2, 4, 7, 13, 16)
+"""Where its stages begin."""
+
+
+class FullPrecisionDefaultBoxes(DefaultBoxGenerator):
+    """Default boxes [A, 4] per image, in pixels, in float32 also under autocast."""
+
+    def _grid_default_boxes(
+        self, grid_sizes: list[list[int]], image_size: list[int], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        return super()._grid_default_boxes(grid_sizes, image_size, torch.promote_types(dtype, torch.float32))
+
+
+class FullPrecisionSSDHead(SSDHead):
+    """`cls_logits` [B, A, K] and `bbox_regression` [B, A, 4], in float32 also under autocast."""
+
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        """As torchvision's."""
+        return {name: at_least_float32(output) for name, output in super().forward(x).items()}
+
+
+class FullPrecisionSSDLiteHead(SSDLiteHead):
+    """`cls_logits` [B, A, K] and `bbox_regression` [B, A, 4], in float32 also under autocast."""
+
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        """As torchvision's."""
+        return {name: at_least_float32(output) for name, output in super().forward(x).items()}
+
+
+def build_ssd(config: Mapping[str, Any], num_classes: int) -> torchvision_ssd.SSD:
+    """Build an SSD of random initial weights.
+
+    Args:
+        config: a resolved configuration, ``architecture: ssd``.
+        num_classes: number of classes, background included.
+
+    Raises:
+        LSHFMError: there is no such body for it, or it does not come with these settings.
+    """
+    if config["backbone"] not in _BODIES:
+        raise LSHFMError(
+            f"model.backbone: expected {' or '.join(_BODIES)} for an SSD, found {config['backbone']}."
+        )
+    body, channels = _BODIES[config["backbone"]](config)
+    anchors = FullPrecisionDefaultBoxes(
+        config["anchor_ratios"], scales=config["anchor_scales"], steps=config["anchor_steps"]
+    )
+    counts = anchors.num_anchors_per_location()
+    if config["head"] == "ssd":
+        head: nn.Module = FullPrecisionSSDHead(channels, counts, num_classes)
+    else:
+        head = FullPrecisionSSDLiteHead(channels, counts, num_classes, _lite_norm(config))
+    detector = torchvision_ssd.SSD(
+        body,
+        anchors,
+        (config["max_size"], config["min_size"][0]),
+        num_classes,
+        image_mean=config["image_mean"],
+        image_std=config["image_std"],
+        head=head,
+        **{key: config[key] for key in _OF_TORCHVISION},
+    )
+    for module in detector.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = _MOMENTUM
+    return detector
+
+
+def _vgg16(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
+    """The body of SSD300: VGG16 with two convolutions in place of its linear layers, and further blocks."""
+    for key, value in (("norm", "none"), ("width", 1), ("reduced_tail", False)):
+        if config[key] != value:
+            raise LSHFMError(
+                f"model.{key}: an SSD with vgg16 needs {str(value).lower()}, found {config[key]}."
+            )
+    sides = config["min_size"][0], config["max_size"]
+    if min(sides) < _VGG_LEAST_SIDE:
+        raise LSHFMError(
+            f"model.min_size, model.max_size: an SSD with vgg16 needs images of at least {_VGG_LEAST_SIDE} pixels, "
+            f"found {sides[0]} and {sides[1]}."
+        )
+    layers = make_layers(cfgs["D"])
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(cast(Tensor, layer.bias))
+    pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    _freeze(layers, [0, *pools[:-1]], config["trainable_stages"])
+    return SSDFeatureExtractorVGG(layers, False), list(_VGG_CHANNELS)
+
+
+def _mobilenet_v3(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
+    """The body of SSDLite: MobileNetV3-Large, cut within a block, and further blocks."""
+    if config["norm"] == "none":
+        raise LSHFMError("model.norm: a MobileNetV3 needs frozen_bn, bn, bn_frozen_stats or gn, found none.")
+    features = mobilenet_v3_large_features(config, reduced_tail=config["reduced_tail"])
+    for layer in features.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, std=_LITE_STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    _freeze(features, list(_MOBILENET_STARTS), config["trainable_stages"])
+    body = SSDLiteFeatureExtractorMobileNet(
+        features, _MOBILENET_CUT, _lite_norm(config), width_mult=config["width"]
+    )
+    parts: Any = body.features[0][-1], body.features[1][-1], *(block[-1] for block in body.extra)
+    return body, [part.out_channels for part in parts]
+
+
+_BODIES: dict[str, Callable[[Mapping[str, Any]], tuple[nn.Module, list[int]]]] = {
+    "vgg16": _vgg16,
+    "mobilenet_v3_large": _mobilenet_v3,
+}
+"""Name of a backbone → the body of an SSD with it, and the channels of its maps."""
+
+
+def _freeze(layers: nn.Sequential, starts: list[int], trainable_stages: int) -> None:
+    """Freeze all but the last `trainable_stages` of the stages that begin at `starts`; 5 freeze none."""
+    if trainable_stages == 0:
+        layers.requires_grad_(False)
+    elif trainable_stages < 5:
+        layers[: starts[-trainable_stages]].requires_grad_(False)
+
+
+def _lite_norm(config: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    norm_layer = norm_factory(config)
+    if norm_layer is None:
+        raise LSHFMError(
+            "model.norm: the head of SSDLite needs frozen_bn, bn, bn_frozen_stats or gn, found none."
+        )
+    return norm_layer
+
+
+def _name_in_body(name: str) -> str | None:
+    """Of a tensor of the detector, in torchvision's network for classification."""
+    parts = name.split(".")
+    if parts[:2] == ["backbone", "features"] and len(parts) == 4:
+        return ".".join(parts[1:])
+    if parts[:3] == ["backbone", "extra", "0"] and len(parts) == 5:
+        return f"features.{_VGG_FIRST_OF_EXTRA + int(parts[3])}.{parts[4]}"
+    if parts[:2] != ["backbone", "features"]:
+        return None
+    half, block, rest = parts[2], int(parts[3]), parts[4:]
+    if half == "0":
+        inside = ["block", "0"] if block == _MOBILENET_CUT else []
+        return ".".join(["features", str(block), *inside, *rest])
+    if block == 0:
+        return ".".join(["features", str(_MOBILENET_CUT), "block", *rest])
+    return ".".join(["features", str(_MOBILENET_CUT + block), *rest])
+
+
+_HEAD = "head.classification_head.module_list"
+_FILES = {"vgg16": "ssd300_vgg16", "mobilenet_v3_large": "ssdlite320_mobilenetv3"}
+"""Backbone → the file of `conf/model` with it."""
+
+
+def _model_file(weights: Mapping[str, Tensor]) -> str:
+    return _FILES["vgg16" if "backbone.scale_weight" in weights else "mobilenet_v3_large"]
+
+
+def _count_classes(weights: Mapping[str, Tensor]) -> int | None:
+    for last in ("0.bias", "0.1.bias"):
+        logits = weights.get(f"{_HEAD}.{last}")
+        deltas = weights.get(f"head.regression_head.module_list.{last}")
+        if logits is not None and deltas is not None:
+            # Both have a value for each default box of a location, the one per class, the other per coordinate.
+            return 4 * len(logits) // len(deltas)
+    return None
+
+
+SSD = Architecture(
+    name="ssd",
+    title="SSD",
+    build=build_ssd,
+    schema=SSDConfig,
+    is_built=lambda detector: isinstance(detector, torchvision_ssd.SSD),
+    evaluation={key: key for key in ("score_thresh", "nms_thresh", "detections_per_img")},
+    marks=(f"{_HEAD}.",),
+    class_layers=tuple(
+        f"{_HEAD}.{level}.{last}" for level in range(LEVELS) for last in ("weight", "bias", "1.")
+    ),
+    count_classes=_count_classes,
+    name_in_body=_name_in_body,
+    model_file=_model_file,
+    torchvision_detectors={
+        "ssd300_vgg16": TorchvisionDetector("ssd300_vgg16"),
+        "ssdlite320_mobilenetv3": TorchvisionDetector("ssdlite320_mobilenet_v3_large"),
+    },
+    torchvision_key=lambda config: _FILES.get(str(config.get("backbone")), ""),
+    points=("pyramid", "logits"),
+    tap="lshfm_pl.mimic.features.ssd.SSDTap",
+    class_activation="softmax",
+    # torchvision's rate for SSD300, 0.002 for 4 images a step. Logits are softened as those of Faster R-CNN.
+    learning_rate=0.004,
+    kd_weight=1.0,
+    kd_temperature=2.0,
+)

@@ -1,0 +1,184 @@
+"""Where the features of an SSD are read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic.features.base import (
+    DetectorTap,
+    FeatureGrid,
+    Record,
+    Recorded,
+    backbone_maps,
+    cropped,
+)
+from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT
+from lshfm_pl.mimic.nested import Channels, Features
+
+__all__ = ["SSDTap"]
+
+
+class SSDTap(DetectorTap):
+    """Class logits of the default boxes, and the maps that the head reads.
+
+    The head has no layer before its last that all levels share, so there is nothing at `penultimate`.
+
+    `logits`: [B·A, K] of every default box, background included. As in SSD's own loss (arXiv 1512.02325, equation
+    1) the sum is divided by the number of boxes in the batch that are matched with an object; those of images
+    without objects count nothing.
+    """
+
+    layouts: ClassVar[Mapping[str, str]] = {
+        "logits": "default boxes of an SSD",
+        "pyramid": PYRAMID_LAYOUT,
+    }
+    row_points = frozenset({"logits"})
+
+    @property
+    def num_features(self) -> int:
+        """There are none.
+
+        Raises:
+            LSHFMError: always.
+        """
+        raise _no_penultimate(self)
+
+    @property
+    def classifier_std(self) -> float:
+        """There is no classifier that features at `penultimate` go into.
+
+        Raises:
+            LSHFMError: always.
+        """
+        raise _no_penultimate(self)
+
+    def channels(self, point: str) -> Channels:
+        """Classes."""
+        return self.detector.head.classification_head.num_columns
+
+    def needs(self, points: frozenset[str]) -> set[str]:
+        """The logits with their matches, and the maps."""
+        names = {"logits", "matches"} if "logits" in points else set()
+        return names | ({"pyramid"} & points)
+
+    def hook(
+        self, stack: ExitStack, record: Record, points: frozenset[str], complete: Callable[[Record], None]
+    ) -> None:
+        """A hook on the head; the detector's `compute_loss` is shadowed, as it gets the matches."""
+        detector = self.detector
+        compute_loss = detector.compute_loss
+
+        def keep_pyramid(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            record["pyramid"] = list(inputs[0])
+
+        def keep_matches(
+            targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
+        ) -> dict[str, Tensor]:
+            record["matches"] = torch.stack(matched_idxs)
+            record["logits"] = outputs["cls_logits"]
+            record["has_boxes"] = [len(target["boxes"]) > 0 for target in targets]
+            complete(record)
+            return compute_loss(targets, outputs, anchors, matched_idxs)
+
+        if "pyramid" in points:
+            stack.callback(detector.head.register_forward_pre_hook(keep_pyramid).remove)
+        # The matches pass through no module, so no hook sees them: shadow the method on this instance.
+        detector.compute_loss = keep_matches
+        stack.callback(delattr, detector, "compute_loss")
+
+    def student_features(self, record: Record, points: frozenset[str]) -> dict[str, Recorded]:
+        """What the hooks have kept."""
+        found: dict[str, Recorded] = {}
+        if "pyramid" in points:
+            found["pyramid"] = Recorded(record["pyramid"])
+        if "logits" in points:
+            matches_BA, logits_BAK = record["matches"], record["logits"]
+            has_boxes = [[float(has)] for has in record["has_boxes"]]
+            weights_BA = logits_BAK.new_tensor(has_boxes).expand(matches_BA.shape)
+            weights_BA = weights_BA / (matches_BA >= 0).sum().clamp(min=1)
+            found["logits"] = Recorded(logits_BAK.flatten(0, 1), weights_BA.flatten())
+        return found
+
+    def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
+        """The body's maps, and the class logits of them."""
+        pyramid = list(backbone_maps(self.detector, batch).values())
+        made: dict[str, Any] = {"pyramid": pyramid} if "pyramid" in points else {}
+        if "logits" in points:
+            made["logits"] = self.detector.head.classification_head(pyramid)
+        return made
+
+    def teacher_features(
+        self, maps: Mapping[str, Any], record: Record, points: frozenset[str]
+    ) -> dict[str, Features]:
+        """The maps as they are, the logits by default box."""
+        found: dict[str, Features] = {"pyramid": maps["pyramid"]} if "pyramid" in points else {}
+        if "logits" in points:
+            found["logits"] = maps["logits"].flatten(0, 1)
+        return found
+
+    def refuse_unlike(self, teacher: "SSDTap", points: frozenset[str]) -> None:
+        """Stop if logits cannot be paired box by box.
+
+        Raises:
+            LSHFMError: so it is.
+        """
+        if "logits" not in points:
+            return
+        counts = [self.channels("logits"), teacher.channels("logits")]
+        if counts[0] != counts[1]:
+            raise LSHFMError(
+                f"distill.kd: expected as many class logits of both, found {counts[0]} (student) and {counts[1]} "
+                "(teacher): other classes"
+            )
+        generators = [tap.detector.anchor_generator for tap in (self, teacher)]
+        anchors = [
+            (list(generator.aspect_ratios), list(generator.scales), generator.steps)
+            for generator in generators
+        ]
+        if anchors[0] != anchors[1]:
+            raise LSHFMError(
+                "distill.kd: logits are paired default box by default box, so expected the same anchor_ratios, "
+                "anchor_scales and anchor_steps in student and teacher"
+            )
+
+    @classmethod
+    def ground_truth_features(
+        cls,
+        taps: Sequence["SSDTap"],
+        images: ImageList,
+        boxes: list[Tensor],
+        *,
+        rows_per_image: int,
+        generator: torch.Generator,
+    ) -> NoReturn:
+        """There are none.
+
+        Raises:
+            LSHFMError: always.
+        """
+        raise _no_penultimate(taps[0])
+
+    @classmethod
+    def grids(cls, taps: Sequence["SSDTap"], batch: Tensor, size: tuple[int, int]) -> list[FeatureGrid]:
+        """The maps that the head reads."""
+        levels = [list(backbone_maps(tap.detector, batch).values()) for tap in taps]
+        return [
+            FeatureGrid(
+                f"map, stride {batch.shape[-1] // maps[0].shape[-1]}",
+                [cropped(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
+                side=1,
+                is_mimicked=False,
+            )
+            for maps in zip(*levels, strict=True)
+        ]
+
+
+def _no_penultimate(tap: DetectorTap) -> LSHFMError:
+    return LSHFMError(
+        f"mimicking: expected a point of {', '.join(tap.layouts)}, found penultimate, which an SSD does not have"
+    )
