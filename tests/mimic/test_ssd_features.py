@@ -72,7 +72,9 @@ def test_logits_of_other_default_boxes_are_refused():
 
 
 def test_maps_are_shared_with_other_families_and_logits_are_not():
-    student, teacher = small_detector(SSD), small_detector(TEACHER_OF[STUDENTS[1]])
+    teacher = small_detector(TEACHER_OF[STUDENTS[1]])
+    same_input = {key: teacher.config[key] for key in ("image_mean", "image_std")}
+    student = small_detector(SSD, **same_input)
     assert make_tap(student, teacher, {"pyramid"}).channels("pyramid") == ((168, 144, 128, 64), (64,) * 4)
     with pytest.raises(LSHFMError, match="SSD and RetinaNet; the two can be compared at pyramid$"):
         make_tap(student, teacher, {"logits"})
