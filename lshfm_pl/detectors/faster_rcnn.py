@@ -121,7 +121,7 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
     """
     pool_size, head_width = config["box_pool_size"], config["box_head_width"]
     last_stage, num_features = None, head_width
-    backbone: nn.Module
+    backbone: Any
     if config["neck"] == "fpn":
         backbone = build_fpn_backbone(
             config, num_stages=_NUM_STAGES, extra_blocks=lambda channels: LastLevelMaxPool()

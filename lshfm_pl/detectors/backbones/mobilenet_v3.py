@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torchvision.models import get_model_weights, mobilenet_v3_large
@@ -34,7 +34,7 @@ def mobilenet_v3_large_features(config: Mapping[str, Any], **settings: Any) -> n
 
 def _stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
     channels = {
-        name: block.out_channels for name, block in mobilenet_v3_large_features(config).named_children()
+        name: cast(Any, block).out_channels for name, block in mobilenet_v3_large_features(config).named_children()
     }
     return tuple(Stage(name, channels[name], stride) for name, stride in _STAGES.items())
 

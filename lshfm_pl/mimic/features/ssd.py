@@ -23,6 +23,10 @@ from lshfm_pl.mimic.nested import Channels, Features
 __all__ = ["SSDTap"]
 
 
+LEFT_OUT = -2
+"""In place of torchvision's matches, −1 or the index of a box, for all default boxes of an image without objects."""
+
+
 class SSDTap(DetectorTap):
     """Class logits of the default boxes, and the maps that the head reads.
 
@@ -79,9 +83,13 @@ class SSDTap(DetectorTap):
         def keep_matches(
             targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
         ) -> dict[str, Tensor]:
-            record["matches"] = torch.stack(matched_idxs)
+            record["matches"] = torch.stack(
+                [
+                    matches if len(target["boxes"]) else torch.full_like(matches, LEFT_OUT)
+                    for matches, target in zip(matched_idxs, targets, strict=True)
+                ]
+            )
             record["logits"] = outputs["cls_logits"]
-            record["has_boxes"] = [len(target["boxes"]) > 0 for target in targets]
             complete(record)
             return compute_loss(targets, outputs, anchors, matched_idxs)
 
@@ -97,11 +105,9 @@ class SSDTap(DetectorTap):
         if "pyramid" in points:
             found["pyramid"] = Recorded(record["pyramid"])
         if "logits" in points:
-            matches_BA, logits_BAK = record["matches"], record["logits"]
-            has_boxes = [[float(has)] for has in record["has_boxes"]]
-            weights_BA = logits_BAK.new_tensor(has_boxes).expand(matches_BA.shape)
-            weights_BA = weights_BA / (matches_BA >= 0).sum().clamp(min=1)
-            found["logits"] = Recorded(logits_BAK.flatten(0, 1), weights_BA.flatten())
+            matches_BA = record["matches"]
+            weights_BA = (matches_BA != LEFT_OUT) / (matches_BA >= 0).sum().clamp(min=1)
+            found["logits"] = Recorded(record["logits"].flatten(0, 1), weights_BA.flatten())
         return found
 
     def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
