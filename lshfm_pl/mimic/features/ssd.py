@@ -24,7 +24,7 @@ __all__ = ["SSDTap"]
 
 
 LEFT_OUT = -2
-"""In place of torchvision's matches, −1 or the index of a box, for all default boxes of an image without objects."""
+"""For the default boxes of an image without objects, in place of torchvision's match: −1 or the index of a box."""
 
 
 class SSDTap(DetectorTap):
@@ -135,11 +135,11 @@ class SSDTap(DetectorTap):
         """
         if "logits" not in points:
             return
-        counts = [self.channels("logits"), teacher.channels("logits")]
-        if counts[0] != counts[1]:
+        strides = [[level.stride for level in tap.levels()] for tap in (self, teacher)]
+        if strides[0] != strides[1]:
             raise LSHFMError(
-                f"distill.kd: expected as many class logits of both, found {counts[0]} (student) and {counts[1]} "
-                "(teacher): other classes"
+                "distill.kd: logits are paired default box by default box, so expected maps of the same strides, "
+                f"found {strides[0]} (student) and {strides[1]} (teacher)"
             )
         generators = [tap.detector.anchor_generator for tap in (self, teacher)]
         anchors = [
