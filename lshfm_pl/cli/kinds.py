@@ -99,6 +99,7 @@ KINDS = {
     "file": PATH,
     "folder": PATH,
     "fpn_channels": WHOLE,
+    "fpn_norm": TEXT,
     "hash_weights": PATH,
     "hashes_per_step": WHOLE,
     "image_id": TEXTS,

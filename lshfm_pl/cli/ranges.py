@@ -178,6 +178,7 @@ CHOICES = {
     "category_ids": ("contiguous", "keep"),
     "decay": ("multistep", "cosine"),
     "device": ("cpu", "cuda", "cuda:1"),
+    "fpn_norm": ("bn",),
     "hash_loss": ("bce", "l1", "l2"),
     "match_classes": ("by_name", "none"),
     "neck": ("fpn", "none"),
