@@ -34,7 +34,8 @@ def mobilenet_v3_large_features(config: Mapping[str, Any], **settings: Any) -> n
 
 def _stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
     channels = {
-        name: cast(Any, block).out_channels for name, block in mobilenet_v3_large_features(config).named_children()
+        name: cast(Any, block).out_channels
+        for name, block in mobilenet_v3_large_features(config).named_children()
     }
     return tuple(Stage(name, channels[name], stride) for name, stride in _STAGES.items())
 
