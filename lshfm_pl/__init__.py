@@ -6,6 +6,6 @@ import sys
 
 # Python sets this while it looks for the module of `python -m lshfm_pl.<command>`, whose imports take seconds.
 if sys.argv[:1] == ["-m"]:
-    from lshfm_pl.signals import end_at_signals
+    from lshfm_pl.signals import exit_on_signals
 
-    end_at_signals()
+    exit_on_signals()

@@ -1,6 +1,6 @@
 """Handling of the signals that ask a process to stop: Ctrl+C, `kill`, a closed terminal, the end of a SLURM job.
 
-Commands install handlers at their first import (`end_at_signals`): a signal prints one line and ends the process
+Commands install handlers at their first import (`exit_on_signals`): a signal prints one line and ends the process
 at once, without a traceback or a half-written file. Training uses `StopSignals` instead, which saves first.
 """
 
@@ -20,8 +20,8 @@ __all__ = [
     "Interrupted",
     "StopSignals",
     "call_before_exit",
-    "end_at_signals",
-    "end_without_shutdown",
+    "exit_on_signals",
+    "exit_without_shutdown",
     "is_first_process",
 ]
 
@@ -59,7 +59,7 @@ def is_first_process() -> bool:
     return not ranks or not ranks[0].isdigit() or int(ranks[0]) == 0
 
 
-def end_at_signals() -> None:
+def exit_on_signals() -> None:
     """Install handlers: from now on each of `STOP_SIGNALS` prints one line and ends this process.
 
     Signals that are ignored on purpose (`nohup`) or that have another handler already are left unchanged.
@@ -68,14 +68,14 @@ def end_at_signals() -> None:
         return
     for signum in STOP_SIGNALS:
         if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(signum, _end)
+            signal.signal(signum, _on_exit_signal)
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
-    _end_now(signum)
+def _on_exit_signal(signum: int, frame: FrameType | None) -> None:
+    _exit_now(signum)
 
 
-def _end_now(signum: int, saved: str = "") -> NoReturn:
+def _exit_now(signum: int, saved: str = "") -> NoReturn:
     """Exit without raising: an exception raised in a handler could be lost, or wait for busy threads."""
     for other in STOP_SIGNALS:  # further signals must not interrupt the exit
         signal.signal(other, signal.SIG_IGN)
@@ -86,7 +86,7 @@ def _end_now(signum: int, saved: str = "") -> NoReturn:
     os._exit(128 + signum if is_first_process() else 0)
 
 
-def end_without_shutdown(status: int) -> None:
+def exit_without_shutdown(status: int) -> None:
     """Make the process exit with `status` directly after the functions registered with `atexit` have run.
 
     Python's own shutdown is slow once torch is imported, and it restores the default signal handlers: a Ctrl+C
@@ -127,7 +127,7 @@ class StopSignals:
         deferred: whether signals wait for the end of the training step.
         received: the signal that is waiting, or None.
         forward: called with each signal that the other processes of the run should get; None if there are none.
-        way_on: returns a text that says how to resume the run, or "" if nothing was saved.
+        resume_hint: returns a text that says how to resume the run, or "" if nothing was saved.
         saved: returns a text that says what was saved, or "" likewise.
     """
 
@@ -135,7 +135,7 @@ class StopSignals:
         self.deferred = False
         self.received: int | None = None
         self.forward: Callable[[int], None] | None = None
-        self.way_on: Callable[[], str] = str
+        self.resume_hint: Callable[[], str] = str
         self.saved: Callable[[], str] = str
         self._others: dict[int, Any] = {}
         self._received_at = 0.0
@@ -144,7 +144,7 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for signum in STOP_SIGNALS:
                 before = signal.getsignal(signum)
-                of_others = callable(before) and before is not _end
+                of_others = callable(before) and before is not _on_exit_signal
                 if before is signal.SIG_IGN or (signum == signal.SIGTERM and of_others):
                     continue  # ignored on purpose; submitit jobs get SIGTERM in addition to their own signal
                 self._others[signum] = signal.signal(signum, self._on_signal)
@@ -157,7 +157,7 @@ class StopSignals:
             signal.signal(signum, handler)
         if isinstance(error, Interrupted) and error.signum != signal.SIGINT:
             handler = self._others.get(error.signum)
-            if callable(handler) and handler is not _end:
+            if callable(handler) and handler is not _on_exit_signal:
                 handler(error.signum, None)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -167,12 +167,12 @@ class StopSignals:
             if self.received is None:
                 self.received, self._received_at = signum, time.monotonic()
                 hint = "; Ctrl+C again stops at once" if signum == signal.SIGINT else ""
-                parts = f"saving after this batch, then stopping{hint}{_part(self.way_on())}"
+                parts = f"saving after this batch, then stopping{hint}{_part(self.resume_hint())}"
                 _print_line(f"{signal.Signals(signum).name}: {parts}")
             return
-        if self._others.get(signum) is _end:
+        if self._others.get(signum) is _on_exit_signal:
             saved = self.saved()
-            _end_now(signum, _part(saved) + _part(self.way_on() if saved else ""))
+            _exit_now(signum, _part(saved) + _part(self.resume_hint() if saved else ""))
         raise Interrupted(signum)
 
     def _is_second_ctrl_c(self, signum: int) -> bool:

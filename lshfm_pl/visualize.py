@@ -25,7 +25,7 @@ from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.inference.detect import choose_device, detect
 from lshfm_pl.inference.loading import load_for_data, load_split, started_from, stored_data
 from lshfm_pl.kernels.switches import set_switches
-from lshfm_pl.mimic.agreement import agreement_maps, hash_of
+from lshfm_pl.mimic.agreement import agreement_maps, find_hash
 from lshfm_pl.seeding import LARGEST_SEED, seed_everything
 
 __all__ = ["visualize"]
@@ -186,7 +186,7 @@ def draw_agreement(
     for title, student in detectors.items():
         if student is teacher:
             continue
-        head, source = hash_of(files[title], teacher, config.seed)
+        head, source = find_hash(files[title], teacher, config.seed)
         print(f"{title}: bits by {source}")
         compared = {title: student}
         if config.before:

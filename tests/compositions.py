@@ -4,12 +4,12 @@ from hydra import compose, initialize_config_dir
 from voc_files import object_xml, write_voc
 
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.cli.spelling import translate_arguments
 
 
 def composed(*arguments, command="compare"):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose(command, overrides=respelled(command, arguments), return_hydra_config=True)
+        return compose(command, overrides=translate_arguments(command, arguments), return_hydra_config=True)
 
 
 def voc_set(folder):

@@ -643,7 +643,10 @@ COCO_CASES = {
         repeated("annotations", bbox=[5, 5, 20, 15]), "annotation-id-repeated", "pass", "the id 1"
     ),
     "bbox over the border": Case(
-        entry("annotations", bbox=[50, 5, 20, 15]), "box-partly-outside", "pass", "[50, 5, 20, 15] goes over"
+        entry("annotations", bbox=[50, 5, 20, 15]),
+        "box-partly-outside",
+        "pass",
+        "[50, 5, 20, 15] extends beyond",
     ),
     "bbox of corners": Case(coco(corners), "boxes-as-corners", "fatal", "looks like x1, y1, x2, y2"),
     "bbox of parts": Case(coco(relative), "boxes-relative", "fatal", "within 0 and 1: are they relative?"),
@@ -663,7 +666,7 @@ COCO_CASES = {
         "have no training objects: yak",
     ),
     "category of one object in many": Case(
-        coco(many_of_one), "class-rare", "pass", "next to no training objects: dog (2), hen (2); cat has 303"
+        coco(many_of_one), "class-rare", "pass", "very few training objects: dog (2), hen (2); cat has 303"
     ),
     "bbox in per cent": Case(per_cent, "boxes-in-percent", "pass", "4 boxes are within 0 and 100"),
     "categories equal but for case": Case(

@@ -71,5 +71,5 @@ def built(family, distill, teacher_files, *overrides):
         "output_dir=unused",
         *overrides,
     )
-    data = SimpleNamespace(class_names=SHAPE_CLASSES, found_settings=dict)
+    data = SimpleNamespace(class_names=SHAPE_CLASSES, derived_settings=dict)
     return build_module(config, data)

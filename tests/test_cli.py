@@ -12,7 +12,7 @@ from omegaconf import ListConfig, OmegaConf, open_dict
 
 from lshfm_pl.cli import CONFIG_DIR, error_message, refuse_missing_values, refuse_named_teacher
 from lshfm_pl.cli.closest import config_error
-from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.cli.spelling import translate_arguments
 from lshfm_pl.errors import LSHFMError
 
 
@@ -173,7 +173,7 @@ def test_teacher_for_evaluation_needs_a_plus():
 
 @pytest.mark.parametrize("command", ["evaluate", "visualize"])
 def test_folder_of_moved_data_needs_no_choice_of_data(command):
-    overrides = respelled(command, ["checkpoint=a.ckpt", "data.root=/moved"])
+    overrides = translate_arguments(command, ["checkpoint=a.ckpt", "data.root=/moved"])
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         assert compose(command, overrides=overrides).data == {"root": "/moved"}
 
@@ -183,7 +183,7 @@ def test_examples_of_compare_help_compose():
     examples = [line.split() for line in footer.splitlines() if "lshfm_pl.compare" in line]
     assert len(examples) == 4
     for words in examples:
-        overrides = respelled("compare", words[3:])
+        overrides = translate_arguments("compare", words[3:])
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             compose("compare", overrides=overrides)
 

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.check import find_faults
-from lshfm_pl.data.images import decode_image, image_size, inspect_image, is_whole
+from lshfm_pl.data.images import decode_image, has_end_mark, image_size, inspect_image
 from lshfm_pl.detectors import build_detector, load_detector
 from lshfm_pl.detectors.checkpoint import load_start
 from lshfm_pl.detectors.start import Start
@@ -148,7 +148,7 @@ def test_pictures_of_every_format(tmp_path):
         path.write_bytes(dice.choice(files))
         damage_file(path, dice, mutated_picture)
         try:
-            is_whole(path)
+            has_end_mark(path)
             image_size(path)
             assert all(is_readable(str(fault)) for fault in inspect_image(path))
             decode_image(path, upright=True)

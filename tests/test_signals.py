@@ -84,13 +84,13 @@ def test_start_method_that_is_none_is_answered_with_those_that_are():
 
 END_SLOWLY = """
 import atexit, sys, time
-from lshfm_pl.signals import end_at_signals, end_without_shutdown
+from lshfm_pl.signals import exit_on_signals, exit_without_shutdown
 class Slow:
     def __del__(self): time.sleep(5)
 slow = Slow()  # as all that torch takes down
-end_at_signals()
+exit_on_signals()
 atexit.register(lambda: (print("at exit", flush=True), time.sleep(float(sys.argv[1]))))
-end_without_shutdown(3)
+exit_without_shutdown(3)
 sys.exit(3)
 """
 
@@ -174,8 +174,8 @@ def test_ctrl_c_saves_the_step_and_ends_with_130_and_one_line(moment, step, tmp_
     assert terminal.wait() == 130
     (told,) = [line for line in terminal.printed[begin:].splitlines() if line.strip()]
     assert "SIGINT: saving after this batch, then stopping; Ctrl+C again stops at once; go on with: " in told
-    way_on = shlex.split(told.rpartition("go on with: ")[2])
-    assert way_on == [*TRAIN, *overrides, "resume=auto"]
+    resume_hint = shlex.split(told.rpartition("go on with: ")[2])
+    assert resume_hint == [*TRAIN, *overrides, "resume=auto"]
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == step
     assert not list((tmp_path / "run").rglob("*.tmp"))

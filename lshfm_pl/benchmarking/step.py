@@ -22,7 +22,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import peak_memory_bytes
 from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.mimic import Pair, Terms, build_losses
-from lshfm_pl.mimic.nested import mapped, tensors_of
+from lshfm_pl.mimic.nested import map_features, tensors_of
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.precision import autocast, autocast_dtype
@@ -163,7 +163,9 @@ class StepParts:
     def _pairs(self) -> dict[str, Pair]:
         with self._autocast():
             pairs = self.distillation.tap.pairs(self._record)
-        return {point: pair._replace(student=mapped(_leaf, pair.student)) for point, pair in pairs.items()}
+        return {
+            point: pair._replace(student=map_features(_leaf, pair.student)) for point, pair in pairs.items()
+        }
 
     @cached_property
     def _reference(self) -> tuple[nn.Module, Callable[[], Tensor]]:

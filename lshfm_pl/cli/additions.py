@@ -12,7 +12,7 @@ from lshfm_pl.cli.own_folder import config_file, is_group
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.paths import CONFIG_DIR
 
-__all__ = ["no_choice", "refuse_unread_keys", "refuse_wrong_removals"]
+__all__ = ["missing_choice_message", "refuse_unread_keys", "refuse_wrong_removals"]
 
 PARTS = ("callbacks", "logger", "trainer")
 """Groups of parts, or of arguments with defaults. Single ones of these may be removed."""
@@ -23,7 +23,7 @@ FREE = ("callbacks", "hydra", "logger")
 """Groups to which anything may be added."""
 
 
-def no_choice(group: str, value: str) -> str:
+def missing_choice_message(group: str, value: str) -> str:
     """The message for `group=null` and `group=` of a group that the command needs."""
     return (
         f"{group}={value}: expected the name of a file in conf/{group}, found {value or 'nothing'}; omit it "

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from lshfm_pl.cli.grammar import Argument, for_shell, is_there, quoted
+from lshfm_pl.cli.grammar import Argument, for_shell, path_exists, quoted
 from lshfm_pl.cli.help import CUT_CHOICES
 from lshfm_pl.cli.kinds import kind_of
 from lshfm_pl.cli.names import (
@@ -188,7 +188,9 @@ def _no_such_choice(missing: str, command: str, overrides: Sequence[str]) -> str
 
 
 def _is_path(name: str) -> bool:
-    return "/" in name or name.startswith(("~", ".")) or Path(name).suffix in PATH_SUFFIXES or is_there(name)
+    return (
+        "/" in name or name.startswith(("~", ".")) or Path(name).suffix in PATH_SUFFIXES or path_exists(name)
+    )
 
 
 def _for_path(group: str, path: str, command: str) -> str:

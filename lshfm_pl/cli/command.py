@@ -25,15 +25,20 @@ from lshfm_pl.cli.chatter import silence_chatter
 from lshfm_pl.cli.closest import config_error, unknown_flag
 from lshfm_pl.cli.environment import prepare_environment, refuse_several_processes
 from lshfm_pl.cli.failures import error_message, print_thread_failure
-from lshfm_pl.cli.grammar import is_multirun, overrides_of, repaired
+from lshfm_pl.cli.grammar import is_multirun, overrides_of, quote_texts
 from lshfm_pl.cli.names import group_choices
 from lshfm_pl.cli.own_folder import choose_own_folder
-from lshfm_pl.cli.spelling import as_typed, respelled
+from lshfm_pl.cli.spelling import translate_arguments, with_typed_keys
 from lshfm_pl.cli.streams import prepare_streams
-from lshfm_pl.cli.values import expand_home, refuse_unfit_config, refuse_unfit_line, refuse_wrong_values
+from lshfm_pl.cli.values import (
+    expand_home,
+    refuse_unfit_command_line,
+    refuse_unfit_config,
+    refuse_wrong_values,
+)
 from lshfm_pl.errors import LSHFMError, without_controls
 from lshfm_pl.paths import CONFIG_DIR
-from lshfm_pl.signals import end_at_signals, end_without_shutdown
+from lshfm_pl.signals import exit_on_signals, exit_without_shutdown
 
 __all__ = ["Command", "main", "start"]
 
@@ -80,7 +85,7 @@ def start(name: str) -> NoReturn:
         _run(name, function)
     except SystemExit as ending:
         status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    end_without_shutdown(status)
+    exit_without_shutdown(status)
     sys.exit(status)
 
 
@@ -91,7 +96,7 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
         config_name: name of the config `conf/<config_name>.yaml`.
         function: returns the function to run; called once the config is composed.
     """
-    end_at_signals()
+    exit_on_signals()
     prepare_streams()
     try:
         Path.cwd()
@@ -107,7 +112,7 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
         print(f"lshfm_pl {__version__}")
         return
     typed = sys.argv[1:]
-    arguments = repaired(respelled(config_name, typed))
+    arguments = quote_texts(translate_arguments(config_name, typed))
     sys.argv[1:] = arguments
     for flag in (text for text in arguments if text.startswith("-") and not _is_flag(text)):
         _fail(unknown_flag(flag, config_name))
@@ -131,15 +136,15 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
     try:
         choose_own_folder(arguments)
         refuse_wrong_values(config_name, arguments)
-        refuse_unfit_line(config_name, arguments)
+        refuse_unfit_command_line(config_name, arguments)
         _hydra_main(config_name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         overrides = [arguments[index] for index in overrides_of(arguments)]
-        _fail(as_typed(config_name, typed, config_error(error, config_name, overrides)))
+        _fail(with_typed_keys(config_name, typed, config_error(error, config_name, overrides)))
     except Exception as error:
         if _wants_traceback(arguments):
             raise
-        _fail(as_typed(config_name, typed, error_message(error)))
+        _fail(with_typed_keys(config_name, typed, error_message(error)))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     finally:

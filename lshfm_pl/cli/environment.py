@@ -17,8 +17,8 @@ from lshfm_pl.signals import is_first_process
 
 __all__ = [
     "prepare_environment",
-    "prepare_meeting",
-    "refuse_other_counts",
+    "prepare_rendezvous",
+    "refuse_other_process_counts",
     "refuse_several_processes",
     "started_by_srun",
     "started_by_torchrun",
@@ -119,7 +119,7 @@ def prepare_environment() -> None:
         if os.environ.get("SLURM_JOB_NAME") in INTERACTIVE:
             os.environ["SLURM_JOB_NAME"] = "lshfm_pl"
     else:
-        _take_out(SLURM_READ)
+        _remove_variables(SLURM_READ)
     if not started_by_torchrun():
         # GROUP_RANK and RANK are only for torchrun; the other variables also for processes started by hand.
         if not (started_by_hand() or started_on_node_by_hand()) and _is_above_one("WORLD_SIZE"):
@@ -127,11 +127,11 @@ def prepare_environment() -> None:
                 f"WORLD_SIZE={os.environ['WORLD_SIZE']} of the environment is ignored, since the rank of this "
                 "process is not set; to train with several processes see docs/distributed.md"
             )
-        _take_out(("TORCHELASTIC_RUN_ID", "GROUP_RANK", "RANK"))
+        _remove_variables(("TORCHELASTIC_RUN_ID", "GROUP_RANK", "RANK"))
         if not started_by_hand():
-            _take_out(("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    _take_out(("JSM_NAMESPACE_RANK",))
-    _take_out([name for name in (*RANKS, *PORTS, "MASTER_ADDR") if os.environ.get(name) == ""])
+            _remove_variables(("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    _remove_variables(("JSM_NAMESPACE_RANK",))
+    _remove_variables([name for name in (*RANKS, *PORTS, "MASTER_ADDR") if os.environ.get(name) == ""])
     _check_numbers(RANKS)
     _check_numbers(PORTS, HIGHEST_PORT)
     settings = sorted(name for name in os.environ if name.startswith(SETTING_OF_TRAINER))
@@ -139,7 +139,7 @@ def prepare_environment() -> None:
         keys = [f"trainer.{name.removeprefix(SETTING_OF_TRAINER).lower()}=…" for name in settings]
         ignored = f"{first_few(settings)} of the environment is ignored"
         warnings.append(f"{ignored}; give {first_few(keys)} on the command line")
-        _take_out(settings)
+        _remove_variables(settings)
     if is_first_process():
         for text in warnings:
             print(f"warning: {text}", file=sys.stderr)
@@ -164,7 +164,7 @@ def refuse_several_processes(command: str) -> None:
                 f"{by} has started {count} processes of {command}, which needs only one; start one "
                 "(srun --nodes=1 --ntasks=1, or without srun or torchrun)"
             )
-        _take_out((*RANKS, *PORTS, "MASTER_ADDR"))
+        _remove_variables((*RANKS, *PORTS, "MASTER_ADDR"))
     if outside or started_by_hand():
         return
     for name, launcher in COUNTS_OF_OTHERS.items():
@@ -176,7 +176,7 @@ def refuse_several_processes(command: str) -> None:
             )
 
 
-def refuse_other_counts(devices: Any, num_nodes: int) -> None:
+def refuse_other_process_counts(devices: Any, num_nodes: int) -> None:
     """Refuse if the processes that were started are not those that the config asks for.
 
     Args:
@@ -212,7 +212,7 @@ def refuse_other_counts(devices: Any, num_nodes: int) -> None:
         )
 
 
-def prepare_meeting(num_nodes: int) -> None:
+def prepare_rendezvous(num_nodes: int) -> None:
     """Make sure that the processes of a run can connect, on one machine without left-over addresses of others.
 
     Args:
@@ -223,7 +223,7 @@ def prepare_meeting(num_nodes: int) -> None:
     """
     together = started_by_srun() or started_by_torchrun() or "LOCAL_RANK" in os.environ
     if num_nodes == 1 and not together:
-        _take_out(("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"))
+        _remove_variables(("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"))
         return
     if host := os.environ.get("MASTER_ADDR"):
         refuse_unknown_host(host, "MASTER_ADDR")
@@ -291,7 +291,7 @@ def _check_numbers(names: tuple[str, ...], highest: int | None = None) -> None:
             )
 
 
-def _take_out(names: list[str] | tuple[str, ...]) -> None:
+def _remove_variables(names: list[str] | tuple[str, ...]) -> None:
     for name in names:
         os.environ.pop(name, None)
 

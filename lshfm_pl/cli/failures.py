@@ -72,7 +72,7 @@ def print_thread_failure(failure: threading.ExceptHookArgs) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    own = _own(error)
+    own = _own_error(error)
     if own is not None:
         # A loader worker sends its error with the traceback as text in front.
         return str(own).rpartition("LSHFMError: ")[2].strip()
@@ -115,7 +115,7 @@ def os_error_message(error: OSError) -> str:
     return f"{f'{files}: ' if files else ''}{reason}; {advice}"
 
 
-def _own(error: BaseException) -> LSHFMError | None:
+def _own_error(error: BaseException) -> LSHFMError | None:
     """The error of this project, also if Hydra, OmegaConf or a loader has wrapped it; None for other exceptions."""
     if isinstance(error, LSHFMError):
         return error

@@ -19,7 +19,16 @@ from hydra.errors import HydraException
 from lshfm_pl.cli.kinds import Kind, kind_of
 from lshfm_pl.paths import from_home
 
-__all__ = ["Argument", "for_shell", "is_multirun", "is_there", "overrides_of", "parsed", "quoted", "repaired"]
+__all__ = [
+    "Argument",
+    "for_shell",
+    "is_multirun",
+    "overrides_of",
+    "parsed",
+    "path_exists",
+    "quote_texts",
+    "quoted",
+]
 
 FLAGS_WITH_VALUE = (
     "--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--experimental-rerun",
@@ -63,7 +72,7 @@ def overrides_of(arguments: Sequence[str]) -> list[int]:
     ]
 
 
-def repaired(arguments: Sequence[str]) -> list[str]:
+def quote_texts(arguments: Sequence[str]) -> list[str]:
     """Quote the texts on a command line that Hydra would not read as typed."""
     found = list(arguments)
     sweeps = is_multirun(arguments)
@@ -71,7 +80,7 @@ def repaired(arguments: Sequence[str]) -> list[str]:
         argument = Argument.of(found[index])
         if argument is not None and argument.sign != "~":
             kind = kind_of(argument.key)
-            found[index] = str(argument._replace(value=_repaired(argument.value, kind, sweeps=sweeps)))
+            found[index] = str(argument._replace(value=_quoted_value(argument.value, kind, sweeps=sweeps)))
     return found
 
 
@@ -94,7 +103,7 @@ def for_shell(argument: str) -> str:
     return shlex.quote(argument)
 
 
-def _repaired(value: str, kind: Kind | None, *, sweeps: bool) -> str:
+def _quoted_value(value: str, kind: Kind | None, *, sweeps: bool) -> str:
     found = parsed(value)
     if kind is None or not kind.is_text:
         return value if found is not None else _with_quotes(value)
@@ -108,9 +117,9 @@ def _repaired(value: str, kind: Kind | None, *, sweeps: bool) -> str:
     if text in ("", "null") or text.startswith(QUOTES) or "${" in text:
         return value
     if found.is_sweep_override():
-        return value if sweeps or not is_there(text) else quoted(text)
+        return value if sweeps or not path_exists(text) else quoted(text)
     if isinstance(found.value(), list | dict):
-        return quoted(text) if is_there(text) else value
+        return quoted(text) if path_exists(text) else value
     is_read_as_typed = found.value() == text or "\\" in text
     return value if is_read_as_typed else quoted(text)
 
@@ -119,10 +128,10 @@ def _with_quotes(value: str) -> str:
     """Quote the parts of a value that Hydra cannot read; return it unchanged if that does not help."""
     text = value.strip()
     if text.startswith("[") and text.endswith("]"):
-        new = f"[{','.join(_readable(item) for item in _items(text[1:-1]))}]"
+        new = f"[{','.join(_readable_item(item) for item in _items(text[1:-1]))}]"
     elif text.startswith("{") and text.endswith("}"):
         pairs = [item.partition(":") for item in _items(text[1:-1])]
-        new = "{" + ",".join(f"{key.strip()}:{_readable(item)}" for key, _, item in pairs) + "}"
+        new = "{" + ",".join(f"{key.strip()}:{_readable_item(item)}" for key, _, item in pairs) + "}"
     elif text.startswith((*QUOTES, *BRACKETS)):
         return value
     else:
@@ -130,7 +139,7 @@ def _with_quotes(value: str) -> str:
     return value if parsed(new) is None else new
 
 
-def _readable(item: str) -> str:
+def _readable_item(item: str) -> str:
     """An item of a list, quoted if Hydra cannot read it."""
     return item.strip() if parsed(item.strip()) is not None else _quoted_but_interpolations(item.strip())
 
@@ -149,7 +158,7 @@ def _quoted_but_interpolations(text: str) -> str:
     return QuotedString(text, Quote.double).with_quotes() if "${" in text else quoted(text)
 
 
-def is_there(text: str) -> bool:
+def path_exists(text: str) -> bool:
     """Whether a file or folder with this name exists, however unusual the name is."""
     try:
         return from_home(text).exists()

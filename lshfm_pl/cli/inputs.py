@@ -70,7 +70,7 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
                 _refuse_no_file(START, text)
     for key in PATTERNS:
         for text in _texts(config, key) if command in ("predict", "report") else ():
-            _refuse_nothing(key, text)
+            _refuse_no_match(key, text)
     if _reads_folder(config):
         for text in _texts(config, "data.root"):
             _refuse_no_folder("data.root", text, can_be_had=_selected(config, "data.download") is False)
@@ -161,7 +161,7 @@ def _refuse_no_folder(key: str, text: str, *, can_be_had: bool) -> None:
         raise LSHFMError(f"{key}: expected a folder, found nothing at {text}; {_nearest(key, path)}{fetch}")
 
 
-def _refuse_nothing(key: str, text: str) -> None:
+def _refuse_no_match(key: str, text: str) -> None:
     path = from_home(text)
     if not _is(path, "exists") and next(glob.iglob(str(path), recursive=True), None) is None:  # noqa: PTH207
         raise LSHFMError(

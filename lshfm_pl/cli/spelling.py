@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lshfm_pl.cli.names import nullable_groups
 from lshfm_pl.paths import from_home
 
-__all__ = ["as_typed", "respelled"]
+__all__ = ["translate_arguments", "with_typed_keys"]
 
 SPELLINGS = {
     # The models of a comparison are choices of one group in different packages. Its losses are a list, but Hydra
@@ -30,7 +30,7 @@ DATA_OF_CHECKPOINT = ("evaluate", "visualize")
 """Commands that use the data of a checkpoint if no data are chosen. For these `data.root=…` adds a key."""
 
 
-def respelled(command: str, arguments: Sequence[str]) -> list[str]:
+def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
     """Translate the arguments of a command to Hydra's keys."""
     found = list(arguments)
     for pattern, replacement in SPELLINGS.get(command, {}).items():
@@ -52,10 +52,10 @@ def respelled(command: str, arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def as_typed(command: str, arguments: Sequence[str], message: str) -> str:
-    """Replace the keys in a message by the keys that the user has typed, where `respelled` has changed them."""
+def with_typed_keys(command: str, arguments: Sequence[str], message: str) -> str:
+    """Replace keys in a message by those that the user typed, where `translate_arguments` changed them."""
     for typed in arguments:
-        new, *further = respelled(command, [typed])
+        new, *further = translate_arguments(command, [typed])
         if further:
             continue  # a sum of losses
         key, new_key = typed.partition("=")[0], new.partition("=")[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from tqdm import tqdm
 from tqdm.utils import disp_len, disp_trim
 
-__all__ = ["StatusLine", "fits", "fitted", "joined"]
+__all__ = ["StatusLine", "fit_parts", "fits", "join_parts"]
 
 SEPARATOR = "  "
 
@@ -53,12 +53,12 @@ class StatusLine:
             self._bar = None
 
 
-def fitted(parts: Sequence[tuple[int, str]], width: int) -> str:
+def fit_parts(parts: Sequence[tuple[int, str]], width: int) -> str:
     """Join the parts that fit into the width. Parts of the highest rank are left out first."""
     kept = list(parts)
-    while len(kept) > 1 and not fits(joined(text for _, text in kept), width):
+    while len(kept) > 1 and not fits(join_parts(text for _, text in kept), width):
         kept.remove(max(kept, key=lambda part: part[0]))
-    return disp_trim(joined(text for _, text in kept), max(0, width))
+    return disp_trim(join_parts(text for _, text in kept), max(0, width))
 
 
 def fits(text: str, width: int) -> bool:
@@ -66,7 +66,7 @@ def fits(text: str, width: int) -> bool:
     return disp_len(text) <= width
 
 
-def joined(texts: Iterable[str]) -> str:
+def join_parts(texts: Iterable[str]) -> str:
     """Join the parts of a line."""
     return SEPARATOR.join(texts)
 

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lshfm_pl.cli.additions import no_choice, refuse_unread_keys, refuse_wrong_removals
+from lshfm_pl.cli.additions import missing_choice_message, refuse_unread_keys, refuse_wrong_removals
 from lshfm_pl.cli.grammar import Argument, for_shell, is_multirun, overrides_of, quoted
 from lshfm_pl.cli.inputs import refuse_missing_inputs
 from lshfm_pl.cli.kinds import Kind, kind_of, kind_of_default
@@ -24,8 +24,8 @@ __all__ = [
     "expand_home",
     "refuse_missing_values",
     "refuse_named_teacher",
+    "refuse_unfit_command_line",
     "refuse_unfit_config",
-    "refuse_unfit_line",
     "refuse_wrong_values",
 ]
 
@@ -71,7 +71,7 @@ def refuse_wrong_values(command: str, arguments: Sequence[str]) -> None:
 def _refuse_no_name(group: str, value: Any) -> None:
     """Refuse a choice of a group that is not the name of a file, such as null or true."""
     if value == "" or not isinstance(value, str):
-        raise LSHFMError(no_choice(group, "" if value == "" else _written(value)))
+        raise LSHFMError(missing_choice_message(group, "" if value == "" else _written(value)))
 
 
 def _refuse_spaces(typed: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ def _refuse_spaces(typed: Sequence[str]) -> None:
         raise LSHFMError(f"{text}: expected key=value without spaces around the =; write {whole}")
 
 
-def refuse_unfit_line(command: str, arguments: Sequence[str]) -> None:
+def refuse_unfit_command_line(command: str, arguments: Sequence[str]) -> None:
     """Compose the config like the command will, and refuse what would stop it. Jobs of a sweep are checked later.
 
     Raises:

@@ -18,14 +18,14 @@ ALIGNMENT = 16
 """Bytes. Each tensor starts at a multiple of this, which suits every dtype."""
 
 
-def collate(items: Sequence[tuple[Tensor, Target]]) -> "Batch | _Sent":
+def collate(items: Sequence[tuple[Tensor, Target]]) -> "Batch | _SharedBatch":
     """Make a `Batch` of dataset items. A loader worker gets an object that unpickles to the batch."""
     images, targets = zip(*items, strict=True)
     batch = list(images), list(targets)
-    return batch if get_worker_info() is None else _Sent(batch)
+    return batch if get_worker_info() is None else _SharedBatch(batch)
 
 
-class _Sent:
+class _SharedBatch:
     """A batch in shared memory. Unpickling it gives the batch itself.
 
     torch would send a file descriptor for each tensor. A target has four or more tensors, so that would take longer
@@ -35,16 +35,16 @@ class _Sent:
     def __init__(self, batch: Batch) -> None:
         images, targets = batch
         self._parts = (
-            _Packed(images),
-            _Packed([value for target in targets for value in target.values()]),
+            _SharedTensors(images),
+            _SharedTensors([value for target in targets for value in target.values()]),
             [list(target) for target in targets],
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _received, self._parts
+        return _unpack_batch, self._parts
 
 
-class _Packed:
+class _SharedTensors:
     """Tensors, one after the other, in one block of shared memory."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -61,7 +61,7 @@ class _Packed:
         ]
 
 
-def _received(images: _Packed, values: _Packed, names: list[list[str]]) -> Batch:
+def _unpack_batch(images: _SharedTensors, values: _SharedTensors, names: list[list[str]]) -> Batch:
     views = iter(values.views())
     return images.views(), [{name: next(views) for name in of_target} for of_target in names]
 

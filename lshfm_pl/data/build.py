@@ -6,7 +6,7 @@ from typing import Any
 
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.formats import data_module_of
-from lshfm_pl.data.stored_config import within_machine
+from lshfm_pl.data.stored_config import limit_to_machine
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["build_datamodule"]
@@ -33,7 +33,7 @@ def build_datamodule(
         LSHFMError: unknown class or key, or an invalid value.
     """
     kind = data_module_of(config.get("_target_"))
-    arguments = within_machine({key: value for key, value in config.items() if key != "_target_"})
+    arguments = limit_to_machine({key: value for key, value in config.items() if key != "_target_"})
     try:
         datamodule = kind(**arguments)
     except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:

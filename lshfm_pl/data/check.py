@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lshfm_pl.cli.console import is_terminal
 from lshfm_pl.data import DetectionDataModule, DetectionDataset
-from lshfm_pl.data.dataset import DetectionRecord, read_record, watched
+from lshfm_pl.data.dataset import DetectionRecord, decode_with_faults, read_record
 from lshfm_pl.data.faults import ERRORS, WARNINGS, Fault, FaultError, FaultLog, summaries
 from lshfm_pl.data.images import decode_image, inspect_image
 from lshfm_pl.data.jpeg_damage import capture_error_output, jpeg_messages
@@ -25,7 +25,7 @@ from lshfm_pl.files import open_regular, write_json
 __all__ = ["Findings", "check_data", "find_faults", "summary"]
 
 
-_TOGETHER = 64
+_IMAGES_PER_CHUNK = 64
 """Images that are decoded before the messages of the decoder are read."""
 
 _START_OF_OUTPUT = b'{\n  "images": {'
@@ -108,9 +108,9 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
             log.add(Fault("setting", datamodule.root, f"data.{key}: {error}"))
         else:
             findings.images[split] = len(dataset) + len(dataset.left_out)
-            paths, of_images = _look_at_images(dataset, split, threads, progress)
+            paths, of_images = _check_images(dataset, split, threads, progress)
             log.faults += of_images
-            log.faults += _shared(paths, seen.get("train", {}), seen.get("val", {}))
+            log.faults += _shared_images(paths, seen.get("train", {}), seen.get("val", {}))
             seen[split] = paths
         # A file may be read for two purposes, which would report its faults twice.
         findings.faults += [(split, fault) for fault in dict.fromkeys(log.faults)]
@@ -132,7 +132,7 @@ def _severity(fault: Fault) -> str:
     return "error" if fault.is_error else "warning"
 
 
-def _look_at_images(
+def _check_images(
     dataset: DetectionDataset, label: str, threads: int, progress: bool
 ) -> tuple[dict[str, Path], list[Fault]]:
     """Decode every image. Returns a mapping from pixel digest to path of the first such image, and the faults."""
@@ -145,19 +145,19 @@ def _look_at_images(
         ThreadPoolExecutor(threads) as pool,
         tqdm(desc=label, total=len(jobs), unit="image", disable=not is_shown) as bar,
     ):
-        for start in range(0, len(jobs), _TOGETHER):
-            some = jobs[start : start + _TOGETHER]
+        for start in range(0, len(jobs), _IMAGES_PER_CHUNK):
+            some = jobs[start : start + _IMAGES_PER_CHUNK]
             with capture_error_output() as output:
-                looks = list(pool.map(_look_at, some))
+                looks = list(pool.map(_check_image, some))
                 has_messages = bool(jpeg_messages(output.take()))
             for job, (digest, path, found) in zip(some, looks, strict=True):
                 faults += found
                 if digest is None:
                     continue
                 if has_messages:
-                    faults += _damage(job)
+                    faults += _jpeg_faults(job)
                 if digest in paths:
-                    text = f"has the pixels of {paths[digest]}{_disagreement(job, firsts[digest])}."
+                    text = f"has the pixels of {paths[digest]}{_different_objects(job, firsts[digest])}."
                     faults.append(Fault("image-repeated", path, text))
                 paths.setdefault(digest, path)
                 firsts.setdefault(digest, job)
@@ -165,7 +165,7 @@ def _look_at_images(
     return paths, faults
 
 
-def _disagreement(image: DetectionRecord | Path, first: DetectionRecord | Path) -> str:
+def _different_objects(image: DetectionRecord | Path, first: DetectionRecord | Path) -> str:
     """The text about objects of only one of two copies of an image: they are background in the other copy."""
     if isinstance(image, Path) or isinstance(first, Path):
         return ""
@@ -179,13 +179,13 @@ def _disagreement(image: DetectionRecord | Path, first: DetectionRecord | Path) 
     )
 
 
-def _damage(image: DetectionRecord | Path) -> list[Fault]:
+def _jpeg_faults(image: DetectionRecord | Path) -> list[Fault]:
     """The decoder's messages for one image, which is decoded alone, since the messages do not name the file."""
     path = image if isinstance(image, Path) else image.image_path
-    return watched(path, lambda: decode_image(path))[1]
+    return decode_with_faults(path, lambda: decode_image(path))[1]
 
 
-def _look_at(image: DetectionRecord | Path) -> tuple[str | None, Path, list[Fault]]:
+def _check_image(image: DetectionRecord | Path) -> tuple[str | None, Path, list[Fault]]:
     """The digest of an image's pixels (None if it can't be read), its path, and its faults."""
     path = image if isinstance(image, Path) else image.image_path
     try:
@@ -197,7 +197,7 @@ def _look_at(image: DetectionRecord | Path) -> tuple[str | None, Path, list[Faul
         return None, path, [error.fault, *(inspect_image(path) if is_readable else [])]
 
 
-def _shared(
+def _shared_images(
     paths: dict[str, Path], training: dict[str, Path], validation: dict[str, Path]
 ) -> Iterator[Fault]:
     """Images that are also in an earlier set, found by their pixels."""

@@ -16,7 +16,7 @@ from lshfm_pl.data.fault_lines import advice, log_faults, log_skipped
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample
 from lshfm_pl.data.loaders import evaluation_loader, loader_arguments, sample_loader, train_loader
 from lshfm_pl.data.overlaps import overlap_fault
-from lshfm_pl.data.record_faults import num_to_find, record_faults
+from lshfm_pl.data.record_faults import num_counted_objects, record_faults
 from lshfm_pl.data.transforms import train_transform
 from lshfm_pl.errors import LSHFMError
 
@@ -132,7 +132,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         for split in _SPLITS_OF_STAGE[stage]:
             if split in self._sets:
                 continue
-            if (twin := self._twin(split)) is not None:
+            if (twin := self._set_of_same_source(split)) is not None:
                 self._sets[split] = twin
             else:
                 faults = self._train_log if split == "train" else FaultLog()
@@ -165,11 +165,11 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         source: Any = self.source(split)[1]
         return [(self.root / part).resolve() for part in source]
 
-    def found_settings(self) -> dict[str, Any]:
+    def derived_settings(self) -> dict[str, Any]:
         """Settings that were not given but derived from the data, to be stored with the run."""
         return {}
 
-    def _twin(self, split: str) -> DetectionDataset | None:
+    def _set_of_same_source(self, split: str) -> DetectionDataset | None:
         """The other evaluation set, if it was already read from the same source."""
         twin = {"val": "test", "test": "val"}.get(split)
         if twin is None or self.source(twin)[1] != self.source(split)[1]:
@@ -186,7 +186,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
     def _check_set(self, dataset: DetectionDataset, path: Path, faults: FaultLog, is_training: bool) -> None:
         """Report what is unusual about a set that has been read, and whether it has objects to learn or detect."""
         faults.faults += record_faults(dataset, is_training=is_training)
-        if not is_training and not faults.bad_images() and not num_to_find(dataset):
+        if not is_training and not faults.bad_images() and not num_counted_objects(dataset):
             text = "no image has an object that counts (neither difficult nor crowd): there is nothing to measure."
             faults.add(Fault("nothing-to-find", path, f"{text} Annotate some, or give another set."))
         counts = dataset.describe()["classes"]

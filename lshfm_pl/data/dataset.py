@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from lshfm_pl.data.fault_lines import NO_SKIPPING
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.images import decode_image, image_size, is_whole, read_image_file, turned_upright
+from lshfm_pl.data.images import decode_image, has_end_mark, image_size, read_image_file, rotate_by_exif
 from lshfm_pl.data.jpeg_damage import capture_error_output, is_harmless, jpeg_messages
 from lshfm_pl.data.sampler import Draw
 from lshfm_pl.errors import LSHFMError
@@ -28,8 +28,8 @@ __all__ = [
     "Transform",
     "check_header",
     "check_headers",
+    "decode_with_faults",
     "read_record",
-    "watched",
 ]
 
 Target = dict[str, Tensor]
@@ -81,7 +81,7 @@ def read_record(record: DetectionRecord) -> Tensor:
     image = decode_image(record.image_path)
     size = record.width, record.height
     if _size(image) == size[::-1] != size:
-        image = turned_upright(
+        image = rotate_by_exif(
             image, record.image_path
         )  # the annotation refers to the photo as displayed: EXIF says how to rotate it
     if _size(image) != size:
@@ -102,7 +102,7 @@ def check_header(record: DetectionRecord) -> None:
         FaultError: as `read_record`.
     """
     size = image_size(record.image_path)
-    if size != (record.width, record.height) or not is_whole(record.image_path):
+    if size != (record.width, record.height) or not has_end_mark(record.image_path):
         read_record(record)
 
 
@@ -125,14 +125,14 @@ def read_checked(record: DetectionRecord) -> Tensor:
     Raises:
         FaultError: as `read_record`, or the image data are damaged.
     """
-    image, faults = watched(record.image_path, lambda: read_record(record))
+    image, faults = decode_with_faults(record.image_path, lambda: read_record(record))
     for fault in faults:
         if fault.is_error:
             raise FaultError(fault)
     return image
 
 
-def watched(path: Path, read: Callable[[], Tensor]) -> tuple[Tensor, list[Fault]]:
+def decode_with_faults(path: Path, read: Callable[[], Tensor]) -> tuple[Tensor, list[Fault]]:
     """Decode a file by `read`, and return its result with the decoder's messages as faults, each once.
 
     No other thread may decode meanwhile, since the messages do not name the file.

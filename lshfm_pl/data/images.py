@@ -24,11 +24,11 @@ __all__ = [
     "Orientation",
     "decode_image",
     "exif_orientation",
+    "has_end_mark",
     "image_size",
     "inspect_image",
-    "is_whole",
     "read_image_file",
-    "turned_upright",
+    "rotate_by_exif",
 ]
 
 MAX_PIXELS = 89_478_485
@@ -86,15 +86,15 @@ def decode_image(path: Path, *, upright: bool = False) -> Tensor:
     """
     data = read_image_file(path)
     pixels = _decode(path, data)
-    return _turned(pixels, path, data) if upright else pixels
+    return _rotated(pixels, path, data) if upright else pixels
 
 
-def turned_upright(pixels: Tensor, path: Path) -> Tensor:
+def rotate_by_exif(pixels: Tensor, path: Path) -> Tensor:
     """Apply the rotation of EXIF to the stored pixels that `decode_image` has read."""
-    return _turned(pixels, path, read_image_file(path))
+    return _rotated(pixels, path, read_image_file(path))
 
 
-def _turned(pixels: Tensor, path: Path, data: bytes) -> Tensor:
+def _rotated(pixels: Tensor, path: Path, data: bytes) -> Tensor:
     if not any(mark in data for mark in _EXIF_MARKS):
         return pixels
     try:
@@ -110,7 +110,7 @@ def _turned(pixels: Tensor, path: Path, data: bytes) -> Tensor:
     return pixels.flip(flips).contiguous()
 
 
-def is_whole(path: Path) -> bool:
+def has_end_mark(path: Path) -> bool:
     """Whether a JPEG or PNG file has its end mark. Files of other formats count as whole."""
     try:
         with open_regular(path, limit=_LARGEST_FILE) as file:
@@ -132,7 +132,7 @@ def _decode(path: Path, data: bytes) -> Tensor:
         with _open(path, io.BytesIO(data)) as image:
             return torch.from_numpy(_rgb(image)).permute(2, 0, 1).contiguous()
     except _DECODING_ERRORS as error:
-        raise FaultError(_broken(path, data, error)) from error
+        raise FaultError(_decoding_fault(path, data, error)) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -149,7 +149,7 @@ def image_size(path: Path) -> tuple[int, int]:
             raise
         raise FaultError(Fault("image-missing", path, without_path(error, path))) from error
     except _DECODING_ERRORS as error:
-        raise FaultError(_broken(path, read_image_file(path), error)) from error
+        raise FaultError(_decoding_fault(path, read_image_file(path), error)) from error
 
 
 class Orientation(NamedTuple):
@@ -180,12 +180,12 @@ def inspect_image(path: Path) -> list[Fault]:
     data = read_image_file(path)
     try:
         with _open(path, io.BytesIO(data)) as image:
-            return [Fault(kind, path, text) for kind, text in _unusual(image, path.suffix, data)]
+            return [Fault(kind, path, text) for kind, text in _warnings(image, path.suffix, data)]
     except _DECODING_ERRORS as error:
-        raise FaultError(_broken(path, data, error)) from error
+        raise FaultError(_decoding_fault(path, data, error)) from error
 
 
-def _unusual(image: Image.Image, suffix: str, data: bytes) -> Iterator[tuple[str, str]]:
+def _warnings(image: Image.Image, suffix: str, data: bytes) -> Iterator[tuple[str, str]]:
     """Kind and text of each warning."""
     if image.mode == "CMYK":
         yield "image-cmyk", "is CMYK and is converted to RGB."
@@ -276,7 +276,7 @@ def _refuse_shape(path: Path, width: int, height: int) -> None:
         raise FaultError(Fault("image-narrow", path, text))
 
 
-def _broken(path: Path, data: bytes, error: Exception) -> Fault:
+def _decoding_fault(path: Path, data: bytes, error: Exception) -> Fault:
     starts = {"JPEG": _JPEG_START, "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "WEBP": b"RIFF"}
     if not data.startswith(tuple(starts.values())):
         text = f"is not a {', '.join(FORMATS)} image, it begins with {data[:8]!r}. Replace the file."

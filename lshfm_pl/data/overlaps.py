@@ -27,11 +27,11 @@ def shared_images(
     """
     files: dict[tuple[int, int], Path] = {}
     of_size: dict[int, list[Path]] = {}
-    for path, identity, size in _described(others):
+    for path, identity, size in _existing_files(others):
         files.setdefault(identity, path)
         of_size.setdefault(size, []).append(path)
     by_end: dict[int, dict[bytes, list[Path]]] = {}
-    for path, identity, size in _described(records):
+    for path, identity, size in _existing_files(records):
         if identity in files:
             yield path, files[identity]
             continue
@@ -74,7 +74,7 @@ def overlap_fault(
     return Fault("test-in-train" if other == "train" else "test-in-val", path, text)
 
 
-def _described(records: Iterable[DetectionRecord]) -> Iterator[tuple[Path, tuple[int, int], int]]:
+def _existing_files(records: Iterable[DetectionRecord]) -> Iterator[tuple[Path, tuple[int, int], int]]:
     """Path, identity and size of the files that exist and are not empty."""
     for record in records:
         try:

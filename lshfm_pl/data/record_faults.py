@@ -12,7 +12,7 @@ from lshfm_pl.data.faults import Fault
 from lshfm_pl.data.voc.parse import object_line
 from lshfm_pl.errors import first_few, printable
 
-__all__ = ["num_to_find", "record_faults"]
+__all__ = ["num_counted_objects", "record_faults"]
 
 _ALIKE = 0.8
 """Ratio of `difflib` from which two class names are similar (`dog` and `dogs` have 0.86)."""
@@ -40,10 +40,10 @@ def record_faults(dataset: DetectionDataset, *, is_training: bool) -> Iterator[F
         else:
             yield from _box_faults(record)
     yield from _control_characters(dataset)
-    yield from _lookalikes(dataset)
+    yield from _similar_names(dataset)
 
 
-def num_to_find(dataset: DetectionDataset) -> int:
+def num_counted_objects(dataset: DetectionDataset) -> int:
     """The number of objects that an evaluation counts: those that are neither difficult nor crowds."""
     return sum(
         int((~record.difficult if record.crowd is None else ~record.difficult & ~record.crowd).sum())
@@ -94,7 +94,7 @@ def _control_characters(dataset: DetectionDataset) -> Iterator[Fault]:
                 yield Fault("class-control", record.annotation_path or record.image_path, text)
 
 
-def _lookalikes(dataset: DetectionDataset) -> Iterator[Fault]:
+def _similar_names(dataset: DetectionDataset) -> Iterator[Fault]:
     """Warnings about classes that may be the same: equal except for spelling, or rare and similar to another."""
     counts = {name: count for name, count in dataset.describe()["classes"].items() if count}
     spellings: dict[str, list[str]] = {}
@@ -112,7 +112,7 @@ def _lookalikes(dataset: DetectionDataset) -> Iterator[Fault]:
     most_frequent = sorted(counts, key=lambda name: -counts[name])[:_CLASSES_COMPARED]
     for rare, count in counts.items():
         frequent = [name for name in most_frequent if count < _RARE * counts[name]]
-        alike = [name for name in frequent if _alike(rare, name) and _spelling(rare) != _spelling(name)]
+        alike = [name for name in frequent if _is_similar(rare, name) and _spelling(rare) != _spelling(name)]
         if alike:
             text = f"the class '{rare}' has {count} objects, '{alike[0]}' has {counts[alike[0]]}: misspelt?"
             yield Fault("class-lookalike", _first_file(dataset, rare), text)
@@ -132,7 +132,7 @@ def _spelling(name: str) -> str:
     return "".join(kept) or name
 
 
-def _alike(one: str, other: str) -> bool:
+def _is_similar(one: str, other: str) -> bool:
     longer, shorter = sorted((len(one), len(other)), reverse=True)
     if 2 * shorter < _ALIKE * (longer + shorter) or longer > _LONGEST_NAME:
         return False  # such a pair can't reach the ratio

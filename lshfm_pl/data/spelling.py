@@ -2,14 +2,14 @@
 
 import unicodedata
 
-__all__ = ["composed", "folded"]
+__all__ = ["fold_spelling", "to_nfc"]
 
 
-def composed(name: str) -> str:
+def to_nfc(name: str) -> str:
     """A name in Unicode's composed form (NFC). macOS writes `ö` as two characters that look like one."""
     return unicodedata.normalize("NFC", name)
 
 
-def folded(name: str) -> str:
+def fold_spelling(name: str) -> str:
     """A key that is equal for names that differ only in case or Unicode form."""
-    return composed(name).casefold()
+    return to_nfc(name).casefold()

@@ -8,7 +8,7 @@ from typing import Any
 from lshfm_pl.data.shapes.scenes import ShapesSpec, shapes_folder
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["root_of_scenes", "within_machine"]
+__all__ = ["limit_to_machine", "root_of_scenes"]
 
 _LARGEST_BATCH = 64
 """Images per step that a file may ask for in evaluation."""
@@ -17,7 +17,7 @@ _LARGEST_SCENE = 1024
 _MOST_SCENES = 20_000
 
 
-def within_machine(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def limit_to_machine(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a data module with values limited to what this machine can afford, and without download.
 
     Values that are not numbers are left to the data module, which refuses them.

@@ -15,7 +15,7 @@ from torch.utils.data._utils import signal_handling
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.signals import STOP_SIGNALS
 
-__all__ = ["START_METHODS", "no_failure_midway", "worker_arguments"]
+__all__ = ["START_METHODS", "delay_worker_failures", "worker_arguments"]
 
 START_METHODS = ("fork", "forkserver", "spawn")
 
@@ -46,7 +46,7 @@ def worker_arguments(num_workers: int, start_method: str | None = None) -> dict[
     return {"num_workers": num_workers, "multiprocessing_context": _CONTEXTS[chosen]()}
 
 
-class _Reader:
+class _LoaderProcess:
     """Mixin for the processes of all start methods: only the parent ends such a process."""
 
     def start(self) -> None:
@@ -85,34 +85,34 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _ForkReader(_Reader, context.ForkProcess):
+class _ForkLoaderProcess(_LoaderProcess, context.ForkProcess):
     pass
 
 
-class _SpawnReader(_Reader, context.SpawnProcess):
+class _SpawnLoaderProcess(_LoaderProcess, context.SpawnProcess):
     pass
 
 
-class _ForkServerReader(_Reader, context.ForkServerProcess):
+class _ForkServerLoaderProcess(_LoaderProcess, context.ForkServerProcess):
     pass
 
 
 class _ForkContext(context.ForkContext):
-    Process = _ForkReader
+    Process = _ForkLoaderProcess
 
 
 class _SpawnContext(context.SpawnContext):
-    Process = _SpawnReader
+    Process = _SpawnLoaderProcess
 
 
 class _ForkServerContext(context.ForkServerContext):
-    Process = _ForkServerReader
+    Process = _ForkServerLoaderProcess
 
 
 _CONTEXTS = {"fork": _ForkContext, "spawn": _SpawnContext, "forkserver": _ForkServerContext}
 
 
-def no_failure_midway() -> None:
+def delay_worker_failures() -> None:
     """Report the loss of a loader process when the next batch is requested, and not in the middle of a step.
 
     torch raises it from a SIGCHLD handler, wherever the program is. Without the handler, the wait for the batch

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lshfm_pl.data.spelling import folded
+from lshfm_pl.data.spelling import fold_spelling
 
 __all__ = ["labels_by_name"]
 
@@ -28,5 +28,5 @@ def labels_by_name(wanted: Sequence[str], given: Sequence[str]) -> list[int | No
 
 
 def _key(name: str) -> str:
-    plain = "".join(character for character in folded(name) if character not in " _-")
+    plain = "".join(character for character in fold_spelling(name) if character not in " _-")
     return _OTHER_NAMES.get(plain, plain)

@@ -8,7 +8,7 @@ from torch import Tensor
 from lshfm_pl.data.batches import as_float
 from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.metrics.inputs import foreground
+from lshfm_pl.metrics.inputs import drop_background
 
 __all__ = ["choose_device", "detect"]
 
@@ -43,4 +43,4 @@ def detect(detector: Detector, images: Sequence[Tensor]) -> list[dict[str, Tenso
     device = next(detector.parameters()).device
     with torch.inference_mode():
         found = detector(as_float([image.to(device) for image in images]))
-    return [foreground({key: value.cpu() for key, value in of_image.items()}) for of_image in found]
+    return [drop_background({key: value.cpu() for key, value in of_image.items()}) for of_image in found]

@@ -12,7 +12,7 @@ from omegaconf import ListConfig
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lshfm_pl.data.dataset import watched
+from lshfm_pl.data.dataset import decode_with_faults
 from lshfm_pl.data.images import FORMATS, SUFFIXES, decode_image
 from lshfm_pl.data.voc.layout import is_picture
 from lshfm_pl.errors import LSHFMError
@@ -47,7 +47,7 @@ class Pictures(Dataset[tuple[int, Tensor | str, list[str]]]):
     def __getitem__(self, index: int) -> tuple[int, Tensor | str, list[str]]:
         path = self.pictures[index].path
         try:
-            image, faults = watched(path, lambda: decode_image(path, upright=True))
+            image, faults = decode_with_faults(path, lambda: decode_image(path, upright=True))
         except LSHFMError as error:
             return index, str(error), []
         return index, image, [str(fault) for fault in faults if fault.is_error]

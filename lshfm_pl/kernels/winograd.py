@@ -34,12 +34,12 @@ __all__ = [
     "Piece",
     "WinogradConv2d",
     "convolve",
-    "groups_of_pieces",
-    "kernel_of",
+    "gather_inputs",
+    "gather_outputs",
+    "group_tiles",
     "matrices",
-    "take_inputs",
-    "take_outputs",
     "transform_inputs",
+    "transform_kernel",
     "use_winograd",
 ]
 
@@ -84,7 +84,7 @@ def matrices() -> Matrices:
     return Matrices(*(torch.from_numpy(matrix).float() for matrix in (*squares, to_input)))
 
 
-def kernel_of(weight_OC33: Tensor, out_POC: Tensor | None = None) -> Tensor:
+def transform_kernel(weight_OC33: Tensor, out_POC: Tensor | None = None) -> Tensor:
     """The transformed kernel [P, O, C] of a convolution's weight, written to `out_POC` if that is given."""
     outputs, channels = weight_OC33.shape[:2]
     weight_9OC = weight_OC33.permute(2, 3, 0, 1).reshape(SIDE**2, -1)
@@ -127,7 +127,7 @@ class Piece(NamedTuple):
     tiles: slice
 
 
-def groups_of_pieces(shapes: Sequence[Sequence[int]], at_once: int) -> Iterator[tuple[int, list[Piece]]]:
+def group_tiles(shapes: Sequence[Sequence[int]], at_once: int) -> Iterator[tuple[int, list[Piece]]]:
     """Divide the tiles of maps [B, C, h, w] into groups of at most `at_once` tiles, or one row of tiles if longer.
 
     Yields:
@@ -151,17 +151,17 @@ def groups_of_pieces(shapes: Sequence[Sequence[int]], at_once: int) -> Iterator[
         yield count, group
 
 
-def take_inputs(maps: Sequence[Tensor], group: Sequence[Piece], out_PTC: Tensor) -> None:
+def gather_inputs(maps: Sequence[Tensor], group: Sequence[Piece], out_PTC: Tensor) -> None:
     """Copy the overlapping 6×6 inputs of a group's tiles as float32, with 0 outside of the maps [B, C, h, w]."""
-    _take(maps, group, SIDE // 2, out_PTC)
+    _gather(maps, group, SIDE // 2, out_PTC)
 
 
-def take_outputs(maps: Sequence[Tensor], group: Sequence[Piece], out_QTC: Tensor) -> None:
+def gather_outputs(maps: Sequence[Tensor], group: Sequence[Piece], out_QTC: Tensor) -> None:
     """Copy the 4×4 outputs of a group's tiles as float32, with 0 outside of the maps [B, C, h, w]."""
-    _take(maps, group, 0, out_QTC)
+    _gather(maps, group, 0, out_QTC)
 
 
-def _take(maps: Sequence[Tensor], group: Sequence[Piece], border: int, out: Tensor) -> None:
+def _gather(maps: Sequence[Tensor], group: Sequence[Piece], border: int, out: Tensor) -> None:
     for piece in group:
         map_Chw = maps[piece.level][piece.image]
         height, width = map_Chw.shape[1:]
@@ -169,10 +169,10 @@ def _take(maps: Sequence[Tensor], group: Sequence[Piece], border: int, out: Tens
         inside = slice(max(0, first), min(last, height))
         margins = border, _tiled_size(width) + border - width, inside.start - first, last - inside.stop
         padded_hwC = F.pad(map_Chw[:, inside].permute(1, 2, 0).float(), (0, 0, *margins))
-        _placed(out, piece, windows := _windows(padded_hwC[None], TILE + 2 * border)).copy_(windows)
+        _tiles_of_piece(out, piece, windows := _windows(padded_hwC[None], TILE + 2 * border)).copy_(windows)
 
 
-def _placed(tiles_PTC: Tensor, piece: Piece, windows: Tensor) -> Tensor:
+def _tiles_of_piece(tiles_PTC: Tensor, piece: Piece, windows: Tensor) -> Tensor:
     """View of a piece's tiles in the shape of its windows."""
     return tiles_PTC[:, piece.tiles].unflatten(1, windows.shape[2:5]).unflatten(0, windows.shape[:2])
 
@@ -201,7 +201,7 @@ class OverlappingSum:
         for piece in group:
             image_1hwC = self._padded[piece.level][piece.image, None]
             windows = _windows(image_1hwC, TILE + SIDE - 1)[:, :, :, piece.rows]
-            tiles = _placed(tiles_PTC, piece, windows)
+            tiles = _tiles_of_piece(tiles_PTC, piece, windows)
             for row in range(windows.shape[0]):
                 for column in range(
                     windows.shape[1]
@@ -242,16 +242,16 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x_BChw: Tensor, weight_OC33: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_BChw, weight_OC33)
         to_output = matrices().to_output
-        kernel_PCO = kernel_of(weight_OC33).transpose(1, 2)
+        kernel_PCO = transform_kernel(weight_OC33).transpose(1, 2)
         batch, _, height, width = x_BChw.shape
         tiled = batch, len(weight_OC33), _tiled_size(height), _tiled_size(width)
         y_BOhw = torch.empty(tiled, memory_format=torch.channels_last)
         y_windows = _windows(y_BOhw.permute(0, 2, 3, 1), TILE)
-        groups = list(groups_of_pieces([x_BChw.shape], TILES_AT_ONCE))
-        buffers = _buffers_of(x_BChw, weight_OC33, groups)
+        groups = list(group_tiles([x_BChw.shape], TILES_AT_ONCE))
+        buffers = _make_buffers(x_BChw, weight_OC33, groups)
         for tiles, group in groups:
             inputs_PTC, spare_PTC, products_PTO, y_QTO = buffers.views(tiles)
-            take_inputs([x_BChw], group, inputs_PTC)
+            gather_inputs([x_BChw], group, inputs_PTC)
             transform_inputs(inputs_PTC, spare_PTC)
             torch.bmm(inputs_PTC, kernel_PCO, out=products_PTO)
             torch.mm(to_output, products_PTO.flatten(1), out=y_QTO.flatten(1))
@@ -259,7 +259,7 @@ class _Convolution(torch.autograd.Function):
                 y_QTO += bias_O
             for piece in group:
                 windows = y_windows[:, :, piece.image, None, piece.rows]
-                windows.copy_(_placed(y_QTO, piece, windows))
+                windows.copy_(_tiles_of_piece(y_QTO, piece, windows))
         if tiled[2:] == (height, width):
             return y_BOhw
         # Copy even where a view would do: in-place ReLUs follow.
@@ -271,18 +271,18 @@ class _Convolution(torch.autograd.Function):
         x_BChw, weight_OC33 = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         to_output, to_kernel, _ = matrices()
-        kernel_POC = kernel_of(weight_OC33)
+        kernel_POC = transform_kernel(weight_OC33)
         outputs, channels = weight_OC33.shape[:2]
         x_gradient = OverlappingSum([x_BChw]) if needs_x else None
         kernel_gradient_POC = x_BChw.new_empty(INPUTS, outputs, channels) if needs_weight else None
-        groups = list(groups_of_pieces([x_BChw.shape], TILES_AT_ONCE))
-        buffers = _buffers_of(x_BChw, weight_OC33, groups)
+        groups = list(group_tiles([x_BChw.shape], TILES_AT_ONCE))
+        buffers = _make_buffers(x_BChw, weight_OC33, groups)
         for index, (tiles, group) in enumerate(groups):
             inputs_PTC, spare_PTC, products_PTO, y_QTO = buffers.views(tiles)
-            take_outputs([gradient_BOhw], group, y_QTO)
+            gather_outputs([gradient_BOhw], group, y_QTO)
             torch.mm(to_output.T, y_QTO.flatten(1), out=products_PTO.flatten(1))
             if kernel_gradient_POC is not None:
-                take_inputs([x_BChw], group, inputs_PTC)
+                gather_inputs([x_BChw], group, inputs_PTC)
                 transform_inputs(inputs_PTC, spare_PTC)
                 kernel_gradient_POC.baddbmm_(products_PTO.transpose(1, 2), inputs_PTC, beta=float(index > 0))
             if x_gradient is not None:
@@ -300,7 +300,7 @@ class _Convolution(torch.autograd.Function):
         )
 
 
-def _buffers_of(x_BChw: Tensor, weight_OC33: Tensor, groups: list[tuple[int, list[Piece]]]) -> Buffers:
+def _make_buffers(x_BChw: Tensor, weight_OC33: Tensor, groups: list[tuple[int, list[Piece]]]) -> Buffers:
     """Buffers for the inputs, their transform, the products and the outputs."""
     outputs, channels = weight_OC33.shape[:2]
     sizes = (INPUTS, channels), (INPUTS, channels), (INPUTS, outputs), (OUTPUTS, outputs)
@@ -316,12 +316,12 @@ class WinogradConv2d(nn.Conv2d):
     """A 3×3 convolution of stride 1 that uses Winograd tiles where that is faster: CPU, float32, many channels."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not _pays(input, weight):
+        if not _is_faster(input, weight):
             return super()._conv_forward(input, weight, bias)
         return convolve(input, weight, bias)
 
 
-def _pays(x: Tensor, weight: Tensor) -> bool:
+def _is_faster(x: Tensor, weight: Tensor) -> bool:
     batch, _, height, width = x.shape
     tiles = batch * -(-height // TILE) * -(-width // TILE)
     return (

@@ -18,12 +18,12 @@ from lshfm_pl.kernels.winograd import (
     Buffers,
     OverlappingSum,
     Piece,
-    groups_of_pieces,
-    kernel_of,
+    gather_inputs,
+    gather_outputs,
+    group_tiles,
     matrices,
-    take_inputs,
-    take_outputs,
     transform_inputs,
+    transform_kernel,
 )
 
 __all__ = ["WinogradHashLoss"]
@@ -51,7 +51,7 @@ class WinogradHashLoss(MapHashLoss):
         has_bias = bool(bias_H.any())  # without a bias, one pass over all projections is saved
         hashes = min(HASHES_IN_A_BLOCK[dtype], num_hashes)
         weights = [level_Bhw / num_hashes for level_Bhw in location_weights]
-        groups = list(groups_of_pieces([level.shape for level in student], TILES_IN_A_BLOCK))
+        groups = list(group_tiles([level.shape for level in student], TILES_IN_A_BLOCK))
         most_tiles = max(tiles for tiles, _ in groups)
         totals = Totals(weight_HD)
         gradient = OverlappingSum(student)
@@ -64,7 +64,7 @@ class WinogradHashLoss(MapHashLoss):
                 for tiles, group in groups[first : first + BLOCKS_OF_A_KERNEL]
             ]
             for weight_hC33, bias_h in zip(weight_HC33.split(hashes), bias_H.split(hashes), strict=True):
-                kernel_PhC = kernel_of(weight_hC33, *kernel.views(len(bias_h))).to(dtype)
+                kernel_PhC = transform_kernel(weight_hC33, *kernel.views(len(bias_h))).to(dtype)
                 for block in blocks:
                     (products_PTh,) = products.views(2 * block.tiles, len(bias_h))
                     (logits_QTh,) = logits.views(2 * block.tiles, len(bias_h))
@@ -102,11 +102,11 @@ class _Block:
         self.tiles, self.group = tiles, group
         inputs_PTC = student[0].new_empty(INPUTS, 2 * tiles, student[0].shape[1], dtype=torch.float32)
         for maps, inputs_PtC in zip((student, teacher), inputs_PTC.split(tiles, dim=1), strict=True):
-            take_inputs([level.detach() for level in maps], group, inputs_PtC)
+            gather_inputs([level.detach() for level in maps], group, inputs_PtC)
         transform_inputs(inputs_PTC, torch.empty_like(inputs_PTC))
         self.inputs_PTC = inputs_PTC.to(dtype)
         self.weights_Qt1 = inputs_PTC.new_empty(OUTPUTS, tiles, 1)
-        take_outputs([level_Bhw[:, None] for level_Bhw in location_weights], group, self.weights_Qt1)
+        gather_outputs([level_Bhw[:, None] for level_Bhw in location_weights], group, self.weights_Qt1)
         self.gradient_PtC = inputs_PTC.new_zeros(INPUTS, tiles, inputs_PTC.shape[2])
 
 

@@ -17,7 +17,7 @@ from lshfm_pl.metrics.inputs import (
     TARGET_KEYS,
     check_images,
     copy_to_cpu,
-    foreground,
+    drop_background,
 )
 from lshfm_pl.metrics.record import (
     IOU_THRESHOLDS,
@@ -136,7 +136,7 @@ class DetectionMetrics:
         check_images(predictions, targets, further_target_keys=("image_id",))
         for prediction, target in zip(predictions, targets, strict=True):
             image_id = int(target["image_id"])
-            kept = (foreground(copy_to_cpu(prediction, PREDICTION_KEYS)), _completed(target))
+            kept = (drop_background(copy_to_cpu(prediction, PREDICTION_KEYS)), _with_crowd_and_area(target))
             for part in kept:
                 self._check_labels(image_id, part["labels"])
             self._images.setdefault(image_id, kept)
@@ -240,7 +240,7 @@ class DetectionMetrics:
         }
 
 
-def _completed(target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_crowd_and_area(target: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The target on the CPU, with `crowd` and `area` filled in."""
     optional = [key for key in OPTIONAL_TARGET_KEYS if key in target]
     copies = copy_to_cpu(target, (*TARGET_KEYS, *optional))

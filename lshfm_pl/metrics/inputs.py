@@ -13,7 +13,7 @@ __all__ = [
     "TARGET_KEYS",
     "check_images",
     "copy_to_cpu",
-    "foreground",
+    "drop_background",
 ]
 
 PREDICTION_KEYS = ("boxes", "scores", "labels")
@@ -71,7 +71,7 @@ def copy_to_cpu(image: Mapping[str, Tensor], keys: Sequence[str]) -> dict[str, T
     return copies
 
 
-def foreground(prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def drop_background(prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drop the detections with label 0 (background), which some detectors score like a class.
 
     They are dropped after the detector has applied its limits on the number of boxes, in which they count. So what

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lshfm_pl.mimic.nested import Channels, Features, mapped
+from lshfm_pl.mimic.nested import Channels, Features, map_features
 
-__all__ = ["Adapter", "make_adapter", "resized", "resized_weights"]
+__all__ = ["Adapter", "make_adapter", "resize_to_larger", "resized_weights"]
 
 
 class Adapter(nn.Module):
@@ -61,7 +61,7 @@ def make_adapter(student: Channels, teacher: Channels, *, is_of_maps: bool) -> A
     return None if student == teacher else Adapter(student, teacher, is_of_maps=is_of_maps)
 
 
-def resized(student: Features, teacher: Features) -> tuple[Features, Features]:
+def resize_to_larger(student: Features, teacher: Features) -> tuple[Features, Features]:
     """Resize the smaller of two maps to the size of the larger one, bilinearly, for each pair of maps."""
 
     def larger(one: Tensor, other: Tensor) -> tuple[int, int]:

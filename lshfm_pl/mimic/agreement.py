@@ -14,7 +14,7 @@ from lshfm_pl.mimic.features import FeatureGrid, feature_grids, make_tap, tap_of
 from lshfm_pl.mimic.hash_files import read_hash_file
 from lshfm_pl.mimic.losses.lsh import LSH
 
-__all__ = ["AgreementMap", "agreement_maps", "hash_of"]
+__all__ = ["AgreementMap", "agreement_maps", "find_hash"]
 
 HASHES_COMPARED = 1024
 """Largest number of hash functions that the maps of bits use."""
@@ -37,7 +37,7 @@ class AgreementMap(NamedTuple):
     bits_hw: Tensor | None
 
 
-def hash_of(checkpoint: str | Path | None, teacher: Detector, seed: int) -> tuple[LSH, str]:
+def find_hash(checkpoint: str | Path | None, teacher: Detector, seed: int) -> tuple[LSH, str]:
     """The hash that a student was trained with, or a random one, and a text that says which.
 
     Args:

@@ -12,7 +12,7 @@ from torch import nn
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.mimic.features import FeatureTap, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
-from lshfm_pl.mimic.terms import Term, Terms, number_of
+from lshfm_pl.mimic.terms import Term, Terms, name_seed
 from lshfm_pl.paths import named_in_own_configs
 from lshfm_pl.seeding import mix_seed
 
@@ -96,7 +96,7 @@ def build_losses(
     found: list[tuple[str, str, Term]] = []
     with torch.random.fork_rng(devices=[]):
         for entry, own in entries.items():
-            torch.manual_seed(mix_seed(init_seed, number_of(entry)))
+            torch.manual_seed(mix_seed(init_seed, name_seed(entry)))
             try:
                 found += [(entry, part, term) for part, term in _terms_of(entry, dict(own), facts)]
             except LSHFMError as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Channels", "Features", "mapped", "shapes_of", "tensors_of"]
+__all__ = ["Channels", "Features", "map_features", "shapes_of", "tensors_of"]
 
 Features = Tensor | list[Tensor] | dict[str, list[Tensor]]
 """Rows [N, D]; or a list of maps [B, C, h, w], one per level; or such a list for each tower, by its name."""
@@ -14,13 +14,13 @@ Channels = int | tuple[int, ...] | dict[str, int]
 """Width of features: D, or C of all levels; C of each level; C of each tower."""
 
 
-def mapped(function: Callable[..., Tensor], *features: Any) -> Any:
+def map_features(function: Callable[..., Tensor], *features: Any) -> Any:
     """Apply `function` to corresponding tensors. The result has the structure of the features."""
     first = features[0]
     if isinstance(first, dict):
-        return {name: mapped(function, *(each[name] for each in features)) for name in first}
+        return {name: map_features(function, *(each[name] for each in features)) for name in first}
     if isinstance(first, list | tuple):
-        return [mapped(function, *parts) for parts in zip(*features, strict=True)]
+        return [map_features(function, *parts) for parts in zip(*features, strict=True)]
     return function(*features)
 
 

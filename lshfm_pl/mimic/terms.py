@@ -7,12 +7,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from lshfm_pl.mimic.adapters import Adapter, make_adapter, resized, resized_weights
+from lshfm_pl.mimic.adapters import Adapter, make_adapter, resize_to_larger, resized_weights
 from lshfm_pl.mimic.features import Batch, FeatureTap, Pair
 from lshfm_pl.mimic.losses.base import Context, Loss, LossSum, require_number
 from lshfm_pl.seeding import mix_seed
 
-__all__ = ["Moment", "Term", "Terms", "number_of"]
+__all__ = ["Moment", "Term", "Terms", "name_seed"]
 
 Pairs = Mapping[str, Pair]
 
@@ -25,7 +25,7 @@ class Moment(NamedTuple):
     seed: int = 0
 
 
-def number_of(name: str) -> int:
+def name_seed(name: str) -> int:
     """A number that depends only on a term's name, used in the seeds of its random numbers."""
     return zlib.crc32(name.encode())
 
@@ -72,7 +72,7 @@ class Term(nn.Module):
     def forward(self, pair: Pair, batch: Batch, moment: Moment, generator_seed: int) -> Tensor:
         """The weighted loss of a pair, a float32 scalar."""
         student = pair.student if self.adapter is None else self.adapter(pair.student)
-        student, teacher = resized(student, pair.teacher)
+        student, teacher = resize_to_larger(student, pair.teacher)
         weights = pair.weights
         if isinstance(weights, list) and isinstance(student, list):
             weights = resized_weights(weights, student)
@@ -143,7 +143,7 @@ class Terms(nn.ModuleDict):
         for name, term in self.named():
             point = term.loss.point
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(mix_seed(seed, number_of(name)))
+                torch.manual_seed(mix_seed(seed, name_seed(name)))
                 term.adapter = make_adapter(*tap.channels(point), is_of_maps=tap.is_of_maps(point))
 
     def adapters(self) -> dict[str, Adapter]:
@@ -173,7 +173,7 @@ class Terms(nn.ModuleDict):
         running = {name: term for name, term in self.named() if not term.has_ended(moment)}
         values = {}
         for name, term in sorted(running.items(), key=is_late):
-            seed = mix_seed(moment.seed, number_of(name)) % 2**63
+            seed = mix_seed(moment.seed, name_seed(name)) % 2**63
             values[name] = term(pairs[term.loss.point], batch, moment, seed)
         return {name: values[name] for name in running}
 

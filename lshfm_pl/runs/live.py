@@ -10,7 +10,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from lshfm_pl.cli.console import can_rewrite
-from lshfm_pl.cli.status_line import StatusLine, fits, joined
+from lshfm_pl.cli.status_line import StatusLine, fits, join_parts
 from lshfm_pl.runs.launch import Run, RunProcess
 from lshfm_pl.runs.progress import Progress, epoch_of, read_progress
 
@@ -161,7 +161,7 @@ def _line(head: Sequence[str], states: Sequence[tuple[RunProcess, Progress | Non
     whole = [f"{text}{_figure(progress)}" for text, (_, progress) in zip(short, states, strict=True)]
     counted = [[*short[:count], f"+{len(short) - count} more"] for count in range(len(short) - 1, 0, -1)]
     lines = [[*head, *runs] for runs in (whole, short, *counted)]
-    return next((text for parts in [*lines, head] if fits(text := joined(parts), width)), head[0])
+    return next((text for parts in [*lines, head] if fits(text := join_parts(parts), width)), head[0])
 
 
 def _short(started: RunProcess, progress: Progress | None) -> str:

@@ -24,8 +24,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.distributed import TCPStore
 
 from lshfm_pl.cli.environment import (
-    prepare_meeting,
-    refuse_other_counts,
+    prepare_rendezvous,
+    refuse_other_process_counts,
     started_by_srun,
     started_by_torchrun,
 )
@@ -160,8 +160,8 @@ def meeting(settings: DictConfig) -> Iterator[Meeting]:
         LSHFMError: the numbers of processes do not agree, the host of the first process cannot be found or does not
             answer, or not all processes have connected in time.
     """
-    refuse_other_counts(settings.devices, settings.num_nodes)
-    prepare_meeting(settings.num_nodes)
+    refuse_other_process_counts(settings.devices, settings.num_nodes)
+    prepare_rendezvous(settings.num_nodes)
     met = Meeting(_place(settings.num_nodes), settings.meeting_seconds)
     try:
         yield met

@@ -126,7 +126,7 @@ def refuse_other_tensors(module: DetectionModule, checkpoint: dict[str, Any], pa
 def stored_data_config(config: DictConfig, datamodule: DetectionDataModule) -> dict[str, Any]:
     """The data config as checkpoints keep it: good for evaluation from any folder, without the training set."""
     stored = {**as_dict(config.data), "root": str(Path(config.data.root).expanduser().resolve())}
-    stored |= datamodule.found_settings()
+    stored |= datamodule.derived_settings()
     if "class_names" in stored:
         stored["class_names"] = list(datamodule.class_names)
     if "download" in stored:

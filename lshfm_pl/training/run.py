@@ -152,7 +152,7 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             world_size=trainer.world_size,
             record=module.record,
             also_validation=datamodule.test_is_validation,
-            found_data=datamodule.found_settings(),
+            found_data=datamodule.derived_settings(),
             fingerprint=data.fingerprint,
             cost={**cost, "ms_per_image": evaluation_timer.ms_per_image()},
         )

@@ -3,9 +3,9 @@
 import pytest
 
 from lshfm_pl.cli import Command
-from lshfm_pl.cli.grammar import repaired
-from lshfm_pl.cli.spelling import respelled
-from lshfm_pl.cli.values import refuse_unfit_line, refuse_wrong_values
+from lshfm_pl.cli.grammar import quote_texts
+from lshfm_pl.cli.spelling import translate_arguments
+from lshfm_pl.cli.values import refuse_unfit_command_line, refuse_wrong_values
 
 
 def printed(monkeypatch, capsys, tmp_path, command, *arguments):
@@ -349,6 +349,6 @@ def test_files_that_are_not_there_are_answered_with_the_nearest_that_is(
 )
 def test_what_is_right_passes(monkeypatch, tmp_path, outputs, command, arguments):
     monkeypatch.chdir(tmp_path)
-    typed = repaired(respelled(command, [argument.format(outputs) for argument in arguments]))
+    typed = quote_texts(translate_arguments(command, [argument.format(outputs) for argument in arguments]))
     refuse_wrong_values(command, typed)
-    refuse_unfit_line(command, typed)
+    refuse_unfit_command_line(command, typed)

@@ -12,8 +12,8 @@ from lshfm_pl.cli.command import _run
 from lshfm_pl.cli.environment import (
     first_node,
     prepare_environment,
-    prepare_meeting,
-    refuse_other_counts,
+    prepare_rendezvous,
+    refuse_other_process_counts,
     refuse_several_processes,
 )
 from lshfm_pl.errors import LSHFMError
@@ -74,7 +74,7 @@ def variables(monkeypatch):
 def test_left_over_variables_are_not_read(left_over, variables):
     variables(left_over)
     prepare_environment()
-    prepare_meeting(num_nodes=1)
+    prepare_rendezvous(num_nodes=1)
     assert variables() == {}
 
 
@@ -88,14 +88,14 @@ def test_a_single_task_of_srun_is_a_process_like_any_other(variables):
 def test_whole_groups_are_kept(given, variables):
     variables(given)
     prepare_environment()
-    prepare_meeting(num_nodes=1)
+    prepare_rendezvous(num_nodes=1)
     assert variables() == given
 
 
 def test_tasks_of_srun_are_joined_however_it_was_called(variables):
     variables({**SRUN_SETS, "SLURM_JOB_NAME": "bash", "SLURM_NODELIST": "localhost"})
     prepare_environment()
-    prepare_meeting(num_nodes=2)
+    prepare_rendezvous(num_nodes=2)
     assert variables()["SLURM_NTASKS_PER_NODE"] == "2"
     assert variables()["SLURM_JOB_NAME"] != "bash"
 
@@ -133,7 +133,7 @@ def test_first_node_without_an_address_is_told_at_once(given, variables):
     variables(given)
     prepare_environment()
     with pytest.raises(LSHFMError, match="host name .* has no address .*export MASTER_ADDR="):
-        prepare_meeting(num_nodes=2)
+        prepare_rendezvous(num_nodes=2)
 
 
 def test_name_server_that_does_not_answer_is_not_waited_for(variables, monkeypatch):
@@ -142,7 +142,7 @@ def test_name_server_that_does_not_answer_is_not_waited_for(variables, monkeypat
     monkeypatch.setattr(environment, "RESOLVE_SECONDS", 0.1)
     variables({"MASTER_ADDR": "somewhere"})
     with pytest.raises(LSHFMError, match="does not answer"):
-        prepare_meeting(num_nodes=2)
+        prepare_rendezvous(num_nodes=2)
     never.set()
 
 
@@ -178,7 +178,7 @@ def test_wish_that_is_not_read_is_told_in_one_line(given, told, variables, capsy
     assert printed.count("\n") == bool(told)
     prepare_environment()
     assert capsys.readouterr().err == ""
-    prepare_meeting(num_nodes=1)
+    prepare_rendezvous(num_nodes=1)
     assert variables() == (BY_HAND if given is BY_HAND else {})
 
 
@@ -255,7 +255,7 @@ def test_other_numbers_of_processes_than_the_config_asks_for_are_told(
 ):
     variables(given)
     with pytest.raises(LSHFMError, match=message):
-        refuse_other_counts(devices, num_nodes)
+        refuse_other_process_counts(devices, num_nodes)
 
 
 @pytest.mark.parametrize(
@@ -274,4 +274,4 @@ def test_other_numbers_of_processes_than_the_config_asks_for_are_told(
 )
 def test_agreeing_numbers_of_processes_are_not_told(given, devices, num_nodes, variables):
     variables(given)
-    refuse_other_counts(devices, num_nodes)
+    refuse_other_process_counts(devices, num_nodes)

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lshfm_pl.cli.grammar import for_shell, parsed, quoted, repaired
+from lshfm_pl.cli.grammar import for_shell, parsed, quote_texts, quoted
 from lshfm_pl.paths import CONFIG_DIR
 
 #: Characters that occur in file names and class names.
@@ -22,7 +22,7 @@ ODD = [
 def value_of(command, argument, key):
     """The value that a command gets for an argument."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = compose(command, overrides=repaired([argument]))
+        config = compose(command, overrides=quote_texts([argument]))
     for part in key.split("."):
         config = config[part]
     return config
@@ -42,7 +42,7 @@ def is_left_to_hydra(text):
 
 @pytest.mark.parametrize("text", ODD)
 def test_paths_are_read_as_they_are_typed(text):
-    (argument,) = repaired([f"checkpoint={text}"])
+    (argument,) = quote_texts([f"checkpoint={text}"])
     assert parsed(argument.removeprefix("checkpoint=")).value() in (text, parsed(quoted(text)).value())
 
 
@@ -60,7 +60,7 @@ def test_paths_are_read_as_they_are_typed(text):
 def test_command_gets_the_path_that_is_typed(command, key, text):
     needed = ["data=voc_folder"] if key.startswith("data.") else []
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = compose(command, overrides=[*needed, *repaired([f"{key}={text}"])])
+        config = compose(command, overrides=[*needed, *quote_texts([f"{key}={text}"])])
     for part in key.split("."):
         config = config[part]
     assert config == text
@@ -69,14 +69,14 @@ def test_command_gets_the_path_that_is_typed(command, key, text):
 def test_class_names_are_read_as_they_are_typed():
     typed = "data.class_names=[null,1e3,true,a&b,it's,käse,C(small),'in, quotes',x=1,\"y\", N/A ,007]"
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        names = compose("train", overrides=["data=voc_folder", *repaired([typed])]).data.class_names
+        names = compose("train", overrides=["data=voc_folder", *quote_texts([typed])]).data.class_names
     assert list(names) == [
         "null", "1e3", "true", "a&b", "it's", "käse", "C(small)", "in, quotes", "x=1", "y", "N/A", "007",
     ]  # fmt: skip
 
 
 def test_items_of_lists_and_named_checkpoints_need_no_quotes_of_their_own():
-    (argument,) = repaired(["common=[data=voc_folder,data.root=/a (1),model.min_size=[1,2]]"])
+    (argument,) = quote_texts(["common=[data=voc_folder,data.root=/a (1),model.min_size=[1,2]]"])
     assert parsed(argument.removeprefix("common=")).value() == [
         "data=voc_folder",
         "data.root=/a (1)",
@@ -101,8 +101,8 @@ def test_what_hydra_can_read_keeps_its_meaning(tmp_path, monkeypatch):
     # These are several values, unless a folder has this name.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x,y").mkdir()
-    assert repaired(["data.root=x,y"]) == ['data.root="x,y"']
-    assert repaired(["--multirun", "data.root=x,y"]) == ["--multirun", "data.root=x,y"]
+    assert quote_texts(["data.root=x,y"]) == ['data.root="x,y"']
+    assert quote_texts(["--multirun", "data.root=x,y"]) == ["--multirun", "data.root=x,y"]
 
 
 @settings(max_examples=300, deadline=None)
@@ -114,7 +114,7 @@ def test_what_hydra_can_read_keeps_its_meaning(tmp_path, monkeypatch):
 def test_any_text_can_be_quoted_and_pasted_into_a_shell(text):
     typed = shlex.split(for_shell(f"data.root={quoted(text)}"))
     assert len(typed) == 1
-    assert repaired(typed) == typed
+    assert quote_texts(typed) == typed
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = (
             compose("check_data", overrides=["data=voc_folder", *typed])
@@ -132,5 +132,5 @@ def test_any_text_can_be_quoted_and_pasted_into_a_shell(text):
 def test_any_path_is_read_as_it_is_typed_but_for_what_hydra_means(text):
     if is_left_to_hydra(text) or "\n" in text or "\0" in text:
         return
-    (argument,) = repaired([f"checkpoint={text}"])
+    (argument,) = quote_texts([f"checkpoint={text}"])
     assert parsed(argument.removeprefix("checkpoint=")).value() == text

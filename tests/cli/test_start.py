@@ -10,7 +10,7 @@ import pytest
 from lshfm_pl import __version__
 from lshfm_pl.__main__ import commands
 from lshfm_pl.benchmark import MEASURES
-from lshfm_pl.cli.spelling import respelled
+from lshfm_pl.cli.spelling import translate_arguments
 from lshfm_pl.paths import CONFIG_DIR
 
 HEAVY = {
@@ -87,15 +87,18 @@ def test_list_of_commands_says_what_each_does():
 
 
 def test_short_spellings_are_those_of_the_measures():
-    assert respelled("benchmark", [*MEASURES, "repeats=2"]) == [*(f"what={m}" for m in MEASURES), "repeats=2"]
-    assert respelled("train", ["resume.allow_changes=true"]) == ["resume_allow_changes=true"]
-    assert respelled("report", ["data"]) == ["data"]
+    assert translate_arguments("benchmark", [*MEASURES, "repeats=2"]) == [
+        *(f"what={m}" for m in MEASURES),
+        "repeats=2",
+    ]
+    assert translate_arguments("train", ["resume.allow_changes=true"]) == ["resume_allow_changes=true"]
+    assert translate_arguments("report", ["data"]) == ["data"]
 
 
 @pytest.mark.parametrize("typed", ["distill=[lshl2,kd]", "distill=[ lshl2, kd ]", "distill=lshl2+kd"])
 @pytest.mark.parametrize("command", ["train", "benchmark"])
 def test_sum_of_losses_is_one_file_for_each(command, typed):
-    assert respelled(command, ["seed=1", typed, "distill.terms.kd.beta=2"]) == [
+    assert translate_arguments(command, ["seed=1", typed, "distill.terms.kd.beta=2"]) == [
         "seed=1",
         "distill=_sum",
         "distill.name=lshl2+kd",
@@ -109,7 +112,7 @@ def test_sum_of_losses_is_one_file_for_each(command, typed):
     "typed", ["distill=lshl2", "distill=none,l2", "distill=[none,l2],lsh", "distill.name=a+b"]
 )
 def test_one_loss_and_a_sweep_over_losses_stay_as_they_are(typed):
-    assert respelled("train", [typed]) == [typed]
+    assert translate_arguments("train", [typed]) == [typed]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -124,18 +127,18 @@ def test_module_of_every_command_starts_before_its_imports(command):
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
 def test_home_in_folders_of_hydra_is_the_users(key, quote, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert respelled("evaluate", [f"{key}={quote}~/runs/a{quote}"]) == [
+    assert translate_arguments("evaluate", [f"{key}={quote}~/runs/a{quote}"]) == [
         f"{key}={quote}{tmp_path}/runs/a{quote}"
     ]
-    assert respelled("evaluate", [f"{key}={quote}~{quote}"]) == [f"{key}={quote}{tmp_path}{quote}"]
+    assert translate_arguments("evaluate", [f"{key}={quote}~{quote}"]) == [f"{key}={quote}{tmp_path}{quote}"]
     unchanged = [
         f"{key}={quote}runs/~a{quote}",
         f"{key}={quote}~nobody_of_this_name/a{quote}",
         "~hydra.run.dir",
     ]
-    assert respelled("evaluate", unchanged) == unchanged
+    assert translate_arguments("evaluate", unchanged) == unchanged
 
 
 @pytest.mark.parametrize("sign", ["", "+", "++"])
 def test_allowing_changes_has_a_key_of_its_own_and_its_short_spelling_means_that(sign):
-    assert respelled("train", [f"{sign}resume.allow_changes=true"]) == ["resume_allow_changes=true"]
+    assert translate_arguments("train", [f"{sign}resume.allow_changes=true"]) == ["resume_allow_changes=true"]

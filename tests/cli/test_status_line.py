@@ -11,7 +11,7 @@ import termios
 
 import pytest
 
-from lshfm_pl.cli.status_line import StatusLine, fitted
+from lshfm_pl.cli.status_line import StatusLine, fit_parts
 
 PARTS = [(0, "teacher"), (2, "epoch 1/8"), (3, "loss 1.234"), (4, "0:01:02 left")]
 
@@ -47,10 +47,10 @@ def test_line_is_as_wide_as_the_terminal_is_now_whatever_the_environment_says(te
     line, widths = StatusLine(), []
     for columns in (100, 40, 20, 100):
         resize(columns)
-        line.show(lambda width: widths.append(width) or fitted(PARTS, width))
+        line.show(lambda width: widths.append(width) or fit_parts(PARTS, width))
         last = written().rpartition("\r")[2]
         assert len(last) < columns
-        assert last.rstrip() == fitted(PARTS, columns - 1)
+        assert last.rstrip() == fit_parts(PARTS, columns - 1)
     assert widths == [99, 39, 19, 99]
     line.close()
 
@@ -102,11 +102,11 @@ def test_lines_are_printed_above(monkeypatch):
     ],
 )
 def test_parts_of_the_highest_rank_are_left_out_first(width, expected):
-    assert fitted(PARTS, width) == expected
+    assert fit_parts(PARTS, width) == expected
 
 
 def test_wide_characters_take_two_columns():
     parts = [(0, "教師"), (1, "epoch 1/8")]
-    assert fitted(parts, 15) == "教師  epoch 1/8"
-    assert fitted(parts, 14) == "教師"
-    assert fitted(parts, 3) == "教"
+    assert fit_parts(parts, 15) == "教師  epoch 1/8"
+    assert fit_parts(parts, 14) == "教師"
+    assert fit_parts(parts, 3) == "教"

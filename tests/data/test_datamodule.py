@@ -291,13 +291,13 @@ def test_the_test_split_is_the_sets_own_where_none_is_named(folder, tmp_path):
     datamodule = make(folder)
     assert len(datamodule.test_set) == 5
     assert not datamodule.test_is_validation
-    assert datamodule.found_settings() == {"test_split": ["test"]}
+    assert datamodule.derived_settings() == {"test_split": ["test"]}
     below = make(folder.parent, train_split="set/train", val_split="set/val")
     assert below.splits["test"] == ["set/test"]
     given = make(folder, test_split="val")
     assert given.test_set is given.val_set
     assert given.test_is_validation
-    assert given.found_settings() == {}
+    assert given.derived_settings() == {}
     validated = make(folder, val_split="test")
     assert validated.test_is_validation
 

@@ -48,9 +48,9 @@ def test_what_others_write_meanwhile_is_passed_on(capfd):
 def test_what_is_said_at_a_signal_is_passed_on_before_the_process_ends():
     script = (
         "import os, signal\n"
-        "from lshfm_pl.signals import end_at_signals\n"
+        "from lshfm_pl.signals import exit_on_signals\n"
         "from lshfm_pl.data.jpeg_damage import capture_error_output\n"
-        "end_at_signals()\n"
+        "exit_on_signals()\n"
         "with capture_error_output():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
     )

@@ -11,7 +11,7 @@ from lshfm_pl.kernels.winograd import (
     OverlappingSum,
     WinogradConv2d,
     convolve,
-    groups_of_pieces,
+    group_tiles,
     matrices,
     transform_inputs,
     use_winograd,
@@ -92,7 +92,7 @@ def test_inputs_are_transformed_by_lines_as_by_squares(adjoint):
 def test_pieces_hold_every_tile_once_and_no_group_is_larger_than_asked_but_for_single_rows(at_once):
     shapes = [(2, 3, 30, 37), (2, 3, 15, 19), (2, 3, 1, 2)]
     seen = [torch.zeros(batch, -(-h // 4), -(-w // 4), dtype=torch.int) for batch, _, h, w in shapes]
-    for tiles, group in groups_of_pieces(shapes, at_once):
+    for tiles, group in group_tiles(shapes, at_once):
         assert tiles <= at_once or len(group) == 1
         assert [piece.tiles.start for piece in group] == [0, *(piece.tiles.stop for piece in group[:-1])]
         assert group[-1].tiles.stop == tiles
@@ -106,7 +106,7 @@ def test_pieces_hold_every_tile_once_and_no_group_is_larger_than_asked_but_for_s
 def test_overlapping_tiles_add_up():
     like = [torch.zeros(2, 3, 9, 10), torch.zeros(2, 3, 2, 2)]
     total = OverlappingSum(like)
-    for tiles, group in groups_of_pieces([level.shape for level in like], 4):
+    for tiles, group in group_tiles([level.shape for level in like], 4):
         total.add(torch.ones(36, tiles, 3), group)
     for level, found in zip(like, total.maps(), strict=True):
         height, width = level.shape[2:]

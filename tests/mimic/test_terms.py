@@ -33,7 +33,7 @@ from lshfm_pl.mimic import (
     build_losses,
     make_tap,
 )
-from lshfm_pl.mimic.adapters import resized, resized_weights
+from lshfm_pl.mimic.adapters import resize_to_larger, resized_weights
 from lshfm_pl.mimic.features.places import feature_grids, ground_truth_features
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.distillation import ZERO_STEPS_ALLOWED
@@ -281,13 +281,13 @@ def test_two_families_meet_at_the_pyramid(student):
 def test_smaller_map_is_resized_to_the_larger():
     small, large = torch.rand(2, 3, 4, 5, requires_grad=True), torch.rand(2, 3, 5, 5)
     for ours, theirs in ((small, large), (large, small)):
-        student, teacher = resized([ours], [theirs])
+        student, teacher = resize_to_larger([ours], [theirs])
         assert student[0].shape == teacher[0].shape == large.shape
-    student, _ = resized([small], [large])
+    student, _ = resize_to_larger([small], [large])
     student[0].sum().backward()
     assert small.grad is not None
     rows = torch.rand(4, 3), torch.rand(4, 3)
-    assert resized(*rows)[0] is rows[0]
+    assert resize_to_larger(*rows)[0] is rows[0]
 
 
 def batch_of(size):

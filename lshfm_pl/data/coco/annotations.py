@@ -8,7 +8,7 @@ import numpy as np
 
 from lshfm_pl.data.coco.entries import Category, COCOImage, EntryReader
 from lshfm_pl.data.coco.parse import parse_coco_json
-from lshfm_pl.data.coco.values import shown
+from lshfm_pl.data.coco.values import short_repr
 from lshfm_pl.data.faults import FaultLog
 
 __all__ = ["COCOFile", "read_coco_json"]
@@ -51,9 +51,8 @@ class COCOFile:
     def entry(self, index: int) -> str:
         """The position of an annotation and its image, for a message."""
         image = self.images[self.image_index[index]]
-        return (
-            f"entry {self.positions[index]} of 'annotations', of image {image.id} ({shown(image.file_name)})"
-        )
+        name = short_repr(image.file_name)
+        return f"entry {self.positions[index]} of 'annotations', of image {image.id} ({name})"
 
 
 def read_coco_json(path: str | Path, log: FaultLog | None = None) -> COCOFile:

@@ -7,7 +7,7 @@ import numpy as np
 from lshfm_pl.data.coco.annotations import COCOFile
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 
-__all__ = ["check_boxes", "checked_areas"]
+__all__ = ["check_boxes", "replace_impossible_areas"]
 
 _OVER_THE_BORDER = 0.02
 """Pixels. Smaller excesses are rounding errors: COCO's numbers have two decimals."""
@@ -50,7 +50,7 @@ def check_boxes(file: COCOFile, sizes: np.ndarray, log: FaultLog) -> None:
         log.add(Fault("box-partly-outside", file.path, text))
 
 
-def checked_areas(file: COCOFile, log: FaultLog) -> COCOFile:
+def replace_impossible_areas(file: COCOFile, log: FaultLog) -> COCOFile:
     """Replace areas that are impossible for their box by the box's area, with one warning for the file."""
     of_box = file.boxes[:, 2] * file.boxes[:, 3]
     largest = _LARGEST_SHARE * (file.boxes[:, 2:] + _ROUNDING).prod(axis=1)

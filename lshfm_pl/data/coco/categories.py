@@ -8,10 +8,10 @@ from typing import Literal, get_args
 from lshfm_pl.data.class_counts import list_for_shell
 from lshfm_pl.data.coco.annotations import COCOFile
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.spelling import composed
+from lshfm_pl.data.spelling import to_nfc
 from lshfm_pl.errors import LSHFMError, first_few
 
-__all__ = ["CATEGORY_IDS", "CategoryIds", "make_labels", "unused_name", "without_categories"]
+__all__ = ["CATEGORY_IDS", "CategoryIds", "make_labels", "remove_categories", "unused_name"]
 
 CategoryIds = Literal["keep", "contiguous"]
 CATEGORY_IDS = get_args(CategoryIds)
@@ -25,7 +25,7 @@ def unused_name(label: int) -> str:
     return f"unused_{label}"
 
 
-def without_categories(file: COCOFile, names: Sequence[str]) -> COCOFile:
+def remove_categories(file: COCOFile, names: Sequence[str]) -> COCOFile:
     """Remove categories by name. They must not have objects.
 
     Raises:
@@ -72,7 +72,7 @@ def make_labels(
     if classes is None:
         label_of = _labels(file, category_ids)
         return label_of, _class_names(file, label_of)
-    label_by_name = {composed(name): label for label, name in enumerate(classes, start=1)}
+    label_by_name = {to_nfc(name): label for label, name in enumerate(classes, start=1)}
     unknown = [name for name in file.categories.values() if name not in label_by_name]
     if unknown:
         raise FaultError(

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from lshfm_pl.data.coco.annotations import COCOFile, read_coco_json
-from lshfm_pl.data.coco.boxes import check_boxes, checked_areas
+from lshfm_pl.data.coco.boxes import check_boxes, replace_impossible_areas
 from lshfm_pl.data.coco.categories import (
     CATEGORY_IDS,
     CategoryIds,
     make_labels,
+    remove_categories,
     unused_name,
-    without_categories,
 )
 from lshfm_pl.data.coco.images import find_images
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
@@ -85,14 +85,14 @@ class COCODetection(DetectionDataset):
         log = log or FaultLog()
         file = read_coco_json(annotation_file, log)
         all_categories = tuple(file.categories.values())
-        file = without_categories(file, drop_categories)
+        file = remove_categories(file, drop_categories)
         label_of, class_names = make_labels(
             file, category_ids, class_names, classes_of, known_categories, log
         )
         paths = find_images(Path(image_folder), file.images, file.path, log, setting)
         sizes = _image_sizes(file, paths, log)
         check_boxes(file, sizes, log)
-        file = checked_areas(file, log)
+        file = replace_impossible_areas(file, log)
         boxes = np.concatenate([file.boxes[:, :2], file.boxes[:, :2] + file.boxes[:, 2:]], axis=1)
         boxes = boxes.astype(np.float32)
         clipped = boxes.clip(0, np.tile(sizes[file.image_index], 2).astype(np.float32))

@@ -16,10 +16,10 @@ from lshfm_pl.data.coco.values import (
     read_name,
     read_number,
     read_whole_number,
-    shown,
+    short_repr,
 )
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.spelling import composed
+from lshfm_pl.data.spelling import to_nfc
 
 __all__ = ["Annotation", "COCOImage", "Category", "EntryReader"]
 
@@ -109,8 +109,10 @@ class EntryReader:
         for _, image in self._entries("images", self.log, self._image, unusable):
             known = images.setdefault(image.id, image)
             if known != image:
-                text = f"the id {shown(image.id)} more than once: of {shown(known.file_name)} and of "
-                text += f"{shown(image.file_name)}, {image.width} x {image.height}"
+                text = (
+                    f"the id {short_repr(image.id)} more than once: of {short_repr(known.file_name)} and of "
+                )
+                text += f"{short_repr(image.file_name)}, {image.width} x {image.height}"
                 self.log.add(self._fault("id-repeated", f"'images' has {text}.", image_id=str(image.id)))
             elif known is not image:
                 self._note_repeated("images", image.id)
@@ -133,7 +135,7 @@ class EntryReader:
             if image_id in unusable and image_id not in images:
                 return None  # the image is left out already
             if image_id not in images:
-                text = f"image_id {shown(image_id)} is not the id of any entry of 'images'"
+                text = f"image_id {short_repr(image_id)} is not the id of any entry of 'images'"
                 raise EntryError(text, "image-unknown")
             annotation = _read_annotation(entry, image_id, self.notes)
             if annotation.category_id not in categories:
@@ -151,7 +153,7 @@ class EntryReader:
                 and (known := seen.setdefault(annotation.id, annotation)) != annotation
             ):
                 self.notes.place = f"entry {position} of 'annotations'"
-                self.notes.add("annotation-id-repeated", f"the id {shown(annotation.id)}")
+                self.notes.add("annotation-id-repeated", f"the id {short_repr(annotation.id)}")
             elif annotation.id is not None and known is not annotation:
                 self._note_repeated("annotations", annotation.id)
                 continue
@@ -185,14 +187,14 @@ class EntryReader:
             try:
                 is_object = key == "annotations"
                 if not isinstance(entry, dict):
-                    raise EntryError(f"is {shown(entry)}, expected an object", loses_image=is_object)
+                    raise EntryError(f"is {short_repr(entry)}, expected an object", loses_image=is_object)
                 if REPEATED in entry:
                     text = f"has '{entry[REPEATED]}' more than once, with different values"
                     raise EntryError(text, loses_image=is_object and entry[REPEATED] == "image_id")
                 values.append((position, read(entry)))
             except EntryError as error:
                 fields = entry if isinstance(entry, dict) else {}
-                known_id = f" (id {shown(fields['id'])})" if "id" in fields else ""
+                known_id = f" (id {short_repr(fields['id'])})" if "id" in fields else ""
                 image_id = _known_image_id(fields, {"images": "id", "annotations": "image_id"}.get(key))
                 text = f"entry {position}{known_id} of '{key}': {error}."
                 is_of_image = image_id is not None and error.kind != "image-unknown"
@@ -220,11 +222,11 @@ class EntryReader:
 
     def _note_repeated(self, key: str, identifier: object) -> None:
         self.notes.place = ""
-        self.notes.add("entry-repeated", f"the id {shown(identifier)} of '{key}'")
+        self.notes.add("entry-repeated", f"the id {short_repr(identifier)} of '{key}'")
 
     def _category(self, entry: dict[str, Any]) -> Category:
         above = entry.get("supercategory")
-        name = composed(read_name(entry, "name", self.notes))
+        name = to_nfc(read_name(entry, "name", self.notes))
         return Category(
             _read_category_id(entry, "id", self.notes), name, above if isinstance(above, str) else None
         )
@@ -257,7 +259,7 @@ class EntryReader:
         meant = None if number is None else by_number.get(number)
         if meant is None:
             return image_id
-        self.notes.add("value-read", f"image_id is {shown(image_id)}, read as {shown(meant)}")
+        self.notes.add("value-read", f"image_id is {short_repr(image_id)}, read as {short_repr(meant)}")
         return meant
 
 
@@ -278,7 +280,7 @@ def _read_annotation(entry: dict[str, Any], image_id: int | str, notes: Notes) -
 def _read_category_id(entry: dict[str, Any], key: str, notes: Notes) -> int:
     found = read_id(entry, key, notes)
     if not isinstance(found, int) or abs(found) >= 2**63:
-        raise EntryError(f"{key} is {shown(entry[key])}, expected a whole number")
+        raise EntryError(f"{key} is {short_repr(entry[key])}, expected a whole number")
     return found
 
 
@@ -293,7 +295,7 @@ def _known_image_id(fields: dict[str, Any], key: str | None) -> int | str | None
 
 
 def _kind(value: object) -> str:
-    return {"dict": "an object", "NoneType": "null"}.get(type(value).__name__, shown(value)[:40])
+    return {"dict": "an object", "NoneType": "null"}.get(type(value).__name__, short_repr(value)[:40])
 
 
 def _as_number(image_id: int | str) -> int | None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from lshfm_pl.data.coco.values import EntryError, Notes, has_unprintable, refuse_missing, shown
+from lshfm_pl.data.coco.values import EntryError, Notes, has_unprintable, refuse_missing, short_repr
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
 from lshfm_pl.data.folders import walk
-from lshfm_pl.data.spelling import folded
+from lshfm_pl.data.spelling import fold_spelling
 
 __all__ = ["advice", "file_name_of", "find_images"]
 
@@ -59,14 +59,14 @@ def file_name_of(entry: dict[str, Any], notes: Notes, others: Sequence[str] = ()
         refuse_missing("file_name")
     name = entry[key]
     if not isinstance(name, str) or not name.strip():
-        raise EntryError(f"{key} is {shown(name)}, expected text")
+        raise EntryError(f"{key} is {short_repr(name)}, expected text")
     if key != "file_name":
-        notes.add("value-read", f"{key} is {shown(name)}, read as file_name")
+        notes.add("value-read", f"{key} is {short_repr(name)}, read as file_name")
     elif has_unprintable(name) and not has_unprintable(name.strip()):
-        notes.add("value-read", f"file_name is {shown(name)}, read without its line break")
+        notes.add("value-read", f"file_name is {short_repr(name)}, read without its line break")
         name = name.strip()
-    if (reason := _impossible(name)) is not None:
-        raise EntryError(f"file_name {shown(name)} {reason}", "path-unsafe")
+    if (reason := _impossible_name(name)) is not None:
+        raise EntryError(f"file_name {short_repr(name)} {reason}", "path-unsafe")
     return name
 
 
@@ -101,7 +101,8 @@ def find_images(
             try:
                 path = below.resolve(image.file_name)
                 notes.add(
-                    "file-name-read", f"{shown(image.file_name)} of image {image.id} is {_tail(path, folder)}"
+                    "file-name-read",
+                    f"{short_repr(image.file_name)} of image {image.id} is {_short_path(path, folder)}",
                 )
             except _NotFoundError as error:
                 text = f"{error.text}, but {annotation_file} lists it. {error.advice}"
@@ -111,7 +112,7 @@ def find_images(
                 faults.append(Fault(error.kind, place, text, image_id=str(image.id)))
         paths.append(path)
     if len(faults) == len(images) > 1:
-        raise FaultError(_none_found(folder, images, annotation_file, faults[0], setting))
+        raise FaultError(_none_found_fault(folder, images, annotation_file, faults[0], setting))
     for fault in faults:
         log.add(fault)
     texts = {"file-name-read": f"file_names match a file of {folder} except for folder or spelling"}
@@ -190,7 +191,7 @@ class _Folder:
             _NotFoundError("no such image", "Add the file or remove the entry.")
             if reason is None
             else _NotFoundError(
-                f"file_name {shown(name)} {reason}, and no file below {self.root} has its name",
+                f"file_name {short_repr(name)} {reason}, and no file below {self.root} has its name",
                 "Give names below the folder of images.",
                 "path-unsafe",
             )
@@ -215,7 +216,7 @@ class _Folder:
         raise missing
 
     def _ambiguous(self, found: Sequence[Path]) -> _NotFoundError:
-        names = " or ".join(_tail(path, self.root) for path in found[:2])
+        names = " or ".join(_short_path(path, self.root) for path in found[:2])
         return _NotFoundError(f"no such image, and it could be {names}", "Give the name of one.")
 
     def _fitting(self, folder: Path, parts: Sequence[str]) -> list[Path]:
@@ -225,13 +226,15 @@ class _Folder:
         if folder not in self._folded:
             self._folded[folder] = {}
             for known in names:
-                self._folded[folder].setdefault(folded(known), []).append(known)
+                self._folded[folder].setdefault(fold_spelling(known), []).append(known)
         of_key = self._folded[folder]
-        fitting = [name] if name in names else of_key.get(folded(name), [])
+        fitting = [name] if name in names else of_key.get(fold_spelling(name), [])
         if rest:
             return [path for known in fitting for path in self._fitting(folder / known, rest)]
         if not fitting:
-            fitting = [known for suffix in _SUFFIXES for known in of_key.get(folded(name + suffix), [])]
+            fitting = [
+                known for suffix in _SUFFIXES for known in of_key.get(fold_spelling(name + suffix), [])
+            ]
         return [folder / known for known in fitting if (folder / known).is_file()]
 
     def _of_stem(self, name: str) -> str | None:
@@ -244,11 +247,11 @@ class _Folder:
             return
         beside = self.root.absolute().parent
         first = beside / parts[0]
-        is_this = folded(parts[0]) in (folded(part) for part in self.root.absolute().parts)
+        is_this = fold_spelling(parts[0]) in (fold_spelling(part) for part in self.root.absolute().parts)
         if not is_this and first.is_dir():
             raise _NotFoundError(
-                f"no such image; {parts[0]}/ is next to this folder, and {_tail(found, self.root)} in this folder "
-                "has the name too",
+                f"no such image; {parts[0]}/ is next to this folder, and {_short_path(found, self.root)} in this "
+                "folder has the name too",
                 f"Set the folder of images to {beside} if the first is meant.",
             )
 
@@ -258,8 +261,8 @@ class _Folder:
             self._everywhere = {}
             for folder, files in walk(self.root):
                 for file in files:
-                    self._everywhere.setdefault(folded(file), []).append(folder / file)
-        return self._everywhere.get(folded(name), [])
+                    self._everywhere.setdefault(fold_spelling(file), []).append(folder / file)
+        return self._everywhere.get(fold_spelling(name), [])
 
 
 def _parts(name: str) -> list[str]:
@@ -282,12 +285,12 @@ def _unquoted(parts: Sequence[str]) -> list[str]:
     ]
 
 
-def _tail(path: Path, folder: Path) -> str:
+def _short_path(path: Path, folder: Path) -> str:
     """A path for a message, relative to the parent of `folder`."""
     return (Path(folder.name) / path.relative_to(folder)).as_posix()
 
 
-def _impossible(name: str) -> str | None:
+def _impossible_name(name: str) -> str | None:
     """Why no file can have this name; None if one can."""
     if has_unprintable(name):
         return "has a character that no file name should have"
@@ -297,11 +300,11 @@ def _impossible(name: str) -> str | None:
     return None
 
 
-def _none_found(
+def _none_found_fault(
     folder: Path, images: Sequence[NamedImage], annotation_file: Path, first: Fault, setting: str
 ) -> Fault:
     name = images[0].file_name
-    text = f"none of the {len(images):,} images of {annotation_file} is in this folder, such as {shown(name)}"
+    text = f"none of the {len(images):,} images of {annotation_file} is in this folder, such as {short_repr(name)}"
     parts = _parts(name)
     for above in [folder.absolute(), *folder.absolute().parents][1:3]:
         if len(parts) > 1 and (above / Path(*parts)).is_file():
@@ -328,9 +331,11 @@ def _report_repeated_files(
             continue
         path = paths[indices[0]]
         assert path is not None
-        names = " and ".join(shown(images[index].id) for index in indices)
-        text = f"file {_tail(path, below.root)} has several ids, {names}: its objects are divided. Give it one id."
+        names = " and ".join(short_repr(images[index].id) for index in indices)
+        file = _short_path(path, below.root)
+        text = f"file {file} has several ids, {names}: its objects are divided. Give it one id."
         for index in indices:
             if index != indices[0]:  # skipping must leave out all of them
-                text = f"image {shown(images[index].id)} is the same file as image {shown(images[indices[0]].id)}."
+                this, first = (short_repr(images[number].id) for number in (index, indices[0]))
+                text = f"image {this} is the same file as image {first}."
             log.add(Fault("file-repeated", annotation_file, text, image_id=str(images[index].id)))

@@ -20,7 +20,7 @@ __all__ = [
     "read_number",
     "read_whole_number",
     "refuse_missing",
-    "shown",
+    "short_repr",
 ]
 
 _LARGEST_COORDINATE = 1e9
@@ -75,7 +75,7 @@ class Notes:
             log.add(Fault(kind, path, f"{count:,} {texts[kind]}; the first: {self._firsts[kind]}."))
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value for a message: short, on one line and printable; `None` is shown as JSON's `null`."""
     match value:
         case None:
@@ -113,8 +113,8 @@ def read_id(entry: dict[str, Any], key: str, notes: Notes) -> int | str:
             return _checked_id(value, key)
         found = int(text)
     else:
-        raise EntryError(f"{key} is {shown(value)}, expected a whole number or text")
-    notes.add("value-read", lambda: f"{key} is {shown(value)}, read as {found}")
+        raise EntryError(f"{key} is {short_repr(value)}, expected a whole number or text")
+    notes.add("value-read", lambda: f"{key} is {short_repr(value)}, read as {found}")
     return found
 
 
@@ -131,8 +131,8 @@ def read_whole_number(entry: dict[str, Any], key: str, notes: Notes) -> int | No
         return None
     number = _number(value)
     if number is None or number != int(number) or abs(number) >= _LARGEST_EXACT_FLOAT:
-        raise EntryError(f"{key} is {shown(value)}, expected a whole number")
-    notes.add("value-read", lambda: f"{key} is {shown(value)}, read as {int(number)}")
+        raise EntryError(f"{key} is {short_repr(value)}, expected a whole number")
+    notes.add("value-read", lambda: f"{key} is {short_repr(value)}, read as {int(number)}")
     return int(number)
 
 
@@ -149,8 +149,8 @@ def read_number(entry: dict[str, Any], key: str, notes: Notes) -> float | None:
         return None
     number = _number(value)
     if number is None:
-        raise EntryError(f"{key} is {shown(value)}, expected a number of square pixels")
-    notes.add("value-read", lambda: f"{key} is {shown(value)}, read as {number:g}")
+        raise EntryError(f"{key} is {short_repr(value)}, expected a number of square pixels")
+    notes.add("value-read", lambda: f"{key} is {short_repr(value)}, read as {number:g}")
     return number
 
 
@@ -170,8 +170,8 @@ def read_crowd(entry: dict[str, Any], notes: Notes) -> bool:
     elif isinstance(value, str) and value.strip().lower() in _CROWD:
         crowd = _CROWD[value.strip().lower()]
     else:
-        raise EntryError(f"iscrowd is {shown(value)}, expected 0 or 1")
-    notes.add("value-read", lambda: f"iscrowd is {shown(value)}, read as {int(crowd)}")
+        raise EntryError(f"iscrowd is {short_repr(value)}, expected 0 or 1")
+    notes.add("value-read", lambda: f"iscrowd is {short_repr(value)}, read as {int(crowd)}")
     return crowd
 
 
@@ -191,14 +191,16 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
     numbers = [_number(value) for value in sides]
     finite = [number for number in numbers if number is not None and abs(number) <= _LARGEST_COORDINATE]
     if len(numbers) != 4 or len(finite) != 4:
-        text = f"bbox is {shown(box)}, expected four finite numbers: x, y, width, height"
+        text = f"bbox is {short_repr(box)}, expected four finite numbers: x, y, width, height"
         raise EntryError(text, "box-not-a-number")
     x, y, width, height = finite
     if width < 0 or height < 0:
-        text = f"bbox is {shown(box)}: its width or height is negative. Give x, y of the upper left corner"
+        text = (
+            f"bbox is {short_repr(box)}: its width or height is negative. Give x, y of the upper left corner"
+        )
         raise EntryError(text, "box-reversed")
     if sides is not box or any(isinstance(value, str) for value in sides):
-        notes.add("value-read", lambda: f"bbox is {shown(box)}, read as its numbers")
+        notes.add("value-read", lambda: f"bbox is {short_repr(box)}, read as its numbers")
     return x, y, width, height
 
 
@@ -215,10 +217,10 @@ def read_name(entry: dict[str, Any], key: str, notes: Notes) -> str:
         notes.add("value-read", f"{key} is {value}, read as '{value}'")
         return str(value)
     if not isinstance(value, str) or not value.strip():
-        raise EntryError(f"{key} is {shown(value)}, expected text")
+        raise EntryError(f"{key} is {short_repr(value)}, expected text")
     # Other control characters can be stored; the code that draws and prints names handles them.
     if "\0" in value or any(unicodedata.category(character) == "Cs" for character in value):
-        raise EntryError(f"{key} is {shown(value)}: it contains a character that can't be stored")
+        raise EntryError(f"{key} is {short_repr(value)}: it contains a character that can't be stored")
     if len(value) > _LONGEST_NAME:
         raise EntryError(f"{key} has {len(value):,} characters: expected {_LONGEST_NAME} at most")
     return value
@@ -245,12 +247,12 @@ def _checked_id(value: str, key: str) -> str:
     if len(value) > _LONGEST_NAME:
         raise EntryError(f"{key} has {len(value):,} characters: expected {_LONGEST_NAME} at most")
     if has_unprintable(value):
-        raise EntryError(f"{key} is {shown(value)}: it contains characters that can't be printed")
+        raise EntryError(f"{key} is {short_repr(value)}: it contains characters that can't be printed")
     return value
 
 
 def _missing_or(entry: dict[str, Any]) -> str:
-    return shown(entry["bbox"]) if "bbox" in entry else "missing"
+    return short_repr(entry["bbox"]) if "bbox" in entry else "missing"
 
 
 def _is_not_given(entry: dict[str, Any], key: str, notes: Notes) -> bool:
@@ -258,7 +260,7 @@ def _is_not_given(entry: dict[str, Any], key: str, notes: Notes) -> bool:
     if key not in entry:
         return True
     if value is None or (isinstance(value, str) and not value.strip()):
-        notes.add("value-read", lambda: f"{key} is {shown(value)}, read as not given")
+        notes.add("value-read", lambda: f"{key} is {short_repr(value)}, read as not given")
         return True
     return False
 

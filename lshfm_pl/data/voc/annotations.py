@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.spelling import composed
+from lshfm_pl.data.spelling import to_nfc
 from lshfm_pl.data.voc.parse import object_line, parse_annotation
 
 __all__ = ["Annotation", "read_annotation"]
@@ -142,7 +142,7 @@ def _read_name(node: ET.Element) -> str:
     name = _text(node, "name")
     if not name:
         raise _ObjectError("annotation-incomplete", "name", "is missing. Give the object's class.")
-    return composed(name)
+    return to_nfc(name)
 
 
 def _read_box(node: ET.Element, first_pixel: int) -> tuple[float, float, float, float]:

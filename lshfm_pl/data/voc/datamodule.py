@@ -94,7 +94,7 @@ class VOCDataModule(DetectionDataModule):
             return None
         return splits if are_there and not set(splits) & set(self._splits["train"]) else None
 
-    def found_settings(self) -> dict[str, Any]:
+    def derived_settings(self) -> dict[str, Any]:
         """See the base class."""
         return {"test_split": self.splits["test"]} if self._given_test is None else {}
 

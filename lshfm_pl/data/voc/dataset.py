@@ -16,7 +16,7 @@ import yaml
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import image_size
-from lshfm_pl.data.spelling import composed
+from lshfm_pl.data.spelling import to_nfc
 from lshfm_pl.data.voc.annotations import Annotation
 from lshfm_pl.data.voc.coordinates import check_coordinates, is_relative
 from lshfm_pl.data.voc.layout import VOCSource
@@ -74,7 +74,7 @@ class VOCDetection(DetectionDataset):
         check_coordinates([image.annotation for image in images if image.annotation], first_pixel, log)
         if class_names is None:
             class_names = sorted_names(image.annotation for image in images if image.annotation is not None)
-        label_of = {composed(name): label for label, name in enumerate(class_names, start=1)}
+        label_of = {to_nfc(name): label for label, name in enumerate(class_names, start=1)}
         records = [_make_record(image, label_of, first_pixel, log) for image in images]
         _report_repeated_files(images, log)
         bad = log.bad_images()

@@ -10,7 +10,7 @@ from pathlib import Path
 from lshfm_pl.data.faults import Fault, FaultError
 from lshfm_pl.data.folders import walk
 from lshfm_pl.data.images import SUFFIXES
-from lshfm_pl.data.spelling import folded
+from lshfm_pl.data.spelling import fold_spelling
 from lshfm_pl.errors import first_few
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "IMAGES",
     "Files",
     "VOCSource",
-    "found_layout",
+    "describe_layout",
     "is_annotation",
     "is_picture",
     "list_names",
@@ -93,7 +93,7 @@ def list_names(folder: Path) -> set[str]:
     try:
         return {entry.name for entry in folder.iterdir()}
     except OSError as error:
-        text = f"can't be listed: {error.strerror}. {found_layout(_data_folder(folder))}"
+        text = f"can't be listed: {error.strerror}. {describe_layout(_data_folder(folder))}"
         raise FaultError(Fault("file-missing", folder, text)) from error
 
 
@@ -128,7 +128,7 @@ class Files:
         if folder not in self._stems:
             stems: dict[str, list[str]] = {}
             for name in sorted(self._in(folder)):
-                stems.setdefault(folded(Path(name).stem), []).append(name)
+                stems.setdefault(fold_spelling(Path(name).stem), []).append(name)
             self._stems[folder] = stems
         return self._stems[folder]
 
@@ -148,7 +148,7 @@ class Files:
     def pictures(self, image_id: str) -> list[Path]:
         """The files that can be the image of an id: its name with an accepted suffix."""
         path = self.source.image_folder / image_id
-        alike = self._by_stem(path.parent).get(folded(path.name), [])
+        alike = self._by_stem(path.parent).get(fold_spelling(path.name), [])
         return [path.parent / name for name in alike if Path(name).stem == path.name and is_picture(name)]
 
     def pictures_alike(self, image_id: str) -> list[Path]:
@@ -156,7 +156,7 @@ class Files:
         path = self.source.image_folder / image_id
         return [
             path.parent / name
-            for name in self._by_stem(path.parent).get(folded(path.name), [])
+            for name in self._by_stem(path.parent).get(fold_spelling(path.name), [])
             if is_picture(name)
             and self.annotation(Path(image_id).with_name(Path(name).stem).as_posix()) is None
         ]
@@ -167,8 +167,8 @@ class Files:
         folder = (self.source.image_folder / image_id).parent
         if name in self._in(folder) and is_picture(name):
             return folder / name
-        found = self._by_stem(folder).get(folded(name), []) or self._by_stem(folder).get(
-            folded(Path(name).stem), []
+        found = self._by_stem(folder).get(fold_spelling(name), []) or self._by_stem(folder).get(
+            fold_spelling(Path(name).stem), []
         )
         pictures = [other for other in found if is_picture(other)]
         return folder / pictures[0] if name and len(pictures) == 1 else None
@@ -178,7 +178,7 @@ class Files:
         path = self.source.image_folder / image_id
         return [
             name
-            for name in self._by_stem(path.parent).get(folded(path.name), [])
+            for name in self._by_stem(path.parent).get(fold_spelling(path.name), [])
             if not name.lower().endswith(".xml")
         ]
 
@@ -200,7 +200,7 @@ class Files:
             (self.source.annotation_folder, is_annotation),
             (self.source.image_folder, is_picture),
         ):
-            names = self._by_stem((top / image_id).parent).get(folded(Path(image_id).name), [])
+            names = self._by_stem((top / image_id).parent).get(fold_spelling(Path(image_id).name), [])
             stems = {Path(name).stem for name in names if is_wanted(name)}
             if stems:
                 return Path(image_id).with_name(stems.pop()).as_posix() if len(stems) == 1 else None
@@ -217,17 +217,17 @@ class Files:
         return names[0].removesuffix(".xml") if names else "000001"
 
 
-def found_layout(root: Path) -> str:
+def describe_layout(root: Path) -> str:
     """Describe what a folder with another layout contains, and the settings with which it can be read."""
     counts = {folder: count for folder, count in _counts(root) if any(count)}
     both = [folder for folder, (xml, pictures) in counts.items() if xml and pictures]
     xml_alone = [folder for folder, (xml, pictures) in counts.items() if xml and not pictures]
     pictures_alone = [folder for folder, (xml, pictures) in counts.items() if pictures and not xml]
     if both:
-        settings = f"{_folders(_above(both), _above(both))} {_splits(root, both)}"
+        settings = f"{_folders(_common_parent(both), _common_parent(both))} {_splits(root, both)}"
         return f"Found .xml files next to images in {first_few(both)}. Give: {settings}"
     if xml_alone and pictures_alone:
-        folders = _folders(_above(xml_alone), _above(pictures_alone))
+        folders = _folders(_common_parent(xml_alone), _common_parent(pictures_alone))
         found = f"Found .xml files in {first_few(xml_alone)} and images in {first_few(pictures_alone)}."
         return f"{found} Give: {folders} {_splits(root, xml_alone)}"
     found = first_few((f"{folder}/" for folder in sorted(_children(root))), 8) or "no folder"
@@ -251,7 +251,7 @@ def _counts(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
         yield folder.relative_to(root).as_posix(), (xml, sum(map(is_picture, names)))
 
 
-def _above(folders: list[str]) -> str:
+def _common_parent(folders: list[str]) -> str:
     """The common parent of `folders`; a single folder itself."""
     return folders[0] if len(folders) == 1 else Path(os.path.commonpath(folders) or ".").as_posix()
 
@@ -260,11 +260,11 @@ def _splits(root: Path, folders: list[str]) -> str:
     """Settings for the splits: existing lists, else folders with the names of splits, else shares."""
     lists = sorted(path.stem for path in (root / SPLITS).glob("*.txt"))
     if lists:
-        return _settings(_chosen(lists, _TRAINING), _chosen(lists, _EVALUATION), "")
+        return _settings(_best_match(lists, _TRAINING), _best_match(lists, _EVALUATION), "")
     names = {Path(folder).name: folder for folder in folders}
-    training, evaluation = _chosen(list(names), _TRAINING), _chosen(list(names), _EVALUATION)
+    training, evaluation = _best_match(list(names), _TRAINING), _best_match(list(names), _EVALUATION)
     if training and evaluation:
-        top = "" if _above(folders) == "." else f"{_above(folders)}/"
+        top = "" if _common_parent(folders) == "." else f"{_common_parent(folders)}/"
         return _settings(names[training].removeprefix(top), names[evaluation].removeprefix(top), "/")
     return "data.train_split=0-80% data.val_split=80-100%"
 
@@ -281,7 +281,7 @@ def _settings(training: str | None, evaluation: str | None, end: str) -> str:
     )
 
 
-def _chosen(names: list[str], wanted: tuple[str, ...]) -> str | None:
+def _best_match(names: list[str], wanted: tuple[str, ...]) -> str | None:
     """The name that equals one of the wanted names, or else starts with one."""
     exact = [name for want in wanted for name in names if name.casefold() == want]
     return next(iter([*exact, *(n for want in wanted for n in names if n.casefold().startswith(want))]), None)

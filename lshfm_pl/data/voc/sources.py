@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.voc.annotations import Annotation, read_annotation
-from lshfm_pl.data.voc.layout import ANNOTATIONS, IMAGES, Files, VOCSource, found_layout
+from lshfm_pl.data.voc.layout import ANNOTATIONS, IMAGES, Files, VOCSource, describe_layout
 from lshfm_pl.data.voc.pictures import PictureError, find_picture
 from lshfm_pl.data.voc.splits import read_split
 
@@ -71,7 +71,7 @@ def resolve_source(
             "Set data.root to the folder that contains VOCdevkit/, or data.download=true to download VOC."
         )
     elif root.is_dir():
-        advice = found_layout(root)
+        advice = describe_layout(root)
     else:
         advice = "Set data.root to a folder with Annotations/, JPEGImages/ and ImageSets/Main/."
     also = f", nor {candidates[0]}" if folder else ""

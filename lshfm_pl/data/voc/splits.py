@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path, without_path
 from lshfm_pl.data.folders import walk
-from lshfm_pl.data.voc.layout import SPLITS, Files, VOCSource, found_layout, is_annotation, is_picture
+from lshfm_pl.data.voc.layout import SPLITS, Files, VOCSource, describe_layout, is_annotation, is_picture
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
@@ -98,7 +98,7 @@ def _without_lists(source: VOCSource) -> str:
             "Give lists of ids, or shares of all images: data.train_split=0-80% data.val_split=80-100%, or "
             "folders of annotations: data.train_split=<folder>/"
         )
-    return found_layout(source.folder)
+    return describe_layout(source.folder)
 
 
 def _of_folder(source: VOCSource, log: FaultLog, files: Files) -> list[tuple[str, int]]:
@@ -108,7 +108,7 @@ def _of_folder(source: VOCSource, log: FaultLog, files: Files) -> list[tuple[str
     top = source.annotation_folder / below
     if not top.is_dir():
         text = f"no such folder of annotations, which the split '{source.split}' names. "
-        raise FaultError(Fault("file-missing", top, text + found_layout(source.folder)))
+        raise FaultError(Fault("file-missing", top, text + describe_layout(source.folder)))
     ids = [
         (folder / name).relative_to(source.annotation_folder).as_posix()[: -len(".xml")]
         for folder, names in walk(top)

@@ -20,7 +20,7 @@ __all__ = [
     "Pair",
     "Recorded",
     "backbone_maps",
-    "cropped",
+    "crop_to_image",
     "draw_rows",
 ]
 
@@ -167,7 +167,7 @@ class DetectorTap(ABC):
             points: points to return.
         """
 
-    def refuse_unlike(self, teacher: Any, points: frozenset[str]) -> None:  # noqa: B027 (most points need no check)
+    def refuse_mismatch(self, teacher: Any, points: frozenset[str]) -> None:  # noqa: B027 (most points need no check)
         """Stop if the features of this student and of a teacher of the same family cannot be paired.
 
         Raises:
@@ -213,7 +213,7 @@ def draw_rows(rows: Tensor, number: int, generator: torch.Generator) -> Tensor:
     return rows[order.to(rows.device)]
 
 
-def cropped(level: Tensor, padded: Sequence[int], size: tuple[int, int]) -> Tensor:
+def crop_to_image(level: Tensor, padded: Sequence[int], size: tuple[int, int]) -> Tensor:
     """Crop a map [C, h, w] of a padded batch to the part that belongs to an image of `size` (height, width)."""
     height, width = (
         -(-of_map * of_image // of_batch)

@@ -16,7 +16,7 @@ from lshfm_pl.mimic.features.base import (
     Record,
     Recorded,
     backbone_maps,
-    cropped,
+    crop_to_image,
     draw_rows,
 )
 from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT
@@ -165,7 +165,7 @@ class FasterRCNNTap(DetectorTap):
         grids = [
             FeatureGrid(
                 f"backbone map, stride {batch.shape[-1] // maps[0].shape[-1]}",
-                [cropped(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
+                [crop_to_image(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
                 side=1,
                 is_mimicked=False,
             )

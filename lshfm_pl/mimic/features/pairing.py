@@ -59,7 +59,7 @@ def make_tap(
     for point in points:
         _refuse_other_layout(point, *taps)
     if type(taps[0]) is type(taps[1]):
-        taps[0].refuse_unlike(taps[1], frozenset(points))
+        taps[0].refuse_mismatch(taps[1], frozenset(points))
     for key in ("image_mean", "image_std"):
         values = [list(getattr(detector.transform, key)) for detector in (student, teacher)]
         if values[0] != values[1]:

@@ -18,7 +18,7 @@ from lshfm_pl.mimic.features.base import (
     Record,
     Recorded,
     backbone_maps,
-    cropped,
+    crop_to_image,
     draw_rows,
 )
 from lshfm_pl.mimic.nested import Channels, Features
@@ -178,7 +178,7 @@ class TowerTap(DetectorTap):
         """Number of anchors at each location of the maps."""
         return self.detector.anchor_generator.num_anchors_per_location()[0]
 
-    def refuse_unlike(self, teacher: "TowerTap", points: frozenset[str]) -> None:
+    def refuse_mismatch(self, teacher: "TowerTap", points: frozenset[str]) -> None:
         """Stop if the towers run on other levels, or if logits cannot be paired anchor by anchor.
 
         Raises:
@@ -242,7 +242,7 @@ class TowerTap(DetectorTap):
         return [
             FeatureGrid(
                 f"tower, stride {batch.shape[-1] // maps[0].shape[-1]}",
-                [cropped(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
+                [crop_to_image(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
                 side=NEIGHBOURHOOD,
                 is_mimicked=True,
             )

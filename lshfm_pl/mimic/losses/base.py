@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.nested import Features, mapped, shapes_of, tensors_of
+from lshfm_pl.mimic.nested import Features, map_features, shapes_of, tensors_of
 
 __all__ = ["Context", "Loss", "LossSum", "mean_over_rows", "require_number"]
 
@@ -89,9 +89,9 @@ class Loss(nn.Module):
             raise LSHFMError(
                 f"mimic loss: expected student and teacher {kind}, found {shapes[0]} and {shapes[1]}"
             )
-        teacher = mapped(Tensor.detach, teacher)
+        teacher = map_features(Tensor.detach, teacher)
         if self.is_cast or isinstance(student, Tensor):
-            student, teacher = (mapped(Tensor.float, features) for features in (student, teacher))
+            student, teacher = (map_features(Tensor.float, features) for features in (student, teacher))
         # Autocast would compute products in float16 or bfloat16; exact products cost little here.
         with torch.autocast(next(tensors_of(student)).device.type, enabled=False):
             return super().__call__(student, teacher, context)

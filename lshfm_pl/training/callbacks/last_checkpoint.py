@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
-from lshfm_pl.data.workers import no_failure_midway
+from lshfm_pl.data.workers import delay_worker_failures
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.checkpoint_files import FINGERPRINT_KEY, LAST, DurableCheckpointIO
 from lshfm_pl.runs.logs import log_position
@@ -63,7 +63,7 @@ class LastCheckpoint(Checkpoint):
         self._place: Place = "epoch_end"
         self._validated = self._is_training = False
         self._saved_step, self._saved_time = 0, 0.0
-        self.signals.way_on = lambda: f"go on with: {resume_command()}"
+        self.signals.resume_hint = lambda: f"go on with: {resume_command()}"
         self.signals.saved = self.saved_text
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -83,7 +83,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop if due: here the batch before is done, down to its line in the logs."""
-        no_failure_midway()
+        delay_worker_failures()
         validated, self._validated = self._validated, False
         # After a validation inside the epoch Lightning would go on with one more step in the logs: wait a batch.
         if batch_idx % trainer.accumulate_grad_batches or (validated and batch_idx):

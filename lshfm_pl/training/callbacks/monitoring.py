@@ -17,7 +17,7 @@ from lshfm_pl.detectors.cost import count_parameters
 from lshfm_pl.drawing.grid import TRUTH, detection_picture
 from lshfm_pl.errors import LSHFMError, first_few, printable
 from lshfm_pl.kernels.switches import describe_switches
-from lshfm_pl.metrics.inputs import foreground
+from lshfm_pl.metrics.inputs import drop_background
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.callbacks.decoration import decoration
 from lshfm_pl.training.callbacks.timing import BatchClock
@@ -121,7 +121,7 @@ class DetectionPictures(pl.Callback):
             {
                 TRUTH: [target for _, target in samples],
                 f"epoch {epoch}": [
-                    foreground({key: value.cpu() for key, value in entry.items()}) for entry in found
+                    drop_background({key: value.cpu() for key, value in entry.items()}) for entry in found
                 ],
             },
             pl_module.detector.class_names,

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 
-from lshfm_pl.cli.status_line import StatusLine, fitted
+from lshfm_pl.cli.status_line import StatusLine, fit_parts
 from lshfm_pl.runs.progress import Progress, epoch_of, write_progress
 from lshfm_pl.training import DetectionModule
 
@@ -215,7 +215,7 @@ class ProgressLine(ProgressTracker, ProgressBar):
     def changed(self) -> None:
         """Draw the line."""
         if self._enabled:
-            self._line.show(lambda width: fitted(line_parts(self.progress, self._counted), width))
+            self._line.show(lambda width: fit_parts(line_parts(self.progress, self._counted), width))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the line away where nothing follows."""

@@ -13,7 +13,7 @@ from lshfm_pl.data.coco.values import (
     read_crowd,
     read_id,
     read_whole_number,
-    shown,
+    short_repr,
 )
 from lshfm_pl.data.faults import FaultError, FaultLog
 from lshfm_pl.errors import LSHFMError
@@ -135,10 +135,10 @@ def test_other_boxes_are_refused(box):
 
 
 def test_values_are_shown_on_one_line():
-    assert [shown(value) for value in (None, True, 5, "a\nb", 10**5000)] == [
+    assert [short_repr(value) for value in (None, True, 5, "a\nb", 10**5000)] == [
         "null", "true", "5", r"'a\nb'", "a whole number of 16,610 bits",
     ]  # fmt: skip
-    assert len(shown("x" * 6000)) < 50
+    assert len(short_repr("x" * 6000)) < 50
 
 
 def test_a_file_of_such_values_is_read_with_one_warning(tmp_path, content):

@@ -3,7 +3,7 @@ import shlex
 import pytest
 from voc_files import SIZE, annotation_xml, object_xml, write_image, write_split
 
-from lshfm_pl.data.voc.layout import found_layout
+from lshfm_pl.data.voc.layout import describe_layout
 
 
 def write(root, annotations, images, name):
@@ -41,21 +41,21 @@ def write(root, annotations, images, name):
 def test_what_is_there_is_told_with_the_settings_that_read_it(tmp_path, folders, settings):
     for annotations, images in folders.items():
         write(tmp_path, annotations, images, annotations.replace("/", "_"))
-    assert found_layout(tmp_path).endswith(f"Give: {settings}")
+    assert describe_layout(tmp_path).endswith(f"Give: {settings}")
 
 
 def test_lists_that_are_there_are_proposed(tmp_path):
     write(tmp_path, "Annotations", "JPEGImages-trainval", "a")
     write_split(tmp_path, "trainval", ["a"])
     write_split(tmp_path, "test", ["a"])
-    assert found_layout(tmp_path).endswith(
+    assert describe_layout(tmp_path).endswith(
         "data.images=JPEGImages-trainval data.train_split=trainval data.val_split=test"
     )
 
 
 def test_a_folder_with_neither_is_described(tmp_path):
     (tmp_path / "labels").mkdir()
-    assert "has labels/" in found_layout(tmp_path)
+    assert "has labels/" in describe_layout(tmp_path)
 
 
 def test_folders_are_found_behind_links(tmp_path):
@@ -64,10 +64,10 @@ def test_folders_are_found_behind_links(tmp_path):
     for name in ("train", "test"):
         write(real, name, name, "a")
         (root / name).symlink_to(real / name)
-    assert "data.train_split=train/ data.val_split=test/" in found_layout(root)
+    assert "data.train_split=train/ data.val_split=test/" in describe_layout(root)
 
 
 def test_settings_of_folders_with_blanks_can_be_typed_as_they_are_told(tmp_path):
     write(tmp_path, "my xml", "it's pictures", "a")
-    typed = found_layout(tmp_path).partition("Give: ")[2]
+    typed = describe_layout(tmp_path).partition("Give: ")[2]
     assert shlex.split(typed)[:2] == ["data.annotations=my xml", "data.images=it's pictures"]

@@ -110,8 +110,8 @@ def test_steps_that_go_on_being_bad_stop_the_run_with_the_checkpoint_before(tmp_
     trainer = quiet_trainer(tmp_path, enable_checkpointing=True, callbacks=[guard, last])
     with pytest.raises(LSHFMError, match="not finite in 2 steps running, the last of them 4") as caught:
         trainer.fit(module, datamodule=RandomData())
-    way_on = f"resume={tmp_path}/last.ckpt resume_allow_changes=true and a lower schedule.lr"
-    assert way_on in str(caught.value)
+    resume_hint = f"resume={tmp_path}/last.ckpt resume_allow_changes=true and a lower schedule.lr"
+    assert resume_hint in str(caught.value)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 3
     assert all(value.isfinite().all() for value in saved["state_dict"].values())

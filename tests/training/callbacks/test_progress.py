@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 
-from lshfm_pl.cli.status_line import fitted
+from lshfm_pl.cli.status_line import fit_parts
 from lshfm_pl.runs.progress import Progress, read_progress
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.callbacks.progress import ProgressFile, ProgressLine, line_parts
@@ -127,7 +127,7 @@ def test_time_left_of_a_resumed_run_is_that_of_what_it_does_itself(tmp_path, mon
 
 
 def parts(**progress):
-    return fitted(line_parts(Progress(**progress)), 200)
+    return fit_parts(line_parts(Progress(**progress)), 200)
 
 
 def test_line_has_what_a_person_asks_for():
@@ -150,7 +150,7 @@ def test_line_fits_and_keeps_role_time_left_and_ap_longest(width):
         role="student", epoch=3, epochs=8, done=0.3, losses={"loss_a": 1.0}, images_per_second=1.0,
         seconds_left=60.0, figures={"AP": 41.26},
     )  # fmt: skip
-    line = fitted(line_parts(progress), width)
+    line = fit_parts(line_parts(progress), width)
     assert len(line) <= width
     assert line.startswith("student"[:width])
     assert ("01:00 left" in line) == (width >= 20)
