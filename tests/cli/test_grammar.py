@@ -95,9 +95,9 @@ def test_what_hydra_can_read_keeps_its_meaning(tmp_path, monkeypatch):
         "images=[a,b]", "seed=1e3", "model=a", "~distill.lsh", "+trainer.x=1", "--multirun", "hydra.run.dir=out",
         "'quoted'", "data.train_split=[a,b]",
     ]  # fmt: skip
-    assert repaired(kept) == kept
-    assert repaired(["data.root=${oc.env:HOME}/a (1)"]) == ['data.root="${oc.env:HOME}/a (1)"']
-    assert repaired(["--config-dir", "a=b (1)"]) == ["--config-dir", "a=b (1)"]
+    assert quote_texts(kept) == kept
+    assert quote_texts(["data.root=${oc.env:HOME}/a (1)"]) == ['data.root="${oc.env:HOME}/a (1)"']
+    assert quote_texts(["--config-dir", "a=b (1)"]) == ["--config-dir", "a=b (1)"]
     # These are several values, unless a folder has this name.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x,y").mkdir()
