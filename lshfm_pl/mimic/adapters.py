@@ -73,7 +73,9 @@ def resize_to_larger(student: Features, teacher: Features) -> tuple[Features, Fe
             return one
         return F.interpolate(one, size, mode="bilinear", align_corners=False)
 
-    return mapped(in_size_of_larger, student, teacher), mapped(in_size_of_larger, teacher, student)
+    return map_features(in_size_of_larger, student, teacher), map_features(
+        in_size_of_larger, teacher, student
+    )
 
 
 def resized_weights(weights: Sequence[Tensor], maps: Sequence[Tensor]) -> list[Tensor]:
