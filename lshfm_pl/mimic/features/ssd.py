@@ -15,7 +15,7 @@ from lshfm_pl.mimic.features.base import (
     Record,
     Recorded,
     backbone_maps,
-    cropped,
+    crop_to_image,
 )
 from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT
 from lshfm_pl.mimic.nested import Channels, Features
@@ -127,7 +127,7 @@ class SSDTap(DetectorTap):
             found["logits"] = maps["logits"].flatten(0, 1)
         return found
 
-    def refuse_unlike(self, teacher: "SSDTap", points: frozenset[str]) -> None:
+    def refuse_mismatch(self, teacher: "SSDTap", points: frozenset[str]) -> None:
         """Stop if logits cannot be paired box by box.
 
         Raises:
@@ -176,7 +176,7 @@ class SSDTap(DetectorTap):
         return [
             FeatureGrid(
                 f"map, stride {batch.shape[-1] // maps[0].shape[-1]}",
-                [cropped(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
+                [crop_to_image(of_detector[0], batch.shape[-2:], size) for of_detector in maps],
                 side=1,
                 is_mimicked=False,
             )
