@@ -60,7 +60,7 @@ def test_a_link_out_of_the_root_is_not_followed(tmp_path, through):
 
 
 @pytest.mark.parametrize("name", ["a" * 6000, "a\0b", "a\ud800", "missing"])
-def test_a_name_that_no_file_has_is_told_in_a_line(tmp_path, name):
+def test_a_name_that_no_file_has_is_reported_in_a_line(tmp_path, name):
     with pytest.raises(LSHFMError, match="cannot be read: ") as told:
         read_bytes(tmp_path / name, limit=100)
     assert len(str(told.value)) < 400
@@ -68,7 +68,7 @@ def test_a_name_that_no_file_has_is_told_in_a_line(tmp_path, name):
     str(told.value).encode()
 
 
-def test_a_loop_of_links_is_told_in_a_line(tmp_path):
+def test_a_loop_of_links_is_reported_in_a_line(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(LSHFMError, match="cannot be read: "):

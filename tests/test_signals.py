@@ -96,7 +96,7 @@ sys.exit(3)
 
 
 @pytest.mark.parametrize("signum", [None, signal.SIGINT, signal.SIGTERM])
-def test_end_of_a_command_is_short_and_a_signal_in_it_is_told_as_before(signum):
+def test_exit_of_a_command_is_quick_and_a_signal_during_it_is_reported_as_before(signum):
     seconds = "0" if signum is None else "5"
     terminal = Terminal([sys.executable, "-c", END_SLOWLY, seconds], ROOT, ENVIRONMENT)
     assert terminal.wait_for("at exit\n")

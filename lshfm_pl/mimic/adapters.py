@@ -79,9 +79,9 @@ def resize_to_larger(student: Features, teacher: Features) -> tuple[Features, Fe
 
 
 def resized_weights(weights: Sequence[Tensor], maps: Sequence[Tensor]) -> list[Tensor]:
-    """The weights [B, h, w] of locations for maps [B, C, H, W] of other sizes, at least h × w.
+    """Resize location weights [B, h, w] to the sizes of maps [B, C, H, W], which are at least h × w.
 
-    A location has the weight of the nearest one, scaled so that the sum over each image stays.
+    Each location gets the weight of the nearest one, scaled so that the sum over each image stays the same.
     """
     tiny = torch.finfo(torch.float32).tiny
 

@@ -91,9 +91,9 @@ class Term(nn.Module):
         return value if factor == 1 else factor * value
 
     def zero(self, device: torch.device) -> Tensor:
-        """The value of an ended term: a 0 that gives each of its trained parameters a gradient of 0.
+        """The value of an ended term: a 0 with a graph that gives each trained parameter a gradient of 0.
 
-        DDP waits for a gradient of every parameter, and an optimizer skips those that have none.
+        DDP waits for a gradient of every parameter, and an optimizer skips parameters without one.
         """
         parts = [(parameter * 0).sum() for parameter in self.parameters() if parameter.requires_grad]
         return torch.stack(parts).sum() if parts else torch.zeros((), device=device)

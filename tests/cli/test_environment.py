@@ -129,7 +129,7 @@ def test_wrong_variable_is_named_in_one_line(given, message, variables, capsys):
         {"MASTER_ADDR": "." * 70},
     ],
 )
-def test_first_node_without_an_address_is_told_at_once(given, variables):
+def test_first_node_without_an_address_is_reported_at_once(given, variables):
     variables(given)
     prepare_environment()
     with pytest.raises(LSHFMError, match="host name .* has no address .*export MASTER_ADDR="):
@@ -170,7 +170,7 @@ def test_first_of_a_list_of_nodes(nodes, first):
         (BY_HAND, ""),
     ],
 )
-def test_wish_that_is_not_read_is_told_in_one_line(given, told, variables, capsys):
+def test_ignored_variable_is_reported_in_one_line(given, told, variables, capsys):
     variables(given)
     prepare_environment()
     printed = capsys.readouterr().err
@@ -250,7 +250,7 @@ def test_command_that_is_one_process_forgets_a_place_among_others(variables):
         ),
     ],
 )
-def test_other_numbers_of_processes_than_the_config_asks_for_are_told(
+def test_other_numbers_of_processes_than_the_config_asks_for_are_reported(
     given, devices, num_nodes, message, variables
 ):
     variables(given)
@@ -272,6 +272,6 @@ def test_other_numbers_of_processes_than_the_config_asks_for_are_told(
         ({"NODE_RANK": "1", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}, 2, 2),
     ],
 )
-def test_agreeing_numbers_of_processes_are_not_told(given, devices, num_nodes, variables):
+def test_agreeing_numbers_of_processes_are_not_reported(given, devices, num_nodes, variables):
     variables(given)
     refuse_other_process_counts(devices, num_nodes)

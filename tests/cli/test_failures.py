@@ -38,7 +38,7 @@ def ended(monkeypatch, capsys, tmp_path, error, *arguments):
     ],
     ids=repr,
 )
-def test_every_failure_is_told_in_two_lines_at_most(monkeypatch, capsys, tmp_path, error):
+def test_every_failure_is_reported_in_two_lines_at_most(monkeypatch, capsys, tmp_path, error):
     status, text = ended(monkeypatch, capsys, tmp_path, error)
     assert status == 1
     assert len(text.splitlines()) <= 2
@@ -77,7 +77,7 @@ def test_errors_of_the_system_name_file_reason_and_what_to_do(number, advice):
     assert moved.startswith(f"a → b: {os.strerror(number)}; ")
 
 
-def test_failure_of_a_loaders_worker_is_told_without_its_traceback():
+def test_failure_of_a_loaders_worker_is_reported_without_its_traceback():
     handed_over = LSHFMError(
         "Caught LSHFMError in worker process 0.\nTraceback …\nLSHFMError: a.jpg: is cut off."
     )

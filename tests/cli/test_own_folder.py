@@ -73,7 +73,7 @@ def test_files_of_ones_own_are_chosen_like_those_of_conf(told, arguments, tmp_pa
         (["schedule=broken"], "schedule/broken.yaml, line 2: mapping values are not allowed here; expected"),
     ],
 )  # fmt: skip
-def test_wrong_names_and_values_are_told_with_the_closest_of_both_folders(told, arguments, expected):
+def test_wrong_names_and_values_are_reported_with_the_closest_of_both_folders(told, arguments, expected):
     assert expected in told("train", *arguments)
 
 

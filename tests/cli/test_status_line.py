@@ -55,7 +55,7 @@ def test_line_is_as_wide_as_the_terminal_is_now_whatever_the_environment_says(te
     line.close()
 
 
-def test_terminal_that_tells_no_width_has_eighty_columns(terminal, monkeypatch):
+def test_terminal_without_a_width_has_eighty_columns(terminal, monkeypatch):
     resize, _ = terminal()
     monkeypatch.delenv("COLUMNS", raising=False)
     resize(0)

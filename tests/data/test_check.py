@@ -87,7 +87,7 @@ def test_fault(sound, tmp_path, name):
 
 
 @pytest.mark.parametrize("is_same", [True, False])
-def test_copies_with_other_objects_are_told(tmp_path, is_same):
+def test_copies_with_other_objects_are_reported(tmp_path, is_same):
     boxes = (11, 21, 30, 40), ((11, 21, 30, 40) if is_same else (1, 2, 30, 40))
     images = {name: (SIZE, [object_xml("cat", box)]) for name, box in zip("ab", boxes, strict=True)}
     folder = write_voc(tmp_path, "train", images)
@@ -174,13 +174,13 @@ def test_splits_that_are_not_configured_are_not_read(sound):
     assert find_faults(datamodule).images == {"val": 1}
 
 
-def test_settings_that_cannot_be_are_told_as_faults(sound):
+def test_impossible_settings_are_reported_as_faults(sound):
     ((_, fault), *_) = find_faults(make(sound / "coco", category_ids="sorted")).faults
     assert fault.kind == "setting"
     assert "keep or contiguous, found 'sorted'" in fault.text
 
 
-def test_output_that_cannot_be_written_is_told(sound, tmp_path):
+def test_output_that_cannot_be_written_is_reported(sound, tmp_path):
     (tmp_path / "file").write_text("")
     overrides = ["data=voc_folder", f"data.root={sound}/voc", f"output={tmp_path}/file/found.json"]
     with pytest.raises(LSHFMError, match="output: .* can't be written"):

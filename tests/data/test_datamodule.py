@@ -396,7 +396,7 @@ def test_an_image_of_the_evaluation_that_cannot_be_read_is_found_before_training
 
 
 @pytest.mark.parametrize("name", [None, True, 1e3])
-def test_class_names_that_are_no_text_are_told_with_the_quotes_they_need(folder, name):
+def test_class_names_that_are_no_text_are_reported_with_the_quotes_they_need(folder, name):
     with pytest.raises(LSHFMError, match=r"data\.class_names: expected text.*\[\"null\",\"1e3\"\]"):
         VOCDataModule(root=folder, train_split="train", val_split="val", class_names=["cat", name])
 

@@ -24,7 +24,7 @@ def told(folder):
     return [fault.text for fault in orientation_faults(read(folder).records)]
 
 
-def test_upright_photos_are_not_told(folder):
+def test_upright_photos_are_not_reported(folder):
     turn(folder, "a", 1)
     (folder / "JPEGImages" / "b.jpg").write_bytes(b"no picture")
     assert told(folder) == []
@@ -40,7 +40,7 @@ def test_photos_that_are_annotated_as_they_are_shown_are_turned(folder, orientat
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_photos_whose_size_does_not_tell_stay_as_they_are(folder, orientation):
+def test_photos_whose_size_does_not_require_a_rotation_are_read_as_stored(folder, orientation):
     turn(folder, "b", orientation)
     turn(folder, "c", 6, SIZE[::-1])
     (text,) = told(folder)

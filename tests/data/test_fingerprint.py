@@ -60,7 +60,7 @@ def test_moved_data_are_the_same():
         ),
     ],
 )
-def test_other_data_are_told_by_what_differs(change, told):
+def test_other_data_are_reported_by_what_differs(change, told):
     now = change(RECORDS) if callable(change) else [*RECORDS[:3], dataclasses.replace(RECORDS[3], **change)]
     (text,) = differences(of(RECORDS), of(now))
     assert told in text

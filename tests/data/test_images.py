@@ -122,7 +122,7 @@ def test_exif_that_cannot_be_read_is_no_fault_of_the_image(tmp_path, case):
 @pytest.mark.parametrize(
     ("orientation", "is_told"), [(0, False), (1, False), (2, True), (8, True), (9, False)]
 )
-def test_only_orientations_that_turn_or_mirror_are_told(tmp_path, orientation, is_told):
+def test_only_orientations_that_turn_or_mirror_are_reported(tmp_path, orientation, is_told):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", (36, 24)).save(tmp_path / "a.jpg", exif=exif)

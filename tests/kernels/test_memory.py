@@ -38,5 +38,5 @@ def test_nothing_is_done_for_a_gpu_or_without_glibc_or_for_a_small_process(monke
     give_back_freed_memory(torch.device("cpu"))
 
 
-def test_resident_bytes_are_those_that_the_system_tells():
+def test_resident_bytes_are_those_that_the_system_reports():
     assert memory._resident_bytes() / 2**20 == pytest.approx(resident_mib(), rel=0.05)

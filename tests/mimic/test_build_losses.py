@@ -53,7 +53,7 @@ def test_number_of_hashes_follows_the_file(teacher, tmp_path):
         build_lsh(teacher, num_hashes=9, hash_weights=tmp_path / "hash.pt", seed=1)
 
 
-def test_unknown_name_and_unfit_files_are_told(teacher, tmp_path):
+def test_unknown_name_and_unfit_files_are_reported(teacher, tmp_path):
     with pytest.raises(LSHFMError, match="expected one of kd, l2, lsh, lshl2, .* found 'kl'"):
         build_losses("kl", teacher)
     with pytest.raises(LSHFMError, match="absent"):
@@ -97,7 +97,7 @@ def test_median_of_an_even_number_can_be_the_published_one(teacher):
         ({"kd_beta": 1, "temperature": 0}, "distill.temperature: expected a number > 0"),
     ],
 )
-def test_wrong_settings_are_told(teacher, settings, message):
+def test_wrong_settings_are_reported(teacher, settings, message):
     with pytest.raises(LSHFMError, match=message):
         build_losses("lsh", teacher, **settings)
 

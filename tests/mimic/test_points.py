@@ -122,7 +122,7 @@ def test_other_points_of_two_families_are_refused_in_one_line(point):
     assert point in str(error.value)
 
 
-def test_point_that_there_is_not_is_told():
+def test_missing_point_is_reported():
     detectors = small_detector(FASTER_RCNN), small_detector(TEACHER_OF[FASTER_RCNN])
     with pytest.raises(
         LSHFMError, match="expected a point of penultimate, logits, pyramid, dense_head, found neck"

@@ -509,7 +509,7 @@ def test_monitored_figures_of_several_hashes_have_the_names_of_their_terms():
         ({"weight": math.inf}, "distill.weight: expected a finite number"),
     ],
 )
-def test_wrong_settings_are_told(settings, message):
+def test_wrong_settings_are_reported(settings, message):
     name = "mine" if "pyramid" in settings.get("_target_", "").lower() else "l2"
     with pytest.raises(LSHFMError, match=message):
         build_losses(name, small_detector(TEACHER_OF[FASTER_RCNN]), **settings)

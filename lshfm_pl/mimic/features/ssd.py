@@ -1,4 +1,4 @@
-"""Where the features of an SSD are read."""
+"""Reading the features of an SSD."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,17 +24,17 @@ __all__ = ["SSDTap"]
 
 
 LEFT_OUT = -2
-"""For the default boxes of an image without objects, in place of torchvision's match: −1 or the index of a box."""
+"""Replaces torchvision's matches (−1 or the index of a box) for the default boxes of images without objects."""
 
 
 class SSDTap(DetectorTap):
     """Class logits of the default boxes, and the maps that the head reads.
 
-    The head has no layer before its last that all levels share, so there is nothing at `penultimate`.
+    The head has a separate last layer for each level and no shared layer before, so there is no `penultimate`.
 
     `logits`: [B·A, K] of every default box, background included. As in SSD's own loss (arXiv 1512.02325, equation
-    1) the sum is divided by the number of boxes in the batch that are matched with an object; those of images
-    without objects count nothing.
+    1), the sum is divided by the number of boxes in the batch that are matched to an object. Default boxes of
+    images without objects have weight 0.
     """
 
     layouts: ClassVar[Mapping[str, str]] = {
@@ -45,7 +45,7 @@ class SSDTap(DetectorTap):
 
     @property
     def num_features(self) -> int:
-        """There are none.
+        """Raise, since there are no such features.
 
         Raises:
             LSHFMError: always.
@@ -54,7 +54,7 @@ class SSDTap(DetectorTap):
 
     @property
     def classifier_std(self) -> float:
-        """There is no classifier that features at `penultimate` go into.
+        """Raise, since there is no single classifier.
 
         Raises:
             LSHFMError: always.
@@ -62,7 +62,7 @@ class SSDTap(DetectorTap):
         raise _no_penultimate(self)
 
     def channels(self, point: str) -> Channels:
-        """Classes."""
+        """The number of classes."""
         return self.detector.head.classification_head.num_columns
 
     def needs(self, points: frozenset[str]) -> set[str]:
@@ -73,7 +73,7 @@ class SSDTap(DetectorTap):
     def hook(
         self, stack: ExitStack, record: Record, points: frozenset[str], complete: Callable[[Record], None]
     ) -> None:
-        """A hook on the head; the detector's `compute_loss` is shadowed, as it gets the matches."""
+        """Hook the head, and replace the detector's `compute_loss`, which receives the matches."""
         detector = self.detector
         compute_loss = detector.compute_loss
 
@@ -95,12 +95,12 @@ class SSDTap(DetectorTap):
 
         if "pyramid" in points:
             stack.callback(detector.head.register_forward_pre_hook(keep_pyramid).remove)
-        # The matches pass through no module, so no hook sees them: shadow the method on this instance.
+        # No module receives the matches, so no hook sees them: override the method on this instance.
         detector.compute_loss = keep_matches
         stack.callback(delattr, detector, "compute_loss")
 
     def student_features(self, record: Record, points: frozenset[str]) -> dict[str, Recorded]:
-        """What the hooks have kept."""
+        """The features that the hooks have recorded."""
         found: dict[str, Recorded] = {}
         if "pyramid" in points:
             found["pyramid"] = Recorded(record["pyramid"])
@@ -111,7 +111,7 @@ class SSDTap(DetectorTap):
         return found
 
     def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
-        """The body's maps, and the class logits of them."""
+        """The backbone's maps, and their class logits if needed."""
         pyramid = list(backbone_maps(self.detector, batch).values())
         made: dict[str, Any] = {"pyramid": pyramid} if "pyramid" in points else {}
         if "logits" in points:
@@ -121,7 +121,7 @@ class SSDTap(DetectorTap):
     def teacher_features(
         self, maps: Mapping[str, Any], record: Record, points: frozenset[str]
     ) -> dict[str, Features]:
-        """The maps as they are, the logits by default box."""
+        """The maps, and the logits for each default box."""
         found: dict[str, Features] = {"pyramid": maps["pyramid"]} if "pyramid" in points else {}
         if "logits" in points:
             found["logits"] = maps["logits"].flatten(0, 1)
@@ -131,7 +131,7 @@ class SSDTap(DetectorTap):
         """Stop if logits cannot be paired box by box.
 
         Raises:
-            LSHFMError: so it is.
+            LSHFMError: they cannot.
         """
         if "logits" not in points:
             return
@@ -162,7 +162,7 @@ class SSDTap(DetectorTap):
         rows_per_image: int,
         generator: torch.Generator,
     ) -> NoReturn:
-        """There are none.
+        """Raise, since there are no such features.
 
         Raises:
             LSHFMError: always.

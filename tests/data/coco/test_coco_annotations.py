@@ -66,7 +66,7 @@ def test_a_file_without_annotations_in_it_has_empty_columns(tmp_path):
         ('{"images": [], "annotations": [], "categories": []}', "'categories' is empty: there are no classes"),
     ],
 )  # fmt: skip
-def test_what_is_no_coco_file_is_told(tmp_path, text, message):
+def test_files_that_are_not_coco_are_reported(tmp_path, text, message):
     path = tmp_path / "objects.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass") if text != "\ud800" else b"\xff\xfe\xfa")
     with pytest.raises(LSHFMError, match=message) as caught:
@@ -75,12 +75,12 @@ def test_what_is_no_coco_file_is_told(tmp_path, text, message):
     assert len(str(caught.value).splitlines()) <= 2
 
 
-def test_a_missing_file_is_told_with_what_to_set(tmp_path):
+def test_a_missing_file_is_reported_with_what_to_set(tmp_path):
     with pytest.raises(LSHFMError, match=r"own\.json: no such annotation file\.\n.*data\.root"):
         read_coco_json(tmp_path / "own.json")
 
 
-def test_missing_coco_2017_is_told_with_its_layout_and_source(tmp_path):
+def test_missing_coco_2017_is_reported_with_its_layout_and_source(tmp_path):
     for name in ("instances_train2017.json", "instances_val2017.json"):
         with pytest.raises(LSHFMError) as caught:
             read_coco_json(tmp_path / "annotations" / name)

@@ -36,7 +36,7 @@ def read(root, split="train", **settings):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_boxes_over_the_border_are_told_by_what_the_file_says(tmp_path, training):
+def test_boxes_over_the_border_are_reported_by_what_the_file_says(tmp_path, training):
     boxes = [(50, 5, 20, 15), (-4, 5, 20, 15), (5, 30, 20, 18.005), (5, 5, 20, 15), (-30, -30, 200, 200)]
     write(tmp_path, boxes)
     dataset, told = read(tmp_path, training=training)
@@ -140,7 +140,7 @@ def images_without_objects(root):
     return write_coco(root, "train", content)
 
 
-def test_images_that_are_left_out_of_training_are_told_by_reason(tmp_path):
+def test_images_that_are_left_out_of_training_are_reported_by_reason(tmp_path):
     images_without_objects(tmp_path)
     dataset, told = read(tmp_path)
     assert [record.image_id for record in dataset.records] == ["1"]
@@ -164,7 +164,7 @@ def test_images_without_annotations_can_be_kept_as_background(tmp_path):
     assert "keep_empty_images" not in text
 
 
-def test_boxes_without_area_are_told_in_the_evaluation_too(tmp_path):
+def test_boxes_without_area_are_reported_in_the_evaluation_too(tmp_path):
     write(tmp_path, [(5, 5, 20, 20), (5, 5, 0, 9), (70, 5, 9, 9)])
     told = [text for kind, text in read(tmp_path, training=False)[1] if kind == "box-left-out"]
     assert len(told) == 2
@@ -221,7 +221,7 @@ def test_categories_in_another_form_of_unicode_are_the_same(tmp_path):
     assert datamodule.class_names == (unicodedata.normalize("NFC", "Größe"),)
 
 
-def test_categories_that_are_the_same_are_not_told(tmp_path):
+def test_categories_that_are_the_same_are_not_reported(tmp_path):
     write(tmp_path, [(5, 5, 20, 20)] * 2, labels=[1, 2])
     write(tmp_path, [(5, 5, 20, 20)], "val")
     for category_ids in ("contiguous", "keep"):
@@ -231,7 +231,7 @@ def test_categories_that_are_the_same_are_not_told(tmp_path):
         }
 
 
-def test_the_setting_that_drops_categories_can_be_typed_as_it_is_told(tmp_path):
+def test_the_setting_that_drops_categories_can_be_typed_as_it_is_printed(tmp_path):
     odd = ["it's", "a, b", 'say "x"']
     write(tmp_path, [(5, 5, 20, 20)] * 2, labels=[1, 2])
     names = {1: "cat", 2: "dog", **dict(enumerate(odd, start=3))}
@@ -275,7 +275,7 @@ def roboflow(root, split):
     path.write_text(json.dumps(content))
 
 
-def test_a_root_category_is_told_and_can_be_dropped(tmp_path):
+def test_a_root_category_is_reported_and_can_be_dropped(tmp_path):
     roboflow(tmp_path, "train")
     roboflow(tmp_path, "val")
     datamodule = make(tmp_path, "train", "val")

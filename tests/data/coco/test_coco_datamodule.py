@@ -128,7 +128,7 @@ def test_training_images_in_the_evaluation_are_warned_of(root, caplog):
     assert not any("test-in-train" in line for line in caplog.messages)
 
 
-def test_missing_files_are_told_with_layout_and_source(root, tmp_path):
+def test_missing_files_are_reported_with_layout_and_source(root, tmp_path):
     with pytest.raises(
         LSHFMError, match=r"instances_train2017\.json: no such annotation file\.\n.*zips/train2017\.zip"
     ):

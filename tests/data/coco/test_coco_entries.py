@@ -51,7 +51,7 @@ DEFECTS = {
 
 
 @pytest.mark.parametrize("name", DEFECTS)
-def test_a_defect_is_told_with_file_and_entry(tmp_path, content, name):
+def test_a_defect_is_reported_with_file_and_entry(tmp_path, content, name):
     key, change, message = DEFECTS[name]
     match change:
         case None:

@@ -190,7 +190,7 @@ def test_a_number_finds_the_text_with_zeros_that_only_it_can_mean(tmp_path, cont
 
 @pytest.mark.parametrize("value", [..., None, 1.5, [1], {}, True, ""])
 @pytest.mark.parametrize("on_error", ["error", "skip"])
-def test_an_object_whose_image_cannot_be_told_stops_also_where_faults_are_skipped(
+def test_an_object_whose_image_is_unknown_stops_even_if_faults_are_skipped(
     tmp_path, content, value, on_error
 ):
     content["annotations"][1]["image_id"] = value
@@ -245,7 +245,7 @@ def test_names_of_categories_may_be_whole_numbers(tmp_path, content):
 
 
 @pytest.mark.parametrize("value", [None, {}, []])
-def test_a_list_that_is_none_is_told(tmp_path, content, value):
+def test_a_value_that_is_no_list_is_reported(tmp_path, content, value):
     content["annotations"] = value
     if value == []:
         assert len(read(tmp_path, content)[0].boxes) == 0
@@ -341,7 +341,7 @@ def test_unicode_of_any_kind_is_read(tmp_path, content, encoding):
      (b'[{"image_id": 1, "score": 0.5}]', "contains a list.*Files of detections look like this"),
      (b'{"images": [], "annotations": [], "info": {}}', "no list 'categories'.*Files with only captions")],
 )  # fmt: skip
-def test_what_a_file_is_instead_is_told(tmp_path, data, text):
+def test_files_of_another_kind_are_named(tmp_path, data, text):
     path = tmp_path / "own.json"
     path.write_bytes(data)
     with pytest.raises(FaultError, match=text) as caught:

@@ -87,7 +87,7 @@ def test_image_ids_may_have_spaces(tmp_path, image_id, second_column):
 
 
 @pytest.mark.parametrize(("text", "expected"), [("true", True), ("False", False), ("1.0", True)])
-def test_difficult_in_words_is_read_and_told(tmp_path, text, expected):
+def test_difficult_in_words_is_read_and_reported(tmp_path, text, expected):
     folder = one_image(tmp_path, object_xml(difficult=text))
     log = FaultLog()
     assert read(folder, log=log).records[0].difficult.tolist() == [expected]

@@ -38,7 +38,7 @@ def write(root, annotations, images, name):
         ),
     ],
 )
-def test_what_is_there_is_told_with_the_settings_that_read_it(tmp_path, folders, settings):
+def test_other_layouts_are_described_with_the_settings_that_read_them(tmp_path, folders, settings):
     for annotations, images in folders.items():
         write(tmp_path, annotations, images, annotations.replace("/", "_"))
     assert describe_layout(tmp_path).endswith(f"Give: {settings}")
@@ -67,7 +67,7 @@ def test_folders_are_found_behind_links(tmp_path):
     assert "data.train_split=train/ data.val_split=test/" in describe_layout(root)
 
 
-def test_settings_of_folders_with_blanks_can_be_typed_as_they_are_told(tmp_path):
+def test_settings_of_folders_with_blanks_can_be_typed_as_they_are_printed(tmp_path):
     write(tmp_path, "my xml", "it's pictures", "a")
     typed = describe_layout(tmp_path).partition("Give: ")[2]
     assert shlex.split(typed)[:2] == ["data.annotations=my xml", "data.images=it's pictures"]

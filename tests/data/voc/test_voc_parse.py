@@ -23,7 +23,7 @@ def test_blanks_before_the_declaration_of_xml_keep_the_numbers_of_lines(tmp_path
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "big5", "shift_jis", "windows-1252"])
-def test_encodings_that_are_declared_are_read_and_told(tmp_path, encoding):
+def test_encodings_that_are_declared_are_read_and_reported(tmp_path, encoding):
     folder = one_image(tmp_path)
     name = "café" if encoding == "windows-1252" else "中"
     text = f'<?xml version="1.0" encoding="{encoding}"?>{annotation_xml([object_xml(name)])}'
@@ -40,7 +40,7 @@ def test_encodings_that_are_declared_are_read_and_told(tmp_path, encoding):
         (annotation_xml([object_xml("Größe")]).encode("latin-1"), "Its text is not UTF-8: store it as UTF-8"),
     ],
 )
-def test_xml_that_cannot_be_parsed_is_told_with_what_to_do(tmp_path, content, advice):
+def test_xml_that_cannot_be_parsed_is_reported_with_what_to_do(tmp_path, content, advice):
     folder = one_image(tmp_path)
     (folder / "Annotations" / "a.xml").write_bytes(content)
     assert advice in error_text(folder)

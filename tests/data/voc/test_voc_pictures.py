@@ -43,7 +43,7 @@ def test_of_several_pictures_the_annotation_names_the_right_one(tmp_path, other)
     assert "'a' has several images" in error_text(folder)
 
 
-def test_a_filename_that_names_another_picture_is_told(tmp_path):
+def test_a_filename_that_names_another_picture_is_reported(tmp_path):
     folder = one_image(tmp_path)
     write_image(folder / "JPEGImages" / "b.png", SIZE)
     set_annotation(folder, annotation_xml(filename="b.png"))
@@ -54,7 +54,7 @@ def test_a_filename_that_names_another_picture_is_told(tmp_path):
     assert "its <filename> b.png is another image; a.png is used" in told.text
 
 
-def test_a_picture_that_filename_alone_names_is_told(tmp_path):
+def test_a_picture_that_filename_alone_names_is_reported(tmp_path):
     folder = one_image(tmp_path)
     (folder / "JPEGImages" / "a.png").rename(folder / "JPEGImages" / "a.jpg.png")
     set_annotation(folder, annotation_xml(filename="a.jpg"))

@@ -57,7 +57,7 @@ def test_the_second_column_of_a_list_is_cut_off(folder, line):
         "a.jpg,cat,1,2,3,4",
     ],
 )
-def test_lines_that_are_file_names_are_read_and_told(folder, line):
+def test_lines_that_are_file_names_are_read_and_reported(folder, line):
     write_split(folder, "train", ["# made by a tool", line, "b"])
     log = FaultLog()
     assert ids(folder, log) == ["a", "b"]
@@ -74,7 +74,7 @@ def test_a_file_of_a_folder_of_ids_is_not_one_of_the_same_name_elsewhere(folder)
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_ids_in_another_form_of_unicode_are_read_and_told(folder, form):
+def test_ids_in_another_form_of_unicode_are_read_and_reported(folder, form):
     name, other = (
         unicodedata.normalize(kind, "Käfer") for kind in (form, {"NFC": "NFD", "NFD": "NFC"}[form])
     )

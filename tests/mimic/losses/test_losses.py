@@ -188,7 +188,7 @@ def test_loss_is_computed_in_float32_under_autocast():
         ),
     ],
 )
-def test_bad_arguments_are_told(make, message):
+def test_bad_arguments_are_reported(make, message):
     with pytest.raises(LSHFMError, match=message):
         make()
 
