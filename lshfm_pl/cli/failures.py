@@ -44,6 +44,9 @@ OS_ADVICE = {
 """What to do about errors of the operating system."""
 
 
+UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
+"""Python's message about an argument that a class does not take."""
+
 WORKER_LOST = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
 """torch's message about a loader worker that was ended from outside."""
 
@@ -79,6 +82,8 @@ def _describe(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(error, InstantiationException):
         key = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else "config"
+        if isinstance(cause, TypeError) and (unexpected := UNEXPECTED.search(str(cause))):
+            return f"{key}.{unexpected[2]}: {unexpected[1]} takes no such setting; leave it out"
         return f"{key}: {type(cause).__name__}: {_short(cause)}" if cause else f"{key}: {_short(error)}"
     if isinstance(error, OmegaConfBaseException):
         reason = str(error).split("\n")[0]

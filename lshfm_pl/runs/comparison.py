@@ -98,8 +98,13 @@ class Plan:
         own = {item.partition("=")[0] for item in chosen} | self.typed.keys(role)
         kept = [item for item in overrides if item.partition("=")[0] not in own]
         typed = self.typed.keys(role)
-        kept += [item for item in chosen if item.partition("=")[0] not in typed]
+        kept += [self._addable(item) for item in chosen if item.partition("=")[0] not in typed]
         return [*kept, *self.typed.overrides(role)]
+
+    def _addable(self, item: str) -> str:
+        """An override that also adds its key where the file of the data does not have it: their class does."""
+        group, _, key = item.partition("=")[0].partition(".")
+        return f"++{item}" if group == "data" and key not in self.config.data else item
 
     def epochs(self, role: str) -> int | None:
         """The number of epochs that is given for a role; None if it is to be chosen."""
@@ -122,7 +127,7 @@ class Plan:
             f"which={teacher.which}",
             f"data={self.data}",
             *(
-                item
+                self._addable(item)
                 for item in chosen
                 if item.startswith("data.eval_batch_size=") and "data.eval_batch_size" not in typed
             ),

@@ -5,10 +5,18 @@ import os
 import threading
 
 import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from lshfm_pl.cli import Command, error_message
 from lshfm_pl.cli.failures import print_thread_failure
 from lshfm_pl.errors import LSHFMError
+
+
+class Pens:
+    def __init__(self, root):
+        self.root = root
 
 
 def ended(monkeypatch, capsys, tmp_path, error, *arguments):
@@ -124,3 +132,9 @@ def test_failure_that_a_thread_keeps_is_left_to_who_uses_it(told_as_in_commands,
 
     run(Keeping())
     assert capsys.readouterr().err == ""
+
+
+def test_setting_that_a_class_does_not_take_is_named_by_its_key():
+    with pytest.raises(InstantiationException) as error:
+        instantiate(OmegaConf.create({"data": {"_target_": __name__ + ".Pens", "root": 1, "size": 2}}).data)
+    assert error_message(error.value) == "data.size: Pens takes no such setting; leave it out"

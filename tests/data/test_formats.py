@@ -123,5 +123,13 @@ def test_a_format_of_ones_own_is_trained_on_resumed_evaluated_and_drawn(csv_fold
     assert evaluated["metrics"] == pytest.approx(results["metrics"], nan_ok=True)
     command(tmp_path, "visualize", *own, checkpoint, "random=1", "device=cpu", "hydra.run.dir=drawn")
     assert list((tmp_path / "drawn").glob("*.png"))
+    # The file leaves the numbers of images a step to the class; a comparison chooses them all the same.
+    small = [f"{role}.model=retinanet_resnet10fpn_tiny" for role in ("teacher", "student")]
+    compared = [
+        *own, "data=boxes_csv", f"data.root={csv_folder}", *small, "distill=[none]", "seeds=1", "epochs=1",
+        "image_size=64",
+    ]  # fmt: skip
+    command(tmp_path, "compare", *compared, cpu, "output_dir=compared")
+    assert (tmp_path / "compared/detections.png").is_file()
     checked = command(tmp_path, "check_data", *own, "data=boxes_csv", f"data.root={csv_folder}")
     assert "4" in checked.stdout

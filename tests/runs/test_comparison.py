@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from compositions import composed
+from omegaconf import open_dict
 
 from lshfm_pl.cli.students import Student, read_seeds, read_students
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.runs.defaults import Choice
 from lshfm_pl.runs.planning import make_plan
 
 
@@ -34,6 +36,20 @@ def test_what_is_typed_goes_to_the_runs_that_it_is_for():
     ]  # fmt: skip
     student = plan.of_role("student")
     assert student == ["experiment=quickstart_student", "schedule.epochs=3", *common, "model.min_size=[64]"]
+
+
+def test_settings_that_a_file_of_the_users_own_leaves_to_its_class_are_added(tmp_path):
+    config = composed("data=voc_folder", f"data.root={tmp_path}", "fit=null")
+    with open_dict(config.data):
+        del config.data["batch_size"]
+    plan = make_plan(config)
+    batch = ("data.batch_size=3", "data.eval_batch_size=4")
+    plan.chosen = {role: [Choice("batch", batch, "")] for role in ("teacher", "student")}
+    assert {"++data.batch_size=3", "data.eval_batch_size=4"} < set(plan.of_role("student"))
+    with open_dict(config.data):
+        del config.data["eval_batch_size"]
+    config.teacher.checkpoint = "t.ckpt"
+    assert "++data.eval_batch_size=4" in plan.evaluation()
 
 
 @pytest.mark.parametrize(
