@@ -133,9 +133,13 @@ def _may_have_more(config: DictConfig, key: str) -> bool:
 
 
 def _is_of_own_file(group: str, typed: Sequence[str]) -> bool:
-    """Whether a file of the user's own is chosen for a group: its class may take more keys than the file names."""
-    choices = [argument for text in typed if (argument := Argument.of(text)) and argument.key == group]
-    paths = [config_file(group, argument.value) for argument in choices]
+    """Whether a file of the user's own is chosen for a group, by itself or by an experiment of the user's own.
+
+    Its class may take more keys than the file names.
+    """
+    choosing = (group, "experiment")
+    choices = [argument for text in typed if (argument := Argument.of(text)) and argument.key in choosing]
+    paths = [config_file(argument.key, argument.value) for argument in choices]
     return any(path is not None and not path.is_relative_to(CONFIG_DIR) for path in paths)
 
 

@@ -5,6 +5,7 @@ import pytest
 from lshfm_pl.cli import Command
 
 FILES = {
+    "experiment/night.yaml": "# @package _global_\ndefaults: [override /distill: edges]\n",
     "data/beads.yaml": "_target_: beads.Beads\nroot: ???\nshade: 0.5\nbatch_size: 2\n",
     "distill/edges.yaml": "name: edges\n_target_: edges.Edges\nbeta: 1.0\n",
     "schedule/brief.yaml": "defaults: [quickstart, _self_]\nepochs: 1\n",
@@ -42,6 +43,7 @@ def told(monkeypatch, capsys, tmp_path):
     [
         ["data=beads", "data.root=."],
         ["data=beads", "data.root=.", "data.shade=1", "+data.further=3"],
+        ["data=beads", "data.root=.", "experiment=night", "+distill.until=3", "teacher.checkpoint=file"],
         ["data=beads", "data.root=.", "distill=edges", "distill.beta=2", "teacher.checkpoint=file"],
         ["data=beads", "data.root=.", "schedule=brief", "schedule.lr=1", "model=dots", "+model.channels=8"],
     ],
