@@ -6,12 +6,14 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from lshfm_pl.kernels.switches import switches
 
 __all__ = [
+    "AnySizeGroupNorm",
     "FrozenStatsBatchNorm2d",
     "NormFactory",
     "NormPair",
@@ -93,9 +95,22 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(kinds)
 
 
+class AnySizeGroupNorm(nn.GroupNorm):
+    """torch's GroupNorm, without its refusal of a single image whose groups hold one value each.
+
+    So are the maps of 1×1 of a small image's coarsest level in a narrow tower; their norm is the bias.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the parent's."""
+        return torch.group_norm(
+            x, self.num_groups, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled
+        )
+
+
 def group_norm(channels: int, *, eps: float = 1e-5) -> nn.GroupNorm:
     """GroupNorm in 32 groups, or in as many as divide the channels."""
-    return nn.GroupNorm(math.gcd(_MAX_GROUPS, channels), channels, eps=eps)
+    return AnySizeGroupNorm(math.gcd(_MAX_GROUPS, channels), channels, eps=eps)
 
 
 def norm_factory(config: Mapping[str, Any]) -> NormFactory | None:

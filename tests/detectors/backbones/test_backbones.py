@@ -8,7 +8,12 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
 from lshfm_pl.detectors import build_detector
-from lshfm_pl.detectors.backbones.norms import FrozenStatsBatchNorm2d, scale_channels
+from lshfm_pl.detectors.backbones.norms import (
+    AnySizeGroupNorm,
+    FrozenStatsBatchNorm2d,
+    group_norm,
+    scale_channels,
+)
 from lshfm_pl.errors import LSHFMError
 
 RESNET, VGG = "fasterrcnn_resnet18fpn", "retinanet_vgg11fpn"
@@ -16,7 +21,7 @@ NORM_TYPES = {
     "frozen_bn": FrozenBatchNorm2d,
     "bn": nn.BatchNorm2d,
     "bn_frozen_stats": FrozenStatsBatchNorm2d,
-    "gn": nn.GroupNorm,
+    "gn": AnySizeGroupNorm,
 }
 
 
@@ -310,3 +315,21 @@ def test_impossible_bodies_are_refused(model_config):
         build(model_config(RESNET, norm="none"))
     with pytest.raises(LSHFMError, match=r"model\.backbone: expected one of resnet10, .* found 'resnet51'"):
         build(model_config(RESNET, backbone="resnet51"))
+
+
+@pytest.mark.parametrize("channels", [8, 48, 256])
+def test_group_norm_is_torchs_and_takes_the_smallest_map_of_a_single_image(channels):
+    torch.manual_seed(0)
+    norm = group_norm(channels)
+    with torch.no_grad():
+        norm.bias.uniform_()
+        norm.weight.uniform_()
+    expected = nn.GroupNorm(norm.num_groups, channels)
+    expected.load_state_dict(norm.state_dict())
+    maps = torch.rand(2, channels, 3, 4)
+    assert torch.equal(norm(maps), expected(maps))
+    point = torch.rand(2, channels, 1, 1)
+    together = expected(point)
+    torch.testing.assert_close(torch.cat([norm(point[:1]), norm(point[1:])]), together)
+    if norm.num_groups == channels:
+        torch.testing.assert_close(together, norm.bias[None, :, None, None].expand_as(together))
