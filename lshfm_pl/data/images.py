@@ -18,6 +18,7 @@ from lshfm_pl.files import open_regular, read_bytes
 
 __all__ = [
     "FORMATS",
+    "LARGEST_FILE",
     "MAX_PIXELS",
     "MAX_RATIO",
     "SUFFIXES",
@@ -37,7 +38,7 @@ MAX_PIXELS = 89_478_485
 MAX_RATIO = 64
 """Largest ratio of the sides. Detectors resize the longer side to some hundred pixels; the other must remain."""
 
-_LARGEST_FILE = 512 * 2**20
+LARGEST_FILE = 512 * 2**20
 """Bytes. An uncompressed image of `MAX_PIXELS` is smaller."""
 
 FORMATS = {
@@ -113,7 +114,7 @@ def _rotated(pixels: Tensor, path: Path, data: bytes) -> Tensor:
 def has_end_mark(path: Path) -> bool:
     """Whether a JPEG or PNG file has its end mark. Files of other formats count as whole."""
     try:
-        with open_regular(path, limit=_LARGEST_FILE) as file:
+        with open_regular(path, limit=LARGEST_FILE) as file:
             start = file.read(8)
             file.seek(max(path.stat().st_size - _TAIL, 0))
             end = file.read(_TAIL)
@@ -142,7 +143,7 @@ def image_size(path: Path) -> tuple[int, int]:
         FaultError: the file is missing, broken, too large or of another format.
     """
     try:
-        with open_regular(path, limit=_LARGEST_FILE) as file, _open(path, file) as image:
+        with open_regular(path, limit=LARGEST_FILE) as file, _open(path, file) as image:
             return image.size
     except LSHFMError as error:
         if isinstance(error, FaultError):
@@ -163,7 +164,7 @@ class Orientation(NamedTuple):
 def exif_orientation(path: Path) -> Orientation | None:
     """The orientation in the file's EXIF data; None if it changes nothing or can't be read."""
     try:
-        with open_regular(path, limit=_LARGEST_FILE) as file, _open(path, file) as image:
+        with open_regular(path, limit=LARGEST_FILE) as file, _open(path, file) as image:
             orientation = _orientation(image)
             has_effect = orientation is not None and orientation in _ROTATED
             return Orientation(image.size, orientation in _QUARTERS) if has_effect else None
@@ -222,7 +223,7 @@ def read_image_file(path: Path) -> bytes:
         FaultError: it is missing, empty, too large or not a regular file.
     """
     try:
-        data = read_bytes(path, limit=_LARGEST_FILE)
+        data = read_bytes(path, limit=LARGEST_FILE)
     except LSHFMError as error:
         raise FaultError(Fault("image-missing", path, without_path(error, path))) from error
     if not data:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lshfm_pl.data.dataset import DetectionRecord
 from lshfm_pl.data.faults import Fault
+from lshfm_pl.data.images import LARGEST_FILE
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes, read_end
 
@@ -13,8 +14,6 @@ __all__ = ["overlap_fault", "shared_images"]
 
 _END = 4096
 """Bytes at the end of files of equal size that are compared before the whole files."""
-_LARGEST_FILE = 512 * 2**20
-"""Largest allowed size of an image in bytes, as in `lshfm_pl.data.images`."""
 
 
 def shared_images(
@@ -88,7 +87,7 @@ def _existing_files(records: Iterable[DetectionRecord]) -> Iterator[tuple[Path, 
 def _digest(path: Path, *, whole: bool) -> bytes:
     """Digest of the whole file or of its end. For an unreadable file it is its path, which equals no digest."""
     try:
-        data = read_bytes(path, limit=_LARGEST_FILE) if whole else read_end(path, most=_END)
+        data = read_bytes(path, limit=LARGEST_FILE) if whole else read_end(path, most=_END)
     except (LSHFMError, OSError):
         return str(path).encode()
     return hashlib.blake2b(data).digest()

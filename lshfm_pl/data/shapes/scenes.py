@@ -19,6 +19,7 @@ from PIL import Image
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
+from lshfm_pl.seeding import LARGEST_SEED
 
 __all__ = ["DIFFICULT_BELOW", "SHAPE_CLASSES", "ShapesSpec", "generate_shapes", "shapes_folder"]
 
@@ -32,8 +33,6 @@ _RECIPE_VERSION = 1
 _STAMP = "shapes.json"
 _LARGEST_STAMP = 10_000
 """Bytes."""
-_LARGEST_SEED = 2**32 - 1
-"""The largest seed of numpy's RandomState."""
 _DRAWN_AT_LEAST = 0.25
 _FAINT_SHARE = 0.04
 _PLACEMENT_TRIES = 20
@@ -69,9 +68,9 @@ class ShapesSpec:
                     f"The shapes data set needs a whole number of at least {lowest[name]} for {name}, "
                     f"found {value!r}."
                 )
-        if self.seed > _LARGEST_SEED:
+        if self.seed > LARGEST_SEED:
             raise LSHFMError(
-                f"The shapes data set needs a whole number of at most {_LARGEST_SEED} for seed, "
+                f"The shapes data set needs a whole number of at most {LARGEST_SEED} for seed, "
                 f"found {self.seed!r}."
             )
 

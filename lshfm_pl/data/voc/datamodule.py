@@ -12,14 +12,12 @@ from lshfm_pl.data.voc.dataset import VOCDetection
 from lshfm_pl.data.voc.download import download_voc
 from lshfm_pl.data.voc.layout import VOCSource
 from lshfm_pl.data.voc.sources import read_class_names, resolve_source
+from lshfm_pl.data.voc.splits import LARGEST_SPLIT
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
 __all__ = ["VOCDataModule"]
 
-
-_LARGEST_SPLIT = 2**28
-"""Largest allowed size of a split's text file in bytes."""
 
 _LOOKED_AT = 20
 
@@ -152,7 +150,7 @@ class VOCDataModule(DetectionDataModule):
 def _is_annotated(source: VOCSource) -> bool:
     """Whether a split exists and one of its first images is annotated; test sets of challenges are not."""
     try:
-        lines = read_bytes(source.split_file, limit=_LARGEST_SPLIT).decode("utf-8", "replace").splitlines()
+        lines = read_bytes(source.split_file, limit=LARGEST_SPLIT).decode("utf-8", "replace").splitlines()
     except LSHFMError:
         return False
     wholes = [line.strip() for line in lines if line.strip()][:_LOOKED_AT]

@@ -12,9 +12,9 @@ from lshfm_pl.data.voc.layout import SPLITS, Files, VOCSource, describe_layout, 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
-__all__ = ["read_split"]
+__all__ = ["LARGEST_SPLIT", "read_split"]
 
-_LARGEST_SPLIT = 256 * 2**20
+LARGEST_SPLIT = 256 * 2**20
 """Bytes. A line has about 20."""
 _NUMBER = re.compile(r"-?\d+")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%")
@@ -221,7 +221,7 @@ def _as_ids(text: str, files: Files) -> Iterator[str]:
 
 def _read_text(path: Path, log: FaultLog) -> str:
     try:
-        data = read_bytes(path, limit=_LARGEST_SPLIT)
+        data = read_bytes(path, limit=LARGEST_SPLIT)
         encoding = "utf-8-sig"
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             encoding = "utf-16"
