@@ -81,9 +81,8 @@ def read_record(record: DetectionRecord) -> Tensor:
     image = decode_image(record.image_path)
     size = record.width, record.height
     if _size(image) == size[::-1] != size:
-        image = rotate_by_exif(
-            image, record.image_path
-        )  # the annotation refers to the photo as displayed: EXIF says how to rotate it
+        # The annotation refers to the photo as displayed: EXIF says how to rotate it.
+        image = rotate_by_exif(image, record.image_path)
     if _size(image) != size:
         width, height = _size(image)
         swapped = (height, width) == size

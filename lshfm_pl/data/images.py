@@ -73,6 +73,8 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of frames, whose headers contain the size (ITU-T T.81, table B.1)."""
 _PNG_BIT_DEPTH = 24
 """Offset of the bit depth in a PNG file."""
+_LONGEST_REASON = 100
+"""Characters of a decoder's message that are kept."""
 
 
 def decode_image(path: Path, *, upright: bool = False) -> Tensor:
@@ -292,7 +294,6 @@ def _decoding_fault(path: Path, data: bytes, error: Exception) -> Fault:
         is_cut = "truncated" in str(error)
     if is_cut:
         return Fault("image-truncated", path, "is truncated: its end is missing. Replace the file.")
-    reason = " ".join(str(error).split()).rpartition(", ")[2][
-        :100
-    ]  # torchvision's message begins with its source line
+    # torchvision's message begins with its source line.
+    reason = " ".join(str(error).split()).rpartition(", ")[2][:_LONGEST_REASON]
     return Fault("image-broken", path, f"can't be decoded ({reason}). Replace the file.")

@@ -106,9 +106,8 @@ class ConvolutionHashLoss(MapHashLoss):
                 # The adjoint of a padded 3×3 convolution is the convolution with the flipped kernel.
                 adjoint = kernel.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
                 gradient += F.conv2d(student_logits.to(dtype), adjoint, padding=SIDE // 2)
-            gradients.append(
-                gradient.to(dtype)
-            )  # float32 even for float16 maps: the loss is scaled afterwards
+            # float32 even for float16 maps: the loss is scaled afterwards.
+            gradients.append(gradient.to(dtype))
         ctx.save_for_backward(*gradients)
         return totals.results(ctx)
 

@@ -202,10 +202,9 @@ class OverlappingSum:
             image_1hwC = self._padded[piece.level][piece.image, None]
             windows = _windows(image_1hwC, TILE + SIDE - 1)[:, :, :, piece.rows]
             tiles = _tiles_of_piece(tiles_PTC, piece, windows)
+            # Windows of different tiles never share an element at the same position.
             for row in range(windows.shape[0]):
-                for column in range(
-                    windows.shape[1]
-                ):  # windows of different tiles never share an element at the same position
+                for column in range(windows.shape[1]):
                     windows[row, column].add_(tiles[row, column])
 
     def maps(self) -> list[Tensor]:

@@ -22,9 +22,8 @@ def mean_squared_error_of_maps(
     """
     levels = []
     for student_BChw, teacher_BChw, weights_Bhw in zip(student, teacher, location_weights, strict=True):
-        counts_Bhw = F.avg_pool2d(
-            weights_Bhw.float(), SIDE, stride=1, padding=SIDE // 2
-        )  # sum of weights / 9
+        # The sum of the weights / 9.
+        counts_Bhw = F.avg_pool2d(weights_Bhw.float(), SIDE, stride=1, padding=SIDE // 2)
         squares_BChw = (student_BChw.float() - teacher_BChw.float()).square()
         levels.append((squares_BChw.mean(dim=1) * counts_Bhw).sum())
     return torch.stack(levels).sum()
