@@ -86,7 +86,7 @@ def _rebuilt(weights: dict[str, Any]) -> tuple[str | None, DetectionDataModule, 
         refuse_unnamed_parts(cli.as_dict(detector))
     refuse_unnamed_losses(cli.as_dict(settings.distill))
     datamodule = read_recorded_data(cli.as_dict(settings.data), weights, stage="fit")
-    module = build_module(settings, datamodule, goes_on=True)
+    module = build_module(settings, datamodule, is_resumed=True)
     take_over_norm_eps(module.detector, weights.get("detector"))
     module.load_state_dict(weights["state_dict"])
     return settings.trainer.precision, datamodule, module

@@ -173,8 +173,8 @@ def test_ctrl_c_saves_the_step_and_ends_with_130_and_one_line(moment, step, tmp_
     terminal.press_ctrl_c()
     assert terminal.wait() == 130
     (told,) = [line for line in terminal.printed[begin:].splitlines() if line.strip()]
-    assert "SIGINT: saving after this batch, then stopping; Ctrl+C again stops at once; go on with: " in told
-    resume_hint = shlex.split(told.rpartition("go on with: ")[2])
+    assert "SIGINT: saving after this batch, then stopping; Ctrl+C again stops at once; resume with: " in told
+    resume_hint = shlex.split(told.rpartition("resume with: ")[2])
     assert resume_hint == [*TRAIN, *overrides, "resume=auto"]
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == step
@@ -210,7 +210,7 @@ def test_lost_worker_saves_the_last_whole_step_and_says_what_to_do(tmp_path):
     assert saved["global_step"] >= 5
     assert "a process that reads images was ended from outside" in told
     assert told.endswith(
-        f"all up to step {saved['global_step']} is saved: give the same command with resume=auto"
+        f"the run is saved up to step {saved['global_step']}: resume it with the same command and resume=auto"
     )
 
 
@@ -225,7 +225,7 @@ def test_disk_that_is_full_for_the_curves_is_one_line_that_says_what_is_saved(tm
     assert done.returncode == 1
     assert done.stderr == (
         f"error: {tmp_path}/run: File too large; the file system or a limit (ulimit -f) does not allow a file of "
-        "this size; all up to step 3 is saved: give the same command with resume=auto\n"
+        "this size; the run is saved up to step 3: resume it with the same command and resume=auto\n"
     )
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
@@ -243,7 +243,7 @@ def test_ctrl_c_in_the_final_test_says_that_all_steps_are_saved(tmp_path):
     terminal.press_ctrl_c()
     assert terminal.wait() == 130
     (told,) = [line for line in terminal.printed[begin:].splitlines() if "SIGINT" in line]
-    assert "SIGINT: stopped; all up to step 9 is saved; go on with: " in told
+    assert "SIGINT: stopped; the run is saved up to step 9; resume with: " in told
     assert told.endswith("resume=auto")
     assert "Traceback" not in terminal.printed
     assert wait_until_gone(started)

@@ -183,7 +183,7 @@ def test_resumed_run_goes_on_from_its_epoch(pair, data_root, tmp_path):
 def test_finished_folder_is_not_overwritten(pair, data_root):
     _, student, _ = pair
     before = (student / "checkpoints/last.ckpt").stat().st_mtime_ns
-    with pytest.raises(LSHFMError, match="holds a run already: go on with resume=auto"):
+    with pytest.raises(LSHFMError, match="holds a run already: resume it with resume=auto"):
         train_here(student, f"data.root={data_root}", "model=fasterrcnn_resnet10fpn_tiny")
     assert (student / "checkpoints/last.ckpt").stat().st_mtime_ns == before
     with pytest.raises(
@@ -397,7 +397,7 @@ FAILURES = {
     "bad batch size": ([*SMALL, "data.batch_size=0"], "data.batch_size must be a whole number of at least 1"),
     "synchronised frozen statistics": (
         [*SMALL, "model.norm=bn_frozen_stats", "trainer.sync_batchnorm=true"],
-        "trainer.sync_batchnorm: would make",
+        "trainer.sync_batchnorm: expected false",
     ),
     "bad trainer value": ([*SMALL, "trainer.strategy=abacus"], "trainer: "),
     "low precision": ([*SMALL, "trainer.precision=bf16-true"], "trainer.precision: expected 32-true"),

@@ -1,4 +1,4 @@
-"""Training: the LightningModules, how they are built from a config, optimizers, precision and callbacks."""
+"""Training: the LightningModules and how they are built from a config, optimizers, precision and callbacks."""
 
 from lshfm_pl.training.detection import DetectionModule
 from lshfm_pl.training.distillation import DistillationModule

@@ -1,4 +1,4 @@
-"""From a config to the LightningModule."""
+"""Building the LightningModule of a run from its config."""
 
 import logging
 from pathlib import Path
@@ -39,21 +39,22 @@ log = logging.getLogger(__name__)
 
 
 def build_module(
-    config: DictConfig, datamodule: DetectionDataModule, *, goes_on: bool = False
+    config: DictConfig, datamodule: DetectionDataModule, *, is_resumed: bool = False
 ) -> DetectionModule:
-    """The student alone (`distill=none`), or with its teacher and losses.
+    """Build the student alone (`distill=none`), or with its teacher and losses.
 
-    The student is built first: its initial weights do not depend on whether there is a teacher.
+    The student is built first, so that its initial weights do not depend on whether there is a teacher.
 
     Args:
-        config: of `train`.
-        datamodule: of its data.
-        goes_on: the student's weights come from a checkpoint of the run: no file is read for the first ones.
+        config: config of `train`.
+        datamodule: data module of the run.
+        is_resumed: whether the weights come from a checkpoint of the run. Then no file with initial weights is
+            read.
 
     Raises:
         LSHFMError: a setting is out of range, or a checkpoint does not fit.
     """
-    student = _build_student(config, datamodule.class_names, goes_on=goes_on)
+    student = _build_student(config, datamodule.class_names, is_resumed=is_resumed)
     names = datamodule.class_names
     schedule, data_config = make_schedule(config), stored_data_config(config, datamodule)
     settings = as_dict(config.distill)
@@ -79,18 +80,18 @@ def build_module(
     return module
 
 
-def _build_student(config: DictConfig, class_names: tuple[str, ...], *, goes_on: bool) -> Detector:
+def _build_student(config: DictConfig, class_names: tuple[str, ...], *, is_resumed: bool) -> Detector:
     settings = as_dict(config.model)
     start = start_of(settings)
     student = build_detector(
         import_parts(settings),
         num_classes=len(class_names) + 1,
         class_names=class_names,
-        load_backbone=start.weights is None and not goes_on,
+        load_backbone=start.weights is None and not is_resumed,
     )
     if start.weights is not None:
         student.started_from = start.weights
-        if not goes_on:
+        if not is_resumed:
             student.load_report = load_start(student, start)
     return student
 
@@ -99,7 +100,7 @@ def make_schedule(config: DictConfig) -> Schedule:
     """The schedule of the config.
 
     Raises:
-        LSHFMError: a key that schedules do not have, or a value out of range.
+        LSHFMError: a key is unknown, or a value is out of range.
     """
     try:
         return Schedule(**as_dict(config.schedule))
@@ -108,10 +109,10 @@ def make_schedule(config: DictConfig) -> Schedule:
 
 
 def refuse_other_tensors(module: DetectionModule, checkpoint: dict[str, Any], path: Path | None) -> None:
-    """Stop if a checkpoint is of another network.
+    """Refuse a checkpoint of another network.
 
     Raises:
-        LSHFMError: it has other tensors than this run's student and mimic terms.
+        LSHFMError: its tensors are not those of this run's student and mimic terms.
     """
     expected = {key: value.shape for key, value in module.state_dict().items()}
     found = {key: value.shape for key, value in module.renamed_state(checkpoint["state_dict"]).items()}
@@ -119,12 +120,15 @@ def refuse_other_tensors(module: DetectionModule, checkpoint: dict[str, Any], pa
     if differing:
         raise LSHFMError(
             f"resume: {path} is of a run with another model or other hashes: {len(differing)} tensors differ, "
-            f"such as {differing[0]}; resume with the settings that it was started with"
+            f"such as {differing[0]}; resume with the settings of that run"
         )
 
 
 def stored_data_config(config: DictConfig, datamodule: DetectionDataModule) -> dict[str, Any]:
-    """The data config as checkpoints keep it: good for evaluation from any folder, without the training set."""
+    """The data config that checkpoints store, with absolute paths and settings that the data module has found.
+
+    With it a checkpoint can be evaluated from any working directory, and without the training set.
+    """
     stored = {**as_dict(config.data), "root": str(Path(config.data.root).expanduser().resolve())}
     stored |= datamodule.derived_settings()
     if "class_names" in stored:
@@ -135,14 +139,14 @@ def stored_data_config(config: DictConfig, datamodule: DetectionDataModule) -> d
 
 
 def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
-    """torchvision's `teacher.weights` of `teacher.detector` if given, else the detector in `teacher.checkpoint`.
+    """Load the teacher: torchvision's `teacher.weights` for `teacher.detector`, or else `teacher.checkpoint`.
 
-    `teacher.detector` is the config of a checkpoint that does not say it; `teacher.which` chooses the network of a
-    published one that holds two. Its classes may be other ones than the data's: a loss on class logits refuses a
-    teacher that lacks one of them.
+    `teacher.detector` is the config of a checkpoint that does not store its own. `teacher.which` selects the
+    network of a published checkpoint that holds two. The teacher's classes may differ from those of the data; a
+    loss on class logits refuses a teacher that lacks one of them.
 
     Raises:
-        LSHFMError: neither given, no such file, or weights that do not load.
+        LSHFMError: neither key is given, the file does not exist, or the weights do not load.
     """
     path, weights = config.teacher.checkpoint, config.teacher.weights
     named = import_parts(as_dict(config.teacher.detector))
@@ -153,47 +157,49 @@ def load_teacher(config: DictConfig, class_names: tuple[str, ...]) -> Detector:
         teacher = load_detector(path, config=named, class_names=class_names, which=config.teacher.which)
     name = teacher.config["name"]
     if named and named["name"] != name:
-        log.info("teacher: %s says that it holds %s, which goes before %s", path, name, named["name"])
+        log.info(
+            "teacher: %s stores the config of %s, which is used instead of %s", path, name, named["name"]
+        )
     if teacher.class_names != class_names:
-        _tell_other_classes(teacher, class_names)
+        _log_other_classes(teacher, class_names)
     return teacher
 
 
-def _tell_other_classes(teacher: Detector, class_names: tuple[str, ...]) -> None:
+def _log_other_classes(teacher: Detector, class_names: tuple[str, ...]) -> None:
     labels = labels_by_name(class_names, teacher.class_names)
     missing = [name for name, label in zip(class_names, labels, strict=True) if label is None]
     if missing:
         log.warning(
-            "teacher: of the data's classes it does not know %s (it has %s); its features can be mimicked, its AP "
-            "on the data cannot be measured",
+            "teacher: it lacks these classes of the data: %s (it has %s). Its features can be mimicked, but its AP "
+            "cannot be measured on these data",
             first_few(missing),
             first_few(teacher.class_names, 8),
         )
     else:
         log.info(
-            "teacher: of its %d classes %d are the data's, found by name",
+            "teacher: %d classes, of which %d are those of the data, matched by name",
             len(teacher.class_names),
             len(class_names),
         )
 
 
 def start_report(student: Detector) -> LoadReport | None:
-    """What `model.weights` gave a student; None where it was not read."""
+    """What was loaded from `model.weights`; None if it was not read."""
     report = getattr(student, "load_report", None)
     return report if isinstance(report, LoadReport) else None
 
 
 def report_load(student: Detector, teacher: Detector | None, *, role: str, checkpoint: Path | None) -> None:
-    """Log which weights went where.
+    """Log which weights were loaded.
 
     Args:
         student: the detector that is trained.
-        teacher: the one that it mimics.
-        role: what tables call the run: `teacher` or `student`.
-        checkpoint: that of the run which goes on, None where one begins.
+        teacher: the detector that it mimics; None without one.
+        role: role of the run in tables: `teacher` or `student`.
+        checkpoint: the checkpoint of a resumed run; None for a new run.
     """
     if checkpoint is not None:
-        weights = f"going on from {checkpoint}"
+        weights = f"resumed from {checkpoint}"
     elif (report := start_report(student)) is not None:
         weights = f"starts from {report}"
     else:

@@ -1,4 +1,4 @@
-"""Plain training and evaluation of one detector."""
+"""The LightningModule for training a detector without a teacher, and for evaluating one."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,9 +25,13 @@ __all__ = ["DetectionModule", "Place", "SeenBatch"]
 
 
 class Place(NamedTuple):
-    """Where in a run a batch is, on which alone its random numbers depend: counted from 0.
+    """The place of a batch within a run, which determines its random numbers. All counts begin at 0.
 
-    `step` counts optimizer steps, `batch_idx` the batches of the epoch.
+    Attributes:
+        step: number of the optimizer step.
+        epoch: number of the epoch.
+        batch_idx: number of the batch within the epoch.
+        rank: number of the process.
     """
 
     step: int
@@ -37,7 +41,7 @@ class Place(NamedTuple):
 
 
 class SeenBatch(NamedTuple):
-    """A batch that was trained on: its place, its images' numbers in the data set, its detached losses."""
+    """A batch of the training: its place, the indices of its images in the data set, and its detached losses."""
 
     place: Place
     image_ids: list[Tensor]
@@ -45,14 +49,14 @@ class SeenBatch(NamedTuple):
 
 
 class DetectionModule(pl.LightningModule):
-    """A detector with its own losses: the plain baseline, and how a teacher is trained or measured.
+    """A detector that is trained with its own losses: a plain student or a teacher.
 
     Args:
-        detector: of `build_detector` or `load_detector`: it knows its config and its class names.
-        schedule: optimizer and learning rate; None where only evaluation is wanted.
-        name: prefix of the logged evaluation figures, e.g. `val/AP50`; the test loop always logs `test/…`.
-        data_config: the data config to store in checkpoints, so that they can be evaluated by themselves.
-        seed: of the random image sizes and boxes of training.
+        detector: result of `build_detector` or `load_detector`, with its config and class names.
+        schedule: optimizer and learning rate; None for evaluation only.
+        name: prefix of the logged validation metrics, e.g. `val/AP50`. The test loop always logs `test/…`.
+        data_config: data config that checkpoints store, so that they can be evaluated without further settings.
+        seed: seed of the random image sizes and boxes in training.
     """
 
     def __init__(
@@ -76,21 +80,21 @@ class DetectionModule(pl.LightningModule):
         self.last_batch: SeenBatch
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Every loss by name; the sum is what is trained."""
+        """The losses by name. Their sum is minimised."""
         return self.detector(images, targets)
 
     def losses_at(self, batch: Batch, place: Place) -> dict[str, Tensor]:
-        """Every loss by name, with the random numbers of this place of the run.
+        """The losses by name, computed with the random numbers of this place in the run.
 
-        torchvision draws image sizes and boxes from the global generator. Seeded by place, they do not depend on
-        what was drawn before: a resumed run has them again without any saved state.
+        torchvision draws image sizes and boxes from the global generator. It is seeded by the place, so that the
+        numbers do not depend on what was drawn before, and a resumed run draws the same ones without a saved state.
         """
         images, targets = batch
         torch.manual_seed(mix_seed(self.seed, place.rank, place.epoch, place.batch_idx))
         return self.losses(as_float(images), targets)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step; logs every loss by name and their sum."""
+        """Compute the losses of a batch, and log each of them and their sum."""
         trainer = self.trainer
         place = Place(trainer.global_step, trainer.current_epoch, batch_idx, trainer.global_rank)
         losses = self.losses_at(batch, place)
@@ -106,10 +110,10 @@ class DetectionModule(pl.LightningModule):
         self.metrics.update(self.detector(as_float(images)), targets)
 
     def _evaluation_end(self, name: str) -> None:
-        # Every process gathers all images, so the figures are the same everywhere: nothing to reduce.
+        # Every process gathers all images and computes the same metrics, so that nothing has to be reduced.
         self.results = self.metrics.compute()
         self.metrics.reset()
-        # Their names hold those of the classes; a line break would be another line in every log.
+        # The names contain class names, in which a line break would split a line of the logs.
         figures = {f"{name}/{printable(key)}": value for key, value in self.results.items() if value == value}
         self.log_dict(figures, rank_zero_only=False, sync_dist=False)
 
@@ -118,7 +122,7 @@ class DetectionModule(pl.LightningModule):
         self._evaluation_step(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log `<name>/AP` and the other figures."""
+        """Log `<name>/AP` and the other metrics."""
         self._evaluation_end(self.eval_name)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -126,15 +130,15 @@ class DetectionModule(pl.LightningModule):
         self._evaluation_step(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Log `test/AP` and the other figures, and keep the `record` that they are of."""
+        """Log `test/AP` and the other metrics, and keep the `record` from which they were computed."""
         self.record = self.metrics.record()
         self._evaluation_end("test")
 
     def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch.
+        """Optimizer steps per epoch.
 
-        Counted here because reading `trainer.estimated_stepping_batches` makes Lightning forget a data loader's
-        state on resume.
+        They are counted here, because reading `trainer.estimated_stepping_batches` makes Lightning lose the state
+        of the data loader when a run is resumed.
         """
         batches = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
         limit = self.trainer.limit_train_batches
@@ -143,23 +147,23 @@ class DetectionModule(pl.LightningModule):
         return max(1, -(-batches // self.trainer.accumulate_grad_batches))
 
     def images_per_step(self) -> int:
-        """Images an optimizer step sees: devices × nodes × batch × accumulation."""
+        """Images per optimizer step: devices × nodes × batch × accumulation."""
         batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         return self.trainer.world_size * batch_size * self.trainer.accumulate_grad_batches
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What the optimizer is given, in the order of its state; of these it takes those with a gradient."""
+        """The parameters that are passed to the optimizer, in this order. It uses those that require a gradient."""
         return list(self.detector.parameters())
 
     def renamed_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The `state_dict` of a checkpoint with the names that tensors have in this version."""
+        """The `state_dict` of a checkpoint, with the names of tensors as in this version."""
         return dict(state)
 
     def configure_optimizers(self) -> Any:
-        """The schedule's optimizer and its per-iteration scheduler."""
+        """The optimizer of the schedule, and a scheduler that is stepped after every optimizer step."""
         if self.schedule is None:
-            raise LSHFMError("this module was made for evaluation: it has no schedule")
-        # On CPUs it gains nothing; in 16-mixed it would unscale gradients after they are clipped.
+            raise LSHFMError("expected a module with a schedule, found one for evaluation only")
+        # A fused optimizer is not faster on CPUs, and in 16-mixed it would unscale gradients after their clipping.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         optimizer = build_optimizer(
             self.trained_parameters(), self.schedule, self.images_per_step(), fused=fused
@@ -173,7 +177,10 @@ class DetectionModule(pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning's, which refuses fused optimizers in bf16-mixed too, where no gradient is scaled."""
+        """Clip gradients as Lightning does, but also for fused optimizers in bf16-mixed.
+
+        Lightning refuses these, although gradients are not scaled in bf16-mixed.
+        """
         if autocast_dtype(self.trainer.precision) == torch.bfloat16:
             Precision.clip_gradients(
                 self.trainer.precision_plugin,
@@ -185,15 +192,16 @@ class DetectionModule(pl.LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint say for itself what detector, classes and data it belongs to."""
+        """Store the detector's config, the class names and the data config in the checkpoint."""
         checkpoint["detector"] = detector_description(self.detector)
         checkpoint["data"] = self.data_config
         self._put_evaluated_weights(checkpoint)
 
     def _put_evaluated_weights(self, checkpoint: dict[str, Any]) -> None:
-        """Where a callback averages weights, files of weights alone hold the average, which is what is evaluated.
+        """If a callback averages weights, put the average into checkpoints that hold only weights.
 
-        Lightning asks callbacks about whole checkpoints only, so that `best.ckpt` would hold the raw weights.
+        The average is evaluated. Lightning calls callbacks for complete checkpoints only, so that `best.ckpt` would
+        otherwise hold the weights that are not averaged.
         """
         if self._trainer is None or "callbacks" in checkpoint:
             return

@@ -1,4 +1,4 @@
-"""Training a student to mimic a frozen teacher."""
+"""The LightningModule for training a student that mimics a frozen teacher."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -22,27 +22,28 @@ from lshfm_pl.training.optim import Schedule
 __all__ = ["ZERO_STEPS_ALLOWED", "DistillationModule"]
 
 CHECKPOINT_PREFIX = "mimic."
-"""Where training checkpoints keep what belongs to the mimic terms in their `state_dict`."""
+"""Prefix of the mimic terms' tensors in the `state_dict` of a training checkpoint."""
 
 ZERO_STEPS_ALLOWED = 20
-"""A mimic term that is exactly zero so many steps running means that nothing is being distilled."""
+"""If a mimic term is exactly zero in this many consecutive steps, nothing is distilled, and training is stopped."""
 
 
 class DistillationModule(DetectionModule):
-    """The student's own losses plus mimic terms.
+    """A student that is trained with its own losses plus mimic terms.
 
-    The teacher is deliberately no sub-module: it stays in eval mode whatever `train()` does, has no entry in the
-    state dict, no optimizer state and no place in DDP's buckets or buffer broadcasts.
+    The teacher is deliberately not a sub-module. So `train()` does not take it out of evaluation mode, and it is
+    not in the state dict, in the optimizer, or in DDP's buckets and buffer broadcasts.
 
     Args:
         detector: the student.
-        teacher: a trained detector with the points of the terms; frozen here for good (`freeze`).
-        losses: of `build_losses`; where widths differ the terms are given adapters here, which `seed` decides.
-        schedule, data_config, seed: as `DetectionModule`.
-        teacher_dtype: of the teacher's weights; that of autocast if training runs in mixed precision.
+        teacher: a trained detector that has the points of the terms. It is frozen permanently, see `freeze`.
+        losses: result of `build_losses`. Terms whose features have different widths get adapters here, which are
+            initialised by `seed`.
+        schedule, data_config, seed: see `DetectionModule`.
+        teacher_dtype: dtype of the teacher's weights: that of autocast in mixed precision; None keeps them.
 
     Raises:
-        LSHFMError: student and teacher do not fit.
+        LSHFMError: student and teacher do not fit together.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class DistillationModule(DetectionModule):
     ) -> None:
         super().__init__(detector, schedule, data_config=data_config, seed=seed)
         self.mimic = losses
-        #: Of the teacher as it was given: freezing makes a few of its parameters one.
+        #: Counted before freezing, which merges some parameters.
         self.teacher_parameters = sum(count_parameters([teacher]))
         self.tap = make_tap(detector, teacher, losses.points, is_adapted=True)
         losses.add_adapters(self.tap, seed)
@@ -66,7 +67,7 @@ class DistillationModule(DetectionModule):
         self._moment = Moment()
         self._steps = 0
         self._zero_steps: int | Tensor = 0
-        # A hash matrix never changes; without this DDP would send it to every process every step.
+        # Hash matrices never change; without this DDP would send them to every process in every step.
         self._ddp_params_and_buffers_to_ignore = [
             CHECKPOINT_PREFIX + key for key, _ in losses.named_buffers()
         ]
@@ -77,13 +78,14 @@ class DistillationModule(DetectionModule):
         return self.tap.teacher
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Those of the student, then those of adapters and of losses."""
+        """The parameters of the student, followed by those of adapters and losses."""
         return [*super().trained_parameters(), *self.mimic.parameters()]
 
     def on_fit_start(self) -> None:
-        """The teacher follows the student to its device; a new run calibrates its losses, a resumed one did before.
+        """Move the teacher to the student's device. A new run also calibrates its losses.
 
-        Every process makes the pass, so that one's failure is everybody's; the first one's result counts.
+        Every process computes the calibration, so that a failure occurs in all of them. The result of the first
+        process is used.
         """
         self.teacher.to(self.device)
         if self.trainer.ckpt_path is None:
@@ -95,12 +97,12 @@ class DistillationModule(DetectionModule):
         return sampled_features(self.teacher, sample)
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The student's losses and `mimic_<term>` for each mimic term.
+        """The student's losses, and `mimic_<term>` for each mimic term.
 
-        A term that has ended is 0 and costs nothing; the teacher runs for the points of the others alone.
+        A term that has ended is 0 and is not computed. The teacher runs only for the points of the other terms.
 
         Raises:
-            LSHFMError: a mimic term is missing or without gradient, or was exactly zero too often, while β > 0.
+            LSHFMError: while β > 0, a mimic term is missing, has no gradient, or was exactly zero too often.
         """
         terms: dict[str, Tensor] = {}
         with ExitStack() as stack:
@@ -120,7 +122,7 @@ class DistillationModule(DetectionModule):
         return self.mimic(pairs, batch, self._moment)
 
     def losses_at(self, batch: Batch, place: Place) -> dict[str, Tensor]:
-        """As the plain module; the mimic terms are weighted by the schedule's warm-up."""
+        """See `DetectionModule`. The mimic terms are also multiplied by the warm-up of the schedule."""
         seed = mix_seed(self.seed, place.rank, place.epoch, place.batch_idx)
         self._moment = Moment(place.step, place.epoch, seed)
         losses = super().losses_at(batch, place)
@@ -137,26 +139,26 @@ class DistillationModule(DetectionModule):
         without = [name for name, term in terms.items() if torch.is_grad_enabled() and not term.requires_grad]
         if without:
             raise LSHFMError(
-                f"the mimic term {without[0]} has no gradient, so the student would not learn from it: is "
-                "everything before it frozen? Raise model.trainable_stages"
+                f"the mimic term {without[0]} has no gradient, so the student would not learn from it, probably "
+                "because all layers before its features are frozen: increase model.trainable_stages"
             )
         if not has_boxes:
-            return  # a RetinaNet's terms are of locations near boxes: none in images of background
+            return  # RetinaNet's terms use locations near boxes, and images without objects have none
         self._zero_steps = (self._zero_steps + 1) * (torch.stack(list(terms.values())) == 0).all()
         self._steps += 1
-        # Counted on the device and looked at now and then: a look waits for all that a GPU has still to do.
+        # Counted on the device and read rarely, because reading waits for all queued work of a GPU.
         if self._steps % ZERO_STEPS_ALLOWED == 0 and int(self._zero_steps) >= ZERO_STEPS_ALLOWED:
             raise LSHFMError(
-                f"the mimic term was exactly 0 for {ZERO_STEPS_ALLOWED} steps running, β = {beta:g}: "
-                "nothing is distilled. Is the teacher trained, and not the student itself?"
+                f"the mimic term was exactly 0 in {ZERO_STEPS_ALLOWED} consecutive steps with β = {beta:g}: "
+                "nothing is distilled. Check that the teacher is trained, and is not the student itself"
             )
 
     def renamed_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """As the plain module; the hash of an older checkpoint under the name that it has now."""
+        """See `DetectionModule`. The hash of an older checkpoint gets the name that it has in this version."""
         return self.mimic.renamed(super().renamed_state(state), CHECKPOINT_PREFIX)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As the plain module; a weights-only file (best.ckpt) holds the student alone."""
+        """See `DetectionModule`. A checkpoint with weights only (best.ckpt) has those of the student alone."""
         super().on_save_checkpoint(checkpoint)
         if "optimizer_states" not in checkpoint:
             state = checkpoint["state_dict"]

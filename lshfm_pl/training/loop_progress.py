@@ -1,7 +1,7 @@
-"""Where Lightning's loops are when a checkpoint is written, and what it lacks to go on from there exactly.
+"""The progress of Lightning's loops in a checkpoint, completed so that a run can be resumed exactly.
 
-Lightning's loops go on well from the end of an epoch. For the other places the progress that they write is
-completed here: between two batches none is begun, and a validation is due that has seen no batch.
+Lightning resumes its loops correctly from the end of an epoch. For other places the stored progress is corrected
+here: between two batches no batch has been started, and before a validation no batch of it has been seen.
 """
 
 from typing import Any, Literal
@@ -14,9 +14,9 @@ Place = Literal["between_batches", "before_validation", "epoch_end"]
 
 
 def place_of_failure(trainer: pl.Trainer) -> Place | None:
-    """Where a failed training can go on; None inside a step, as what is in memory may be half of it.
+    """The place at which a failed training can be resumed; None inside a step, which may be half done in memory.
 
-    A batch counts as soon as its step is done. What failed then is a callback, a logger, or the data of the next.
+    A batch counts as soon as its step is done. What fails after that is a callback, a logger, or the next batch.
     """
     loop = trainer.fit_loop.epoch_loop
     counts: Any = loop.batch_progress.current
@@ -36,12 +36,12 @@ def place_of_failure(trainer: pl.Trainer) -> Place | None:
 
 
 def _is_batch_ending(trainer: pl.Trainer) -> bool:
-    """Whether Lightning is after the last step, but before the count of steps by which loggers number them."""
+    """Whether Lightning has done the last step, but has not yet counted it for the loggers."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped < trainer.global_step
 
 
 def log_last_step(trainer: pl.Trainer) -> None:
-    """Give the loggers the last step's figures, where a callback failed before it came to that."""
+    """Pass the values of the last step to the loggers, if a callback failed before Lightning did so."""
     counts: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     if _is_batch_ending(trainer) and counts.completed < counts.processed and not trainer.validating:
         trainer._logger_connector.on_batch_end()
@@ -49,18 +49,23 @@ def log_last_step(trainer: pl.Trainer) -> None:
 
 
 def complete_progress(trainer: pl.Trainer, loops: dict[str, Any], place: Place) -> int:
-    """Complete the progress of Lightning's loops; returns the number of steps by which loggers number the next one.
+    """Complete the progress of Lightning's loops in a checkpoint.
 
     Args:
-        trainer: of the run.
-        loops: what the checkpoint holds of them, changed in place.
-        place: where the run goes on.
+        trainer: trainer of the run.
+        loops: `loops` of the checkpoint, changed in place.
+        place: the place at which the run will be resumed.
+
+    Returns:
+        The step number that loggers use next.
     """
     progress = loops["fit_loop"]
     batches, state = progress["epoch_loop.batch_progress"], progress["epoch_loop.state_dict"]
     validation = progress["epoch_loop.val_loop.batch_progress"]
     for tracker in (batches["total"], batches["current"]):
-        tracker["completed"] = tracker["processed"]  # after a failure the last batch may lack its last count
+        tracker["completed"] = tracker[
+            "processed"
+        ]  # after a failure the last batch may not have been counted
         if place == "between_batches":
             tracker["ready"] = tracker["started"] = tracker["processed"]
     if place == "between_batches":
@@ -69,10 +74,10 @@ def complete_progress(trainer: pl.Trainer, loops: dict[str, Any], place: Place) 
         for tracker in (progress["epoch_progress"]["total"], progress["epoch_progress"]["current"]):
             tracker["processed"] = tracker["completed"]  # the rest of the epoch is still to do
     if place == "before_validation":
-        # To Lightning a validation interrupted in its first batch: it is run from there, that is, whole.
+        # Lightning sees a validation that was interrupted in its first batch, and runs all of it.
         begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         validation |= {"total": dict(begun), "current": dict(begun), "is_last_batch": False}
         return state["_batches_that_stepped"] + (not trainer.fit_loop._should_accumulate())
-    # None is under way, whatever an interrupted one has left in the total.
+    # No validation is active, even if an interrupted one has left its counts in the total.
     validation["total"] = dict(validation["current"])
     return state["_batches_that_stepped"]

@@ -1,4 +1,4 @@
-"""Optimizers and the learning rate: linear warm-up, then multi-step or cosine decay, per iteration."""
+"""Optimizers and the learning rate: linear warm-up, then multi-step or cosine decay, updated in every step."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -23,18 +23,18 @@ class Schedule:
 
     Attributes:
         epochs: length of the run.
-        lr: learning rate for `reference_batch_size` images a step; it scales linearly with the images a step.
-        reference_batch_size: images a step that `lr` is meant for.
-        optimizer: `name` (sgd or adamw) and that optimizer's other arguments.
-        warmup_steps: the rate rises linearly from `lr · warmup_factor` over so many steps, at most to the end
-            of the first epoch (as published).
-        warmup_factor: see above.
-        decay: `multistep` (× gamma after each of the epochs in `milestones`) or `cosine` (to 0 at the end).
-        milestones: epochs; only for multistep.
-        gamma: only for multistep.
-        clip_grad_norm: largest gradient norm, or None. Read by the trainer config.
-        mimic_warmup_steps: the mimic terms' weight rises linearly from 0 over so many steps.
-        name: for run folders and tables.
+        lr: learning rate for `reference_batch_size` images per step; it scales linearly with the images per step.
+        reference_batch_size: images per step for which `lr` is given.
+        optimizer: `name` (sgd or adamw), and the other arguments of that optimizer.
+        warmup_steps: number of steps in which the rate rises linearly from `lr · warmup_factor`. The warm-up ends
+            with the first epoch at the latest, as in the publication.
+        warmup_factor: see `warmup_steps`.
+        decay: `multistep` (× gamma after each epoch of `milestones`) or `cosine` (to 0 at the end).
+        milestones: epochs, only for multistep.
+        gamma: factor, only for multistep.
+        clip_grad_norm: largest norm of the gradient, or None; used by the trainer's config.
+        mimic_warmup_steps: number of steps in which the weight of the mimic terms rises linearly from 0.
+        name: name of the schedule in tables.
     """
 
     epochs: int
@@ -70,15 +70,15 @@ class Schedule:
             raise LSHFMError(f"schedule.milestones: expected a list of epochs, found {self.milestones!r}")
 
     def scaled_lr(self, images_per_step: int) -> float:
-        """The learning rate for `images_per_step` images (devices × nodes × batch × accumulation)."""
+        """The learning rate for `images_per_step` (devices × nodes × batch × accumulation)."""
         return self.lr * images_per_step / self.reference_batch_size
 
     def mimic_factor(self, step: int) -> float:
-        """What the mimic terms are multiplied with in optimizer step number `step` (from 0)."""
+        """The factor of the mimic terms in optimizer step number `step` (from 0)."""
         return min(1.0, (step + 1) / self.mimic_warmup_steps) if self.mimic_warmup_steps else 1.0
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
-        """What the scaled rate is multiplied with before optimizer step number `step` (from 0)."""
+        """The factor of the scaled learning rate in optimizer step number `step` (from 0)."""
         warmup_steps = min(self.warmup_steps, steps_per_epoch - 1)
         if step < warmup_steps:
             return self.warmup_factor + (1 - self.warmup_factor) * step / warmup_steps
@@ -91,22 +91,23 @@ class Schedule:
 def build_optimizer(
     parameters: Iterable[nn.Parameter], schedule: Schedule, images_per_step: int, *, fused: bool = False
 ) -> Optimizer:
-    """The optimizer over the parameters that require a gradient.
+    """Build the optimizer of the parameters that require a gradient.
 
-    A state loaded into it brings momentum and the like; its settings stay those of the schedule (see `FactorLR`).
+    Loading a state restores momentum and similar values, but not settings: these are those of `schedule`, see also
+    `FactorLR`.
 
     Args:
-        parameters: of the student.
-        schedule: its `optimizer` may say `fused` or `foreach` itself, which goes before the argument.
+        parameters: parameters of the student.
+        schedule: the schedule. If its `optimizer` has `fused` or `foreach`, the argument `fused` is ignored.
         images_per_step: the learning rate scales with it.
-        fused: update all parameters in one kernel.
+        fused: whether to update all parameters in one kernel.
 
     Raises:
-        LSHFMError: nothing is trainable, or the optimizer does not take one of its arguments.
+        LSHFMError: nothing is trainable, or the optimizer does not accept one of its arguments.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if not trainable:
-        raise LSHFMError("the student has no trainable parameter: raise model.trainable_stages")
+        raise LSHFMError("the student has no trainable parameter: increase model.trainable_stages")
     settings = {key: value for key, value in schedule.optimizer.items() if key != "name"}
     if fused and not settings.get("foreach"):
         settings.setdefault("fused", True)
@@ -116,32 +117,32 @@ def build_optimizer(
         )
     except (TypeError, ValueError, RuntimeError) as error:
         raise LSHFMError(
-            f"schedule.optimizer: {schedule.optimizer['name']} does not take it: {error}"
+            f"schedule.optimizer: {schedule.optimizer['name']} does not accept these arguments: {error}"
         ) from error
     optimizer.register_load_state_dict_pre_hook(_with_own_settings)
     return optimizer
 
 
 def _with_own_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """`state` with the settings that `optimizer` has, in place of those that it was saved with."""
+    """`state`, with its settings replaced by those of `optimizer`."""
     groups = [
         {**saved, **{key: value for key, value in own.items() if key != "params"}}
         for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=False)
     ]
-    # What is left over is torch's to refuse.
+    # If there are more groups than in `optimizer`, torch refuses them.
     return {**state, "param_groups": [*groups, *state["param_groups"][len(groups) :]]}
 
 
 class FactorLR(LambdaLR):
-    """The base rate times a factor of the step, also after loading a state.
+    """A scheduler whose rate is the base rate times a factor of the step, also after loading a state.
 
-    A resumed run may be given another `schedule.lr`. Torch would restore the saved base rate and so pass over the
-    new one without a word; here the state brings the step alone, and the rate follows from it. With the same
-    settings that is the saved rate to the bit: it was computed in the same way.
+    A resumed run may have another `schedule.lr`. torch would restore the saved base rate and silently ignore the
+    new one. Here only the step is restored, and the rate is computed from it. With the same settings it is
+    bit-identical to the saved rate, because it is computed in the same way.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the step of `state_dict`, with the base rate of this scheduler."""
+        """Restore the step of `state_dict`, and keep the base rate of this scheduler."""
         base_lrs = self.base_lrs
         super().load_state_dict(state_dict)
         self.base_lrs = base_lrs
@@ -154,5 +155,5 @@ class FactorLR(LambdaLR):
 
 
 def build_scheduler(optimizer: Optimizer, schedule: Schedule, steps_per_epoch: int) -> FactorLR:
-    """A scheduler to be stepped after every optimizer step."""
+    """Build a scheduler that is stepped after every optimizer step."""
     return FactorLR(optimizer, lambda step: schedule.factor(step, steps_per_epoch))

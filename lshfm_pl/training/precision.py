@@ -1,4 +1,4 @@
-"""Mixed precision outside of Lightning's loops, as it is inside of them."""
+"""Mixed precision: the same autocast outside of Lightning's loops as inside of them."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -9,23 +9,26 @@ import torch
 __all__ = ["PRECISIONS", "autocast", "autocast_dtype", "cpu_capabilities", "is_emulated"]
 
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_1")
-"""Of x86 CPUs, as `torch.cpu.get_capabilities` calls them."""
+"""Instructions of x86 CPUs, as `torch.cpu.get_capabilities` names them."""
+
 AUTOCAST_DTYPES = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
 OLDER_NAMES = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-"""Lightning's, of the same."""
+"""Lightning's older names → the present ones."""
+
 PRECISIONS = ("32-true", *AUTOCAST_DTYPES, *OLDER_NAMES)
-"""What `trainer.precision` may be: boxes and the mimic loss need float32 weights."""
+"""Values of `trainer.precision` that are supported: boxes and the mimic loss need float32 weights."""
 
 
 def autocast_dtype(precision: str | int | None) -> torch.dtype | None:
-    """What `trainer.precision` casts the inputs of products to; None where it casts nothing."""
+    """The dtype of autocast with this `trainer.precision`; None without autocast."""
     return AUTOCAST_DTYPES.get(OLDER_NAMES.get(str(precision), str(precision)))
 
 
 def autocast(precision: str | int | None, device: torch.device) -> AbstractContextManager[Any]:
-    """The context that a step of this `trainer.precision` runs in.
+    """The context of a step with this `trainer.precision`.
 
-    Without autocast's cache of cast weights, as Lightning's: a weight that is first used without gradient would be
+    As in Lightning, autocast does not cache cast weights: a weight that is first used without gradient would be
     cached without one.
     """
     dtype = autocast_dtype(precision)
@@ -33,7 +36,7 @@ def autocast(precision: str | int | None, device: torch.device) -> AbstractConte
 
 
 def is_emulated(precision: str | int | None, device: torch.device) -> bool:
-    """Whether an x86 CPU without bfloat16 instructions is asked for them: it is then several times as slow."""
+    """Whether bfloat16 would be emulated, by an x86 CPU without these instructions, and be several times slower."""
     if autocast_dtype(precision) != torch.bfloat16 or device.type != "cpu":
         return False
     found = cpu_capabilities()
@@ -41,5 +44,5 @@ def is_emulated(precision: str | int | None, device: torch.device) -> bool:
 
 
 def cpu_capabilities() -> Mapping[str, Any]:
-    """What torch knows of this CPU: `cpu_name`, `architecture`, instructions; empty where torch does not tell."""
+    """torch's information on this CPU: `cpu_name`, `architecture`, instructions; empty if it has none."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -1,4 +1,4 @@
-"""One run: from a config to `results.json`."""
+"""A training run: from its config to `results.json`."""
 
 import contextlib
 import logging
@@ -41,23 +41,23 @@ from lshfm_pl.training.precision import PRECISIONS
 __all__ = ["measure_teacher", "refuse_unfit_settings", "train"]
 
 LOADED_FILE = "loaded_weights.csv"
-"""In the folder of a run that started from `model.weights`: what became of each tensor."""
+"""File in the folder of a run that started from `model.weights`: a row for each tensor says how it was loaded."""
 
 log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig) -> dict[str, Any]:
-    """One run: its folder is `config.output_dir`; returns what it writes to `results.json` there.
+    """Do one run in the folder `config.output_dir`; returns the content of its `results.json`.
 
     Raises:
-        LSHFMError: anything that the config, the data or a checkpoint got wrong.
+        LSHFMError: there is an error in the config, the data or a checkpoint.
     """
     with meeting(config.trainer) as met:
         return _train_together(config, met)
 
 
 def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
-    if not is_main_process():  # the first says the same; of what goes wrong each tells its own
+    if not is_main_process():  # the first process logs the same; only warnings and errors may differ
         logging.getLogger("lshfm_pl").setLevel(logging.WARNING)
     set_switches(as_dict(config.get("kernels")))
     seed_everything(config.seed)
@@ -68,7 +68,7 @@ def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
         if is_main_process():
             refuse_unwritable(output_dir)
             stack.enter_context(lock_folder(output_dir))
-        # Decided with the lock held: until then another process may have begun or ended this run.
+        # Decided while the lock is held: before that another process may have started or finished this run.
         checkpoint = resolve_resume(config)
         if config.resume == AUTO and (finished := finished_results(config, data)) is not None:
             return finished
@@ -77,10 +77,10 @@ def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
 
 
 def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meeting) -> dict[str, Any]:
-    """The run itself, from the start or from a checkpoint, in a folder that is this process's own."""
+    """Do the run, from the start or from a checkpoint, in a folder that is locked by this process."""
     output_dir = Path(config.output_dir)
     datamodule = data.datamodule
-    module = build_module(config, datamodule, goes_on=checkpoint is not None)
+    module = build_module(config, datamodule, is_resumed=checkpoint is not None)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher, role=config.role, checkpoint=checkpoint)
     record = RunRecord(as_dict(config), data.fingerprint)
@@ -124,7 +124,7 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
         signals = StopSignals() if last is None else last.signals
         stack.enter_context(signals)
         if last is not None:
-            stack.enter_context(last.resume_hint())
+            stack.enter_context(last.add_resume_note())
         if started_by_lightning():
             end_with_parent(signals)
         met.ready()
@@ -166,23 +166,23 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
 
 
 def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
-    """Stop before anything is built or written, where that can be known.
+    """Check settings before anything is built or written.
 
     Raises:
-        LSHFMError: the folder holds a run already, the teacher's file is not there, or precision or norm are not
+        LSHFMError: the folder holds a run already, the teacher's file does not exist, or precision or norm are not
             supported.
     """
     last = Path(config.output_dir) / "checkpoints" / LAST
     is_of_another = checkpoint is None or checkpoint.resolve().parent != last.resolve().parent
     if is_of_another and last.exists() and is_main_process():
         raise LSHFMError(
-            f"{config.output_dir} holds a run already: go on with resume=auto hydra.run.dir={config.output_dir}, "
-            "or give another hydra.run.dir"
+            f"{config.output_dir} holds a run already: resume it with resume=auto "
+            f"hydra.run.dir={config.output_dir}, or give another hydra.run.dir"
         )
     if config.trainer.sync_batchnorm and config.model.get("norm") == "bn_frozen_stats":
         raise LSHFMError(
-            "trainer.sync_batchnorm: would make the frozen statistics of model.norm=bn_frozen_stats train; "
-            "leave it false: there is nothing to synchronise"
+            "trainer.sync_batchnorm: expected false with model.norm=bn_frozen_stats, found true, which would train "
+            "the frozen statistics. There is nothing to synchronise"
         )
     if config.trainer.precision is not None and str(config.trainer.precision) not in PRECISIONS:
         raise LSHFMError(
@@ -196,7 +196,7 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
 def measure_teacher(
     trainer: pl.Trainer, teacher: Detector, datamodule: DetectionDataModule
 ) -> dict[str, float]:
-    """The teacher's own figures on the validation set, so that one that was not loaded shows at once."""
+    """Measure the teacher on the validation set, so that wrong weights are noticed at once; returns its metrics."""
     measured = DetectionModule(teacher, name="teacher")
     trainer.validate(measured, datamodule=datamodule, verbose=False)
     log.info(

@@ -1,4 +1,4 @@
-"""Lightning's trainer, as a run uses it."""
+"""Building Lightning's trainer."""
 
 import sys
 from typing import Any
@@ -15,12 +15,12 @@ __all__ = ["make_trainer"]
 def make_trainer(
     *, enable_progress_bar: bool | None = None, meeting_seconds: float | None = None, **arguments: Any
 ) -> pl.Trainer:
-    """Lightning's trainer, with a progress bar only where there is a terminal to show it on.
+    """Build Lightning's trainer, by default with a progress bar only on a terminal.
 
     Args:
         enable_progress_bar: None shows the bar if stdout, where Lightning draws it, and stderr are terminals.
-        meeting_seconds: not the trainer's: `lshfm_pl.runs.meeting` reads it before there is one.
-        **arguments: of `pytorch_lightning.Trainer`.
+        meeting_seconds: ignored here; `lshfm_pl.runs.meeting` reads it from the config.
+        **arguments: arguments of `pytorch_lightning.Trainer`.
     """
     arguments["plugins"] = cluster_environment(arguments.get("plugins") or ())
     if enable_progress_bar is None:

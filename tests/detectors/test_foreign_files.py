@@ -59,14 +59,14 @@ def test_teacher_with_torchvision_weights(monkeypatch, caplog):
     config.teacher.weights = "COCO_V1"
     teacher = load_teacher(config, default_class_names(91))
     assert teacher.config["norm_eps"] == 0
-    for names, told in (
-        (("Truck", "person"), "of its 90 classes 2 are the data's, found by name"),
-        (CLASS_NAMES, "of the data's classes it does not know circle, square, star (it has person, bicycle"),
+    for names, message in (
+        (("Truck", "person"), "90 classes, of which 2 are those of the data, matched by name"),
+        (CLASS_NAMES, "it lacks these classes of the data: circle, square, star (it has person, bicycle"),
     ):
         caplog.clear()
         with caplog.at_level("INFO"):
             assert load_teacher(config, names).class_names == default_class_names(91)
-        assert told in caplog.text
+        assert message in caplog.text
 
 
 def test_teacher_of_a_state_dict_with_cocos_number_of_classes_has_cocos(tmp_path):

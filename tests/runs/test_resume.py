@@ -227,7 +227,8 @@ def test_failure_outside_of_a_step_loses_none(
         train(config)
     line, *further_advice = error_message(caught.value).splitlines()
     assert len(further_advice) <= 1
-    assert line.endswith(f"all up to step {LastStep.steps} is saved: give the same command with resume=auto")
+    saved = f"the run is saved up to step {LastStep.steps}"
+    assert line.endswith(f"{saved}: resume it with the same command and resume=auto")
     assert read_last(run)["global_step"] == LastStep.steps > 0
     if gone is not None:
         Path(f"{gone}.gone").rename(gone)

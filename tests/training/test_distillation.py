@@ -269,7 +269,7 @@ def test_mimic_term_of_zero_for_twenty_steps_stops_the_run():
         module._check_not_silent(zero, has_boxes=True)
     for _ in range(30):
         module._check_not_silent(zero, has_boxes=False)
-    with pytest.raises(LSHFMError, match="exactly 0 for 20 steps"):
+    with pytest.raises(LSHFMError, match="exactly 0 in 20 consecutive steps"):
         module._check_not_silent(zero, has_boxes=True)
     silent = distillation(STUDENTS[1], "l2", beta=0.0)
     for _ in range(30):

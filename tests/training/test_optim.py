@@ -95,7 +95,7 @@ def test_fused_optimizers_do_what_the_others_do_and_the_config_goes_first(name):
 @pytest.mark.parametrize("wrong", [{"momentum": -1}, {"nesterov": True, "momentum": 0}, {"beta": 1}])
 def test_what_the_optimizer_does_not_take_is_told_in_one_line(wrong):
     schedule = Schedule(epochs=1, lr=0.1, optimizer={"name": "sgd", **wrong})
-    with pytest.raises(LSHFMError, match=r"^schedule.optimizer: sgd does not take it: .+$"):
+    with pytest.raises(LSHFMError, match=r"^schedule.optimizer: sgd does not accept these arguments: .+$"):
         build_optimizer([nn.Parameter(torch.zeros(1))], schedule, 8)
 
 

@@ -1,1 +1,1 @@
-"""Lightning callbacks: checkpoints, logs, curves, pictures, and what a run shows while it trains."""
+"""Lightning callbacks: checkpoints, logs, curves, pictures, and the display of a run while it trains."""

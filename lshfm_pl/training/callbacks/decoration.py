@@ -1,4 +1,4 @@
-"""What only shows a run to people: its failure is one warning, and the run goes on."""
+"""A decorator for functions that only display a run: if they fail, a warning is logged, and the run continues."""
 
 import functools
 import logging
@@ -12,18 +12,18 @@ __all__ = ["decoration"]
 Arguments = ParamSpec("Arguments")
 
 LONGEST_REASON = 200
-"""Characters of the failure's text."""
+"""Characters of the error message that are shown."""
 
 log = logging.getLogger(__name__)
 
 
 def decoration(what: str) -> Callable[[Callable[Arguments, None]], Callable[Arguments, None]]:
-    """Make a function whose exceptions are logged as one warning line each instead of raised.
+    """Decorate a function so that its exceptions are logged as a warning of one line instead of raised.
 
-    Signals and a stop of the process still end it.
+    Signals and `SystemExit` still end the process.
 
     Args:
-        what: the subject of the line, such as "the pictures of detections".
+        what: what the function displays, for the warning, such as "the pictures of detections".
     """
 
     def decorate(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -31,7 +31,7 @@ def decoration(what: str) -> Callable[[Callable[Arguments, None]], Callable[Argu
         def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
             try:
                 function(*args, **kwargs)
-            except Exception as error:  # whatever it is, the run is worth more
+            except Exception as error:  # no error of a display may end the run
                 reason = printable(f"{type(error).__name__}: {error}")[:LONGEST_REASON]
                 log.warning("left out: %s (%s)", what, reason)
 

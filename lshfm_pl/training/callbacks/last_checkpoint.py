@@ -1,4 +1,4 @@
-"""Checkpoints to go on from exactly, written so that a whole one is there at any moment."""
+"""Checkpoints from which a run can be resumed exactly, written atomically."""
 
 import errno
 import logging
@@ -25,29 +25,30 @@ __all__ = ["LastCheckpoint", "RunRecord"]
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The system's errors of a file that may not grow."""
+"""The operating system's errors for a full disk or a file that is too large."""
 
 AGREE_EVERY = 10
-"""Optimizer steps between two agreements of several processes on whether to save or stop: each costs messages."""
+"""Optimizer steps after which several processes agree on whether to save or stop; each agreement costs time."""
 
 log = logging.getLogger(__name__)
 
 
 class LastCheckpoint(Checkpoint):
-    """`last.ckpt`: everything to go on from exactly, and `last-previous.ckpt`, the one before.
+    """Writes `last.ckpt`, from which a run can be resumed exactly, and keeps the previous one.
 
-    Written after every epoch, before a validation, every so many steps or minutes, and when a signal stops the run
-    (see `StopSignals`); always between two batches that complete an optimizer step. A failure outside of a step, as
-    of the data, a logger or another callback, saves the last whole step too; one inside writes nothing: what it
-    leaves in memory may be half a step. `lshfm_pl.training.loop_progress` knows what else a checkpoint needs then.
+    It is written after every epoch, before a validation, after a number of steps or minutes, and when a signal
+    stops the run (see `StopSignals`), but never in the middle of an optimizer step. After a failure outside of a
+    step, for example in the data, a logger or another callback, the last complete step is saved too. After a
+    failure inside of a step nothing is written, because the step may be half done in memory.
+    `lshfm_pl.training.loop_progress` completes the state of Lightning's loops.
 
     Args:
         dirpath: folder of the files.
         every_n_steps: optimizer steps between two checkpoints, or None.
-        every_n_minutes: minutes between two, or None.
+        every_n_minutes: minutes between two checkpoints, or None.
 
     Raises:
-        LSHFMError: an interval that is not above 0.
+        LSHFMError: an interval is not above 0.
     """
 
     def __init__(
@@ -63,29 +64,29 @@ class LastCheckpoint(Checkpoint):
         self._place: Place = "epoch_end"
         self._validated = self._is_training = False
         self._saved_step, self._saved_time = 0, 0.0
-        self.signals.resume_hint = lambda: f"go on with: {resume_command()}"
+        self.signals.resume_hint = lambda: f"resume with: {resume_command()}"
         self.signals.saved = self.saved_text
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """All checkpoints of this trainer are written by `DurableCheckpointIO`; the signals are not Lightning's."""
+        """Write all checkpoints with `DurableCheckpointIO`, and disable Lightning's signal handlers."""
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        # With max_steps Lightning would go on from the end of an epoch as from its middle, and count it twice.
+        # With max_steps Lightning would resume from the end of an epoch as from its middle, and count it twice.
         trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
         self.signals.forward = getattr(trainer.strategy.launcher, "kill", None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count from here."""
+        """Start counting steps and minutes."""
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         self.signals.deferred = self._is_training = True
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop if due: here the batch before is done, down to its line in the logs."""
+        """Save and stop if due. At this point the previous batch is complete and has been logged."""
         delay_worker_failures()
         validated, self._validated = self._validated, False
-        # After a validation inside the epoch Lightning would go on with one more step in the logs: wait a batch.
+        # After a validation within the epoch Lightning would resume with one more step in the logs: wait one batch.
         if batch_idx % trainer.accumulate_grad_batches or (validated and batch_idx):
             return
         steps = trainer.global_step - self._saved_step
@@ -102,25 +103,26 @@ class LastCheckpoint(Checkpoint):
         self._stop_if(trainer, signum)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save before a validation of the training, which may be long; during it a signal stops at once."""
+        """Save before a validation, which may take long. During it a signal stops the run at once."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         if trainer.fit_loop._should_accumulate():
-            return  # nothing could go on from the middle of a step; a signal waits for its end
+            return  # a run cannot be resumed from the middle of a step; a signal waits for its end
         _, signum = self._agree(trainer)
         self._save(trainer, "before_validation", signum)
         self.signals.deferred = False
         self._stop_if(trainer, signum or self._agree(trainer)[1])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Back to training, which notes signals."""
+        """From here on signals wait for the end of a step again."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self.signals.deferred = self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the epoch, with what the validation made of it.
+        """Save after an epoch and its validation.
 
-        A run that `max_steps` or `max_time` ends in the middle of an epoch has the rest of it still to do.
+        If `max_steps` or `max_time` ends a run in the middle of an epoch, the rest of the epoch is still to be
+        done.
         """
         _, signum = self._agree(trainer)
         is_whole_epoch = trainer.fit_loop.epoch_loop._num_ready_batches_reached()
@@ -128,64 +130,71 @@ class LastCheckpoint(Checkpoint):
         self._stop_if(trainer, signum or self._agree(trainer)[1])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing is left to be saved."""
+        """From here on a signal stops the run at once, because everything is saved."""
         self.signals.deferred = self._is_training = False
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Save the last whole step, if the failure was not in a step."""
-        # What is no `Exception` ends the process by wish: a signal has saved already where it could.
+        """Save the last complete step, if the failure was not inside of a step."""
+        # Other exceptions than `Exception` are deliberate stops; a signal has already saved the run if possible.
         if not isinstance(exception, Exception) or not self._is_training:
             return
         place = place_of_failure(trainer)
         if place is not None and trainer.global_step > self._saved_step:
             with suppress(Exception):
                 log_last_step(trainer)
-            # A full disk, say: what is there stays, and the failure itself is told.
+            # If saving fails too, for example on a full disk, the old checkpoint stays, and the first failure
+            # counts.
             with suppress(LSHFMError, OSError):
                 self._save(trainer, place, 0, has_failed=True)
 
     def saved_text(self) -> str:
-        """What of the run is saved, for a message; "" if nothing is."""
+        """What has been saved of the run, for a message; "" if nothing has been saved."""
         if not self.path.is_file():
             return ""
         return (
-            f"all up to step {self._saved_step} is saved" if self._saved_step else "what it had saved is kept"
+            f"the run is saved up to step {self._saved_step}"
+            if self._saved_step
+            else "the earlier checkpoint is kept"
         )
 
     @contextmanager
-    def resume_hint(self) -> Iterator[None]:
-        """Note on each failure inside how to go on with the run."""
+    def add_resume_note(self) -> Iterator[None]:
+        """Add a note to each exception that says how to resume the run."""
         try:
             yield
         except Exception as error:
             if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
-                error.filename = str(self.path.parent.parent)  # the system does not say which file it was
+                error.filename = str(self.path.parent.parent)  # the operating system does not name the file
             if saved := self.saved_text():
-                error.add_note(f"{saved}: give the same command with resume=auto")
+                error.add_note(f"{saved}: resume it with the same command and resume=auto")
             raise
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Complete the progress of Lightning's loops, and note how far the logs were."""
+        """Complete the progress of Lightning's loops, and store the length of the logs."""
         steps = complete_progress(trainer, checkpoint["loops"], self._place)
         position = log_position(self.path.parent.parent, trainer.loggers)
         checkpoint["logs"] = {"steps": steps, **position}
 
     def _agree(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
-        """Whether to save, and the signal to stop for or 0, if so for any process; all of them must ask."""
+        """Agree on whether to save, and on the signal to stop for (0: none). All processes must call this.
+
+        The result is that of any process that wants to save or has received a signal.
+        """
         if trainer.world_size == 1:
-            return due, self.signals.received or 0  # a GPU's answer would have to be waited for
+            # Without a tensor, for which a GPU would have to be waited for.
+            return due, self.signals.received or 0
         own = torch.tensor([int(due), self.signals.received or 0], device=trainer.strategy.root_device)
         due_anywhere, signum = trainer.strategy.reduce(own, reduce_op="max").tolist()
         return bool(due_anywhere), signum
 
     def _save(self, trainer: pl.Trainer, place: Place, signum: int, *, has_failed: bool = False) -> None:
-        """Save, but not after a skipped step, so that there is a checkpoint from before the trouble.
+        """Save, except after a skipped step, so that a checkpoint from before the first NaN is kept.
 
-        Where the run ends here it is saved all the same: a skipped step has changed nothing.
+        At the end of the run it is always saved, as a skipped step has changed nothing.
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -196,7 +205,7 @@ class LastCheckpoint(Checkpoint):
             with suppress(*([Exception] if has_failed else [])):  # a logger may be what has failed
                 logger.save()
         self._place = place
-        if has_failed:  # of one process alone: the others don't come to the meeting after it
+        if has_failed:  # in one process only: the others would not reach the barrier of `save_checkpoint`
             content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.checkpoint_io.save_checkpoint(content, self.path)
         else:
@@ -209,22 +218,21 @@ class LastCheckpoint(Checkpoint):
 
 
 def is_last_save(trainer: pl.Trainer) -> bool:
-    """Whether the training is done after this epoch or step."""
+    """Whether the training ends after this epoch or step."""
     progress = trainer.fit_loop.epoch_progress.current
     completed = progress.completed
     done = trainer.fit_loop.done
-    progress.completed = (
-        completed  # `done` counts the last epoch as completed, which no checkpoint of it says
-    )
+    # Reading `done` counts the last epoch as completed, which a checkpoint must not say yet.
+    progress.completed = completed
     return done
 
 
 class RunRecord(pl.Callback):
-    """Keeps in every checkpoint to go on from what the run is and what was measured before it.
+    """Stores in every checkpoint the config, the fingerprint of the data, and the metrics of the teacher.
 
     Args:
         config: the resolved config.
-        data: the fingerprint of its data.
+        data: the fingerprint of the data.
     """
 
     def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:

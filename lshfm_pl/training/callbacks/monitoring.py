@@ -1,4 +1,4 @@
-"""Callbacks that let one watch a run: on the console, in TensorBoard and in `metrics.csv`."""
+"""Callbacks for watching a run on the console, in TensorBoard and in `metrics.csv`."""
 
 import logging
 import time
@@ -27,18 +27,22 @@ __all__ = ["DetectionPictures", "EpochLine", "Hyperparameters", "RunSummary", "S
 
 log = logging.getLogger(__name__)
 
-CLASSES_TOLD = 20
+CLASSES_SHOWN = 20
+"""Classes whose numbers of objects are listed in the summary."""
+
 FINAL_FIGURES = ("AP", "AP50", "AP75", "voc07_mAP", "voc_mAP")
 
 
 class StepMonitor(BatchClock):
-    """Logs, at every `trainer.log_every_n_steps`-th step, what the losses alone do not tell.
+    """Logs further values besides the losses, every `trainer.log_every_n_steps` steps.
 
-    `share/<loss>` is each loss's share of their sum (0..1); `monitor/grad_norm` the norm of all gradients before
-    clipping; `monitor/images_per_second` the speed of all processes since the last time, validation left out;
-    `monitor/<name>` what a mimic loss wants to be logged. With a hash that is `bit_agreement`: the share of the
-    batch's hash bits in which student and teacher agree (see `LSH.bit_agreement`). Nothing else waits for the
-    device.
+    - `share/<loss>`: the share of each loss in their sum, 0..1;
+    - `monitor/grad_norm`: norm of all gradients before clipping;
+    - `monitor/images_per_second`: speed of all processes since the last time, without validation;
+    - `monitor/<name>`: values that a mimic loss provides. A loss with a hash provides `bit_agreement`, the share of
+      the batch's hash bits in which student and teacher agree (see `LSH.bit_agreement`).
+
+    In other steps nothing waits for the device.
     """
 
     def __init__(self) -> None:
@@ -56,7 +60,7 @@ class StepMonitor(BatchClock):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch, and log shares, speed and bits."""
+        """Count the batch; log shares, speed and the values of mimic losses."""
         assert isinstance(pl_module, DetectionModule)
         self._images += len(batch[0])
         self._seconds += self.batch_seconds()
@@ -75,17 +79,18 @@ class StepMonitor(BatchClock):
 
 
 def _is_logged(trainer: pl.Trainer, step: int) -> bool:
-    """Whether Lightning logs the step of this number, from 1."""
+    """Whether Lightning logs this step, numbered from 1."""
     every = cast(Any, trainer).log_every_n_steps
     return every > 0 and step % every == 0
 
 
 class DetectionPictures(pl.Callback):
-    """Shows in TensorBoard what the student sees in a fixed set of validation images, beside the ground truth.
+    """Shows the student's detections in some validation images in TensorBoard, beside the ground truth.
 
     Args:
-        num_images: evenly spaced over the validation set.
-        every_n_epochs: at the first validation after so many epochs, and at the last epoch's.
+        num_images: number of images, evenly spaced over the validation set.
+        every_n_epochs: epochs between two pictures. They are drawn at the next validation, and after the last
+            epoch.
         score_threshold: detections with a lower score are not drawn.
     """
 
@@ -93,7 +98,7 @@ class DetectionPictures(pl.Callback):
         if num_images < 1 or every_n_epochs < 1:
             raise LSHFMError(
                 "callbacks.images: expected num_images and every_n_epochs of at least 1, found "
-                f"{num_images} and {every_n_epochs}; callbacks.images=null draws none"
+                f"{num_images} and {every_n_epochs}; for no pictures give callbacks.images=null"
             )
         self.num_images = num_images
         self.every_n_epochs = every_n_epochs
@@ -102,7 +107,7 @@ class DetectionPictures(pl.Callback):
 
     @decoration("the pictures of detections in TensorBoard")
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw, in the first process alone; only while training."""
+        """Draw the pictures during training, in the first process only."""
         epoch = trainer.current_epoch + 1
         is_due = epoch >= self._drawn_epoch + self.every_n_epochs or epoch == trainer.max_epochs
         writers = _tensorboard(trainer)
@@ -128,20 +133,20 @@ class DetectionPictures(pl.Callback):
             score_threshold=self.score_threshold,
         )
         for writer in writers:
-            # The step of the validation's figures: what a checkpoint of this epoch counts as logged already.
+            # The step of the validation's metrics, which a checkpoint of this epoch counts as logged already.
             writer.experiment.add_image("val/detections", picture, max(0, trainer.global_step - 1))
 
     def state_dict(self) -> dict[str, Any]:
-        """So that a resumed run draws the epochs that an uninterrupted one does."""
+        """The last drawn epoch, so that a resumed run draws in the same epochs as an uninterrupted one."""
         return {"drawn_epoch": self._drawn_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore the last drawn epoch."""
         self._drawn_epoch = state_dict["drawn_epoch"]
 
 
 class Hyperparameters(pl.Callback):
-    """Puts the run's settings beside its final figures, so that TensorBoard's HParams tab compares runs.
+    """Writes the run's settings and final metrics for TensorBoard's HParams tab, which compares runs.
 
     Args:
         values: name → setting; None is written as "none". The teacher's name is added.
@@ -152,7 +157,7 @@ class Hyperparameters(pl.Callback):
 
     @decoration("the settings in TensorBoard")
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write `final/AP` and its like, of the test set, with the settings."""
+        """Write the settings, and `final/AP` and other metrics of the test set."""
         assert isinstance(pl_module, DetectionModule)
         teacher = pl_module.teacher.config["name"] if isinstance(pl_module, DistillationModule) else "none"
         figures = {f"final/{name}": pl_module.results[name] for name in FINAL_FIGURES}
@@ -165,11 +170,11 @@ def _tensorboard(trainer: pl.Trainer) -> list[TensorBoardLogger]:
 
 
 class RunSummary(pl.Callback):
-    """Tells before training what will be trained on what, for how long, and where it goes.
+    """Logs a summary before training: detectors, data, length of the training, and output folder.
 
     Args:
-        output_dir: the run's folder.
-        role: what tables call the run: `teacher` or `student`.
+        output_dir: folder of the run.
+        role: role of the run in tables: `teacher` or `student`.
     """
 
     def __init__(self, output_dir: str, role: str = "student") -> None:
@@ -177,7 +182,7 @@ class RunSummary(pl.Callback):
 
     @decoration("the summary of the run")
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the summary, a line a subject."""
+        """Log the summary, with a line for each subject."""
         assert isinstance(pl_module, DetectionModule)
         if trainer.is_global_zero:
             for subject, text in self._lines(trainer, pl_module):
@@ -198,41 +203,42 @@ class RunSummary(pl.Callback):
                 yield "adapter", "mimic_{}: {} → {}, trained with the student".format(name, *adapter.widths)
         describe = getattr(trainer.datamodule, "describe", dict)  # type: ignore[attr-defined]
         for split, counts in describe().items():
-            yield split, _told_counts(counts)
+            yield split, _counts_text(counts)
         steps, epochs = module.steps_per_epoch(), trainer.max_epochs
         devices, accumulation = trainer.world_size, trainer.accumulate_grad_batches
         images = module.images_per_step()
         yield (
             "steps",
-            f"{steps:,} an epoch, {steps * (epochs or 0):,} in {epochs} epochs, of {images} images each "
+            f"{steps:,} per epoch, {steps * (epochs or 0):,} in {epochs} epochs, of {images} images each "
             f"(devices {devices} × batch {images // (devices * accumulation)} × accumulation {accumulation})",
         )
         if (schedule := module.schedule) is not None:
             yield (
                 "lr",
                 f"{schedule.scaled_lr(images):.3g} = {schedule.lr:g} × {images} / "
-                f"{schedule.reference_batch_size} images a step; {schedule.decay} decay after a warm-up of "
+                f"{schedule.reference_batch_size} images per step; {schedule.decay} decay after a warm-up of "
                 f"{min(schedule.warmup_steps, steps - 1):,} steps",
             )
         precision = trainer.precision
-        slow = " (emulated by this CPU: 32-true is quicker)" if is_emulated(precision, module.device) else ""
+        slow = " (emulated by this CPU: 32-true is faster)" if is_emulated(precision, module.device) else ""
         yield "runs on", f"{module.device}, precision {precision}{slow}"
         if kernels := describe_switches(module.device):
             yield "kernels", f"{kernels}; kernels.<name>=false turns one off"
         yield "output", self.output_dir
 
 
-def _told_counts(counts: Mapping[str, Any]) -> str:
+def _counts_text(counts: Mapping[str, Any]) -> str:
+    """The numbers of images and objects of a data set, and other counts that are not 0."""
     classes = first_few(
-        (f"{printable(name)} {count:,}" for name, count in counts["classes"].items()), CLASSES_TOLD
+        (f"{printable(name)} {count:,}" for name, count in counts["classes"].items()), CLASSES_SHOWN
     )
     further = {name: count for name, count in counts.items() if name not in ("images", "objects", "classes")}
-    told = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in further.items() if count)
-    return f"{counts['images']:,} images, {counts['objects']:,} objects ({classes}){told}"
+    others = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in further.items() if count)
+    return f"{counts['images']:,} images, {counts['objects']:,} objects ({classes}){others}"
 
 
 class EpochLine(BatchClock):
-    """One line an epoch: mean losses, validation figures where they were measured, speed, time left."""
+    """Logs a line after each epoch: mean losses, AP if there was a validation, speed, time left."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,13 +249,13 @@ class EpochLine(BatchClock):
         self._measured = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of all epochs too."""
+        """Start the clock of the batches and that of the epochs."""
         super().on_train_start(trainer, pl_module)
         self._fit_start = time.perf_counter()
         self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the epoch before."""
+        """Reset the sums of the previous epoch."""
         super().on_train_epoch_start(trainer, pl_module)
         self._sums, self._steps, self._images, self._seconds = {}, 0, 0, 0.0
         self._measured = False
@@ -257,7 +263,7 @@ class EpochLine(BatchClock):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add the losses up on their device."""
+        """Add the losses to the sums, on their device."""
         assert isinstance(pl_module, DetectionModule)
         self._seconds += self.batch_seconds()
         self._steps += 1
@@ -266,13 +272,13 @@ class EpochLine(BatchClock):
             self._sums[name] = self._sums[name] + loss if name in self._sums else loss.clone()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember that there are figures."""
+        """Remember that the epoch had a validation."""
         super().on_validation_end(trainer, pl_module)
         self._measured = trainer.state.fn == "fit"
 
     @decoration("the line of the epoch")
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the line. A run that was stopped in a validation goes on with that alone: no losses, no speed."""
+        """Log the line. If a run was stopped in a validation and resumed, the line has no losses and no speed."""
         assert isinstance(pl_module, DetectionModule)
         if not (trainer.is_global_zero and (self._steps or self._measured)):
             return

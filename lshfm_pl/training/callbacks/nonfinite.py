@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite are left out, kept for a look, and do not go on for ever."""
+"""Handling of steps whose loss or gradient is NaN or infinite: skip them, record them, and stop after too many."""
 
 import json
 import logging
@@ -24,24 +24,24 @@ log = logging.getLogger(__name__)
 
 
 class NonFiniteGuard(pl.Callback):
-    """Skips every optimizer step whose loss or gradient is NaN or infinite, on all processes together.
+    """Skips every optimizer step whose loss or gradient is NaN or infinite, in all processes together.
 
-    Backward has run everywhere by then, so that no process waits for another's gradient. Whether to skip is agreed
-    on by one small message; on a GPU it is also the one moment at which the host waits. A skipped step leaves
-    weights, momentum and batch-norm statistics as they were. In 16-mixed an infinite gradient alone is left to the
-    gradient scaler, which skips the step itself and lowers its scale, as long as that is above 1.
+    The processes agree on it after backward, so that none of them waits for the gradient of another. This takes one
+    small message, and on a GPU it is the only moment at which the host waits. A skipped step leaves weights,
+    momentum and batch-norm statistics unchanged. In 16-mixed, if only the gradient is infinite, the step is left to
+    the gradient scaler, which skips it and lowers its scale, as long as the scale is above 1.
 
-    Each process writes `step_<n>_rank<r>.json` to `folder`, and the first one `step_<n>.ckpt` with the weights:
-    `python -m lshfm_pl.replay file=…json` makes the step again.
+    Each process writes `step_<n>_rank<r>.json` to `folder`, and the first process writes `step_<n>.ckpt` with the
+    weights. `python -m lshfm_pl.replay file=…json` repeats the step.
 
     Args:
-        folder: where to.
-        stop_after: skipped steps in a row that end the run; until then no checkpoint is written, so that
-            `last.ckpt` is from before the trouble.
-        keep: how many skipped steps are written, at most.
+        folder: folder of these files.
+        stop_after: number of consecutive skipped steps after which the run is stopped. After a skipped step no
+            checkpoint is written, so that `last.ckpt` is from before the first of them.
+        keep: largest number of skipped steps that are written.
 
     Raises:
-        LSHFMError: `stop_after` below 1.
+        LSHFMError: `stop_after` is below 1.
     """
 
     def __init__(self, folder: str, *, stop_after: int = 5, keep: int = 3) -> None:
@@ -64,23 +64,23 @@ class NonFiniteGuard(pl.Callback):
         return self.in_a_row > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were skipped so far."""
+        """The number of steps that were skipped so far."""
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the number of skipped steps."""
         self.skipped = state_dict["skipped"]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """At the first batch of a step, keep the batch-norm statistics: a forward of NaN would ruin them."""
+        """At the first batch of a step, copy the batch-norm statistics, which a NaN in the batch would spoil."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._batches, self._loss = [], None
             self._statistics = [(buffer, buffer.clone()) for buffer in _running_statistics(pl_module)]
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Note the batch."""
+        """Remember the batch and its loss."""
         assert isinstance(pl_module, DetectionModule)
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
         self._batches.append(pl_module.last_batch)
@@ -88,17 +88,17 @@ class NonFiniteGuard(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Skip the step if any process must; without gradients the optimizer leaves everything as it is.
+        """Skip the step if any process must. Without gradients the optimizer changes nothing.
 
         Raises:
-            LSHFMError: it is the `stop_after`-th in a row.
+            LSHFMError: this is the last of `stop_after` consecutive skipped steps.
         """
         assert self._loss is not None
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         norm = get_total_norm(gradients) if gradients else self._loss.new_zeros(())
         finite = torch.stack([self._loss.float(), norm.float()]).isfinite()
         bad = torch.stack([~finite[0], ~finite.all()]).long()
-        # Of all processes: they must come to the same, or one would wait for the others at the next checkpoint.
+        # All processes must decide alike, or one would wait for the others at the next checkpoint.
         is_loss_bad, is_bad = trainer.strategy.reduce(bad, reduce_op="max").tolist()
         if not is_bad:
             self.in_a_row = 0
@@ -115,18 +115,18 @@ class NonFiniteGuard(pl.Callback):
         log.warning(
             "step %d was skipped: %s is not finite (%d skipped so far)%s",
             step,
-            ", ".join(self._culprits()) or "the gradient, or the loss of another process,",
+            ", ".join(self._nonfinite_losses()) or "the gradient, or the loss of another process,",
             self.skipped,
             f"; see {where}" if where else "",
         )
         if self.in_a_row >= self.stop_after:
             raise LSHFMError(
-                f"the loss or its gradient was not finite in {self.in_a_row} steps running, the last of them "
-                f"{step}. Look at {self.folder}, and {_way_on(trainer)} a lower schedule.lr, "
-                "or schedule.clip_grad_norm=…"
+                f"the loss or its gradient was not finite in {self.in_a_row} consecutive steps, up to step {step}. "
+                f"See {self.folder}, and {_advice(trainer)} a lower schedule.lr, or schedule.clip_grad_norm=…"
             )
 
-    def _culprits(self) -> list[str]:
+    def _nonfinite_losses(self) -> list[str]:
+        """The names of this process's losses that are not finite."""
         return sorted(
             {
                 name
@@ -137,7 +137,7 @@ class NonFiniteGuard(pl.Callback):
         )
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, norm: Tensor) -> Path:
-        """What `replay` needs to make the step again."""
+        """Write the files by which `replay` repeats the step; returns the JSON file."""
         step, rank = self._batches[-1].place.step, trainer.global_rank
         weights = self.folder / f"step_{step:06d}.ckpt"
         if trainer.is_global_zero:
@@ -178,14 +178,14 @@ def _running_statistics(module: nn.Module) -> list[Tensor]:
     ]
 
 
-def _way_on(trainer: pl.Trainer) -> str:
-    """How to give the command again. It names the file, since resume=auto looks for a run of the same settings."""
+def _advice(trainer: pl.Trainer) -> str:
+    """How to continue. The file is named, because resume=auto would look for a run with the same settings."""
     own = [callback.path for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)]  # type: ignore[attr-defined]
-    # Before its first checkpoint a run that was resumed has the one that it went on from.
+    # Before its first own checkpoint, a resumed run has the one that it was resumed from.
     before = next((path for path in own if path.is_file()), trainer.ckpt_path)
     if before is None:
-        return "start anew, as there is no checkpoint yet, with"
-    return f"go on from before with resume={before} resume_allow_changes=true and"
+        return "start again, as there is no checkpoint yet, with"
+    return f"resume from the last checkpoint with resume={before} resume_allow_changes=true and"
 
 
 def _is_left_to_scaler(trainer: pl.Trainer) -> bool:

@@ -1,4 +1,4 @@
-"""Callbacks that tell how far a run is: in `progress.json` of its folder, and in one line on a terminal."""
+"""Callbacks that show the progress of a run: in `progress.json` of its folder, and in a line on a terminal."""
 
 import math
 import time
@@ -16,20 +16,20 @@ from lshfm_pl.training import DetectionModule
 __all__ = ["ProgressFile", "ProgressLine", "ProgressTracker", "line_parts"]
 
 SPEED_SECONDS = 10.0
-"""images/s are those of the last so many seconds of training."""
+"""The speed is measured over the last 10 seconds of training."""
 
 FIRST_STEPS = 3
-"""The time left is not estimated from fewer steps."""
+"""Steps that are needed to estimate the time left."""
 
 LOSS_PREFIX = "loss_"
 
 
 class ProgressTracker(pl.Callback):
-    """Follows a run and calls `changed` whenever `progress` has changed.
+    """Follows a run, and calls `changed` when `progress` has changed.
 
     Args:
-        role: what tables call the run: `teacher` or `student`.
-        every_seconds: no two calls are closer, but for those at a turn of the run.
+        role: role of the run in tables: `teacher` or `student`.
+        every_seconds: shortest time between two calls, except when training, validation or test begins.
     """
 
     def __init__(self, role: str = "student", every_seconds: float = 0.2) -> None:
@@ -37,27 +37,27 @@ class ProgressTracker(pl.Callback):
         self.every_seconds = every_seconds
         self.progress = Progress(role=role)
         self._steps = self._images = 0
-        self._fit_begin = self._fit_done = self._speed_begin = self._told = 0.0
+        self._fit_begin = self._fit_done = self._speed_begin = self._reported = 0.0
 
     def changed(self) -> None:
-        """What to do with the new `progress`."""
+        """Show the new `progress`; subclasses override this."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; a resumed run's time left is estimated from what it does itself."""
+        """Start the clock. The time left of a resumed run is estimated from its own steps."""
         self._fit_begin, self._fit_done, self._steps = time.perf_counter(), self._share(trainer, 0), 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A new epoch."""
-        self._turn(trainer, "training")
+        """Report the new epoch."""
+        self._enter(trainer, "training")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One more step: its losses, at most as often as is told."""
+        """Report the step, if the last report is long enough ago."""
         self._steps += 1
         self._images += len(batch[0])
         now = time.perf_counter()
-        if now - self._told < self.every_seconds:
+        if now - self._reported < self.every_seconds:
             return
         progress = self.progress
         if isinstance(pl_module, DetectionModule):
@@ -73,14 +73,14 @@ class ProgressTracker(pl.Callback):
             self._speed_begin, self._images = now, 0
         progress.done = self._share(trainer, batch_idx + 1)
         self._estimate(now)
-        self._tell()
+        self._report()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A validation, of the training or of the teacher before it."""
-        self._turn(trainer, "validation")
+        """Report a validation, of the student or, before the training, of the teacher."""
+        self._enter(trainer, "validation")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Its figures."""
+        """Report the metrics of the validation."""
         if isinstance(pl_module, DetectionModule) and trainer.state.fn == "fit":
             self.progress.figures = {
                 name: round(pl_module.results[name], 2)
@@ -88,25 +88,25 @@ class ProgressTracker(pl.Callback):
                 if pl_module.results.get(name) == pl_module.results.get(name, 0.0)
             }
             self._estimate(time.perf_counter())
-            self._turn(trainer, "training")
+            self._enter(trainer, "training")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The test at the end."""
+        """Report the test at the end."""
         self.progress.seconds_left = None
-        self._turn(trainer, "test")
+        self._enter(trainer, "test")
 
-    def _turn(self, trainer: pl.Trainer, doing: str) -> None:
-        """What the run does is another thing now, which is always told."""
+    def _enter(self, trainer: pl.Trainer, doing: str) -> None:
+        """Report that training, validation or test begins."""
         self.progress.doing = doing
         if trainer.state.fn == "fit":
             limit = trainer.max_epochs
             self.progress.epoch = trainer.current_epoch + 1
             self.progress.epochs = limit if limit is not None and limit > 0 else None
         self._speed_begin, self._images = time.perf_counter(), 0
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
-        self._told = time.perf_counter()
+    def _report(self) -> None:
+        self._reported = time.perf_counter()
         self.progress.updated = round(time.time(), 1)
         self.changed()
 
@@ -128,12 +128,12 @@ class ProgressTracker(pl.Callback):
 
 
 class ProgressFile(ProgressTracker):
-    """Keeps `progress.json` in the run's folder up to date.
+    """Writes `progress.json` to the run's folder.
 
     Args:
-        folder: the run's.
-        role: of the run.
-        every_seconds: between two writes.
+        folder: folder of the run.
+        role: role of the run in tables: `teacher` or `student`.
+        every_seconds: shortest time between two writes.
     """
 
     def __init__(self, folder: str, role: str = "student", every_seconds: float = 2.0) -> None:
@@ -142,7 +142,7 @@ class ProgressFile(ProgressTracker):
         self._is_first_process = True
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """The first process alone writes."""
+        """Only the first process writes."""
         self._is_first_process = trainer.is_global_zero
 
     def changed(self) -> None:
@@ -152,7 +152,7 @@ class ProgressFile(ProgressTracker):
 
 
 class ProgressLine(ProgressTracker, ProgressBar):
-    """The progress bar: one line that fits the terminal, whatever its width."""
+    """The progress bar: a line that is shortened to the width of the terminal."""
 
     def __init__(self) -> None:
         ProgressBar.__init__(self)
@@ -170,7 +170,7 @@ class ProgressLine(ProgressTracker, ProgressBar):
         self._enabled = True
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the role over from the callback that knows the run's."""
+        """Take the role from the `ProgressFile` of the run."""
         super().setup(trainer, pl_module, stage)
         known = (callback for callback in trainer.callbacks if isinstance(callback, ProgressFile))  # type: ignore[attr-defined]
         self.role = next((callback.role for callback in known), "")
@@ -204,13 +204,13 @@ class ProgressLine(ProgressTracker, ProgressBar):
         self._counted = f"{batch_idx + 1}/{total}"
         measured = getattr(module, "eval_name", "")
         self.progress.role = "teacher" if measured == "teacher" else self.role
-        if time.perf_counter() - self._told >= self.every_seconds:
-            self._tell()
+        if time.perf_counter() - self._reported >= self.every_seconds:
+            self._report()
 
-    def _turn(self, trainer: pl.Trainer, doing: str) -> None:
+    def _enter(self, trainer: pl.Trainer, doing: str) -> None:
         self._counted = ""
         self.progress.role = self.role
-        super()._turn(trainer, doing)
+        super()._enter(trainer, doing)
 
     def changed(self) -> None:
         """Draw the line."""
@@ -218,23 +218,23 @@ class ProgressLine(ProgressTracker, ProgressBar):
             self._line.show(lambda width: fit_parts(line_parts(self.progress, self._counted), width))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the line away where nothing follows."""
+        """Remove the line if no training follows."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn != "fit":
             self._line.close()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the line away."""
+        """Remove the line."""
         self._line.close()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the line away."""
+        """Remove the line."""
         self._line.close()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Leave the place to the message."""
+        """Remove the line, so that the message can be printed."""
         self._line.close()
 
     def print(self, *args: Any, **kwargs: Any) -> None:
@@ -243,7 +243,7 @@ class ProgressLine(ProgressTracker, ProgressBar):
 
 
 def line_parts(progress: Progress, counted: str = "") -> list[tuple[int, str]]:
-    """The parts of the line, each with its rank: the highest are left out first where the line is narrow."""
+    """The parts of the line with their ranks. On a narrow terminal the highest ranks are left out first."""
     parts = [(0, progress.role)] if progress.role else []
     if progress.doing != "training":
         parts.append((4, f"{progress.doing} {counted}".rstrip()))

@@ -1,7 +1,7 @@
-"""Whether the state in a checkpoint has the form that a run needs to go on from it.
+"""Checks that the state in a checkpoint has the structure that is needed to resume a run.
 
-Lightning takes over whatever a file holds: a wrong value would fail in the middle of training, or train other
-epochs without a word. The form is not written down here: it is that of the run's own fresh state.
+Lightning loads any content: a wrong value would fail in the middle of training, or silently change the epochs that
+are trained. The expected structure is not defined here; it is that of the run's own initial state.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,51 +19,53 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["Restoration", "refuse_damaged_state"]
 
 _LARGEST_INTEGER = 2**53
-"""Of steps and epochs; no run is so long."""
+"""Limit of numbers of steps and epochs; no run is so long."""
+
 _LONGEST_REASON = 200
-"""Characters of another library's message."""
+"""Characters of another library's message that are shown."""
+
 _ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
-"""What Adam and its variants keep for each parameter."""
+"""Values that Adam and its variants keep for each parameter."""
 
 
-class _FormError(Exception):
-    """What has another form; the text begins with its place."""
+class _StructureError(Exception):
+    """A value has another structure; the message begins with its place."""
 
 
 def refuse_damaged_state(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Stop where the parts of a checkpoint that this project adds, or its weights, can't be right.
+    """Check the weights of a checkpoint, and the parts of it that this project adds.
 
     Raises:
-        LSHFMError: so it is.
+        LSHFMError: they are damaged.
     """
     try:
         weights = checkpoint["state_dict"]
         if not (
             isinstance(weights, Mapping) and all(isinstance(value, Tensor) for value in weights.values())
         ):
-            raise _FormError("state_dict: expected names to tensors")
-        _require_form({"callbacks": {}, "loops": {"fit_loop": {}}}, checkpoint, "")
-        _require_form({"epoch": 0, "global_step": 0}, checkpoint, "")
+            raise _StructureError("state_dict: expected names to tensors")
+        _require_structure({"callbacks": {}, "loops": {"fit_loop": {}}}, checkpoint, "")
+        _require_structure({"epoch": 0, "global_step": 0}, checkpoint, "")
         for key in ("config", "teacher_metrics", "logs"):
             if checkpoint.get(key) is not None:
-                _require_form({}, checkpoint[key], key)
+                _require_structure({}, checkpoint[key], key)
         if (logs := checkpoint.get("logs")) is not None:
-            _require_form({"rows": 0, "events": {}, "steps": 0}, logs, "logs")
+            _require_structure({"rows": 0, "events": {}, "steps": 0}, logs, "logs")
             if not all(isinstance(name, str) and _is_count(size) for name, size in logs["events"].items()):
-                raise _FormError("logs.events: expected names to sizes")
+                raise _StructureError("logs.events: expected names to sizes")
             unwritten = logs.get("unwritten", [])
             if not (isinstance(unwritten, list) and all(_is_row(row) for row in unwritten)):
-                raise _FormError("logs.unwritten: expected rows of numbers, each with its step")
-    except _FormError as error:
+                raise _StructureError("logs.unwritten: expected rows of numbers, each with its step")
+    except _StructureError as error:
         raise _damaged(path, str(error)) from error
     refuse_not_finite(f"resume: {path}", weights)
 
 
 class Restoration(pl.Callback):
-    """Compares the state that a run is to go on from with the run's fresh state, before it is taken over.
+    """Compares the state in a checkpoint with the run's initial state, before it is loaded.
 
     Args:
-        path: of the checkpoint.
+        path: path of the checkpoint.
         checkpoint: its content.
     """
 
@@ -74,22 +76,24 @@ class Restoration(pl.Callback):
         self._is_over = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Look at the loops and at the callbacks, whose state is fresh here."""
+        """Check the state of loops and callbacks, which still have their initial state here."""
         if stage != "fit":
             return
-        with self._told():
-            _require_form(trainer.fit_loop.state_dict(), self._saved["loops"]["fit_loop"], "loops", least=0)
+        with self._report_damage():
+            _require_structure(
+                trainer.fit_loop.state_dict(), self._saved["loops"]["fit_loop"], "loops", least=0
+            )
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 state = self._saved["callbacks"].get(callback.state_key)
                 if state is not None and type(callback).__module__.startswith("lshfm_pl."):
-                    _require_form({}, state, f"callbacks.{type(callback).__name__}")
-                    # An older run may lack what callbacks keep today; they know what to do then.
+                    _require_structure({}, state, f"callbacks.{type(callback).__name__}")
+                    # Older runs may lack some keys, which the callbacks handle themselves.
                     own = {key: value for key, value in callback.state_dict().items() if key in state}
-                    _require_form(own, state, f"callbacks.{type(callback).__name__}")
+                    _require_structure(own, state, f"callbacks.{type(callback).__name__}")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at optimizers and schedules, which are there now."""
-        with self._told():
+        """Check the state of optimizers and schedulers, which exist now."""
+        with self._report_damage():
             states = self._saved["optimizer_states"]
             _require_length(trainer.optimizers, states, "optimizer_states")
             for optimizer, state in zip(trainer.optimizers, states, strict=True):
@@ -97,29 +101,29 @@ class Restoration(pl.Callback):
             schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
             _require_length(schedulers, self._saved["lr_schedulers"], "lr_schedulers")
             for scheduler, state in zip(schedulers, self._saved["lr_schedulers"], strict=True):
-                _require_form(scheduler.state_dict(), state, "lr_schedulers", least=0)
+                _require_structure(scheduler.state_dict(), state, "lr_schedulers", least=0)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on the state is the run's own."""
+        """From here on the state is loaded, and errors are no longer those of the checkpoint."""
         self._is_over = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Likewise, where there is no check of the validation before."""
+        """The same, if there is no sanity check of the validation before."""
         self._is_over = True
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _report_damage(self) -> Iterator[None]:
         try:
             yield
-        except _FormError as error:
+        except _StructureError as error:
             raise _damaged(self.path, str(error)) from error
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """What fails before the first batch is told as a fault of the checkpoint.
+        """Report an error before the first batch as damage of the checkpoint.
 
         Raises:
-            LSHFMError: something failed.
+            LSHFMError: there was such an error.
         """
         try:
             yield
@@ -134,13 +138,13 @@ class Restoration(pl.Callback):
 
 def _damaged(path: Path, reason: str) -> LSHFMError:
     return LSHFMError(
-        f"resume: {path} can't be gone on from, it is damaged or of another version ({reason}). "
-        "Give another checkpoint of the run, or start a new run."
+        f"resume: {path} cannot be resumed from: it is damaged or of another version ({reason}). "
+        "Give another checkpoint of the run, or start a new run"
     )
 
 
 def _without_data(value: Any) -> Any:
-    """The same with tensors that have a shape and no memory."""
+    """The value with its tensors replaced by meta tensors, which have a shape but no memory."""
     if isinstance(value, Tensor):
         return value.to("meta")
     if isinstance(value, Mapping):
@@ -150,68 +154,70 @@ def _without_data(value: Any) -> Any:
     return value
 
 
-def _require_form(template: Any, found: Any, place: str, *, least: float = -_LARGEST_INTEGER) -> None:
-    """Raise a `_FormError` unless `found` has the keys of `template`, and values of its types.
+def _require_structure(template: Any, found: Any, place: str, *, least: float = -_LARGEST_INTEGER) -> None:
+    """Raise a `_StructureError` unless `found` has the keys of `template`, and values of the same types.
 
     Args:
-        template: a right value.
-        found: the value to look at; it may have more keys.
-        place: its name.
-        least: of whole numbers.
+        template: a valid value.
+        found: the value to check; it may have more keys.
+        place: its name, for the message.
+        least: smallest allowed integer.
     """
     if isinstance(template, Mapping):
         if not isinstance(found, Mapping):
-            raise _FormError(f"{place}: expected a dict, found {type(found).__name__}")
+            raise _StructureError(f"{place}: expected a dict, found {type(found).__name__}")
         for key, item in template.items():
             inner = f"{place}.{key}" if place else str(key)
             if key not in found:
-                raise _FormError(f"{inner} is missing")
-            _require_form(item, found[key], inner, least=least)
+                raise _StructureError(f"{inner} is missing")
+            _require_structure(item, found[key], inner, least=least)
     elif isinstance(template, list | tuple):
         _require_length(template, found, place)
         for item, value in zip(template, found, strict=True):
-            _require_form(item, value, place, least=least)
+            _require_structure(item, value, place, least=least)
     elif isinstance(template, Tensor):
         if not isinstance(found, Tensor) or found.shape != template.shape:
-            raise _FormError(f"{place}: expected a tensor {list(template.shape)}, found {_short(found)}")
+            raise _StructureError(f"{place}: expected a tensor {list(template.shape)}, found {_short(found)}")
     elif isinstance(template, bool | str):
         if type(found) is not type(template):
-            raise _FormError(f"{place}: expected a {type(template).__name__}, found {_short(found)}")
+            raise _StructureError(f"{place}: expected a {type(template).__name__}, found {_short(found)}")
     elif isinstance(template, int):
         if type(found) is not int or not least <= found < _LARGEST_INTEGER:
-            raise _FormError(f"{place}: expected a whole number, found {_short(found)}")
+            raise _StructureError(f"{place}: expected a whole number, found {_short(found)}")
     elif isinstance(template, float) and (
         isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < _LARGEST_INTEGER
     ):
-        raise _FormError(f"{place}: expected a number, found {_short(found)}")
+        raise _StructureError(f"{place}: expected a number, found {_short(found)}")
 
 
 def _require_length(template: Any, found: Any, place: str) -> None:
     if not isinstance(found, list | tuple) or len(found) != len(template):
-        raise _FormError(f"{place}: expected {len(template)} entries, found {_short(found)}")
+        raise _StructureError(f"{place}: expected {len(template)} entries, found {_short(found)}")
 
 
 def _require_optimizer(optimizer: torch.optim.Optimizer, found: Any) -> None:
     place = "optimizer_states"
     fresh = optimizer.state_dict()["param_groups"]
-    _require_form({"state": {}, "param_groups": fresh}, found, place)
+    _require_structure({"state": {}, "param_groups": fresh}, found, place)
     shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
     names: set[str] = set()
     for index, values in found["state"].items():
         if type(index) is not int or not 0 <= index < len(shapes) or not isinstance(values, Mapping):
-            raise _FormError(
+            raise _StructureError(
                 f"{place}: expected the values of {len(shapes)} parameters, found {_short(index)}"
             )
         names |= set(map(str, values))
         for name, value in values.items():
             if isinstance(value, Tensor) and value.ndim and value.shape != shapes[index]:
-                raise _FormError(f"{place}: {name} of parameter {index} has the shape {list(value.shape)}")
+                raise _StructureError(
+                    f"{place}: {name} of parameter {index} has the shape {list(value.shape)}"
+                )
             if not (value is None or isinstance(value, Tensor | int | float)):
-                raise _FormError(f"{place}: expected a tensor as {name}, found {_short(value)}")
+                raise _StructureError(f"{place}: expected a tensor as {name}, found {_short(value)}")
     required = names | (_ADAM_STATE if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) else set())
     for index, values in found["state"].items():
         if values.keys() != required:
-            raise _FormError(f"{place}: expected {', '.join(sorted(required))} of parameter {index}")
+            raise _StructureError(f"{place}: expected {', '.join(sorted(required))} of parameter {index}")
 
 
 def _is_count(value: Any) -> bool:
@@ -219,7 +225,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_row(value: Any) -> bool:
-    """Whether it can be a line of `metrics.csv`."""
+    """Whether the value can be a row of `metrics.csv`."""
     if not isinstance(value, Mapping) or not _is_count(value.get("step")):
         return False
     return all(isinstance(key, str) and isinstance(item, int | float) for key, item in value.items())

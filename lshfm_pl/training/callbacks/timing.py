@@ -1,4 +1,4 @@
-"""How long batches, the training and the evaluation take."""
+"""Timing of batches, of the training and of the evaluation."""
 
 import time
 from statistics import median
@@ -13,37 +13,37 @@ __all__ = ["BatchClock", "EvaluationTimer", "StepTimer"]
 
 
 class BatchClock(pl.Callback):
-    """Times the batches of a training: waiting for data, forward, backward and optimizer, and no validation.
+    """Measures the time of training batches: waiting for data, forward, backward and optimizer, without validation.
 
-    A sub-class that overrides one of these methods calls it too.
+    A subclass that overrides one of these methods must call it.
     """
 
     def __init__(self) -> None:
         self._batch_start = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """In the middle of an epoch that goes on no epoch starts: its first batch is timed from here."""
+        """Start the clock. In a run that is resumed in the middle of an epoch no epoch start follows."""
         self._batch_start = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The first batch of an epoch is timed from here, not from the last one of the epoch before."""
+        """Start the clock again, so that the first batch does not include the end of the previous epoch."""
         self._batch_start = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The batch after a validation inside an epoch is timed from here."""
+        """Start the clock again, so that the next batch does not include the validation."""
         self._batch_start = time.perf_counter()
 
     def batch_seconds(self) -> float:
-        """Seconds of the batch that has just ended. Call it once a batch: the next one is timed from here."""
+        """Seconds of the batch that has just ended. To be called once per batch, as it starts the clock again."""
         before, self._batch_start = self._batch_start, time.perf_counter()
         return self._batch_start - before
 
 
 class StepTimer(BatchClock):
-    """Times batches, and the whole training with what came before an interruption.
+    """Measures the time of batches and of the whole training, including the time before interruptions.
 
     Args:
-        skip: first batches to leave out of the median: they warm caches and allocators up.
+        skip: number of first batches that are not counted, because caches and allocators are not warm yet.
     """
 
     def __init__(self, skip: int = 5) -> None:
@@ -57,7 +57,7 @@ class StepTimer(BatchClock):
         self._world_size, self._device = 1, torch.device("cpu")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock of the training."""
         self._world_size, self._device = trainer.world_size, pl_module.device
         self._fit_start = time.perf_counter()
 
@@ -72,22 +72,22 @@ class StepTimer(BatchClock):
             self._images += len(batch[0])
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
+        """Stop the clock of the training."""
         self._fit_seconds = self._seconds_so_far()
 
     def _seconds_so_far(self) -> float:
         return self._seconds_before + time.perf_counter() - self._fit_start
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints: the seconds of training up to now."""
+        """The seconds of training so far."""
         return {"train_seconds": self._seconds_so_far()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the seconds of a checkpoint."""
+        """Restore the seconds of a checkpoint."""
         self._seconds_before = state_dict["train_seconds"]
 
     def summary(self) -> dict[str, float | int | None]:
-        """Seconds a batch (median, count), images a second of all processes, seconds of training, peak bytes."""
+        """Median seconds per batch, number of batches, images per second, seconds of training, peak bytes."""
         total = sum(self._seconds)
         return {
             "step_seconds_median": median(self._seconds) if self._seconds else None,
@@ -99,7 +99,7 @@ class StepTimer(BatchClock):
 
 
 class EvaluationTimer(pl.Callback):
-    """Times the batches of the test loop: forward, post-processing and taking the predictions to the CPU."""
+    """Measures the time of test batches: forward, post-processing and copying the predictions to the CPU."""
 
     def __init__(self) -> None:
         self._seconds_per_image: list[float] = []
@@ -125,9 +125,9 @@ class EvaluationTimer(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop it: the metrics have copied the predictions, so that a GPU is done too."""
+        """Stop the clock. The metrics have copied the predictions, so that a GPU has finished too."""
         self._seconds_per_image.append((time.perf_counter() - self._start) / len(batch[0]))
 
     def ms_per_image(self) -> float | None:
-        """Median over the batches; None before the first."""
+        """Milliseconds per image, median over the batches; None before the first batch."""
         return 1000 * median(self._seconds_per_image) if self._seconds_per_image else None

@@ -190,9 +190,9 @@ def test_summary_tells_what_is_trained_on_what(watched):
     assert lines["teacher"].endswith("parameters, all frozen")
     assert lines["train"] == "1,200 images, 24 objects (circle 8, square 8, star 8), 2 difficult"
     assert lines["steps"] == (
-        "4 an epoch, 12 in 3 epochs, of 2 images each (devices 1 × batch 2 × accumulation 1)"
+        "4 per epoch, 12 in 3 epochs, of 2 images each (devices 1 × batch 2 × accumulation 1)"
     )
-    assert lines["lr"].startswith("2.5e-05 = 0.0001 × 2 / 8 images a step; multistep decay")
+    assert lines["lr"].startswith("2.5e-05 = 0.0001 × 2 / 8 images per step; multistep decay")
     assert lines["output"] == "outputs/x"
     assert "runs on   cpu, precision 32-true" in records
 
@@ -264,7 +264,7 @@ def test_every_callback_can_be_switched_off(tmp_path):
 
 
 def test_no_pictures_at_all_are_asked_for_by_null():
-    with pytest.raises(LSHFMError, match="callbacks.images=null draws none"):
+    with pytest.raises(LSHFMError, match="for no pictures give callbacks.images=null"):
         DetectionPictures(num_images=0)
 
 

@@ -108,10 +108,10 @@ def test_steps_that_go_on_being_bad_stop_the_run_with_the_checkpoint_before(tmp_
     guard, last = NonFiniteGuard(str(tmp_path / "nonfinite"), stop_after=2), LastCheckpoint(str(tmp_path))
     last.every_n_steps = 1
     trainer = quiet_trainer(tmp_path, enable_checkpointing=True, callbacks=[guard, last])
-    with pytest.raises(LSHFMError, match="not finite in 2 steps running, the last of them 4") as caught:
+    with pytest.raises(LSHFMError, match="not finite in 2 consecutive steps, up to step 4") as caught:
         trainer.fit(module, datamodule=RandomData())
-    resume_hint = f"resume={tmp_path}/last.ckpt resume_allow_changes=true and a lower schedule.lr"
-    assert resume_hint in str(caught.value)
+    advice = f"resume={tmp_path}/last.ckpt resume_allow_changes=true and a lower schedule.lr"
+    assert advice in str(caught.value)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 3
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
@@ -125,7 +125,7 @@ def test_stopped_run_names_the_checkpoint_it_came_from_or_says_that_there_is_non
             trainer.fit(poisoned(steps, epochs=2), datamodule=RandomData(), **fit)
         return str(caught.value)
 
-    assert "start anew, as there is no checkpoint yet, with a lower" in stopped(tmp_path / "a", range(100))
+    assert "start again, as there is no checkpoint yet, with a lower" in stopped(tmp_path / "a", range(100))
     first = stopped(tmp_path / "b", range(6, 100))
     assert f"resume={tmp_path}/b/last.ckpt" in first
     again = stopped(tmp_path / "c", range(100), ckpt_path=tmp_path / "b/last.ckpt")

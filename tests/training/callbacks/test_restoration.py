@@ -101,7 +101,9 @@ DAMAGES = {
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_state_is_told_in_one_line(saved, tmp_path, name):
     place, value, message = DAMAGES[name]
-    with pytest.raises(LSHFMError, match=rf"resume: .*last.ckpt can't be gone on from.*{message}") as failure:
+    with pytest.raises(
+        LSHFMError, match=rf"resume: .*last.ckpt cannot be resumed from.*{message}"
+    ) as failure:
         go_on(changed(saved, place, value), tmp_path)
     assert len(str(failure.value).splitlines()) == 1
 
@@ -116,7 +118,7 @@ def test_weights_that_are_not_finite_are_not_gone_on_from(saved, tmp_path):
 def test_only_failures_before_the_first_batch_are_the_checkpoints():
     restoration = Restoration(Path("last.ckpt"), {})
     with (
-        pytest.raises(LSHFMError, match=r"last.ckpt can't be gone on from.*\(KeyError: 'x'\)"),
+        pytest.raises(LSHFMError, match=r"last.ckpt cannot be resumed from.*\(KeyError: 'x'\)"),
         restoration.watching(),
     ):
         raise KeyError("x")
