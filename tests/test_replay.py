@@ -84,7 +84,7 @@ def test_other_files_are_refused(tmp_path, content):
             {"schedule.lr": "${of_architecture:antigravity.FLY,learning_rate}"},
             "expected values in the config of a run, found the reference ${of_architecture:antigravity.FLY",
         ),
-        ({"data._target_": "antigravity.Fly"}, "found 'antigravity.Fly'. One of your own"),
+        ({"data._target_": "antigravity.Fly"}, "found 'antigravity.Fly'. For your own class"),
     ],
 )
 def test_a_step_of_a_stranger_imports_nothing(tmp_path, change, told):
