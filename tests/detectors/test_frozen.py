@@ -15,6 +15,8 @@ from lshfm_pl.detectors import build_detector
 from lshfm_pl.detectors.frozen import freeze
 
 TEACHERS = sorted(TEACHER_OF.values())
+OF_RESNETS = [name for name in TEACHERS if "resnet" in name]
+"""Their bodies fold frozen norms under autocast too; other bodies compute these norms in float32."""
 MODELS = sorted(
     path.stem for path in (CONFIG_DIR / "model").glob("[!_]*.yaml") if path.stem != "ssd300_vgg16"
 )
@@ -71,10 +73,11 @@ def test_nothing_trains_and_weights_keep_their_layout(name):
     detector = freeze(small_detector(name, norm="bn").train())
     assert not any(module.training for module in detector.modules())
     assert not any(parameter.requires_grad for parameter in detector.parameters())
-    assert detector.backbone.body.layer2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    kernels = [value for value in detector.backbone.parameters() if value.ndim == 4]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", OF_RESNETS)
 def test_weights_in_the_type_of_autocast_lose_no_more_than_autocast_does_and_take_half_the_memory(name):
     detector = with_random_norms(small_detector(name, norm="frozen_bn"))
     small = freeze(copy.deepcopy(detector), torch.bfloat16)
