@@ -125,7 +125,7 @@ def test_help_is_printed_with_the_default_marked():
         (["a=[1"], r"a=\[1: cannot be read .* a list is written 'key=\[1,2\]'; .* write 'a=\"\[1\"'$"),
         (
             ["model=resnet50"],
-            "did you mean fasterrcnn_resnet50c4, fasterrcnn_resnet50fpn or fcos_resnet50fpn",
+            "did you mean fasterrcnn_resnet50c4, fasterrcnn_resnet50fpn or fasterrcnn_resnet50fpn_v2",
         ),
         (["model=voc07"], r"model=voc07: no such file in conf/model; did you mean data=voc07\?"),
         (["score=0.3"], r"did you mean \S*score_thresh"),

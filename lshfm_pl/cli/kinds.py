@@ -113,6 +113,7 @@ KINDS = {
     "num_hashes": WHOLE,
     "output": PATH,
     "output_dir": PATH,
+    "point": TEXT,
     "postprocess": TEXT,
     "resume": PATH,
     "root": PATH,

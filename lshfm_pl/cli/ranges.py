@@ -184,6 +184,7 @@ CHOICES = {
     "neck": ("fpn", "none"),
     "norm": ("frozen_bn", "bn", "bn_frozen_stats", "gn", "none"),
     "on_bad_sample": ("error", "skip"),
+    "point": ("penultimate", "pyramid"),
     "postprocess": ("torchvision", "published"),
     "split": ("train", "val", "test"),
     "start_method": ("fork", "spawn", "forkserver"),

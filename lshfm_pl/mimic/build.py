@@ -10,6 +10,7 @@ from hydra.utils import get_class
 from torch import nn
 
 from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.kernels.winograd import SIDE
 from lshfm_pl.mimic.features import FeatureTap, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
 from lshfm_pl.mimic.terms import Term, Terms, name_seed
@@ -41,10 +42,10 @@ NOT_SETTINGS = ("check_teacher", "name", "_target_")
 class TeacherFacts:
     """Facts about the teacher that can be defaults of a loss's constructor arguments (see `Loss.follows`).
 
-    `num_features`: length D of a feature at `penultimate`. `classifier_std`: standard deviation of the classifier's
-    weight. `activation`: `softmax` or `sigmoid`, which turns class logits into scores. `channels`: width of the
-    features at the loss's point: a whole number; for `pyramid` one for each level that both detectors have; for
-    `dense_head` one for each tower.
+    `num_features`: length D of a feature at `penultimate`, or of a 3×3 neighbourhood of the maps at `pyramid`.
+    `classifier_std`: standard deviation of the classifier's weight. `activation`: `softmax` or `sigmoid`, which
+    turns class logits into scores. `channels`: width of the features at the loss's point: a whole number; for
+    `pyramid` one for each level that both detectors have; for `dense_head` one for each tower.
 
     Args:
         teacher: the detector that is mimicked.
@@ -58,7 +59,19 @@ class TeacherFacts:
         """A fact by name, for a loss that compares at `point`."""
         if name == "channels":
             return FeatureTap(self._student, self._teacher, frozenset({point})).channels(point)[1]
+        if point == "pyramid" and name == "num_features":
+            return self._num_features_of_maps()
         return getattr(self._teacher, name)
+
+    def _num_features_of_maps(self) -> int:
+        """Length of a 3×3 neighbourhood in the maps of the pyramid."""
+        widths = self.fact("channels", "pyramid")
+        if len(set(widths)) > 1:
+            raise LSHFMError(
+                "distill: hashes at pyramid need maps of the same number of channels at all levels, found "
+                f"{', '.join(map(str, widths))}; give distill=l2"
+            )
+        return widths[0] * SIDE**2
 
 
 def build_losses(
@@ -168,7 +181,8 @@ def _construct(
     known = _arguments_of(loss_type)
     for argument, fact in getattr(loss_type, "follows", {}).items():
         if settings.get(argument) is None:
-            settings[argument] = facts.fact(fact, getattr(loss_type, "point", "penultimate"))
+            point = settings.get("point") or getattr(loss_type, "point", "penultimate")
+            settings[argument] = facts.fact(fact, point)
     unknown = [key for key in settings if key not in known]
     if unknown:
         expected = first_few([key for key in known if key not in getattr(loss_type, "follows", {})], 20)

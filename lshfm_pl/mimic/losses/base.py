@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.nested import Features, map_features, shapes_of, tensors_of
 
-__all__ = ["Context", "Loss", "LossSum", "mean_over_rows", "require_number"]
+__all__ = [
+    "Context",
+    "Loss",
+    "LossSum",
+    "checked_point",
+    "mean_over_rows",
+    "require_number",
+    "weights_of_locations",
+]
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Context:
 
 
 NO_CONTEXT = Context()
+FEATURE_POINTS = ("penultimate", "pyramid")
+"""Where features are rows, or the maps of levels."""
 
 
 class Loss(nn.Module):
@@ -53,7 +63,7 @@ class Loss(nn.Module):
     `loss(student, teacher)` without a context is enough for plain tensors.
     """
 
-    point: ClassVar[str] = "penultimate"
+    point: str = "penultimate"
     """Where the features are read: `penultimate`, `pyramid`, `logits` or `dense_head`."""
 
     wants: ClassVar[frozenset[str]] = frozenset()
@@ -136,6 +146,29 @@ def require_number(key: str, value: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and value >= 0):
         raise LSHFMError(f"distill.{key}: expected a finite number ≥ 0, found {value!r}")
+
+
+def checked_point(point: Any) -> str:
+    """The point of a loss of features that are rows or maps; None is `penultimate`.
+
+    Raises:
+        LSHFMError: there are no such features.
+    """
+    point = "penultimate" if point is None else point
+    if point not in FEATURE_POINTS:
+        raise LSHFMError(f"distill.point: expected one of {', '.join(FEATURE_POINTS)}, found {point!r}")
+    return str(point)
+
+
+def weights_of_locations(maps: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
+    """The context's weights [B, h, w] of each level, or equal ones: a mean over a level, then over the levels."""
+    if context.weights is not None:
+        assert not isinstance(context.weights, Tensor)
+        return context.weights
+    locations = [level[:, 0] for level in maps]
+    return [
+        torch.full_like(level, 1 / (len(maps) * level.numel()), dtype=torch.float32) for level in locations
+    ]
 
 
 def mean_over_rows(loss_NX: Tensor, row_weights_N: Tensor | None) -> Tensor:

@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lshfm_pl.kernels.winograd import SIDE
-from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, mean_over_rows, require_number
+from lshfm_pl.mimic.losses.base import (
+    NO_CONTEXT,
+    Context,
+    Loss,
+    checked_point,
+    mean_over_rows,
+    require_number,
+    weights_of_locations,
+)
 
 __all__ = ["L2", "mean_squared_error_of_maps"]
 
@@ -32,20 +40,22 @@ def mean_squared_error_of_maps(
 class L2(Loss):
     """β · MSE(f_s, f_t), the mean over all elements.
 
-    Features are rows [N, D], or the zero-padded 3×3 neighbourhoods of the locations of maps [B, C, h, w]. Maps need
-    location weights [B, h, w].
+    Features are rows [N, D], or the zero-padded 3×3 neighbourhoods of the locations of maps [B, C, h, w]. Without
+    weights [B, h, w] all locations of a level count the same, and so do the levels.
 
     Args:
         beta: weight β of the loss.
+        point: `penultimate` (None) or `pyramid`.
     """
 
     is_cast = False  # one level at a time is cast instead
     is_last_on_maps = True  # keeps the differences of the maps for the gradient
 
-    def __init__(self, beta: float = 1.0) -> None:
+    def __init__(self, beta: float = 1.0, *, point: str | None = None) -> None:
         super().__init__()
         require_number("beta", beta)
         self.beta = float(beta)
+        self.point = checked_point(point)
 
     def forward(
         self, student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], context: Context = NO_CONTEXT
@@ -54,7 +64,6 @@ class L2(Loss):
         if isinstance(student, Tensor):
             weights_N = cast(Tensor | None, context.weights)
             return self.beta * mean_over_rows((student - cast(Tensor, teacher)).square(), weights_N)
-        assert context.weights is not None
         return self.beta * mean_squared_error_of_maps(
-            student, cast(list[Tensor], teacher), cast(Sequence[Tensor], context.weights)
+            student, cast(list[Tensor], teacher), weights_of_locations(student, context)
         )

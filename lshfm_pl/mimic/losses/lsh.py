@@ -1,6 +1,6 @@
 """The loss of locality-sensitive hashes (arXiv 2011.01424)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -13,7 +13,14 @@ from lshfm_pl.kernels.exact import exact_products
 from lshfm_pl.kernels.hash_loss import HASH_LOSSES, HashLoss, hash_loss_of_maps, hash_loss_of_rows
 from lshfm_pl.kernels.winograd import SIDE
 from lshfm_pl.mimic.hash_files import read_hash_file
-from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, require_number
+from lshfm_pl.mimic.losses.base import (
+    NO_CONTEXT,
+    Context,
+    Loss,
+    checked_point,
+    require_number,
+    weights_of_locations,
+)
 
 __all__ = ["LSH", "PROJECTED_AT_ONCE", "Centre", "EvenMedian"]
 
@@ -50,6 +57,7 @@ class LSH(Loss):
         bias_even_median: which median of an even number of features to take, see `centre_bias`.
         bias_images: number of training images that `calibrate` needs, evenly spaced over the data set. At most 16
             features of each are kept on the CPU: 64 KB per image for 1,024 features, 147 KB for RetinaNet's 2,304.
+        point: `penultimate` (None), or `pyramid` with D = 9 · C for maps of C channels at all levels.
 
     Raises:
         LSHFMError: a setting is out of range, or a file does not fit.
@@ -76,8 +84,10 @@ class LSH(Loss):
         bias: Literal[0] | Centre = 0,
         bias_even_median: EvenMedian = "mean",
         bias_images: int = 1,
+        point: str | None = None,
     ) -> None:
         super().__init__()
+        self.point = checked_point(point)
         require_number("beta", beta)
         self.beta = float(beta)
         if hash_weights is not None and num_hashes is not None:
@@ -106,6 +116,10 @@ class LSH(Loss):
         self.register_buffer("weight", std * torch.randn(num_hashes, num_features, generator=generator))
         self.register_buffer("bias", torch.zeros(num_hashes))
         self._set_calibration(bias, bias_even_median, bias_images)
+        if self.centre is not None and self.point != "penultimate":
+            raise LSHFMError(
+                f"distill.bias: expected 0 at {self.point}, found {bias!r}; features are sampled at penultimate"
+            )
         if hash_weights is not None:
             self.load_hash(read_hash_file(hash_weights), str(hash_weights))
 
@@ -219,11 +233,10 @@ class LSH(Loss):
             )
             return self.beta * loss
         self._require_features(student[0].shape[1] * SIDE**2)
-        assert context.weights is not None
         loss, self.bit_agreement = hash_loss_of_maps(
             student,
             cast(list[Tensor], teacher),
-            [level.float() for level in cast(Sequence[Tensor], context.weights)],
+            [level.float() for level in weights_of_locations(student, context)],
             *self._functions_of_step(),
             self.hash_loss,
         )

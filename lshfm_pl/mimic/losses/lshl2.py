@@ -40,7 +40,7 @@ class LSHL2(LossSum):
         for key, value in (("beta", beta), ("l2_weight", l2_weight), ("lsh_weight", lsh_weight)):
             require_number(key, value)
         lsh = LSH(num_features, num_hashes, beta=beta * lsh_weight, **hash_settings)
-        super().__init__({"l2": L2(beta * l2_weight), "lsh": lsh})
+        super().__init__({"l2": L2(beta * l2_weight, point=lsh.point), "lsh": lsh})
 
     @property
     def lsh(self) -> LSH:
