@@ -1,9 +1,13 @@
 """OmegaConf resolvers: values of `${…}` in config files that are not those of other keys."""
 
 import importlib
+import math
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
+
+from lshfm_pl.paths import CONFIG_DIR
 
 __all__ = ["register_resolvers"]
 
@@ -12,9 +16,22 @@ DETECTORS = "lshfm_pl.detectors.architecture"
 
 
 def register_resolvers() -> None:
-    """Register `${of_architecture:<name>,<setting>}`, the default of a setting for a detector family."""
+    """Register the resolvers.
+
+    `${of_architecture:<name>,<setting>}` is the default of a setting for a detector family.
+    `${small_anchors:<name>,<scale>}` are the scaled anchor sizes of a family's small models; null for one without.
+    """
     OmegaConf.register_new_resolver("of_architecture", _of_architecture, replace=True)
+    OmegaConf.register_new_resolver("small_anchors", _small_anchors, replace=True)
 
 
 def _of_architecture(name: str, setting: str) -> Any:
     return importlib.import_module(DETECTORS).default_setting(name, setting)
+
+
+def _small_anchors(name: str, scale: float) -> list[list[int]] | None:
+    path = CONFIG_DIR / "model" / f"_small_{name}.yaml"
+    own = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    sizes = own.get("anchor_sizes")
+    # Halves are rounded up.
+    return sizes and [[math.floor(size * scale + 0.5) for size in level] for level in sizes]

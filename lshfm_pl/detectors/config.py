@@ -36,7 +36,8 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         config: the flat keys of a ``conf/model`` file, as a dict or an OmegaConf node. Those of ``START_KEYS`` are
-            of a run, not of its detector: they are left out.
+            of a run, not of its detector: they are left out. So is a null of a key that the architecture does not
+            have, which asks for nothing.
 
     Returns:
         A new dict of str, int, float, None and lists of these, in the order of ``config``; keys that the schema has
@@ -47,6 +48,8 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = {str(key): _plain(value) for key, value in config.items() if key not in START_KEYS}
     family = architecture(plain.get("architecture"))
+    known = family.schema.model_fields
+    plain = {key: value for key, value in plain.items() if value is not None or key in known}
     try:
         checked = family.schema.model_validate(plain)
     except ValidationError as error:

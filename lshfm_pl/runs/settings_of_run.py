@@ -17,13 +17,15 @@ __all__ = ["MEANT_BEFORE", "WITHOUT_EFFECT", "comparable", "data_root_in", "diff
 
 WITHOUT_EFFECT = (
     "callbacks", "data.download", "data.num_workers", "data.root", "data.start_method", "debug",
-    "kd_of_architecture", "logger", "lr_of_architecture", "output_dir", "resume", "resume_allow_changes",
-    "trainer.default_root_dir", "trainer.enable_model_summary", "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps", "trainer.max_time", "trainer.meeting_seconds", "trainer.profiler",
+    "kd_of_architecture", "logger", "lr_of_architecture", "output_dir", "quickstart_anchors", "resume",
+    "resume_allow_changes", "trainer.default_root_dir", "trainer.enable_model_summary",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.max_time",
+    "trainer.meeting_seconds", "trainer.profiler",
 )  # fmt: skip
 """Keys and groups that do not change what is learned, so that they may differ when a run is resumed.
 
-`…_of_architecture` are tables in the configs of older runs; their effect is in `schedule.lr` and `distill`.
+`…_of_architecture` and `quickstart_anchors` are tables in the configs of older runs. Their effect is in
+`schedule.lr`, `distill` and `model.anchor_sizes`.
 """
 
 MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
