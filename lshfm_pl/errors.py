@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable
 
-__all__ = ["LSHFMError", "first_few", "in_two_lines", "printable", "without_controls"]
+__all__ = ["LSHFMError", "first_few", "in_two_lines", "printable", "short_reason", "without_controls"]
 
 LONGEST_MESSAGE, KEPT_END = 1200, 300
 """Limits in characters. Of a longer message the start and the last `KEPT_END` are kept: the advice comes last."""
+
+LONGEST_REASON = 200
+"""Characters of another library's error that a message quotes."""
 
 
 class LSHFMError(Exception):
@@ -45,3 +48,8 @@ def in_two_lines(text: str) -> str:
     if len(message) <= LONGEST_MESSAGE:
         return message
     return f"{message[: LONGEST_MESSAGE - KEPT_END]} … {message[-KEPT_END:]}"
+
+
+def short_reason(error: BaseException) -> str:
+    """An exception as `ValueError: its message`, on one line and at most `LONGEST_REASON` characters long."""
+    return " ".join(printable(f"{type(error).__name__}: {error}").split())[:LONGEST_REASON]

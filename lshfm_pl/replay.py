@@ -20,7 +20,7 @@ from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors.checkpoint import take_over_norm_eps
 from lshfm_pl.detectors.config import refuse_unnamed_parts
 from lshfm_pl.detectors.torch_files import read_torch_file
-from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.errors import LSHFMError, short_reason
 from lshfm_pl.inference.loading import read_recorded_data
 from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.mimic.build import refuse_unnamed_losses
@@ -30,9 +30,6 @@ from lshfm_pl.training.detection import DetectionModule, Place
 from lshfm_pl.training.precision import autocast
 
 __all__ = ["replay"]
-
-_LONGEST_REASON = 200
-"""Characters of another library's message that are shown."""
 
 TOLERANCE = 1e-3
 """Relative: other devices and versions round differently. On the same ones the values are equal."""
@@ -54,9 +51,8 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
     try:
         precision, datamodule, module = _rebuilt(weights)
     except (OmegaConfBaseException, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = first_few([f"{type(error).__name__}: {error}"])[:_LONGEST_REASON]
         raise LSHFMError(
-            f"file: the config beside the weights of {config.file} is damaged ({reason})"
+            f"file: the config beside the weights of {config.file} is damaged ({short_reason(error)})"
         ) from error
     device = torch.device(config.device)
     module.to(device).train()

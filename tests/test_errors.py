@@ -7,7 +7,7 @@ import pytest
 from lshfm_pl.cli.failures import error_message
 from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.data.faults import Fault
-from lshfm_pl.errors import LSHFMError, without_controls
+from lshfm_pl.errors import LSHFMError, short_reason, without_controls
 
 ESCAPE = "\x1b[31m\x9b1m\u202e"
 
@@ -45,3 +45,8 @@ def test_log_lines_keep_their_breaks_and_lose_what_a_terminal_obeys(capsys, capl
     assert text.startswith("two\nlines\t ")
     assert text == without_controls(text)
     assert len(text) < 5000
+
+
+def test_reason_of_another_library_is_one_short_line():
+    assert short_reason(ValueError("a\n  b\x1b[31m")) == "ValueError: a b [31m"
+    assert len(short_reason(KeyError("x" * 500))) == 200

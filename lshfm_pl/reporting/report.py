@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lshfm_pl import __version__
-from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.errors import LSHFMError, first_few, short_reason
 from lshfm_pl.files import write_atomically
 from lshfm_pl.reporting.curves import draw_comparison, draw_precision_recall, draw_training
 from lshfm_pl.reporting.finding import SetAside, find_runs, matching_folders
@@ -202,8 +202,9 @@ def _drawn(draw: Callable[[], Path | None], group: Group) -> Path | None:
     except LSHFMError as error:
         log.info("no picture of %s for %s: %s", draw.__name__.replace("_", " "), group.title, error)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        log.warning("no picture of %s for %s: %s", draw.__name__.replace("_", " "), group.title, reason)
+        log.warning(
+            "no picture of %s for %s: %s", draw.__name__.replace("_", " "), group.title, short_reason(error)
+        )
     return None
 
 

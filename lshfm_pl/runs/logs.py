@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from lshfm_pl.errors import printable
+from lshfm_pl.errors import short_reason
 from lshfm_pl.files import atomic_file, write_atomically
 
 __all__ = ["START", "ContinuedCSVLogger", "log_position", "rewind_logs"]
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.csv"
 EVENTS = "tensorboard"
-_LONGEST_REASON = 200
-"""Characters of another library's message that are shown."""
 
 
 class ContinuedCSVLogger(CSVLogger):
@@ -167,9 +165,11 @@ def _set_aside_if_damaged(path: Path) -> Iterator[None]:
     except Exception as error:  # readers of a damaged file may raise anything
         aside = path.with_name(f"damaged-{path.name}")
         path.replace(aside)
-        reason = printable(f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
         log.warning(
-            "%s cannot be read (%s); it was renamed to %s, and a new file begins", path, reason, aside.name
+            "%s cannot be read (%s); it was renamed to %s, and a new file begins",
+            path,
+            short_reason(error),
+            aside.name,
         )
 
 

@@ -78,7 +78,6 @@ def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
 
 def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meeting) -> dict[str, Any]:
     """Do the run, from the start or from a checkpoint, in a folder that is locked by this process."""
-    output_dir = Path(config.output_dir)
     datamodule = data.datamodule
     module = build_module(config, datamodule, is_resumed=checkpoint is not None)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
@@ -99,16 +98,8 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
 
     with contextlib.ExitStack() as stack:
         if is_main_process():
-            checkpoint_bytes = training_state_bytes(module, config.schedule.optimizer.name)
-            refuse_full_disk(output_dir, checkpoint_bytes)
-            set_results_aside(output_dir)
-            write_atomically(
-                output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode("utf-8")
-            )
-            data.write(output_dir)
-            rewind_logs(output_dir, log_position)
-            if (report := start_report(module.detector)) is not None:
-                write_atomically(output_dir / LOADED_FILE, report.table().encode("utf-8"))
+            _prepare_folder(config, data, module)
+            rewind_logs(Path(config.output_dir), log_position)
         callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
         loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
         evaluation_timer = EvaluationTimer()
@@ -157,12 +148,33 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             cost={**cost, "ms_per_image": evaluation_timer.ms_per_image()},
         )
         if trainer.is_global_zero:
-            module.record.save(output_dir / RECORD_FILE)
-            write_json(results, output_dir / RESULTS_FILE)
-            figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
-            tested_on = f"on {VALIDATION_AS_TEST}, " if datamodule.test_is_validation else ""
-            log.info("done: %s%s; results in %s", tested_on, figures, output_dir / RESULTS_FILE)
+            _write_results(Path(config.output_dir), module, results)
     return results
+
+
+def _prepare_folder(config: DictConfig, data: RunData, module: DetectionModule) -> None:
+    """Check that the folder has room, and write what is known before the training.
+
+    Raises:
+        LSHFMError: the folder cannot be written, or has too little space.
+    """
+    output_dir = Path(config.output_dir)
+    refuse_full_disk(output_dir, training_state_bytes(module, config.schedule.optimizer.name))
+    set_results_aside(output_dir)
+    write_atomically(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode("utf-8"))
+    data.write(output_dir)
+    if (report := start_report(module.detector)) is not None:
+        write_atomically(output_dir / LOADED_FILE, report.table().encode("utf-8"))
+
+
+def _write_results(output_dir: Path, module: DetectionModule, results: dict[str, Any]) -> None:
+    """Write the evaluation record and `results.json`, and log the most important metrics."""
+    assert module.record is not None
+    module.record.save(output_dir / RECORD_FILE)
+    write_json(results, output_dir / RESULTS_FILE)
+    figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
+    tested_on = f"on {VALIDATION_AS_TEST}, " if results["test_set"]["also_validation"] else ""
+    log.info("done: %s%s; results in %s", tested_on, figures, output_dir / RESULTS_FILE)
 
 
 def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:

@@ -5,14 +5,11 @@ import logging
 from collections.abc import Callable
 from typing import ParamSpec
 
-from lshfm_pl.errors import printable
+from lshfm_pl.errors import short_reason
 
 __all__ = ["decoration"]
 
 Arguments = ParamSpec("Arguments")
-
-LONGEST_REASON = 200
-"""Characters of the error message that are shown."""
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +29,7 @@ def decoration(what: str) -> Callable[[Callable[Arguments, None]], Callable[Argu
             try:
                 function(*args, **kwargs)
             except Exception as error:  # no error of a display may end the run
-                reason = printable(f"{type(error).__name__}: {error}")[:LONGEST_REASON]
-                log.warning("left out: %s (%s)", what, reason)
+                log.warning("left out: %s (%s)", what, short_reason(error))
 
         return guarded
 

@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 
 from lshfm_pl.detectors.state_dicts import refuse_not_finite
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.errors import LSHFMError, short_reason
 
 __all__ = ["Restoration", "refuse_damaged_state"]
 
 _LARGEST_INTEGER = 2**53
 """Limit of numbers of steps and epochs; no run is so long."""
-
-_LONGEST_REASON = 200
-"""Characters of another library's message that are shown."""
 
 _ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 """Values that Adam and its variants keep for each parameter."""
@@ -132,8 +129,7 @@ class Restoration(pl.Callback):
         except Exception as error:
             if self._is_over:
                 raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
-            raise _damaged(self.path, reason) from error
+            raise _damaged(self.path, short_reason(error)) from error
 
 
 def _damaged(path: Path, reason: str) -> LSHFMError:
