@@ -118,7 +118,7 @@ def test_what_is_no_finished_run_is_set_apart_with_the_reason(made):
     assert told["interrupted"].startswith("unfinished | no results.json; 2 of 3 epochs, last changed on ")
     assert told["interrupted"].endswith("perhaps still running")
     assert told["foreign"].startswith("not readable | results.json is not of a run: expected the key role, ")
-    assert told["broken"].startswith("not readable | results.json is no JSON")
+    assert told["broken"].startswith("not readable | results.json is not valid JSON")
     assert "expected an object" in told["list"]
     assert "figures of 0 to 100" in told["odd"]
     assert "figures of 0 to 100" in told["huge"]
