@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from lshfm_pl.paths import CONFIG_DIR
 
@@ -29,9 +29,12 @@ def _of_architecture(name: str, setting: str) -> Any:
     return importlib.import_module(DETECTORS).default_setting(name, setting)
 
 
-def _small_anchors(name: str, scale: float) -> list[list[int]] | None:
+def _small_anchors(name: str, scale: float) -> ListConfig | None:
     path = CONFIG_DIR / "model" / f"_small_{name}.yaml"
     own = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    sizes = own.get("anchor_sizes")
+    if "anchor_sizes" not in own:
+        return None
     # Halves are rounded up.
-    return sizes and [[math.floor(size * scale + 0.5) for size in level] for level in sizes]
+    return OmegaConf.create(
+        [[math.floor(size * scale + 0.5) for size in level] for level in own["anchor_sizes"]]
+    )
