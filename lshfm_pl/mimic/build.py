@@ -181,7 +181,7 @@ def _construct(
     known = _arguments_of(loss_type)
     for argument, fact in getattr(loss_type, "follows", {}).items():
         if settings.get(argument) is None:
-            point = settings.get("point") or getattr(loss_type, "point", "penultimate")
+            point = str(settings.get("point") or getattr(loss_type, "point", "penultimate"))
             settings[argument] = facts.fact(fact, point)
     unknown = [key for key in settings if key not in known]
     if unknown:
