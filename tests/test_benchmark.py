@@ -28,7 +28,7 @@ def test_step_prints_a_table_and_writes_json(tmp_path):
 
 
 @pytest.mark.slow
-def test_measures_have_short_names_and_wrong_ones_are_told(tmp_path):
+def test_measures_have_short_names_and_wrong_ones_are_reported(tmp_path):
     folder = f"hydra.run.dir={tmp_path}/run"
     done = run("data", "num_images=4", "num_workers=0", "repeats=1", "warmup=0", folder)
     assert done.returncode == 0, done.stderr

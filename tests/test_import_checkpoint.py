@@ -97,7 +97,7 @@ def test_file_of_ours_keeps_its_own_classes(tmp_path):
     assert load_detector(tmp_path / "new.ckpt").class_names == CLASS_NAMES
 
 
-def test_nothing_to_import_is_told(tmp_path):
+def test_nothing_to_import_is_reported(tmp_path):
     with pytest.raises(LSHFMError, match="give src=<file>, or weights=COCO_V1 with model="):
         run(f"dst={tmp_path}/own.ckpt")
 

@@ -79,7 +79,7 @@ def test_report_lists_older_runs_with_their_figures(runs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fasterrcnn_lshl2", "retinanet_kd"])
-def test_older_run_that_was_stopped_goes_on_to_the_weights_of_its_version(runs, name):
+def test_older_run_that_was_stopped_continues_to_the_weights_of_its_version(runs, name):
     stopped = runs / f"{name}_stopped"
     last = stopped / "checkpoints/last.ckpt"
     before = torch.load(last, weights_only=True)["state_dict"]
@@ -108,7 +108,7 @@ def test_older_run_that_was_stopped_goes_on_to_the_weights_of_its_version(runs, 
 
 
 @pytest.mark.slow
-def test_older_run_that_is_finished_is_not_begun_anew(runs):
+def test_older_run_that_is_finished_is_not_started_again(runs):
     finished = runs / "retinanet_teacher"
     before = (finished / "results.json").read_bytes()
     (finished / "checkpoints/last.ckpt").write_bytes(b"")

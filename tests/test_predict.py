@@ -181,14 +181,14 @@ def test_nothing_to_read_is_a_failure(checkpoint, folder, tmp_path):
         run(checkpoint, folder / "below/broken.jpg", tmp_path / "out")
 
 
-def test_unknown_device_is_told():
+def test_unknown_device_is_reported():
     with pytest.raises(LSHFMError, match=r"device: expected cpu, cuda or cuda:<number>, found gpu"):
         choose_device("gpu")
     assert choose_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.slow
-def test_exit_status_tells_whether_all_could_be_read(checkpoint, folder, tmp_path):
+def test_exit_status_says_whether_all_could_be_read(checkpoint, folder, tmp_path):
     def status(images):
         process = subprocess.run(
             [sys.executable, "-m", "lshfm_pl.predict", f"checkpoint='{checkpoint}'", f"images='{images}'",
@@ -203,7 +203,7 @@ def test_exit_status_tells_whether_all_could_be_read(checkpoint, folder, tmp_pat
     assert status(folder / "nothing") == 1
 
 
-def test_pictures_are_turned_as_exif_asks_and_other_formats_are_told_in_a_line(tmp_path, capsys):
+def test_pictures_are_turned_as_exif_asks_and_other_formats_are_reported_in_a_line(tmp_path, capsys):
     pixels = np.random.RandomState(0).randint(0, 256, (48, 64, 3), dtype=np.uint8)
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -219,7 +219,9 @@ def test_pictures_are_turned_as_exif_asks_and_other_formats_are_told_in_a_line(t
     assert capsys.readouterr().err.startswith("left out: 2 files of formats that are not supported")
 
 
-def test_a_folder_of_anything_loses_no_picture_and_what_cannot_be_read_is_told(checkpoint, tmp_path, capsys):
+def test_a_folder_of_anything_loses_no_picture_and_what_cannot_be_read_is_reported(
+    checkpoint, tmp_path, capsys
+):
     folder = tmp_path / "in"
     folder.mkdir()
     long_name = "n" * 251 + ".png"
@@ -247,7 +249,7 @@ def test_drawings_of_before_are_no_pictures_to_look_at(checkpoint, tmp_path, cap
 
 
 @pytest.mark.parametrize("setting", ["batch_size=0", "num_workers=-3"])
-def test_numbers_out_of_range_are_told(checkpoint, folder, tmp_path, setting):
+def test_numbers_out_of_range_are_reported(checkpoint, folder, tmp_path, setting):
     with pytest.raises(
         LSHFMError, match=r"(batch_size|num_workers): expected a whole number of at least [01], found"
     ):

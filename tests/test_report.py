@@ -154,7 +154,7 @@ def test_page_needs_no_other_file_and_every_link_leads_to_a_place_in_it(made):
     assert "https://" not in page.text
 
 
-def test_every_figure_of_the_page_tells_its_runs(folder, made):
+def test_every_figure_of_the_page_names_its_runs(folder, made):
     page = Page((made / "index.html").read_text())
     titles = [
         attributes["title"] for tag, attributes in page.tags
@@ -403,7 +403,7 @@ def test_patterns_lists_and_single_folders_are_searched_once(folder, tmp_path):
     assert len(rows_of(made / "results.csv")) == 4
 
 
-def test_nothing_to_report_is_told(tmp_path):
+def test_nothing_to_report_is_reported(tmp_path):
     with pytest.raises(LSHFMError, match="found nothing at .*/no"):
         report(tmp_path / "no")
     with pytest.raises(LSHFMError, match="expected folders with results.json of this project"):

@@ -231,7 +231,7 @@ def test_figures_stand_beside_the_published_ones_of_the_same_settings(script):
         ([TABLE, "teacher.checkpoint=no.ckpt"], "its teacher in no.ckpt, found no such file"),
     ],
 )
-def test_what_cannot_be_run_is_told_in_one_line_before_anything_is(
+def test_what_cannot_be_run_is_reported_in_one_line_before_anything_is(
     script, monkeypatch, capsys, tmp_path, arguments, told
 ):
     monkeypatch.chdir(tmp_path)

@@ -136,7 +136,7 @@ def test_evaluate_gives_the_same_numbers_from_the_file_alone(pair, tmp_path):
     assert written["data"]["_target_"] == results["data"]["_target_"]
 
 
-def test_evaluate_tells_how_alike_the_teacher_is(pair, tmp_path, capsys):
+def test_evaluate_measures_how_similar_the_teacher_is(pair, tmp_path, capsys):
     teacher, student, _ = pair
 
     def agreement(checkpoint):
@@ -160,7 +160,7 @@ def test_evaluate_tells_how_alike_the_teacher_is(pair, tmp_path, capsys):
     assert "mean cosine of student and teacher feature" in capsys.readouterr().out
 
 
-def test_resumed_run_goes_on_from_its_epoch(pair, data_root, tmp_path):
+def test_resumed_run_is_resumed_from_its_epoch(pair, data_root, tmp_path):
     _, student, _ = pair
     model = read_results(student)["model"]
     train_here(
@@ -192,7 +192,7 @@ def test_finished_folder_is_not_overwritten(pair, data_root):
         train_here(student, f"data.root={data_root}", "model=fasterrcnn_resnet10fpn_tiny", "resume=/no.ckpt")
 
 
-def test_resuming_from_what_cannot_be_gone_on_from_is_told(pair, data_root, tmp_path):
+def test_resuming_from_an_unsuitable_file_is_refused(pair, data_root, tmp_path):
     teacher, student, _ = pair
     common = (
         f"data.root={data_root}",
@@ -319,7 +319,7 @@ def test_signal_to_a_sweep_ends_it_after_its_job_has_saved(tmp_path, monkeypatch
     assert (tmp_path / "saved").exists()
 
 
-def test_job_of_a_sweep_that_fails_is_told(tmp_path, monkeypatch):
+def test_job_of_a_sweep_that_fails_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(
         cli, "job_command", lambda module, folder: [sys.executable, "-c", "raise SystemExit(1)"]
     )
@@ -402,7 +402,7 @@ def failure_overrides(name, data_root):
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_failure_is_told_in_at_most_two_lines(data_root, tmp_path, name):
+def test_failure_is_reported_in_at_most_two_lines(data_root, tmp_path, name):
     overrides, message = failure_overrides(name, data_root)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose("train", overrides=[*overrides, f"output_dir={tmp_path}"])

@@ -39,7 +39,7 @@ def last(folder):
 
 
 @pytest.mark.parametrize("family", ["fasterrcnn", pytest.param("retinanet", marks=pytest.mark.slow)])
-def test_run_from_a_detector_of_other_classes_goes_on_without_its_file(tmp_path, data, family):
+def test_run_from_a_detector_of_other_classes_continues_without_its_file(tmp_path, data, family):
     name, path = f"{family}_resnet10fpn_tiny", tmp_path / "start.ckpt"
     start_file(path, name, norm="frozen_bn", norm_eps=1e-3)
     arguments = [data, f"model={name}", "model.norm=frozen_bn", f"model.weights={path}", "schedule.epochs=2"]
@@ -76,7 +76,7 @@ def test_start_is_where_training_begins(tmp_path, data):
 
 
 @pytest.mark.slow
-def test_command_tells_what_a_run_starts_from_and_what_is_missing(tmp_path, data):
+def test_command_logs_what_a_run_starts_from_and_what_is_missing(tmp_path, data):
     name = "retinanet_resnet10fpn_tiny"
     start_file(tmp_path / "start.ckpt", name)
     run = [*SMALL, data, f"model={name}", f"hydra.run.dir={tmp_path}/run"]

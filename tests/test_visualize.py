@@ -226,12 +226,12 @@ def test_maps_show_the_image_once_and_no_column_without_any_map():
         (["device=gpu"], "device: expected cpu"),
     ],
 )
-def test_what_cannot_be_drawn_is_told(folder, tmp_path, overrides, message):
+def test_what_cannot_be_drawn_is_reported(folder, tmp_path, overrides, message):
     with pytest.raises(LSHFMError, match=message):
         run(tmp_path, *of_data(folder), *overrides)
 
 
-def test_checkpoints_that_do_not_fit_are_told(folder, checkpoints, tmp_path):
+def test_checkpoints_that_do_not_fit_are_reported(folder, checkpoints, tmp_path):
     with pytest.raises(
         LSHFMError, match="expected a detector with the data's classes cat, square, star, …; it has circle"
     ):

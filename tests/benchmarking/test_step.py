@@ -104,7 +104,7 @@ def test_figures_are_ratios_of_what_was_timed_and_peaks_are_each_processes_own()
         ("teacher", {"detector": None}, "no teacher is known for"),
     ],
 )
-def test_settings_that_do_not_fit_are_told(key, value, message):
+def test_settings_that_do_not_fit_are_reported(key, value, message):
     config = benchmark_config(STUDENTS[0])
     config[key] = value
     with pytest.raises(LSHFMError, match=message):

@@ -30,7 +30,7 @@ def test_peak_stays_until_it_is_reset():
     assert after < before - 0.9 * MANY_BYTES
 
 
-def test_what_fails_in_the_other_process_is_told():
+def test_what_fails_in_the_other_process_is_reported():
     with pytest.raises(LSHFMError, match="measuring memory failed: ValueError: .*domain error"):
         in_own_process(math.sqrt, -1.0)
 

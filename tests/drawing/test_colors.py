@@ -18,7 +18,7 @@ def seen_by(matrix, colors: torch.Tensor) -> torch.Tensor:
         [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
     ],
 )
-def test_colors_of_the_first_classes_are_told_apart_with_any_colour_vision(matrix):
+def test_colors_of_the_first_classes_are_distinguishable_with_any_colour_vision(matrix):
     colors = torch.tensor([class_color(label) for label in range(1, 8)]).float()
     assert torch.pdist(seen_by(matrix, colors)).min() > 25
 

@@ -254,7 +254,7 @@ def test_what_stands_in_the_report_folder_is_replaced_and_no_link_is_written_thr
 
 
 @pytest.mark.parametrize("output", ["a_file", "a_file/below", "n" * 300, "nul\0", "/proc/none/x"])
-def test_an_output_that_cannot_be_is_told_in_one_line(tmp_path, output):
+def test_an_output_that_cannot_be_is_reported_in_one_line(tmp_path, output):
     write_run(tmp_path / "none", with_record=False)
     (tmp_path / "a_file").write_text("")
     with pytest.raises(LSHFMError, match="output: expected a folder that can be made") as told:
@@ -263,7 +263,7 @@ def test_an_output_that_cannot_be_is_told_in_one_line(tmp_path, output):
 
 
 @pytest.mark.parametrize("runs", ["n" * 6000, "nul\0", "~nobody_of_this_name/x", "\ud800"])
-def test_runs_that_no_path_can_be_are_told(runs):
+def test_impossible_paths_of_runs_are_reported(runs):
     with pytest.raises(LSHFMError, match="found nothing at"):
         report(runs)
 
@@ -287,7 +287,7 @@ def test_names_are_escaped_for_the_format_that_they_are_written_to(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", range(4))
-def test_mutated_run_folders_are_read_or_told(tmp_path, seed):
+def test_mutated_run_folders_are_read_or_reported(tmp_path, seed):
     """Random changes to the bytes, values and types of a run's files give a run, or a line about it."""
     generator = random.Random(seed)
     odd = (

@@ -95,7 +95,7 @@ def test_the_word_is_by_whether_the_interval_excludes_0(interval, word):
     assert verdict(None if interval is None else Interval(*interval)) == word
 
 
-def test_a_noisy_comparison_on_few_images_tells_neither_a_gain_nor_a_share(tmp_path):
+def test_a_noisy_comparison_on_few_images_shows_neither_a_gain_nor_a_share(tmp_path):
     """Differences of a few points between equal detectors, as 15 images of two seeds give them."""
     runs = [write_run(tmp_path / "teacher", role="teacher", found=0.62, seed=9)]
     for seed in (0, 1):

@@ -4,7 +4,7 @@ from lshfm_pl.metrics import DetectionMetrics
 from lshfm_pl.reporting.metric_table import METRIC_DESCRIPTIONS, metrics_table
 
 
-def test_table_tells_every_mean_with_its_meaning_and_the_classes_with_ground_truth():
+def test_table_shows_every_mean_with_its_meaning_and_the_classes_with_ground_truth():
     figures = dict.fromkeys(METRIC_DESCRIPTIONS, 12.345) | {"APs": math.nan}
     for column in ("AP", "AP50", "voc07_AP", "voc_AP"):
         figures |= {f"{column}/cat": 1.0, f"{column}/unused_2": math.nan}

@@ -48,7 +48,7 @@ def test_every_metric_is_named_in_full(results):
     assert "voc_mAP: VOC area mAP" in comparison_table(results, metrics=["voc_mAP"])
 
 
-def test_no_share_of_a_gap_that_is_none(results):
+def test_no_share_of_a_gap_that_is_not_positive(results):
     for entry in results:
         if entry["role"] == "teacher":
             entry["metrics"]["AP"] = 49.0

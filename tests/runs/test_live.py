@@ -98,7 +98,7 @@ def test_time_left_does_not_jump_when_a_run_is_tested_or_has_ended(terminal, run
     assert line().startswith("1/4 runs done  0:01:10 left")
 
 
-def test_nothing_is_said_of_the_time_before_a_run_has_told_anything(terminal, run, tmp_path):
+def test_no_time_is_shown_before_a_run_has_written_its_progress(terminal, run, tmp_path):
     line = terminal()
     live = LiveLine(total=3, done=0, jobs=2)
     old = run("again", 5, done=0.9, seconds_left=1.0, updated=time.time() - 1000)  # from an earlier attempt
@@ -163,7 +163,7 @@ def test_validation_at_the_end_of_an_epoch_and_the_next_epochs_beginning_are_one
     ]  # fmt: skip
 
 
-def test_beginning_names_the_log_and_whether_the_run_goes_on(terminal, run, told, tmp_path):
+def test_start_names_the_log_and_whether_the_run_is_resumed(terminal, run, told, tmp_path):
     terminal()
     live = LiveLine(total=3, done=0, jobs=1)
     live.begun(run("first"))
@@ -176,7 +176,7 @@ def test_beginning_names_the_log_and_whether_the_run_goes_on(terminal, run, told
     ]
 
 
-def test_signal_is_told_in_one_line_above(terminal, run, told):
+def test_signal_is_reported_in_one_line_above(terminal, run, told):
     line = terminal()
     live = LiveLine(total=2, done=0, jobs=2)
     runs = [run("a", done=0.5, seconds_left=6.0), run("b", done=0.5, seconds_left=6.0)]

@@ -60,7 +60,7 @@ def test_message_names_process_host_and_time_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[", '{"pid": "x"}', "[" * 5000])
-def test_holder_that_says_nothing_is_told_as_another_process(text, tmp_path, monkeypatch):
+def test_unreadable_holder_is_reported_as_another_process(text, tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "WRITING_SECONDS", 0.1)
     (tmp_path / HOLDER_FILE).write_text(text)
     with held_by_another(tmp_path), pytest.raises(LSHFMError, match="another process is working on this run"):

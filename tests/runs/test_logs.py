@@ -35,7 +35,7 @@ def rows_in(folder):
 ROWS = [(0, {"a": 1.0}), (1, {"a": 2.0}), (1, {"b": 3.0}), (2, {"a": 4.0})]
 
 
-def test_second_logger_goes_on_with_the_file_and_takes_new_columns(tmp_path):
+def test_second_logger_continues_with_the_file_and_takes_new_columns(tmp_path):
     log_rows(tmp_path, ROWS[:2])
     log_rows(tmp_path, ROWS[2:])
     assert rows_in(tmp_path) == ROWS
@@ -95,7 +95,7 @@ def points(folder):
     ]
 
 
-def test_events_after_the_position_are_taken_out_and_the_rest_goes_on(tmp_path):
+def test_events_after_the_position_are_removed_and_the_rest_is_continued(tmp_path):
     def logger():
         return TensorBoardLogger(tmp_path, name="", version="tensorboard")
 

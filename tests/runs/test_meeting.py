@@ -62,7 +62,7 @@ def test_processes_meet_whichever_comes_first_and_wait_until_all_are_ready(free_
         met.fail()  # both were ready, so there is no message, although the other process may have ended
 
 
-def test_first_process_tells_how_many_have_come(free_port):
+def test_first_process_reports_how_many_have_connected(free_port):
     with pytest.raises(LSHFMError, match=rf"1 of 2 processes .* 127.0.0.1, port {free_port} within 0.5 s"):
         Meeting(place(free_port, 0), 0.5)
 
@@ -84,7 +84,7 @@ def test_host_that_drops_what_it_gets_is_not_waited_for(monkeypatch):
     assert time.monotonic() - begin < 5
 
 
-def test_other_program_at_the_port_is_told_without_pages(capfd, monkeypatch):
+def test_other_program_at_the_port_is_reported_without_pages(capfd, monkeypatch):
     monkeypatch.setattr(meeting, "TRY_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as other:
 
@@ -109,7 +109,7 @@ def test_other_program_at_the_port_is_told_without_pages(capfd, monkeypatch):
     assert capfd.readouterr().err == ""
 
 
-def test_port_that_another_program_has_is_told_by_the_first_process():
+def test_port_that_another_program_has_is_reported_by_the_first_process():
     with (
         socket.create_server(("", 0)) as other,
         pytest.raises(LSHFMError, match="another program uses it; export MASTER_PORT="),
@@ -126,7 +126,7 @@ def test_failure_of_one_process_ends_the_others_before_torch_waits_for_it(free_p
             waiting.result(timeout=10)
 
 
-def test_first_process_that_has_ended_is_told(free_port):
+def test_first_process_that_has_ended_is_reported(free_port):
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda rank: Meeting(place(free_port, rank), 20), range(2))
     del first
@@ -143,7 +143,7 @@ def test_first_process_that_has_ended_is_told(free_port):
         ({**SRUN_SETS, "SLURM_NTASKS_PER_NODE": "2"}, SLURMEnvironment),
     ],
 )
-def test_lightning_is_told_where_its_processes_come_from(given, kind, monkeypatch):
+def test_lightning_gets_the_environment_that_started_its_processes(given, kind, monkeypatch):
     for name in (*TORCHRUN_SETS, *SRUN_SETS):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():

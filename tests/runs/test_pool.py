@@ -111,7 +111,7 @@ def test_damaged_note_of_the_settings_is_one_line(tmp_path, command, content):
     assert "\n" not in str(refused.value)
 
 
-def test_failure_is_told_at_once_while_other_runs_go_on(tmp_path, command, caplog):
+def test_failure_is_reported_at_once_while_other_runs_continue(tmp_path, command, caplog):
     def run():
         if folder_of_run().name == "bad":
             sys.exit("error: no room")

@@ -71,7 +71,7 @@ FAIL = ("trainer.devices=2", "+callbacks.fail._target_=rank_files.FailOnRank")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_killed_process_ends_the_others_within_a_minute_and_it_is_told(tmp_path, rank):
+def test_killed_process_ends_the_others_within_a_minute_and_it_is_reported(tmp_path, rank):
     begin = time.monotonic()
     done = start(tmp_path, *FAIL, f"+callbacks.fail.rank={rank}", "+callbacks.fail.how=kill")
     assert done.returncode != 0
@@ -173,7 +173,7 @@ def test_submitit_runs_the_jobs_of_a_sweep(tmp_path):
     assert [result["seed"] for result in results] == [0, 1]
 
 
-def test_only_a_backends_failure_to_reach_others_is_retold(monkeypatch):
+def test_only_a_backends_failure_to_reach_others_is_reworded(monkeypatch):
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     with (
         pytest.raises(LSHFMError, match="another process of this run has ended .*Connection closed by peer"),
@@ -199,7 +199,7 @@ def test_only_a_backends_failure_to_reach_others_is_retold(monkeypatch):
         ({**SRUN_SETS, "SLURM_NTASKS": "1"}, False, False),
     ],
 )
-def test_who_started_a_process_is_told_by_its_environment(environment, outside, by_lightning, monkeypatch):
+def test_environment_says_who_started_a_process(environment, outside, by_lightning, monkeypatch):
     for name in (*TORCHRUN_SETS, *SRUN_SETS):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

@@ -260,7 +260,7 @@ def test_finished_run_is_not_made_again(finished, settings, data_root, caplog):
     assert (finished / "checkpoints" / LAST).stat().st_mtime_ns == before
 
 
-def test_finished_run_that_goes_on_is_not_taken_for_finished_until_its_new_end(
+def test_finished_run_that_is_continued_is_not_finished_until_its_new_end(
     finished, settings, data_root, tmp_path
 ):
     run = shutil.copytree(finished, tmp_path / "run")
@@ -322,7 +322,7 @@ def test_state_of_another_optimizer_is_refused(other, message, finished, setting
         read_resumable(finished / "checkpoints" / LAST, config)
 
 
-def test_checkpoint_without_its_config_is_gone_on_from_with_a_warning(
+def test_checkpoint_without_its_config_is_resumed_from_with_a_warning(
     finished, settings, data_root, tmp_path, caplog
 ):
     checkpoint = read_last(finished)
@@ -334,7 +334,7 @@ def test_checkpoint_without_its_config_is_gone_on_from_with_a_warning(
 
 
 @pytest.mark.parametrize("how", ["", "null", "[" * 50_000, "a: [", "- 1", "&a [*a]"])
-def test_finished_run_whose_config_is_damaged_is_told_in_one_line(
+def test_finished_run_whose_config_is_damaged_is_reported_in_one_line(
     how, finished, settings, data_root, tmp_path
 ):
     (tmp_path / "results.json").write_text("{}")
@@ -346,7 +346,7 @@ def test_finished_run_whose_config_is_damaged_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("content", ["", "[" * 50_000, "[]", "3"])
-def test_finished_run_whose_results_are_damaged_is_told_in_one_line(
+def test_finished_run_whose_results_are_damaged_is_reported_in_one_line(
     content, finished, settings, data_root, tmp_path
 ):
     shutil.copy(finished / "config.yaml", tmp_path)
@@ -450,7 +450,7 @@ def broken_copy(finished, tmp_path):
 
 @pytest.mark.parametrize("how", ["cut off", "altered", "empty"])
 @pytest.mark.parametrize("by_path", [False, True])
-def test_broken_checkpoint_gives_way_to_the_one_before(
+def test_damaged_checkpoint_is_replaced_by_the_previous_one(
     how, by_path, broken_copy, settings, data_root, caplog
 ):
     run, spoil = broken_copy
@@ -491,7 +491,7 @@ def runs_beside(finished, tmp_path, monkeypatch):
     return make
 
 
-def test_auto_without_a_folder_goes_on_with_the_newest_run_of_the_same_settings(
+def test_auto_without_a_folder_continues_with_the_newest_run_of_the_same_settings(
     runs_beside, settings, data_root, monkeypatch
 ):
     chosen = settings("fasterrcnn", "none")
@@ -546,7 +546,7 @@ def test_auto_without_a_folder_does_not_take_a_run_on_other_data_for_this_one(
     assert resolved(config_on("data/cells", folder / "new")) == folder / "cells" / "checkpoints" / LAST
 
 
-def test_folder_of_another_run_is_not_gone_on_in(finished, settings, data_root, tmp_path):
+def test_folder_of_another_run_is_not_continued(finished, settings, data_root, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     before = (run / "metrics.csv").read_bytes()
     longer = (*settings("fasterrcnn", "none"), "schedule.epochs=3", "resume_allow_changes=true")
@@ -567,7 +567,7 @@ def test_auto_without_a_folder_is_a_new_run_beside_those_of_other_settings(
     assert "a new run" in caplog.text
 
 
-def test_auto_with_nothing_to_go_on_from_is_a_new_run(settings, data_root, tmp_path, caplog):
+def test_auto_without_a_checkpoint_is_a_new_run(settings, data_root, tmp_path, caplog):
     caplog.set_level("INFO")
     assert resolve_resume(config_of(tmp_path / "new", data_root, *settings("fasterrcnn", "none"))) is None
     assert "a new run" in caplog.text

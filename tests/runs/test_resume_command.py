@@ -26,7 +26,7 @@ def test_resume_auto_is_not_given_twice():
     assert resume_command(typed) == "python -m lshfm_pl.train resume=auto"
 
 
-def test_comparison_goes_on_by_its_own_command():
+def test_comparison_is_continued_by_its_own_command():
     typed = ["python", "-m", "lshfm_pl.compare", "output_dir=x"]
     assert resume_command(typed) == "python -m lshfm_pl.compare output_dir=x"
 

@@ -277,7 +277,7 @@ def test_mimic_term_of_zero_for_twenty_steps_stops_the_run():
 
 
 @pytest.mark.parametrize("loss", ["lshl2", "kd"])
-def test_maps_that_another_rounding_makes_smaller_are_resized_and_their_logits_told(loss):
+def test_maps_that_another_rounding_makes_smaller_are_resized_and_their_logits_reported(loss):
     teacher = small_detector(TEACHER_OF[STUDENTS[1]], seed=1)
     rounding_down = {"backbone": "vgg11", "width": 0.25, "norm": "bn", "size_divisible": 1, "min_size": [101]}
     student = small_detector(STUDENTS[1], **rounding_down)
@@ -309,7 +309,7 @@ def test_images_without_boxes_do_not_stop_a_retinanet():
         (("fasterrcnn_resnet18fpn_small", {"image_mean": [0.0, 0.0, 0.0]}), "expected equal image_mean"),
     ],
 )
-def test_teacher_that_does_not_fit_is_told(teacher, message):
+def test_teacher_that_does_not_fit_is_reported(teacher, message):
     name, changes = teacher
     with pytest.raises(LSHFMError, match=message):
         DistillationModule(
@@ -482,7 +482,7 @@ def test_bias_pass_leaves_the_random_numbers_of_training_alone(tmp_path):
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def test_bias_of_images_without_boxes_is_told(tmp_path):
+def test_bias_of_images_without_boxes_is_reported(tmp_path):
     module = distillation(STUDENTS[1], "lsh", bias="median", bias_images=2)
     data = RandomData()
     data.batches = [random_batch(boxless=(0, 1))]

@@ -93,7 +93,7 @@ def test_fused_optimizers_do_what_the_others_do_and_the_config_goes_first(name):
 
 
 @pytest.mark.parametrize("wrong", [{"momentum": -1}, {"nesterov": True, "momentum": 0}, {"beta": 1}])
-def test_what_the_optimizer_does_not_take_is_told_in_one_line(wrong):
+def test_what_the_optimizer_does_not_take_is_reported_in_one_line(wrong):
     schedule = Schedule(epochs=1, lr=0.1, optimizer={"name": "sgd", **wrong})
     with pytest.raises(LSHFMError, match=r"^schedule.optimizer: sgd does not accept these arguments: .+$"):
         build_optimizer([nn.Parameter(torch.zeros(1))], schedule, 8)
@@ -173,11 +173,11 @@ def test_state_of_another_network_is_still_refused():
         ({"warmup_steps": -1}, "schedule.warmup_steps"),
     ],
 )
-def test_bad_schedules_are_told(changes, message):
+def test_bad_schedules_are_reported(changes, message):
     with pytest.raises(LSHFMError, match=message):
         Schedule(**{"epochs": 1, "lr": 1.0, "optimizer": SGD, **changes})
 
 
-def test_nothing_trainable_is_told():
+def test_nothing_trainable_is_reported():
     with pytest.raises(LSHFMError, match="no trainable parameter"):
         build_optimizer([], Schedule(epochs=1, lr=1.0, optimizer=SGD), 8)

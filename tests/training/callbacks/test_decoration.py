@@ -77,7 +77,7 @@ def fit(tmp_path, callbacks):
     return trainer
 
 
-def test_training_goes_on_with_any_class_name(tmp_path, caplog):
+def test_training_continues_with_any_class_name(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         trainer = fit(tmp_path, [DetectionPictures(1, 1), RunSummary("x"), EpochLine()])
     assert trainer.current_epoch == 1
@@ -85,7 +85,7 @@ def test_training_goes_on_with_any_class_name(tmp_path, caplog):
     assert all("\n" not in name for name in trainer.logged_metrics)
 
 
-def test_training_goes_on_where_nothing_can_be_shown(tmp_path, caplog, monkeypatch):
+def test_training_continues_where_nothing_can_be_shown(tmp_path, caplog, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("cannot open resource")
 

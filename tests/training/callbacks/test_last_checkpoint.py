@@ -90,7 +90,7 @@ def test_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         assert is_intact(folder / "old.ckpt")
 
 
-def test_whole_files_are_told_from_cut_off_and_altered_ones(tmp_path):
+def test_intact_files_are_distinguished_from_cut_off_and_altered_ones(tmp_path):
     path = tmp_path / LAST
     torch.save({"x": torch.arange(1000)}, path)
     content = path.read_bytes()
@@ -213,7 +213,7 @@ def test_second_ctrl_c_does_not_wait():
     assert caught.value.code == 130
 
 
-def test_signal_goes_on_to_whoever_listened_before_once_all_is_saved():
+def test_signal_is_passed_to_the_earlier_handler_once_all_is_saved():
     heard = []
     before = signal.signal(signal.SIGUSR2, lambda signum, frame: heard.append(signum))
     try:

@@ -180,7 +180,7 @@ def test_csv_has_the_same_columns(watched, events):
     assert sum(bool(row["val/AP50"]) for row in rows) == 2  # before training, and after the second epoch
 
 
-def test_summary_tells_what_is_trained_on_what(watched):
+def test_summary_says_what_is_trained_on_which_data(watched):
     _, module, records = watched
     lines = dict(record.split(maxsplit=1) for record in records if not record.startswith(("epoch", "runs")))
     trainable = sum(parameter.numel() for parameter in module.detector.parameters())
@@ -268,7 +268,7 @@ def test_no_pictures_at_all_are_asked_for_by_null():
         DetectionPictures(num_images=0)
 
 
-def test_epoch_that_goes_on_in_its_validation_has_a_line_of_its_figures(caplog):
+def test_epoch_resumed_in_its_validation_has_a_line_with_its_figures(caplog):
     module = DetectionModule(small_detector(STUDENTS[1]), short_schedule())
     module.results = {"AP": 12.34, "AP50": 40.0}
     state = SimpleNamespace(fn="fit")

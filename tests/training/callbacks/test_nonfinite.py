@@ -103,7 +103,7 @@ def test_one_bad_batch_of_an_accumulated_step_skips_the_step(tmp_path):
     assert [batch["place"]["batch_idx"] for batch in content["batches"]] == [0, 1]
 
 
-def test_steps_that_go_on_being_bad_stop_the_run_with_the_checkpoint_before(tmp_path):
+def test_consecutive_bad_steps_stop_the_run_with_the_checkpoint_before(tmp_path):
     module = poisoned(range(3, 100))
     guard, last = NonFiniteGuard(str(tmp_path / "nonfinite"), stop_after=2), LastCheckpoint(str(tmp_path))
     last.every_n_steps = 1

@@ -103,7 +103,7 @@ def test_file_is_not_written_at_every_step(tmp_path):
         ({"num_training_batches": 0}, 0.0, 2),
     ],
 )
-def test_share_of_the_steps_is_told_where_their_number_is_known(tmp_path, trainer, done, epochs):
+def test_share_of_the_steps_is_reported_if_their_number_is_known(tmp_path, trainer, done, epochs):
     callback = ProgressFile(str(tmp_path), every_seconds=0)
     train(callback, make_trainer(**trainer), Module(), 5)
     assert (read_progress(tmp_path).done, read_progress(tmp_path).epochs) == (done, epochs)

@@ -42,7 +42,7 @@ def go_on(content, folder):
     return trainer
 
 
-def test_a_sound_checkpoint_is_gone_on_from(saved, tmp_path):
+def test_a_sound_checkpoint_is_resumed_from(saved, tmp_path):
     assert go_on(saved, tmp_path).global_step == 2
 
 
@@ -99,7 +99,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_state_is_told_in_one_line(saved, tmp_path, name):
+def test_damaged_state_is_reported_in_one_line(saved, tmp_path, name):
     place, value, message = DAMAGES[name]
     with pytest.raises(
         LSHFMError, match=rf"resume: .*last.ckpt cannot be resumed from.*{message}"
@@ -108,7 +108,7 @@ def test_damaged_state_is_told_in_one_line(saved, tmp_path, name):
     assert len(str(failure.value).splitlines()) == 1
 
 
-def test_weights_that_are_not_finite_are_not_gone_on_from(saved, tmp_path):
+def test_weights_that_are_not_finite_are_not_resumed(saved, tmp_path):
     name = "detector.backbone.body.conv1.weight"
     content = changed(saved, ("state_dict", name), saved["state_dict"][name] * float("nan"))
     with pytest.raises(LSHFMError, match="resume: .* hold NaN or infinite values"):
@@ -130,7 +130,7 @@ def test_only_failures_before_the_first_batch_are_the_checkpoints():
 @pytest.mark.parametrize(
     "content", [b"a: [", b"\xd8\xff", b"[" * 50_000, b"- 1\n", b"x: ${y", b"a: b\n\t- c"], ids=range(6)
 )
-def test_settings_that_can_not_be_read_are_told_in_one_line(tmp_path, content):
+def test_settings_that_can_not_be_read_are_reported_in_one_line(tmp_path, content):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         config = compose("train", overrides=[f"output_dir={tmp_path}", "data.root=x", "resume=auto"])
     (tmp_path / "results.json").write_text("{}")

@@ -89,7 +89,7 @@ def test_images_a_second_leave_the_pause_out_in_the_middle_of_an_epoch(tmp_path,
     assert min(float(value) for value in logged if value) > of_pause
 
 
-def test_seconds_of_training_go_on_after_an_interruption(tmp_path):
+def test_seconds_of_training_continue_after_an_interruption(tmp_path):
     first = StepTimer()
     trainer = quiet_trainer(tmp_path, callbacks=[first])
     trainer.fit(DetectionModule(small_detector(STUDENTS[1]), short_schedule()), datamodule=RandomData())
