@@ -400,7 +400,7 @@ def test_other_data_are_refused_and_moved_ones_are_not(settings, data_root, fini
         for resumed in (f"resume={path}", "resume=auto"):
             config = config_on(other, run, *fixed, resumed)
             with pytest.raises(
-                LSHFMError, match=r"other data .*train the same \d+ images with other annota"
+                LSHFMError, match=r"other data .*train the same \d+ images have other annota"
             ) as told:
                 train(config)
             assert str(own) in str(told.value)
