@@ -1,16 +1,15 @@
 """`python -m lshfm_pl.predict`: detect objects in pictures; draw them, and write them as COCO-format JSON."""
 
 from lshfm_pl import cli
+from lshfm_pl.inference.coco_results import coco_annotations, coco_categories, unused_labels
 
 if __name__ == "__main__":
     cli.start("predict")  # before the imports below, which take seconds
 
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,7 +17,6 @@ from tqdm import tqdm
 
 from lshfm_pl.cli import as_dict
 from lshfm_pl.cli.console import is_terminal
-from lshfm_pl.data.coco.dataset import unused_name
 from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.checkpoint import read_checkpoint
@@ -31,7 +29,7 @@ from lshfm_pl.inference.detect import choose_device, detect
 from lshfm_pl.inference.pictures import PICTURES, PREDICTIONS, Pictures, find_pictures
 from lshfm_pl.kernels.switches import set_switches
 
-__all__ = ["SOME_UNREADABLE", "predict", "unused_labels"]
+__all__ = ["SOME_UNREADABLE", "predict"]
 
 SOME_UNREADABLE = 3
 """Exit status if some pictures were left out because they could not be read."""
@@ -86,7 +84,7 @@ def predict(config: DictConfig) -> list[str]:
                 height, width = image.shape[-2:]
                 size = {"width": width, "height": height}
                 content["images"].append({"id": index + 1, "file_name": picture.name, **size})
-                annotations += _annotations(of_image, index + 1, len(annotations))
+                annotations += coco_annotations(of_image, index + 1, len(annotations))
                 if config.pictures:
                     save_picture(
                         _drawn(image, of_image, detector, config.score_threshold),
@@ -99,7 +97,7 @@ def predict(config: DictConfig) -> list[str]:
             f"images: none of the {len(pictures)} files could be read, such as {pictures[0].path}"
         )
     target = folder / PREDICTIONS
-    content["categories"] = _categories(
+    content["categories"] = coco_categories(
         detector.class_names,
         unused_labels(detector.class_names, read_checkpoint(config.checkpoint)),
         {annotation["category_id"] for annotation in annotations},
@@ -113,50 +111,6 @@ def predict(config: DictConfig) -> list[str]:
             f"{len(unreadable)} of {len(pictures)} files could not be read and were left out", file=sys.stderr
         )
     return [entry["file_name"] for entry in unreadable]
-
-
-def unused_labels(class_names: Sequence[str], checkpoint: Any) -> set[int]:
-    """The labels without a category, such as the numbers that COCO's category ids skip.
-
-    Such a label is named after its number. Labels have gaps only if they are category ids; in other data a class
-    with such a name is a real class.
-
-    Args:
-        class_names: names of the labels 1..C.
-        checkpoint: the content of the detector's file, which may store the config of its training data.
-    """
-    data = checkpoint.get("data") if isinstance(checkpoint, Mapping) else None
-    if isinstance(data, Mapping) and data.get("category_ids") != "keep":
-        return set()
-    return {label for label, name in enumerate(class_names, start=1) if name == unused_name(label)}
-
-
-def _categories(class_names: Sequence[str], unused: set[int], detected: set[int]) -> list[dict[str, Any]]:
-    """All classes, and those of the unused labels that were detected nevertheless."""
-    return [
-        {"id": label, "name": name}
-        for label, name in enumerate(class_names, start=1)
-        if label not in unused or label in detected
-    ]
-
-
-def _annotations(found: dict[str, Tensor], image_id: int, count: int) -> list[dict[str, Any]]:
-    """The detections of one image as COCO results, numbered from `count + 1`."""
-    boxes = torch.cat([found["boxes"][:, :2], found["boxes"][:, 2:] - found["boxes"][:, :2]], dim=1)
-    return [
-        {
-            "id": number,
-            "image_id": image_id,
-            "category_id": label,
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-            "score": score,
-        }
-        for number, (box, label, score) in enumerate(
-            zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True), count + 1
-        )
-    ]
 
 
 def _drawn(image: Tensor, found: dict[str, Tensor], detector: Detector, threshold: float) -> Tensor:

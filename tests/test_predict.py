@@ -23,7 +23,7 @@ from lshfm_pl.detectors import detector_checkpoint
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.inference.detect import choose_device
 from lshfm_pl.inference.pictures import find_pictures
-from lshfm_pl.predict import SOME_UNREADABLE, predict, unused_labels
+from lshfm_pl.predict import SOME_UNREADABLE, predict
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +92,6 @@ def test_every_detection_has_a_category_whatever_the_classes_are_called(folder, 
         _, content = run(tmp_path / "retinanet.ckpt", folder / "a.jpg", tmp_path / "out", "pictures=false")
         assert [entry["name"] for entry in content["categories"]] == ["unused_1", "N/A", ""]
         assert {entry["category_id"] for entry in content["annotations"]} == {1, 2, 3}
-
-
-def test_only_gaps_between_category_ids_are_no_class():
-    names = ("unused_1", "cat", "N/A", "unused_5", "unused_5")
-    assert unused_labels(names, {"data": {"category_ids": "keep"}}) == {1, 5}
-    assert (
-        unused_labels(names, {"data": None}) == unused_labels(names, []) == {1, 5}
-    )  # as in published weights
-    assert unused_labels(names, {"data": {"category_ids": "contiguous"}}) == set()
-    assert unused_labels(names, {"data": {"train_split": "train"}}) == set()
 
 
 def test_the_background_that_a_retinanet_scores_is_not_detected(folder, tmp_path):
