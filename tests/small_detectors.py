@@ -33,7 +33,7 @@ ALL_LABELS = {"postprocess": "published", "score_thresh": 0.0, "detections_per_i
 def model_file(name):
     """The content of a file of `conf/model`; composing takes longer than building a small detector."""
     with initialize_config_dir(str(CONFIG_DIR / "model"), version_base="1.3"):
-        return OmegaConf.to_container(compose(name))
+        return OmegaConf.to_container(compose(name), resolve=True)
 
 
 def small_detector(name, seed=0, **changes):

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from lshfm_pl.cli.config_tables import registered
 from lshfm_pl.cli.names import group_choices
 from lshfm_pl.paths import CONFIG_DIR
 
@@ -12,7 +13,7 @@ __all__ = ["CUT_CHOICES", "command_groups"]
 
 HELP_WIDTH = 100
 LISTED_CHOICES = 40
-"""Groups with more files than this show only `CUT_CHOICES` of them and their number."""
+"""Groups with more choices than this, some of them lines of a table, show only `CUT_CHOICES` and their number."""
 
 CUT_CHOICES = 6
 
@@ -31,7 +32,7 @@ def command_groups(command: str) -> str:
         group = place or directory  # a package is written as a key: teacher.model=…
         names = group_choices(directory)
         marked = [f"{name}*" if name == default else name for name in names]
-        if len(names) > LISTED_CHOICES:
+        if len(names) > LISTED_CHOICES and registered(directory):
             marked = [*marked[:CUT_CHOICES], f"… ({len(names)} in all)"]
         lines += textwrap.wrap(
             f"  {group}: {', '.join(marked)}", HELP_WIDTH, subsequent_indent="    ", break_on_hyphens=False

@@ -12,21 +12,29 @@ from lshfm_pl.paths import CONFIG_DIR
 __all__ = ["register_resolvers"]
 
 DETECTORS = "lshfm_pl.detectors.architecture"
-"""Imported by name and only when a value is needed, because it imports torch."""
+BACKBONES = "lshfm_pl.detectors.backbones.backbone"
+"""Imported by name and only when a value is needed, because both import torch."""
 
 
 def register_resolvers() -> None:
     """Register the resolvers.
 
     `${of_architecture:<name>,<setting>}` is the default of a setting for a detector family.
+    `${of_backbone:<name>,<setting>}` is the value of a setting that a backbone's first weights want.
     `${small_anchors:<name>,<scale>}` are the scaled anchor sizes of a family's small models; null for one without.
     """
     OmegaConf.register_new_resolver("of_architecture", _of_architecture, replace=True)
+    OmegaConf.register_new_resolver("of_backbone", _of_backbone, replace=True)
     OmegaConf.register_new_resolver("small_anchors", _small_anchors, replace=True)
 
 
 def _of_architecture(name: str, setting: str) -> Any:
     return importlib.import_module(DETECTORS).default_setting(name, setting)
+
+
+def _of_backbone(name: str, setting: str) -> Any:
+    value = importlib.import_module(BACKBONES).default_of_backbone(name, setting)
+    return OmegaConf.create(value) if isinstance(value, list) else value  # which OmegaConf.resolve needs
 
 
 def _small_anchors(name: str, scale: float) -> ListConfig | None:

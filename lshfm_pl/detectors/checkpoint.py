@@ -10,6 +10,7 @@ import torch
 from lshfm_pl.cli.names import alternatives
 from lshfm_pl.detectors.architecture import architecture_of, known_architectures
 from lshfm_pl.detectors.backbones.backbone import known_backbones
+from lshfm_pl.detectors.backbones.conversion import eps_of
 from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.config import change_evaluation, complete_config
 from lshfm_pl.detectors.contents import (
@@ -304,8 +305,11 @@ def _norm_eps(config: Mapping[str, Any], contents: Contents) -> float | None:
 
 
 def _set_norm_eps(detector: Detector, eps: float) -> None:
-    for name in architecture_of(detector).body_modules:
-        for module in detector.get_submodule(name).modules():
+    bodies = [detector.get_submodule(name) for name in architecture_of(detector).body_modules]
+    if detector.config["norm_eps"] == eps == eps_of(bodies[0]):
+        return  # bodies of other libraries may have norms of several eps, of which the first is the config's
+    for body in bodies:
+        for module in body.modules():
             if hasattr(module, "eps"):
                 cast(Any, module).eps = eps
     detector.config["norm_eps"] = eps

@@ -120,12 +120,13 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
         LSHFMError: the backbone does not hold, or ``box_head_width`` where the body is the box head.
     """
     pool_size, head_width = config["box_pool_size"], config["box_head_width"]
-    last_stage, num_features = None, head_width
+    last_stage, num_features, num_maps = None, head_width, 1
     backbone: Any
     if config["neck"] == "fpn":
         backbone = build_fpn_backbone(
             config, num_stages=_NUM_STAGES, extra_blocks=lambda channels: LastLevelMaxPool()
         )
+        num_maps = backbone.num_stages
         if config["fpn_norm"] is not None:
             backbone.fpn = FeaturePyramidNetwork(
                 [block[0].in_channels for block in backbone.fpn.inner_blocks],
@@ -161,7 +162,7 @@ def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN
             conv_depth=1 + config["rpn_more_convs"],
         ),
         box_roi_pool=MultiScaleRoIAlign(
-            featmap_names=[str(level) for level in range(_NUM_STAGES if config["neck"] == "fpn" else 1)],
+            featmap_names=[str(level) for level in range(num_maps)],
             output_size=pool_size,
             sampling_ratio=config["box_sampling_ratio"],
         ),

@@ -9,7 +9,6 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
-from lshfm_pl.detectors.backbones.backbone import backbone
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
 from lshfm_pl.detectors.backbones.norms import group_norm
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
@@ -58,14 +57,6 @@ class FullPrecisionFCOSHead(FCOSHead):
         return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
-def _strides(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Pixels from one location of each map to the next; each further level of a pyramid has half the locations."""
-    if config["neck"] == "none":
-        return (_SINGLE_STRIDE,)
-    read = [stage.stride for stage in backbone(config["backbone"]).stages(config)[-_NUM_STAGES:]]
-    return (*read, 2 * read[-1], 4 * read[-1])
-
-
 def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
     """Build an FCOS of random initial weights.
 
@@ -74,22 +65,24 @@ def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
         num_classes: number of classes; as in torchvision, label 0 has a score too though no object bears it.
 
     Raises:
-        LSHFMError: the backbone does not hold, or is a ResNet without a pyramid.
+        LSHFMError: the backbone does not hold, or is cut before its last stage.
     """
+    body: nn.Module
+    strides: tuple[int, ...] = (_SINGLE_STRIDE,)
     if config["neck"] == "fpn":
-        body: nn.Module = build_fpn_backbone(
+        body = build_fpn_backbone(
             config,
             num_stages=_NUM_STAGES,
             extra_blocks=lambda channels: LastLevelP6P7(channels, channels),
         )
+        strides = body.strides
     else:
         body, last_stage, _ = build_single_scale(config)
         if last_stage is not None:
             raise LSHFMError(
-                "model.neck: an FCOS without a pyramid needs a VGG, as there is no box head for the last stage "
-                f"of {config['backbone']}; give neck: fpn or another backbone."
+                "model.neck: an FCOS without a pyramid needs a body that is not cut, such as vgg16: there is "
+                f"no box head for the last stage of {config['backbone']}. Give neck: fpn or another backbone."
             )
-    strides = _strides(config)
     return detection.FCOS(
         body,
         num_classes,

@@ -37,7 +37,7 @@ def freeze(detector: Detector, dtype: torch.dtype | None = None) -> Detector:
         norm = parent.get_submodule(name)
         if isinstance(norm, FrozenBatchNorm2d | _BatchNorm):  # else another one, or found twice and gone
             _fold(convolution, norm)
-            setattr(parent, name, nn.Identity())
+            setattr(parent, name, _rest_of(norm))
     if dtype is not None:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -54,6 +54,12 @@ def _norm_pairs(detector: Detector) -> Iterator[NormPair]:
         for name in architecture_of(network).body_modules:
             yield from backbone(config["backbone"]).norm_pairs(network.get_submodule(name))
     yield from pairs_in_sequences(network)
+
+
+def _rest_of(norm: nn.Module) -> nn.Module:
+    """What it does besides, as timm's norms do: an activation."""
+    rest = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
+    return nn.Sequential(*rest) if rest else nn.Identity()
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from lshfm_pl.cli.resolvers import register_resolvers
 from lshfm_pl.data import VOC_CLASSES
 from lshfm_pl.data.coco.dataset import unused_name
 from lshfm_pl.detectors.architecture import Architecture, architecture, known_architectures
@@ -134,7 +135,8 @@ def model_config(name: str) -> dict[str, Any]:
     if not (folder / f"{name}.yaml").is_file():
         names = sorted(path.stem for path in folder.glob("[!_]*.yaml"))
         raise LSHFMError(f"model: expected one of {', '.join(names)}, found {name!r}.")
-    return _merged(folder, name)
+    register_resolvers()  # the backbone says some of the values
+    return dict(OmegaConf.to_container(OmegaConf.create(_merged(folder, name)), resolve=True))  # type: ignore[arg-type]
 
 
 def _merged(folder: Path, name: str) -> dict[str, Any]:

@@ -31,13 +31,15 @@ class Registry(Generic[Record]):
         key: key of a detector's config that holds a name, for messages.
         package: import path of a package; all of its modules are searched, those of its sub-packages are not.
         group: group of the entry points.
+        others: how further names look, for messages.
     """
 
-    def __init__(self, kind: type[Record], *, key: str, package: str, group: str) -> None:
+    def __init__(self, kind: type[Record], *, key: str, package: str, group: str, others: str = "") -> None:
         self._kind = kind
         self._key = key
         self._package = package
         self._group = group
+        self._others = others
         self._found: dict[str, Record] = {}
 
     @cached_property
@@ -133,7 +135,8 @@ class Registry(Generic[Record]):
         return isinstance(value, self._kind)
 
     def _unknown(self, name: Any) -> LSHFMError:
-        text = f"model.{self._key}: expected one of {', '.join(self.names())}, found {reprlib.repr(name)}."
+        names = ", ".join((*self.names(), *filter(None, [self._others])))
+        text = f"model.{self._key}: expected one of {names}, found {reprlib.repr(name)}."
         if isinstance(name, str) and "." in name:
             module, _, attribute = name.rpartition(".")
             if module in sys.modules:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
@@ -134,6 +134,7 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
     Raises:
         LSHFMError: the backbone does not hold, or is cut before its last stage.
     """
+    backbone: nn.Module
     if config["neck"] == "fpn":
         backbone = build_fpn_backbone(
             config,
@@ -141,6 +142,11 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
             extra_blocks=lambda channels: LastLevelP6P7(channels, channels),
         )
         if config["p6_of_body"]:
+            if not isinstance(backbone.fpn.extra_blocks, LastLevelP6P7):
+                raise LSHFMError(
+                    "model.p6_of_body: it makes the levels of strides 64 and 128, which model.fpn_strides does not "
+                    f"add to the body's: found {config['fpn_strides']}"
+                )
             last_map = backbone.fpn.inner_blocks[-1][0]
             backbone.fpn.extra_blocks = LastLevelsOfBody(last_map.in_channels, backbone.out_channels)
     else:

@@ -4,6 +4,7 @@ Every number and every list has a limit: a config may come with a file, and must
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -33,6 +34,7 @@ LARGEST_NUMBER = 1e9
 """Of pixels, ratios and the like."""
 LONGEST_LIST = 64
 """Sizes of an image, or anchors of a level."""
+STRIDES = "strides of a pyramid, each twice the one before, such as [8, 16, 32], or null"
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 """A name, path or URL."""
@@ -56,9 +58,9 @@ class BodyConfig(DetectorConfig):
     """Of a detector with a body of `detectors/backbones` and torchvision's resizing of images."""
 
     backbone: Text
-    backbone_weights: Text | None = Field(description="imagenet, a path, a URL or null")
+    backbone_weights: Text | None = Field(description="pretrained, imagenet, a path, a URL or null")
     width: Annotated[float, Field(gt=0, le=16)]
-    norm: Literal["frozen_bn", "bn", "bn_frozen_stats", "gn", "none"]
+    norm: Literal["frozen_bn", "bn", "bn_frozen_stats", "gn", "ln", "none"]
     norm_eps: Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
     trainable_stages: Annotated[int, Field(ge=0, le=5)]
     image_mean: Annotated[list[Finite], Field(min_length=3, max_length=3)]
@@ -78,6 +80,20 @@ class PyramidDetectorConfig(BodyConfig):
 
     neck: Literal["fpn", "none"]
     fpn_channels: Annotated[int, Field(ge=1, le=4096)] | None
+    #: Pixels from one location to the next, of each level of the pyramid; None for those of the family.
+    fpn_strides: (
+        Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=1, max_length=LONGEST_LIST)]
+        | None
+    ) = Field(None, description=STRIDES)
+
+    @field_validator("fpn_strides", mode="wrap")
+    @classmethod
+    def _doubling(cls, value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("neck") == "none":
+            return _checked(value, handler, "null, as there is no pyramid (neck: none)", lambda found: False)
+        return _checked(
+            value, handler, STRIDES, lambda found: all(b == 2 * a for a, b in pairwise(found or []))
+        )
 
     @field_validator("fpn_channels", mode="wrap")
     @classmethod
@@ -101,7 +117,7 @@ class AnchorDetectorConfig(PyramidDetectorConfig):
     @field_validator("anchor_sizes", "anchor_aspect_ratios", mode="wrap")
     @classmethod
     def _a_list_each_level(cls, value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> Any:
-        levels = cls.levels[info.data.get("neck", "fpn")]
+        levels = len(info.data.get("fpn_strides") or range(cls.levels[info.data.get("neck", "fpn")]))
         expected = f"a list of {levels}, each a list of one or more, each a number above 0"
         return _checked(value, handler, expected, lambda found: len(found) == levels)
 

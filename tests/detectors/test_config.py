@@ -49,8 +49,8 @@ def test_the_given_config_is_not_shared(model_config):
         ),
         (
             RETINANET,
-            {"norm": "ln"},
-            r"model\.norm: expected one of frozen_bn, bn, bn_frozen_stats, gn, none, found 'ln'",
+            {"norm": "in"},
+            r"model\.norm: expected one of frozen_bn, bn, bn_frozen_stats, gn, ln, none, found 'in'",
         ),
         (RETINANET, {"trainable_stages": 6}, r"model\.trainable_stages: .* from 0 to 5, found 6"),
         (RETINANET, {"trainable_stages": True}, r"model\.trainable_stages: .*, found True"),

@@ -42,8 +42,10 @@ def fixed_norms(detector):
 @pytest.mark.parametrize("name", MODELS)
 def test_backbone_of_every_model_gives_the_same_without_its_norms(name):
     with initialize_config_dir(str(CONFIG_DIR / "model"), version_base="1.3"):
-        config = OmegaConf.to_container(compose(name))
-    config |= {"backbone_weights": None, "width": 0.125}
+        config = OmegaConf.to_container(compose(name), resolve=True)
+    config["backbone_weights"] = None
+    if "/" not in config["backbone"]:
+        config["width"] = 0.125
     detector = with_random_norms(build_detector(config, num_classes=4)).double()
     images = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():

@@ -1,65 +1,148 @@
 """Bodies under a feature pyramid or alone: their checks, their frozen stages."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork, LastLevelP6P7
 
 from lshfm_pl.detectors.backbones.backbone import Backbone, SingleScale, Stage, backbone
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["build_fpn_backbone", "build_single_scale"]
+__all__ = ["Pyramid", "build_fpn_backbone", "build_single_scale"]
+
+_COARSEST = 32
+"""Stride of the last map that the families' own pyramids read."""
+_STRIDES_OF_P6_P7 = [64, 128]
+_ALL_STAGES = 5
+"""A value of `trainable_stages` that no body has more of."""
 
 
-class _Pyramid(BackboneWithFPN):
+class Pyramid(BackboneWithFPN):
     """torchvision's class around what returns the maps of a body; names are its."""
 
-    def __init__(self, maps: nn.Module, channels: list[int], out_channels: int, extra: ExtraFPNBlock) -> None:
+    def __init__(
+        self,
+        maps: nn.Module,
+        channels: list[int],
+        out_channels: int,
+        extra: ExtraFPNBlock | None,
+        strides: Sequence[int],
+    ) -> None:
         nn.Module.__init__(self)  # torchvision's would take the body apart
         self.body = maps
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=extra)
         self.out_channels = out_channels
+        #: How many of the levels are the body's own.
+        self.num_stages = len(channels)
+        #: Pixels from one location to the next, of each level.
+        self.strides = tuple(strides)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """As torchvision's."""
         return self.fpn(self.body(x))
 
 
+class _MoreLevels(ExtraFPNBlock):
+    """Coarser levels by convolutions, as torchvision's P6 and P7, for strides of one's own.
+
+    Args:
+        channels: of all levels.
+        strides: of the coarser ones; level p6 has stride 2⁶.
+    """
+
+    def __init__(self, channels: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        for stride in strides:
+            convolution = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
+            nn.init.kaiming_uniform_(convolution.weight, a=1)
+            nn.init.zeros_(cast(Tensor, convolution.bias))
+            self.add_module(f"p{stride.bit_length() - 1}", convolution)
+
+    def forward(
+        self, results: list[Tensor], x: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        """As torchvision's: each level from the one before, through a ReLU from the second on."""
+        level = results[-1]
+        for index, (name, convolution) in enumerate(self.named_children()):
+            level = convolution(level if index == 0 else nn.functional.relu(level))
+            results.append(level)
+            names.append(name)
+        return results, names
+
+
 def build_fpn_backbone(
     config: Mapping[str, Any], *, num_stages: int, extra_blocks: Callable[[int], ExtraFPNBlock]
-) -> BackboneWithFPN:
+) -> Pyramid:
     """Build the body and the pyramid on its last stages.
 
     Args:
-        config: a resolved detector configuration.
-        num_stages: how many of the body's last stages the pyramid reads. Faster R-CNN reads four and
-            subsamples the coarsest level once more; RetinaNet reads three (it leaves out the finest as too
-            many anchors, arXiv 1708.02002) and gets P6 and P7 from P5.
+        config: a resolved detector configuration. `fpn_strides` are the strides of all levels, null for the
+            family's own: those of the body's maps that it reads, then those of the levels that `extra_blocks` adds.
+        num_stages: how many of the body's stages the family's own pyramid reads, up to the one of stride 32. Faster
+            R-CNN reads four and subsamples the coarsest level once more; RetinaNet reads three (it leaves out the
+            finest as too many anchors, arXiv 1708.02002) and gets P6 and P7 from P5.
         extra_blocks: makes what adds coarser levels, from the pyramid's number of channels.
 
     Returns:
-        A module from images [N, 3, H, W] to an ordered dict of five maps [N, fpn_channels, H / s, W / s] with
-        strides s = 4, 8, 16, 32, 64 (Faster R-CNN) or 8, 16, 32, 64, 128 (RetinaNet).
+        A module from images [N, 3, H, W] to an ordered dict of maps [N, fpn_channels, H / s, W / s], by default of
+        strides s = 4, 8, 16, 32, 64 (Faster R-CNN) or 8, 16, 32, 64, 128 (RetinaNet). Its `num_stages` says how
+        many of them are the body's, its `strides` all.
 
     Raises:
-        LSHFMError: the backbone is unknown, has fewer stages, or does not come with this norm.
+        LSHFMError: the backbone is unknown, lacks a stage, or does not come with this norm.
     """
     record, body, stages = _build_body(config)
-    if len(stages) < num_stages:
+    extra: ExtraFPNBlock | None = extra_blocks(config["fpn_channels"])
+    num_own = num_stages + (2 if isinstance(extra, LastLevelP6P7) else 1)
+    strides = config.get("fpn_strides") or [_COARSEST >> num_stages - 1 << level for level in range(num_own)]
+    by_stride = {stage.stride: stage for stage in stages}
+    read = [by_stride[stride] for stride in strides if stride in by_stride]
+    is_own = not config.get("fpn_strides")
+    if (
+        not read
+        or [stage.stride for stage in read] != list(strides[: len(read)])
+        or (is_own and len(read) < num_stages)
+    ):
         raise LSHFMError(
-            f"model.backbone: expected at least {num_stages} stages for the pyramid, {config['backbone']} has "
-            f"{len(stages)}."
+            f"model.fpn_strides: expected strides of {config['backbone']}, which has {_listed(by_stride)}, then "
+            f"coarser ones; found {_listed(strides)}. Give as in model.fpn_strides=[8,16,32], with as many "
+            "model.anchor_sizes and model.anchor_aspect_ratios."
         )
-    read = stages[-num_stages:]
-    extra = extra_blocks(config["fpn_channels"])
-    return _Pyramid(
+    if not is_own:
+        extra = _extra_levels(extra, config, strides[len(read) :])
+    return Pyramid(
         record.maps(body, {stage.name: str(level) for level, stage in enumerate(read)}),
         [stage.channels for stage in read],
         config["fpn_channels"],
         extra,
+        strides,
     )
+
+
+def _extra_levels(
+    own: ExtraFPNBlock | None, config: Mapping[str, Any], strides: Sequence[int]
+) -> ExtraFPNBlock | None:
+    """The family's own block where it adds the same levels, else one of its kind.
+
+    Raises:
+        LSHFMError: its block subsamples the coarsest level, once and no more.
+    """
+    if isinstance(own, LastLevelP6P7):
+        if list(strides) == _STRIDES_OF_P6_P7:
+            return own
+        return _MoreLevels(config["fpn_channels"], strides) if strides else None
+    if len(strides) != 1:
+        raise LSHFMError(
+            "model.fpn_strides: expected one stride more than the body's maps, for the level that "
+            f"{config['name']} subsamples; found {len(strides)} more in {_listed(config['fpn_strides'])}."
+        )
+    return own
+
+
+def _listed(strides: Iterable[int]) -> str:
+    return ", ".join(map(str, strides))
 
 
 def build_single_scale(config: Mapping[str, Any]) -> SingleScale:
@@ -85,22 +168,41 @@ def _build_body(config: Mapping[str, Any]) -> tuple[Backbone, nn.Module, tuple[S
         possible = f"{', '.join(most)} or {last}" if most else last
         raise LSHFMError(f"model.norm: a {record.title} needs {possible}, found {config['norm']}.")
     body, stages = record.build(config), record.stages(config)
-    _freeze_stages(body, record.stem, stages, trainable_stages=config["trainable_stages"])
+    trainable = config["trainable_stages"]
+    names = {name for name, _ in body.named_modules()}
+    if all(stage.name in names for stage in stages):
+        _freeze_stages(body, record.stem, stages, trainable_stages=trainable)
+    elif trainable in (0, _ALL_STAGES):
+        body.requires_grad_(trainable > 0)
+    else:
+        raise LSHFMError(
+            f"model.trainable_stages: the stages of a {record.title} do not run one after the other: expected 0 or "
+            f"{_ALL_STAGES} for all, found {trainable}."
+        )
     return record, body, stages
 
 
 def _freeze_stages(
     body: nn.Module, stem: tuple[str, ...], stages: tuple[Stage, ...], *, trainable_stages: int
 ) -> None:
-    """Freeze all but the last `trainable_stages`; a stem counts as one. What follows the last stage is frozen."""
-    ends = {stage.name for stage in stages}
-    parts, children = [list(stem)] if stem else [], []
-    for name, _ in body.named_children():
-        if name not in stem:
-            children.append(name)
-        if name in ends:
-            parts.append(children)
-            children = []
-    trained = {name for part in parts[max(0, len(parts) - trainable_stages) :] for name in part}
+    """Freeze all but the last `trainable_stages`; a stem counts as one, a stage without parameters as none.
+
+    Modules are registered in the order in which they run. What follows the last stage belongs to it.
+    """
+    places = {name: place for place, (name, _) in enumerate(body.named_modules())}
+    ends = [
+        max(place for name, place in places.items() if f"{name}.".startswith(f"{stage.name}."))
+        for stage in stages
+    ]
+    parts: dict[int, list[nn.Parameter]] = {}
     for name, parameter in body.named_parameters():
-        parameter.requires_grad_(name.partition(".")[0] in trained)
+        module = name.rpartition(".")[0]
+        if any(f"{module}.".startswith(f"{part}.") for part in stem):
+            part = -1
+        else:
+            part = min(sum(end < places[module] for end in ends), len(ends) - 1)
+        parts.setdefault(part, []).append(parameter)
+    trained = sorted(parts)[max(0, len(parts) - trainable_stages) :]
+    for part, parameters in parts.items():
+        for parameter in parameters:
+            parameter.requires_grad_(part in trained)

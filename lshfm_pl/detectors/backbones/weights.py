@@ -1,6 +1,6 @@
 """First weights of a body."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,18 +15,20 @@ from lshfm_pl.errors import LSHFMError, first_few
 __all__ = ["load_backbone_weights"]
 
 
-_CLASSIFIERS = ("fc.", "classifier.")
-"""What the names of a classification network's last layers begin with."""
+PRETRAINED = ("imagenet", "pretrained")
+"""Values of `backbone_weights` that stand for the weights of the body's library."""
+_WRAPPERS = ("backbone.", "body.", "net.")
+"""What a detector's names of its body begin with, before those of the body or of its library's network alone."""
 
 
 def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str:
     """Load what ``config["backbone_weights"]`` names into the body of a detector.
 
-    ``imagenet`` stands for torchvision's IMAGENET1K_V1 weights (of ``vgg*_bn`` when a VGG has batch norm), a
-    path or a URL for a state dict of torchvision's classification network or of the detector's own
-    ``backbone.body`` (``backbone`` where there is no pyramid), by itself or in an entry of a dict, with or
-    without a prefix before all names (``module.``); None for nothing. The box head of a C4 detector is a part of
-    the body.
+    ``pretrained``, or ``imagenet``, stands for the weights that the body's library has of ImageNet: torchvision's
+    IMAGENET1K_V1 (of ``vgg*_bn`` when a VGG has batch norm), for ``timm/…`` timm's. A path or a URL stands for a
+    state dict of the library's classification network or of the detector's own ``backbone.body`` (``backbone``
+    where there is no pyramid), by itself or in an entry of a dict, with or without a prefix before all names
+    (``module.``); None for nothing. The box head of a C4 detector is a part of the body.
 
     Returns:
         One line that says what was loaded.
@@ -37,8 +39,11 @@ def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str
     source = config.get("backbone_weights")
     if source is None:
         return "random initial weights"
-    label = source
-    if source == "imagenet":
+    label, pretrained = source, backbone(config["backbone"]).pretrained
+    had = pretrained(config) if source in PRETRAINED and pretrained is not None else None
+    if had is not None:
+        label, weights = had
+    elif source in PRETRAINED:
         source, label = _imagenet_url(config), f"torchvision IMAGENET1K_V1 of {config['backbone']}"
         weights = _download(source, check_hash=True)
     elif source.startswith(("http://", "https://")):
@@ -80,18 +85,17 @@ def _load_into_body(detector: nn.Module, content: Any, config: Mapping[str, Any]
         in_file = _name_in_file(key, record, last_stage) if of_family is None else of_family(key)
         if in_file is not None:
             names[in_file] = key
-            names[key.removeprefix("backbone.").removeprefix("body.")] = key
+            names[_without(_WRAPPERS, key)] = key
     expected = set(names.values())
     weights, found = _find_body(content, names, len(expected), source)
-    given = {
-        names.get(key, key): value
-        for key, value in weights.items()
-        if not _is_counter(key) and not key.startswith(_CLASSIFIERS)
-    }
+    given = {names.get(key, key): value for key, value in weights.items() if not _is_counter(key)}
+    given = {key: value for key, value in given.items() if key in expected or not record.is_beside(key)}
     wrong = [
         key
         for key in expected
-        if key not in given or given[key].shape != state[key].shape or not given[key].is_floating_point()
+        if key not in given
+        or given[key].shape != state[key].shape
+        or given[key].is_floating_point() != state[key].is_floating_point()
     ]
     wrong += [key for key in given if key not in expected]
     if wrong:
@@ -124,6 +128,12 @@ def _find_body(
     raise LSHFMError(
         f"model.backbone_weights: expected a state dict (names to tensors) of the backbone in {source}, found none."
     )
+
+
+def _without(prefixes: Iterable[str], name: str) -> str:
+    for prefix in prefixes:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _is_counter(key: str) -> bool:

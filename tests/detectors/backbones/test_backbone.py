@@ -109,7 +109,7 @@ def test_pairs_of_sequences_leave_out_those_with_a_forward_of_their_own():
 
 
 def own_record(**changes):
-    """A body of three stages of one convolution each, strides 4, 8 and 16, after a stem of stride 2."""
+    """A body of three stages of one convolution each, strides 8, 16 and 32, after a stem of stride 4."""
     names = ("stem", "a", "b", "c")
 
     def build(config):
@@ -117,13 +117,14 @@ def own_record(**changes):
         for index, name in enumerate(names):
             norm = norm_factory(config)
             layers.add_module(
-                name, nn.Sequential(nn.Conv2d(4 if index else 3, 4, 3, 2, 1), norm(4), nn.ReLU())
+                name,
+                nn.Sequential(nn.Conv2d(4 if index else 3, 4, 3, 2 if index else 4, 1), norm(4), nn.ReLU()),
             )
         return layers
 
     settings = {
         "name": "own", "title": "body of mine", "build": build, "norms": ("bn",), "stem": ("stem",),
-        "stages": lambda config: tuple(Stage(name, 4, 2 ** (index + 2)) for index, name in enumerate(names[1:])),
+        "stages": lambda config: tuple(Stage(name, 4, 2 ** (index + 3)) for index, name in enumerate(names[1:])),
     }  # fmt: skip
     return Backbone(**{**settings, **changes})
 
@@ -157,7 +158,9 @@ def test_a_body_with_fewer_than_five_stages_is_trained_from_its_last(own, traina
 
 def test_what_a_body_cannot_do_is_told(own):
     config = own("FEW")
-    with pytest.raises(LSHFMError, match=r"at least 4 stages for the pyramid, own_bodies\.FEW has 3"):
+    with pytest.raises(
+        LSHFMError, match=r"expected strides of own_bodies\.FEW, which has 8, 16, 32.*found 4, 8, 16, 32"
+    ):
         build_fpn_backbone(config, num_stages=4, extra_blocks=lambda channels: None)
     with pytest.raises(LSHFMError, match=r"model\.neck: own_bodies\.FEW does not serve without a pyramid"):
         build_single_scale(config)
@@ -185,4 +188,4 @@ def test_single_scale_of_ones_own(own):
 
     maps = build_single_scale(own("SINGLE", single_scale=Cut(cut=cut))).backbone
     with torch.no_grad():
-        assert maps(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 4, 4)
+        assert maps(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 2, 2)
