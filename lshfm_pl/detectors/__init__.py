@@ -1,4 +1,4 @@
-"""Faster R-CNN and RetinaNet, with a feature pyramid or one map, and the files they are kept in."""
+"""Detector families on torchvision's parts, with a feature pyramid or a single map, and their files."""
 
 from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.checkpoint import (

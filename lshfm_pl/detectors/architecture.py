@@ -1,7 +1,7 @@
-"""What a family of detectors must say of itself; all other modules ask it here and compare neither names nor types.
+"""The record of a detector family. All other modules ask this record and never compare names or types.
 
-The families of this package are the modules beside this one that define an `Architecture`, such as `faster_rcnn`. A
-user's own is named by its import path, `model.architecture: my_module.MY_ARCHITECTURE`, or by an entry point of the
+The built-in families are the modules next to this one that define an `Architecture`, such as `faster_rcnn`. Users
+name their own by an import path, `model.architecture: my_module.MY_ARCHITECTURE`, or by an entry point of the
 group `lshfm_pl.architectures`.
 """
 
@@ -37,16 +37,16 @@ def _no_count(weights: Mapping[str, Tensor]) -> int | None:
 
 
 class TorchvisionDetector(NamedTuple):
-    """A detector that torchvision has weights of."""
+    """A detector for which torchvision has weights."""
 
     #: Its name in torchvision.
     name: str
-    #: The eps of its FrozenBatchNorm2d layers; None: that of the config.
+    #: The eps of its FrozenBatchNorm2d layers; None to use the config's.
     frozen_bn_eps: float | None = None
 
 
 def pyramid_name(config: Mapping[str, Any]) -> str:
-    """The family, the backbone and its neck, as names of `conf/model` have them."""
+    """Names of the family, the backbone and the neck, as in `conf/model`."""
     neck = "fpn" if config.get("neck") == "fpn" else ""
     return f"{config.get('architecture')}_{config.get('backbone')}{neck}"
 
@@ -59,72 +59,72 @@ def _no_variant(weights: Mapping[str, Tensor]) -> str:
 class Architecture:
     """One family of detectors.
 
-    Names of parameters and modules are those of the built detector's state dict.
+    Names of parameters and modules are those in the state dict of the built detector.
     """
 
     #: The value of `model.architecture` in a file of `conf/model`.
     name: str
-    #: What messages call it.
+    #: Name for messages.
     title: str
-    #: From a resolved config and the number of classes, background included, to a detector in training mode with
-    #: random weights. Images and targets as `build_detector` says.
+    #: Builds a detector in training mode with random weights from a resolved config and the number of classes,
+    #: background included. `build_detector` describes its images and targets.
     build: Callable[[Mapping[str, Any], int], nn.Module]
-    #: What the config may hold.
+    #: Schema of the config.
     schema: type[DetectorConfig]
-    #: Whether a detector without a config, such as torchvision's own, is of this family.
+    #: Whether a detector without a config, such as torchvision's own, belongs to this family.
     is_built: Callable[[nn.Module], bool]
 
-    #: Evaluation settings of the commands → the keys of the config that hold them.
+    #: Evaluation settings of the commands → config keys that hold them.
     evaluation: Mapping[str, str] = field(default_factory=dict)
-    #: Values of keys that were added later, for files of before; they keep what these files meant.
+    #: Values of keys that were added later, for older files. They keep the meaning of these files.
     before: Mapping[str, Any] = field(default_factory=dict)
 
-    #: What names of parameters of its head begin with and those of no other family do, by which a state dict is
-    #: recognised; under the names of torchvision 0.8 too.
+    #: Prefixes of parameter names that only this family's head has, also with the names of torchvision 0.8. State
+    #: dicts are recognised by them.
     marks: tuple[str, ...] = ()
-    #: The layer that makes the class logits; "" where no single layer does.
+    #: The layer that computes the class logits; "" if it is not a single layer.
     classifier: str = ""
-    #: What names of parameters begin with whose size follows from the number of classes.
+    #: Prefixes of the parameters whose size depends on the number of classes.
     class_layers: tuple[str, ...] = ()
-    #: Those of `class_layers` whose rows go class by class; the rows of all others go anchor by anchor, each with
-    #: all classes.
+    #: Those of `class_layers` whose rows are ordered by class. The rows of all others are ordered by anchor, with
+    #: all classes of an anchor together.
     class_first_layers: tuple[str, ...] = ()
-    #: What names of parameters begin with that a larger detector has beside those of this family, such as masks.
+    #: Prefixes of parameters that a larger detector has in addition to those of this family, such as masks.
     further_heads: tuple[str, ...] = ()
-    #: Number of classes of a state dict, background included; None where it does not tell.
+    #: Number of classes of a state dict, background included; None if it can't be derived.
     count_classes: Callable[[Mapping[str, Tensor]], int | None] = _no_count
-    #: The modules that hold the body, pyramid included; the first is the one that torch.compile pays for.
+    #: The modules that hold the backbone with its pyramid. Compiling the first one with torch.compile pays off.
     body_modules: tuple[str, ...] = ("backbone",)
-    #: The module that is the body's last stage where the body is cut before it; "" where that is not done.
+    #: The module that is the backbone's last stage if the backbone is cut before it; "" for no such module.
     last_stage: str = ""
 
-    #: Patterns of parameter names of torchvision 0.8, and what they are replaced by; empty for a family that it did
-    #: not have.
+    #: Patterns of parameter names of torchvision 0.8 and their replacements; empty for a family that it did not
+    #: have.
     renamed_parameters: tuple[tuple[re.Pattern[str], Replacement], ...] = ()
-    #: What names of the hash begin with in published distillation files; "" where there are none.
+    #: Prefix of the hash in the reference implementation's distillation files; "" if there are none.
     hash_prefix: str = ""
-    #: Names in `conf/model` → the detectors that torchvision has weights of.
+    #: Names in `conf/model` → detectors for which torchvision has weights.
     torchvision_detectors: Mapping[str, TorchvisionDetector] = field(default_factory=dict)
-    #: From a config to such a name.
+    #: Maps a config to such a name.
     torchvision_key: Callable[[Mapping[str, Any]], str] = pyramid_name
-    #: From a state dict with today's names to the end of its name in `conf/model`, after backbone and neck.
+    #: Maps a state dict with current names to the suffix of its name in `conf/model`, after backbone and neck.
     variant: Callable[[Mapping[str, Tensor]], str] = _no_variant
-    #: From a state dict to its name in `conf/model` where the backbone does not tell it; None where it does.
+    #: Maps a state dict to its name in `conf/model` if the backbone does not determine it; otherwise None.
     model_file: Callable[[Mapping[str, Tensor]], str] | None = None
-    #: From the name of a tensor to that in a file of the backbone's network for classification, None for one that
-    #: it lacks. A family that leaves the body as `Backbone.build` returns it needs none.
+    #: Maps the name of a tensor to its name in a file of the backbone's classification network, or to None if that
+    #: lacks it. Not needed by a family that leaves the backbone as `Backbone.build` returns it.
     name_in_body: Callable[[str], str | None] | None = None
 
-    #: Points at which its features can be compared.
+    #: Points at which features can be compared.
     points: tuple[str, ...] = ()
-    #: The class that reads them: its import path, or the class itself; "" where none can be compared.
+    #: The tap class that reads features: its import path, or the class itself; "" if there is none.
     tap: str | type = ""
-    #: What makes scores of class logits: softmax over exclusive classes, or a sigmoid for each class.
+    #: How class logits become scores: softmax over exclusive classes, or a sigmoid for each class.
     class_activation: Literal["softmax", "sigmoid"] = "sigmoid"
 
-    #: The default of `schedule.lr`, for `schedule.reference_batch_size` images a step.
+    #: Default of `schedule.lr`, for `schedule.reference_batch_size` images per step.
     learning_rate: float = 0.01
-    #: The default weight of the class-logit loss, and its temperature.
+    #: Default weight of the class-logit loss, and its temperature.
     kd_weight: float = 1.0
     kd_temperature: float = 1.0
 
@@ -133,7 +133,7 @@ class Architecture:
         return any(key.startswith(self.marks) for key in weights) if self.marks else False
 
     def rename_parameter(self, name: str) -> str:
-        """Turn a parameter's name of torchvision 0.8 into today's; other names stay."""
+        """The current name for a parameter's name in torchvision 0.8. Other names are returned unchanged."""
         for pattern, replacement in self.renamed_parameters:
             name = pattern.sub(replacement, name)
         return name
@@ -145,7 +145,7 @@ _registry = Registry(
 
 
 def architecture(name: Any) -> Architecture:
-    """The family of a name: built in, of an installed package, or of a module that is imported already.
+    """The family with this name: built in, of an installed package, or in a module that is already imported.
 
     Raises:
         LSHFMError: there is no such family.
@@ -154,7 +154,7 @@ def architecture(name: Any) -> Architecture:
 
 
 def import_architecture(name: Any) -> Architecture:
-    """The family of a name that the user gave, not a file of weights: its module is imported.
+    """The family with a name that the user has given (not an untrusted file). Its module is imported.
 
     Raises:
         LSHFMError: there is no such family, or its module cannot be imported.
@@ -163,20 +163,20 @@ def import_architecture(name: Any) -> Architecture:
 
 
 def known_architectures() -> tuple[Architecture, ...]:
-    """The built-in families, then the others that were asked for in this process."""
+    """The built-in families, and the others that this process has used."""
     return _registry.known()
 
 
 def built_in_names() -> tuple[str, ...]:
-    """Of the families of this package and of installed ones."""
+    """Names of the built-in families and of those of installed packages."""
     return _registry.names()
 
 
 def architecture_of(detector: nn.Module) -> Architecture:
-    """The family of a detector, by its config, or by its type where it has none.
+    """The family of a detector, by its config, or by its type if it has none.
 
     Raises:
-        LSHFMError: it is of no known family.
+        LSHFMError: the family is unknown.
     """
     config = getattr(detector, "config", None)
     if isinstance(config, Mapping) and "architecture" in config:
@@ -189,7 +189,7 @@ def architecture_of(detector: nn.Module) -> Architecture:
 
 
 def default_setting(name: Any, setting: str) -> Any:
-    """What a family says of a setting of training, such as `learning_rate`: `${of_architecture:…}` in `conf/`.
+    """A family's default of a training setting, such as `learning_rate`, for `${of_architecture:…}` in `conf/`.
 
     Raises:
         LSHFMError: there is no such family.

@@ -1,4 +1,4 @@
-"""From a configuration to a detector."""
+"""Building a detector from its configuration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -16,22 +16,22 @@ __all__ = ["Detector", "build_detector"]
 
 
 class Detector(nn.Module):
-    """What ``build_detector`` returns, as type checkers see it: a detector that says what it is.
+    """What ``build_detector`` returns, for type checkers: a detector that describes itself.
 
-    The object itself is what the architecture built, such as torchvision's class; this class is never instantiated.
+    The object itself is an instance of torchvision's (or another) class; this class is never instantiated.
     """
 
-    #: The resolved configuration as plain Python: a ``conf/model`` file with nothing left out.
+    #: The resolved configuration as plain Python: a ``conf/model`` file with all keys.
     config: dict[str, Any]
     #: Number of classes, background included.
     num_classes: int
-    #: The names of labels 1, 2, …; empty where none were given.
+    #: The names of labels 1, 2, …; empty if none were given.
     class_names: tuple[str, ...]
-    #: What was loaded into the backbone, in one line.
+    #: One line that says what was loaded into the backbone.
     backbone_report: str
-    #: What ``model.weights`` named for the training of this detector; not there where it named nothing.
+    #: What ``model.weights`` named for the training of this detector; missing if it named nothing.
     started_from: str
-    #: What ``load_detector`` loaded, in one line as ``str()``.
+    #: What ``load_detector`` has loaded; ``str()`` gives one line.
     load_report: object
 
 
@@ -46,21 +46,22 @@ def build_detector(
 
     In training it takes a list of images (float [3, H, W], RGB in 0..1) and a list of dicts with ``boxes``
     (float [N, 4], x1 y1 x2 y2 in pixels) and ``labels`` (int64 [N], from 1), and returns a dict of losses. In
-    evaluation it takes the images and returns per image ``boxes``, ``labels`` and ``scores``.
+    evaluation it takes the images and returns ``boxes``, ``labels`` and ``scores`` for each image.
 
     Args:
         config: all keys of a ``conf/model`` file, as a dict or an OmegaConf node.
         num_classes: number of classes, background included.
-        class_names: the names of labels 1 to ``num_classes - 1``.
-        load_backbone: load ``backbone_weights``; False where the whole detector's weights follow.
+        class_names: names of labels 1 to ``num_classes - 1``.
+        load_backbone: whether to load ``backbone_weights``; False if the weights of the whole detector are loaded
+            afterwards.
 
     Returns:
         The detector with these attributes: ``config`` (the resolved configuration as plain Python),
-        ``num_classes``, ``class_names`` (a tuple, empty where none are given), and ``backbone_report`` (what
-        was loaded into the backbone, in one line).
+        ``num_classes``, ``class_names`` (a tuple, empty if none are given), and ``backbone_report`` (one line that
+        says what was loaded into the backbone).
 
     Raises:
-        LSHFMError: a key of the configuration does not hold, or the backbone's weights cannot be had.
+        LSHFMError: a key of the configuration is invalid, or the backbone's weights are not available.
     """
     resolved = resolve_config(config)
     names = tuple(str(name) for name in class_names or ())
@@ -71,7 +72,7 @@ def build_detector(
         )
     network = architecture(resolved["architecture"]).build(resolved, num_classes)
     use_winograd(network)
-    # The layout that convolutions are quickest in, on CPUs and GPUs; maps take it over from the kernels.
+    # The fastest memory format for convolutions on CPUs and GPUs; feature maps inherit it from the kernels.
     detector = cast(Detector, network.to(memory_format=torch.channels_last))
     detector.config = resolved
     detector.num_classes = num_classes

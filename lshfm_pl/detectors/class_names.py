@@ -1,4 +1,4 @@
-"""Finding the classes of one detector or data set among those of another, by name."""
+"""Matching the classes of one detector or data set to those of another, by name."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,16 @@ _OTHER_NAMES = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
-"""VOC's names of classes that COCO calls otherwise."""
+"""VOC's class names that COCO spells differently."""
 
 
 def labels_by_name(wanted: Sequence[str], given: Sequence[str]) -> list[int | None]:
-    """For each name of `wanted` the label, from 1, that a class of the same name has in `given`; None for none.
+    """For each name in `wanted`, the label (from 1) of the class with the same name in `given`; None without one.
 
-    Names that differ in case, spaces, hyphens and underscores alone are the same, and so are the few that VOC and
-    COCO spell in two ways (`sofa`, `couch`). The exact name goes first.
+    Names that differ only in case, spaces, hyphens and underscores are the same, and so are those that VOC and COCO
+    spell differently (`sofa`, `couch`). An exact match takes precedence.
     """
-    # From the last one on, so that the first of several stays.
+    # In reverse order, so that the first one of several is kept.
     exact = {name: label for label, name in reversed(list(enumerate(given, start=1)))}
     alike = {_key(name): label for name, label in exact.items()}
     return [exact.get(name, alike.get(_key(name))) for name in wanted]

@@ -1,4 +1,4 @@
-"""The rows of class layers, by which classes of one detector get what another has learned of them."""
+"""Copying rows of class layers, so that a detector gets what another one has learned about the same classes."""
 
 from collections.abc import Mapping
 
@@ -15,18 +15,18 @@ def with_rows(
     *,
     is_class_first: bool,
 ) -> Tensor | None:
-    """A tensor of a class layer with some classes' rows of another one.
+    """A tensor of a class layer in which the rows of some classes are copied from another one.
 
     Args:
-        own: [R, …] of the detector that gets them; it is not changed.
-        given: [S, …] of the one that has them.
+        own: [R, …], tensor of the detector that gets the rows; it is not changed.
+        given: [S, …], tensor of the detector that has the rows.
         labels: label in `own` → label in `given`; 0 is the background.
-        num_classes: of both, background included.
-        is_class_first: the rows of a class are neighbours (the box deltas of Faster R-CNN). If not, the rows of an
-            anchor are, each with all classes.
+        num_classes: numbers of classes of both, background included.
+        is_class_first: True if the rows of a class are adjacent (box deltas of Faster R-CNN), False if the rows of
+            an anchor are, each with all classes.
 
     Returns:
-        A new tensor like `own`; None where the two differ in more than the number of classes.
+        A new tensor like `own`; None if the two differ in more than the number of classes.
     """
     rows, rest = divmod(len(own) if own.ndim else 0, num_classes[0])
     if rest or not rows or given.shape != (rows * num_classes[1], *own.shape[1:]):

@@ -1,4 +1,4 @@
-"""`torch.compile` of the backbones: most of a detector's layers, and only sizes differ from batch to batch."""
+"""`torch.compile` for the backbones, which hold most of a detector's layers and differ per batch only in sizes."""
 
 import torch
 from torch import Tensor
@@ -11,21 +11,21 @@ __all__ = ["compile_backbones"]
 
 
 def compile_backbones(*detectors: Detector, device: torch.device) -> None:
-    """Have the backbones compiled when they first run; the names and weights of the detectors stay.
+    """Compile the backbones at their first use. Names and weights of the detectors stay the same.
 
-    For any size of images at once (`dynamic`), so that multi-scale training compiles no more than the first batch
-    and the first evaluation do.
+    They are compiled for all sizes of images at once (`dynamic`), so that multi-scale training compiles only for
+    the first batch and the first evaluation.
 
     Args:
-        *detectors: may still be on another device.
-        device: where they will run.
+        *detectors: detectors, possibly on another device.
+        device: device on which they will run.
 
     Raises:
-        LSHFMError: nothing can be compiled here, such as for want of a C++ compiler.
+        LSHFMError: nothing can be compiled here, for example without a C++ compiler.
     """
     try:
         _probe(device)
-    except Exception as error:  # whatever is wrong with compilers and their settings
+    except Exception as error:  # compilers and their settings can fail in any way
         reason = str(error).strip().splitlines()
         raise LSHFMError(
             f"compile: torch.compile does not work here ({type(error).__name__}: {reason[0] if reason else ''}); "

@@ -1,4 +1,4 @@
-"""Checking a detector's configuration, and changing what no weight depends on."""
+"""Validating a detector's configuration, and changing keys on which no weight depends."""
 
 import difflib
 import reprlib
@@ -27,24 +27,24 @@ __all__ = [
     "resolve_config",
 ]
 
-#: What can be changed when a trained detector is evaluated, as the commands call it.
+#: What can be changed for the evaluation of a trained detector, with the commands' names.
 EVALUATION_SETTINGS = ("postprocess", "score_thresh", "nms_thresh", "detections_per_img")
 
 
 def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a detector's configuration into plain Python and check it.
+    """Copy a detector's configuration to plain Python and validate it.
 
     Args:
-        config: the flat keys of a ``conf/model`` file, as a dict or an OmegaConf node. Those of ``START_KEYS`` are
-            of a run, not of its detector: they are left out. So is a null of a key that the architecture does not
-            have, which asks for nothing.
+        config: the flat keys of a ``conf/model`` file, as a dict or an OmegaConf node. ``START_KEYS`` belong to a
+            run, not to its detector, and are left out. So are null values of keys that the architecture does not
+            have, since they ask for nothing.
 
     Returns:
-        A new dict of str, int, float, None and lists of these, in the order of ``config``; keys that the schema has
-        a default for and that are missing come last.
+        A new dict of str, int, float, None and lists of these, in the order of ``config``. Missing keys with a
+        default in the schema come last.
 
     Raises:
-        LSHFMError: a key is unknown, missing, of another architecture, or holds what it may not.
+        LSHFMError: a key is unknown, missing, belongs to another architecture, or has an invalid value.
     """
     plain = {str(key): _plain(value) for key, value in config.items() if key not in START_KEYS}
     family = architecture(plain.get("architecture"))
@@ -58,24 +58,23 @@ def resolve_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the keys that a configuration lacks because its file was written before there were such keys.
+    """Add the keys that a configuration lacks because its file is older than these keys.
 
     Raises:
-        LSHFMError: its architecture is not known.
+        LSHFMError: its architecture is unknown.
     """
     return {**architecture(config.get("architecture")).before, **config}
 
 
 def change_evaluation(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with other evaluation settings, which no weight depends on.
+    """A configuration with changed evaluation settings, on which no weight depends.
 
     Args:
-        config: of a detector.
-        settings: any of ``EVALUATION_SETTINGS``; None keeps what the configuration has. The architecture says which
-            of its keys each stands for.
+        config: configuration of a detector.
+        settings: any of ``EVALUATION_SETTINGS``; None keeps a value. The architecture says which key each one sets.
 
     Raises:
-        LSHFMError: another key, or the architecture is not known.
+        LSHFMError: another key, or the architecture is unknown.
     """
     unknown = [key for key in settings if key not in EVALUATION_SETTINGS]
     if unknown:
@@ -85,16 +84,17 @@ def change_evaluation(config: Mapping[str, Any], settings: Mapping[str, Any]) ->
 
 
 def import_parts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Import what a command's own configuration names by import path, so that files may name it too.
+    """Import the parts that a command's own configuration names by import path, so that files may name them too.
 
     Args:
-        config: of a detector, as the user gave it; empty for none. Never one that comes with a file of weights.
+        config: configuration of a detector that the user has given (never one from a file of weights); empty for
+            none.
 
     Returns:
         The same keys.
 
     Raises:
-        LSHFMError: its architecture or its backbone is not known or cannot be imported.
+        LSHFMError: its architecture or backbone is unknown or cannot be imported.
     """
     if config:
         import_architecture(config.get("architecture"))
@@ -104,13 +104,13 @@ def import_parts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_unnamed_parts(config: Mapping[str, Any]) -> None:
-    """Stop if a configuration that comes with a file names a part that neither this package nor the user names.
+    """Refuse a configuration from a file that names a part which neither this package nor the user names.
 
     Args:
-        config: of a detector; empty for none.
+        config: configuration of a detector; empty for none.
 
     Raises:
-        LSHFMError: so it is.
+        LSHFMError: it names such a part.
     """
     if config:
         architecture(config.get("architecture"))
@@ -127,7 +127,7 @@ def _plain(value: Any) -> Any:
 
 
 def _message(error: ValidationError, family: Architecture, plain: Mapping[str, Any]) -> str:
-    """The first fault: keys that there are not, then keys that are missing, then values."""
+    """The first error: unknown keys, then missing keys, then values."""
     faults = error.errors(include_url=False)
     for fault in faults:
         if fault["type"] == "extra_forbidden":

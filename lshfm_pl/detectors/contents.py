@@ -1,4 +1,4 @@
-"""What a file holds of a detector: its weights with today's names, and how it describes itself."""
+"""What a file contains of a detector: its weights with current names, and its description."""
 
 import argparse
 from collections.abc import Mapping
@@ -41,13 +41,13 @@ __all__ = [
 
 FORMAT = "lshfm_pl.detector"
 VERSION = 1
-#: torchvision 0.8, whose names the published files have, had FrozenBatchNorm2d without eps.
+#: torchvision 0.8, whose names the reference implementation's files have, had FrozenBatchNorm2d without eps.
 OLD_FROZEN_BN_EPS = 0.0
 #: More than any data set has, background included.
 LARGEST_NUM_CLASSES = 100_000
 
 _LIGHTNING_PREFIX = "detector."
-#: What the names of every detector here begin with somewhere, those of the published pairs included.
+#: Parts that occur in the names of every detector here, including the reference implementation's pairs.
 _BODY_STARTS = ("backbone.", "s_backbone.", "t_backbone.")
 
 Source = str | PathLike[str] | Mapping[str, Any]
@@ -61,24 +61,24 @@ class Contents:
     format: str
     weights: Mapping[str, Tensor]
     description: Mapping[str, Any] | None = None
-    #: The eps that FrozenBatchNorm2d had when the weights were trained; None where nothing says so.
+    #: The eps of FrozenBatchNorm2d when the weights were trained; None if it is unknown.
     frozen_bn_eps: float | None = None
-    #: What to say of the other networks in the file, which ``which`` chooses from; "" where there are none.
+    #: What to say about the other networks in the file, which ``which`` chooses; "" if there are none.
     others: str = ""
-    #: The names of labels 1, 2, … that come with the weights; None where there are none.
+    #: The names of labels 1, 2, … that come with the weights; None if there are none.
     class_names: tuple[str, ...] | None = None
-    #: Name in ``weights`` → name in the file, where the two differ.
+    #: Name in ``weights`` → name in the file, if the two differ.
     names_in_file: Mapping[str, str] = field(default_factory=dict)
-    #: Name in the file → shape, of tensors that are of no detector here, such as those of masks.
+    #: Name in the file → shape, for tensors that belong to no detector here, such as those of masks.
     left_out: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def name_in_file(self, name: str) -> str:
-        """The name in the file of a tensor in ``weights``."""
+        """The name in the file for a tensor in ``weights``."""
         return self.names_in_file.get(name, name)
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Any:
-    """Read any file that ``load_weights`` takes, without running code from it.
+    """Read any file that ``load_weights`` accepts, without running code from it.
 
     Raises:
         LSHFMError: the file is missing, broken or not safe to read.
@@ -86,7 +86,7 @@ def read_checkpoint(path: str | PathLike[str]) -> Any:
     try:
         return read_torch_file(fspath(path))
     except UnsafeFileError:
-        # The published files hold their command line as a Namespace, which is data.
+        # The reference implementation's files contain their command line as a Namespace, which is plain data.
         content = read_torch_file(fspath(path), allowed_types=[argparse.Namespace])
         if not (isinstance(content, Mapping) and is_published(content)):
             raise
@@ -98,11 +98,11 @@ def open_contents(source: Source, which: str) -> Contents:
 
     Args:
         source: a path, or the content.
-        which: the network of a file that holds several: ``student`` or ``teacher`` of a published pair, or the
-            name of the entry that it is in, such as ``model_ema``.
+        which: the network in a file with several: ``student`` or ``teacher`` of a pair of the reference
+            implementation, or the name of its entry, such as ``model_ema``.
 
     Raises:
-        LSHFMError: no detector is there, or several are and ``which`` does not tell which one.
+        LSHFMError: there is no detector, or there are several and ``which`` does not select one.
     """
     if isinstance(source, Mapping):
         name, content = "state dict", source
@@ -114,12 +114,12 @@ def open_contents(source: Source, which: str) -> Contents:
     described = _open_described(name, content) if isinstance(content, Mapping) else None
     contents = described or _open_foreign(name, content, which)
     if which != "student" and not contents.others:
-        raise LSHFMError(f"{name}: holds one detector, no {which} besides it; leave which=student.")
+        raise LSHFMError(f"{name}: contains one detector and no {which}; leave which=student.")
     return contents
 
 
 def described_class_names(content: Any) -> tuple[str, ...] | None:
-    """The names of labels 1, 2, … that the content of a file says; None where it is not a file of ours."""
+    """The names of labels 1, 2, … in the content of a file; None if it is not a file of this project."""
     if not isinstance(content, Mapping):
         return None
     for description in (content, content.get("detector")):
@@ -131,12 +131,12 @@ def described_class_names(content: Any) -> tuple[str, ...] | None:
 
 
 def is_counter(key: str) -> bool:
-    """Whether a tensor is batch norm's count of batches, which nothing reads here."""
+    """Whether a tensor is batch norm's counter of batches, which nothing reads here."""
     return key.endswith(".num_batches_tracked")
 
 
 def _open_described(name: str, content: Mapping[str, Any]) -> Contents | None:
-    """A file of ours; None for another's."""
+    """The detector of a file of this project; None for other files."""
     if content.get("format") == FORMAT:
         return _describe(name, "detector file", content.get("state_dict"), content)
     description = content.get("detector")
@@ -177,7 +177,7 @@ def _describe(
 
 
 def _check_description(name: str, description: Mapping[str, Any]) -> None:
-    """The schema of a description; that of its config is ``resolve_config``'s."""
+    """Validate a description, except its config, which ``resolve_config`` validates."""
     missing = [key for key in ("config", "num_classes", "class_names") if key not in description]
     if missing:
         raise LSHFMError(f"{name}: its description of the detector has no {missing[0]!r}.")
@@ -210,7 +210,7 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
         )
     kind = "state dict"
     if chosen is None:
-        # Nothing that looks like a detector: all tensors, for a message that says what does not fit.
+        # Nothing looks like a detector: use all tensors, for a message that says what does not fit.
         if isinstance(content, Mapping) and is_published(content):
             content, kind = content["model"], "published checkpoint"
         if not _is_state_dict(content):
@@ -243,7 +243,7 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
     entry = f"{chosen.entry}." if chosen.entry else ""
     family = recognise_architecture(renamed)
     is_as_old = family is None or bool(family.renamed_parameters)
-    # Batch norm that counts its batches was no FrozenBatchNorm2d.
+    # A batch norm with a counter of batches was not a FrozenBatchNorm2d.
     is_old = is_as_old and renamed.keys() != weights.keys() and not any(is_counter(key) for key in weights)
     return Contents(
         name,
@@ -257,7 +257,7 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
 
 
 def _inside(network: FoundNetwork) -> FoundNetwork:
-    """The network without its entry, which a published checkpoint always has."""
+    """The label of a network without its entry, which checkpoints of the reference implementation always have."""
     return FoundNetwork("", network.prefix, {}, network.num_left_out)
 
 

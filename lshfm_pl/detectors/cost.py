@@ -1,4 +1,4 @@
-"""What a detector costs to keep and to run."""
+"""The size and the computation of a detector."""
 
 from collections.abc import Sequence
 
@@ -14,21 +14,21 @@ __all__ = ["count_parameters", "detector_cost"]
 
 
 def detector_cost(detector: Detector, image: Tensor) -> dict[str, float]:
-    """Sizes of a detector, and the work of detecting in one image.
+    """Number of parameters, size of the weights, and operations for one image.
 
     Args:
-        detector: on any device; put into eval mode.
+        detector: on any device; put into evaluation mode.
         image: uint8 [3, H, W].
 
     Returns:
-        `parameters` and `trainable_parameters`; `weights_bytes` of all its tensors, which is a file of the weights
-        alone to within some kB; `gflops` of the forward pass on `image`: 10⁹ operations of convolutions and matrix
-        products, a multiply-add being two, without NMS, RoI pooling and the like.
+        `parameters` and `trainable_parameters`; `weights_bytes` of all tensors, which is the size of a file with
+        only the weights to within some kB; `gflops` of the forward pass on `image`: 10⁹ operations of convolutions
+        and matrix products, where a multiply-add counts two, without NMS, RoI pooling and the like.
     """
     trainable, frozen = count_parameters([detector])
     device = next(detector.parameters()).device
     eager = torch.compiler.set_stance("force_eager")  # operations are counted one by one
-    # By torch's convolutions, so that the count is the same on every machine.
+    # With torch's convolutions, so that the count is the same on every machine.
     with eager, torch.no_grad(), override_switches(winograd=False), FlopCounterMode(display=False) as counter:
         detector.eval()(as_float([image.to(device)]))
     return {
@@ -40,7 +40,7 @@ def detector_cost(detector: Detector, image: Tensor) -> dict[str, float]:
 
 
 def count_parameters(modules: Sequence[nn.Module]) -> tuple[int, int]:
-    """(trainable, frozen) numbers of parameters."""
+    """Numbers of (trainable, frozen) parameters."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return trainable, sum(parameter.numel() for parameter in parameters) - trainable

@@ -1,4 +1,4 @@
-"""What kind of file someone gave where a file of weights belongs, told by its first bytes."""
+"""Recognising the kind of a file that was given instead of a file of weights, by its first bytes."""
 
 import zipfile
 from collections.abc import Collection
@@ -7,7 +7,7 @@ from typing import BinaryIO
 __all__ = ["describe_foreign", "is_safetensors"]
 
 _HEAD = 512
-"""Bytes that tell every format below."""
+"""Number of bytes that identify every format below."""
 _TAR_MARK = slice(257, 262)
 _LENGTH_OF_HEADER = 8
 
@@ -41,17 +41,17 @@ _TEXTS = {
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file that begins with `head` is of safetensors, whole or damaged: a length, then JSON."""
+    """Whether a file that begins with `head` is in safetensors format, complete or damaged: a length, then JSON."""
     length = head[:_LENGTH_OF_HEADER]
-    is_text = length.isascii() and 0 not in length  # as a length it would be more than any file has
+    is_text = length.isascii() and 0 not in length  # as a length this would exceed any file
     return head[_LENGTH_OF_HEADER : _LENGTH_OF_HEADER + 1] == b"{" and not is_text
 
 
 def describe_foreign(file: BinaryIO) -> str | None:
-    """What a file is that is neither of torch.save nor of safetensors, and what to do; None where nothing tells.
+    """What a file that is neither from torch.save nor safetensors is, and what to do; None if it is unknown.
 
     Args:
-        file: open for reading; left at any position.
+        file: open for reading; its position changes.
     """
     file.seek(0)
     head = file.read(_HEAD)
@@ -60,7 +60,7 @@ def describe_foreign(file: BinaryIO) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             kind = _kind_of_zip(archive.namelist())
-    except Exception:  # no zip file, or one with a broken directory, which can lead to any exception
+    except Exception:  # not a zip file, or one with a broken directory, which can raise any exception
         kind = _kind_of_bytes(head)
     return None if kind is None else f"is {kind[0]}. {kind[1]}"
 

@@ -1,4 +1,4 @@
-"""Whether the tensors of a file fit a detector, and what it takes of them."""
+"""Checking whether the tensors of a file fit a detector, and choosing those that it gets."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -20,20 +20,20 @@ _BACKGROUND = "background"
 
 
 class Fit(NamedTuple):
-    """The tensors that a detector is given, all of its names, and what became of each."""
+    """The tensors that a detector gets, by their names, and what happened to each tensor."""
 
     weights: dict[str, Tensor]
     tensors: tuple[LoadedTensor, ...]
 
 
 def fit(detector: Detector, contents: Contents) -> Fit:
-    """Every tensor of a detector, from a file that has them all and no others.
+    """All tensors of a detector, from a file that contains exactly these.
 
     Raises:
         LSHFMError: they are not the detector's.
     """
     expected = detector.state_dict()
-    # As in torchvision: FrozenBatchNorm2d takes the statistics of a trained BatchNorm2d, without its count.
+    # As in torchvision: FrozenBatchNorm2d takes the statistics of a trained BatchNorm2d without its counter.
     weights = {
         key: value for key, value in contents.weights.items() if key in expected or not is_counter(key)
     }
@@ -42,19 +42,19 @@ def fit(detector: Detector, contents: Contents) -> Fit:
 
 
 def fit_by_class(detector: Detector, contents: Contents, match_classes: Literal["by_name", "none"]) -> Fit:
-    """Every tensor of a detector, from a file that may be of other classes and that need not count batches.
+    """All tensors of a detector, from a file that may have other classes and may lack counters of batches.
 
-    Where its classes are others, or in another order, class layers keep the detector's first weights but for the
-    rows of the background and of classes that the file has too. A file that does not say its classes is one of the
-    detector's if it has as many.
+    If the classes or their order differ, class layers keep the detector's initial weights, except for the rows of
+    the background and of classes that the file has too. A file that does not name its classes has the detector's
+    classes if their numbers are equal.
 
     Args:
-        detector: with the first weights that stay where nothing is taken.
-        contents: of the file.
-        match_classes: `none` takes no rows of class layers where the classes are others.
+        detector: detector with initial weights, which stay where nothing is taken.
+        contents: content of the file.
+        match_classes: `none` takes no rows of class layers if the classes differ.
 
     Raises:
-        LSHFMError: other tensors than those of class layers do not fit.
+        LSHFMError: tensors other than those of class layers do not fit.
     """
     expected = detector.state_dict()
     in_file = {
@@ -78,7 +78,7 @@ def fit_by_class(detector: Detector, contents: Contents, match_classes: Literal[
 def _class_layers(
     detector: Detector, contents: Contents, names: tuple[str, ...] | None
 ) -> dict[str, tuple[Tensor, LoadedTensor]]:
-    """The class layers of a detector with the rows of classes that have one of `names`; None: with no such rows.
+    """The class layers of a detector with the rows of classes in `names`; with None no rows are copied.
 
     A layer that differs in more than the number of classes is left out.
     """
@@ -110,7 +110,7 @@ def _made_anew(key: str, value: Tensor, told: str) -> LoadedTensor:
 
 
 def _common_labels(detector: Detector, names: tuple[str, ...]) -> dict[int, int]:
-    """Label of the detector → label of the file, for the background and the classes that both have."""
+    """Label of the detector → label of the file, for the background and for the classes that both have."""
     found = enumerate(labels_by_name(detector.class_names, names), start=1)
     return {0: 0, **{label: other for label, other in found if other is not None}}
 
@@ -139,7 +139,7 @@ def _tensors(
 def _check_fit(
     detector: Detector, contents: Contents, given: Mapping[str, Tensor], in_file: Mapping[str, Tensor]
 ) -> None:
-    """Stop unless `given` are the detector's; `in_file` is what the cause is looked for in."""
+    """Refuse `given` if they are not the detector's tensors; `in_file` is searched for the cause."""
     expected = detector.state_dict()
     missing = [key for key in expected if key not in given]
     unexpected = [key for key in given if key not in expected]
@@ -158,7 +158,7 @@ def _check_fit(
 
 
 def _refuse_other_types(source: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Whole numbers in place of weights are quantised ones, whose scales are not applied here."""
+    """Refuse integer weights: they are quantised, and their scales are not applied here."""
     other = [key for key in expected if _kind_of_numbers(given[key]) != _kind_of_numbers(expected[key])]
     if other:
         key = other[0]

@@ -1,4 +1,4 @@
-"""What was loaded from a file of weights, as a whole and tensor by tensor."""
+"""Report on what was loaded from a file of weights, in total and for each tensor."""
 
 import csv
 import io
@@ -12,14 +12,14 @@ __all__ = ["LoadReport", "LoadedTensor"]
 
 @dataclass(frozen=True)
 class LoadedTensor:
-    """What became of one tensor of a detector, or of a file.
+    """What happened to one tensor of a detector, or of a file.
 
     Attributes:
-        name: of the detector's tensor; of the file's where the detector has none.
-        shape: of the same.
-        how: `taken` as it is, `rows taken` for some classes, `made anew` with random numbers, or `left out`.
-        name_in_file: "" where nothing was taken.
-        told: more about it, such as the classes whose rows were taken; "" for nothing.
+        name: name in the detector, or in the file if the detector lacks it.
+        shape: shape of this tensor.
+        how: `taken` completely, `rows taken` for some classes, `made anew` with random numbers, or `left out`.
+        name_in_file: "" if nothing was taken.
+        told: details, such as the classes whose rows were taken; "" for none.
     """
 
     name: str
@@ -33,17 +33,17 @@ class LoadedTensor:
 class LoadReport:
     """What ``load_weights`` loaded, for the log and for comparison with the data."""
 
-    #: The path, or "state dict" for one handed over in memory.
+    #: The path, or "state dict" for one in memory.
     source: str
-    #: What kind of file it was, in words.
+    #: The kind of file, for messages.
     format: str
     #: Number of tensors loaded, buffers included.
     num_tensors: int
-    #: The names of labels 1, 2, … that the file holds; None where it holds none.
+    #: The names of labels 1, 2, … in the file; None if it has none.
     class_names: tuple[str, ...] | None = None
-    #: The eps given to the backbone's norms, None where the detector's own was kept.
+    #: The eps that the backbone's norms got; None if the detector's own was kept.
     norm_eps: float | None = None
-    #: Every tensor of the detector, then those of the file that were left out.
+    #: All tensors of the detector, then those of the file that were left out.
     tensors: tuple[LoadedTensor, ...] = ()
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class LoadReport:
         return f"{self.source}: {self.num_tensors} tensors loaded ({self.format}{eps}){self._changes()}"
 
     def _changes(self) -> str:
-        """What was not taken as it is, in words; "" for nothing."""
+        """A text on what was not taken completely; "" for nothing."""
         by_rows = [tensor for tensor in self.tensors if tensor.how == "rows taken"]
         anew = [tensor for tensor in self.tensors if tensor.how == "made anew"]
         parts = (
@@ -63,7 +63,7 @@ class LoadReport:
         return "".join(f"; {part}" for part in parts)
 
     def table(self) -> str:
-        """A CSV table with a row for each tensor: its name, shape, what became of it, its name in the file."""
+        """A CSV table with a row for each tensor: its name, shape, what happened to it, its name in the file."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["tensor", "shape", "how", "name_in_file", "told"])

@@ -1,4 +1,4 @@
-"""A detector that reports the classes of other data, where it has them all by name."""
+"""A detector that reports the classes of other data, if it has all of them by name."""
 
 from typing import cast
 
@@ -12,7 +12,7 @@ __all__ = ["relabelled"]
 
 
 class _RelabelledDetector(nn.Module):
-    """Detections with other labels; those of classes that have none are left out. For evaluation alone."""
+    """Changes the labels of detections, and leaves out classes without a new label. For evaluation only."""
 
     def __init__(self, detector: Detector, class_names: tuple[str, ...], labels: list[int]) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _RelabelledDetector(nn.Module):
         self.register_buffer("new_labels", new_labels, persistent=False)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """As the detector in evaluation: per image `boxes` [N, 4], `labels` [N] and `scores` [N]."""
+        """The detector in evaluation: `boxes` [N, 4], `labels` [N] and `scores` [N] for each image."""
         found = []
         for detections in self.detector(images):
             labels = cast(Tensor, self.new_labels)[detections["labels"]]
@@ -35,9 +35,9 @@ class _RelabelledDetector(nn.Module):
 
 
 def relabelled(detector: Detector, class_names: tuple[str, ...]) -> Detector | None:
-    """A detector whose detections have the labels of `class_names`; None where it does not have all of these.
+    """A detector whose detections have the labels of `class_names`; None if it does not have all of these classes.
 
-    It is the detector itself where its classes are these.
+    If its classes are exactly these, it is the detector itself.
     """
     if detector.class_names == class_names:
         return detector

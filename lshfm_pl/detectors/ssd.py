@@ -22,15 +22,15 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["SSD", "build_ssd"]
 
 LEVELS = 6
-"""Maps that the head reads: two of the body, and four of further blocks."""
+"""Number of maps that the head reads: two from the backbone, and four from extra blocks."""
 
 AspectRatios = Annotated[list[Positive], Field(min_length=1, max_length=16)]
 
 
 class SSDConfig(BodyConfig):
-    """Keys of torchvision's `SSD`, by the same names, and those of its body, head and anchors.
+    """Keys of torchvision's `SSD` with the same names, and keys of its backbone, head and anchors.
 
-    Images are resized to `max_size` x `min_size` pixels, width x height, whatever their shape.
+    Images are resized to `max_size` x `min_size` pixels (width x height), whatever their aspect ratio.
     """
 
     min_size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=1)]
@@ -52,25 +52,25 @@ _OF_PARTS = {"head", "reduced_tail", "anchor_scales", "anchor_ratios", "anchor_s
 _OF_TORCHVISION = [
     key for key in SSDConfig.model_fields if key not in BodyConfig.model_fields and key not in _OF_PARTS
 ]
-"""Keys that are handed to torchvision's class by the same name."""
+"""Keys that are passed to torchvision's class under the same name."""
 
 _MOMENTUM = 0.03
-"""Of the batch norms of SSDLite, as in torchvision."""
+"""eps and momentum of SSDLite's batch norms, as in torchvision."""
 _LITE_STD = 0.03
-"""Of SSDLite's first weights, as in torchvision."""
+"""Standard deviation of SSDLite's initial weights, as in torchvision."""
 _VGG_CHANNELS = (512, 1024, 512, 256, 256, 256)
 _VGG_LEAST_SIDE = 268
-"""Of images, in pixels: the last convolutions have no padding, and something must be left for them."""
+"""Smallest sides of images in pixels: the last convolutions have no padding and need some input."""
 _VGG_FIRST_OF_EXTRA = 23
-"""Of the layers of torchvision's `vgg16.features`, the first that is in the further blocks."""
+"""Index of the first layer of torchvision's `vgg16.features` that belongs to the extra blocks."""
 _MOBILENET_CUT = 13
-"""The block of torchvision's `mobilenet_v3_large.features` whose expansion is the first map."""
+"""Index of the block of torchvision's `mobilenet_v3_large.features` whose expansion is the first map."""
 _MOBILENET_STARTS = (0, 2, 4, 7, 13, 16)
-"""Where its stages begin."""
+"""Indices at which its stages begin."""
 
 
 class FullPrecisionDefaultBoxes(DefaultBoxGenerator):
-    """Default boxes [A, 4] per image, in pixels, in float32 also under autocast."""
+    """Default boxes [A, 4] for each image, in pixels, in float32 also under autocast."""
 
     def _grid_default_boxes(
         self, grid_sizes: list[list[int]], image_size: list[int], dtype: torch.dtype = torch.float32
@@ -82,7 +82,7 @@ class FullPrecisionSSDHead(SSDHead):
     """`cls_logits` [B, A, K] and `bbox_regression` [B, A, 4], in float32 also under autocast."""
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        """As torchvision's."""
+        """See torchvision."""
         return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
@@ -90,19 +90,19 @@ class FullPrecisionSSDLiteHead(SSDLiteHead):
     """`cls_logits` [B, A, K] and `bbox_regression` [B, A, 4], in float32 also under autocast."""
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        """As torchvision's."""
+        """See torchvision."""
         return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
 def build_ssd(config: Mapping[str, Any], num_classes: int) -> torchvision_ssd.SSD:
-    """Build an SSD of random initial weights.
+    """Build an SSD with random initial weights.
 
     Args:
         config: a resolved configuration, ``architecture: ssd``.
         num_classes: number of classes, background included.
 
     Raises:
-        LSHFMError: there is no such body for it, or it does not come with these settings.
+        LSHFMError: the backbone is not supported, or not with these settings.
     """
     if config["backbone"] not in _BODIES:
         raise LSHFMError(
@@ -134,7 +134,7 @@ def build_ssd(config: Mapping[str, Any], num_classes: int) -> torchvision_ssd.SS
 
 
 def _vgg16(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
-    """The body of SSD300: VGG16 with two convolutions in place of its linear layers, and further blocks."""
+    """The backbone of SSD300: VGG16 with two convolutions instead of its linear layers, and extra blocks."""
     for key, value in (("norm", "none"), ("width", 1), ("reduced_tail", False)):
         if config[key] != value:
             raise LSHFMError(
@@ -157,7 +157,7 @@ def _vgg16(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
 
 
 def _mobilenet_v3(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
-    """The body of SSDLite: MobileNetV3-Large, cut within a block, and further blocks."""
+    """The backbone of SSDLite: MobileNetV3-Large, cut inside of a block, and extra blocks."""
     if config["norm"] == "none":
         raise LSHFMError("model.norm: a MobileNetV3 needs frozen_bn, bn, bn_frozen_stats or gn, found none.")
     features = mobilenet_v3_large_features(config, reduced_tail=config["reduced_tail"])
@@ -178,11 +178,11 @@ _BODIES: dict[str, Callable[[Mapping[str, Any]], tuple[nn.Module, list[int]]]] =
     "vgg16": _vgg16,
     "mobilenet_v3_large": _mobilenet_v3,
 }
-"""Name of a backbone → the body of an SSD with it, and the channels of its maps."""
+"""Name of a backbone → the backbone of an SSD with it, and the channels of its maps."""
 
 
 def _freeze(layers: nn.Sequential, starts: list[int], trainable_stages: int) -> None:
-    """Freeze all but the last `trainable_stages` of the stages that begin at `starts`; 5 freeze none."""
+    """Freeze all but the last `trainable_stages` of the stages that begin at `starts`; with 5 none is frozen."""
     if trainable_stages == 0:
         layers.requires_grad_(False)
     elif trainable_stages < 5:
@@ -199,7 +199,7 @@ def _lite_norm(config: Mapping[str, Any]) -> Callable[..., nn.Module]:
 
 
 def _name_in_body(name: str) -> str | None:
-    """Of a tensor of the detector, in torchvision's network for classification."""
+    """The name of a detector's tensor in torchvision's classification network."""
     parts = name.split(".")
     if parts[:2] == ["backbone", "features"] and len(parts) == 4:
         return ".".join(parts[1:])
@@ -218,7 +218,7 @@ def _name_in_body(name: str) -> str | None:
 
 _HEAD = "head.classification_head.module_list"
 _FILES = {"vgg16": "ssd300_vgg16", "mobilenet_v3_large": "ssdlite320_mobilenetv3"}
-"""Backbone → the file of `conf/model` with it."""
+"""Backbone → the `conf/model` file with it."""
 
 
 def _model_file(weights: Mapping[str, Tensor]) -> str:
@@ -230,7 +230,7 @@ def _count_classes(weights: Mapping[str, Tensor]) -> int | None:
         logits = weights.get(f"{_HEAD}.{last}")
         deltas = weights.get(f"head.regression_head.module_list.{last}")
         if logits is not None and deltas is not None:
-            # Both have a value for each default box of a location, the one per class, the other per coordinate.
+            # Both have a value for each default box of a location: one for each class, the other per coordinate.
             return 4 * len(logits) // len(deltas)
     return None
 
@@ -257,7 +257,7 @@ SSD = Architecture(
     points=("pyramid", "logits"),
     tap="lshfm_pl.mimic.features.ssd.SSDTap",
     class_activation="softmax",
-    # torchvision's rate for SSD300, 0.002 for 4 images a step. Logits are softened as those of Faster R-CNN.
+    # torchvision's rate for SSD300 is 0.002 for 4 images per step. Logits are softened like those of Faster R-CNN.
     learning_rate=0.004,
     kd_weight=1.0,
     kd_temperature=2.0,

@@ -1,4 +1,4 @@
-"""What the training of a detector starts from: keys of a command's `model` that no detector keeps."""
+"""What the training of a detector starts from: keys of a command's `model` that are not stored with a detector."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,13 +12,13 @@ __all__ = ["START_KEYS", "Start", "start_of"]
 
 
 class Start(BaseModel):
-    """A whole detector that training starts from; without `weights` it starts from those of the backbone.
+    """The weights of a whole detector from which training starts; without `weights` only the backbone is loaded.
 
     Attributes:
         weights: name of torchvision's weights, such as `COCO_V1`, or path of a file; None for neither.
-        which: the network of a file that holds several, see `load_detector`.
-        match_classes: where the classes are other ones than the detector's, `by_name` takes the rows of the class
-            layers for classes of the same name; `none` makes these layers anew.
+        which: the network in a file with several, see `load_detector`.
+        match_classes: what to do if the classes differ from the detector's: `by_name` copies the rows of class
+            layers for classes with the same name; `none` initialises these layers randomly.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
@@ -32,10 +32,10 @@ START_KEYS = frozenset(Start.model_fields)
 
 
 def start_of(config: Mapping[str, Any]) -> Start:
-    """What the `model` config of a command starts training from; keys that it lacks have their defaults.
+    """Read from a command's `model` config what training starts from. Missing keys have their defaults.
 
     Raises:
-        LSHFMError: one of the keys holds what it may not.
+        LSHFMError: one of the keys has an invalid value.
     """
     try:
         return Start.model_validate({key: config[key] for key in START_KEYS & config.keys()})

@@ -1,4 +1,4 @@
-"""Finding a network's tensors in what others saved: below an entry of a dict, and below a prefix of their names."""
+"""Finding a network's tensors in files from elsewhere: in an entry of a dict, and below a prefix of their names."""
 
 import re
 from collections import Counter
@@ -21,15 +21,15 @@ __all__ = [
 ]
 
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""Parts of a name that torch.compile, FSDP and activation checkpointing put anywhere into it."""
+"""Parts that torch.compile, FSDP and activation checkpointing insert anywhere in a name."""
 _AVERAGE = re.compile(r"(?<![a-z])ema(?![a-z])", re.IGNORECASE)
-"""In the name of an entry or a prefix: `model_ema`, `ema_state_dict`, `ema.module`."""
+"""Marks an average in the name of an entry or a prefix: `model_ema`, `ema_state_dict`, `ema.module`."""
 _DEEPEST = 4
-"""Levels of entries that are searched."""
+"""Number of nested entries that are searched."""
 _LONGEST_LIST = 8
-"""Items of a list that is searched; longer ones are values."""
+"""Largest number of items of a list that is searched; longer lists are values."""
 _UNNAMED = "weights"
-"""What a network is called that is neither in an entry nor below a prefix."""
+"""Label of a network without entry and prefix."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class FoundNetwork:
     """Tensors that belong together.
 
     Attributes:
-        entry: the path of the dict that holds them, `""` for the content itself.
-        prefix: what all their names begin with there; taken off in `weights`.
-        weights: name to tensor.
-        num_left_out: tensors beside them in the same dict.
+        entry: path of the dict that contains them, `""` for the content itself.
+        prefix: common prefix of their names, which is removed in `weights`.
+        weights: name → tensor.
+        num_left_out: number of other tensors in the same dict.
     """
 
     entry: str
@@ -50,7 +50,7 @@ class FoundNetwork:
 
     @property
     def label(self) -> str:
-        """By which it is chosen where there are several."""
+        """The name by which the network can be chosen if there are several."""
         return ".".join(part for part in (self.entry, self.prefix.rstrip(".")) if part) or _UNNAMED
 
     def __str__(self) -> str:
@@ -61,11 +61,11 @@ class FoundNetwork:
 
 
 def find_networks(content: Any, is_name: Callable[[str], bool], *, least: int = 1) -> list[FoundNetwork]:
-    """The networks in the content of a file, equal ones once.
+    """The networks in the content of a file; equal ones are returned once.
 
     Args:
-        content: of any type; dicts and short lists are searched.
-        is_name: whether a name, without any prefix, is one of the wanted network's.
+        content: any object; dicts and short lists are searched.
+        is_name: whether a name without prefix belongs to the wanted network.
         least: number of such names that make a network.
     """
     found: list[FoundNetwork] = []
@@ -77,7 +77,7 @@ def find_networks(content: Any, is_name: Callable[[str], bool], *, least: int = 
 
 
 def choose_network(networks: list[FoundNetwork], which: str) -> FoundNetwork | None:
-    """The only network, or the one whose label is `which` or has it as a part; None for none or many."""
+    """The only network, or the one whose label is or contains `which`; None if there isn't exactly one."""
     if len(networks) == 1:
         return networks[0]
     exact = [network for network in networks if network.label == which]
@@ -87,7 +87,7 @@ def choose_network(networks: list[FoundNetwork], which: str) -> FoundNetwork | N
 
 
 def model_and_average(networks: list[FoundNetwork]) -> tuple[FoundNetwork, FoundNetwork] | None:
-    """A network and the moving average of its weights, told by a name with EMA in it; None for anything else."""
+    """A network and its moving average, recognised by EMA in a name; None for anything else."""
     averages = [network for network in networks if _AVERAGE.search(network.label)]
     others = [network for network in networks if network not in averages]
     if len(averages) != 1 or len(others) != 1:
@@ -97,7 +97,7 @@ def model_and_average(networks: list[FoundNetwork]) -> tuple[FoundNetwork, Found
 
 
 def shared_prefix(names: Mapping[str, Any]) -> str:
-    """The parts that all names begin with, with the dot behind them; `""` for none."""
+    """The parts with which all names begin, including the final dot; `""` for none."""
     split = [name.split(".")[:-1] for name in names]
     shared = []
     for parts in zip(*split, strict=False):
@@ -108,10 +108,10 @@ def shared_prefix(names: Mapping[str, Any]) -> str:
 
 
 def refuse_not_finite(source: str, weights: Mapping[str, Tensor]) -> None:
-    """Stop at weights with which nothing can be computed.
+    """Refuse weights that are not finite.
 
     Raises:
-        LSHFMError: one of them holds NaN or infinite values.
+        LSHFMError: one of them contains NaN or infinite values.
     """
     bad = [key for key, value in weights.items() if value.is_floating_point() and not _is_finite(value)]
     if bad:
@@ -122,7 +122,7 @@ def refuse_not_finite(source: str, weights: Mapping[str, Tensor]) -> None:
 
 
 def _is_finite(values: Tensor) -> bool:
-    """Whether all are; torch has no such function for numbers of 8 bits."""
+    """Whether all elements are finite; torch has no such function for 8-bit floats."""
     return bool((values.float() if values.element_size() == 1 else values).isfinite().all())
 
 
@@ -149,7 +149,7 @@ def _by_prefix(
 ) -> Iterator[FoundNetwork]:
     counts = Counter(_prefix_of(name, is_name) for name in tensors)
     prefixes = {prefix for prefix, count in counts.items() if prefix is not None and count >= least}
-    # The longest prefix that a name has is its own: `ema.backbone.…` is no part of what has no prefix.
+    # A name belongs to its longest prefix: `ema.backbone.…` is not part of the network without prefix.
     longest_first = sorted(prefixes, key=len, reverse=True)
     groups: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in sorted(prefixes)}
     for name, value in tensors.items():
@@ -161,7 +161,7 @@ def _by_prefix(
 
 
 def _prefix_of(name: str, is_name: Callable[[str], bool]) -> str | None:
-    """The shortest start of a name after which a wanted name follows."""
+    """The shortest start of a name that is followed by a wanted name."""
     start = 0
     while True:
         if is_name(name[start:]):

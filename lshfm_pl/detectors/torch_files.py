@@ -1,4 +1,4 @@
-"""The one place that reads files of weights: without running code from them, without filling the memory."""
+"""The only module that reads files of weights: without running code from them, and with bounded memory."""
 
 import hashlib
 import io
@@ -25,17 +25,17 @@ _REFUSED_TYPE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _HASH_IN_NAME = re.compile(r"-([a-f0-9]{8,})\.")
 _LEGACY_START = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 _LARGEST_FILE = 32 * 2**30
-"""Bytes. The largest detector here takes less than 1 GB with all that a run keeps."""
+"""Bytes. The largest detector here takes less than 1 GB with everything that a run stores."""
 _LARGEST_PICKLE = 64 * 2**20
-"""Bytes. A pickle holds names and shapes, the tensors' bytes are beside it: those of 300 MB take less than 1 MB."""
+"""Bytes. A pickle contains names and shapes, and the tensors' data are separate: less than 1 MB for 300 MB."""
 _LARGEST_STRETCH = 2**30
-"""Bytes that tensors may have by repeating elements, which hardly anyone saves."""
+"""Bytes that tensors may have through repeated elements, which are rarely saved."""
 _DEEPEST = 100
-"""Levels of lists and dicts in each other."""
+"""Nesting depth of lists and dicts."""
 _MOST_VALUES = 1_000_000
-"""In all lists and dicts; the state of a run has some thousands."""
+"""Number of items in all lists and dicts; the state of a run has some thousands."""
 _LONGEST_REASON = 200
-"""Characters of another library's message."""
+"""Characters of another library's message that are kept."""
 
 _BYTES_OF_ITEM = {
     **dict.fromkeys(("ComplexDoubleStorage",), 16),
@@ -43,29 +43,29 @@ _BYTES_OF_ITEM = {
     **dict.fromkeys(("FloatStorage", "IntStorage", "QInt32Storage"), 4),
     **dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2),
 }
-"""Of torch's storage types; the others count bytes."""
+"""Bytes per element of torch's storage types; the others count bytes."""
 
 
 class UnsafeFileError(LSHFMError):
-    """A file that needs more than tensors and plain Python values to be read, or more memory than its size."""
+    """The file needs more than tensors and plain Python values to be read, or more memory than its size."""
 
 
 def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> Any:
-    """Read a file of ``torch.save``, with ``weights_only=True``, or of safetensors onto the CPU.
+    """Read a file of ``torch.save`` (with ``weights_only=True``) or of safetensors to the CPU.
 
-    What the file says of itself is checked before anything is allocated: tensors that are larger than their bytes
-    in the file, compressed or overlapping entries.
+    Sizes in the file are checked before memory is allocated: no tensor may be larger than its bytes in the file,
+    and entries must not be compressed or overlap.
 
     Args:
         path: the file.
-        allowed_types: types that may be rebuilt besides tensors and plain Python values.
+        allowed_types: types that may be rebuilt in addition to tensors and plain Python values.
 
     Returns:
-        What was saved; for safetensors a dict of names to tensors.
+        The saved object; for safetensors a dict of names to tensors.
 
     Raises:
-        LSHFMError: there is no such file, it is no regular one, or it is of another format or damaged.
-        UnsafeFileError: the file asks for another type, nothing of which was run, or for absurd sizes.
+        LSHFMError: there is no such file, it is not a regular file, has another format or is damaged.
+        UnsafeFileError: the file asks for another type, of which nothing was run, or for absurd sizes.
     """
     path = Path(path)
     if not path.exists() or path.is_dir():
@@ -84,12 +84,12 @@ def read_torch_file(path: str | Path, *, allowed_types: Sequence[type] = ()) -> 
             return content
         except OSError as error:
             raise LSHFMError(f"{path}: cannot be read ({error}).") from error
-        except Exception as error:  # a broken stream can lead the unpickler to any exception
+        except Exception as error:  # a broken file can make the unpickler raise any exception
             raise _told(path, file, size, error) from error
 
 
 def _told(path: Path, file: BinaryIO, size: int, error: Exception) -> LSHFMError:
-    """Why a file was not loaded."""
+    """The error for a file that was not loaded."""
     refused = _REFUSED_TYPE.search(str(error))
     if refused:
         return UnsafeFileError(
@@ -119,21 +119,21 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def download_torch_file(url: str, *, check_hash: bool, key: str, advice: str) -> Any:
-    """Read a file of ``torch.save`` from the web, or from torch's cache, as ``read_torch_file`` does.
+    """Read a file of ``torch.save`` from the web, or from torch's cache, like ``read_torch_file``.
 
     Args:
-        url: where it is.
-        check_hash: compare its SHA-256 with the start of it in its name, also where it is in the cache already.
-            Without, the name in the cache begins with a hash of the URL.
-        key: the setting that asked for it, for the message.
-        advice: what to do where it cannot be had.
+        url: address of the file.
+        check_hash: whether to compare the file's SHA-256 with the part of it in the file name, also for a cached
+            file. Without it, the name in the cache begins with a hash of the URL.
+        key: the setting that names the file, for messages.
+        advice: what to do if the file is not available.
 
     Raises:
-        LSHFMError: it cannot be had, or is not what it should be.
+        LSHFMError: it is not available, or is another file.
     """
     name = Path(urllib.parse.urlparse(url).path).name
     if not check_hash:
-        # Nothing else tells the files of one name from two addresses apart.
+        # Nothing else distinguishes files with the same name from two addresses.
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     expected = _HASH_IN_NAME.search(path.name) if check_hash else None
@@ -141,7 +141,7 @@ def download_torch_file(url: str, *, check_hash: bool, key: str, advice: str) ->
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), expected[1] if expected else None)
-    except Exception as error:  # no network, no such page, no room, wrong hash
+    except Exception as error:  # no network, no such page, no space, wrong hash
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         raise LSHFMError(f"{key}: {url} could not be had ({reason}). {advice}") from error
     if expected and not _sha256(path).startswith(expected[1]):
@@ -157,7 +157,7 @@ def _sha256(path: Path) -> str:
 
 
 class _AbsurdSizeError(Exception):
-    """A file that would take more memory than it has bytes; the text says what is wrong with it."""
+    """The file would need more memory than it has bytes; the text says why."""
 
 
 def _refuse_absurd_sizes(file: BinaryIO, size: int) -> None:
@@ -187,7 +187,7 @@ def _refuse_absurd_zip(archive: zipfile.ZipFile, size: int) -> None:
 
 
 def _refuse_absurd_legacy(file: IO[bytes], size: int) -> None:
-    """The format before zip files: three pickles of the format itself, one of the content, then the bytes."""
+    """Check the format before zip files: three pickles about the format, one of the content, then the data."""
     if file.read(len(_LEGACY_START)) != _LEGACY_START:
         raise ValueError("neither a zip file nor of the older format")
     for _ in ("protocol version", "system"):
@@ -199,7 +199,7 @@ def _refuse_absurd_legacy(file: IO[bytes], size: int) -> None:
 
 
 class _Inert:
-    """Stands for whatever a pickle names: takes arguments, items and state, and does nothing."""
+    """Replaces every object that a pickle names: accepts arguments, items and state, and does nothing."""
 
     allocates = False
 
@@ -224,9 +224,9 @@ class _Inert:
     def add(self, value: Any) -> None: ...
 
 
-# In Python, as torch's own: the one in C makes room for as many memo entries as a number in the pickle says.
+# In Python, like torch's own unpickler: the one in C allocates as many memo entries as a number in the pickle says.
 class _StorageSizes(pickle._Unpickler):
-    """Walks through a pickle and notes the bytes that its tensors' storages claim; nothing of it is imported."""
+    """Reads a pickle and records the bytes that its tensors' storages claim. Nothing named in it is imported."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
@@ -243,10 +243,10 @@ class _StorageSizes(pickle._Unpickler):
 
 
 def _refuse_bombs(content: Any) -> None:
-    """What is small in the file and huge once it is copied.
+    """Refuse content that is small in the file and huge when copied.
 
-    A tensor may repeat its elements (stride 0). A list may hold one other list many times, that another, and so on;
-    or itself.
+    A tensor may repeat its elements (stride 0). A list may contain another list many times, which contains another
+    one many times, and so on; or it may contain itself.
     """
     stretched = 0
     for tensor in _tensors(content):

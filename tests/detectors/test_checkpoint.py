@@ -266,7 +266,7 @@ def test_evaluation_settings_go_before_those_of_the_file(model_config, tmp_path)
 @pytest.mark.parametrize("which", ["teacher", "both"])
 def test_file_of_one_detector_has_no_teacher(model_config, tmp_path, which):
     torch.save(detector_checkpoint(tiny(model_config)), tmp_path / "file.ckpt")
-    with pytest.raises(LSHFMError, match="holds one detector, no (teacher|both) besides it"):
+    with pytest.raises(LSHFMError, match="contains one detector and no (teacher|both)"):
         load_detector(tmp_path / "file.ckpt", which=which)
 
 

@@ -1,1 +1,1 @@
-"""Bodies of detectors, one file a family, under a feature pyramid or alone."""
+"""Backbones of detectors, one file per family, with or without a feature pyramid."""

@@ -1,4 +1,4 @@
-"""The body of MobileNetV3-Large (arXiv 1905.02244), from torchvision's parts."""
+"""The backbone MobileNetV3-Large (arXiv 1905.02244), from torchvision's parts."""
 
 import re
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ def mobilenet_v3_large_features(config: Mapping[str, Any], **settings: Any) -> n
     """torchvision's `features`: the stem, 15 blocks and a last convolution, with the names 0 to 16.
 
     Args:
-        config: a resolved configuration: its `width` and norm.
-        settings: further ones of torchvision's `mobilenet_v3_large`, such as `reduced_tail`.
+        config: a resolved configuration, of which `width` and the norm are used.
+        settings: further arguments of torchvision's `mobilenet_v3_large`, such as `reduced_tail`.
     """
     norm_layer = norm_factory(config)
-    assert norm_layer is not None, "the record's norms leave it out"
-    # One class keeps the classifier small, which is dropped.
+    assert norm_layer is not None, "the record's norms exclude it"
+    # One class keeps the classifier small, which is removed anyway.
     network = mobilenet_v3_large(
         weights=None, num_classes=1, width_mult=config["width"], norm_layer=norm_layer, **settings
     )

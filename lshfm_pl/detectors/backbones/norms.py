@@ -1,4 +1,4 @@
-"""Norms of backbones, and numbers of channels."""
+"""Norms of backbones, and their numbers of channels."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -29,17 +29,17 @@ NormFactory = Callable[[int], nn.Module]
 
 
 class NormPair(NamedTuple):
-    """A norm, and the convolution whose output it alone reads."""
+    """A norm, and the convolution whose output only this norm reads."""
 
     convolution: nn.Conv2d
-    #: The module that the norm is a child of.
+    #: The parent module of the norm.
     parent: nn.Module
-    #: Of the norm in `parent`.
+    #: Name of the norm in `parent`.
     name: str
 
 
 def pairs_in_sequences(network: nn.Module) -> Iterator[NormPair]:
-    """What follows a convolution in an `nn.Sequential`, norm or not: it runs its children in their order."""
+    """The norms that follow a convolution in an `nn.Sequential`, which runs its children in order."""
     for parent in network.modules():
         if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
             for (_, layer), (name, _) in pairwise(parent.named_children()):
@@ -47,19 +47,19 @@ def pairs_in_sequences(network: nn.Module) -> Iterator[NormPair]:
                     yield NormPair(layer, parent, name)
 
 
-#: Channel counts are multiples of this, for speed and so that they divide into groups.
+#: Channel counts are multiples of this, for speed and so that they can be divided into groups.
 _CHANNEL_MULTIPLE = 8
 
 _MAX_GROUPS = 32
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """Scale a number of channels by ``width``, to the nearest multiple of 8 that is not 0."""
+    """Scale a number of channels by ``width`` to the nearest positive multiple of 8."""
     return _CHANNEL_MULTIPLE * max(1, round(channels * width / _CHANNEL_MULTIPLE))
 
 
 class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d that always normalises by its running statistics, which never change; weight and bias do."""
+    """BatchNorm2d that always normalises by its fixed running statistics. Weight and bias are trained."""
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps)
@@ -71,10 +71,10 @@ class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
 
 
 def normalised(convolution: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(convolution(x))`, where a frozen norm becomes a factor of the kernel and a bias: no pass over the map.
+    """`norm(convolution(x))`, where a frozen norm becomes a factor of the kernel and a bias, which saves a pass.
 
-    The kernel itself stays as it is: its gradient and its checkpoint are those of the two layers. Layers with hooks
-    are called one after the other, so that the hooks fire with what each layer returns.
+    The kernel itself is not changed: its gradient and its checkpoint are those of the two layers. Layers with hooks
+    are called one after the other, so that the hooks get the output of each layer.
     """
     is_off = not switches().folded_norms
     if is_off or not isinstance(norm, FrozenBatchNorm2d) or _has_hooks(convolution) or _has_hooks(norm):
@@ -85,7 +85,7 @@ def normalised(convolution: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Whether calling a module does more than its forward."""
+    """Whether calling a module does more than its `forward`, because of hooks."""
     kinds = (
         module._forward_hooks,
         module._forward_pre_hooks,
@@ -96,25 +96,25 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 class AnySizeGroupNorm(nn.GroupNorm):
-    """torch's GroupNorm, without its refusal of a single image whose groups hold one value each.
+    """GroupNorm that accepts a single image with one value per group, which torch refuses.
 
-    So are the maps of 1×1 of a small image's coarsest level in a narrow tower; their norm is the bias.
+    The coarsest level of a small image has such a 1×1 map in a narrow tower. Its norm is the bias.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the parent's."""
+        """See the parent class."""
         return torch.group_norm(
             x, self.num_groups, self.weight, self.bias, self.eps, torch.backends.cudnn.enabled
         )
 
 
 def group_norm(channels: int, *, eps: float = 1e-5) -> nn.GroupNorm:
-    """GroupNorm in 32 groups, or in as many as divide the channels."""
+    """GroupNorm with 32 groups, or with fewer if 32 does not divide the channels."""
     return AnySizeGroupNorm(math.gcd(_MAX_GROUPS, channels), channels, eps=eps)
 
 
 def norm_factory(config: Mapping[str, Any]) -> NormFactory | None:
-    """What makes the norm of a detector config from a number of channels; None makes none."""
+    """A function from a number of channels to the norm of a detector config; None if the config has no norm."""
     eps = config["norm_eps"]
     factories: dict[str, NormFactory | None] = {
         "frozen_bn": partial(FrozenBatchNorm2d, eps=eps),

@@ -1,4 +1,4 @@
-"""ResNet bodies (arXiv 1512.03385)."""
+"""ResNet backbones (arXiv 1512.03385)."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ _RESNET_STEM_CHANNELS = 64
 
 _RESNET_STAGE_CHANNELS = (64, 128, 256, 512)
 
-#: The layers of a ResNet before the RoI pooling, where the last stage follows it.
+#: The layers of a ResNet before the RoI pooling, if the last stage follows it.
 _C4_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 
 
@@ -38,10 +38,10 @@ def _identity(downsample: nn.Module | None, x: Tensor) -> Tensor:
 
 
 class _FoldingBasicBlock(BasicBlock):
-    """torchvision's block, with frozen norms folded into the convolutions before them."""
+    """torchvision's block, in which frozen norms are folded into the convolutions before them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the parent's."""
+        """See the parent class."""
         identity = _identity(self.downsample, x)
         out = self.relu(normalised(self.conv1, self.bn1, x))
         out = normalised(self.conv2, self.bn2, out)
@@ -50,10 +50,10 @@ class _FoldingBasicBlock(BasicBlock):
 
 
 class _FoldingBottleneck(Bottleneck):
-    """torchvision's block, with frozen norms folded into the convolutions before them."""
+    """torchvision's block, in which frozen norms are folded into the convolutions before them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the parent's."""
+        """See the parent class."""
         identity = _identity(self.downsample, x)
         out = self.relu(normalised(self.conv1, self.bn1, x))
         out = self.relu(normalised(self.conv2, self.bn2, out))
@@ -63,7 +63,7 @@ class _FoldingBottleneck(Bottleneck):
 
 
 class _ResNetPlan(NamedTuple):
-    """Kind of residual block and how many of them each of the four stages has."""
+    """Kind of residual block, and number of blocks in each of the four stages."""
 
     block: type[BasicBlock] | type[Bottleneck]
     depths: list[int]
@@ -74,7 +74,7 @@ class _ScaledResNet(ResNet):
 
     def __init__(self, plan: _ResNetPlan, *, width: float, norm_layer: NormFactory) -> None:
         self._width = width
-        # The pyramid drops the classifier: one class keeps it small until then.
+        # The classifier is removed for the pyramid; one class keeps it small until then.
         super().__init__(plan.block, plan.depths, num_classes=1, norm_layer=norm_layer)
 
     def _make_layer(
@@ -86,7 +86,7 @@ class _ScaledResNet(ResNet):
         dilate: bool = False,
     ) -> nn.Sequential:
         if self._width != 1 and not hasattr(self, "layer1"):
-            # The parent has just made a stem of 64 channels and initialises it after the last stage.
+            # The parent class has made a stem of 64 channels, and initialises it after the last stage.
             self.inplanes = scale_channels(_RESNET_STEM_CHANNELS, self._width)
             self.conv1 = nn.Conv2d(3, self.inplanes, kernel_size=7, stride=2, padding=3, bias=False)
             self.bn1 = self._norm_layer(self.inplanes)
@@ -95,7 +95,7 @@ class _ScaledResNet(ResNet):
 
 def _build(plan: _ResNetPlan, config: Mapping[str, Any]) -> nn.Module:
     norm_layer = norm_factory(config)
-    assert norm_layer is not None, "the record's norms leave it out"
+    assert norm_layer is not None, "the record's norms exclude it"
     return _ScaledResNet(plan, width=config["width"], norm_layer=norm_layer)
 
 
@@ -109,7 +109,7 @@ def _stages(plan: _ResNetPlan, config: Mapping[str, Any]) -> tuple[Stage, ...]:
 
 
 def _cut(body: nn.Module, stages: tuple[Stage, ...]) -> SingleScale:
-    """The stem and the first three stages have the indices 0 to 6."""
+    """Map names of the stem and the first three stages to the indices 0 to 6."""
     backbone = nn.Sequential(*(body.get_submodule(name) for name in _C4_LAYERS))
     cast(Any, backbone).out_channels = stages[-2].channels
     return SingleScale(backbone, body.get_submodule(stages[-1].name), stages[-1].channels)
@@ -121,7 +121,7 @@ def _name_in_file_of_cut(name: str) -> str:
 
 
 def _norm_pairs(network: nn.Module) -> Iterator[NormPair]:
-    """Of the blocks and the stem, where `bn1` follows `conv1`, and of the shortcuts."""
+    """The norms of the blocks and the stem, where `bn1` follows `conv1`, and of the shortcuts."""
     for parent in network.modules():
         children = dict(parent.named_children())
         for number in (1, 2, 3):

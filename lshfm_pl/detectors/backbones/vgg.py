@@ -1,4 +1,4 @@
-"""VGG bodies (arXiv 1409.1556)."""
+"""VGG backbones (arXiv 1409.1556)."""
 
 import re
 from collections import OrderedDict
@@ -19,10 +19,10 @@ _STAGE_CHANNELS = (64, 128, 256, 512, 512)
 
 
 class _VGGBody(nn.Sequential):
-    """The five stages of a VGG, each ending with its max-pool.
+    """The five stages of a VGG, each ending with its max-pooling.
 
-    Stage n is ``layern``, a Sequential around a Sequential whose names are the indices that torchvision's
-    ``vgg*.features`` (``vgg*_bn.features`` with a norm) gives to the same layers.
+    Stage n is ``layern``, a Sequential around a Sequential whose names are the indices of the same layers in
+    torchvision's ``vgg*.features`` (``vgg*_bn.features`` with a norm).
     """
 
     def __init__(self, depths: tuple[int, ...], *, width: float, norm_layer: NormFactory | None) -> None:
@@ -59,10 +59,10 @@ def _stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
 
 
 def _cut(body: nn.Module, stages: tuple[Stage, ...]) -> SingleScale:
-    """Up to the ReLU of the last convolution; the layers have their indices in torchvision's ``vgg*.features``."""
+    """The layers up to the last ReLU, with their indices in torchvision's ``vgg*.features``."""
     layers = (body.get_submodule(f"{stage.name}.0").named_children() for stage in stages)
     named = OrderedDict(layer for of_stage in layers for layer in of_stage)
-    named.popitem()  # the last max-pool
+    named.popitem()  # the last max-pooling
     backbone = nn.Sequential(named)
     cast(Any, backbone).out_channels = stages[-1].channels
     return SingleScale(backbone)
@@ -76,7 +76,7 @@ def _imagenet_url(name: str, config: Mapping[str, Any]) -> str | None:
 
 
 def _record(name: str, depths: tuple[int, ...]) -> Backbone:
-    """Of a VGG whose five stages have so many 3×3 convolutions."""
+    """The record of a VGG whose five stages have these numbers of 3×3 convolutions."""
     return Backbone(
         name=name,
         title="VGG",
