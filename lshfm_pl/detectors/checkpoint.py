@@ -1,4 +1,4 @@
-"""Detectors in files: files that describe themselves, plain state dicts, and the published checkpoints."""
+"""Detectors in files: self-describing files, plain state dicts, and the reference implementation's checkpoints."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -51,13 +51,13 @@ __all__ = [
 ]
 
 STARTED_FROM = "started_from"
-"""Key of a description: what `model.weights` named, where training started from a whole detector."""
+"""Key of a description: what `model.weights` named, if training started from a whole detector."""
 _TORCHVISION_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
-"""Of weights in torchvision, such as `COCO_V1`; no file of weights is called so."""
+"""Names of weights in torchvision, such as `COCO_V1`. No file of weights has such a name."""
 
 
 def detector_description(detector: Detector) -> dict[str, Any]:
-    """Describe a detector of ``build_detector`` in plain values, so that it can be built again."""
+    """Describe a detector of ``build_detector`` in plain values from which it can be built again."""
     started_from = getattr(detector, "started_from", None)
     return {
         "format": FORMAT,
@@ -70,14 +70,14 @@ def detector_description(detector: Detector) -> dict[str, Any]:
 
 
 def detector_checkpoint(detector: Detector, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Make what ``torch.save`` writes so that ``load_detector`` needs the file alone.
+    """The content of a file from which ``load_detector`` can load the detector without other information.
 
     Args:
         detector: built by ``build_detector``.
-        extra: plain values to keep in the same file, under ``extra``.
+        extra: plain values to store in the same file, under ``extra``.
 
     Returns:
-        The description with ``state_dict``, on the CPU.
+        The description with ``state_dict``, on the CPU, for ``torch.save``.
     """
     state_dict = {key: value.cpu() for key, value in detector.state_dict().items()}
     kept = {} if extra is None else {"extra": dict(extra)}
@@ -95,22 +95,22 @@ def load_detector(
     """Build the detector that a file holds, with its weights, in evaluation mode, on the CPU.
 
     Args:
-        path: a file of ``detector_checkpoint``, a Lightning checkpoint of ours, or anything that
-            ``load_weights`` takes.
-        config: the detector of a file that does not describe one itself; a description in the file goes first.
-            Without one the layout of the tensors tells which of the ``conf/model`` files it is, if any.
-        class_names: likewise its classes. Without them, or where the file has another number of classes, 21
+        path: a file of ``detector_checkpoint``, a Lightning checkpoint of this project, or anything that
+            ``load_weights`` accepts.
+        config: config of the detector if the file does not describe it; a description in the file takes
+            precedence. Without both, the names and shapes of the tensors decide which ``conf/model`` file it is.
+        class_names: names of the classes, likewise. Without them, or if the file has another number of classes, 21
             classes are VOC's and 91 are COCO's.
-        which: the network to take from a file that holds several: ``student`` or ``teacher``, or the name of the
-            entry that it is in, such as ``model_ema``.
-        evaluation: other evaluation settings than the detector's, see ``change_evaluation``.
+        which: the network to take from a file with several: ``student`` or ``teacher``, or the name of its entry,
+            such as ``model_ema``.
+        evaluation: changed evaluation settings, see ``change_evaluation``.
 
     Returns:
-        The detector, with ``load_report`` (a ``LoadReport``) besides the attributes of ``build_detector``.
+        The detector, with ``load_report`` (a ``LoadReport``) in addition to the attributes of ``build_detector``.
 
     Raises:
-        LSHFMError: the file is missing, broken, not safe to read, or neither it nor the arguments describe
-            a detector that it fits.
+        LSHFMError: the file is missing, broken or not safe to read, or neither it nor the arguments describe a
+            detector that fits.
     """
     contents = open_contents(path, which)
     description = contents.description or _describe_by_layout(contents, config, class_names)
@@ -126,7 +126,7 @@ def load_detector(
         except LSHFMError as error:
             raise LSHFMError(f"{contents.source}: {error}") if contents.description else error from error
 
-    # First without memory: what a file says of sizes is believed only if its tensors have them.
+    # First on the meta device: sizes in the file are trusted only if its tensors have them.
     with torch.device("meta"):
         fit(build(), contents)
     detector = build()
@@ -137,15 +137,15 @@ def load_detector(
 def load_torchvision_detector(
     weights: str, config: Mapping[str, Any], *, evaluation: Mapping[str, Any] | None = None
 ) -> Detector:
-    """Build a detector with the weights that torchvision trained for it, in evaluation mode, on the CPU.
+    """Build a detector with the weights that torchvision has trained for it, in evaluation mode, on the CPU.
 
     Args:
-        weights: their name in torchvision, such as ``COCO_V1``.
+        weights: name of the weights in torchvision, such as ``COCO_V1``.
         config: the detector, such as ``conf/model/fasterrcnn_resnet50fpn.yaml``.
-        evaluation: other evaluation settings than the detector's, see ``change_evaluation``.
+        evaluation: changed evaluation settings, see ``change_evaluation``.
 
     Raises:
-        LSHFMError: torchvision has no such weights, they cannot be had, or they do not fit.
+        LSHFMError: torchvision has no such weights, they are not available, or they do not fit.
     """
     if not config:
         raise LSHFMError(
@@ -167,17 +167,17 @@ def load_torchvision_detector(
 
 
 def load_start(detector: Detector, start: Start) -> LoadReport:
-    """Load the detector that training starts from into one of `build_detector`, whose classes may be other ones.
+    """Load the weights that training starts from into a detector of `build_detector`, possibly with other classes.
 
-    Everything but the class layers must be there and fit; what these take, `fit_by_class` says. The norms' eps
-    follows the weights, as in `load_weights`.
+    Everything except the class layers must exist and fit. `fit_by_class` says what the class layers get. The norms'
+    eps follows the weights, as in `load_weights`.
 
     Args:
         detector: changed in place, unless something does not fit.
-        start: with `weights`.
+        start: the weights to start from.
 
     Raises:
-        LSHFMError: the weights cannot be had, are not safe to read or not finite, or do not fit.
+        LSHFMError: the weights are not available, not safe to read, not finite, or do not fit.
     """
     assert start.weights is not None
     try:
@@ -196,11 +196,11 @@ def load_start(detector: Detector, start: Start) -> LoadReport:
 
 
 def take_over_norm_eps(detector: Detector, description: Any) -> None:
-    """Give the norms of a detector the eps that its checkpoint describes, which `load_start` may have changed.
+    """Set the eps of a detector's norms to that of its checkpoint, which `load_start` may have changed.
 
     Args:
-        detector: of `build_detector`.
-        description: the checkpoint's; nothing happens where it says none.
+        detector: built by `build_detector`.
+        description: description in the checkpoint. Nothing changes if it has no eps.
     """
     config = description.get("config") if isinstance(description, Mapping) else None
     eps = config.get("norm_eps") if isinstance(config, Mapping) else None
@@ -209,19 +209,20 @@ def take_over_norm_eps(detector: Detector, description: Any) -> None:
 
 
 def load_weights(detector: Detector, source: Source, *, which: str = "student") -> LoadReport:
-    """Load weights into a detector of ``build_detector``; every tensor must be there and fit.
+    """Load weights into a detector of ``build_detector``. Every tensor must exist and fit.
 
-    The norms' eps follows the weights: with names of torchvision 0.8 FrozenBatchNorm2d gets the 0 of that time,
-    files of ours get the eps that they were saved with, else the detector's own stays. It is set on the modules
-    and in ``detector.config["norm_eps"]``.
+    The norms' eps follows the weights. For names of torchvision 0.8 FrozenBatchNorm2d gets that version's 0; for
+    files of this project it gets the eps that they were saved with; otherwise the detector's stays. It is set on
+    the modules and in ``detector.config["norm_eps"]``.
 
     Args:
         detector: changed in place, unless something does not fit.
-        source: a path, or the content of such a file: a file of ours, a published checkpoint (``{'model',
-            'optimizer', 'lr_scheduler', 'args', 'epoch'}``) or a state dict, by itself or in an entry of a dict,
-            with or without a prefix before all names (``module.``, ``model.``). The latter two are of one detector
-            or of a student with its teacher, with the names of torchvision 0.8 or of today.
-        which: the network to take from a file that holds several, see ``load_detector``.
+        source: a path, or the content of a file: a file of this project, a checkpoint of the reference
+            implementation (``{'model', 'optimizer', 'lr_scheduler', 'args', 'epoch'}``) or a state dict, alone or
+            in an entry of a dict, with or without a prefix of all names (``module.``, ``model.``). The latter two
+            belong to one detector or to a student and its teacher, with the names of torchvision 0.8 or current
+            ones.
+        which: the network to take from a file with several, see ``load_detector``.
 
     Raises:
         LSHFMError: the file is missing, broken or not safe to read, or its tensors are not the detector's.
@@ -263,7 +264,7 @@ def _describe_by_layout(
 
 
 def _torchvision_contents(weights: str, config: Mapping[str, Any], *, advice: str) -> Contents:
-    """The tensors that torchvision trained for a detector of this config."""
+    """The tensors that torchvision has trained for a detector with this config."""
     found = torchvision_weights(weights, config)
     state = download_torch_file(found.url, check_hash=True, key="weights", advice=advice)
     names = todays_names(state)
@@ -297,7 +298,7 @@ def _load(
 
 
 def _norm_eps(config: Mapping[str, Any], contents: Contents) -> float | None:
-    """The eps that the weights were trained with, None where nothing says so or there is no norm."""
+    """The eps that the weights were trained with; None if it is unknown or there is no norm."""
     norm = config.get("norm", "none")
     if contents.description is not None and norm != "none":
         return contents.description["config"].get("norm_eps")

@@ -22,7 +22,7 @@ __all__ = ["FASTER_RCNN", "build_faster_rcnn"]
 
 
 class FasterRCNNConfig(AnchorDetectorConfig):
-    """Keys of torchvision's `FasterRCNN`, by the same names, and those of its box head."""
+    """Keys of torchvision's `FasterRCNN` with the same names, and keys of its box head."""
 
     box_head_width: Annotated[int, Field(ge=1, le=16_384)] | None
     box_pool_size: Annotated[int, Field(ge=1, le=64)]
@@ -62,14 +62,14 @@ _OF_TORCHVISION = [
     for key in FasterRCNNConfig.model_fields
     if key not in AnchorDetectorConfig.model_fields and key not in _OF_PARTS
 ]
-"""Keys that are handed to torchvision's class by the same name."""
+"""Keys that are passed to torchvision's class under the same name."""
 
 
 class FullPrecisionRPNHead(RPNHead):
-    """Objectness and box deltas, a tensor for each level, in float32 also under autocast."""
+    """Objectness and box deltas for each level, in float32 also under autocast."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """As torchvision's."""
+        """See torchvision."""
         objectness, deltas = ([at_least_float32(level) for level in levels] for levels in super().forward(x))
         return objectness, deltas
 
@@ -78,18 +78,18 @@ class FullPrecisionPredictor(FastRCNNPredictor):
     """Class logits [N, K] and box deltas [N, 4 · K], in float32 also under autocast."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As torchvision's."""
+        """See torchvision."""
         logits, deltas = super().forward(x)
         return at_least_float32(logits), at_least_float32(deltas)
 
 
 _NUM_STAGES = 4
 _V2 = "_v2"
-"""What names of detectors with the parts of torchvision's second version end with."""
+"""Suffixes of the names of detectors with the parts of torchvision's second version."""
 
 
 def _box_head(config: Mapping[str, Any], channels: int, last_stage: nn.Module | None) -> nn.Module:
-    """From pooled boxes [N, channels, box_pool_size, box_pool_size] to features [N, D]."""
+    """The box head from pooled boxes [N, channels, box_pool_size, box_pool_size] to features [N, D]."""
     pool_size, head_width, num_convs = (
         config[key] for key in ("box_pool_size", "box_head_width", "box_head_convs")
     )
@@ -106,18 +106,18 @@ def _box_head(config: Mapping[str, Any], channels: int, last_stage: nn.Module | 
 
 
 def build_faster_rcnn(config: Mapping[str, Any], num_classes: int) -> FasterRCNN:
-    """Build a Faster R-CNN of random initial weights.
+    """Build a Faster R-CNN with random initial weights.
 
-    With a pyramid boxes are pooled from the maps of the body's stages; the extra, subsampled level serves the
-    RPN alone. Without one they are pooled from the only map. The box head is two fully connected layers, or the
-    last stage with an average pool where the body is cut before it (C4).
+    With a pyramid, boxes are pooled from the maps of the backbone's stages, and only the RPN uses the extra,
+    subsampled level. Without one they are pooled from the only map. The box head consists of two fully connected
+    layers, or of the last stage with average pooling if the backbone is cut before it (C4).
 
     Args:
         config: a resolved configuration, ``architecture: fasterrcnn``.
         num_classes: number of classes, background included.
 
     Raises:
-        LSHFMError: the backbone does not hold, or ``box_head_width`` where the body is the box head.
+        LSHFMError: the backbone is invalid, or ``box_head_width`` is given although the backbone is the box head.
     """
     pool_size, head_width = config["box_pool_size"], config["box_head_width"]
     last_stage, num_features, num_maps = None, head_width, 1
@@ -193,7 +193,7 @@ FASTER_RCNN = Architecture(
     classifier="roi_heads.box_predictor.cls_score",
     class_layers=("roi_heads.box_predictor.",),
     class_first_layers=("roi_heads.box_predictor.",),
-    # Those of Mask R-CNN and Keypoint R-CNN.
+    # Parameters of Mask R-CNN and Keypoint R-CNN.
     further_heads=("roi_heads.mask_", "roi_heads.keypoint_"),
     count_classes=_count_classes,
     body_modules=("backbone", "roi_heads.box_head"),
@@ -209,7 +209,7 @@ FASTER_RCNN = Architecture(
     points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
     class_activation="softmax",
-    # The published rate; the loss settings are the best of docs/results.md.
+    # The paper's rate; the loss settings are the best ones in docs/results.md.
     learning_rate=0.01,
     kd_weight=1.0,
     kd_temperature=2.0,

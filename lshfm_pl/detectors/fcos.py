@@ -1,4 +1,4 @@
-"""FCOS (arXiv 1904.01355, 2006.09214), with a feature pyramid or one map of a VGG, from torchvision's parts."""
+"""FCOS (arXiv 1904.01355, 2006.09214), with a feature pyramid or a VGG's single map, from torchvision's parts."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -19,9 +19,9 @@ __all__ = ["FCOS", "build_fcos"]
 
 
 class FCOSConfig(PyramidDetectorConfig):
-    """Keys of torchvision's `FCOS`, by the same names.
+    """Keys of torchvision's `FCOS` with the same names.
 
-    It has no anchors to choose: torchvision's code has a square at each location, whose side is the stride.
+    It has no keys for anchors: torchvision's code has a square at each location whose side is the stride.
     """
 
     center_sampling_radius: Positive
@@ -32,7 +32,7 @@ class FCOSConfig(PyramidDetectorConfig):
 
 
 _OF_TORCHVISION = [key for key in FCOSConfig.model_fields if key not in PyramidDetectorConfig.model_fields]
-"""Keys that are handed to torchvision's class by the same name."""
+"""Keys that are passed to torchvision's class under the same name."""
 
 _NUM_STAGES = 3
 _SINGLE_STRIDE = 16
@@ -42,30 +42,30 @@ class FullPrecisionFCOSHead(FCOSHead):
     """`cls_logits` [B, A, K], `bbox_regression` [B, A, 4], `bbox_ctrness` [B, A, 1], in float32 under autocast too.
 
     Args:
-        in_channels: of the maps; GroupNorm has 32 groups, or as many as divide them.
-        num_classes: background included.
+        in_channels: channels of the maps; GroupNorm has 32 groups, or fewer if 32 does not divide the channels.
+        num_classes: number of classes, background included.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
-        nn.Module.__init__(self)  # the parent's makes towers with 32 groups always
+        nn.Module.__init__(self)  # the parent's constructor always makes towers with 32 groups
         self.box_coder = detection._utils.BoxLinearCoder(normalize_by_size=True)
         self.classification_head = FCOSClassificationHead(in_channels, 1, num_classes, norm_layer=group_norm)
         self.regression_head = FCOSRegressionHead(in_channels, 1, norm_layer=group_norm)
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        """As torchvision's."""
+        """See torchvision."""
         return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
 def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
-    """Build an FCOS of random initial weights.
+    """Build an FCOS with random initial weights.
 
     Args:
         config: a resolved configuration, ``architecture: fcos``.
-        num_classes: number of classes; as in torchvision, label 0 has a score too though no object bears it.
+        num_classes: number of classes. As in torchvision, label 0 has a score too, although no object has it.
 
     Raises:
-        LSHFMError: the backbone does not hold, or is cut before its last stage.
+        LSHFMError: the backbone is invalid, or is cut before its last stage.
     """
     body: nn.Module
     strides: tuple[int, ...] = (_SINGLE_STRIDE,)
@@ -117,7 +117,7 @@ FCOS = Architecture(
     points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.fcos.FCOSTap",
     class_activation="sigmoid",
-    # The rate of arXiv 1904.01355, 0.01 for 16 images a step, for the 8 that rates are for here. Class logits are
+    # The rate of arXiv 1904.01355 is 0.01 for 16 images per step; rates here are for 8. The class logits are like
     # those of a RetinaNet, and so are the settings of their loss.
     learning_rate=0.005,
     kd_weight=0.3,

@@ -1,4 +1,4 @@
-"""A detector that is never trained again: fewer operations and smaller weights, the same outputs."""
+"""Optimising a detector that is not trained again: fewer operations and smaller weights, the same outputs."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -18,16 +18,16 @@ __all__ = ["freeze"]
 
 
 def freeze(detector: Detector, dtype: torch.dtype | None = None) -> Detector:
-    """Put a detector into evaluation mode for good, in place, without gradients.
+    """Put a detector into evaluation mode permanently, in place, without gradients.
 
-    Norms of fixed statistics become part of the convolution before them: its kernel and bias are multiplied once
-    instead of every step. The names of the tensors are others afterwards, so a frozen detector is not for saving.
+    Norms with fixed statistics are folded into the convolution before them: kernel and bias are multiplied once
+    instead of in every step. Names of tensors change, so a frozen detector must not be saved.
 
     Args:
-        detector: of `build_detector` or `load_detector`.
-        dtype: that of autocast where the detector will run in it, else None. Convolutions and linear layers keep
-            their weights in it, as autocast would make them of float32 at every use; outside of autocast the
-            detector no longer runs then.
+        detector: built by `build_detector` or `load_detector`.
+        dtype: dtype of autocast if the detector will run under it, otherwise None. Convolutions and linear layers
+            store their weights in this dtype, which autocast would otherwise convert at every use. The detector can
+            then only run under autocast.
 
     Returns:
         The same detector.
@@ -35,7 +35,7 @@ def freeze(detector: Detector, dtype: torch.dtype | None = None) -> Detector:
     network = cast(nn.Module, detector)
     for convolution, parent, name in list(_norm_pairs(detector)):
         norm = parent.get_submodule(name)
-        if isinstance(norm, FrozenBatchNorm2d | _BatchNorm):  # else another one, or found twice and gone
+        if isinstance(norm, FrozenBatchNorm2d | _BatchNorm):  # otherwise another type, or folded already
             _fold(convolution, norm)
             setattr(parent, name, _rest_of(norm))
     if dtype is not None:
@@ -47,7 +47,7 @@ def freeze(detector: Detector, dtype: torch.dtype | None = None) -> Detector:
 
 
 def _norm_pairs(detector: Detector) -> Iterator[NormPair]:
-    """Those that the body's record knows, and those that the order of a sequence tells anywhere."""
+    """The norms that the backbone's record names, and those that follow from the order of a `Sequential`."""
     network = cast(nn.Module, detector)
     config = getattr(detector, "config", {})
     if "backbone" in config:

@@ -1,4 +1,4 @@
-"""Weights that others wrote: old names, students with their teachers in one file, and what detector they are."""
+"""Weights from elsewhere: old names, students with teachers in one file, and recognising the detector."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -36,14 +36,14 @@ __all__ = [
 
 Which = Literal["student", "teacher"]
 
-#: How the published distillation checkpoints tell the two networks apart.
+#: Prefixes of the two networks in the reference implementation's distillation checkpoints.
 _NETWORK_PREFIXES: dict[Which, str] = {"student": "s_", "teacher": "t_"}
 
 _PYRAMID_BLOCK = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)")
 
 
 def todays_names(names: Collection[str]) -> dict[str, str]:
-    """Names of all parameters of a detector, those of torchvision 0.8 or of today, → those of today."""
+    """Map names of all parameters of a detector (of torchvision 0.8 or current ones) to current names."""
     family = recognise_architecture(names)
     found = {}
     for name in names:
@@ -58,7 +58,7 @@ def is_published(content: Mapping[str, Any]) -> bool:
 
 
 def holds_pair(weights: Mapping[str, Any]) -> bool:
-    """Whether a state dict is of a student together with its teacher."""
+    """Whether a state dict belongs to a student together with its teacher."""
     return any(key.startswith(f"{_NETWORK_PREFIXES['student']}backbone.") for key in weights)
 
 
@@ -69,7 +69,7 @@ def take_network(weights: Mapping[str, Tensor], which: Which) -> dict[str, Tenso
 
 
 def without_further_heads(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A state dict without the heads that its family has not, such as those of Mask R-CNN, and these heads."""
+    """A state dict without heads that its family lacks, such as those of Mask R-CNN, and these heads."""
     family = recognise_architecture(weights)
     further = {
         key: value
@@ -80,16 +80,16 @@ def without_further_heads(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tens
 
 
 def has_known_body(weights: Mapping[str, Any]) -> bool:
-    """Whether a state dict with today's names may be of a detector in ``conf/model``: its body's names tell."""
+    """Whether a state dict with current names may belong to a detector in ``conf/model``, by its body's names."""
     marks = {record.marks for record in known_backbones() if record.marks is not None}
     return any(mark.match(key) for mark in marks for key in weights)
 
 
 def recognise_model(weights: Mapping[str, Tensor]) -> str | None:
-    """Name the file of ``conf/model`` that a state dict with today's names looks like, None if there is none.
+    """The name of the ``conf/model`` file that a state dict with current names looks like; None if there is none.
 
-    Architecture, pyramid, norm and number of convolutions tell the published detectors apart; whether every
-    tensor fits is for the loading to see.
+    Architecture, pyramid, norm and number of convolutions identify the known detectors. Loading checks whether
+    every tensor fits.
     """
     family = recognise_architecture(weights)
     if family is None:
@@ -109,7 +109,7 @@ def recognise_model(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def recognise_architecture(weights: Collection[str]) -> Architecture | None:
-    """The family whose head a state dict with today's names holds; None for a body alone and for other networks."""
+    """The family whose head is in a state dict with current names; None for only a backbone or another network."""
     return next((family for family in known_architectures() if family.has_parameters_of(weights)), None)
 
 
@@ -123,10 +123,10 @@ def model_config(name: str) -> dict[str, Any]:
     """Read a file of ``conf/model``.
 
     Args:
-        name: of the file, without its ending.
+        name: name of the file, without its suffix.
 
     Returns:
-        All keys of the detector, as ``build_detector`` takes them.
+        All keys of the detector, as ``build_detector`` expects them.
 
     Raises:
         LSHFMError: there is no such file.
@@ -140,7 +140,7 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def _merged(folder: Path, name: str) -> dict[str, Any]:
-    # Hydra cannot compose within one of its own commands. Here its defaults are files of the same folder.
+    # Hydra cannot compose inside of one of its own commands. The defaults here are files of the same folder.
     content = dict(OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml")))  # type: ignore[arg-type]
     merged: dict[str, Any] = {}
     for base in content.pop("defaults", ["_self_"]):
@@ -149,13 +149,13 @@ def _merged(folder: Path, name: str) -> dict[str, Any]:
 
 
 def count_classes(weights: Mapping[str, Tensor]) -> int | None:
-    """Count the classes of a state dict with today's names, background included; None without a classifier."""
+    """The number of classes of a state dict with current names, background included; None without a classifier."""
     counts = (family.count_classes(weights) for family in known_architectures())
     return next((count for count in counts if count is not None), None)
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...] | None:
-    """The names of labels 1, 2, … of the usual data sets: VOC's for 21 classes, COCO's for 91; else None."""
+    """The names of labels 1, 2, … of common data sets: VOC's for 21 classes, COCO's for 91; otherwise None."""
     if num_classes == len(VOC_CLASSES) + 1:
         return VOC_CLASSES
     of_coco = next(
@@ -166,24 +166,24 @@ def default_class_names(num_classes: int) -> tuple[str, ...] | None:
 
 
 class TorchvisionWeights(NamedTuple):
-    """Weights that torchvision has of a detector."""
+    """Weights for a detector in torchvision."""
 
     url: str
-    #: Of labels 1, 2, ….
+    #: Names of labels 1, 2, ….
     class_names: tuple[str, ...]
-    #: The eps of FrozenBatchNorm2d with them; None: that of the config.
+    #: The eps of FrozenBatchNorm2d for these weights; None for that of the config.
     frozen_bn_eps: float | None
 
 
 def torchvision_weights(name: str, config: Mapping[str, Any]) -> TorchvisionWeights:
-    """Find torchvision's weights of a detector.
+    """Find torchvision's weights for a detector.
 
     Args:
-        name: of the weights in torchvision, such as ``COCO_V1``.
-        config: of the detector.
+        name: name of the weights in torchvision, such as ``COCO_V1``.
+        config: config of the detector.
 
     Raises:
-        LSHFMError: torchvision has none.
+        LSHFMError: torchvision has no such weights.
     """
     family = architecture(config["architecture"])
     try:
@@ -199,7 +199,7 @@ def torchvision_weights(name: str, config: Mapping[str, Any]) -> TorchvisionWeig
 
 
 def _class_names(weights: Any) -> tuple[str, ...]:
-    """Torchvision's category names without the background; COCO skips some labels, whose names would repeat."""
+    """torchvision's category names without the background. COCO skips some labels, whose names would repeat."""
     names = weights.meta["categories"]
     return tuple(
         unused_name(label) if names[label] == "N/A" else names[label] for label in range(1, len(names))

@@ -1,4 +1,4 @@
-"""Records found by name: those of this package, of installed packages, and of a user's own modules."""
+"""Finding records by name: those of this package, of installed packages, and of a user's own modules."""
 
 import importlib
 import pkgutil
@@ -19,17 +19,17 @@ Record = TypeVar("Record")
 class Registry(Generic[Record]):
     """All records of one kind.
 
-    A record is built in if a module of `package` defines it; its attribute `name` is its name. An installed package
-    adds its own by an entry point of `group`. Any other record is named by its import path, `my_module.MY_RECORD`.
+    A record is built in if a module of `package` defines it; its attribute `name` is its name. Installed packages
+    add records by entry points of `group`. Any other record is named by its import path, `my_module.MY_RECORD`.
 
-    A name may come from a file that a stranger wrote. So `find` imports a module by its path only if a YAML of the
-    group `model` in the user's own `--config-dir` names the record too. Else it takes only modules that are already
-    imported. `load` imports, and is for what the user typed or chose.
+    A name may come from an untrusted file. So `find` imports a module by its path only if a YAML file of the group
+    `model` in the user's own `--config-dir` names the record too. Otherwise it only uses modules that are already
+    imported. `load` imports the module, and is for names that the user has typed or chosen.
 
     Args:
         kind: type of the records.
         key: key of a detector's config that holds a name, for messages.
-        package: import path of a package; all of its modules are searched, those of its sub-packages are not.
+        package: import path of a package. All of its modules are searched, but not those of its subpackages.
         group: group of the entry points.
         others: how further names look, for messages.
     """
@@ -57,15 +57,15 @@ class Registry(Generic[Record]):
         return {entry.name: entry for entry in entry_points(group=self._group)}
 
     def names(self) -> tuple[str, ...]:
-        """Of the built-in records and of the entry points."""
+        """Names of the built-in records and of the entry points."""
         return (*self._built_in, *(name for name in self._installed if name not in self._built_in))
 
     def known(self) -> tuple[Record, ...]:
-        """The built-in records, then the others that were found so far in this process."""
+        """The built-in records, and the others that this process has found so far."""
         return (*self._built_in.values(), *self._found.values())
 
     def find(self, name: Any) -> Record:
-        """The record of a name, which may come from a file: no module is imported that the user does not name too.
+        """The record for a name that may come from a file. No module is imported unless the user names it too.
 
         Raises:
             LSHFMError: there is no such record, or its module is not imported.
@@ -80,7 +80,7 @@ class Registry(Generic[Record]):
                 record = self._load_entry(self._installed[name])
             else:
                 module, _, attribute = name.rpartition(".")
-                # vars, as getattr would let a module import others.
+                # With vars, since getattr could make a module import others.
                 record = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
                 if not self._is_record(record):
                     raise self._unknown(name)
@@ -88,7 +88,7 @@ class Registry(Generic[Record]):
         return self._found[name]
 
     def load(self, name: Any) -> Record:
-        """The record of a name that the user gave: the module of an import path is imported.
+        """The record for a name that the user has given. The module of an import path is imported.
 
         Raises:
             LSHFMError: there is no such record, or its module cannot be imported.
@@ -110,7 +110,7 @@ class Registry(Generic[Record]):
         module = name.rpartition(".")[0]
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever a user's own module raises
+        except Exception as error:  # a user's module may raise anything
             raise LSHFMError(
                 f"model.{self._key}: {name} cannot be imported ({type(error).__name__}: {error}). Expected an "
                 f"import path; the folder of {module.partition('.')[0]} belongs into PYTHONPATH."
@@ -119,7 +119,7 @@ class Registry(Generic[Record]):
     def _load_entry(self, entry: EntryPoint) -> Any:
         try:
             record = entry.load()
-        except Exception as error:  # whatever another package raises
+        except Exception as error:  # another package may raise anything
             raise LSHFMError(
                 f"model.{self._key}: {entry.name} of an installed package cannot be imported ({entry.value}: "
                 f"{type(error).__name__}: {error})."

@@ -1,4 +1,4 @@
-"""RetinaNet (arXiv 1708.02002), with a feature pyramid or one map, from torchvision's parts."""
+"""RetinaNet (arXiv 1708.02002), with a feature pyramid or a single map, from torchvision's parts."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ __all__ = ["RETINANET", "RetinaNet", "build_retinanet"]
 
 
 class RetinaNetConfig(AnchorDetectorConfig):
-    """Keys of torchvision's `RetinaNet`, by the same names, and those of the towers and of `RetinaNet` below."""
+    """Keys of torchvision's `RetinaNet` with the same names, and keys of the towers and of `RetinaNet` below."""
 
     tower_norm: Literal["gn", "none"]
     p6_of_body: bool = False
@@ -42,24 +42,25 @@ _OF_TORCHVISION = [
     for key in RetinaNetConfig.model_fields
     if key not in AnchorDetectorConfig.model_fields and key not in _OF_PARTS
 ]
-"""Keys that are handed to torchvision's class by the same name."""
+"""Keys that are passed to torchvision's class under the same name."""
 
 _NUM_STAGES = 3
 _V2 = "_v2"
-"""What names of detectors with the parts of torchvision's second version end with."""
-#: Sides of the smallest boxes that the published post-processing keeps, in pixels.
+"""Suffixes of the names of detectors with the parts of torchvision's second version."""
+#: Side in pixels of the smallest boxes that the reference implementation's post-processing keeps.
 _MIN_BOX_SIZE = 0.01
 
 
 class RetinaNet(detection.RetinaNet):
-    """torchvision's RetinaNet, with a choice of the rule that makes detections of scores.
+    """torchvision's RetinaNet with a choice of post-processing rules.
 
     Args:
-        *args: as torchvision's.
+        *args: as for torchvision.
         postprocess: ``torchvision`` takes the best ``topk_candidates`` scores of each level and keeps
-            ``detections_per_img`` boxes in all. ``published`` is the rule of torchvision 0.8, with which the
-            published figures were made: all scores count, and ``detections_per_img`` boxes of each class stay.
-        **kwargs: as torchvision's.
+            ``detections_per_img`` boxes in total. ``published`` is the rule of torchvision 0.8, with which the
+            paper's
+            results were computed: all scores count, and ``detections_per_img`` boxes of each class are kept.
+        **kwargs: as for torchvision.
     """
 
     def __init__(self, *args: Any, postprocess: str = "torchvision", **kwargs: Any) -> None:
@@ -72,15 +73,16 @@ class RetinaNet(detection.RetinaNet):
         anchors: list[list[Tensor]],
         image_shapes: list[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """Make detections of what the head says.
+        """Compute detections from the outputs of the head.
 
         Args:
-            head_outputs: per level ``cls_logits`` [N, anchors, classes] and ``bbox_regression`` [N, anchors, 4].
-            anchors: per image and level [anchors, 4], in pixels.
-            image_shapes: (height, width) per image.
+            head_outputs: for each level ``cls_logits`` [N, anchors, classes] and ``bbox_regression`` [N, anchors,
+                4].
+            anchors: for each image and level [anchors, 4], in pixels.
+            image_shapes: (height, width) of each image.
 
         Returns:
-            Per image ``boxes`` [M, 4] in pixels, ``scores`` [M] and ``labels`` int64 [M].
+            For each image ``boxes`` [M, 4] in pixels, ``scores`` [M] and ``labels`` int64 [M].
         """
         if self.postprocess == "torchvision":
             return super().postprocess_detections(head_outputs, anchors, image_shapes)
@@ -112,12 +114,12 @@ class FullPrecisionRetinaNetHead(RetinaNetHead):
     """`cls_logits` [B, A, K] and `bbox_regression` [B, A, 4], in float32 also under autocast."""
 
     def forward(self, x: list[Tensor]) -> dict[str, Any]:
-        """As torchvision's."""
+        """See torchvision."""
         return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
 class LastLevelsOfBody(LastLevelP6P7):
-    """P6 of the body's last map and not of P5, whatever their numbers of channels; P7 of P6."""
+    """P6 from the backbone's last map instead of P5, whatever their numbers of channels, and P7 from P6."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels)
@@ -125,14 +127,14 @@ class LastLevelsOfBody(LastLevelP6P7):
 
 
 def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
-    """Build a RetinaNet of random initial weights.
+    """Build a RetinaNet with random initial weights.
 
     Args:
         config: a resolved configuration, ``architecture: retinanet``.
-        num_classes: number of classes; as in torchvision, label 0 has a score too though no object bears it.
+        num_classes: number of classes. As in torchvision, label 0 has a score too, although no object has it.
 
     Raises:
-        LSHFMError: the backbone does not hold, or is cut before its last stage.
+        LSHFMError: the backbone is invalid, or is cut before its last stage.
     """
     backbone: nn.Module
     if config["neck"] == "fpn":
@@ -194,7 +196,7 @@ def _count_classes(weights: Mapping[str, Tensor]) -> int | None:
     deltas = weights.get("head.regression_head.bbox_reg.bias")
     if logits is None or deltas is None:
         return None
-    # Both have a value for each anchor of a location, the one per class and the other per coordinate.
+    # Both have a value for each anchor of a location: one for each class, the other for each coordinate.
     return 4 * len(logits) // len(deltas)
 
 
@@ -206,7 +208,7 @@ RETINANET = Architecture(
     is_built=lambda detector: isinstance(detector, detection.RetinaNet),
     evaluation={key: key for key in ("postprocess", "score_thresh", "nms_thresh", "detections_per_img")},
     before={"neck": "fpn", "postprocess": "torchvision"},
-    # The third convolution of the tower, or the second in torchvision 0.8, where ReLUs were counted too.
+    # The tower's third convolution. In torchvision 0.8 it is number 2, where ReLUs are counted too.
     marks=("head.classification_head.conv.2.",),
     classifier="head.classification_head.cls_logits",
     class_layers=("head.classification_head.cls_logits.",),
@@ -214,7 +216,7 @@ RETINANET = Architecture(
     renamed_parameters=(
         (
             re.compile(r"((?:classification|regression)_head\.conv)\.([0246])\.(weight|bias)"),
-            # Convolutions and ReLUs took turns in the old tower, so the convolutions had the even indices.
+            # Convolutions and ReLUs alternate in the old tower, so the convolutions have even indices.
             lambda found: f"{found[1]}.{int(found[2]) // 2}.0.{found[3]}",
         ),
     ),
@@ -228,8 +230,8 @@ RETINANET = Architecture(
     points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.retinanet.RetinaNetTap",
     class_activation="sigmoid",
-    # The published rate; the loss settings are the best of docs/results.md. Most logits are of the background, and
-    # each is a decision of its own: a higher temperature softens them to a loss that outweighs all others.
+    # The paper's rate; the loss settings are the best ones in docs/results.md. Most logits are background, and each
+    # is a binary decision: a higher temperature softens them to a loss that outweighs all others.
     learning_rate=0.005,
     kd_weight=0.3,
     kd_temperature=1.0,

@@ -1,6 +1,6 @@
-"""What the configs of detectors may hold, as pydantic schemas: a family's own schema extends one of these.
+"""pydantic schemas of detector configs. A family's own schema extends one of these.
 
-Every number and every list has a limit: a config may come with a file, and must not ask for all of the memory.
+Every number and every list has a limit: a config may come from an untrusted file and must not request all memory.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 LARGEST_NUMBER = 1e9
-"""Of pixels, ratios and the like."""
+"""Pixels, ratios and the like."""
 LONGEST_LIST = 64
-"""Sizes of an image, or anchors of a level."""
+"""Sizes of an image, or anchor sizes of a level."""
 STRIDES = "strides of a pyramid, each twice the one before, such as [8, 16, 32], or null"
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -42,11 +42,11 @@ Finite = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST_NUMBER)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
-"""Of proposals, candidates or detections of an image."""
+"""Number of proposals, candidates or detections of an image."""
 
 
 class DetectorConfig(BaseModel):
-    """What every detector's config has. Unknown keys are refused, and values of another type are not converted."""
+    """Keys of every detector's config. Unknown keys are refused, and values of another type are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
@@ -55,7 +55,7 @@ class DetectorConfig(BaseModel):
 
 
 class BodyConfig(DetectorConfig):
-    """Of a detector with a body of `detectors/backbones` and torchvision's resizing of images."""
+    """Keys of a detector with a backbone of `detectors/backbones` and torchvision's resizing of images."""
 
     backbone: Text
     backbone_weights: Text | None = Field(description="pretrained, imagenet, a path, a URL or null")
@@ -73,9 +73,9 @@ class BodyConfig(DetectorConfig):
 
 
 class PyramidDetectorConfig(BodyConfig):
-    """Of a detector on the maps of a feature pyramid or on one map."""
+    """Keys of a detector on the maps of a feature pyramid or on a single map."""
 
-    #: Number of maps with each neck.
+    #: Number of maps for each neck.
     levels: ClassVar[Mapping[str, int]] = {"fpn": 5, "none": 1}
 
     neck: Literal["fpn", "none"]
@@ -109,7 +109,7 @@ AnchorsOfLevel = Annotated[list[Positive], Field(min_length=1, max_length=LONGES
 
 
 class AnchorDetectorConfig(PyramidDetectorConfig):
-    """Of a detector with anchors of chosen sizes."""
+    """Keys of a detector with anchors of configurable sizes."""
 
     anchor_sizes: list[AnchorsOfLevel]
     anchor_aspect_ratios: list[AnchorsOfLevel]
@@ -136,7 +136,7 @@ class AnchorDetectorConfig(PyramidDetectorConfig):
 
 
 def _checked(value: Any, handler: Callable[[Any], Any], expected: str, holds: Callable[[Any], bool]) -> Any:
-    """The validated value, if it holds; the error says what was expected."""
+    """Validate a value. The error says what was expected."""
     try:
         found = handler(value)
     except ValidationError:
@@ -149,7 +149,7 @@ def _checked(value: Any, handler: Callable[[Any], Any], expected: str, holds: Ca
 
 
 def expected_of(schema: type[BaseModel], key: str) -> str:
-    """In words what a key of a schema may hold: its description, or what follows from its type."""
+    """A description of the valid values of a key: its own, or one derived from its type."""
     content = schema.model_json_schema()
     return _words(content["properties"][key], content.get("$defs", {}))
 

@@ -1,8 +1,8 @@
-"""What a body must say of itself; all other modules ask it here and compare neither names nor types.
+"""The record of a backbone. All other modules ask this record and never compare names or types.
 
-The bodies of this package are the records of the modules beside this one, such as `resnet`. A user's own is named
-by its import path, `model.backbone: my_module.MY_BACKBONE`, or by an entry point of the group `lshfm_pl.backbones`.
-Those of another library are named by both names, `timm/<name>`.
+The built-in backbones are the records in the modules next to this one, such as `resnet`. Users name their own by an
+import path, `model.backbone: my_module.MY_BACKBONE`, or by an entry point of the group `lshfm_pl.backbones`.
+Those of another library are named by library and name, `timm/<name>`.
 """
 
 import re
@@ -36,23 +36,23 @@ Config = Mapping[str, Any]
 
 
 class Stage(NamedTuple):
-    """A stretch of a body that ends with a map which a pyramid may read."""
+    """A part of a backbone that ends with a map which a pyramid can read."""
 
-    #: The last of its modules. A name of no module says that the body cannot be divided into stages.
+    #: Its last module. A name of no module means that the backbone cannot be divided into stages.
     name: str
     channels: int
-    #: Pixels of the image from one location of the map to the next.
+    #: Stride of the map in pixels of the image.
     stride: int
 
 
 class SingleScale(NamedTuple):
-    """A detector's body without a pyramid."""
+    """A detector's backbone without a pyramid."""
 
-    #: From images [N, 3, H, W] to one map [N, out_channels, H / 16, W / 16]; its attribute `out_channels`.
+    #: Maps images [N, 3, H, W] to a single map [N, out_channels, H / 16, W / 16]; has the attribute `out_channels`.
     backbone: nn.Module
-    #: The last stage where it follows the RoI pooling (C4, arXiv 1512.03385); None where the body is not cut so.
+    #: The last stage, if it follows the RoI pooling (C4, arXiv 1512.03385); None if the backbone is not cut.
     last_stage: nn.Module | None = None
-    #: Channels that `last_stage` ends with, 0 without one.
+    #: Output channels of `last_stage`; 0 without one.
     last_channels: int = 0
 
 
@@ -66,75 +66,75 @@ def _is_of_classifier(name: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How a body becomes a `SingleScale`."""
+    """How a backbone becomes a `SingleScale`."""
 
-    #: From the whole body and its stages.
+    #: Makes it from the whole backbone and its stages.
     cut: Callable[[nn.Module, tuple[Stage, ...]], SingleScale]
-    #: As `Backbone.name_in_file`, of the tensors of `SingleScale.backbone`.
+    #: Like `Backbone.name_in_file`, for the tensors of `SingleScale.backbone`.
     name_in_file: Callable[[str], str] = _same
-    #: The module of the body that becomes `SingleScale.last_stage`; "" where the body is not cut before it.
+    #: The module of the backbone that becomes `SingleScale.last_stage`; "" if the backbone is not cut before it.
     last_stage: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """One body.
+    """One backbone.
 
-    Names of modules and tensors are those of the body that `build` returns.
+    Names of modules and tensors are those of the module that `build` returns.
     """
 
     #: The value of `model.backbone` in a file of `conf/model`.
     name: str
-    #: What messages call bodies of its kind.
+    #: Name of backbones of its kind for messages.
     title: str
-    #: From a resolved config to the whole body with random weights, for images [N, 3, H, W]. Its children run one
-    #: after the other, in the order in which they are registered, unless `maps` knows better.
+    #: Builds the whole backbone with random weights from a resolved config, for images [N, 3, H, W]. Its children
+    #: run one after the other in the order of their registration, unless `maps` does it differently.
     build: Callable[[Config], nn.Module]
-    #: Its stages, finest map first. Channels may follow from `width`.
+    #: Its stages, finest map first. Channels may depend on `width`.
     stages: Callable[[Config], tuple[Stage, ...]]
-    #: Modules before the first stage that count as a stage of their own in `trainable_stages`.
+    #: Modules before the first stage that together count as a stage in `trainable_stages`.
     stem: tuple[str, ...] = ()
-    #: Values of `norm` that it can be built with.
+    #: Values of `norm` with which it can be built.
     norms: tuple[str, ...]
-    #: Which norms follow which convolutions, of the body or of a module that holds its parts.
+    #: Which norms follow which convolutions, for the backbone or a module that contains its parts.
     norm_pairs: Callable[[nn.Module], Iterable[NormPair]] = pairs_in_sequences
-    #: From the body, and names of stages → names of maps, to a module that returns a dict of these maps. Its
-    #: tensors have the names that they have in the body.
+    #: Makes a module that returns a dict of maps, from the backbone and a mapping from stage names to map names.
+    #: Its tensors have the same names as in the backbone.
     maps: Callable[[nn.Module, dict[str, str]], nn.Module] = IntermediateLayerGetter
-    #: How it serves without a pyramid; None where it does not.
+    #: How it is used without a pyramid; None if it can't be.
     single_scale: Cut | None = None
 
-    #: Means and standard deviations of the input channels (RGB in 0..1) that its first weights want.
+    #: Means and standard deviations of the input channels (RGB in 0..1) for which its initial weights were trained.
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    #: The eps of its norms, which its first weights were trained with.
+    #: The eps of its norms with which its initial weights were trained.
     norm_eps: float = 1e-5
-    #: The name of a tensor in files of a network for classification.
+    #: Maps the name of a tensor to its name in files of a classification network.
     name_in_file: Callable[[str], str] = _same
-    #: Whether a name in such a file is of a part that a body may do without, such as the classifier.
+    #: Whether a name in such a file belongs to a part that a backbone does not need, such as the classifier.
     is_beside: Callable[[str], bool] = _is_of_classifier
-    #: Address of the weights that `backbone_weights=pretrained` stands for; None where a config has none.
+    #: Address of the weights for `backbone_weights=pretrained`; None if a config has none.
     imagenet_url: Callable[[Config], str | None] = lambda config: None
-    #: What to call those weights, and they themselves by the names of the body or of such files, for a library that
-    #: fetches them; None where `imagenet_url` says where they are. It returns None where a config has none.
+    #: For a library that downloads its weights: returns a name for messages, and the weights by the names of the
+    #: backbone or of such files; None if the config has none. It is None if `imagenet_url` is used instead.
     pretrained: Callable[[Config], tuple[str, Mapping[str, Tensor]] | None] | None = None
 
-    #: Convolutions in the whole body, shortcuts included. Files that describe no detector are recognised by it; 0
-    #: where they are not.
+    #: Number of convolutions in the whole backbone, shortcuts included. Files without a description are recognised
+    #: by it; 0 if they are not.
     num_convolutions: int = 0
-    #: What the name of one of its tensors in such a detector begins with.
+    #: Prefix of the name of one of its tensors in such a detector.
     marks: re.Pattern[str] | None = None
-    #: The part of a name in `conf/model` after the family's, from whether there are norms and whether a pyramid.
+    #: The part of a name in `conf/model` after the family's, for given norms and pyramid.
     model_name: Callable[[bool, bool], str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneLibrary:
-    """Bodies that another library builds."""
+    """Backbones that another library builds."""
 
-    #: Before the slash in `model.backbone`.
+    #: The part of `model.backbone` before the slash.
     name: str
-    #: From the name after the slash; an LSHFMError for one that there is not.
+    #: Finds the record for the name after the slash; raises an LSHFMError if there is none.
     record: Callable[[str], Backbone]
 
 
@@ -150,19 +150,19 @@ _libraries = Registry(BackboneLibrary, key="backbone", package=_PACKAGE, group="
 
 
 def backbone(name: Any) -> Backbone:
-    """The body of a name: built in, of an installed package or library, or of a module that is imported already.
+    """The backbone with this name: built in, of an installed package or library, or in a module already imported.
 
     Raises:
-        LSHFMError: there is no such body.
+        LSHFMError: there is no such backbone.
     """
     return _of_library(name) if _has_library(name) else _registry.find(name)
 
 
 def import_backbone(name: Any) -> Backbone:
-    """The body of a name that the user gave, not a file of weights: its module is imported.
+    """The backbone with a name that the user has given (not an untrusted file). Its module is imported.
 
     Raises:
-        LSHFMError: there is no such body, or its module cannot be imported.
+        LSHFMError: there is no such backbone, or its module cannot be imported.
     """
     return _of_library(name) if _has_library(name) else _registry.load(name)
 
@@ -178,20 +178,20 @@ def _of_library(name: str) -> Backbone:
 
 
 def default_of_backbone(name: Any, setting: str) -> Any:
-    """What a body says of a setting of its detector, such as `image_mean`: `${of_backbone:…}` in `conf/`.
+    """A backbone's default of a setting of its detector, such as `image_mean`, for `${of_backbone:…}` in `conf/`.
 
     Raises:
-        LSHFMError: there is no such body.
+        LSHFMError: there is no such backbone.
     """
     value = getattr(import_backbone(name), setting)
     return list(value) if isinstance(value, tuple) else value
 
 
 def known_backbones() -> tuple[Backbone, ...]:
-    """The built-in bodies, then the others that were asked for in this process."""
+    """The built-in backbones, and the others that this process has used."""
     return _registry.known()
 
 
 def built_in_names() -> tuple[str, ...]:
-    """Of the bodies of this package and of installed ones."""
+    """Names of the built-in backbones and of those of installed packages."""
     return _registry.names()

@@ -1,4 +1,4 @@
-"""Bodies under a feature pyramid or alone: their checks, their frozen stages."""
+"""Building backbones with or without a feature pyramid: checks and frozen stages."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -13,14 +13,14 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["Pyramid", "build_fpn_backbone", "build_single_scale"]
 
 _COARSEST = 32
-"""Stride of the last map that the families' own pyramids read."""
+"""Stride of the last map that the families' default pyramids read."""
 _STRIDES_OF_P6_P7 = [64, 128]
 _ALL_STAGES = 5
-"""A value of `trainable_stages` that no body has more of."""
+"""A value of `trainable_stages` that is at least the number of stages of any backbone."""
 
 
 class Pyramid(BackboneWithFPN):
-    """torchvision's class around what returns the maps of a body; names are its."""
+    """torchvision's class around a module that returns the maps of a backbone; names are those of torchvision."""
 
     def __init__(
         self,
@@ -30,26 +30,26 @@ class Pyramid(BackboneWithFPN):
         extra: ExtraFPNBlock | None,
         strides: Sequence[int],
     ) -> None:
-        nn.Module.__init__(self)  # torchvision's would take the body apart
+        nn.Module.__init__(self)  # torchvision's constructor would split the backbone
         self.body = maps
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=extra)
         self.out_channels = out_channels
-        #: How many of the levels are the body's own.
+        #: Number of levels that are maps of the backbone.
         self.num_stages = len(channels)
-        #: Pixels from one location to the next, of each level.
+        #: Stride of each level in pixels.
         self.strides = tuple(strides)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """As torchvision's."""
+        """See torchvision."""
         return self.fpn(self.body(x))
 
 
 class _MoreLevels(ExtraFPNBlock):
-    """Coarser levels by convolutions, as torchvision's P6 and P7, for strides of one's own.
+    """Coarser levels by convolutions, like torchvision's P6 and P7, for configured strides.
 
     Args:
-        channels: of all levels.
-        strides: of the coarser ones; level p6 has stride 2⁶.
+        channels: number of channels of all levels.
+        strides: strides of the coarser levels; level p6 has stride 2⁶.
     """
 
     def __init__(self, channels: int, strides: Sequence[int]) -> None:
@@ -63,7 +63,7 @@ class _MoreLevels(ExtraFPNBlock):
     def forward(
         self, results: list[Tensor], x: list[Tensor], names: list[str]
     ) -> tuple[list[Tensor], list[str]]:
-        """As torchvision's: each level from the one before, through a ReLU from the second on."""
+        """See torchvision: each level is computed from the one before, with a ReLU from the second on."""
         level = results[-1]
         for index, (name, convolution) in enumerate(self.named_children()):
             level = convolution(level if index == 0 else nn.functional.relu(level))
@@ -75,15 +75,16 @@ class _MoreLevels(ExtraFPNBlock):
 def build_fpn_backbone(
     config: Mapping[str, Any], *, num_stages: int, extra_blocks: Callable[[int], ExtraFPNBlock]
 ) -> Pyramid:
-    """Build the body and the pyramid on its last stages.
+    """Build the backbone and the pyramid on its last stages.
 
     Args:
-        config: a resolved detector configuration. `fpn_strides` are the strides of all levels, null for the
-            family's own: those of the body's maps that it reads, then those of the levels that `extra_blocks` adds.
-        num_stages: how many of the body's stages the family's own pyramid reads, up to the one of stride 32. Faster
-            R-CNN reads four and subsamples the coarsest level once more; RetinaNet reads three (it leaves out the
-            finest as too many anchors, arXiv 1708.02002) and gets P6 and P7 from P5.
-        extra_blocks: makes what adds coarser levels, from the pyramid's number of channels.
+        config: a resolved detector configuration. `fpn_strides` are the strides of all levels: those of the maps
+            that are read from the backbone, then those of the levels that `extra_blocks` adds; None for the
+            family's default.
+        num_stages: number of the backbone's stages that the family's default pyramid reads, up to the one of stride
+            32. Faster R-CNN reads four and subsamples the coarsest level once more. RetinaNet reads three (the
+            finest would have too many anchors, arXiv 1708.02002) and gets P6 and P7 from P5.
+        extra_blocks: makes the module that adds coarser levels, from the pyramid's number of channels.
 
     Returns:
         A module from images [N, 3, H, W] to an ordered dict of maps [N, fpn_channels, H / s, W / s], by default of
@@ -91,7 +92,7 @@ def build_fpn_backbone(
         many of them are the body's, its `strides` all.
 
     Raises:
-        LSHFMError: the backbone is unknown, lacks a stage, or does not come with this norm.
+        LSHFMError: the backbone is unknown, lacks a stage, or does not support this norm.
     """
     record, body, stages = _build_body(config)
     extra: ExtraFPNBlock | None = extra_blocks(config["fpn_channels"])
@@ -124,10 +125,10 @@ def build_fpn_backbone(
 def _extra_levels(
     own: ExtraFPNBlock | None, config: Mapping[str, Any], strides: Sequence[int]
 ) -> ExtraFPNBlock | None:
-    """The family's own block where it adds the same levels, else one of its kind.
+    """The family's own block if it adds the same levels, otherwise one of its kind for other strides.
 
     Raises:
-        LSHFMError: its block subsamples the coarsest level, once and no more.
+        LSHFMError: the family's block subsamples the coarsest level exactly once.
     """
     if isinstance(own, LastLevelP6P7):
         if list(strides) == _STRIDES_OF_P6_P7:
@@ -146,10 +147,10 @@ def _listed(strides: Iterable[int]) -> str:
 
 
 def build_single_scale(config: Mapping[str, Any]) -> SingleScale:
-    """Build the body alone, as its record says.
+    """Build the backbone without a pyramid, as its record says.
 
     Raises:
-        LSHFMError: the backbone is unknown, needs a pyramid, or does not come with this norm.
+        LSHFMError: the backbone is unknown, needs a pyramid, or does not support this norm.
     """
     record, body, stages = _build_body(config)
     if record.single_scale is None:
@@ -161,7 +162,7 @@ def build_single_scale(config: Mapping[str, Any]) -> SingleScale:
 
 
 def _build_body(config: Mapping[str, Any]) -> tuple[Backbone, nn.Module, tuple[Stage, ...]]:
-    """The record, the whole body with its first stages frozen, and the stages."""
+    """The record, the whole backbone with its first stages frozen, and the stages."""
     record = backbone(config["backbone"])
     if config["norm"] not in record.norms:
         *most, last = record.norms
@@ -185,9 +186,9 @@ def _build_body(config: Mapping[str, Any]) -> tuple[Backbone, nn.Module, tuple[S
 def _freeze_stages(
     body: nn.Module, stem: tuple[str, ...], stages: tuple[Stage, ...], *, trainable_stages: int
 ) -> None:
-    """Freeze all but the last `trainable_stages`; a stem counts as one, a stage without parameters as none.
+    """Freeze all but the last `trainable_stages`. A stem counts as a stage, a stage without parameters does not.
 
-    Modules are registered in the order in which they run. What follows the last stage belongs to it.
+    Modules are registered in the order in which they run. Modules after the last stage belong to it.
     """
     places = {name: place for place, (name, _) in enumerate(body.named_modules())}
     ends = [

@@ -1,4 +1,4 @@
-"""Norms of bodies that a library has built: which they have, and others in their place."""
+"""Norms of backbones that a library has built: finding them, and replacing them by other norms."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,14 +11,14 @@ from lshfm_pl.detectors.backbones.norms import FrozenStatsBatchNorm2d, group_nor
 __all__ = ["convert_norms", "eps_of", "possible_norms"]
 
 BATCH_NORMS = ("frozen_bn", "bn", "bn_frozen_stats", "gn")
-"""What a BatchNorm2d can be or become."""
+"""Norms that a BatchNorm2d can be or can be replaced by."""
 
 
 def possible_norms(body: nn.Module) -> tuple[str, ...]:
-    """The values of `norm` that a body can have: other norms than BatchNorm2d stay what they are."""
+    """The values of `norm` that a backbone can have. Norms other than BatchNorm2d are not replaced."""
     kinds = {type(norm) for norm in _norms(body)}
     if any(issubclass(kind, nn.BatchNorm2d) for kind in kinds):
-        # Norms of vectors cannot be frozen in the same way.
+        # Norms of vectors cannot be frozen in this way.
         return BATCH_NORMS if not any(issubclass(kind, nn.BatchNorm1d) for kind in kinds) else ("bn",)
     if any(issubclass(kind, nn.BatchNorm1d) for kind in kinds):
         return ("bn",)
@@ -28,17 +28,17 @@ def possible_norms(body: nn.Module) -> tuple[str, ...]:
 
 
 def eps_of(body: nn.Module) -> float | None:
-    """Of the first of its norms; None for a body without."""
+    """The eps of its first norm; None for a backbone without norms."""
     return next((float(norm.eps) for norm in _norms(body)), None)
 
 
 def convert_norms(body: nn.Module, norm: str, eps: float) -> None:
-    """Give a body norms of another kind, in place; weights, statistics and their names stay.
+    """Replace the norms of a backbone by another kind, in place. Weights, statistics and names stay the same.
 
     Args:
-        body: as its library builds it.
+        body: backbone as its library builds it.
         norm: one of its `possible_norms`.
-        eps: of all its norms; where it is that of the first one, each keeps its own.
+        eps: eps of all its norms. If it equals that of the first norm, each norm keeps its own.
     """
     if eps != eps_of(body):
         for layer in _norms(body):
@@ -56,13 +56,13 @@ def _norms(body: nn.Module) -> Iterator[Any]:
 
 
 class _AndRest(nn.Module):
-    """What timm's norms do besides: an activation, and dropping of parts of the map in training."""
+    """What timm's norms do in addition: an activation, and dropping parts of the map in training."""
 
     drop: nn.Module
     act: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        """The norm of the class beside, then the rest."""
+        """Apply the norm, then the additional parts."""
         return self.act(self.drop(super().forward(x)))
 
 

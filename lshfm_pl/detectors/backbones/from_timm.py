@@ -1,6 +1,6 @@
-"""Bodies of timm: `model.backbone=timm/<name>`.
+"""Backbones of timm: `model.backbone=timm/<name>`.
 
-Any that has stages (`features_only`) and takes images of any size.
+All networks can be used that have stages (`features_only`) and accept images of any size.
 """
 
 import difflib
@@ -30,32 +30,32 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["TIMM"]
 
 SETTINGS: tuple[dict[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
-"""Arguments with which some bodies take images of any size; the first that works is taken."""
+"""Arguments with which some networks accept images of any size. The first that work are used."""
 SIZES = ((128, 192), (96, 160))
-"""Heights and widths that have to work."""
+"""Heights and widths that must work."""
 _LONGEST_REASON = 200
-"""Characters of another library's message."""
+"""Characters of another library's message that are kept."""
 
 
 class _Plan(NamedTuple):
-    """What is known of a body before it is built."""
+    """What is known about a backbone before it is built."""
 
     settings: dict[str, Any]
-    #: Finest first; a name is that of a module of `_TimmBody`.
+    #: Finest first. The name of a stage is that of a module of `_TimmBody`.
     stages: tuple[Stage, ...]
-    #: Name of a stage → its place in the list that timm's network returns.
+    #: Name of a stage → its index in the list that timm's network returns.
     places: dict[str, int]
     stem: tuple[str, ...]
     norms: tuple[str, ...]
     eps: float | None
-    #: Name of a tensor of `_TimmBody` → its name in timm's network for classification.
+    #: Name of a tensor of `_TimmBody` → its name in timm's classification network.
     names: dict[str, str]
-    #: All names of that network.
+    #: All names of tensors of that network.
     file_names: frozenset[str]
 
 
 class _TimmBody(nn.Module):
-    """Maps by name of a network of timm's `features_only`."""
+    """Returns maps by name, from a timm network with `features_only`."""
 
     def __init__(self, net: nn.Module, places: Mapping[str, int]) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _TimmBody(nn.Module):
         self.is_channels_last = getattr(net, "output_fmt", Format.NCHW) == Format.NHWC
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """From images [N, 3, H, W] to maps [N, C, h, w]."""
+        """Compute maps [N, C, h, w] from images [N, 3, H, W]."""
         maps = self.net(x)
         chosen = {name: maps[place] for name, place in self.places.items()}
         if self.is_channels_last:
@@ -95,10 +95,10 @@ def _record(name: str) -> Backbone:
 
 
 def _plan(name: str) -> _Plan:
-    """Found by building the network without memory.
+    """Examine a network by building it on the meta device.
 
     Raises:
-        LSHFMError: there is none of that name, or it cannot be a body.
+        LSHFMError: there is no such network, or it cannot be a backbone.
     """
     if not _is_known(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -119,9 +119,9 @@ def _plan(name: str) -> _Plan:
         stage = Stage(_module_name(body, module) or f"map {place}", level.shape[1], stride)
         places[stage.name] = place
         if stride > 1:
-            stages[stride] = stage  # the last of a stride
+            stages[stride] = stage  # the last stage of a stride is kept
     ordered = tuple(stages[stride] for stride in sorted(stages))
-    # With a first stage of stride 2 or less, what comes before it belongs to it.
+    # With a first stage of stride 2 or less, the modules before it belong to it.
     stem = _children_before(net, ordered[0].name) if ordered[0].stride > 2 else ()
     return _Plan(
         settings, ordered, places, stem, possible_norms(net), eps_of(net), _names(body, full), frozenset(full)
@@ -129,7 +129,7 @@ def _plan(name: str) -> _Plan:
 
 
 def _is_known(name: str) -> bool:
-    """Whether timm has a network of this name and, after a dot, weights of this one."""
+    """Whether timm has a network of this name with, after a dot, these weights."""
     network, _, tag = name.partition(".")
     known = timm.list_pretrained(network) if tag else timm.list_models(network)
     return name in known
@@ -141,7 +141,7 @@ def _first_that_runs(name: str) -> tuple[Any, dict[str, Any], list[Tensor]]:
         try:
             net = timm.create_model(name, features_only=True, **settings).eval()
             found = [net(torch.empty(1, 3, *size)) for size in SIZES]
-        except Exception as error:  # each network of timm refuses in a way of its own
+        except Exception as error:  # timm's networks raise various exceptions
             told = " ".join(str(error).split())[:_LONGEST_REASON]
             reason = reason or told or type(error).__name__
         else:
@@ -153,7 +153,7 @@ def _first_that_runs(name: str) -> tuple[Any, dict[str, Any], list[Tensor]]:
 
 
 def _module_name(body: _TimmBody, module: str) -> str | None:
-    """The name in the body of what timm calls a module of the whole network; None where the body has none.
+    """The name in the backbone for a module that timm names in the whole network; None if the backbone lacks it.
 
     Some networks are wrapped, or flattened by one level.
     """
@@ -163,7 +163,7 @@ def _module_name(body: _TimmBody, module: str) -> str | None:
 
 
 def _children_before(net: nn.Module, stage: str) -> tuple[str, ...]:
-    """The parts of a network before a stage: children, or of a wrapped network its children."""
+    """The modules of a network before a stage: its children, or those of a wrapped network."""
     prefix = "net."
     while len(children := list(net.named_children())) == 1:
         prefix, net = f"{prefix}{children[0][0]}.", children[0][1]
@@ -176,7 +176,7 @@ def _children_before(net: nn.Module, stage: str) -> tuple[str, ...]:
 
 
 def _names(body: _TimmBody, full: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names differ by the wrapper's prefix and by dots that became underscores."""
+    """Name in the backbone → name in the network. They differ in the wrapper's prefix, and dots or underscores."""
     by_sign = {key.replace(".", "_"): key for key in full}
     found = {}
     for key in body.state_dict():
@@ -199,7 +199,7 @@ def _build(name: str, plan: _Plan, config: Config) -> nn.Module:
 
 
 def _maps(body: nn.Module, names: dict[str, str]) -> nn.Module:
-    """The body that returns the maps of some stages; what runs after them is left out, where that is known."""
+    """The backbone that returns the maps of some stages. Modules after them are removed if they are known."""
     assert isinstance(body, _TimmBody)
     _leave_out_rest(body.net, list(names)[-1].removeprefix("net."))
     body.places = {level: body.places[stage] for stage, level in names.items()}
@@ -207,7 +207,7 @@ def _maps(body: nn.Module, names: dict[str, str]) -> nn.Module:
 
 
 def _leave_out_rest(net: Any, last: str) -> None:
-    """Without the modules that run after `last`."""
+    """Remove the modules that run after `last`."""
     parent, _, own = last.rpartition(".")
     keys = list(net) if isinstance(net, FeatureDictNet) else []
     if last.partition(".")[0] in keys:
@@ -229,10 +229,10 @@ def _norm_pairs(network: nn.Module) -> Iterator[NormPair]:
 
 
 def _pretrained(name: str, plan: _Plan, config: Config) -> tuple[str, dict[str, Tensor]] | None:
-    """timm's own weights, by the names of its network; None where norms are none that they were trained with.
+    """timm's weights by the names of its network; None if the norms are not those that they were trained with.
 
     Raises:
-        LSHFMError: they cannot be had.
+        LSHFMError: they are not available.
     """
     if config["norm"] == "gn" and plan.norms != ("gn",):
         return None
@@ -242,7 +242,7 @@ def _pretrained(name: str, plan: _Plan, config: Config) -> tuple[str, dict[str, 
     try:
         with _without_waiting():
             net = timm.create_model(name, features_only=True, pretrained=True, **plan.settings)
-    except Exception as error:  # no network, no such file, no room
+    except Exception as error:  # no network, no such file, no space
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
         if not _is_reachable():
             reason = (
@@ -257,7 +257,7 @@ def _pretrained(name: str, plan: _Plan, config: Config) -> tuple[str, dict[str, 
 
 @contextmanager
 def _without_waiting() -> Iterator[None]:
-    """Without five attempts of growing waits where there is no network; files that are here already are found."""
+    """Skip the five retries with growing delays if there is no network. Cached files are still found."""
     log, hub = logging.getLogger("huggingface_hub"), huggingface_hub.constants
     level, is_offline = log.level, hub.HF_HUB_OFFLINE
     log.setLevel(logging.ERROR)
@@ -274,7 +274,7 @@ def _is_reachable() -> bool:
         return False
     address = urllib.parse.urlparse(huggingface_hub.constants.ENDPOINT)
     if urllib.request.getproxies():
-        return True  # whose names the proxy finds
+        return True  # the proxy resolves names
     try:
         socket.getaddrinfo(address.hostname, address.port or 443)
     except OSError:

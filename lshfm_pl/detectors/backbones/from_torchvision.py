@@ -1,6 +1,6 @@
-"""Bodies of torchvision's networks for classification: `model.backbone=torchvision/<name>`.
+"""Backbones from torchvision's classification networks: `model.backbone=torchvision/<name>`.
 
-Each is the sequence of the network's parts before its pooling and classifier, cut where the size of the map halves.
+Each is the sequence of the network's modules before its pooling and classifier, cut where the map's size halves.
 """
 
 import difflib
@@ -30,19 +30,19 @@ from lshfm_pl.errors import LSHFMError
 __all__ = ["TORCHVISION"]
 
 IN_ORDER = (MNASNet, RegNet, ResNet, ShuffleNetV2)
-"""Networks whose children run one after the other. Those with `features` run these first."""
+"""Networks whose children run one after the other. In networks with `features`, these run first."""
 HEADS = ("avgpool", "classifier", "fc", "flatten", "head", "norm", "permute")
 """Children after the last map."""
 OPENED = ("features", "layers", "trunk_output")
-"""Sequences whose parts become parts of the body."""
+"""Sequences whose modules become modules of the backbone."""
 SIZE = (256, 192)
-"""Of the image that finds the strides."""
+"""Side of the image with which strides are measured."""
 
 
 class _Plan(NamedTuple):
-    """What is known of a body before it is built."""
+    """What is known about a backbone before it is built."""
 
-    #: Part of the body → its name in the whole network.
+    #: Module of the backbone → its name in the whole network.
     parts: dict[str, str]
     stages: tuple[Stage, ...]
     stem: tuple[str, ...]
@@ -52,10 +52,10 @@ class _Plan(NamedTuple):
 
 
 class _ChannelsFirst(IntermediateLayerGetter):
-    """Maps [N, C, h, w] of a body that computes [N, h, w, C]."""
+    """Converts the maps of a backbone from [N, h, w, C] to [N, C, h, w]."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """As torchvision's."""
+        """See torchvision."""
         return {name: level.permute(0, 3, 1, 2).contiguous() for name, level in super().forward(x).items()}
 
 
@@ -88,10 +88,10 @@ def _record(name: str) -> Backbone:
 
 
 def _plan(name: str) -> _Plan:
-    """Found by building the network without memory.
+    """Examine a network by building it on the meta device.
 
     Raises:
-        LSHFMError: there is none of that name, or it cannot be a body.
+        LSHFMError: there is no such network, or it cannot be a backbone.
     """
     known = models.list_models(module=models)
     if name not in known:
@@ -112,23 +112,23 @@ def _plan(name: str) -> _Plan:
             stride = round(SIZE[0] / x.shape[height])
             stages[stride] = Stage(part, x.shape[channels], stride)
     ordered = tuple(stages[stride] for stride in sorted(stages) if stride > 1)
-    # With a first stage of stride 2, what comes before it belongs to it.
+    # With a first stage of stride 2, the modules before it belong to it.
     stem = (next(iter(parts)),) if ordered[0].stride > 2 else ()
     body = nn.ModuleList(network.get_submodule(path) for path in parts.values())
     return _Plan(parts, ordered, stem, possible_norms(body), eps_of(body), frozenset(network.state_dict()))
 
 
 def _network(name: str, *, on_meta: bool = False) -> nn.Module:
-    """torchvision's network with random weights, or without memory."""
+    """torchvision's network with random weights, or on the meta device."""
     network: nn.Module
     try:
         with torch.device("meta" if on_meta else torch.get_default_device()):
             network = models.get_model(name, weights=None, num_classes=1)
-    except NotImplementedError:  # widths of a RegNet are computed with tensors
+    except NotImplementedError:  # RegNets compute widths with tensors
         with torch.device("cpu"):
             network = models.get_model(name, weights=None, num_classes=1).to("meta")
     if isinstance(network, SqueezeNet):
-        # It leaves out the border of the image: maps would have odd sizes, and anchors strides that are no level's.
+        # It ignores the border of the image: maps would have odd sizes, and the strides of anchors would be wrong.
         stem = network.features[0]
         stem.padding = tuple(side // 2 for side in stem.kernel_size)
     return network

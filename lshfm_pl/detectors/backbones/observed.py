@@ -1,4 +1,4 @@
-"""Which norm follows which convolution, observed in a forward pass."""
+"""Finding which norm follows which convolution, by observing a forward pass."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from lshfm_pl.detectors.backbones.norms import NormPair
 __all__ = ["observed_pairs"]
 
 SIDE = 64
-"""Of the image that is run, in pixels."""
+"""Side in pixels of the image that is used."""
 
 
 class _Uses(TorchFunctionMode):
-    """Counts, for each tensor, the operations that read it."""
+    """Counts the operations that read each tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,16 +26,18 @@ class _Uses(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(value, Tensor) for value in tree_leaves(result)):  # a shape alone is not read
+        if any(
+            isinstance(value, Tensor) for value in tree_leaves(result)
+        ):  # reading only a shape does not count
             self.of.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor))
         return result
 
 
 def observed_pairs(body: nn.Module) -> Iterator[NormPair]:
-    """The norms that alone read what a convolution returned, in a pass with an image of zeros.
+    """Norms that are the only readers of a convolution's output, in a forward pass with an image of zeros.
 
     Args:
-        body: runs on images [N, 3, H, W]; left in evaluation mode.
+        body: accepts images [N, 3, H, W]; left in evaluation mode.
     """
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     calls: Counter[nn.Module] = Counter()
@@ -45,8 +47,8 @@ def observed_pairs(body: nn.Module) -> Iterator[NormPair]:
     def after(layer: nn.Module, _: Any, output: Tensor) -> None:
         calls[layer] += 1
         assert isinstance(layer, nn.Conv2d)
-        made[id(output)] = layer, output  # kept, so that no other tensor gets its id
-        uses.of[id(output)] = 0  # forget one that had it before
+        made[id(output)] = layer, output  # kept alive, so that no other tensor gets its id
+        uses.of[id(output)] = 0  # forget an earlier tensor with this id
 
     def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[layer] += 1

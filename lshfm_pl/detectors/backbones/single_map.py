@@ -1,4 +1,4 @@
-"""The one map of a body without a pyramid."""
+"""The single map of a backbone without a pyramid."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ STRIDE = 16
 
 
 class _SingleMap(nn.Module):
-    """Returns the only map of a body that returns a dict of them."""
+    """Returns the only map of a backbone that returns a dict of maps."""
 
     def __init__(self, body: nn.Module, out_channels: int) -> None:
         super().__init__()
@@ -21,16 +21,16 @@ class _SingleMap(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """From images [N, 3, H, W] to [N, out_channels, H / 16, W / 16]."""
+        """Compute a map [N, out_channels, H / 16, W / 16] from images [N, 3, H, W]."""
         (single,) = self.body(x).values()
         return single
 
 
 def last_map_of_stride_16(maps: Any) -> Cut:
-    """The body up to its stage of stride 16, by its `Backbone.maps`.
+    """The backbone up to its stage of stride 16, by its `Backbone.maps`.
 
     Raises:
-        LSHFMError: when it is cut, where a body has no such stage.
+        LSHFMError: the backbone has no such stage.
     """
 
     def cut(body: nn.Module, stages: tuple[Stage, ...]) -> SingleScale:

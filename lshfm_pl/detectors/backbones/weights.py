@@ -1,4 +1,4 @@
-"""First weights of a body."""
+"""Initial weights of a backbone."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -16,25 +16,25 @@ __all__ = ["load_backbone_weights"]
 
 
 PRETRAINED = ("imagenet", "pretrained")
-"""Values of `backbone_weights` that stand for the weights of the body's library."""
+"""Values of `backbone_weights` that stand for the weights of the backbone's library."""
 _WRAPPERS = ("backbone.", "body.", "net.")
-"""What a detector's names of its body begin with, before those of the body or of its library's network alone."""
+"""Prefixes of a detector's names of its backbone, before those of the backbone or its library's network."""
 
 
 def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str:
-    """Load what ``config["backbone_weights"]`` names into the body of a detector.
+    """Load what ``config["backbone_weights"]`` names into the backbone of a detector.
 
-    ``pretrained``, or ``imagenet``, stands for the weights that the body's library has of ImageNet: torchvision's
-    IMAGENET1K_V1 (of ``vgg*_bn`` when a VGG has batch norm), for ``timm/…`` timm's. A path or a URL stands for a
+    ``pretrained``, or ``imagenet``, stands for the ImageNet weights of the backbone's library: torchvision's
+    IMAGENET1K_V1 (of ``vgg*_bn`` for a VGG with batch norm), or timm's for ``timm/…``. A path or a URL stands for a
     state dict of the library's classification network or of the detector's own ``backbone.body`` (``backbone``
-    where there is no pyramid), by itself or in an entry of a dict, with or without a prefix before all names
-    (``module.``); None for nothing. The box head of a C4 detector is a part of the body.
+    without a pyramid), alone or in an entry of a dict, with or without a prefix of all names (``module.``). None
+    stands for nothing. The box head of a C4 detector belongs to the backbone.
 
     Returns:
         One line that says what was loaded.
 
     Raises:
-        LSHFMError: there are no such weights, they cannot be had, or they do not fit the body.
+        LSHFMError: there are no such weights, they are not available, or they do not fit the backbone.
     """
     source = config.get("backbone_weights")
     if source is None:
@@ -47,7 +47,7 @@ def load_backbone_weights(detector: nn.Module, config: Mapping[str, Any]) -> str
         source, label = _imagenet_url(config), f"torchvision IMAGENET1K_V1 of {config['backbone']}"
         weights = _download(source, check_hash=True)
     elif source.startswith(("http://", "https://")):
-        # A hash in the name is torchvision's custom, so another's file name proves nothing.
+        # A hash in the file name is torchvision's convention; in other names it means nothing.
         weights = _download(source, check_hash=False)
     else:
         weights = read_checkpoint(source)
@@ -72,7 +72,7 @@ def _download(url: str, *, check_hash: bool) -> Any:
 
 
 def _load_into_body(detector: nn.Module, content: Any, config: Mapping[str, Any], source: str) -> str:
-    """Load the only body in what a file holds; returns what was loaded."""
+    """Load the only backbone in the content of a file; returns what was loaded."""
     state = detector.state_dict()
     record = backbone(config["backbone"])
     family = architecture(config["architecture"])
@@ -112,7 +112,7 @@ def _load_into_body(detector: nn.Module, content: Any, config: Mapping[str, Any]
 def _find_body(
     content: Any, names: Collection[str], num_tensors: int, source: str
 ) -> tuple[Mapping[str, Tensor], str]:
-    """The tensors of the body in what a file holds, and where they were if not at its top."""
+    """The tensors of the backbone in the content of a file, and where they were if not at the top level."""
     networks = find_networks(content, names.__contains__, least=max(1, num_tensors // 2))
     if len(networks) > 1:
         raise LSHFMError(
@@ -137,17 +137,17 @@ def _without(prefixes: Iterable[str], name: str) -> str:
 
 
 def _is_counter(key: str) -> bool:
-    # BatchNorm counts its batches, FrozenBatchNorm and older files don't; nothing reads the count here.
+    # BatchNorm counts its batches; FrozenBatchNorm and older files don't. Nothing reads the count here.
     return key.endswith("num_batches_tracked")
 
 
 def _name_in_file(key: str, record: Backbone, last_stage: str) -> str | None:
-    """Of a detector's tensor, in files of the body's network for classification; None for one not of the body.
+    """The name of a detector's tensor in files of the backbone's classification network; None for other tensors.
 
     Args:
-        key: its name in the detector.
-        record: of the body.
-        last_stage: the module of the detector that the last stage is where the body is cut before it.
+        key: name in the detector.
+        record: record of the backbone.
+        last_stage: the detector's module that is the last stage if the backbone is cut before it.
     """
     if key.startswith("backbone.body."):
         return record.name_in_file(key.removeprefix("backbone.body."))
