@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lshfm_pl.detectors.architecture import Architecture
 from lshfm_pl.detectors.published import (
     holds_pair,
     is_published,
     recognise_architecture,
+    recognise_model,
     take_network,
     todays_names,
     without_further_heads,
@@ -249,11 +251,18 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
         name,
         kind,
         renamed,
-        frozen_bn_eps=OLD_FROZEN_BN_EPS if is_old else None,
+        frozen_bn_eps=_frozen_bn_eps_of_old_names(renamed, family) if is_old else None,
         others=others,
         names_in_file={names[key]: f"{entry}{chosen.prefix}{pair_prefix}{key}" for key in weights},
         left_out={f"{entry}{chosen.prefix}{key}": tuple(value.shape) for key, value in further.items()},
     )
+
+
+def _frozen_bn_eps_of_old_names(weights: Mapping[str, Tensor], family: Architecture | None) -> float | None:
+    """That of torchvision 0.8, but for detectors of which torchvision had others' names of 0.8 with today's eps."""
+    known = {} if family is None else family.torchvision_detectors
+    detector = known.get(recognise_model(weights) or "")
+    return OLD_FROZEN_BN_EPS if detector is None else detector.frozen_bn_eps
 
 
 def _inside(network: FoundNetwork) -> FoundNetwork:

@@ -203,6 +203,8 @@ FASTER_RCNN = Architecture(
     torchvision_detectors={
         "fasterrcnn_resnet50fpn": TorchvisionDetector("fasterrcnn_resnet50_fpn", frozen_bn_eps=0.0),
         "fasterrcnn_resnet50fpn_v2": TorchvisionDetector("fasterrcnn_resnet50_fpn_v2"),
+        "fasterrcnn_mobilenetv3fpn": TorchvisionDetector("fasterrcnn_mobilenet_v3_large_fpn"),
+        "fasterrcnn_mobilenetv3fpn_320": TorchvisionDetector("fasterrcnn_mobilenet_v3_large_320_fpn"),
     },
     torchvision_key=lambda config: pyramid_name(config) + (_V2 if config.get("box_head_convs") else ""),
     variant=lambda weights: _V2 if "backbone.fpn.inner_blocks.0.1.weight" in weights else "",

@@ -187,7 +187,11 @@ def torchvision_weights(name: str, config: Mapping[str, Any]) -> TorchvisionWeig
     """
     family = architecture(config["architecture"])
     try:
-        detector = family.torchvision_detectors[family.torchvision_key(config)]
+        # Two may have the same tensors, for images of different sizes.
+        is_named = config.get("name") in family.torchvision_detectors
+        detector = family.torchvision_detectors[
+            config["name"] if is_named else family.torchvision_key(config)
+        ]
         weights = get_model_weights(detector.name)[name]
     except KeyError as error:
         known = [name for each in known_architectures() for name in each.torchvision_detectors]

@@ -34,7 +34,7 @@ LARGEST_NUMBER = 1e9
 """Pixels, ratios and the like."""
 LONGEST_LIST = 64
 """Sizes of an image, or anchor sizes of a level."""
-STRIDES = "strides of a pyramid, each twice the one before, such as [8, 16, 32], or null"
+STRIDES = "strides of a pyramid, each twice the one before or equal to it, such as [8, 16, 32], or null"
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 """A name, path or URL."""
@@ -92,7 +92,7 @@ class PyramidDetectorConfig(BodyConfig):
         if value is not None and info.data.get("neck") == "none":
             return _checked(value, handler, "null, as there is no pyramid (neck: none)", lambda found: False)
         return _checked(
-            value, handler, STRIDES, lambda found: all(b == 2 * a for a, b in pairwise(found or []))
+            value, handler, STRIDES, lambda found: all(b in (a, 2 * a) for a, b in pairwise(found or []))
         )
 
     @field_validator("fpn_channels", mode="wrap")

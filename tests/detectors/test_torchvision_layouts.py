@@ -24,6 +24,14 @@ CASES = {
         "fasterrcnn_resnet50_fpn_v2",
         {"rpn_pre_nms_top_n_train": 4000, "rpn_pre_nms_top_n_test": 2000},
     ),
+    "fasterrcnn_mobilenetv3fpn": (
+        "fasterrcnn_mobilenet_v3_large_fpn",
+        {"rpn_pre_nms_top_n_train": 4000, "rpn_pre_nms_top_n_test": 2000},
+    ),
+    "fasterrcnn_mobilenetv3fpn_320": (
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        {"rpn_pre_nms_top_n_train": 4000},
+    ),
     "fcos_resnet50fpn": ("fcos_resnet50_fpn", {}),
     "retinanet_resnet50fpn": ("retinanet_resnet50_fpn", {}),
     "retinanet_resnet50fpn_v2": ("retinanet_resnet50_fpn_v2", {}),
@@ -61,7 +69,7 @@ def test_names_and_shapes_are_those_of_torchvision(name):
     assert list(shapes(found)) == list(shapes(expected))
     weights = expected.state_dict()
     assert count_classes(weights) == NUM_CLASSES
-    assert recognise_model(weights) == name
+    assert recognise_model(weights) == name.removesuffix("_320")
     assert list(todays_names(weights).values()) == list(weights)
 
 
@@ -69,7 +77,7 @@ def smaller(name):
     """Settings for small images and low scores, under torchvision's names and under those of the project."""
     config = model_config(name)
     changes = {key: 0.0 for key in ("box_score_thresh", "score_thresh") if key in config}
-    has_fixed_size = len(config["min_size"]) == 1
+    has_fixed_size = config["architecture"] == "ssd"
     return changes if has_fixed_size else {**changes, "min_size": 96, "max_size": 128}
 
 
@@ -120,17 +128,18 @@ def test_every_detector_that_a_family_has_weights_of_is_among_these():
 
 
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
-def test_file_of_torchvision_is_loaded_without_its_name(tmp_path):
-    """An FCOS' old pyramid names do not mean norms of torchvision 0.8, which had no FCOS."""
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenetv3fpn", "fcos_resnet50fpn"])
+def test_old_names_of_the_pyramid_do_not_mean_norms_of_that_time(tmp_path, name):
+    """These detectors are younger than torchvision 0.8, whose FrozenBatchNorm2d had an eps of 0."""
     with torch.device("meta"):
-        weights = detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+        weights = getattr(detection, CASES[name][0])(weights=None, weights_backbone=None).state_dict()
     weights = {
         key.replace("_blocks.0.0.", "_blocks.0."): torch.zeros(()).expand(value.shape)
         for key, value in weights.items()
         if not key.endswith("num_batches_tracked")
     }
-    torch.save(weights, tmp_path / "fcos.pth")
+    torch.save(weights, tmp_path / "old.pth")
     with torch.device("meta"):
-        detector = load_detector(tmp_path / "fcos.pth")
-    assert detector.config == model_config("fcos_resnet50fpn")
+        detector = load_detector(tmp_path / "old.pth")
+    assert detector.config == model_config(name)
     assert detector.class_names == default_class_names(91)

@@ -98,8 +98,7 @@ def build_fpn_backbone(
     extra: ExtraFPNBlock | None = extra_blocks(config["fpn_channels"])
     num_own = num_stages + (2 if isinstance(extra, LastLevelP6P7) else 1)
     strides = config.get("fpn_strides") or [_COARSEST >> num_stages - 1 << level for level in range(num_own)]
-    by_stride = {stage.stride: stage for stage in stages}
-    read = [by_stride[stride] for stride in strides if stride in by_stride]
+    read = _stages_of(strides, stages)
     is_own = not config.get("fpn_strides")
     if (
         not read
@@ -107,9 +106,9 @@ def build_fpn_backbone(
         or (is_own and len(read) < num_stages)
     ):
         raise LSHFMError(
-            f"model.fpn_strides: expected strides of {config['backbone']}, which has {_listed(by_stride)}, then "
-            f"coarser ones; found {_listed(strides)}. Give as in model.fpn_strides=[8,16,32], with as many "
-            "model.anchor_sizes and model.anchor_aspect_ratios."
+            f"model.fpn_strides: expected strides of {config['backbone']}, which has "
+            f"{_listed(stage.stride for stage in stages)}, then coarser ones; found {_listed(strides)}. Give as in "
+            "model.fpn_strides=[8,16,32], with as many model.anchor_sizes and model.anchor_aspect_ratios."
         )
     if not is_own:
         extra = _extra_levels(extra, config, strides[len(read) :])
@@ -120,6 +119,17 @@ def build_fpn_backbone(
         extra,
         strides,
     )
+
+
+def _stages_of(strides: Iterable[int], stages: Iterable[Stage]) -> list[Stage]:
+    """The stages of these strides, in their order; where a stride is there twice, so are two stages of it."""
+    left, found = list(stages), []
+    for stride in strides:
+        stage = next((stage for stage in left if stage.stride == stride), None)
+        if stage is not None:
+            left.remove(stage)
+            found.append(stage)
+    return found
 
 
 def _extra_levels(
