@@ -29,6 +29,7 @@ SECOND = {**NARROW, "fpn_channels": 32}
         ("retinanet_vgg11bnfpn_tiny", "retinanet_vgg16bnfpn_small", {}, 64 * 9),
         (*["fasterrcnn_resnet50fpn_v2"] * 2, {**SECOND, "box_head_width": 48}, 48),
         (*["retinanet_resnet50fpn_v2"] * 2, SECOND, 32 * 9),
+        (*["fasterrcnn_mobilenetv3fpn"] * 2, {**SECOND, "norm": "bn", "box_head_width": 48}, 48),
     ],
 )
 def test_mimic_terms_reach_the_student_up_to_its_first_layer(student, teacher, changes, num_features):
