@@ -1,6 +1,8 @@
 """SSD (arXiv 1512.02325) and SSDLite (1801.04381, 1905.02244), from torchvision's parts."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -9,10 +11,12 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG, SSDHead
-from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead, _extra_block
 from torchvision.models.vgg import cfgs, make_layers
 
 from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
+from lshfm_pl.detectors.backbones.backbone import Stage
+from lshfm_pl.detectors.backbones.build import build_body
 from lshfm_pl.detectors.backbones.mobilenet_v3 import mobilenet_v3_large_features
 from lshfm_pl.detectors.backbones.norms import norm_factory
 from lshfm_pl.detectors.full_precision import at_least_float32
@@ -55,7 +59,7 @@ _OF_TORCHVISION = [
 """Keys that are passed to torchvision's class under the same name."""
 
 _MOMENTUM = 0.03
-"""eps and momentum of SSDLite's batch norms, as in torchvision."""
+"""Momentum of SSDLite's batch norms, as in torchvision."""
 _LITE_STD = 0.03
 """Standard deviation of SSDLite's initial weights, as in torchvision."""
 _VGG_CHANNELS = (512, 1024, 512, 256, 256, 256)
@@ -63,6 +67,10 @@ _VGG_LEAST_SIDE = 268
 """Smallest sides of images in pixels: the last convolutions have no padding and need some input."""
 _VGG_FIRST_OF_EXTRA = 23
 """Index of the first layer of torchvision's `vgg16.features` that belongs to the extra blocks."""
+_STRIDES = (16, 32)
+"""Strides of the maps that are read of any other backbone."""
+_EXTRA_WIDTHS = (512, 256, 256, 128)
+_LEAST_WIDTH = 16
 _MOBILENET_CUT = 13
 """Index of the block of torchvision's `mobilenet_v3_large.features` whose expansion is the first map."""
 _MOBILENET_STARTS = (0, 2, 4, 7, 13, 16)
@@ -104,11 +112,7 @@ def build_ssd(config: Mapping[str, Any], num_classes: int) -> torchvision_ssd.SS
     Raises:
         LSHFMError: the backbone is not supported, or not with these settings.
     """
-    if config["backbone"] not in _BODIES:
-        raise LSHFMError(
-            f"model.backbone: expected {' or '.join(_BODIES)} for an SSD, found {config['backbone']}."
-        )
-    body, channels = _BODIES[config["backbone"]](config)
+    body, channels = _BODIES.get(config["backbone"], _any_body)(config)
     anchors = FullPrecisionDefaultBoxes(
         config["anchor_ratios"], scales=config["anchor_scales"], steps=config["anchor_steps"]
     )
@@ -117,7 +121,7 @@ def build_ssd(config: Mapping[str, Any], num_classes: int) -> torchvision_ssd.SS
         head: nn.Module = FullPrecisionSSDHead(channels, counts, num_classes)
     else:
         head = FullPrecisionSSDLiteHead(channels, counts, num_classes, _lite_norm(config))
-    detector = torchvision_ssd.SSD(
+    return torchvision_ssd.SSD(
         body,
         anchors,
         (config["max_size"], config["min_size"][0]),
@@ -127,10 +131,53 @@ def build_ssd(config: Mapping[str, Any], num_classes: int) -> torchvision_ssd.SS
         head=head,
         **{key: config[key] for key in _OF_TORCHVISION},
     )
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = _MOMENTUM
-    return detector
+
+
+class _BodyWithExtras(nn.Module):
+    """Maps of a body, and of SSDLite's further blocks after its last one.
+
+    Args:
+        maps: from images [N, 3, H, W] to a dict of maps.
+        channels: of each of them.
+        widths: of the maps of the further blocks.
+        norm_layer: of these.
+    """
+
+    def __init__(
+        self, maps: nn.Module, channels: list[int], widths: list[int], norm_layer: Callable[..., nn.Module]
+    ) -> None:
+        super().__init__()
+        self.body = maps
+        pairs = pairwise([channels[-1], *widths])
+        self.extra = nn.ModuleList(_extra_block(width, wider, norm_layer) for width, wider in pairs)
+        _draw_first_weights(self.extra)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """From images [N, 3, H, W] to maps [N, C, h, w] by their numbers."""
+        levels = list(self.body(x).values())
+        for block in self.extra:
+            levels.append(block(levels[-1]))
+        return {str(index): level for index, level in enumerate(levels)}
+
+
+def _any_body(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
+    """A body of any family, with its maps of strides 16 and 32, and the further blocks of SSDLite."""
+    if config["reduced_tail"]:
+        raise LSHFMError(
+            f"model.reduced_tail: expected false, which {config['backbone']} does not have, found true."
+        )
+    record, body, stages = build_body(config)
+    read = [next((stage for stage in stages if stage.stride == stride), None) for stride in _STRIDES]
+    if None in read:
+        strides = ", ".join(str(stage.stride) for stage in stages)
+        raise LSHFMError(
+            f"model.backbone: an SSD needs maps of strides 16 and 32; those of {config['backbone']} are {strides}."
+        )
+    found = cast(list[Stage], read)
+    widths = [max(_LEAST_WIDTH, int(width * config["width"])) for width in _EXTRA_WIDTHS]
+    channels = [stage.channels for stage in found]
+    maps = record.maps(body, {stage.name: str(level) for level, stage in enumerate(found)})
+    return _BodyWithExtras(maps, channels, widths, _lite_norm(config)), [*channels, *widths]
 
 
 def _vgg16(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
@@ -161,11 +208,10 @@ def _mobilenet_v3(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
     if config["norm"] == "none":
         raise LSHFMError("model.norm: a MobileNetV3 needs frozen_bn, bn, bn_frozen_stats or gn, found none.")
     features = mobilenet_v3_large_features(config, reduced_tail=config["reduced_tail"])
+    _draw_first_weights(features)
     for layer in features.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=_LITE_STD)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = _MOMENTUM
     _freeze(features, list(_MOBILENET_STARTS), config["trainable_stages"])
     body = SSDLiteFeatureExtractorMobileNet(
         features, _MOBILENET_CUT, _lite_norm(config), width_mult=config["width"]
@@ -181,6 +227,14 @@ _BODIES: dict[str, Callable[[Mapping[str, Any]], tuple[nn.Module, list[int]]]] =
 """Name of a backbone → the backbone of an SSD with it, and the channels of its maps."""
 
 
+def _draw_first_weights(network: nn.Module) -> None:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, std=_LITE_STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def _freeze(layers: nn.Sequential, starts: list[int], trainable_stages: int) -> None:
     """Freeze all but the last `trainable_stages` of the stages that begin at `starts`; with 5 none is frozen."""
     if trainable_stages == 0:
@@ -190,12 +244,9 @@ def _freeze(layers: nn.Sequential, starts: list[int], trainable_stages: int) -> 
 
 
 def _lite_norm(config: Mapping[str, Any]) -> Callable[..., nn.Module]:
-    norm_layer = norm_factory(config)
-    if norm_layer is None:
-        raise LSHFMError(
-            "model.norm: the head of SSDLite needs frozen_bn, bn, bn_frozen_stats or gn, found none."
-        )
-    return norm_layer
+    """The norm of the layers that are SSDLite's own; where the body has none or another one, batch norm."""
+    make = norm_factory(config) if config["norm"] in ("frozen_bn", "bn_frozen_stats", "gn") else None
+    return make or partial(nn.BatchNorm2d, eps=config["norm_eps"], momentum=_MOMENTUM)
 
 
 def _name_in_body(name: str) -> str | None:

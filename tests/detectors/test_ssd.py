@@ -76,12 +76,11 @@ def test_first_stages_are_frozen(stages):
         ("ssd300_vgg16", {"width": 0.5}, "width: an SSD with vgg16 needs 1, found 0.5"),
         ("ssd300_vgg16", {"min_size": [200]}, "min_size, .* at least 268 pixels, found 200 and 300"),
         ("ssd300_vgg16", {"min_size": [300, 400]}, "min_size: expected a list of 1, .*found"),
-        ("ssd300_vgg16", {"head": "ssdlite"}, "norm: the head of SSDLite needs frozen_bn, .*, found none"),
         (LITE, {"norm": "none"}, "norm: a MobileNetV3 needs frozen_bn, .*, found none"),
         (
             LITE,
-            {"backbone": "resnet50"},
-            "backbone: expected vgg16 or mobilenet_v3_large for an SSD, found resnet50",
+            {"backbone": "resnet10"},
+            "reduced_tail: expected false, which resnet10 does not have, found true",
         ),
         (LITE, {"size_divisible": 32}, "size_divisible: expected .*1, found 32"),
         (LITE, {"anchor_scales": [0.5]}, "anchor_scales: expected a list of 7, .*found"),
@@ -91,3 +90,20 @@ def test_first_stages_are_frozen(stages):
 def test_what_it_cannot_be_built_with_is_refused(name, changes, message):
     with pytest.raises(LSHFMError, match=rf"^model\.{message}"):
         built(name, **changes)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "norm", "channels"),
+    [("resnet10", "bn", (256, 512)), ("timm/mobilenetv2_100", "frozen_bn", (96, 320))],
+)
+def test_any_body_with_maps_of_strides_16_and_32_serves(backbone, norm, channels):
+    body = {"backbone": backbone, "norm": norm, "width": 1.0, "norm_eps": 1e-5, "reduced_tail": False}
+    detector = small_detector(LITE, **body)
+    image = torch.rand(1, 3, 128, 128)
+    levels = list(detector.eval().backbone(image).values())
+    expected = [*zip(channels, (8, 4), strict=True), (512, 2), (256, 1), (256, 1), (128, 1)]
+    assert [(level.shape[1], level.shape[-1]) for level in levels] == expected
+    images, targets = random_batch()
+    losses = detector.train()(as_float(images), targets)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())

@@ -10,7 +10,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyrami
 from lshfm_pl.detectors.backbones.backbone import Backbone, SingleScale, Stage, backbone
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["Pyramid", "build_fpn_backbone", "build_single_scale"]
+__all__ = ["Pyramid", "build_body", "build_fpn_backbone", "build_single_scale"]
 
 _COARSEST = 32
 """Stride of the last map that the families' default pyramids read."""
@@ -94,7 +94,7 @@ def build_fpn_backbone(
     Raises:
         LSHFMError: the backbone is unknown, lacks a stage, or does not support this norm.
     """
-    record, body, stages = _build_body(config)
+    record, body, stages = build_body(config)
     extra: ExtraFPNBlock | None = extra_blocks(config["fpn_channels"])
     num_own = num_stages + (2 if isinstance(extra, LastLevelP6P7) else 1)
     strides = config.get("fpn_strides") or [_COARSEST >> num_stages - 1 << level for level in range(num_own)]
@@ -162,7 +162,7 @@ def build_single_scale(config: Mapping[str, Any]) -> SingleScale:
     Raises:
         LSHFMError: the backbone is unknown, needs a pyramid, or does not support this norm.
     """
-    record, body, stages = _build_body(config)
+    record, body, stages = build_body(config)
     if record.single_scale is None:
         raise LSHFMError(
             f"model.neck: {config['backbone']} does not serve without a pyramid; give neck: fpn or another "
@@ -171,8 +171,12 @@ def build_single_scale(config: Mapping[str, Any]) -> SingleScale:
     return record.single_scale.cut(body, stages)
 
 
-def _build_body(config: Mapping[str, Any]) -> tuple[Backbone, nn.Module, tuple[Stage, ...]]:
-    """The record, the whole backbone with its first stages frozen, and the stages."""
+def build_body(config: Mapping[str, Any]) -> tuple[Backbone, nn.Module, tuple[Stage, ...]]:
+    """The record, the whole backbone with its first stages frozen, and the stages.
+
+    Raises:
+        LSHFMError: the backbone is unknown, or does not support this norm or these trainable stages.
+    """
     record = backbone(config["backbone"])
     if config["norm"] not in record.norms:
         *most, last = record.norms

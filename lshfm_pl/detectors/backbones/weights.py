@@ -82,7 +82,10 @@ def _load_into_body(detector: nn.Module, content: Any, config: Mapping[str, Any]
         if _is_counter(key):
             continue
         of_family = family.name_in_body
-        in_file = _name_in_file(key, record, last_stage) if of_family is None else of_family(key)
+        if of_family is None or key.startswith("backbone.body."):
+            in_file = _name_in_file(key, record, last_stage)
+        else:
+            in_file = of_family(key)
         if in_file is not None:
             names[in_file] = key
             names[_without(_WRAPPERS, key)] = key
