@@ -18,6 +18,7 @@ from lshfm_pl.kernels.memory import give_back_freed_memory
 from lshfm_pl.mimic.features.base import Batch, DetectorTap, Pair, Record
 from lshfm_pl.mimic.features.classes import ClassColumns, class_columns
 from lshfm_pl.mimic.features.levels import Level
+from lshfm_pl.mimic.features.normalisation import sees_batches_of
 from lshfm_pl.mimic.nested import Channels
 
 __all__ = ["POINTS", "FeatureTap", "make_tap", "tap_of"]
@@ -52,21 +53,13 @@ def make_tap(
         is_adapted: whether adapters make features of different widths comparable.
 
     Raises:
-        LSHFMError: a point is unknown, or missing or different in one of the two; the two normalise images
-            differently; or the features do not fit.
+        LSHFMError: a point is unknown, or missing or different in one of the two; or the features do not fit.
     """
     taps = tap_of(student), tap_of(teacher)
     for point in points:
         _refuse_other_layout(point, *taps)
     if type(taps[0]) is type(taps[1]):
         taps[0].refuse_mismatch(taps[1], frozenset(points))
-    for key in ("image_mean", "image_std"):
-        values = [list(getattr(detector.transform, key)) for detector in (student, teacher)]
-        if values[0] != values[1]:
-            raise LSHFMError(
-                f"mimicking: both networks see the batch as the student normalises it, so expected equal {key}, "
-                f"found {values[0]} (student) and {values[1]} (teacher)"
-            )
     tap = FeatureTap(*taps, frozenset(points))
     if "penultimate" in points and not is_adapted:
         sizes = [each.num_features for each in taps]
@@ -271,8 +264,8 @@ class FeatureTap:
         return pairs
 
     def teacher_maps(self, batch: Tensor, points: frozenset[str] | None = None) -> dict[str, Any]:
-        """What the teacher computes from a batch [B, 3, H, W] before the student has boxes, without gradient."""
-        with torch.no_grad():
+        """What the teacher computes from the student's batch [B, 3, H, W] before there are boxes; no gradient."""
+        with torch.no_grad(), sees_batches_of(self._teacher.detector, self.student):
             return self._teacher.teacher_maps(batch, self.points if points is None else points)
 
 

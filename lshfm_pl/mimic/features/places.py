@@ -1,12 +1,14 @@
 """Features at chosen places of images, without a training forward pass: near ground-truth boxes, or on a grid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lshfm_pl.mimic.features.base import FeatureGrid
+from lshfm_pl.mimic.features.normalisation import sees_batches_of
 from lshfm_pl.mimic.features.pairing import tap_of
 
 __all__ = ["feature_grids", "ground_truth_features"]
@@ -39,9 +41,10 @@ def ground_truth_features(
     with torch.no_grad():
         resized, targets = detectors[0].transform(images, targets)
         boxes = [target["boxes"] for target in targets]
-        return type(taps[0]).ground_truth_features(
-            taps, resized, boxes, rows_per_image=rows_per_image, generator=generator
-        )
+        with _same_batch(detectors):
+            return type(taps[0]).ground_truth_features(
+                taps, resized, boxes, rows_per_image=rows_per_image, generator=generator
+            )
 
 
 def feature_grids(detectors: Sequence[Any], image: Tensor) -> list[FeatureGrid]:
@@ -59,4 +62,14 @@ def feature_grids(detectors: Sequence[Any], image: Tensor) -> list[FeatureGrid]:
     taps = [tap_of(detector) for detector in detectors]
     with torch.no_grad():
         resized, _ = detectors[0].transform([image])
-        return type(taps[0]).grids(taps, resized.tensors, resized.image_sizes[0])
+        with _same_batch(detectors):
+            return type(taps[0]).grids(taps, resized.tensors, resized.image_sizes[0])
+
+
+@contextmanager
+def _same_batch(detectors: Sequence[Any]) -> Iterator[None]:
+    """Context in which all detectors take the batches of the first one."""
+    with ExitStack() as stack:
+        for other in detectors[1:]:
+            stack.enter_context(sees_batches_of(other, detectors[0]))
+        yield

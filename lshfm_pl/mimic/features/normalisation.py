@@ -1,0 +1,40 @@
+"""A batch that one detector has normalised, as another one expects it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from lshfm_pl.detectors.architecture import architecture_of
+
+__all__ = ["sees_batches_of"]
+
+
+@contextmanager
+def sees_batches_of(detector: Any, first: Any) -> Iterator[None]:
+    """Context in which the body of a detector takes batches [B, 3, H, W] that `first` has normalised and padded.
+
+    Nothing changes where both normalise alike. Otherwise each pixel gets the detector's own mean and standard
+    deviation. Padding stays 0: it is what is 0 in all channels, which no value of 8 bits becomes by usual means.
+    """
+    (mean, std), (own_mean, own_std) = (
+        (list(each.transform.image_mean), list(each.transform.image_std)) for each in (first, detector)
+    )
+    if (mean, std) == (own_mean, own_std):
+        yield
+        return
+    factors = [of_first / own for of_first, own in zip(std, own_std, strict=True)]
+    shifts = [(of_first - own) / scale for of_first, own, scale in zip(mean, own_mean, own_std, strict=True)]
+
+    def convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        batch = inputs[0]
+        factor, shift = (batch.new_tensor(values)[:, None, None] for values in (factors, shifts))
+        return (batch * factor + shift) * (batch != 0).any(dim=1, keepdim=True)
+
+    body = detector.get_submodule(architecture_of(detector).body_modules[0])
+    handle = body.register_forward_pre_hook(convert)
+    try:
+        yield
+    finally:
+        handle.remove()
