@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG, SSDHead
@@ -75,6 +76,21 @@ _MOBILENET_CUT = 13
 """Index of the block of torchvision's `mobilenet_v3_large.features` whose expansion is the first map."""
 _MOBILENET_STARTS = (0, 2, 4, 7, 13, 16)
 """Indices at which its stages begin."""
+
+
+class LiteBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that uses its running statistics where a batch has one value per channel.
+
+    The last maps of SSDLite have one location, so that torch's batch norm refuses to train on a single image.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From [N, C, h, w] to the same shape."""
+        if not self.training or x[:, 0].numel() > 1:
+            return super().forward(x)
+        return functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
 
 
 class FullPrecisionDefaultBoxes(DefaultBoxGenerator):
@@ -246,7 +262,7 @@ def _freeze(layers: nn.Sequential, starts: list[int], trainable_stages: int) -> 
 def _lite_norm(config: Mapping[str, Any]) -> Callable[..., nn.Module]:
     """The norm of the layers that are SSDLite's own; where the body has none or another one, batch norm."""
     make = norm_factory(config) if config["norm"] in ("frozen_bn", "bn_frozen_stats", "gn") else None
-    return make or partial(nn.BatchNorm2d, eps=config["norm_eps"], momentum=_MOMENTUM)
+    return make or partial(LiteBatchNorm2d, eps=config["norm_eps"], momentum=_MOMENTUM)
 
 
 def _name_in_body(name: str) -> str | None:

@@ -107,3 +107,12 @@ def test_any_body_with_maps_of_strides_16_and_32_serves(backbone, norm, channels
     losses = detector.train()(as_float(images), targets)
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_a_batch_of_one_image_is_trained_on():
+    detector = small_detector(LITE).train()
+    images, targets = random_batch(num_images=1)
+    losses = detector(as_float(images), targets)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(value.isfinite().all() for value in detector.state_dict().values())
