@@ -1,7 +1,6 @@
 """`python -m lshfm_pl.predict`: detect objects in pictures; draw them, and write them as COCO-format JSON."""
 
 from lshfm_pl import cli
-from lshfm_pl.inference.coco_results import coco_annotations, coco_categories, unused_labels
 
 if __name__ == "__main__":
     cli.start("predict")  # before the imports below, which take seconds
@@ -25,6 +24,7 @@ from lshfm_pl.drawing.boxes import draw_detections
 from lshfm_pl.drawing.grid import save_picture
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import fitting_file_name, write_json
+from lshfm_pl.inference.coco_results import coco_annotations, coco_categories, unused_labels
 from lshfm_pl.inference.detect import choose_device, detect
 from lshfm_pl.inference.pictures import PICTURES, PREDICTIONS, Pictures, find_pictures
 from lshfm_pl.kernels.switches import set_switches
