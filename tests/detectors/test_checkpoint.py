@@ -118,13 +118,13 @@ def test_plain_state_dict_with_current_names(model_config, tmp_path):
 
 
 def test_detectors_with_another_body_are_told_to_be_none_of_this_project():
-    mobilenet = {
-        "backbone.body.0.0.weight": torch.zeros(1),
-        "backbone.body.4.block.0.0.weight": torch.zeros(1),
+    transformer = {
+        "backbone.body.patch_embed.proj.weight": torch.zeros(1),
+        "backbone.body.layers.0.blocks.0.norm1.weight": torch.zeros(1),
     }
-    for weights in (mobilenet, {"model.0.conv.weight": torch.zeros(1)}):
+    for weights in (transformer, {"model.0.conv.weight": torch.zeros(1)}):
         with pytest.raises(
-            LSHFMError, match="with a ResNet or a VGG, found .*: this project has no such detector"
+            LSHFMError, match=r"with a .*ResNet.*, found .*: this project has no such detector"
         ):
             load_detector(weights)
 
