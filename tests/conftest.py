@@ -5,7 +5,9 @@ import signal
 
 import pytest
 from _pytest.logging import LogCaptureHandler
+from hydra.core.hydra_config import HydraConfig
 
+from lshfm_pl.cli import own_folder
 from lshfm_pl.signals import STOP_SIGNALS
 
 
@@ -30,3 +32,12 @@ def _loggers_stay():
         # pytest changes its own handlers between the phases of a test.
         if handler not in handlers and not isinstance(handler, LogCaptureHandler):
             root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _command_line_stays(monkeypatch):
+    """Resets what a command called in this process has read: Hydra's config, the folder of `--config-dir`."""
+    before = HydraConfig.instance().cfg
+    monkeypatch.setattr(own_folder, "_chosen", own_folder._chosen)
+    yield
+    HydraConfig.instance().cfg = before

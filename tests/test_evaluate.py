@@ -9,6 +9,6 @@ from lshfm_pl.evaluate import evaluate
 def test_results_of_a_run_are_not_replaced(tmp_path):
     run = write_run(tmp_path / "run")
     before = (run / "results.json").read_bytes()
-    with pytest.raises(LSHFMError, match="holds the results of a run, which would be replaced"):
+    with pytest.raises(LSHFMError, match="holds the results of a run, which would be overwritten"):
         evaluate(OmegaConf.create({"output_dir": str(run)}))
     assert (run / "results.json").read_bytes() == before
