@@ -124,7 +124,7 @@ def test_tasks_of_one_node_train_together_and_its_other_commands_are_one_process
     assert "trained 0" in text
     assert "evaluated 0" in text
     assert "reported 1" in text
-    assert "srun has started 2 processes of report, which is one process" in text
+    assert "srun has started 2 processes of report, which needs only one" in text
     assert "Traceback" not in text
     assert json.loads((tmp_path / "run/results.json").read_text())["world_size"] == 2
     assert (tmp_path / "evaluation/results.json").is_file()
