@@ -5,28 +5,24 @@ from lshfm_pl import cli
 if __name__ == "__main__":
     cli.start("visualize")  # before the imports below, which take seconds
 
-import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from omegaconf import DictConfig, ListConfig
-from PIL import Image, ImageShow
 from torch import Tensor
 
-from lshfm_pl.data import DetectionDataset
-from lshfm_pl.detectors import Detector, build_detector
+from lshfm_pl.detectors import Detector
 from lshfm_pl.drawing.agreement import agreement_picture
+from lshfm_pl.drawing.display import refuse_without_display, show
 from lshfm_pl.drawing.grid import TRUTH, detection_grid, save_picture
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.inference.detect import choose_device, detect
-from lshfm_pl.inference.loading import load_for_data, load_split, started_from, stored_data
+from lshfm_pl.inference.initial import initial_detector
+from lshfm_pl.inference.loading import load_for_data, load_split
+from lshfm_pl.inference.selection import choose_images
 from lshfm_pl.kernels.switches import set_switches
 from lshfm_pl.mimic.agreement import agreement_maps, find_hash
-from lshfm_pl.seeding import LARGEST_SEED, seed_everything
 
 __all__ = ["visualize"]
 
@@ -123,50 +119,6 @@ def _title(file: str) -> str:
     return distinctive[-1] if distinctive else path.stem
 
 
-def choose_images(dataset: DetectionDataset, config: DictConfig) -> list[int]:
-    """Indices into the data set: those of `index`, else of the images `image_id`, else `random` ones by `seed`.
-
-    Raises:
-        LSHFMError: `index` and `image_id` are both given, or there is no such image.
-    """
-    if config.index is not None and config.image_id is not None:
-        raise LSHFMError("visualize: give index or image_id, not both")
-    if config.index is not None:
-        positions = [int(index) for index in _as_list(config.index)]
-        for index in positions:
-            if not -len(dataset) <= index < len(dataset):
-                raise LSHFMError(
-                    f"index: expected 0..{len(dataset) - 1}, the images of {config.split}, found {index}"
-                )
-        return [range(len(dataset))[index] for index in positions]
-    if config.image_id is not None:
-        return [
-            position for name in _as_list(config.image_id) for position in _named(dataset, str(name), config)
-        ]
-    count = min(config.random, len(dataset))
-    if count < 1:
-        raise LSHFMError(f"random: expected at least one image, found {config.random} of {len(dataset)}")
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(config.seed))
-    return sorted(order[:count].tolist())
-
-
-def _named(dataset: DetectionDataset, name: str, config: DictConfig) -> list[int]:
-    """Indices of the images with this id. The folder in front of an id may be left out."""
-    found = [
-        position
-        for position, record in enumerate(dataset.records)
-        if record.image_id == name or record.image_id.endswith(f"/{name}")
-    ]
-    if not found:
-        examples = first_few(record.image_id for record in dataset.records)
-        raise LSHFMError(f"image_id: no image {name} in {config.split}; expected one such as {examples}")
-    return found
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, ListConfig | list) else [value]
-
-
 def draw_agreement(
     config: DictConfig,
     files: Mapping[str, str],
@@ -205,79 +157,10 @@ def draw_agreement(
     return written
 
 
-def initial_detector(detector: Detector, file: str, seed: int) -> Detector:
-    """Build a detector as it was before training.
-
-    Args:
-        detector: the trained one.
-        file: its checkpoint. If it stores the seed of its run, that seed is used.
-        seed: used otherwise.
-
-    Raises:
-        LSHFMError: the initial weights of its backbone are not available, or training started from a whole
-            detector; before=false does without them.
-    """
-    if (start := started_from(file)) is not None:
-        raise LSHFMError(
-            f"before: the training of {file} started from the detector {start}, which is not read for a picture. "
-            "Give before=false to draw the trained weights alone"
-        )
-    stored = (stored_data(file) or {}).get("seed")
-    with torch.random.fork_rng():
-        is_seed = isinstance(stored, int) and not isinstance(stored, bool) and 0 <= stored <= LARGEST_SEED
-        seed_everything(int(stored) if is_seed else seed)  # type: ignore[arg-type]
-        refuse_download(detector.config.get("backbone_weights"), file)
-        try:
-            fresh = build_detector(
-                detector.config, num_classes=detector.num_classes, class_names=detector.class_names
-            )
-        except LSHFMError as error:
-            raise LSHFMError(f"{error}\nbefore=false draws the trained weights alone") from error
-    return fresh.eval()
-
-
-def refuse_download(backbone_weights: str | None, file: str) -> None:
-    """Refuse to download weights from an address that only a checkpoint names.
-
-    Raises:
-        LSHFMError: the backbone's weights come from such an address.
-    """
-    if backbone_weights is not None and backbone_weights.startswith(("http://", "https://")):
-        raise LSHFMError(
-            f"before: the backbone of {file} started with the weights of {backbone_weights}, which are not "
-            "downloaded for a picture. Give before=false to draw the trained weights alone"
-        )
-
-
 def _selection(names: Sequence[str]) -> str:
     """The names of the images in a picture, as a part of its file name."""
     text = "_".join(names) if len(names) <= 2 else f"{names[0]}_and_{len(names) - 1}_more"
     return re.sub(r"[^\w.-]+", "-", text).encode()[:LONGEST_NAME].decode(errors="ignore")
-
-
-def refuse_without_display() -> None:
-    """Check before any work is done that a window can be opened.
-
-    Raises:
-        LSHFMError: there is no display.
-    """
-    if sys.platform.startswith("linux") and not (
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
-        raise LSHFMError(
-            "show: there is no display to open a window on; leave show=false and open the PNG files"
-        )
-
-
-def show(path: Path) -> None:
-    """Open a picture in the desktop's viewer.
-
-    Raises:
-        LSHFMError: there is no viewer.
-    """
-    with Image.open(path) as picture:
-        if not ImageShow.show(picture, title=path.name):
-            raise LSHFMError(f"show: found no program that shows pictures; open {path} yourself")
 
 
 @cli.main("visualize")

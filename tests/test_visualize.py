@@ -15,9 +15,10 @@ from lshfm_pl.detectors import detector_checkpoint
 from lshfm_pl.drawing.agreement import agreement_picture
 from lshfm_pl.drawing.colors import class_color
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.inference.initial import initial_detector
 from lshfm_pl.mimic.agreement import AgreementMap
 from lshfm_pl.training.build import build_module
-from lshfm_pl.visualize import initial_detector, visualize
+from lshfm_pl.visualize import visualize
 
 SIZE = (300, 260)
 DATA = {
