@@ -63,8 +63,9 @@ def test_file_of_a_network_of_timm_gives_its_features(tmp_path, name):
     features = timm.create_model(name, features_only=True)
     torch.save(features.state_dict(), tmp_path / "features.pth")
     changed = detector_over(f"timm/{name}", backbone_weights=str(tmp_path / "features.pth")).eval()
-    expected = features.eval()(IMAGES)[-3:]
-    torch.testing.assert_close(maps_of(changed, IMAGES), [level.detach() for level in expected])
+    expected = features.eval().double()(IMAGES.double())[-3:]
+    found = maps_of(changed.double(), IMAGES.double())
+    torch.testing.assert_close(found, [level.detach() for level in expected])
 
 
 @pytest.mark.parametrize(
@@ -86,10 +87,10 @@ def test_file_of_a_network_of_torchvision_gives_its_features(tmp_path, name, lay
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     detector = detector_over(f"torchvision/{name}", backbone_weights=str(tmp_path / "whole.pth")).eval()
     with torch.no_grad():
-        expected = list(create_feature_extractor(whole, layers)(IMAGES).values())
+        expected = list(create_feature_extractor(whole.double(), layers)(IMAGES.double()).values())
     if name == "swin_t":
         expected = [level.permute(0, 3, 1, 2) for level in expected]
-    torch.testing.assert_close(maps_of(detector, IMAGES), expected)
+    torch.testing.assert_close(maps_of(detector.double(), IMAGES.double()), expected)
 
 
 def test_squeezenet_has_maps_of_exact_strides_and_the_features_of_an_image_with_a_border(tmp_path):
