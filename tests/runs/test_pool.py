@@ -166,6 +166,7 @@ def test_signal_is_passed_on_once_and_runs_are_waited_for(tmp_path, command, sig
         (folder_of_run() / "ready").touch()
         time.sleep(30)
 
+    signal.signal(signum, signal.SIG_DFL)  # what has started the tests, such as nohup, may have it ignored
     run_of = command(run)
     runs = [run_of(tmp_path / name) for name in ("first", "second", "third")]
 
