@@ -9,11 +9,10 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
-from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
+from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_uncut
 from lshfm_pl.detectors.backbones.norms import group_norm
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
 from lshfm_pl.detectors.schema import Count, Fraction, Positive, PyramidDetectorConfig
-from lshfm_pl.errors import LSHFMError
 
 __all__ = ["FCOS", "build_fcos"]
 
@@ -77,12 +76,7 @@ def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
         )
         strides = body.strides
     else:
-        body, last_stage, _ = build_single_scale(config)
-        if last_stage is not None:
-            raise LSHFMError(
-                "model.neck: an FCOS without a pyramid needs a body that is not cut, such as vgg16: there is "
-                f"no box head for the last stage of {config['backbone']}. Give neck: fpn or another backbone."
-            )
+        body = build_uncut(config, "an FCOS")
     return detection.FCOS(
         body,
         num_classes,

@@ -12,7 +12,7 @@ from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector, pyramid_name
-from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_single_scale
+from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_uncut
 from lshfm_pl.detectors.backbones.norms import group_norm
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
 from lshfm_pl.detectors.schema import AnchorDetectorConfig, Count, Fraction
@@ -152,12 +152,7 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
             last_map = backbone.fpn.inner_blocks[-1][0]
             backbone.fpn.extra_blocks = LastLevelsOfBody(last_map.in_channels, backbone.out_channels)
     else:
-        backbone, last_stage, _ = build_single_scale(config)
-        if last_stage is not None:
-            raise LSHFMError(
-                "model.neck: a RetinaNet without a pyramid needs a body that is not cut, such as vgg16: there is "
-                f"no box head for the last stage of {config['backbone']}. Give neck: fpn or another backbone."
-            )
+        backbone = build_uncut(config, "a RetinaNet")
         if config["p6_of_body"]:
             raise LSHFMError(
                 "model.p6_of_body: expected false, as there is no pyramid (neck: none), found true."

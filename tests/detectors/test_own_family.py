@@ -5,8 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from own_parts import run_with
+from own_parts import run_with, train_whole_and_in_parts
 
 TOYS = Path(__file__).parents[1] / "toys"
 
@@ -17,22 +16,7 @@ command = partial(run_with, TOYS)
 @pytest.mark.slow
 def test_a_family_of_ones_own_trains_resumes_bit_identically_and_is_evaluated(tmp_path):
     own = ["--config-dir", str(TOYS / "conf"), "model=toy_centre"]
-    run = [
-        *own, "data=shapes", "data.root=data", "data.num_train=8", "data.num_val=2", "data.num_test=2",
-        "data.image_size=64", "data.batch_size=4", "data.num_workers=0", "schedule=quickstart", "schedule.epochs=2",
-        "trainer.accelerator=cpu",
-    ]  # fmt: skip
-    command(tmp_path, "train", *run, "hydra.run.dir=whole")
-    half = [*run, "hydra.run.dir=parts"]  # two steps per epoch, so the run stops within the first epoch
-    command(tmp_path, "train", *half, "trainer.max_steps=1")
-    command(tmp_path, "train", *half, "resume=auto", "resume_allow_changes=true")
-    whole, parts = (
-        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("whole", "parts")
-    )
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    results = json.loads((tmp_path / "whole/results.json").read_text())
+    results = train_whole_and_in_parts(command, tmp_path, own, epochs=2)
     assert results["model"] == "toy_centre"
 
     checkpoint = ["checkpoint=whole/checkpoints/last.ckpt", "trainer.accelerator=cpu"]

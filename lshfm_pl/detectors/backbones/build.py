@@ -10,7 +10,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyrami
 from lshfm_pl.detectors.backbones.backbone import Backbone, SingleScale, Stage, backbone
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["Pyramid", "build_body", "build_fpn_backbone", "build_single_scale"]
+__all__ = ["Pyramid", "build_body", "build_fpn_backbone", "build_single_scale", "build_uncut"]
 
 _COARSEST = 32
 """Stride of the last map that the families' default pyramids read."""
@@ -169,6 +169,25 @@ def build_single_scale(config: Mapping[str, Any]) -> SingleScale:
             "backbone."
         )
     return record.single_scale.cut(body, stages)
+
+
+def build_uncut(config: Mapping[str, Any], title: str) -> nn.Module:
+    """Build a backbone with one map for a detector without a box head, which could not hold a cut-off stage.
+
+    Args:
+        config: a resolved detector configuration, ``neck: none``.
+        title: the detector with its article, for the message: `a RetinaNet`.
+
+    Raises:
+        LSHFMError: the backbone is cut before its last stage, or as `build_single_scale`.
+    """
+    backbone, last_stage, _ = build_single_scale(config)
+    if last_stage is not None:
+        raise LSHFMError(
+            f"model.neck: {title} without a pyramid needs a body that is not cut, such as vgg16: there is "
+            f"no box head for the last stage of {config['backbone']}. Give neck: fpn or another backbone."
+        )
+    return backbone
 
 
 def build_body(config: Mapping[str, Any]) -> tuple[Backbone, nn.Module, tuple[Stage, ...]]:

@@ -201,6 +201,18 @@ class DetectorTap(ABC):
         """Features of each detector over the image of `size` (height, width) in a batch [1, 3, H, W]."""
 
 
+def stack_matches(
+    matches: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], of_empty_images: int
+) -> Tensor:
+    """torchvision's matches of all anchors [B, A]; those of images without objects are replaced by one value."""
+    return torch.stack(
+        [
+            of_image if len(target["boxes"]) else torch.full_like(of_image, of_empty_images)
+            for of_image, target in zip(matches, targets, strict=True)
+        ]
+    )
+
+
 def backbone_maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
     """The backbone's maps [B, C, h, w] by level name for a batch [B, 3, H, W]. A single map gets the name `0`."""
     maps = detector.backbone(batch)

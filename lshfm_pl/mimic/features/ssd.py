@@ -16,6 +16,7 @@ from lshfm_pl.mimic.features.base import (
     Recorded,
     backbone_maps,
     crop_to_image,
+    stack_matches,
 )
 from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT
 from lshfm_pl.mimic.nested import Channels, Features
@@ -83,12 +84,7 @@ class SSDTap(DetectorTap):
         def keep_matches(
             targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
         ) -> dict[str, Tensor]:
-            record["matches"] = torch.stack(
-                [
-                    matches if len(target["boxes"]) else torch.full_like(matches, LEFT_OUT)
-                    for matches, target in zip(matched_idxs, targets, strict=True)
-                ]
-            )
+            record["matches"] = stack_matches(matched_idxs, targets, LEFT_OUT)
             record["logits"] = outputs["cls_logits"]
             complete(record)
             return compute_loss(targets, outputs, anchors, matched_idxs)

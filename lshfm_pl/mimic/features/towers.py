@@ -20,6 +20,7 @@ from lshfm_pl.mimic.features.base import (
     backbone_maps,
     crop_to_image,
     draw_rows,
+    stack_matches,
 )
 from lshfm_pl.mimic.nested import Channels, Features
 
@@ -92,12 +93,7 @@ class TowerTap(DetectorTap):
         def keep_matches(
             targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
         ) -> dict[str, Tensor]:
-            record["matches"] = torch.stack(
-                [
-                    matches if len(target["boxes"]) else torch.full_like(matches, Matcher.BETWEEN_THRESHOLDS)
-                    for matches, target in zip(matched_idxs, targets, strict=True)
-                ]
-            )
+            record["matches"] = stack_matches(matched_idxs, targets, Matcher.BETWEEN_THRESHOLDS)
             record["logits"] = outputs["cls_logits"]
             complete(record)
             return compute_loss(targets, outputs, anchors, matched_idxs)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_parts import run_with
+from own_parts import run_with, train_whole_and_in_parts
 from small_detectors import as_float, random_batch, small_detector
 
 from lshfm_pl.detectors.backbones.backbone import import_backbone
@@ -25,22 +25,7 @@ RETINANET = ["model=retinanet_resnet10fpn_tiny", "model.backbone=plain_body.PLAI
 @pytest.mark.slow
 @pytest.mark.parametrize("own", [FASTER_RCNN, RETINANET], ids=["by a file", "by the command line"])
 def test_a_backbone_of_ones_own_trains_resumes_bit_identically_and_is_evaluated(tmp_path, own):
-    run = [
-        *own, "data=shapes", "data.root=data", "data.num_train=8", "data.num_val=2", "data.num_test=2",
-        "data.image_size=64", "data.batch_size=4", "data.num_workers=0", "schedule=quickstart", "schedule.epochs=1",
-        "trainer.accelerator=cpu",
-    ]  # fmt: skip
-    command(tmp_path, "train", *run, "hydra.run.dir=whole")
-    half = [*run, "hydra.run.dir=parts"]  # two steps per epoch, so the run stops within the only epoch
-    command(tmp_path, "train", *half, "trainer.max_steps=1")
-    command(tmp_path, "train", *half, "resume=auto", "resume_allow_changes=true")
-    whole, parts = (
-        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("whole", "parts")
-    )
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    results = json.loads((tmp_path / "whole/results.json").read_text())
+    results = train_whole_and_in_parts(command, tmp_path, own, epochs=1)
 
     checkpoint = ["checkpoint=whole/checkpoints/last.ckpt", "trainer.accelerator=cpu"]
     refused = command(tmp_path, "evaluate", *checkpoint, status=1).stderr
