@@ -34,17 +34,25 @@ class ClassColumns:
     def __init__(
         self, labels: Sequence[int], num_columns: int, activation: Literal["softmax", "sigmoid"]
     ) -> None:
-        self.labels = list(labels)
-        others = [label for label in range(num_columns) if label not in self.labels]
-        #: Columns that form the student's background together; [] if it is a single column or there is none.
-        self.background = [0, *others] if activation == "softmax" and others else []
+        others = [label for label in range(num_columns) if label not in labels]
+        self._labels = torch.tensor(labels)
+        #: Columns that form the student's background together; empty if it is a single column or there is none.
+        self._background = torch.tensor(
+            [0, *others] if activation == "softmax" and others else [], dtype=torch.long
+        )
 
     def __call__(self, logits_NK: Tensor) -> Tensor:
         """Logits [N, K] of the teacher → [N, number of the student's columns]."""
-        columns_NC = logits_NK[:, self.labels]
-        if not self.background:
+        if (
+            self._labels.device != logits_NK.device
+        ):  # only once: a list as index would be copied in every step
+            self._labels, self._background = (
+                columns.to(logits_NK.device) for columns in (self._labels, self._background)
+            )
+        columns_NC = logits_NK.index_select(1, self._labels)
+        if not len(self._background):
             return columns_NC
-        background_N1 = logits_NK[:, self.background].float().logsumexp(dim=1, keepdim=True)
+        background_N1 = logits_NK.index_select(1, self._background).float().logsumexp(dim=1, keepdim=True)
         return torch.cat([background_N1.to(columns_NC.dtype), columns_NC[:, 1:]], dim=1)
 
 

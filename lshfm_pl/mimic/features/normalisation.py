@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lshfm_pl.detectors.architecture import architecture_of
@@ -29,8 +30,12 @@ def sees_batches_of(detector: Any, first: Any) -> Iterator[None]:
 
     def convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         batch = inputs[0]
-        factor, shift = (batch.new_tensor(values)[:, None, None] for values in (factors, shifts))
-        return (batch * factor + shift) * (batch != 0).any(dim=1, keepdim=True)
+        # Numbers, not tensors: these would be copied to the device in every step.
+        converted = [
+            channel * factor + shift
+            for channel, factor, shift in zip(batch.unbind(dim=1), factors, shifts, strict=True)
+        ]
+        return torch.stack(converted, dim=1) * (batch != 0).any(dim=1, keepdim=True)
 
     body = detector.get_submodule(architecture_of(detector).body_modules[0])
     handle = body.register_forward_pre_hook(convert)
