@@ -11,7 +11,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_uncut
 from lshfm_pl.detectors.backbones.norms import group_norm
-from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
+from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, FullPrecisionOutputs
 from lshfm_pl.detectors.schema import Count, Fraction, Positive, PyramidDetectorConfig
 
 __all__ = ["FCOS", "build_fcos"]
@@ -37,7 +37,7 @@ _NUM_STAGES = 3
 _SINGLE_STRIDE = 16
 
 
-class FullPrecisionFCOSHead(FCOSHead):
+class FullPrecisionFCOSHead(FullPrecisionOutputs, FCOSHead):
     """`cls_logits` [B, A, K], `bbox_regression` [B, A, 4], `bbox_ctrness` [B, A, 1], in float32 under autocast too.
 
     Args:
@@ -50,10 +50,6 @@ class FullPrecisionFCOSHead(FCOSHead):
         self.box_coder = detection._utils.BoxLinearCoder(normalize_by_size=True)
         self.classification_head = FCOSClassificationHead(in_channels, 1, num_classes, norm_layer=group_norm)
         self.regression_head = FCOSRegressionHead(in_channels, 1, norm_layer=group_norm)
-
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        """See torchvision."""
-        return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
 def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector, pyramid_name
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_uncut
 from lshfm_pl.detectors.backbones.norms import group_norm
-from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, at_least_float32
+from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, FullPrecisionOutputs
 from lshfm_pl.detectors.schema import AnchorDetectorConfig, Count, Fraction
 from lshfm_pl.errors import LSHFMError
 
@@ -110,12 +110,8 @@ class RetinaNet(detection.RetinaNet):
         return {"boxes": boxes_A4[kept_M], "scores": scores_AC[kept_M, labels_M], "labels": labels_M}
 
 
-class FullPrecisionRetinaNetHead(RetinaNetHead):
+class FullPrecisionRetinaNetHead(FullPrecisionOutputs, RetinaNetHead):
     """`cls_logits` [B, A, K] and `bbox_regression` [B, A, 4], in float32 also under autocast."""
-
-    def forward(self, x: list[Tensor]) -> dict[str, Any]:
-        """See torchvision."""
-        return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
 class LastLevelsOfBody(LastLevelP6P7):
@@ -165,7 +161,7 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
         norm_layer=group_norm if config["tower_norm"] == "gn" else None,
     )
     if config["giou_loss"]:
-        head.regression_head._loss_type = "giou"
+        cast(Any, head.regression_head)._loss_type = "giou"
     return RetinaNet(
         backbone,
         num_classes,

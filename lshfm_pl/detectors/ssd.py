@@ -20,7 +20,7 @@ from lshfm_pl.detectors.backbones.backbone import Stage
 from lshfm_pl.detectors.backbones.build import build_body
 from lshfm_pl.detectors.backbones.mobilenet_v3 import mobilenet_v3_large_features
 from lshfm_pl.detectors.backbones.norms import norm_factory
-from lshfm_pl.detectors.full_precision import at_least_float32
+from lshfm_pl.detectors.full_precision import FullPrecisionOutputs
 from lshfm_pl.detectors.schema import BodyConfig, Count, Fraction, Positive
 from lshfm_pl.errors import LSHFMError
 
@@ -102,20 +102,12 @@ class FullPrecisionDefaultBoxes(DefaultBoxGenerator):
         return super()._grid_default_boxes(grid_sizes, image_size, torch.promote_types(dtype, torch.float32))
 
 
-class FullPrecisionSSDHead(SSDHead):
+class FullPrecisionSSDHead(FullPrecisionOutputs, SSDHead):
     """`cls_logits` [B, A, K] and `bbox_regression` [B, A, 4], in float32 also under autocast."""
 
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        """See torchvision."""
-        return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
-
-class FullPrecisionSSDLiteHead(SSDLiteHead):
+class FullPrecisionSSDLiteHead(FullPrecisionOutputs, SSDLiteHead):
     """`cls_logits` [B, A, K] and `bbox_regression` [B, A, 4], in float32 also under autocast."""
-
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
-        """See torchvision."""
-        return {name: at_least_float32(output) for name, output in super().forward(x).items()}
 
 
 def build_ssd(config: Mapping[str, Any], num_classes: int) -> torchvision_ssd.SSD:
