@@ -259,7 +259,10 @@ def _open_foreign(name: str, content: Any, which: str) -> Contents:
 
 
 def _frozen_bn_eps_of_old_names(weights: Mapping[str, Tensor], family: Architecture | None) -> float | None:
-    """That of torchvision 0.8, but for detectors of which torchvision had others' names of 0.8 with today's eps."""
+    """The eps of frozen norms in files with names of torchvision 0.8: that of 0.8, or of today's detector.
+
+    Some weights that torchvision published later have the old names of the pyramid and today's eps.
+    """
     known = {} if family is None else family.torchvision_detectors
     detector = known.get(recognise_model(weights) or "")
     return OLD_FROZEN_BN_EPS if detector is None else detector.frozen_bn_eps

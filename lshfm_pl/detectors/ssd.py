@@ -69,7 +69,7 @@ _VGG_LEAST_SIDE = 268
 _VGG_FIRST_OF_EXTRA = 23
 """Index of the first layer of torchvision's `vgg16.features` that belongs to the extra blocks."""
 _STRIDES = (16, 32)
-"""Strides of the maps that are read of any other backbone."""
+"""Strides of the maps that the head reads from any other backbone."""
 _EXTRA_WIDTHS = (512, 256, 256, 128)
 _LEAST_WIDTH = 16
 _MOBILENET_CUT = 13
@@ -142,7 +142,7 @@ def build_ssd(config: Mapping[str, Any], num_classes: int) -> torchvision_ssd.SS
 
 
 class _BodyWithExtras(nn.Module):
-    """Maps of a body, and of SSDLite's further blocks after its last one.
+    """The maps of a backbone, and those of SSDLite's extra blocks, which follow its last map.
 
     Args:
         maps: from images [N, 3, H, W] to a dict of maps.
@@ -169,7 +169,7 @@ class _BodyWithExtras(nn.Module):
 
 
 def _any_body(config: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
-    """A body of any family, with its maps of strides 16 and 32, and the further blocks of SSDLite."""
+    """Any backbone with maps of strides 16 and 32, and the extra blocks of SSDLite."""
     if config["reduced_tail"]:
         raise LSHFMError(
             f"model.reduced_tail: expected false, which {config['backbone']} does not have, found true."
@@ -252,7 +252,7 @@ def _freeze(layers: nn.Sequential, starts: list[int], trainable_stages: int) -> 
 
 
 def _lite_norm(config: Mapping[str, Any]) -> Callable[..., nn.Module]:
-    """The norm of the layers that are SSDLite's own; where the body has none or another one, batch norm."""
+    """The norm of SSDLite's own layers: the config's, or batch norm if the config has none of these."""
     make = norm_factory(config) if config["norm"] in ("frozen_bn", "bn_frozen_stats", "gn") else None
     return make or partial(LiteBatchNorm2d, eps=config["norm_eps"], momentum=_MOMENTUM)
 

@@ -107,8 +107,8 @@ def build_fpn_backbone(
     ):
         raise LSHFMError(
             f"model.fpn_strides: expected strides of {config['backbone']}, which has "
-            f"{_listed(stage.stride for stage in stages)}, then coarser ones; found {_listed(strides)}. Give as in "
-            "model.fpn_strides=[8,16,32], with as many model.anchor_sizes and model.anchor_aspect_ratios."
+            f"{_listed(stage.stride for stage in stages)}, then coarser ones; found {_listed(strides)}. Give, "
+            "for example, model.fpn_strides=[8,16,32], with as many model.anchor_sizes and model.anchor_aspect_ratios."
         )
     if not is_own:
         extra = _extra_levels(extra, config, strides[len(read) :])
@@ -122,7 +122,7 @@ def build_fpn_backbone(
 
 
 def _stages_of(strides: Iterable[int], stages: Iterable[Stage]) -> list[Stage]:
-    """The stages of these strides, in their order; where a stride is there twice, so are two stages of it."""
+    """The stages with these strides, in the order of `strides`. A stride that is listed twice needs two stages."""
     left, found = list(stages), []
     for stride in strides:
         stage = next((stage for stage in left if stage.stride == stride), None)

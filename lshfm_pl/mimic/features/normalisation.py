@@ -17,7 +17,8 @@ def sees_batches_of(detector: Any, first: Any) -> Iterator[None]:
     """Context in which the body of a detector takes batches [B, 3, H, W] that `first` has normalised and padded.
 
     Nothing changes where both normalise alike. Otherwise each pixel gets the detector's own mean and standard
-    deviation. Padding stays 0: it is what is 0 in all channels, which no value of 8 bits becomes by usual means.
+    deviation. Padding stays 0. A pixel is taken for padding if all its channels are exactly 0, which pixels of
+    8-bit images practically never are after normalisation.
     """
     (mean, std), (own_mean, own_std) = (
         (list(each.transform.image_mean), list(each.transform.image_std)) for each in (first, detector)
