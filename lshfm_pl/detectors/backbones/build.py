@@ -108,7 +108,8 @@ def build_fpn_backbone(
         raise LSHFMError(
             f"model.fpn_strides: expected strides of {config['backbone']}, which has "
             f"{_listed(stage.stride for stage in stages)}, then coarser ones; found {_listed(strides)}. Give, "
-            "for example, model.fpn_strides=[8,16,32], with as many model.anchor_sizes and model.anchor_aspect_ratios."
+            "for example, model.fpn_strides=[8,16,32], with as many model.anchor_sizes and "
+            "model.anchor_aspect_ratios."
         )
     if not is_own:
         extra = _extra_levels(extra, config, strides[len(read) :])
