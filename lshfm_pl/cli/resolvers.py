@@ -20,6 +20,7 @@ def register_resolvers() -> None:
     """Register the resolvers.
 
     `${of_architecture:<name>,<setting>}` is the default of a setting for a detector family.
+    `${of_architecture:<name>,<loss>.<key>,<value>}` is that of a loss; `<value>` is for families without one.
     `${of_backbone:<name>,<setting>}` is the value of a setting that a backbone's first weights want.
     `${small_anchors:<name>,<scale>}` are the scaled anchor sizes of a family's small models; null for one without.
     """
@@ -28,8 +29,8 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("small_anchors", _small_anchors, replace=True)
 
 
-def _of_architecture(name: str, setting: str) -> Any:
-    return importlib.import_module(DETECTORS).default_setting(name, setting)
+def _of_architecture(name: str, setting: str, default: Any = None) -> Any:
+    return importlib.import_module(DETECTORS).default_setting(name, setting, default)
 
 
 def _of_backbone(name: str, setting: str) -> Any:

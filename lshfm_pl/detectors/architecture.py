@@ -127,6 +127,8 @@ class Architecture:
     #: Default weight of the class-logit loss, and its temperature.
     kd_weight: float = 1.0
     kd_temperature: float = 1.0
+    #: Defaults of other losses' settings that differ from those in `conf/distill`: `<loss>.<key>` → value.
+    loss_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def has_parameters_of(self, weights: Collection[str]) -> bool:
         """Whether a state dict looks like one of this family."""
@@ -188,10 +190,16 @@ def architecture_of(detector: nn.Module) -> Architecture:
     raise LSHFMError(f"expected a detector of {titles}, found {type(detector).__name__}")
 
 
-def default_setting(name: Any, setting: str) -> Any:
+def default_setting(name: Any, setting: str, default: Any = None) -> Any:
     """A family's default of a training setting, such as `learning_rate`, for `${of_architecture:…}` in `conf/`.
+
+    Args:
+        name: name of the family.
+        setting: a field of `Architecture`, or a key of its `loss_settings`, such as `pkd.beta`.
+        default: the value for families whose `loss_settings` lack the key.
 
     Raises:
         LSHFMError: there is no such family.
     """
-    return getattr(import_architecture(name), setting)
+    family = import_architecture(name)
+    return family.loss_settings.get(setting, default) if "." in setting else getattr(family, setting)

@@ -215,4 +215,16 @@ FASTER_RCNN = Architecture(
     learning_rate=0.01,
     kd_weight=1.0,
     kd_temperature=2.0,
+    # As published with PKD, FGD and MGD.
+    loss_settings={
+        "pkd.beta": 6.0,
+        "fgd.foreground_weight": 5e-5,
+        "fgd.background_weight": 2.5e-5,
+        "fgd.attention_weight": 5e-5,
+        "fgd.relation_weight": 5e-7,
+        "fgd.levels": 4,
+        "mgd.beta": 5e-7,
+        "mgd.masked_share": 0.45,
+        "mgd.levels": 4,
+    },
 )

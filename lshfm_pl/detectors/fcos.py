@@ -112,4 +112,12 @@ FCOS = Architecture(
     learning_rate=0.005,
     kd_weight=0.3,
     kd_temperature=1.0,
+    # As published with FGD.
+    loss_settings={
+        "fgd.foreground_weight": 1.6e-3,
+        "fgd.background_weight": 8e-4,
+        "fgd.attention_weight": 8e-4,
+        "fgd.relation_weight": 8e-6,
+        "fgd.temperature": 0.8,
+    },
 )

@@ -92,6 +92,10 @@ def test_defaults_of_training_are_the_published_ones():
     assert [default_setting(name, "kd_temperature") for name in ("fasterrcnn", "retinanet")] == [2.0, 1.0]
 
 
+def test_loss_setting_of_a_family_goes_before_the_one_of_all_families():
+    assert [default_setting(name, "pkd.beta", 10.0) for name in ("fasterrcnn", "retinanet")] == [6.0, 10.0]
+
+
 def test_a_name_alone_imports_nothing_and_a_users_config_does(own_module):
     path, registry = f"{own_module}.OWN", fresh_registry()
     with pytest.raises(LSHFMError, match=r"fasterrcnn, .*retinanet.*, found 'own_.*A file may not make this"):
