@@ -25,7 +25,8 @@ FAMILIES = [
 ]
 """Those with features at `penultimate`."""
 LOSSES = sorted(path.stem for path in (CONFIG_DIR / "distill").glob("[!_]*.yaml") if path.stem != "none")
-LOSSES_OF = {name: LOSSES if name in FAMILIES else ["kd"] for name in EVERY_FAMILY}
+AT_PYRAMID = "distill.point=pyramid"
+"""Setting of the losses that are at `penultimate` by default."""
 
 
 def write_teachers(folder):
@@ -63,12 +64,18 @@ def _with_few_hashes(node):
             _with_few_hashes(node[key])
 
 
+def point_of(family, distill):
+    """The setting with which a family that has no `penultimate` gets a loss that is there by default."""
+    return [AT_PYRAMID] if family not in FAMILIES and distill in ("l2", "lsh", "lshl2") else []
+
+
 def built(family, distill, teacher_files, *overrides):
     config = composed(
         f"model={STUDENT_OF[family]}",
         f"distill={distill}",
         f"teacher.checkpoint={teacher_files[family]}",
         "output_dir=unused",
+        *point_of(family, distill),
         *overrides,
     )
     data = SimpleNamespace(class_names=SHAPE_CLASSES, derived_settings=dict)

@@ -6,7 +6,7 @@ The device is simulated (see `pretend_device`), so no GPU is needed; `test_gpu.p
 import pretend_device
 import pytest
 import torch
-from distilled_students import EVERY_FAMILY, LOSSES_OF, STUDENT_OF, built, write_teachers
+from distilled_students import EVERY_FAMILY, LOSSES, STUDENT_OF, built, write_teachers
 from pretend_device import DEVICE, count_waits
 from small_detectors import as_float, model_file, random_batch, short_schedule, small_detector
 
@@ -67,7 +67,7 @@ def is_slow(family, distill):
 CASES = [
     pytest.param(family, distill, marks=[pytest.mark.slow] if is_slow(family, distill) else [])
     for family in EVERY_FAMILY
-    for distill in LOSSES_OF[family]
+    for distill in LOSSES
 ]
 
 
@@ -77,8 +77,11 @@ def assert_equal_to_cpu(family, module):
     assert any(name.startswith("mimic_") for name in found)
     assert found == pytest.approx(expected, **AS_CPU)
     assert gradients.keys() == expected_gradients.keys()
+    # The gradient of a bias before a batch norm is 0 but for its rounding, which is that of the other gradients.
+    rounding = 1e-7 * max(gradient.norm() for gradient in expected_gradients.values())
     for name, gradient in gradients.items():
-        assert (gradient - expected_gradients[name]).norm() <= 1e-4 * expected_gradients[name].norm(), name
+        difference = (gradient - expected_gradients[name]).norm()
+        assert difference <= 1e-4 * expected_gradients[name].norm() + rounding, name
     assert waits.of("lshfm_pl") == []
     _, _, plain = step(DetectionModule(module.detector), DEVICE)
     pooled = WAITS_OF_POOLING.get(family, 0) if module.mimic.points & {"penultimate", "logits"} else 0

@@ -42,7 +42,8 @@ NOT_SETTINGS = ("check_teacher", "name", "_target_")
 class TeacherFacts:
     """Facts about the teacher that can be defaults of a loss's constructor arguments (see `Loss.follows`).
 
-    `num_features`: length D of a feature at `penultimate`, or of a 3×3 neighbourhood of the maps at `pyramid`.
+    `num_features`: length D of a feature at `penultimate`, or of a 3×3 neighbourhood of the maps at `pyramid`: one
+    for each level if levels differ.
     `classifier_std`: standard deviation of the classifier's weight. `activation`: `softmax` or `sigmoid`, which
     turns class logits into scores. `channels`: width of the features at the loss's point: a whole number; for
     `pyramid` one for each level that both detectors have; for `dense_head` one for each tower.
@@ -63,15 +64,10 @@ class TeacherFacts:
             return self._num_features_of_maps()
         return getattr(self._teacher, name)
 
-    def _num_features_of_maps(self) -> int:
-        """Length of a 3×3 neighbourhood in the maps of the pyramid."""
-        widths = self.fact("channels", "pyramid")
-        if len(set(widths)) > 1:
-            raise LSHFMError(
-                "distill: hashes at pyramid need maps of the same number of channels at all levels, found "
-                f"{', '.join(map(str, widths))}; give distill=l2"
-            )
-        return widths[0] * SIDE**2
+    def _num_features_of_maps(self) -> int | tuple[int, ...]:
+        """Length of a 3×3 neighbourhood in the maps of the pyramid, or its length at each level if they differ."""
+        widths = [width * SIDE**2 for width in self.fact("channels", "pyramid")]
+        return widths[0] if len(set(widths)) == 1 else tuple(widths)
 
 
 def build_losses(

@@ -14,18 +14,20 @@ from lshfm_pl.errors import LSHFMError
 
 __all__ = ["read_hash_file"]
 
-HASH_OF_TERM = re.compile(r"mimic\.[^.]+\.loss\.weight")
-"""Key of a hash matrix in the `state_dict` of a training checkpoint."""
+HASH_OF_TERM = re.compile(r"(mimic\.[^.]+\.loss\.)weight(_\d+)?")
+"""Key of a hash matrix in the `state_dict` of a training checkpoint. One of several ends with its width."""
+
+NAMES = re.compile(r"(weight|bias)(_\d+)?")
 
 OLDER_PREFIXES = ("", "mimic.")
 """Prefixes of `weight` and `bias`: in files of a hash alone, and in older training checkpoints (without terms)."""
 
 
 def read_hash_file(path: str | Path) -> Mapping[str, Any]:
-    """Read `weight` and `bias` of a hash from a file.
+    """Read `weight` and `bias` of a hash from a file, or `weight_<D>` and `bias_<D>` of each of several widths D.
 
     Args:
-        path: a file of {'weight', 'bias'}, or a training checkpoint of this project or of the reference
+        path: a file of these tensors, or a training checkpoint of this project or of the reference
             implementation. If a checkpoint has several hashes, the first one is read.
 
     Raises:
@@ -35,15 +37,20 @@ def read_hash_file(path: str | Path) -> Mapping[str, Any]:
     if isinstance(content, Mapping):
         states = [content, *(content[key] for key in ("state_dict", "model") if key in content)]
         for state in (state for state in states if isinstance(state, Mapping)):
+            named = {key: value for key, value in state.items() if isinstance(key, str)}
             of_terms = [
-                key.removesuffix("weight")
-                for key, value in state.items()
-                if isinstance(key, str) and HASH_OF_TERM.fullmatch(key) and getattr(value, "ndim", 0) == 2
+                term[1]
+                for key, value in named.items()
+                if (term := HASH_OF_TERM.fullmatch(key)) and getattr(value, "ndim", 0) == 2
             ]
             published = [family.hash_prefix for family in known_architectures() if family.hash_prefix]
             for prefix in (*OLDER_PREFIXES, *of_terms, *published):
-                if f"{prefix}weight" in state:
-                    found = {name: state.get(f"{prefix}{name}") for name in ("weight", "bias")}
+                found = {
+                    key.removeprefix(prefix): value
+                    for key, value in named.items()
+                    if key.startswith(prefix) and NAMES.fullmatch(key.removeprefix(prefix))
+                }
+                if any(name.startswith("weight") for name in found):
                     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
                     refuse_not_finite(f"distill.hash_weights: {path}", tensors)
                     return found

@@ -222,7 +222,7 @@ def test_some_of_the_hashes_give_the_loss_of_all_in_the_mean(implementation):
     first = some(student, teacher, Context(weights))
     torch.manual_seed(7)
     assert some(student, teacher, Context(weights)).item() == first.item()
-    assert LSH(8, 4, hashes_per_step=9)._functions_of_step()[0].shape == (4, 8)
+    assert LSH(8, 4, hashes_per_step=9)._functions_of_step(8)[0].shape == (4, 8)
 
 
 @pytest.mark.parametrize(("inputs", "product"), [("maps", "conv2d"), ("rows", "linear")])

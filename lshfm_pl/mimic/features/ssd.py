@@ -55,12 +55,12 @@ class SSDTap(DetectorTap):
 
     @property
     def classifier_std(self) -> float:
-        """Raise, since there is no single classifier.
-
-        Raises:
-            LSHFMError: always.
-        """
-        raise _no_penultimate(self)
+        """Standard deviation of the weights of all levels' last layers, which compute the class logits."""
+        weights = [
+            [layer for layer in level.modules() if isinstance(layer, nn.Conv2d)][-1].weight.flatten()
+            for level in self.detector.head.classification_head.module_list
+        ]
+        return torch.cat(weights).std().item()
 
     def channels(self, point: str) -> Channels:
         """The number of classes."""

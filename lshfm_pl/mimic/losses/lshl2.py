@@ -1,6 +1,6 @@
 """The sum of the L2 and the LSH loss, the paper's method (arXiv 2011.01424)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +29,7 @@ class LSHL2(LossSum):
 
     def __init__(
         self,
-        num_features: int,
+        num_features: int | Sequence[int],
         num_hashes: int | None = None,
         *,
         beta: float = 1.0,
@@ -51,12 +51,12 @@ class LSHL2(LossSum):
 
     @property
     def weight(self) -> Tensor:
-        """W [H, D] of the hash."""
+        """W [H, D] of the hash, if there is one width."""
         return self.lsh.weight
 
     @property
     def bias(self) -> Tensor:
-        """b [H] of the hash."""
+        """b [H] of the hash, if there is one width."""
         return self.lsh.bias
 
     def load_hash(self, weights: Mapping[str, Any], source: str) -> None:
