@@ -1,4 +1,4 @@
-"""`python -m lshfm_pl.benchmark`: measure the time and memory of a training step, data loading or evaluation."""
+"""`python -m lshfm_pl.benchmark`: measure training steps, data loading, evaluation, or detection."""
 
 from lshfm_pl import cli
 
@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from lshfm_pl.benchmarking.data import measure_loaders
 from lshfm_pl.benchmarking.evaluation import measure_evaluation
+from lshfm_pl.benchmarking.inference import inference_text, measure_inference
 from lshfm_pl.benchmarking.step import PARTS, measure_steps
 from lshfm_pl.cli import as_dict
 from lshfm_pl.errors import LSHFMError
@@ -27,7 +28,14 @@ __all__ = ["benchmark"]
 
 log = logging.getLogger(__name__)
 
-MEASURES = {"step": measure_steps, "data": measure_loaders, "eval": measure_evaluation}
+MEASURES = {
+    "step": measure_steps,
+    "data": measure_loaders,
+    "eval": measure_evaluation,
+    "inference": measure_inference,
+}
+ON_DEVICE = ("step", "inference")
+"""The measures that use `device`; the others use the CPU."""
 
 
 def benchmark(config: DictConfig) -> dict[str, Any]:
@@ -47,12 +55,12 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
     results = {
         **measured,
         "what": config.what,
-        "device": device_name(config.device if config.what == "step" else "cpu"),
+        "device": device_name(config.device if config.what in ON_DEVICE else "cpu"),
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
         "config": as_dict(config),
     }
-    print(as_text(results))
+    print(inference_text(results) if config.what == "inference" else as_text(results))
     output = Path(config.output or Path(config.output_dir) / "benchmark.json")
     write_json(results, output)
     log.info("written to %s", output)

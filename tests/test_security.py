@@ -46,12 +46,14 @@ LOADING = {
         "predict",
         ["checkpoint={file}", "images={root}/picture.png", "output_dir={root}/out"],
     ),
+    "benchmark: checkpoint": ("benchmark", ["what=inference", "checkpoint={file}", "output_dir={root}/out"]),
+    "benchmark: models": ("benchmark", ["what=inference", "models=[{file}]", "output_dir={root}/out"]),
     "replay: weights": ("replay", ["file={root}/step.json"]),
     "import_checkpoint: src": ("import_checkpoint", ["src={file}", "dst={root}/new.ckpt"]),
 }
 """Every key of every command that names a file of tensors: the command, and its overrides."""
 
-LOAD_NO_FILE = {"benchmark", "check_data", "compare", "report"}
+LOAD_NO_FILE = {"check_data", "compare", "report"}
 """Commands whose user names no such file."""
 
 

@@ -27,7 +27,7 @@ from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.precision import autocast, autocast_dtype
 
-__all__ = ["PARTS", "StepParts", "load_published", "measure_steps"]
+__all__ = ["PARTS", "StepParts", "load_published", "measure_steps", "refuse_unknown_precision"]
 
 PARTS = {
     "plain": "step of the student without a teacher",
@@ -65,6 +65,12 @@ def load_published() -> ModuleType:
     return module
 
 
+def refuse_unknown_precision(precision: str) -> None:
+    """Raise an LSHFMError unless the benchmarks have this precision."""
+    if precision not in PRECISIONS:
+        raise LSHFMError(f"benchmark: precision: expected {' or '.join(PRECISIONS)}, found {precision}")
+
+
 class StepParts:
     """The parts of a step on one random batch. Each part is a method that leaves no gradients behind.
 
@@ -83,10 +89,7 @@ class StepParts:
         self.device = torch.device(config.device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise LSHFMError("benchmark: device=cuda, but torch finds no GPU; give device=cpu")
-        if config.precision not in PRECISIONS:
-            raise LSHFMError(
-                f"benchmark: precision: expected {' or '.join(PRECISIONS)}, found {config.precision}"
-            )
+        refuse_unknown_precision(config.precision)
         self.config = config
         self.images = [
             torch.rand(3, config.height, config.width, device=self.device) for _ in range(config.batch_size)

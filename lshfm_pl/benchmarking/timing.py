@@ -7,52 +7,74 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
 
-__all__ = ["in_own_process", "median_seconds", "reset_peak_memory"]
+__all__ = ["Sample", "in_own_process", "median_seconds", "reset_peak_memory", "samples_in_turn"]
+
+
+class Sample(NamedTuple):
+    """One timed call of a function."""
+
+    seconds: float
+    #: Processor time of all threads of this process.
+    processor_seconds: float
+    #: What the function returned.
+    result: Any
 
 
 def median_seconds(
     parts: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int, device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of each part. The parts take turns, so that a busy machine slows all of them alike.
+    """Median seconds of each part; see `samples_in_turn`."""
+    samples = samples_in_turn(parts, repeats=repeats, warmup=warmup, device=device)
+    return {name: median(sample.seconds for sample in of_part) for name, of_part in samples.items()}
+
+
+def samples_in_turn(
+    parts: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int, device: torch.device
+) -> dict[str, list[Sample]]:
+    """Time each part once a round. The parts take turns, so that a busy machine slows all of them alike.
 
     Args:
         parts: name → function to time.
         repeats: rounds that are measured.
         warmup: rounds before them that are not.
         device: on a GPU, CUDA events measure the time.
+
+    Returns:
+        name → a sample for each measured round.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    samples: dict[str, list[Sample]] = {name: [] for name in parts}
     for round_ in range(warmup + repeats):
         for name, part in parts.items():
-            elapsed = _gpu_seconds(part) if device.type == "cuda" else _seconds(part)
+            sample = _gpu_sample(part) if device.type == "cuda" else _sample(part)
             if round_ >= warmup:
-                seconds[name].append(elapsed)
-    return {name: median(values) for name, values in seconds.items()}
+                samples[name].append(sample)
+    return samples
 
 
-def _seconds(part: Callable[[], Any]) -> float:
+def _sample(part: Callable[[], Any]) -> Sample:
     gc.collect()
-    start = time.perf_counter()
-    part()
-    return time.perf_counter() - start
+    start, busy = time.perf_counter(), time.process_time()
+    result = part()
+    return Sample(time.perf_counter() - start, time.process_time() - busy, result)
 
 
-def _gpu_seconds(part: Callable[[], Any]) -> float:
+def _gpu_sample(part: Callable[[], Any]) -> Sample:
     gc.collect()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
+    busy = time.process_time()
     start.record()
-    part()
+    result = part()
     end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000
+    return Sample(start.elapsed_time(end) / 1000, time.process_time() - busy, result)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -231,7 +231,7 @@ def _unreadable(override: str, reason: str, command: str) -> str:
     if command in TAKES_DATA and _is_path(override) and from_home(override).is_dir():
         return f"{start}, found a folder; {_for_path('data', override, command)}"
     if command == "benchmark" and (what := close_choices(override, choices_of("what"))):
-        return f"{start}, or one of {first_few(choices_of('what'))}; did you mean {alternatives(what)}?"
+        return f"{start}, or one of {', '.join(choices_of('what'))}; did you mean {alternatives(what)}?"
     if command in INPUTS and _is_path(override):
         return f"{start}, found a path; did you mean {for_shell(f'{INPUTS[command]}={override}')}?"
     close = [f"{key}=…" for key in _close_keys(override, valid_keys(command, override, ()))]

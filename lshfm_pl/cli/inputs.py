@@ -56,6 +56,8 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
         raise LSHFMError("visualize: nothing to draw: give data=… (or checkpoint=<file> of a run)")
     if command == "train" and _selected(config, "distill.name") != "none":
         refuse_missing_teacher(config)
+    if command == "benchmark":
+        _refuse_wrong_rows(config)
     if started_by_srun() or started_by_torchrun() or started_by_hand():
         return  # one of several processes may miss a file: they compare this once they are connected
     for key in FILES:
@@ -109,6 +111,14 @@ def refuse_no_weights(config: DictConfig) -> None:
         raise LSHFMError(
             f"evaluate: give checkpoint=<file>, or weights=COCO_V1 with model=…; found {found} of them"
         )
+
+
+def _refuse_wrong_rows(config: DictConfig) -> None:
+    from lshfm_pl.cli.rows import read_rows  # here: that module imports this package
+
+    for row in read_rows(config.models):
+        if row.checkpoint is not None:
+            _refuse_no_file("models", row.checkpoint)
 
 
 def _reads_teacher(command: str, config: DictConfig) -> bool:

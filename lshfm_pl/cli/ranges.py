@@ -79,6 +79,7 @@ RANGES = {
     "box_nms_thresh": SHARE,
     "box_positive_fraction": SHARE,
     "box_score_thresh": SHARE,
+    "candidates": COUNT,
     "clip_grad_norm": ABOVE_0,
     "detections_per_img": COUNT,
     "epochs": COUNT,
@@ -190,7 +191,7 @@ CHOICES = {
     "split": ("train", "val", "test"),
     "start_method": ("fork", "spawn", "forkserver"),
     "tower_norm": ("gn", "none"),
-    "what": ("step", "data", "eval"),
+    "what": ("step", "data", "eval", "inference"),
     "which": ("student", "teacher"),
     # By the whole key
     "precision": ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"),

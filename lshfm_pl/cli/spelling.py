@@ -12,7 +12,7 @@ SPELLINGS = {
     # The models of a comparison are choices of one group in different packages. Its losses are a list, but Hydra
     # would read the name of a group as the choice of one file.
     "compare": {r"(teacher|student)\.model=(.*)": r"model@\1.model=\2", r"distill=(.*)": r"losses=\1"},
-    "benchmark": {r"(step|data|eval)": r"what=\1"},
+    "benchmark": {r"(step|data|eval|inference)": r"what=\1", r"model=(\[.*\])": r"models=\1"},
     # `resume` is a value (auto or a path), so Hydra has no keys below it.
     "train": {r"\+*resume\.allow_changes=(.*)": r"resume_allow_changes=\1"},
 }

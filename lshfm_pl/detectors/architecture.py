@@ -119,6 +119,8 @@ class Architecture:
     points: tuple[str, ...] = ()
     #: The tap class that reads features: its import path, or the class itself; "" if there is none.
     tap: str | type = ""
+    #: Paths in the detector of the methods that choose among boxes, with their NMS. None of them calls another.
+    postprocessing: tuple[str, ...] = ()
     #: How class logits become scores: softmax over exclusive classes, or a sigmoid for each class.
     class_activation: Literal["softmax", "sigmoid"] = "sigmoid"
 

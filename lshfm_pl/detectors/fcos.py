@@ -106,6 +106,7 @@ FCOS = Architecture(
     torchvision_detectors={"fcos_resnet50fpn": TorchvisionDetector("fcos_resnet50_fpn")},
     points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.fcos.FCOSTap",
+    postprocessing=("postprocess_detections", "transform.postprocess"),
     class_activation="sigmoid",
     # The rate of arXiv 1904.01355 is 0.01 for 16 images per step; rates here are for 8. The class logits are like
     # those of a RetinaNet, and so are the settings of their loss.

@@ -220,6 +220,7 @@ RETINANET = Architecture(
     variant=_variant,
     points=("penultimate", "pyramid", "logits", "dense_head"),
     tap="lshfm_pl.mimic.features.retinanet.RetinaNetTap",
+    postprocessing=("postprocess_detections", "transform.postprocess"),
     class_activation="sigmoid",
     # The paper's rate; the loss settings are the best ones in docs/results.md. Most logits are background, and each
     # is a binary decision: a higher temperature softens them to a loss that outweighs all others.

@@ -315,6 +315,7 @@ SSD = Architecture(
     torchvision_key=lambda config: _FILES.get(str(config.get("backbone")), ""),
     points=("pyramid", "logits"),
     tap="lshfm_pl.mimic.features.ssd.SSDTap",
+    postprocessing=("postprocess_detections", "transform.postprocess"),
     class_activation="softmax",
     # torchvision's rate for SSD300 is 0.002 for 4 images per step. Logits are softened like those of Faster R-CNN.
     learning_rate=0.004,

@@ -2,11 +2,17 @@
 
 import math
 import sys
+import time
 
 import pytest
 import torch
 
-from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, reset_peak_memory
+from lshfm_pl.benchmarking.timing import (
+    in_own_process,
+    median_seconds,
+    reset_peak_memory,
+    samples_in_turn,
+)
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import peak_memory_bytes
 
@@ -40,3 +46,11 @@ def test_parts_take_turns_and_warm_up_rounds_do_not_count():
     parts = {name: lambda name=name: calls.append(name) for name in "ab"}
     assert set(median_seconds(parts, repeats=3, warmup=1, device=CPU)) == {"a", "b"}
     assert calls == list("ab" * 4)
+
+
+def test_samples_keep_what_was_returned_and_the_processors_time():
+    samples = samples_in_turn({"sleep": lambda: time.sleep(0.2) or 7}, repeats=2, warmup=0, device=CPU)[
+        "sleep"
+    ]
+    assert [sample.result for sample in samples] == [7, 7]
+    assert all(sample.processor_seconds < 0.1 < sample.seconds for sample in samples)

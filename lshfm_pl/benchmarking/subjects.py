@@ -1,0 +1,197 @@
+"""What `benchmark inference` measures: detectors with random weights or from files, each with its pictures."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from lshfm_pl.benchmarking.candidates import settle_norms, threshold_for, with_evaluation
+from lshfm_pl.cli import as_dict
+from lshfm_pl.cli.own_folder import composed
+from lshfm_pl.cli.rows import Row, read_rows
+from lshfm_pl.data.batches import as_float
+from lshfm_pl.detectors import Detector, build_detector, load_detector
+from lshfm_pl.detectors.architecture import architecture_of
+from lshfm_pl.detectors.compiling import compile_backbones
+from lshfm_pl.detectors.config import import_parts
+from lshfm_pl.detectors.cost import detector_cost
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.inference.detect import choose_device, detect
+from lshfm_pl.training.precision import autocast
+
+__all__ = ["PartClock", "Spent", "Subject", "draw_pictures", "read_subjects"]
+
+
+class Spent(NamedTuple):
+    """Time that a part of a program took."""
+
+    seconds: float
+    #: Processor time of all threads of this process.
+    processor_seconds: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that detects objects in pictures: one row of the table.
+
+    Attributes:
+        name: what the table calls it.
+        facts: what is known without timing, for the JSON file; `input` [H, W], `parameters` and `gflops` are
+            in the table.
+        run: detects objects in the pictures once. Returns the time of post-processing, or None if it is not known
+            apart.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    run: Callable[[], Spent | None]
+
+
+class PartClock:
+    """Adds up the time that methods of a detector take.
+
+    Args:
+        detector: the methods are replaced in this object.
+        methods: paths in the detector, as in `Architecture.postprocessing`. None calls another one.
+        device: of the detector; a GPU is waited for before and after each method.
+    """
+
+    def __init__(self, detector: nn.Module, methods: Iterable[str], device: torch.device) -> None:
+        self.spent = Spent(0, 0)
+        self._device = device
+        for path in methods:
+            owner, _, name = path.rpartition(".")
+            part = detector.get_submodule(owner)
+            setattr(part, name, self._timed(getattr(part, name)))
+
+    def reset(self) -> None:
+        """Start from 0 again."""
+        self.spent = Spent(0, 0)
+
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start, busy = self._now()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                end, busy_at_end = self._now()
+                so_far = self.spent
+                self.spent = Spent(
+                    so_far.seconds + end - start, so_far.processor_seconds + busy_at_end - busy
+                )
+
+        return timed
+
+    def _now(self) -> Spent:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return Spent(time.perf_counter(), time.process_time())
+
+
+def draw_pictures(config: DictConfig) -> list[Tensor]:
+    """`batch_size` pictures of random pixels, uint8 [3, height, width]."""
+    generator = torch.Generator().manual_seed(config.seed)
+    size = (3, config.height, config.width)
+    return [
+        torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for _ in range(config.batch_size)
+    ]
+
+
+def read_subjects(config: DictConfig) -> list[Subject]:
+    """The detectors of `models` and `checkpoint`, or that of `model` if neither is given.
+
+    Args:
+        config: see `conf/benchmark.yaml`.
+
+    Raises:
+        LSHFMError: a detector cannot be built or loaded, or two have the same name.
+    """
+    rows = read_rows(config.models)
+    if config.checkpoint is not None:
+        rows.append(Row("", None, config.checkpoint))
+    pictures = draw_pictures(config)
+    if not rows:
+        return [_subject(_random(as_dict(config.model), config), "", "random", config, pictures)]
+    subjects = [_of_row(row, config, pictures) for row in rows]
+    names = [subject.name for subject in subjects]
+    for row, name in zip(rows, names, strict=True):
+        if names.count(name) > 1 and not row.name:
+            raise LSHFMError(
+                f"models: expected different names, found {name} twice; name the file, as in "
+                f"'models=[{{other:{{checkpoint:{row.checkpoint}}}}}]'"
+            )
+    return subjects
+
+
+def _of_row(row: Row, config: DictConfig, pictures: list[Tensor]) -> Subject:
+    model: dict[str, Any] = {}
+    if row.model is not None:
+        chosen = composed("benchmark", [f"model={row.model}"])
+        OmegaConf.set_struct(chosen, False)
+        model = import_parts(as_dict(OmegaConf.merge(chosen, {"model": row.settings}).model))
+    if row.checkpoint is not None:
+        detector = load_detector(row.checkpoint, config=model or None, which=config.which)
+        return _subject(detector, row.name, row.checkpoint, config, pictures)
+    try:
+        detector = _random(model, config)
+    except LSHFMError as error:
+        raise LSHFMError(f"models: {row.name}: {error}") from error
+    return _subject(detector, row.name, "random", config, pictures)
+
+
+def _random(model: dict[str, Any], config: DictConfig) -> Detector:
+    names = [f"class_{label}" for label in range(1, config.num_classes)]
+    torch.manual_seed(config.seed)
+    detector = build_detector(
+        import_parts(model), num_classes=config.num_classes, class_names=names, load_backbone=False
+    ).eval()
+    settle_norms(detector, draw_pictures(config)[:1])
+    return detector
+
+
+def _subject(
+    detector: Detector, name: str, weights: str, config: DictConfig, pictures: list[Tensor]
+) -> Subject:
+    candidates = None
+    if config.candidates is not None:
+        found = threshold_for(config.candidates, detector, pictures)
+        if found is not None:
+            threshold, candidates = found
+            detector = with_evaluation(detector, {"score_thresh": threshold})
+    transform: Any = getattr(
+        detector, "transform", None
+    )  # a user's own family may have none and resize nothing
+    if not config.resize and transform is not None:
+        transform.fixed_size = (config.width, config.height)
+    device = choose_device(config.device)
+    detector.to(device)
+    network_input = pictures[0] if transform is None else transform(as_float(pictures[:1]))[0].tensors
+    facts = {
+        "weights": weights,
+        "num_classes": detector.num_classes,
+        "input": list(network_input.shape[-2:]),
+        "candidates": candidates,
+        **detector_cost(detector, pictures[0]),
+    }
+    if config.compile:
+        compile_backbones(detector, device=device)
+    return Subject(name or str(detector.config["name"]), facts, _runner(detector, pictures, config, device))
+
+
+def _runner(
+    detector: Detector, pictures: list[Tensor], config: DictConfig, device: torch.device
+) -> Callable[[], Spent | None]:
+    methods = architecture_of(detector).postprocessing
+    clock = PartClock(detector, methods, device)
+
+    def run() -> Spent | None:
+        clock.reset()
+        with autocast(config.precision, device):
+            detect(detector, pictures)
+        return clock.spent if methods else None
+
+    return run
