@@ -2,10 +2,12 @@
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, cast
 
 import torch
+import yaml
 from hydra.utils import get_class
 from torch import nn
 
@@ -14,21 +16,13 @@ from lshfm_pl.kernels.winograd import SIDE
 from lshfm_pl.mimic.features import FeatureTap, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
 from lshfm_pl.mimic.terms import Term, Terms, name_seed
-from lshfm_pl.paths import named_in_own_configs
+from lshfm_pl.paths import CONFIG_DIR, named_in_own_configs
 from lshfm_pl.seeding import mix_seed
 
 __all__ = ["ENTRY_POINTS", "TeacherFacts", "build_losses", "refuse_unnamed_losses"]
 
 ENTRY_POINTS = "lshfm_pl.losses"
 """Group of entry points with which other packages register their losses."""
-
-BUILT_IN = {
-    "kd": "lshfm_pl.mimic.losses.kd.KD",
-    "l2": "lshfm_pl.mimic.losses.l2.L2",
-    "lsh": "lshfm_pl.mimic.losses.lsh.LSH",
-    "lshl2": "lshfm_pl.mimic.losses.lshl2.LSHL2",
-}
-"""Losses of configs without `_target_`, such as those of older runs."""
 
 OF_TERMS = ("weight", "warmup_steps", "until")
 """Keys that are arguments of `Term`, not of the loss."""
@@ -68,6 +62,19 @@ class TeacherFacts:
         """Length of a 3×3 neighbourhood in the maps of the pyramid, or its length at each level if they differ."""
         widths = [width * SIDE**2 for width in self.fact("channels", "pyramid")]
         return widths[0] if len(set(widths)) == 1 else tuple(widths)
+
+
+@cache
+def built_in() -> dict[str, str]:
+    """Name of each file in `conf/distill` that describes a loss → the import path of its class.
+
+    Configs without `_target_`, such as those of older runs, name such a file.
+    """
+    files = [
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted(CONFIG_DIR.glob("distill/[!_]*.yaml"))
+    ]
+    return {content["name"]: content["_target_"] for content in files if "_target_" in content}
 
 
 def build_losses(
@@ -126,7 +133,7 @@ def refuse_unnamed_losses(settings: Mapping[str, Any]) -> None:
     """
     terms = settings.get("terms") or {"": settings}
     installed = {point.value.replace(":", ".") for point in entry_points(group=ENTRY_POINTS)}
-    known = {None, *BUILT_IN.values(), *installed, *named_in_own_configs("distill", "_target_")}
+    known = {None, *built_in().values(), *installed, *named_in_own_configs("distill", "_target_")}
     for target in (dict(term).get("_target_") for term in terms.values()):
         if target not in known:
             raise LSHFMError(
@@ -156,10 +163,10 @@ def _type_of(name: str, target: str | None) -> type[Loss | LossSum]:
     path = target
     if path is None:
         named = entry_points(group=ENTRY_POINTS, name=name)
-        path = next((point.value.replace(":", ".") for point in named), None) or BUILT_IN.get(name)
+        path = next((point.value.replace(":", ".") for point in named), None) or built_in().get(name)
     if path is None:
         raise LSHFMError(
-            f"distill: expected one of {', '.join(BUILT_IN)}, or a file of your own with _target_, found {name!r}"
+            f"distill: expected one of {', '.join(built_in())}, or a file of your own with _target_, found {name!r}"
         )
     try:
         found = get_class(path)

@@ -54,7 +54,7 @@ def test_number_of_hashes_follows_the_file(teacher, tmp_path):
 
 
 def test_unknown_name_and_unfit_files_are_reported(teacher, tmp_path):
-    with pytest.raises(LSHFMError, match="expected one of kd, l2, lsh, lshl2, .* found 'kl'"):
+    with pytest.raises(LSHFMError, match="expected one of .*kd, l2, lsh, lshl2, .* found 'kl'"):
         build_losses("kl", teacher)
     with pytest.raises(LSHFMError, match="absent"):
         build_lsh(teacher, hash_weights=tmp_path / "absent.pt")
