@@ -24,7 +24,9 @@ FAMILIES = [
     if "penultimate" in architecture(model_file(STUDENT_OF[name])["architecture"]).points
 ]
 """Those with features at `penultimate`."""
-LOSSES = sorted(path.stem for path in (CONFIG_DIR / "distill").glob("[!_]*.yaml") if path.stem != "none")
+CHOICES = sorted(path.stem for path in (CONFIG_DIR / "distill").glob("[!_]*.yaml"))
+"""What `distill` may be."""
+LOSSES = [name for name in CHOICES if name != "none"]
 AT_PYRAMID = "distill.point=pyramid"
 """Setting of the losses that are at `penultimate` by default."""
 

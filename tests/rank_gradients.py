@@ -22,8 +22,20 @@ class TotalLoss(nn.Module):
         return sum(self.module.losses(images, targets).values())
 
 
-def gradients(student, rank, world_size):
-    """Name → gradient after one backward over this rank's share of four images.
+# MGD masks other positions in every process, so that it is compared without a mask.
+BY_IMAGE = {
+    "lshl2": {"beta": 7.0, "num_hashes": 32, "seed": 0},
+    "cwd": {},
+    "fgd": {"reference_size": [800, 1333]},
+    "mgd": {"masked_share": 0.0, "reference_size": [800, 1333]},
+}
+"""Losses that are means over images or boxes → settings."""
+BY_BATCH = {"pkd": {}}
+"""Losses with statistics of the images that a process has → settings."""
+
+
+def gradients(student, rank, world_size, distill="lshl2", *, is_alone=False):
+    """Name → gradient after one backward over this rank's share of four images; alone, without the other ranks.
 
     Sampling takes the first boxes instead of random ones, so that it is the same however images are shared out. The
     detectors compute in float64: in float32, sums in another order can put a value on the other side of a ReLU, and
@@ -32,7 +44,7 @@ def gradients(student, rank, world_size):
     torch.manual_seed(0)
     torch.randperm = lambda number, **options: torch.arange(number, device=options.get("device"))
     teacher = small_detector(TEACHER_OF[student], seed=1)
-    losses = build_losses("lshl2", teacher, beta=7.0, num_hashes=32, seed=0)
+    losses = build_losses(distill, teacher, **{**BY_IMAGE, **BY_BATCH}[distill])
     module = DistillationModule(
         small_detector(student, norm="bn_frozen_stats", min_size=[64]), teacher, losses
     )
@@ -41,20 +53,20 @@ def gradients(student, rank, world_size):
     for detector in (module.detector, module.teacher):
         detector.double()
     total = TotalLoss(module.train())
-    if world_size > 1:
+    if world_size > 1 and not is_alone:
         ignored = [f"module.{name}" for name in module._ddp_params_and_buffers_to_ignore]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(total, ignored)
         total = DistributedDataParallel(total)
     total([image.double() for image in as_float(images[share])], targets[share]).backward()
-    return {name: value.grad for name, value in module.detector.named_parameters() if value.grad is not None}
+    return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
 
 
-def one_of_several(rank, world_size, student, folder):
+def one_of_several(rank, world_size, student, folder, distill="lshl2"):
     """Write this process's gradients to `<folder>/<rank>.pt`."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
     )
-    torch.save(gradients(student, rank, world_size), f"{folder}/{rank}.pt")
+    torch.save(gradients(student, rank, world_size, distill), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from distilled_students import CHOICES
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
@@ -96,7 +97,8 @@ def test_help_is_printed_with_the_default_marked():
     process = run_command("train", "--help")
     assert process.returncode == 0, process.stderr
     assert "fasterrcnn_resnet50fpn*" in process.stdout
-    assert "  distill: kd, l2, lsh, lshl2, none*" in process.stdout
+    listed = ", ".join(f"{name}*" if name == "none" else name for name in CHOICES)
+    assert f"  distill: {listed}" in process.stdout
     assert "_base" not in process.stdout
 
 
@@ -109,7 +111,7 @@ def test_help_is_printed_with_the_default_marked():
         ),
         (
             ["distill=l3"],
-            "distill=l3: no such file in conf/distill; expected one of kd, l2, lsh, lshl2, none",
+            "distill=l3: no such file in conf/distill; expected one of .*--help lists them",
         ),
         (["experiment=quickstat"], "did you mean quickstart or quickstart_student"),
         (["distil=l2"], r"distil: no such key or group; did you mean distill\?"),
@@ -141,7 +143,7 @@ def test_help_is_printed_with_the_default_marked():
         (["some/best.ckpt"], r"found a path; did you mean resume=some/best.ckpt\?"),
         (
             ["distill.beta=4"],
-            "distill.beta: a key of distill=kd, l2, lsh or lshl2; give for instance distill=lshl2 distill.beta=4$",
+            "distill.beta: a key of distill=.*; give for instance distill=pkd distill.beta=4$",
         ),
         (
             ["data=voc07", "data.train_annotations=a.json"],

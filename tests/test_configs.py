@@ -174,6 +174,9 @@ def test_every_distill_file_makes_its_losses(name, detector):
         assert list(losses) == ["kd"]
         assert (losses["kd"].beta, losses["kd"].temperature) == expected
         return
+    if name not in ("l2", "lsh", "lshl2"):
+        assert list(losses) == [name]
+        return
     expected = {"l2": {"l2": 4}, "lsh": {"lsh": 7}, "lshl2": {"l2": 4 * 1, "lsh": 4 * 5}}[name]
     assert {key: loss.beta for key, loss in losses.items()} == expected
     if name != "l2":
@@ -181,6 +184,46 @@ def test_every_distill_file_makes_its_losses(name, detector):
         assert hashes == 4 * features
         assert losses["lsh"].hash_loss == "bce"
         assert losses["lsh"].calibration_images == 0
+
+
+FGD = {"reference_size": [800, 1333], "temperature": 0.5, "levels": 5, "beta": 1}
+FGD_WEIGHTS = ("foreground_weight", "background_weight", "attention_weight", "relation_weight")
+MGD = {"reference_size": [800, 1333], "levels": 5, "beta": 2e-5, "masked_share": 0.65}
+PUBLISHED = {
+    ("pkd", "retinanet"): {"beta": 10, "levels": 4},
+    ("pkd", "fcos"): {"beta": 10, "levels": 4},
+    ("pkd", "fasterrcnn"): {"beta": 6, "levels": 4},
+    ("cwd", "retinanet"): {"beta": 10, "levels": 5, "temperature": 1},
+    ("cwd", "fasterrcnn"): {"beta": 10, "levels": 5, "temperature": 1},
+    ("fgd", "retinanet"): {**FGD, **dict(zip(FGD_WEIGHTS, (1e-3, 5e-4, 5e-4, 5e-6), strict=True))},
+    ("fgd", "fasterrcnn"): {
+        **FGD,
+        "levels": 4,
+        **dict(zip(FGD_WEIGHTS, (5e-5, 2.5e-5, 5e-5, 5e-7), strict=True)),
+    },
+    ("fgd", "fcos"): {
+        **FGD,
+        "temperature": 0.8,
+        **dict(zip(FGD_WEIGHTS, (1.6e-3, 8e-4, 8e-4, 8e-6), strict=True)),
+    },
+    ("mgd", "retinanet"): MGD,
+    ("mgd", "fasterrcnn"): {**MGD, "levels": 4, "beta": 5e-7, "masked_share": 0.45},
+}
+"""Loss and family → the settings of the papers' code for images of 800 × 1333 pixels."""
+
+
+@pytest.mark.parametrize(("loss", "family"), PUBLISHED)
+def test_losses_on_maps_have_the_published_settings_of_the_family(loss, family):
+    config = composed(f"distill={loss}", f"model={family}_resnet50fpn")
+    settings = OmegaConf.to_container(config.distill, resolve=True)
+    expected = {
+        "name": loss,
+        "check_teacher": True,
+        "warmup_steps": 0,
+        "until": None,
+        **PUBLISHED[loss, family],
+    }
+    assert {key: settings[key] for key in settings if key != "_target_"} == expected
 
 
 def test_logit_loss_is_added_to_a_feature_loss():

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-LOSSES = ("l2", "lsh", "lshl2", "kd")
+LOSSES = ("l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd")
 
 
 def distillation(student, distill, precision="32-true"):

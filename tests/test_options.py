@@ -12,6 +12,7 @@ from torchvision.models import vgg11
 from voc_files import object_xml, write_voc
 
 from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.cli.spelling import translate_arguments
 from lshfm_pl.detectors import detector_checkpoint
 from lshfm_pl.mimic import LSH
 from lshfm_pl.mimic.calibration import sampled_features
@@ -50,7 +51,9 @@ def composed(folder):
     def compose_training(*overrides):
         settings = ["model=fasterrcnn_resnet10fpn_tiny", "data=voc_folder", f"data.root={folder}"]
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return compose("train", overrides=[*settings, "output_dir=unused", *overrides])
+            return compose(
+                "train", overrides=translate_arguments("train", [*settings, "output_dir=unused", *overrides])
+            )
 
     return compose_training
 
@@ -224,7 +227,14 @@ def test_bias_is_zero_or_the_teachers_centre(hash_of, composed, bias):
     assert head.bias.abs().min() > 0
 
 
-@pytest.mark.parametrize(("distill", "terms"), [("l2", {"l2"}), ("lshl2", {"l2", "lsh"}), ("kd", {"kd"})])
+@pytest.mark.parametrize(
+    ("distill", "terms"),
+    [
+        ("l2", {"l2"}), ("lshl2", {"l2", "lsh"}), ("kd", {"kd"}),
+        *((name, {name}) for name in ("pkd", "cwd", "fgd", "mgd")),
+        ("[lshl2,pkd]", {"l2", "lsh", "pkd"}),
+    ],
+)  # fmt: skip
 def test_distill_chooses_the_loss(composed, teacher, distill, terms):
     module = module_of(composed(f"distill={distill}", f"teacher.checkpoint={teacher}")).train()
     images, targets = random_batch()

@@ -111,11 +111,11 @@ def test_settings_that_do_not_fit_are_reported(key, value, message):
         StepParts(config).by_name()["distill"]()
 
 
-@pytest.mark.parametrize("distill", ["l2", "lsh", "lshl2", "kd"])
+@pytest.mark.parametrize("distill", ["l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd"])
 @pytest.mark.parametrize("student", STUDENTS)
 def test_bfloat16_step_is_finite_and_near_the_float32_one(student, distill):
     overrides = [f"distill={distill}"]
-    config = benchmark_config(student, *overrides) if "ls" in distill else _without_hashes(student, distill)
+    config = benchmark_config(student, *overrides) if "lsh" in distill else _without_hashes(student, distill)
     values = []
     for precision in ("32-true", "bf16-mixed"):
         config.precision = precision

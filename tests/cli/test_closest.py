@@ -1,6 +1,7 @@
 """Messages for paths, lists and flags that are given instead of something else."""
 
 import pytest
+from distilled_students import CHOICES
 
 from lshfm_pl.cli import Command
 from lshfm_pl.cli.grammar import quote_texts
@@ -173,7 +174,7 @@ def test_values_of_a_comparison_pass():
         (
             "compare",
             ["distill=[none,lshl3]"],
-            "distill: expected one of kd, l2, lsh, lshl2, none, found lshl3; did",
+            f"distill: expected one of {', '.join(CHOICES)}, found lshl3; did",
         ),
         ("compare", ["distill=none,lshl2"], "distill=none,lshl2: several values need --multirun; a list is"),
     ],

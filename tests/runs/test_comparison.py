@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from compositions import composed
+from distilled_students import CHOICES
 from omegaconf import open_dict
 
 from lshfm_pl.cli.students import Student, read_seeds, read_students
@@ -75,7 +76,7 @@ def test_losses_are_names_or_have_settings_of_their_own(typed, expected):
     ("typed", "message"),
     [
         ("distill=[]", "expected at least one loss"),
-        ("distill=[none,lshl3]", "expected one of kd, l2, lsh, lshl2, none, found lshl3"),
+        ("distill=[none,lshl3]", f"expected one of {', '.join(CHOICES)}, found lshl3"),
         ("distill=[l2,l2]", "found l2 twice"),
         ("distill=[l2+kdd]", "found kdd"),
         ("distill=[l2+none]", "found none"),

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from process_settings import ROOT, SRUN_SETS, TINY, TORCHRUN_SETS
-from rank_gradients import gradients, one_of_several
+from rank_gradients import BY_BATCH, gradients, one_of_several
 from small_detectors import STUDENTS
 from torch import distributed, multiprocessing
 
@@ -19,17 +19,38 @@ from lshfm_pl.runs.processes import launched_externally, report_lost_processes, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("student", STUDENTS)
-def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(student, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("student", "distill"),
+    [*((student, "lshl2") for student in STUDENTS), *((STUDENTS[1], name) for name in ("cwd", "fgd", "mgd"))],
+)
+def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(
+    student, distill, tmp_path, monkeypatch
+):
     monkeypatch.setattr(torch, "randperm", torch.randperm)  # restored after `gradients` has replaced it
-    multiprocessing.spawn(one_of_several, (2, student, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(one_of_several, (2, student, str(tmp_path), distill), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    whole = gradients(student, 0, 1)
+    whole = gradients(student, 0, 1, distill)
     assert first.keys() == second.keys() == whole.keys()
     for name, gradient in whole.items():
         assert torch.equal(first[name], second[name])
         # The mimic loss is float32, whose rounding depends on the order of summation; all else is float64.
-        assert (first[name] - gradient).abs().max() <= 1e-6 * gradient.abs().max(), name
+        assert (first[name] - gradient).abs().max() <= 1e-6 * gradient.abs().max() + 1e-12, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("student", "distill"), [(STUDENTS[1], name) for name in BY_BATCH])
+def test_gradients_of_a_loss_with_statistics_are_the_mean_over_the_processes(
+    student, distill, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch, "randperm", torch.randperm)
+    multiprocessing.spawn(one_of_several, (2, student, str(tmp_path), distill), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    alone = [gradients(student, rank, 2, distill, is_alone=True) for rank in (0, 1)]
+    assert first.keys() == second.keys() == alone[0].keys()
+    for name, gradient in first.items():
+        assert torch.equal(gradient, second[name])
+        mean = (alone[0][name] + alone[1][name]) / 2
+        assert (gradient - mean).abs().max() <= 1e-6 * mean.abs().max(), name
 
 
 TRAIN = (sys.executable, "-m", "lshfm_pl.train")

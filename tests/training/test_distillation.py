@@ -24,7 +24,9 @@ from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.distillation import ZERO_STEPS_ALLOWED
 from lshfm_pl.training.optim import build_optimizer
 
-MIMIC = ("l2", "lsh", "lshl2", "kd")
+MIMIC = ("l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd")
+WITH_TRAINED_PARTS = {"fgd": {}, "mgd": {}}
+"""Losses that own trained layers → settings for them."""
 HASH = {"mimic.lsh.loss.weight", "mimic.lsh.loss.bias"}
 
 
@@ -191,16 +193,58 @@ def test_image_without_boxes_adds_nothing_to_the_retinanet_term():
     assert nothing.item() == 0
 
 
+@pytest.mark.parametrize("distill", ["lshl2", *WITH_TRAINED_PARTS])
 @pytest.mark.parametrize("student", STUDENTS)
-def test_images_without_boxes_crash_nothing(student):
-    module = distillation(student)
+def test_images_without_boxes_crash_nothing_and_leave_no_trained_part_without_a_gradient(student, distill):
+    module = distillation(student, distill, **WITH_TRAINED_PARTS.get(distill, {}))
     module.train()
     for boxless in ((1,), (0, 1)):
+        module.zero_grad()
         images, targets = random_batch(boxless=boxless)
         losses = module.losses(as_float(images), targets)
         total = sum(losses.values())
         total.backward()
         assert torch.isfinite(total)
+        gradients = [parameter.grad for parameter in module.mimic.parameters()]
+        assert bool(gradients) is (distill in WITH_TRAINED_PARTS)
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("distill", WITH_TRAINED_PARTS)
+@pytest.mark.parametrize("student", STUDENTS)
+def test_loss_with_trained_parts_is_computed_in_float32_in_mixed_precision(tmp_path, student, distill):
+    values = []
+    for precision, dtype in (("32-true", None), ("bf16-mixed", torch.bfloat16)):
+        teacher = small_detector(TEACHER_OF[student], seed=1)
+        losses = build_losses(distill, teacher, **WITH_TRAINED_PARTS[distill])
+        dtypes = []
+        for _, term in losses.named():
+            term.loss.register_forward_hook(lambda *args, dtypes=dtypes: dtypes.append(args[-1].dtype))
+        module = DistillationModule(
+            small_detector(student), teacher, losses, short_schedule(), teacher_dtype=dtype
+        )
+        trainer = fit(module, tmp_path, max_steps=1, precision=precision)
+        values.append({key: value.item() for key, value in trainer.logged_metrics.items() if "mimic" in key})
+        assert set(dtypes) == {torch.float32}
+        assert all(parameter.dtype == torch.float32 for parameter in losses.parameters())
+    assert values[1] == pytest.approx(values[0], rel=0.02)
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_losses_on_maps_beside_lshl2_have_the_values_that_they_have_alone(student):
+    images, targets = random_batch()
+    values = {}
+    new = {"pkd": {}, "cwd": {}, "fgd": {}, "mgd": {}}
+    for name in (*new, "together"):
+        teacher = small_detector(TEACHER_OF[student], seed=1)
+        terms = {"lshl2": {"num_hashes": 16}, **new} if name == "together" else {name: {}}
+        losses = build_losses("+".join(terms), teacher, terms=terms)
+        module = DistillationModule(small_detector(student), teacher, losses, short_schedule()).train()
+        torch.manual_seed(3)
+        values[name] = module.losses(as_float(images), targets)
+    assert {"mimic_l2", "mimic_lsh"} <= set(values["together"])
+    for name in new:
+        torch.testing.assert_close(values["together"][f"mimic_{name}"], values[name][f"mimic_{name}"])
 
 
 def test_hooks_live_only_while_the_student_is_recorded():
