@@ -1,5 +1,6 @@
 """The LightningModule for training a detector without a teacher, and for evaluating one."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from lshfm_pl.data.batches import Batch, as_float
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
+from lshfm_pl.detectors.on_meta import unused_parameters
 from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord
 from lshfm_pl.seeding import mix_seed
@@ -22,6 +24,8 @@ from lshfm_pl.training.optim import Schedule, build_optimizer, build_scheduler
 from lshfm_pl.training.precision import autocast_dtype
 
 __all__ = ["DetectionModule", "Place", "SeenBatch"]
+
+log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
@@ -78,6 +82,22 @@ class DetectionModule(pl.LightningModule):
         self.results: dict[str, float] = {}
         self.record: EvaluationRecord | None = None
         self.last_batch: SeenBatch
+        #: Names of parameters and buffers that DDP does not send between processes. DDP reads this attribute.
+        self._ddp_params_and_buffers_to_ignore: list[str] = []
+
+    def setup(self, stage: str) -> None:
+        """With several processes, take the parameters that get no gradient from DDP, which would wait for one."""
+        if stage != "fit" or self.trainer.world_size == 1:
+            return
+        unused = [f"detector.{name}" for name in unused_parameters(self.detector)]
+        if unused:
+            log.info(
+                "%d parameters of the backbone, such as %s, get no gradient, since no map depends on them: the "
+                "processes do not wait for one",
+                len(unused),
+                unused[0],
+            )
+        self._ddp_params_and_buffers_to_ignore += unused
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The losses by name. Their sum is minimised."""

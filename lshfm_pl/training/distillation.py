@@ -68,7 +68,7 @@ class DistillationModule(DetectionModule):
         self._steps = 0
         self._zero_steps: int | Tensor = 0
         # Hash matrices never change; without this DDP would send them to every process in every step.
-        self._ddp_params_and_buffers_to_ignore = [
+        self._ddp_params_and_buffers_to_ignore += [
             CHECKPOINT_PREFIX + key for key, _ in losses.named_buffers()
         ]
 

@@ -59,7 +59,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
 def start(tmp_path, *overrides, launcher=TRAIN, times=1, **environment):
     """Run to the end, so many times beside each other; `environment` may hold a list of values, one a time."""
-    command = [*launcher, *overrides, *TINY, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run"]
+    command = [*launcher, *TINY, *overrides, f"data.root={tmp_path}/data", f"hydra.run.dir={tmp_path}/run"]
     python_path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     started = []
     for index in range(times):
@@ -123,6 +123,22 @@ def test_nan_on_one_process_skips_the_step_on_all(tmp_path):
     losses = [list(map(float, step["batches"][0]["losses"].values())) for step in steps]
     assert all(loss == loss for loss in losses[0])
     assert any(loss != loss for loss in losses[1])
+
+
+@pytest.mark.slow
+def test_parts_of_a_body_that_no_map_depends_on_do_not_hold_up_several_processes(tmp_path):
+    body = (
+        "model.backbone=timm/hrnet_w18_small",
+        "model.width=1",
+        "model.norm=bn",
+        "model.trainable_stages=5",
+    )
+    short = ("data.num_train=8", "trainer.devices=2")
+    done = start(tmp_path, *short, *body)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [line for line in (done.stdout + done.stderr).splitlines() if "no map depends on them" in line]
+    assert len(told) == 1
+    assert "parameters of the backbone, such as detector.backbone.body.net.stage4.0.fuse_layers" in told[0]
 
 
 @pytest.mark.slow
