@@ -108,7 +108,7 @@ def build_fpn_backbone(
         raise LSHFMError(
             f"model.fpn_strides: expected strides of {config['backbone']}, which has "
             f"{_listed(stage.stride for stage in stages)}, then coarser ones; found {_listed(strides)}. Give, "
-            "for example, model.fpn_strides=[8,16,32], with as many model.anchor_sizes and "
+            f"for example, model.fpn_strides=[{_example_of(stages)}], with as many model.anchor_sizes and "
             "model.anchor_aspect_ratios."
         )
     if not is_own:
@@ -151,6 +151,12 @@ def _extra_levels(
             f"{config['name']} subsamples; found {len(strides)} more in {_listed(config['fpn_strides'])}."
         )
     return own
+
+
+def _example_of(stages: Sequence[Stage]) -> str:
+    """The strides of the coarsest stages, and one more."""
+    own = [stage.stride for stage in stages][-3:]
+    return ",".join(map(str, [*own, 2 * own[-1]]))
 
 
 def _listed(strides: Iterable[int]) -> str:

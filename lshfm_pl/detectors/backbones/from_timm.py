@@ -1,14 +1,16 @@
 """Backbones of timm: `model.backbone=timm/<name>`.
 
-All networks can be used that have stages (`features_only`) and accept images of any size.
+All networks can be used that have stages (`features_only`) and accept images of any size. Some do so with another
+setting, or if images are padded to a multiple of a number; both are found out by trying.
 """
 
 import difflib
+import inspect
 import logging
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 import huggingface_hub
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import Format
 from timm.models import FeatureDictNet
 from torch import Tensor, nn
@@ -29,10 +32,20 @@ from lshfm_pl.errors import LSHFMError
 
 __all__ = ["TIMM"]
 
-SETTINGS: tuple[dict[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"strict_img_size": False},
+    {"dynamic_img_size": True},
+    # For patches of 14 pixels: a detector's strides are powers of 2. timm resamples its weights for another patch.
+    {"dynamic_img_pad": True, "patch_size": 16},
+    {"dynamic_img_size": True, "dynamic_img_pad": True, "patch_size": 16},
+)
 """Arguments with which some networks accept images of any size. The first that work are used."""
-SIZES = ((128, 192), (96, 160))
-"""Heights and widths that must work."""
+SIZES = ((4, 6), (3, 5))
+"""Heights and widths that must work, in multiples of a number of pixels."""
+MULTIPLES = (32, 64, 128, 256)
+"""Such numbers of pixels, besides the side of the images that a network was trained with. Networks with fixed
+windows need the larger ones. With the first, images are not padded: what takes multiples of 32 takes all sizes."""
 _LONGEST_REASON = 200
 """Characters of another library's message that are kept."""
 
@@ -41,6 +54,8 @@ class _Plan(NamedTuple):
     """What is known about a backbone before it is built."""
 
     settings: dict[str, Any]
+    #: A number of pixels. The network takes images whose sides are multiples of it.
+    multiple: int
     #: Finest first. The name of a stage is that of a module of `_TimmBody`.
     stages: tuple[Stage, ...]
     #: Name of a stage → its index in the list that timm's network returns.
@@ -55,21 +70,43 @@ class _Plan(NamedTuple):
 
 
 class _TimmBody(nn.Module):
-    """Returns maps by name, from a timm network with `features_only`."""
+    """Returns maps by name, from a timm network with `features_only`.
 
-    def __init__(self, net: nn.Module, places: Mapping[str, int]) -> None:
+    Args:
+        net: the network.
+        places: name of a map → its index in the list that the network returns.
+        multiple: images are padded with 0 at the right and the bottom to a multiple of this number of pixels, and
+            the maps are cropped to the part of the image.
+    """
+
+    def __init__(self, net: nn.Module, places: Mapping[str, int], multiple: int = 1) -> None:
         super().__init__()
         self.net = net
         self.places = dict(places)
+        self.multiple = multiple
         self.is_channels_last = getattr(net, "output_fmt", Format.NCHW) == Format.NHWC
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute maps [N, C, h, w] from images [N, 3, H, W]."""
-        maps = self.net(x)
+        size = x.shape[2:]
+        added = [-side % self.multiple for side in size]
+        padded = F.pad(x, (0, added[1], 0, added[0])) if any(added) else x
+        maps = self.net(padded)
         chosen = {name: maps[place] for name, place in self.places.items()}
         if self.is_channels_last:
-            return {name: level.permute(0, 3, 1, 2).contiguous() for name, level in chosen.items()}
+            chosen = {name: level.permute(0, 3, 1, 2).contiguous() for name, level in chosen.items()}
+        if padded is not x:
+            chosen = {name: _cropped(level, padded.shape[2:], size) for name, level in chosen.items()}
         return chosen
+
+
+def _cropped(level: Tensor, padded: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The part of a map [N, C, h, w] of images of size `padded` that belongs to `size` (height, width)."""
+    height, width = (
+        -(-of_map * side // of_images)
+        for of_map, side, of_images in zip(level.shape[2:], size, padded, strict=True)
+    )
+    return level[:, :, :height, :width]
 
 
 def _record(name: str) -> Backbone:
@@ -107,15 +144,16 @@ def _plan(name: str) -> _Plan:
             f"model.backbone: expected timm/<a name that timm.list_models() lists>, found timm/{name}{advice}"
         )
     with torch.device("meta"):
-        net, settings, maps = _first_that_runs(name)
-        full = timm.create_model(name, num_classes=1).state_dict()
+        whole = timm.create_model(name, num_classes=1)
+        net, settings, multiple, maps = _first_that_runs(name, whole)
+    full = whole.state_dict()
     body = _TimmBody(net, {})
     if body.is_channels_last:
         maps = [level.permute(0, 3, 1, 2) for level in maps]
     stages: dict[int, Stage] = {}
     places = {}
     for place, (level, module) in enumerate(zip(maps, net.feature_info.module_name(), strict=True)):
-        stride = round(SIZES[0][0] / level.shape[2])
+        stride = round(multiple * SIZES[0][0] / level.shape[2])
         stage = Stage(_module_name(body, module) or f"map {place}", level.shape[1], stride)
         places[stage.name] = place
         if stride > 1:
@@ -124,7 +162,15 @@ def _plan(name: str) -> _Plan:
     # With a first stage of stride 2 or less, the modules before it belong to it.
     stem = _children_before(net, ordered[0].name) if ordered[0].stride > 2 else ()
     return _Plan(
-        settings, ordered, places, stem, possible_norms(net), eps_of(net), _names(body, full), frozenset(full)
+        settings,
+        multiple,
+        ordered,
+        places,
+        stem,
+        possible_norms(net),
+        eps_of(net),
+        _names(body, full),
+        frozenset(full),
     )
 
 
@@ -135,20 +181,36 @@ def _is_known(name: str) -> bool:
     return name in known
 
 
-def _first_that_runs(name: str) -> tuple[Any, dict[str, Any], list[Tensor]]:
-    reason = ""
-    for settings in SETTINGS:
-        try:
-            net = timm.create_model(name, features_only=True, **settings).eval()
-            found = [net(torch.empty(1, 3, *size)) for size in SIZES]
-        except Exception as error:  # timm's networks raise various exceptions
-            told = " ".join(str(error).split())[:_LONGEST_REASON]
-            reason = reason or told or type(error).__name__
-        else:
-            return net, settings, found[0]
+def _first_that_runs(name: str, whole: nn.Module) -> tuple[Any, dict[str, Any], int, list[Tensor]]:
+    """The network with `features_only`, its settings, the multiple to which images are padded, and its maps.
+
+    Args:
+        name: name of the network.
+        whole: the network itself, whose class tells which settings there are.
+
+    Raises:
+        LSHFMError: it has no stages, or takes images of one size only.
+    """
+    known = {argument for kind in type(whole).__mro__ for argument in inspect.signature(kind).parameters}
+    possible = [settings for settings in SETTINGS if settings.keys() <= known]
+    of_training: Any = timm.get_pretrained_cfg(name)
+    nets: dict[int, Any] = {}
+    reasons = []
+    for multiple in sorted({*MULTIPLES, *of_training.input_size[1:]}):
+        for index, settings in enumerate(possible):
+            try:
+                if index not in nets:
+                    nets[index] = timm.create_model(name, features_only=True, **settings).eval()
+                found = [
+                    nets[index](torch.empty(1, 3, *(multiple * side for side in size))) for size in SIZES
+                ]
+            except Exception as error:  # timm's networks raise various exceptions
+                reasons.append(" ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__)
+            else:
+                return nets[index], settings, multiple, found[0]
     raise LSHFMError(
         f"model.backbone: timm/{name} cannot be a detector's body: it has no stages, or takes images of one size "
-        f"only ({reason})."
+        f"only ({reasons[0]})."
     )
 
 
@@ -195,7 +257,7 @@ def _build(name: str, plan: _Plan, config: Config) -> nn.Module:
         )
     net = timm.create_model(name, features_only=True, **plan.settings)
     convert_norms(net, config["norm"], config["norm_eps"])
-    return _TimmBody(net, plan.places)
+    return _TimmBody(net, plan.places, plan.multiple if plan.multiple > MULTIPLES[0] else 1)
 
 
 def _maps(body: nn.Module, names: dict[str, str]) -> nn.Module:

@@ -68,6 +68,63 @@ def test_file_of_a_network_of_timm_gives_its_features(tmp_path, name):
     torch.testing.assert_close(found, [level.detach() for level in expected])
 
 
+ANY_SIZE = {
+    # What makes them take images of any size
+    "vit_tiny_patch16_224": ({"dynamic_img_size": True}, 1),
+    "swin_tiny_patch4_window7_224": ({"strict_img_size": False}, 1),
+    "vit_small_patch14_dinov2": ({"dynamic_img_size": True, "dynamic_img_pad": True, "patch_size": 16}, 1),
+    "halonet26t": ({}, 256),
+    "maxvit_tiny_tf_224": ({}, 224),
+    "sam2_hiera_tiny": ({}, 1),
+}
+
+
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_networks_of_timm_for_one_size_take_any_size(name):
+    settings, multiple = ANY_SIZE[name]
+    record = backbone(f"timm/{name}")
+    body = record.maps(
+        record.build({"width": 1, "norm": record.norms[0], "norm_eps": record.norm_eps}),
+        {stage.name: str(index) for index, stage in enumerate(record.stages({}))},
+    ).eval()
+    assert (body.multiple, record.build.args[1].settings) == (multiple, settings)
+    for height, width in [(64, 96)] if multiple > 1 else [(64, 96), (160, 32)]:
+        with torch.no_grad():
+            found = list(body(torch.zeros(1, 3, height, width)).values())
+        assert [tuple(level.shape[1:]) for level in found] == [
+            (stage.channels, -(-height // stage.stride), -(-width // stage.stride))
+            for stage in record.stages({})
+        ]
+
+
+def test_images_are_padded_for_windows_and_the_maps_cropped():
+    record = backbone("timm/halonet26t")
+    net = timm.create_model("halonet26t", features_only=True).eval()
+    body = record.maps(
+        record.build({"width": 1, "norm": "bn", "norm_eps": 1e-5}),
+        {stage.name: str(index) for index, stage in enumerate(record.stages({}))},
+    ).eval()
+    body.net.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        expected = net(nn.functional.pad(IMAGES, (0, 256 - 96, 0, 256 - 64)))
+        found = list(body(IMAGES).values())
+    for level, padded in zip(found, expected, strict=True):
+        torch.testing.assert_close(level, padded[:, :, : level.shape[2], : level.shape[3]])
+        assert level.shape[2] / level.shape[3] == 64 / 96
+
+
+def test_a_vision_transformer_is_a_detector_s_body():
+    detector = detector_over(
+        "timm/test_vit", norm="ln", fpn_strides=[16, 32, 64], anchor_sizes=[[32.0], [64.0], [128.0]],
+        anchor_aspect_ratios=[[1.0]] * 3, backbone_weights=None,
+    )  # fmt: skip
+    images, targets = random_batch()
+    sum(detector(as_float(images), targets).values()).backward()
+    assert detector.backbone.body.net.model.patch_embed.proj.weight.grad.any()
+    with torch.device("meta"), pytest.raises(LSHFMError, match=r"has 16, .* model\.fpn_strides=\[16,32\]"):
+        detector_over("timm/test_vit", norm="ln")
+
+
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
@@ -287,7 +344,8 @@ def test_stages_that_cannot_be_told_apart_are_frozen_together():
     [
         ("timm/mobilenetv2_10", {}, r"model\.backbone: expected timm/.*did you mean .*timm/mobilenetv2_100"),
         ("torchvision/mobilenetv2", {}, r"model\.backbone: expected torchvision/.*did you mean .*mobilenet_v2"),
-        ("timm/maxvit_tiny_tf_224", {}, "cannot be a detector's body: .* images of one size only"),
+        ("timm/beit_base_patch16_224", {}, "cannot be a detector's body: .* images of one size only .Input hei"),
+        ("timm/coatnet_nano_rw_224", {}, "cannot be a detector's body: .* images of one size only"),
         ("torchvision/vit_b_16", {}, "cannot be a detector's body: its parts do not run one after the other"),
         ("other/mobilenet", {}, r"expected one of .*resnet10, .*timm/<name> or torchvision/<name>, found 'other/"),
         ("timm/mobilenetv2_100", {"width": 0.5}, r"model\.width: .* expected 1, found 0\.5"),
