@@ -29,6 +29,16 @@ CHOICES = sorted(path.stem for path in (CONFIG_DIR / "distill").glob("[!_]*.yaml
 LOSSES = [name for name in CHOICES if name != "none"]
 AT_PYRAMID = "distill.point=pyramid"
 """Setting of the losses that are at `penultimate` by default."""
+POINTS = {"frs": "class_maps"}
+"""Points of losses that not every family has."""
+LOSSES_OF = {
+    name: [
+        loss
+        for loss in LOSSES
+        if POINTS.get(loss, "logits") in architecture(model_file(STUDENT_OF[name])["architecture"]).points
+    ]
+    for name in EVERY_FAMILY
+}
 
 
 def write_teachers(folder):

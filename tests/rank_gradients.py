@@ -3,7 +3,7 @@
 import os
 
 import torch
-from small_detectors import TEACHER_OF, as_float, random_batch, small_detector
+from small_detectors import FRS_WEIGHTS, TEACHER_OF, as_float, random_batch, small_detector
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,7 +30,7 @@ BY_IMAGE = {
     "mgd": {"masked_share": 0.0, "reference_size": [800, 1333]},
 }
 """Losses that are means over images or boxes → settings."""
-BY_BATCH = {"pkd": {}}
+BY_BATCH = {"pkd": {}, "frs": FRS_WEIGHTS, "dist": {"mimic_weight": 1.0}}
 """Losses with statistics of the images that a process has → settings."""
 
 

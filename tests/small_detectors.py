@@ -25,6 +25,9 @@ TEACHER_OF = {
     for name in EVERY_STUDENT
 }
 
+FRS_WEIGHTS = {"feature_weight": 0.005, "class_weight": 0.02}
+"""Published weights of FRS; with 1 its adapters diverge within a few steps."""
+
 ALL_LABELS = {"postprocess": "published", "score_thresh": 0.0, "detections_per_img": 5}
 """Settings with which a RetinaNet of any weights reports five boxes of each label, and of label 0."""
 

@@ -6,7 +6,7 @@ The device is simulated (see `pretend_device`), so no GPU is needed; `test_gpu.p
 import pretend_device
 import pytest
 import torch
-from distilled_students import EVERY_FAMILY, LOSSES, STUDENT_OF, built, write_teachers
+from distilled_students import EVERY_FAMILY, LOSSES_OF, STUDENT_OF, built, write_teachers
 from pretend_device import DEVICE, count_waits
 from small_detectors import as_float, model_file, random_batch, short_schedule, small_detector
 
@@ -67,7 +67,7 @@ def is_slow(family, distill):
 CASES = [
     pytest.param(family, distill, marks=[pytest.mark.slow] if is_slow(family, distill) else [])
     for family in EVERY_FAMILY
-    for distill in LOSSES
+    for distill in LOSSES_OF[family]
 ]
 
 

@@ -218,7 +218,10 @@ class StepParts:
         """The mimic losses of fixed features, and their gradients with respect to the student's features."""
         with self._autocast():
             terms = self.distillation.mimic_terms(self._pairs, self._record["batch"])
-        torch.autograd.grad(torch.stack(list(terms.values())).sum(), _students_of(self._pairs))
+        # A loss may leave out a part of the features, such as levels.
+        torch.autograd.grad(
+            torch.stack(list(terms.values())).sum(), _students_of(self._pairs), allow_unused=True
+        )
 
     def run_reference(self) -> None:
         """Forward and backward of the same step by the reference implementation."""

@@ -208,7 +208,7 @@ FASTER_RCNN = Architecture(
     },
     torchvision_key=lambda config: pyramid_name(config) + (_V2 if config.get("box_head_convs") else ""),
     variant=lambda weights: _V2 if "backbone.fpn.inner_blocks.0.1.weight" in weights else "",
-    points=("penultimate", "pyramid", "logits", "dense_head"),
+    points=("penultimate", "pyramid", "logits", "dense_head", "class_maps"),
     tap="lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
     postprocessing=("rpn.filter_proposals", "roi_heads.postprocess_detections", "transform.postprocess"),
     class_activation="softmax",
@@ -216,7 +216,7 @@ FASTER_RCNN = Architecture(
     learning_rate=0.01,
     kd_weight=1.0,
     kd_temperature=2.0,
-    # As published with PKD, FGD and MGD.
+    # As published with these losses.
     loss_settings={
         "pkd.beta": 6.0,
         "fgd.foreground_weight": 5e-5,
@@ -227,5 +227,7 @@ FASTER_RCNN = Architecture(
         "mgd.beta": 5e-7,
         "mgd.masked_share": 0.45,
         "mgd.levels": 4,
+        "frs.feature_weight": 0.002,
+        "frs.class_weight": 0.1,
     },
 )

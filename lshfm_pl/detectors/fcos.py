@@ -104,7 +104,7 @@ FCOS = Architecture(
     class_layers=("head.classification_head.cls_logits.",),
     count_classes=_count_classes,
     torchvision_detectors={"fcos_resnet50fpn": TorchvisionDetector("fcos_resnet50_fpn")},
-    points=("penultimate", "pyramid", "logits", "dense_head"),
+    points=("penultimate", "pyramid", "logits", "dense_head", "class_maps"),
     tap="lshfm_pl.mimic.features.fcos.FCOSTap",
     postprocessing=("postprocess_detections", "transform.postprocess"),
     class_activation="sigmoid",
@@ -113,12 +113,14 @@ FCOS = Architecture(
     learning_rate=0.005,
     kd_weight=0.3,
     kd_temperature=1.0,
-    # As published with FGD.
+    # As published with these losses.
     loss_settings={
         "fgd.foreground_weight": 1.6e-3,
         "fgd.background_weight": 8e-4,
         "fgd.attention_weight": 8e-4,
         "fgd.relation_weight": 8e-6,
         "fgd.temperature": 0.8,
+        "frs.feature_weight": 0.01,
+        "frs.class_weight": 0.05,
     },
 )

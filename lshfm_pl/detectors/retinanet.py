@@ -218,7 +218,7 @@ RETINANET = Architecture(
     },
     torchvision_key=lambda config: pyramid_name(config) + (_V2 if config.get("p6_of_body") else ""),
     variant=_variant,
-    points=("penultimate", "pyramid", "logits", "dense_head"),
+    points=("penultimate", "pyramid", "logits", "dense_head", "class_maps"),
     tap="lshfm_pl.mimic.features.retinanet.RetinaNetTap",
     postprocessing=("postprocess_detections", "transform.postprocess"),
     class_activation="sigmoid",

@@ -13,7 +13,7 @@ from torch import nn
 
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.kernels.winograd import SIDE
-from lshfm_pl.mimic.features import FeatureTap, tap_of
+from lshfm_pl.mimic.features import make_tap, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
 from lshfm_pl.mimic.terms import Term, Terms, name_seed
 from lshfm_pl.paths import CONFIG_DIR, named_in_own_configs
@@ -40,7 +40,10 @@ class TeacherFacts:
     for each level if levels differ.
     `classifier_std`: standard deviation of the classifier's weight. `activation`: `softmax` or `sigmoid`, which
     turns class logits into scores. `channels`: width of the features at the loss's point: a whole number; for
-    `pyramid` one for each level that both detectors have; for `dense_head` one for each tower.
+    `pyramid` one for each level that both detectors have; for `dense_head` one for each tower; for `class_maps` one
+    for the pyramid and one for the logits. `student_channels`: the same of the student. `num_levels`: number of the
+    student's pyramid levels. `class_point`: the point whose class logits have the shape that the head computes. A
+    fact with `@<point>` after its name belongs to that point.
 
     Args:
         teacher: the detector that is mimicked.
@@ -52,8 +55,13 @@ class TeacherFacts:
 
     def fact(self, name: str, point: str) -> Any:
         """A fact by name, for a loss that compares at `point`."""
-        if name == "channels":
-            return FeatureTap(self._student, self._teacher, frozenset({point})).channels(point)[1]
+        name, _, other = name.partition("@")
+        point = other or point
+        if name in ("channels", "student_channels"):
+            tap = make_tap(self._student.detector, self._teacher.detector, {point}, is_adapted=True)
+            return tap.channels(point)[name == "channels"]
+        if name == "num_levels":
+            return len(self._student.levels())
         if point == "pyramid" and name == "num_features":
             return self._num_features_of_maps()
         return getattr(self._teacher, name)

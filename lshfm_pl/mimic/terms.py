@@ -138,10 +138,12 @@ class Terms(nn.ModuleDict):
         """Add an adapter to each term for which student and teacher have features of different widths.
 
         Its initial weights depend on the seed and the term's name. The global random state stays unchanged. Class
-        logits are never adapted: they are paired by the names of the classes.
+        logits are never adapted: they are paired by the names of the classes. A loss that `adapts` gets none.
         """
         for name, term in self.named():
             point = term.loss.point
+            if term.loss.adapts:
+                continue
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix_seed(seed, name_seed(name)))
                 term.adapter = make_adapter(*tap.channels(point), is_of_maps=tap.is_of_maps(point))

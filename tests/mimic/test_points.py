@@ -4,13 +4,14 @@ import pytest
 import torch
 from small_detectors import STUDENTS, TEACHER_OF, WITH_PENULTIMATE, as_float, random_batch, small_detector
 
+from lshfm_pl.detectors import build_detector
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.features.levels import pyramid_levels
 from lshfm_pl.mimic.nested import shapes_of, tensors_of
 
 FASTER_RCNN, RETINANET = STUDENTS
-POINTS = ("penultimate", "pyramid", "logits", "dense_head")
+POINTS = ("penultimate", "pyramid", "logits", "dense_head", "class_maps")
 
 
 def recorded(student, teacher, points):
@@ -63,15 +64,22 @@ def test_several_points_give_what_each_gives_alone(pair):
 def test_teacher_runs_no_further_than_the_point(pair, point):
     _, _, ran = recorded(*pair, {point})
     is_faster_rcnn = hasattr(pair[0], "roi_heads")
-    heads = ("rpn.head.conv", "roi_heads.box_head", "roi_heads.box_predictor.cls_score") if is_faster_rcnn else (
-        "head.regression_head.conv", "head.classification_head.conv", "head.classification_head.cls_logits",
-    )  # fmt: skip
-    first, second, classifier = heads
+    heads = (
+        ("rpn.head.conv", "roi_heads.box_head", "roi_heads.box_predictor.cls_score", "rpn.head.cls_logits")
+        if is_faster_rcnn
+        else (
+            "head.regression_head.conv",
+            "head.classification_head.conv",
+            "head.classification_head.cls_logits",
+        )
+    )
+    first, second, classifier, *objectness = heads
     expected = {
         "pyramid": set(),
         "penultimate": {second},
         "logits": {second, classifier},
         "dense_head": {first} if is_faster_rcnn else {first, second},
+        "class_maps": {first, *objectness} if is_faster_rcnn else {second, classifier},
     }
     assert {head for head in heads if head in ran} == expected[point]
     assert not {"transform", "rpn", "roi_heads", "head"} & ran
@@ -112,7 +120,7 @@ def test_detectors_of_two_families_share_levels_of_the_same_stride(student, teac
     assert not any(name.startswith(("rpn", "roi_heads", "head")) for name in ran)
 
 
-@pytest.mark.parametrize("point", ["penultimate", "logits", "dense_head"])
+@pytest.mark.parametrize("point", ["penultimate", "logits", "dense_head", "class_maps"])
 def test_other_points_of_two_families_are_refused_in_one_line(point):
     detectors = small_detector(FASTER_RCNN), small_detector(TEACHER_OF[RETINANET])
     with pytest.raises(
@@ -125,7 +133,8 @@ def test_other_points_of_two_families_are_refused_in_one_line(point):
 def test_missing_point_is_reported():
     detectors = small_detector(FASTER_RCNN), small_detector(TEACHER_OF[FASTER_RCNN])
     with pytest.raises(
-        LSHFMError, match="expected a point of penultimate, logits, pyramid, dense_head, found neck"
+        LSHFMError,
+        match="expected a point of penultimate, logits, pyramid, dense_head, class_maps, found neck",
     ):
         make_tap(*detectors, {"neck"})
 
@@ -145,3 +154,21 @@ def test_levels_are_found_without_computing_anything(name, changes, strides):
     assert [level.stride for level in levels] == strides
     assert {level.channels for level in levels} == {detector.backbone.out_channels}
     assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
+
+
+def test_logits_of_class_maps_are_those_of_the_anchors_and_have_the_students_classes(pair):
+    student, teacher = pair
+    if hasattr(student, "rpn"):
+        pytest.skip("the RPN knows no classes")
+    other_classes = ("star", "ring", "circle", "square")
+    config = {**teacher.config}
+    torch.manual_seed(1)
+    teacher = build_detector(config, num_classes=5, class_names=other_classes)
+    pairs, _, _ = recorded(student, teacher, {"logits", "class_maps"})
+    num_classes = student.head.classification_head.num_classes
+    for side in ("student", "teacher"):
+        levels = getattr(pairs["class_maps"], side)["logits"]
+        by_anchor = [
+            level.unflatten(1, (-1, num_classes)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in levels
+        ]
+        assert torch.equal(torch.cat(by_anchor, dim=1).flatten(0, 1), getattr(pairs["logits"], side))

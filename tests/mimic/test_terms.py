@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_detectors import (
+    FRS_WEIGHTS,
     STUDENTS,
     TEACHER_OF,
     RandomData,
@@ -81,7 +82,9 @@ OWN = {
     "of_dense_head": {"_target_": f"{__name__}.OfDenseHead"},
 }
 HASHES = {"num_hashes": 32}
-ALL = {"l2": {}, "lsh": HASHES, "lshl2": HASHES, "kd": {}, **OWN}
+ADAPTING = {"frs": FRS_WEIGHTS, "dist": {"mimic_weight": 0.01}}
+"""Losses with their own adapters."""
+ALL = {"l2": {}, "lsh": HASHES, "lshl2": HASHES, "kd": {}, **ADAPTING, **OWN}
 ON_MAPS = {"pkd": {"levels": 4}, "cwd": {}, "fgd": {"levels": 4, "beta": 0.05}, "mgd": {"levels": 4}}
 """Losses on the maps of the pyramid. Not all of their trained parameters have a gradient other than 0 at first."""
 
@@ -121,7 +124,7 @@ def test_every_loss_trains_every_family_with_and_without_an_adapter(student, los
     assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in mimic.values())
     sum(mimic.values()).backward()
     assert module.detector.backbone.body.conv1.weight.grad.abs().max() > 0
-    assert bool(module.mimic.adapters()) == (is_wider and loss != "kd")
+    assert bool(module.mimic.adapters()) == (is_wider and loss not in ("kd", *ADAPTING))
     least = 0 if loss in ON_MAPS else torch.finfo(torch.float32).tiny
     assert all(parameter.grad.abs().max() >= least for parameter in module.mimic.parameters())
     assert all(parameter.grad is None for parameter in module.teacher.parameters())
@@ -385,7 +388,7 @@ def grids_of(detectors):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["l2", "of_pyramid", *ON_MAPS])
+@pytest.mark.parametrize("loss", ["l2", "of_pyramid", *ON_MAPS, *ADAPTING])
 @pytest.mark.parametrize("student", STUDENTS)
 def test_adapters_and_trained_parts_are_trained_saved_for_resuming_and_in_no_file_that_leaves(
     tmp_path, student, loss

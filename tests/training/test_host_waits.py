@@ -60,7 +60,7 @@ def test_waits_are_seen(found):
     assert waits.counts
 
 
-@pytest.mark.parametrize("distill", ["l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd"])
+@pytest.mark.parametrize("distill", ["l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd", "frs", "dist"])
 @pytest.mark.parametrize("student", STUDENTS)
 def test_mimic_term_adds_none_but_those_of_pooling_boxes(student, distill, monkeypatch):
     monkeypatch.setattr(

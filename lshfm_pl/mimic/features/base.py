@@ -102,6 +102,12 @@ class DetectorTap(ABC):
     row_points: ClassVar[frozenset[str]]
     """Points whose features are rows. At all other points they are maps."""
 
+    class_points: ClassVar[frozenset[str]] = frozenset({"logits"})
+    """Points with class logits, which are paired by the names of the classes."""
+
+    class_point: ClassVar[str] = "logits"
+    """The one of `class_points` whose logits have the shape in which the head computes them."""
+
     def __init__(self, detector: Any) -> None:
         self.detector = detector
 

@@ -1,7 +1,7 @@
 """Mapping class logits of a teacher with more classes, or another order of classes, to those of the student."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,11 +35,25 @@ class ClassColumns:
         self, labels: Sequence[int], num_columns: int, activation: Literal["softmax", "sigmoid"]
     ) -> None:
         others = [label for label in range(num_columns) if label not in labels]
+        self._num_columns = num_columns
         self._labels = torch.tensor(labels)
         #: Columns that form the student's background together; empty if it is a single column or there is none.
         self._background = torch.tensor(
             [0, *others] if activation == "softmax" and others else [], dtype=torch.long
         )
+
+    def of(self, features: Any) -> Any:
+        """Rows [N, K], or maps with `logits` [B, anchors · K, h, w] of each level, with the student's columns."""
+        if isinstance(features, Tensor):
+            return self(features)
+        levels = [
+            level.unflatten(1, (-1, self._num_columns)).movedim(2, -1) for level in features["logits"]
+        ]  # [B, anchors, h, w, K]
+        mapped = [
+            self(level.flatten(0, 3)).unflatten(0, level.shape[:4]).movedim(-1, 2).flatten(1, 2)
+            for level in levels
+        ]
+        return {**features, "logits": mapped}
 
     def __call__(self, logits_NK: Tensor) -> Tensor:
         """Logits [N, K] of the teacher → [N, number of the student's columns]."""

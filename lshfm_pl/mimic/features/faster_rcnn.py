@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
+from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
 from lshfm_pl.mimic.features.base import (
     DetectorTap,
@@ -34,6 +35,7 @@ class FasterRCNNTap(DetectorTap):
     `penultimate`: output [N, D] of the box head (after the last ReLU; for C4: layer4, averaged) for the N sampled
     RoIs of the batch. The teacher pools the same boxes from its own maps. `logits`: [N, K] of the box predictor,
     background included; every RoI has weight 1/N. `dense_head`: output of the RPN's convolution for each level.
+    `class_maps`: for each level the map of the `pyramid` and the RPN's objectness `logits` [B, anchors, h, w].
     """
 
     layouts: ClassVar[Mapping[str, str]] = {
@@ -41,11 +43,15 @@ class FasterRCNNTap(DetectorTap):
         "logits": "boxes",
         "pyramid": PYRAMID_LAYOUT,
         "dense_head": "locations of an RPN",
+        "class_maps": "objectness of an RPN",
     }
     row_points = BOX_POINTS
 
     def channels(self, point: str) -> Channels:
-        """D, K, or the width of the RPN's convolution."""
+        """D, K, or the widths of the RPN's maps."""
+        if point == "class_maps":
+            objectness = self.detector.rpn.head.cls_logits
+            return {"pyramid": self.detector.backbone.out_channels, "logits": objectness.out_channels}
         if point == "dense_head":
             return {"rpn": self.detector.rpn.head.cls_logits.in_channels}
         return self.num_features if point == "penultimate" else len(self.classifier.weight)
@@ -55,6 +61,8 @@ class FasterRCNNTap(DetectorTap):
         names = {"boxes", "features", "logits"} if "logits" in points else set()
         if "penultimate" in points:
             names |= {"boxes", "features"}
+        if "class_maps" in points:
+            names |= {"pyramid", "class_maps"}
         return names | ({"pyramid", "dense_head"} & points)
 
     def hook(
@@ -68,6 +76,9 @@ class FasterRCNNTap(DetectorTap):
         def keep_rpn(module: nn.Module, inputs: Any, output: Tensor) -> None:
             record.setdefault("dense_head", []).append(output)
 
+        def keep_objectness(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            record.setdefault("class_maps", []).append(output)
+
         def keep_boxes(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             _, record["boxes"], record["image_sizes"] = inputs
 
@@ -79,8 +90,10 @@ class FasterRCNNTap(DetectorTap):
             complete(record)
 
         rpn, heads = self.detector.rpn, self.detector.roi_heads
-        if "pyramid" in points:
+        if points & {"pyramid", "class_maps"}:
             stack.callback(rpn.register_forward_pre_hook(keep_pyramid).remove)
+        if "class_maps" in points:
+            stack.callback(rpn.head.cls_logits.register_forward_hook(keep_objectness).remove)
         if "dense_head" in points:
             stack.callback(rpn.head.conv.register_forward_hook(keep_rpn).remove)
         stack.callback(heads.box_roi_pool.register_forward_pre_hook(keep_boxes).remove)
@@ -96,6 +109,8 @@ class FasterRCNNTap(DetectorTap):
             found["pyramid"] = Recorded(record["pyramid"])
         if "dense_head" in points:
             found["dense_head"] = Recorded({"rpn": record["dense_head"]})
+        if "class_maps" in points:
+            found["class_maps"] = Recorded({"pyramid": record["pyramid"], "logits": record["class_maps"]})
         if "logits" in points:
             logits_NK = record["logits"]
             weights_N = logits_NK.new_full(logits_NK.shape[:1], 1 / max(1, len(logits_NK)))
@@ -105,8 +120,8 @@ class FasterRCNNTap(DetectorTap):
     def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
         """The backbone's maps, and the RPN's maps if needed."""
         maps = backbone_maps(self.detector, batch)
-        made: dict[str, Any] = {"pyramid": maps} if points & (BOX_POINTS | {"pyramid"}) else {}
-        if "dense_head" in points:
+        made: dict[str, Any] = {"pyramid": maps} if points & (BOX_POINTS | {"pyramid", "class_maps"}) else {}
+        if points & {"dense_head", "class_maps"}:
             made["dense_head"] = [self.detector.rpn.head.conv(level) for level in maps.values()]
         give_back_freed_memory(batch.device)  # before the student pools its boxes, the peak of the step
         return made
@@ -126,7 +141,32 @@ class FasterRCNNTap(DetectorTap):
             found["pyramid"] = list(maps["pyramid"].values())
         if "dense_head" in points:
             found["dense_head"] = {"rpn": maps["dense_head"]}
+        if "class_maps" in points:
+            logits = [self.detector.rpn.head.cls_logits(level) for level in maps["dense_head"]]
+            found["class_maps"] = {"pyramid": list(maps["pyramid"].values()), "logits": logits}
         return found
+
+    def refuse_mismatch(self, teacher: "FasterRCNNTap", points: frozenset[str]) -> None:
+        """Stop if the RPNs' logits cannot be paired anchor by anchor.
+
+        Raises:
+            LSHFMError: they cannot.
+        """
+        if "class_maps" not in points:
+            return
+        strides = [[level.stride for level in tap.levels()] for tap in (self, teacher)]
+        if strides[0] != strides[1]:
+            raise LSHFMError(
+                "mimicking: the RPN's logits are paired anchor by anchor, so expected maps of the same strides, "
+                f"found {strides[0]} (student) and {strides[1]} (teacher)"
+            )
+        generators = [tap.detector.rpn.anchor_generator for tap in (self, teacher)]
+        anchors = [(generator.sizes, generator.aspect_ratios) for generator in generators]
+        if anchors[0] != anchors[1]:
+            raise LSHFMError(
+                "mimicking: the RPN's logits are paired anchor by anchor, so student and teacher need the same "
+                "anchor_sizes and anchor_aspect_ratios; found different ones"
+            )
 
     @classmethod
     def ground_truth_features(

@@ -26,6 +26,7 @@ class FCOSTap(TowerTap):
         "logits": "class logits of locations of FCOS",
         "pyramid": PYRAMID_LAYOUT,
         "dense_head": "locations of FCOS's classification and regression towers",
+        "class_maps": "class logits of maps of FCOS",
     }
 
     def logit_weights(self, matches_BA: Tensor) -> Tensor:

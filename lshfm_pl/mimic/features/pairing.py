@@ -23,7 +23,7 @@ from lshfm_pl.mimic.nested import Channels
 
 __all__ = ["POINTS", "FeatureTap", "make_tap", "tap_of"]
 
-POINTS = ("penultimate", "pyramid", "logits", "dense_head")
+POINTS = ("penultimate", "pyramid", "logits", "dense_head", "class_maps")
 
 
 def tap_of(detector: Any) -> DetectorTap:
@@ -117,7 +117,7 @@ class FeatureTap:
         self._columns: ClassColumns | None = None
         if "pyramid" in points:
             self._pair_levels()
-        if "logits" in points:
+        if points & student.class_points:
             self._pair_classes()
 
     @property
@@ -161,9 +161,9 @@ class FeatureTap:
 
     def channels(self, point: str) -> tuple[Channels, Channels]:
         """Widths of the paired features of student and teacher at a point."""
-        if point == "logits":
-            width = self._student.channels(point)
-            return width, width
+        if point in self._student.class_points:
+            ours, theirs = self._student.channels(point), self._teacher.channels(point)
+            return ours, {**theirs, "logits": cast(Any, ours)["logits"]} if isinstance(theirs, dict) else ours
         if point == "pyramid":
             student, teacher = (tuple(level.channels for level in levels) for levels in self._pyramids)
             return student, teacher
@@ -246,8 +246,9 @@ class FeatureTap:
             raise _nothing_recorded()
         with torch.no_grad():
             teacher = self._teacher.teacher_features(record["teacher"], record, points)
-        if "logits" in points and self._columns is not None:
-            teacher["logits"] = self._columns(cast(Tensor, teacher["logits"]))
+        if self._columns is not None:
+            for point in points & self._student.class_points:
+                teacher[point] = self._columns.of(teacher[point])
         student = self._student.student_features(record, points)
         pairs = {
             point: Pair(features, teacher[point], weights) for point, (features, weights) in student.items()

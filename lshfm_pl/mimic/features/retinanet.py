@@ -26,6 +26,7 @@ class RetinaNetTap(TowerTap):
         "logits": "anchors",
         "pyramid": PYRAMID_LAYOUT,
         "dense_head": "locations of a classification and a regression tower",
+        "class_maps": "class logits of maps",
     }
 
     def logit_weights(self, matches_BA: Tensor) -> Tensor:

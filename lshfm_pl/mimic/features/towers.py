@@ -29,7 +29,9 @@ __all__ = ["TowerTap", "kept_locations", "location_weights", "neighbourhoods"]
 NEIGHBOURHOOD = 3
 """Side of the neighbourhood of a location that the classifier, a 3×3 convolution, sees."""
 
-CLASS_TOWER_POINTS = frozenset({"penultimate", "logits", "dense_head"})
+CLASS_TOWER_POINTS = frozenset({"penultimate", "logits", "dense_head", "class_maps"})
+BY_ANCHOR = frozenset({"logits", "class_maps"})
+"""Points whose features belong to anchors."""
 
 
 class TowerTap(DetectorTap):
@@ -47,13 +49,19 @@ class TowerTap(DetectorTap):
     `logits`: [B·A, K] of every anchor. The weight is 0 for anchors that are left out and for images without boxes.
 
     `dense_head`: outputs of the `classification` and the `regression` tower for each level.
+
+    `class_maps`: the maps of the `pyramid` and the class `logits` [B, anchors · classes, h, w] of each level.
     """
 
     row_points = frozenset({"logits"})
+    class_points = BY_ANCHOR
+    class_point = "class_maps"
 
     def channels(self, point: str) -> Channels:
         """Width of the classification tower or of both towers, or the number of classes."""
         head = self.detector.head
+        if point == "class_maps":
+            return {"pyramid": self.detector.backbone.out_channels, "logits": self.classifier.weight.shape[0]}
         if point == "dense_head":
             return {
                 "classification": head.classification_head.cls_logits.in_channels,
@@ -72,6 +80,8 @@ class TowerTap(DetectorTap):
             names |= {"logits", "matches"}
         if "dense_head" in points:
             names |= {"classification", "regression"}
+        if "class_maps" in points:
+            names |= {"pyramid", "class_maps"}
         return names
 
     def hook(
@@ -87,6 +97,9 @@ class TowerTap(DetectorTap):
         def keep_classification(module: nn.Module, inputs: tuple[Tensor]) -> None:
             record.setdefault("classification", []).append(inputs[0])
 
+        def keep_class_maps(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            record.setdefault("class_maps", []).append(output)
+
         def keep_regression(module: nn.Module, inputs: tuple[Tensor]) -> None:
             record.setdefault("regression", []).append(inputs[0])
 
@@ -98,8 +111,10 @@ class TowerTap(DetectorTap):
             complete(record)
             return compute_loss(targets, outputs, anchors, matched_idxs)
 
-        if "pyramid" in points:
+        if points & {"pyramid", "class_maps"}:
             stack.callback(head.register_forward_pre_hook(keep_pyramid).remove)
+        if "class_maps" in points:
+            stack.callback(self.classifier.register_forward_hook(keep_class_maps).remove)
         if "dense_head" in points:
             stack.callback(head.regression_head.bbox_reg.register_forward_pre_hook(keep_regression).remove)
         stack.callback(self.classifier.register_forward_pre_hook(keep_classification).remove)
@@ -125,12 +140,14 @@ class TowerTap(DetectorTap):
             found["pyramid"] = Recorded(record["pyramid"])
         if "dense_head" in points:
             found["dense_head"] = Recorded({name: record[name] for name in ("classification", "regression")})
+        if "class_maps" in points:
+            found["class_maps"] = Recorded({"pyramid": record["pyramid"], "logits": record["class_maps"]})
         return found
 
     def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
         """The backbone's maps, and the maps of the towers that the points need."""
         pyramid = list(backbone_maps(self.detector, batch).values())
-        made: dict[str, Any] = {"pyramid": pyramid} if "pyramid" in points else {}
+        made: dict[str, Any] = {"pyramid": pyramid} if points & {"pyramid", "class_maps"} else {}
         head = self.detector.head
         if points & CLASS_TOWER_POINTS:
             made["classification"] = [head.classification_head.conv(level) for level in pyramid]
@@ -149,6 +166,9 @@ class TowerTap(DetectorTap):
             found["pyramid"] = maps["pyramid"]
         if "dense_head" in points:
             found["dense_head"] = {name: maps[name] for name in ("classification", "regression")}
+        if "class_maps" in points:
+            logits = [self.classifier(level) for level in maps["classification"]]
+            found["class_maps"] = {"pyramid": maps["pyramid"], "logits": logits}
         if "logits" in points:
             num_classes = self.detector.head.classification_head.num_classes
             by_level = [
@@ -187,19 +207,19 @@ class TowerTap(DetectorTap):
                 f"mimicking: expected the same number of levels, found {levels[0]} (student) and {levels[1]} "
                 "(teacher); give both the same neck"
             )
-        if "logits" not in points:
+        if not points & BY_ANCHOR:
             return
         strides = [[level.stride for level in tap.levels()] for tap in (self, teacher)]
         if strides[0] != strides[1]:
             raise LSHFMError(
-                "distill.kd: logits are paired anchor by anchor, so expected maps of the same strides, found "
+                "mimicking: class logits are paired anchor by anchor, so expected maps of the same strides, found "
                 f"{strides[0]} (student) and {strides[1]} (teacher)"
             )
         anchors = [(generator.sizes, generator.aspect_ratios) for generator in generators]
         if anchors[0] != anchors[1]:
             raise LSHFMError(
-                "distill.kd: logits are paired anchor by anchor, so student and teacher need the same anchor_sizes "
-                "and anchor_aspect_ratios; found different ones"
+                "mimicking: class logits are paired anchor by anchor, so student and teacher need the same "
+                "anchor_sizes and anchor_aspect_ratios; found different ones"
             )
 
     def tower_maps(self, batch: Tensor) -> list[Tensor]:

@@ -64,7 +64,10 @@ class Loss(nn.Module):
     """
 
     point: str = "penultimate"
-    """Where the features are read: `penultimate`, `pyramid`, `logits` or `dense_head`."""
+    """Where the features are read: `penultimate`, `pyramid`, `logits`, `dense_head` or `class_maps`."""
+
+    adapts: ClassVar[bool] = False
+    """Whether the loss itself takes features of other widths than the teacher's, so that it gets no adapter."""
 
     wants: ClassVar[frozenset[str]] = frozenset()
     """Parts of the context that the loss needs: `boxes` (with `labels`), `generator`."""
@@ -93,7 +96,10 @@ class Loss(nn.Module):
         Raises:
             LSHFMError: the shapes of student and teacher differ.
         """
-        shapes = [shapes_of(features) for features in (student, teacher)]
+        shapes = [
+            shapes_of(map_features(_one_channel, features) if self.adapts else features)
+            for features in (student, teacher)
+        ]
         if shapes[0] != shapes[1] or (isinstance(student, Tensor) and student.ndim != 2):
             kind = "tensors of one shape [N, D]" if isinstance(student, Tensor) else "maps of the same shapes"
             raise LSHFMError(
@@ -158,6 +164,11 @@ def checked_point(point: Any) -> str:
     if point not in FEATURE_POINTS:
         raise LSHFMError(f"distill.point: expected one of {', '.join(FEATURE_POINTS)}, found {point!r}")
     return str(point)
+
+
+def _one_channel(features: Tensor) -> Tensor:
+    """The first channel of maps; rows as they are."""
+    return features.detach()[:, :1] if features.ndim == 4 else features
 
 
 def weights_of_locations(maps: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
