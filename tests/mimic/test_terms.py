@@ -84,7 +84,7 @@ OWN = {
 HASHES = {"num_hashes": 32}
 ADAPTING = {"frs": FRS_WEIGHTS, "dist": {"mimic_weight": 0.01}}
 """Losses with their own adapters."""
-ALL = {"l2": {}, "lsh": HASHES, "lshl2": HASHES, "kd": {}, **ADAPTING, **OWN}
+ALL = {"l2": {}, "lsh": HASHES, "lshl2": HASHES, "kd": {}, **OWN}
 ON_MAPS = {"pkd": {"levels": 4}, "cwd": {}, "fgd": {"levels": 4, "beta": 0.05}, "mgd": {"levels": 4}}
 """Losses on the maps of the pyramid. Not all of their trained parameters have a gradient other than 0 at first."""
 
@@ -114,10 +114,12 @@ def fit(module, tmp_path, epochs, **settings):
 
 
 @pytest.mark.parametrize("is_wider", [False, True])
-@pytest.mark.parametrize("loss", {**ALL, **ON_MAPS})
+@pytest.mark.parametrize("loss", {**ALL, **ON_MAPS, **ADAPTING})
 @pytest.mark.parametrize("student", STUDENTS)
 def test_every_loss_trains_every_family_with_and_without_an_adapter(student, loss, is_wider):
-    module = module_of(student, loss, WIDER[student] if is_wider else (), **{**ALL, **ON_MAPS}[loss])
+    module = module_of(
+        student, loss, WIDER[student] if is_wider else (), **{**ALL, **ON_MAPS, **ADAPTING}[loss]
+    )
     values = losses_of(module)
     mimic = {name: value for name, value in values.items() if name.startswith("mimic_")}
     assert list(mimic) == [f"mimic_{name}" for name in module.mimic]
@@ -394,7 +396,7 @@ def test_adapters_and_trained_parts_are_trained_saved_for_resuming_and_in_no_fil
     tmp_path, student, loss
 ):
     def module():
-        return module_of(student, loss, WIDER[student], seed=5, **{**ALL, **ON_MAPS}[loss])
+        return module_of(student, loss, WIDER[student], seed=5, **{**ALL, **ON_MAPS, **ADAPTING}[loss])
 
     whole = module()
     before = {key: value.clone() for key, value in whole.mimic.state_dict().items()}
