@@ -5,7 +5,7 @@ How many boxes reach the NMS follows from the weights: random ones give none in 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ KEEPS_ALL = {"score_thresh": 0.0, "nms_thresh": 1.0, "detections_per_img": 100_0
 
 
 def with_evaluation(detector: Detector, settings: Mapping[str, Any]) -> Detector:
-    """A detector with the same weights and other evaluation settings, see `change_evaluation`."""
+    """A detector with the same weights and image size, and other evaluation settings, see `change_evaluation`."""
     changed = build_detector(
         change_evaluation(detector.config, settings),
         num_classes=detector.num_classes,
@@ -31,6 +31,9 @@ def with_evaluation(detector: Detector, settings: Mapping[str, Any]) -> Detector
         load_backbone=False,
     )
     changed.load_state_dict(detector.state_dict())
+    transform: Any = getattr(detector, "transform", None)
+    if transform is not None:
+        cast(Any, changed).transform.fixed_size = transform.fixed_size
     return changed.eval()
 
 

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lshfm_pl.benchmarking.timing import in_own_process, median_seconds, reset_peak_memory
+from lshfm_pl.benchmarking.timing import in_own_process, reset_peak_memory, samples_in_turn
 from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors import Detector, build_detector
 from lshfm_pl.detectors.compiling import compile_backbones
@@ -278,16 +278,18 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
     """Measure the time and the peak memory of each part.
 
     Returns:
-        `seconds`, `peak_memory_bytes` and `images_per_second` by the names in `PARTS`, and `ratios`. The floor of a
-        distillation step is, in time, a plain step plus the teacher's forward pass, and in memory a plain step plus
-        all frozen weights.
+        `seconds`, `processor_seconds` (of all threads, which depends less on other loads), `peak_memory_bytes` and
+        `images_per_second` by the names in `PARTS`, and `ratios`. The floor of a distillation step is, in time, a
+        plain step plus the teacher's forward pass, and in memory a plain step plus all frozen weights.
     """
     parts = StepParts(config)
     for name in parts.by_name():
         parts.prepare(name)
-    seconds = median_seconds(
+    samples = samples_in_turn(
         parts.by_name(), repeats=config.repeats, warmup=config.warmup, device=parts.device
     )
+    seconds = {name: median(sample.seconds for sample in of_part) for name, of_part in samples.items()}
+    busy = {name: median(sample.processor_seconds for sample in of_part) for name, of_part in samples.items()}
     frozen_bytes = parts.frozen_bytes()
     del parts  # the processes that measure memory need the GPU too
     gc.collect()
@@ -310,6 +312,7 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
     whole = [name for name in ("plain", "distill", "reference") if name in seconds]
     return {
         "seconds": seconds,
+        "processor_seconds": busy,
         "ratios": ratios,
         "images_per_second": {name: config.batch_size / seconds[name] for name in whole},
         "peak_memory_bytes": memory,

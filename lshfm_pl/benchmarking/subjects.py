@@ -156,30 +156,38 @@ def _random(model: dict[str, Any], config: DictConfig) -> Detector:
 def _subject(
     detector: Detector, name: str, weights: str, config: DictConfig, pictures: list[Tensor]
 ) -> Subject:
+    # A family of the user's own may have no transform, and resize nothing.
+    if not config.resize and (transform := _transform_of(detector)) is not None:
+        transform.fixed_size = (config.width, config.height)
     candidates = None
     if config.candidates is not None:
         found = threshold_for(config.candidates, detector, pictures)
         if found is not None:
             threshold, candidates = found
             detector = with_evaluation(detector, {"score_thresh": threshold})
-    transform: Any = getattr(
-        detector, "transform", None
-    )  # a user's own family may have none and resize nothing
-    if not config.resize and transform is not None:
-        transform.fixed_size = (config.width, config.height)
     device = choose_device(config.device)
     detector.to(device)
-    network_input = pictures[0] if transform is None else transform(as_float(pictures[:1]))[0].tensors
     facts = {
         "weights": weights,
         "num_classes": detector.num_classes,
-        "input": list(network_input.shape[-2:]),
+        "input": _input_size(detector, pictures[0]),
         "candidates": candidates,
         **detector_cost(detector, pictures[0]),
     }
     if config.compile:
         compile_backbones(detector, device=device)
     return Subject(name or str(detector.config["name"]), facts, _runner(detector, pictures, config, device))
+
+
+def _transform_of(detector: Detector) -> Any:
+    return getattr(detector, "transform", None)
+
+
+def _input_size(detector: Detector, picture: Tensor) -> list[int]:
+    """Height and width of what the network gets for a picture, with the padding at its right and lower edges."""
+    transform = _transform_of(detector)
+    resized = picture if transform is None else transform(as_float([picture]))[0].tensors
+    return list(resized.shape[-2:])
 
 
 def _runner(

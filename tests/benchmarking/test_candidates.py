@@ -25,9 +25,11 @@ def boxes_in_nms(monkeypatch):
     return counts
 
 
+@pytest.mark.parametrize("size", [None, (224, 96)])
 @pytest.mark.parametrize("name", EVERY_STUDENT)
-def test_as_many_boxes_reach_the_nms_as_asked(name, boxes_in_nms):
+def test_as_many_boxes_reach_the_nms_as_asked(name, size, boxes_in_nms):
     detector = small_detector(name).eval()
+    detector.transform.fixed_size = size or detector.transform.fixed_size
     settle_norms(detector, IMAGES)
     threshold, count = threshold_for(40, detector, IMAGES)
     assert count == 40
