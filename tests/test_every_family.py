@@ -1,24 +1,42 @@
-"""The commands with each family of detectors as teacher and student, on a few tiny pictures."""
+"""The commands with each family of detectors over a backbone of timm, as teacher and student, on tiny pictures."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
-from distilled_students import composed, composed_command
+from detectors_over_timm import (
+    FAMILIES_OVER_TIMM,
+    TEACHERS_BODY,
+    WITH_PENULTIMATE_OVER_TIMM,
+    overrides_of,
+    settings_of,
+    write_teacher,
+)
+from distilled_students import AT_PYRAMID, composed, composed_command
 from interruptions import Killed
 from PIL import Image
-from small_detectors import EVERY_STUDENT, TEACHER_OF, random_batch
+from small_detectors import random_batch
 from torture import same
 
-from lshfm_pl.detectors.architecture import architecture
-from lshfm_pl.detectors.published import model_config
+from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import evaluate
 from lshfm_pl.predict import PREDICTIONS, predict
 from lshfm_pl.reporting.report import report
 from lshfm_pl.training.run import train
 from lshfm_pl.visualize import visualize
 
-pytestmark = pytest.mark.slow
+SMALL = [
+    *[f"data.num_{part}={number}" for part, number in (("train", 4), ("val", 2), ("test", 2))],
+    "data.batch_size=2",
+    "schedule.epochs=1",
+    "trainer.log_every_n_steps=1",
+    "trainer.enable_progress_bar=false",
+    "trainer.accelerator=cpu",
+]
+"""Two steps of two images."""
 
 
 @pytest.fixture(scope="module")
@@ -26,47 +44,57 @@ def data_root(tmp_path_factory):
     return tmp_path_factory.mktemp("shapes")
 
 
+@pytest.fixture(scope="module")
+def teacher_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teachers")
+    return {family: write_teacher(folder, family) for family in FAMILIES_OVER_TIMM}
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(random_batch()[0][0].permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
 def train_here(folder, data_root, *overrides):
-    return train(
-        composed(
-            *[f"data.num_{part}={number}" for part, number in (("train", 4), ("val", 2), ("test", 2))],
-            "data.batch_size=2",
-            f"data.root={data_root}",
-            "schedule.epochs=2",
-            "trainer.log_every_n_steps=1",
-            "trainer.enable_progress_bar=false",
-            "trainer.accelerator=cpu",
-            f"output_dir={folder}",
-            *overrides,
-        )
-    )
+    return train(composed(*SMALL, f"data.root={data_root}", f"output_dir={folder}", *overrides))
 
 
-@pytest.mark.parametrize("student", EVERY_STUDENT)
-def test_family_is_trained_resumed_evaluated_drawn_and_reported(student, data_root, tmp_path):
+def last_of(folder):
+    return folder / "checkpoints/last.ckpt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES_OVER_TIMM)
+def test_family_is_trained_resumed_evaluated_drawn_and_reported(family, data_root, picture, tmp_path):
     runs = tmp_path / "runs"
     teacher = runs / "teacher"
-    train_here(teacher, data_root, f"model={TEACHER_OF[student]}", "role=teacher", "schedule.epochs=1")
-    family = architecture(model_config(student)["architecture"])
-    losses = ["l2", "lshl2", "kd"]
-    point = [] if "penultimate" in family.points else ["distill.point=pyramid"]
-    mimicking = [f"model={student}", f"teacher.checkpoint={teacher}/checkpoints/last.ckpt"]
-    for distill in losses:
-        settings = [f"distill={distill}", "distill.check_teacher=false", *(point if distill != "kd" else [])]
-        results = train_here(runs / distill, data_root, *mimicking, *settings)
-        rows = (runs / distill / "metrics.csv").read_text()
-        assert "train/mimic_" in rows.splitlines()[0]
-    checkpoint = runs / losses[-1] / "checkpoints/last.ckpt"
+    train_here(teacher, data_root, *overrides_of(family, TEACHERS_BODY), "role=teacher")
+    mimicking = [
+        *overrides_of(family),
+        f"teacher.checkpoint={last_of(teacher)}",
+        "distill.check_teacher=false",
+    ]
+    losses = settings_of(family)
+    *_, final = losses
+    for distill, settings in losses.items():
+        epochs = f"schedule.epochs={2 if distill == final else 1}"
+        results = train_here(
+            runs / distill, data_root, *mimicking, f"distill={distill}", *settings, epochs
+        )
+        assert "train/mimic_" in (runs / distill / "metrics.csv").read_text().splitlines()[0]
+    checkpoint = last_of(runs / final)
 
     killed = tmp_path / "killed"
-    again = [*mimicking, f"distill={losses[-1]}", "distill.check_teacher=false"]
+    again = [*mimicking, f"distill={final}", *losses[final], "schedule.epochs=2"]
     with pytest.raises(Killed):
         stop = "+callbacks.stop={_target_: interruptions.StopAt, batch: 2}"
         train_here(killed, data_root, *again, stop)
     train_here(killed, data_root, *again, "resume=auto")
-    ends = [torch.load(path, weights_only=True) for path in (killed / "checkpoints/last.ckpt", checkpoint)]
-    for key in ("state_dict", "optimizer_states"):
-        assert same(ends[0][key], ends[1][key])
+    ends = [torch.load(path, weights_only=True) for path in (last_of(killed), checkpoint)]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert same(ends[0][key], ends[1][key]), key
 
     figures = evaluate(
         composed_command(
@@ -77,12 +105,11 @@ def test_family_is_trained_resumed_evaluated_drawn_and_reported(student, data_ro
         )
     )
     assert figures == pytest.approx(results["metrics"], rel=0, abs=0, nan_ok=True)
-    Image.fromarray(random_batch()[0][0].permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
     predict(
         composed_command(
             "predict",
             f"checkpoint={checkpoint}",
-            f"images={tmp_path}/picture.png",
+            f"images={picture}",
             "score_thresh=0",
             "device=cpu",
             f"output_dir={tmp_path}/predicted",
@@ -93,8 +120,8 @@ def test_family_is_trained_resumed_evaluated_drawn_and_reported(student, data_ro
     drawn = visualize(
         composed_command(
             "visualize",
-            f"checkpoints={{teacher: {teacher}/checkpoints/last.ckpt, student: {checkpoint}}}",
-            f"agreement={str('penultimate' in family.points).lower()}",
+            f"checkpoints={{teacher: {last_of(teacher)}, student: {checkpoint}}}",
+            f"agreement={str(family in WITH_PENULTIMATE_OVER_TIMM).lower()}",
             "random=1",
             "device=cpu",
             f"output_dir={tmp_path}/pictures",
@@ -104,3 +131,44 @@ def test_family_is_trained_resumed_evaluated_drawn_and_reported(student, data_ro
     page = report(runs, tmp_path / "report", resamples=10, picture_images=1)
     rows = (page.parent / "results.csv").read_text().splitlines()
     assert len(rows) == 2 + len(losses)
+
+
+def run_command(name, *overrides):
+    done = subprocess.run(
+        [sys.executable, "-m", f"lshfm_pl.{name}", *overrides],
+        cwd=CONFIG_DIR.parent,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_commands_take_an_ssdlite_over_timm_from_training_to_the_report(
+    data_root, teacher_files, picture, tmp_path
+):
+    family, student = "ssdlite", tmp_path / "runs/student"
+    run_command(
+        "train",
+        *overrides_of(family),
+        *SMALL,
+        "data=shapes",
+        "schedule=quickstart",
+        f"data.root={data_root}",
+        "distill=[l2,kd]",
+        f"distill.terms.l2.{AT_PYRAMID.removeprefix('distill.')}",
+        f"teacher.checkpoint={teacher_files[family]}",
+        f"hydra.run.dir={student}",
+    )
+    reading = [f"checkpoint={last_of(student)}"]
+    assert "AP50" in run_command("evaluate", *reading, f"hydra.run.dir={tmp_path}/evaluated")
+    predicting = [*reading, f"images={picture}", "score_thresh=0"]
+    run_command("predict", *predicting, f"hydra.run.dir={tmp_path}/predicted")
+    drawing = [f"checkpoints={{student: {last_of(student)}}}", "random=1"]
+    run_command("visualize", *drawing, f"hydra.run.dir={tmp_path}/pictures")
+    run_command("report", f"runs={tmp_path}/runs", f"output={tmp_path}/report", "resamples=10")
+    assert (tmp_path / "predicted" / PREDICTIONS).is_file()
+    assert list((tmp_path / "pictures").glob("*.png"))
+    assert len((tmp_path / "report/results.csv").read_text().splitlines()) == 2
