@@ -1,5 +1,7 @@
 """Each family of detectors over a small backbone of timm, with random weights."""
 
+import copy
+
 import torch
 from distilled_students import AT_PYRAMID, composed_command
 from small_detectors import model_file
@@ -7,6 +9,8 @@ from small_detectors import model_file
 from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
 from lshfm_pl.detectors import build_detector, detector_checkpoint
 from lshfm_pl.detectors.architecture import architecture
+from lshfm_pl.mimic import build_losses
+from lshfm_pl.training import DistillationModule
 
 BODY, TEACHERS_BODY = "timm/mobilenetv2_035", "timm/test_efficientnet"
 
@@ -36,7 +40,7 @@ def changes_of(family, body=BODY):
 def overrides_of(family, body=BODY, key="model"):
     """The overrides of a command that make `model` (or another key) a detector of a family over `body`."""
     changes = [f"{key}.{name}={value}" for name, value in changes_of(family, body).items()]
-    return [f"{'' if key == 'model' else '+model@'}{key}={_FILE_OF[family]}", *changes]
+    return [f"{'' if key == 'model' else 'model@'}{key}={_FILE_OF[family]}", *changes]
 
 
 def detector_over_timm(family, body=BODY, seed=0):
@@ -57,6 +61,12 @@ def settings_of(family):
     """Loss → its overrides, for a teacher and a student of the family."""
     at_pyramid = [] if family in WITH_PENULTIMATE_OVER_TIMM else [AT_PYRAMID]
     return {"l2": at_pyramid, "lshl2": at_pyramid, "kd": []}
+
+
+def mimicking(student, teacher, **terms):
+    """The module that trains `student` by several losses, given with their settings."""
+    losses = build_losses("sum", teacher, student=student, terms=terms)
+    return DistillationModule(student, copy.deepcopy(teacher), losses)
 
 
 def benchmark_of(family, *overrides):

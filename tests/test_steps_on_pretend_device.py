@@ -6,6 +6,7 @@ The device is simulated (see `pretend_device`), so no GPU is needed; `test_gpu.p
 import pretend_device
 import pytest
 import torch
+from detectors_over_timm import FAMILIES_OVER_TIMM, TEACHERS_BODY, detector_over_timm, mimicking
 from distilled_students import EVERY_FAMILY, LOSSES_OF, STUDENT_OF, built, write_teachers
 from pretend_device import DEVICE, count_waits
 from small_detectors import as_float, model_file, random_batch, short_schedule, small_detector
@@ -92,6 +93,12 @@ def assert_equal_to_cpu(family, module):
 def test_step_gives_the_losses_and_gradients_of_the_cpu(family, distill, teacher_files):
     module = built(family, distill, teacher_files)
     assert_equal_to_cpu(family, module)
+
+
+@pytest.mark.parametrize("family", FAMILIES_OVER_TIMM)
+def test_step_over_a_backbone_of_timm_gives_the_losses_and_gradients_of_the_cpu(family):
+    student, teacher = detector_over_timm(family), detector_over_timm(family, TEACHERS_BODY, seed=1)
+    assert_equal_to_cpu(family, mimicking(student, teacher, l2={"point": "pyramid"}, kd={}))
 
 
 class Difference(Loss):

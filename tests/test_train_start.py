@@ -78,13 +78,16 @@ def test_start_is_where_training_begins(tmp_path, data):
 @pytest.mark.slow
 def test_command_logs_what_a_run_starts_from_and_what_is_missing(tmp_path, data):
     name = "retinanet_resnet10fpn_tiny"
-    start_file(tmp_path / "start.ckpt", name)
+    start_file(tmp_path / "start.ckpt", name, image_mean=[0.5, 0.5, 0.5])
     run = [*SMALL, data, f"model={name}", f"hydra.run.dir={tmp_path}/run"]
     done = run_command("train", *run, f"model.weights={tmp_path}/start.ckpt")
     assert done.returncode == 0, done.stderr
-    told = f"{name}, starts from {tmp_path}/start.ckpt: "
-    line = next(line for line in (done.stdout + done.stderr).splitlines() if told in line)
+    lines = (done.stdout + done.stderr).splitlines()
+    line = next(line for line in lines if f"{name}, starts from {tmp_path}/start.ckpt: " in line)
     assert f"rows of background, {SHAPE_CLASSES[2]}, {SHAPE_CLASSES[3]} taken in head.classification" in line
+    assert [line.partition("; ")[2] for line in lines if "trained with other settings" in line] == [
+        "to keep them, give model.image_mean=[0.5,0.5,0.5]"
+    ]
     for weights, expected in (
         (f"{tmp_path}/strat.ckpt", f"expected a file, found nothing at {tmp_path}/strat.ckpt; did you mean"),
         (

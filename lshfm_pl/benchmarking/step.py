@@ -180,7 +180,8 @@ class StepParts:
         losses = [term.loss for _, term in terms.named() if term.loss.point == "penultimate"]
         if not losses:
             raise LSHFMError(
-                "benchmark: the reference implementation has only l2, lsh and lshl2; give published=false"
+                "benchmark: the reference implementation compares only penultimate features, by l2, lsh or "
+                "lshl2; give published=false"
             )
         published.as_published(teacher)
         return student, lambda: published.published_step(student, teacher, losses, self.images, self.targets)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from lshfm_pl.cli.names import alternatives
-from lshfm_pl.detectors.architecture import architecture_of, known_architectures
+from lshfm_pl.detectors.architecture import architecture, architecture_of, known_architectures
 from lshfm_pl.detectors.backbones.backbone import known_backbones
 from lshfm_pl.detectors.backbones.conversion import eps_of
 from lshfm_pl.detectors.build import Detector, build_detector
@@ -294,7 +294,17 @@ def _load(
         class_names=None if contents.description is None else contents.class_names,
         norm_eps=norm_eps,
         tensors=tensors,
+        other_settings=_other_settings(detector.config, contents),
     )
+
+
+def _other_settings(config: Mapping[str, Any], contents: Contents) -> dict[str, Any]:
+    """The settings in the description of a file on which its weights depend, if the config has others."""
+    if contents.description is None:
+        return {}
+    described = complete_config(contents.description["config"])
+    keys = architecture(config["architecture"]).schema.weights_depend_on
+    return {key: described[key] for key in keys if key in described and described[key] != config[key]}
 
 
 def _norm_eps(config: Mapping[str, Any], contents: Contents) -> float | None:

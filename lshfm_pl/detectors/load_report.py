@@ -2,8 +2,9 @@
 
 import csv
 import io
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from lshfm_pl.errors import first_few
 
@@ -45,6 +46,8 @@ class LoadReport:
     norm_eps: float | None = None
     #: All tensors of the detector, then those of the file that were left out.
     tensors: tuple[LoadedTensor, ...] = ()
+    #: Key → value in the file, for settings on which the weights depend and which the detector has otherwise.
+    other_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         eps = "" if self.norm_eps is None else f", norm eps {self.norm_eps:g}"

@@ -50,12 +50,17 @@ class DetectorConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
+    #: Keys on which the meaning of trained weights depends, although no shape of a tensor does.
+    weights_depend_on: ClassVar[tuple[str, ...]] = ()
+
     name: Text
     architecture: Text
 
 
 class BodyConfig(DetectorConfig):
     """Keys of a detector with a backbone of `detectors/backbones` and torchvision's resizing of images."""
+
+    weights_depend_on = ("image_mean", "image_std")
 
     backbone: Text
     backbone_weights: Text | None = Field(description="pretrained, imagenet, a path, a URL or null")
@@ -75,6 +80,7 @@ class BodyConfig(DetectorConfig):
 class PyramidDetectorConfig(BodyConfig):
     """Keys of a detector on the maps of a feature pyramid or on a single map."""
 
+    weights_depend_on = (*BodyConfig.weights_depend_on, "fpn_strides")
     #: Number of maps for each neck.
     levels: ClassVar[Mapping[str, int]] = {"fpn": 5, "none": 1}
 
@@ -110,6 +116,8 @@ AnchorsOfLevel = Annotated[list[Positive], Field(min_length=1, max_length=LONGES
 
 class AnchorDetectorConfig(PyramidDetectorConfig):
     """Keys of a detector with anchors of configurable sizes."""
+
+    weights_depend_on = (*PyramidDetectorConfig.weights_depend_on, "anchor_sizes", "anchor_aspect_ratios")
 
     anchor_sizes: list[AnchorsOfLevel]
     anchor_aspect_ratios: list[AnchorsOfLevel]

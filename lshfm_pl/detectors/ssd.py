@@ -38,6 +38,8 @@ class SSDConfig(BodyConfig):
     Images are resized to `max_size` x `min_size` pixels (width x height), whatever their aspect ratio.
     """
 
+    weights_depend_on = (*BodyConfig.weights_depend_on, "anchor_scales", "anchor_ratios", "anchor_steps")
+
     min_size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=1)]
     size_divisible: Literal[1]
     head: Literal["ssd", "ssdlite"]

@@ -19,7 +19,7 @@ from lshfm_pl.detectors.checkpoint import load_start
 from lshfm_pl.detectors.class_names import labels_by_name
 from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.detectors.start import start_of
-from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.errors import LSHFMError, first_few, printable
 from lshfm_pl.mimic import build_losses
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.optim import Schedule
@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+LONGEST_VALUE = 500
+"""Characters of a file's setting in a message."""
 
 
 def build_module(
@@ -198,12 +201,24 @@ def report_load(student: Detector, teacher: Detector | None, *, role: str, check
         role: role of the run in tables: `teacher` or `student`.
         checkpoint: the checkpoint of a resumed run; None for a new run.
     """
+    report = start_report(student)
     if checkpoint is not None:
         weights = f"resumed from {checkpoint}"
-    elif (report := start_report(student)) is not None:
+    elif report is not None:
         weights = f"starts from {report}"
     else:
         weights = f"backbone weights: {student.backbone_report}"
     log.info("%s: %s, %s", role, student.config["name"], weights)
+    if report is not None and report.other_settings:
+        log.warning(
+            "model.weights: %s was trained with other settings than those of this run; to keep them, give %s",
+            report.source,
+            " ".join(f"model.{key}={_on_one_line(value)}" for key, value in report.other_settings.items()),
+        )
     if teacher is not None:
         log.info("teacher: %s, %s", teacher.config["name"], teacher.load_report)
+
+
+def _on_one_line(value: Any) -> str:
+    """A value of a file as a command takes it."""
+    return printable("null" if value is None else str(value).replace(" ", ""))[:LONGEST_VALUE]

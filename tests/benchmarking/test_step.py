@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from detectors_over_timm import FAMILIES_OVER_TIMM, benchmark_of
 from hydra import compose, initialize_config_dir
 from small_detectors import STUDENTS, TEACHER_OF
 
@@ -93,6 +94,24 @@ def test_figures_are_ratios_of_what_was_timed_and_peaks_are_each_processes_own()
     frozen = [*module.teacher.parameters(), *module.teacher.buffers(), *module.mimic.buffers()]
     floor = 1 + sum(tensor.numel() * tensor.element_size() for tensor in frozen) / memory["plain"]
     assert measured["ratios"]["memory_floor_over_plain"] == pytest.approx(floor)
+
+
+@pytest.mark.parametrize(
+    ("family", "batch_size"), [*((family, 2) for family in FAMILIES_OVER_TIMM), ("ssd", 1), ("ssdlite", 1)]
+)
+def test_every_family_over_a_backbone_of_timm_is_measured(family, batch_size):
+    measured = measure_steps(benchmark_of(family, "distill=kd", f"batch_size={batch_size}"))
+    assert set(measured["seconds"]) == set(PARTS) - {"reference"}
+    assert all(seconds > 0 for seconds in measured["seconds"].values())
+
+
+@pytest.mark.parametrize(
+    ("family", "distill"), [("ssdlite", ["l2", "distill.point=pyramid"]), ("fcos", ["kd"])]
+)
+def test_reference_without_a_term_is_refused_with_what_to_do(family, distill):
+    settings = [f"distill={distill[0]}", *distill[1:]]
+    with pytest.raises(LSHFMError, match=r"compares only penultimate features.*give published=false$"):
+        measure_steps(benchmark_of(family, *settings, "published=true"))
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,29 @@ def test_trained_norms_start_from_frozen_ones(tmp_path):
     assert detector.config["norm_eps"] == 1e-3
 
 
+SSDLITE = "ssdlite_mobilenetv3_tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        (FASTER, {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}),
+        (FASTER, {"anchor_sizes": [[16], [32], [48], [72], [104]]}),
+        (RETINANET, {"fpn_strides": [4, 8, 16, 32, 64]}),
+        (SSDLITE, {"anchor_scales": [0.1, 0.25, 0.35, 0.5, 0.65, 0.8, 0.95]}),
+        (FASTER, {}),
+    ],
+)
+def test_settings_on_which_the_weights_depend_are_reported_if_they_differ(tmp_path, name, others):
+    """Sizes of images, thresholds and frozen stages may differ without a word."""
+    own = {"min_size": [96], "trainable_stages": 2, **others}
+    _, detector, report = started(
+        saved(tmp_path / "other.ckpt", detector_of(name, CLASS_NAMES, 1, **own)), name
+    )
+    assert report.other_settings == others
+    assert detector.config["min_size"] == [128]
+
+
 def test_every_tensor_is_in_the_table_with_its_name_in_the_file(tmp_path):
     other = detector_of(RETINANET, OTHERS, 1)
     weights = {f"module.{key}": value for key, value in old_names(other.state_dict()).items()}
@@ -203,7 +226,7 @@ def test_only_classes_may_differ(tmp_path, changes, message):
         started(path, changes=changes)
 
 
-def test_what_cannot_be_a_start_is_told(tmp_path):
+def test_what_cannot_be_a_start_is_reported(tmp_path):
     with pytest.raises(
         LSHFMError, match=r"^model\.weights: .*gone\.ckpt: expected a file of weights, found nothing"
     ):

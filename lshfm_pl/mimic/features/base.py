@@ -1,7 +1,7 @@
 """Base classes and data types of the taps of all detector families."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -22,6 +22,7 @@ __all__ = [
     "backbone_maps",
     "crop_to_image",
     "draw_rows",
+    "points_with_examples",
 ]
 
 Record = dict[str, Any]
@@ -223,6 +224,20 @@ def backbone_maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
     """The backbone's maps [B, C, h, w] by level name for a batch [B, 3, H, W]. A single map gets the name `0`."""
     maps = detector.backbone(batch)
     return {"0": maps} if isinstance(maps, Tensor) else maps
+
+
+_EXAMPLES = {
+    "penultimate": "distill=l2",
+    "pyramid": "distill=l2 distill.point=pyramid",
+    "logits": "distill=kd",
+}
+"""Point → settings of a command that compare features there."""
+
+
+def points_with_examples(points: Iterable[str]) -> str:
+    """A list of points for a message, with settings that compare features there; "no point" for none."""
+    examples = {point: f" (as by {_EXAMPLES[point]})" if point in _EXAMPLES else "" for point in points}
+    return ", ".join(f"{point}{example}" for point, example in examples.items()) or "no point"
 
 
 def draw_rows(rows: Tensor, number: int, generator: torch.Generator) -> Tensor:

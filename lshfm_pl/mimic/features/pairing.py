@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
-from lshfm_pl.mimic.features.base import Batch, DetectorTap, Pair, Record
+from lshfm_pl.mimic.features.base import Batch, DetectorTap, Pair, Record, points_with_examples
 from lshfm_pl.mimic.features.classes import ClassColumns, class_columns
 from lshfm_pl.mimic.features.levels import Level
 from lshfm_pl.mimic.features.normalisation import sees_batches_of
@@ -79,10 +79,13 @@ def _refuse_other_layout(point: str, *taps: DetectorTap) -> None:
         shared = [name for name in POINTS if taps[0].layouts.get(name, 0) == taps[1].layouts.get(name)]
         raise LSHFMError(
             f"mimicking: for features at {point} expected student and teacher of one architecture, found "
-            f"{' and '.join(families)}; the two can be compared at {', '.join(shared) or 'no point'}"
+            f"{' and '.join(families)}; the two can be compared at {points_with_examples(shared)}"
         )
     if found[0] is None:
-        raise LSHFMError(f"mimicking: expected a point of {', '.join(taps[0].layouts)}, found {point}")
+        raise LSHFMError(
+            f"mimicking: expected a point of {families[0]}, found {point}; it has "
+            f"{points_with_examples(taps[0].layouts)}"
+        )
 
 
 class FeatureTap:

@@ -16,6 +16,7 @@ from lshfm_pl.mimic.features.base import (
     Recorded,
     backbone_maps,
     crop_to_image,
+    points_with_examples,
     stack_matches,
 )
 from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT
@@ -182,5 +183,5 @@ class SSDTap(DetectorTap):
 
 def _no_penultimate(tap: DetectorTap) -> LSHFMError:
     return LSHFMError(
-        f"mimicking: expected a point of {', '.join(tap.layouts)}, found penultimate, which an SSD does not have"
+        f"mimicking: expected a point of SSD, found penultimate; it has {points_with_examples(tap.layouts)}"
     )

@@ -205,7 +205,7 @@ class TowerTap(DetectorTap):
         if points & CLASS_TOWER_POINTS and levels[0] != levels[1]:
             raise LSHFMError(
                 f"mimicking: expected the same number of levels, found {levels[0]} (student) and {levels[1]} "
-                "(teacher); give both the same neck"
+                "(teacher); give both the same neck and fpn_strides"
             )
         if not points & BY_ANCHOR:
             return
