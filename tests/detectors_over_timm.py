@@ -21,7 +21,7 @@ _FILE_OF = {
     "ssd": "ssdlite_mobilenetv3_tiny",
     "ssdlite": "ssdlite_mobilenetv3_tiny",
 }
-"""Family → the file of `conf/model` whose backbone is replaced. `ssd` is an SSD whose head is not that of SSDLite."""
+"""Family → the file of `conf/model` whose backbone is replaced. `ssd` is an SSD with the head of SSD300."""
 
 FAMILIES_OVER_TIMM = tuple(_FILE_OF)
 WITH_PENULTIMATE_OVER_TIMM = tuple(

@@ -60,7 +60,7 @@ class DetectorConfig(BaseModel):
 class BodyConfig(DetectorConfig):
     """Keys of a detector with a backbone of `detectors/backbones` and torchvision's resizing of images."""
 
-    weights_depend_on = ("image_mean", "image_std")
+    weights_depend_on: ClassVar[tuple[str, ...]] = ("image_mean", "image_std")
 
     backbone: Text
     backbone_weights: Text | None = Field(description="pretrained, imagenet, a path, a URL or null")
@@ -80,7 +80,6 @@ class BodyConfig(DetectorConfig):
 class PyramidDetectorConfig(BodyConfig):
     """Keys of a detector on the maps of a feature pyramid or on a single map."""
 
-    weights_depend_on = (*BodyConfig.weights_depend_on, "fpn_strides")
     #: Number of maps for each neck.
     levels: ClassVar[Mapping[str, int]] = {"fpn": 5, "none": 1}
 
@@ -117,7 +116,11 @@ AnchorsOfLevel = Annotated[list[Positive], Field(min_length=1, max_length=LONGES
 class AnchorDetectorConfig(PyramidDetectorConfig):
     """Keys of a detector with anchors of configurable sizes."""
 
-    weights_depend_on = (*PyramidDetectorConfig.weights_depend_on, "anchor_sizes", "anchor_aspect_ratios")
+    weights_depend_on: ClassVar[tuple[str, ...]] = (
+        *BodyConfig.weights_depend_on,
+        "anchor_sizes",
+        "anchor_aspect_ratios",
+    )
 
     anchor_sizes: list[AnchorsOfLevel]
     anchor_aspect_ratios: list[AnchorsOfLevel]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -38,7 +38,12 @@ class SSDConfig(BodyConfig):
     Images are resized to `max_size` x `min_size` pixels (width x height), whatever their aspect ratio.
     """
 
-    weights_depend_on = (*BodyConfig.weights_depend_on, "anchor_scales", "anchor_ratios", "anchor_steps")
+    weights_depend_on: ClassVar[tuple[str, ...]] = (
+        *BodyConfig.weights_depend_on,
+        "anchor_scales",
+        "anchor_ratios",
+        "anchor_steps",
+    )
 
     min_size: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=1)]
     size_divisible: Literal[1]

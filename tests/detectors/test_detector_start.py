@@ -176,7 +176,7 @@ SSDLITE = "ssdlite_mobilenetv3_tiny"
     [
         (FASTER, {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}),
         (FASTER, {"anchor_sizes": [[16], [32], [48], [72], [104]]}),
-        (RETINANET, {"fpn_strides": [4, 8, 16, 32, 64]}),
+        (RETINANET, {"anchor_aspect_ratios": [[0.4, 1.0, 2.5]] * 5}),
         (SSDLITE, {"anchor_scales": [0.1, 0.25, 0.35, 0.5, 0.65, 0.8, 0.95]}),
         (FASTER, {}),
     ],
