@@ -230,6 +230,7 @@ _EXAMPLES = {
     "penultimate": "distill=l2",
     "pyramid": "distill=l2 distill.point=pyramid",
     "logits": "distill=kd",
+    "class_maps": "distill=frs",
 }
 """Point → settings of a command that compare features there."""
 
