@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -29,6 +30,8 @@ from lshfm_pl.training.precision import autocast, autocast_dtype
 
 __all__ = ["PARTS", "StepParts", "load_published", "measure_steps", "refuse_unknown_precision"]
 
+log = logging.getLogger(__name__)
+
 PARTS = {
     "plain": "step of the student without a teacher",
     "teacher": "forward pass of the teacher, as far as the mimic term needs it",
@@ -37,6 +40,9 @@ PARTS = {
     "reference": "the same step by the reference implementation, in float32",
 }
 """Name of a part → its description."""
+
+REFERENCE_LOSSES = ("l2", "lsh", "lshl2")
+"""The losses of the reference implementation, which are at `penultimate`."""
 
 PRECISIONS = ("32-true", "bf16-mixed")
 DEVICES = ("cpu", "cuda")
@@ -216,13 +222,12 @@ class StepParts:
         return cast(Any, self.student.transform)(self.images)[0].tensors
 
     def run_mimic(self) -> None:
-        """The mimic losses of fixed features, and their gradients with respect to the student's features."""
+        """The mimic losses of fixed features, and their gradients for the student's features and trained parts."""
         with self._autocast():
             terms = self.distillation.mimic_terms(self._pairs, self._record["batch"])
+        leaves = [*_students_of(self._pairs), *self.distillation.mimic.parameters()]
         # A loss may leave out a part of the features, such as levels.
-        torch.autograd.grad(
-            torch.stack(list(terms.values())).sum(), _students_of(self._pairs), allow_unused=True
-        )
+        torch.autograd.grad(torch.stack(list(terms.values())).sum(), leaves, allow_unused=True)
 
     def run_reference(self) -> None:
         """Forward and backward of the same step by the reference implementation."""
@@ -255,7 +260,21 @@ class StepParts:
             "mimic": self.run_mimic,
             "distill": self.distill,
         }
-        return parts | ({"reference": self.run_reference} if self.config.published else {})
+        if not self.config.published:
+            return parts
+        if not _is_in_reference(as_dict(self.config.distill)):
+            log.info("the reference implementation has no %s, and is left out", self.config.distill.name)
+            return parts
+        return parts | {"reference": self.run_reference}
+
+
+def _is_in_reference(distill: dict[str, Any]) -> bool:
+    """Whether the reference implementation has a loss of this config."""
+    terms = distill.get("terms") or {distill["name"]: distill}
+    return any(
+        own.get("name", entry) in REFERENCE_LOSSES and own.get("point") in (None, "penultimate")
+        for entry, own in terms.items()
+    )
 
 
 def tame_random_norms(detector: nn.Module) -> None:

@@ -66,6 +66,27 @@ def test_parts_run_and_leave_no_gradient(student):
     assert all(leaf.grad is None for leaf in leaves)
 
 
+@pytest.mark.parametrize("distill", ["pkd", "cwd", "fgd", "mgd"])
+@pytest.mark.parametrize("student", STUDENTS)
+def test_loss_without_a_published_way_is_measured_without_it(student, distill):
+    parts = StepParts(_without_hashes(student, distill))
+    assert parts.config.published
+    assert list(parts.by_name()) == [name for name in PARTS if name != "reference"]
+    for run in parts.by_name().values():
+        run()
+    assert not any("head" in name for name in _run_of_teacher(parts))
+
+
+def _run_of_teacher(parts):
+    """The names of the teacher's modules that run in a step."""
+    ran = []
+    for name, part in parts.teacher.named_modules():
+        part.register_forward_hook(lambda *_, name=name: ran.append(name))
+    parts.distill()
+    assert ran
+    return ran
+
+
 def test_published_way_is_measured_without_our_networks_in_memory():
     parts = StepParts(benchmark_config(STUDENTS[1]))
     parts.prepare("reference")
