@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.cli.names import group_choices
 from lshfm_pl.detectors import build_detector
-from lshfm_pl.reporting.published import published_ap50
+from lshfm_pl.reporting.published import published_ap50, published_figures
 from lshfm_pl.training.optim import Schedule
 
 EXPERIMENTS = CONFIG_DIR / "experiment"
@@ -82,6 +82,9 @@ R_R50 = Detector("retinanet_resnet50fpn", 0.005, None, 3)
 R_R101 = Detector("retinanet_resnet101fpn", 0.005, None, 3)
 R_VGG11FPN = Detector("retinanet_vgg11fpn", 0.005, None, 3)
 R_VGG16FPN = Detector("retinanet_vgg16fpn", 0.005, None, 3)
+R_X101 = Detector("retinanet_resnext101fpn", 0.005, None, 3)
+O_R50 = Detector("fcos_resnet50fpn", 0.005, None, 3)
+O_R101 = Detector("fcos_resnet101fpn", 0.005, None, 3)
 R_VGG11 = Detector("retinanet_vgg11", 0.005, None, 5)
 R_VGG16 = Detector("retinanet_vgg16", 0.005, None, 5)
 
@@ -98,6 +101,8 @@ T_F_R101_24 = ("fasterrcnn_resnet101fpn", "pretrained/coco2017_24e_fasterrcnn_re
 T_F_VGG16FPN_24 = ("fasterrcnn_vgg16fpn", "pretrained/coco2017_24e_fasterrcnn_vgg16fpn.ckpt")
 T_R_R101_24 = ("retinanet_resnet101fpn", "pretrained/coco2017_24e_retinanet_resnet101fpn.ckpt")
 T_R_VGG16FPN_24 = ("retinanet_vgg16fpn", "pretrained/coco2017_24e_retinanet_vgg16fpn.ckpt")
+T_R_X101_24 = ("retinanet_resnext101fpn", "pretrained/coco2017_24e_retinanet_resnext101fpn.ckpt")
+T_O_R101_24 = ("fcos_resnet101fpn", "pretrained/coco2017_24e_fcos_resnet101fpn.ckpt")
 
 # fmt: off
 ROWS = {
@@ -198,6 +203,18 @@ ROWS = {
         Row(COCO_24, R_VGG11FPN, None, "lsh", 6, 4096, T_R_VGG16FPN_24),
     "coco2017_24e_retinanet_vgg11fpn_vgg16fpn_lshl2":
         Row(COCO_24, R_VGG11FPN, None, "lshl2", 8, 4096, T_R_VGG16FPN_24),
+
+    "coco2017_24e_fcos_resnet101fpn": Row(COCO_24, O_R101, role="teacher"),
+    "coco2017_24e_fcos_resnet50fpn": Row(COCO_24, O_R50),
+    "coco2017_24e_retinanet_resnext101fpn": Row(COCO_24, R_X101, role="teacher"),
+    "coco2017_24e_fasterrcnn_resnet50fpn_resnet101fpn_pkd": Row(COCO_24, F_R50, None, "pkd", 6, None, T_F_R101_24),
+    "coco2017_24e_retinanet_resnet50fpn_resnext101fpn_pkd": Row(COCO_24, R_R50, None, "pkd", 10, None, T_R_X101_24),
+    "coco2017_24e_retinanet_resnet50fpn_resnet101fpn_cwd": Row(COCO_24, R_R50, None, "cwd", 10, None, T_R_R101_24),
+    "coco2017_24e_retinanet_resnet50fpn_resnet101fpn_fgd": Row(COCO_24, R_R50, None, "fgd", 1, None, T_R_R101_24),
+    "coco2017_24e_retinanet_resnet50fpn_resnext101fpn_fgd": Row(COCO_24, R_R50, None, "fgd", 1, None, T_R_X101_24),
+    "coco2017_24e_fcos_resnet50fpn_resnet101fpn_fgd": Row(COCO_24, O_R50, None, "fgd", 1, None, T_O_R101_24),
+    "coco2017_24e_retinanet_resnet50fpn_resnext101fpn_mgd":
+        Row(COCO_24, R_R50, None, "mgd", 2e-5, None, T_R_X101_24),
 }
 # fmt: on
 
@@ -230,7 +247,9 @@ def test_detector_and_images_are_the_published_ones(name):
     assert tuple(model.get(key) for key in limits) == (row.detector.rpn or (None,) * 4)
     if row.detector.rpn is None:
         # The COCO experiments are not published, so there is no reason for the published rule.
-        assert model["postprocess"] == ("torchvision" if name.startswith("coco") else "published")
+        assert model.get("postprocess", "torchvision") == (
+            "torchvision" if name.startswith("coco") else "published"
+        )
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -284,6 +303,31 @@ def test_published_figure_stands_in_its_table_alone(name):
         assert "AP50" not in lines[1]
 
 
+AP_OF_OTHERS = {
+    "fasterrcnn_resnet101fpn": 39.8,
+    "fasterrcnn_resnet50fpn": 38.4,
+    "fasterrcnn_resnet50fpn_resnet101fpn_pkd": 40.3,
+    "fcos_resnet101fpn": 40.8,
+    "fcos_resnet50fpn": 38.5,
+    "fcos_resnet50fpn_resnet101fpn_fgd": 42.7,
+    "retinanet_resnet101fpn": 40.6,
+    "retinanet_resnext101fpn": 41.0,
+    "retinanet_resnet50fpn": 37.4,
+    "retinanet_resnet50fpn_resnet101fpn_cwd": 40.5,
+    "retinanet_resnet50fpn_resnet101fpn_fgd": 40.8,
+    "retinanet_resnet50fpn_resnext101fpn_fgd": 40.7,
+    "retinanet_resnet50fpn_resnext101fpn_mgd": 41.0,
+    "retinanet_resnet50fpn_resnext101fpn_pkd": 40.8,
+}
+"""Rows of other methods on COCO with 24 epochs → AP."""
+
+
+def test_rows_of_other_methods_have_their_published_ap():
+    for name, figure in AP_OF_OTHERS.items():
+        assert f"coco2017_24e_{name}" in ROWS
+        assert published_figures(f"coco2017_24e_{name}") == {"AP": figure}
+
+
 @pytest.mark.parametrize("model", sorted({row.detector.model for row in ROWS.values()}))
 def test_detector_can_be_built(model):
     with torch.device("meta"):
@@ -292,7 +336,7 @@ def test_detector_can_be_built(model):
     if model.startswith("fasterrcnn"):
         assert outputs["roi_heads.box_predictor.cls_score.bias"] == (21,)
     else:
-        anchors = 9 if model.endswith("fpn") else 15
+        anchors = 1 if model.startswith("fcos") else 9 if model.endswith("fpn") else 15
         assert outputs["head.classification_head.cls_logits.bias"] == (anchors * 21,)
 
 

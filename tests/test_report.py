@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from run_files import DATA, VOC0712, make_results, results_of, write_begun, write_run
@@ -388,6 +389,28 @@ def test_published_figure_stands_beside_a_run_of_that_row(tmp_path):
     ]  # fmt: skip
     assert "AP50 published" in (made / "report.md").read_text()
     assert rows[0]["data"] == "voc0712, tested on VOC2007/test"
+
+
+def test_published_ap_of_another_method_stands_beside_a_run_of_that_row(tmp_path):
+    row = "coco2017_24e_retinanet_resnet50fpn"
+    data = yaml.safe_load((CONFIG_DIR / "data/coco2017.yaml").read_text())
+
+    def write_row(name, distill, experiment, *overrides, **settings):
+        results = {**results_of(experiment, *overrides), "data": data}
+        write_run(tmp_path / name, distill, **settings, **results)
+
+    write_row("none", "none", row, found=0.4)
+    write_row("pkd", "pkd", f"{row}_resnext101fpn_pkd")
+    write_row("other", "pkd", f"{row}_resnext101fpn_pkd", "distill.beta=5")
+    write_row("short", "pkd", f"{row}_resnext101fpn_pkd", "schedule=coco_12e")
+    made = report(tmp_path, resamples=50).parent
+    rows = rows_of(made / "summary.csv")
+    assert sorted((row["distill"], row["published_AP"], row["published_AP50"]) for row in rows) == [
+        ("none", "37.4", ""), ("pkd", "", ""), ("pkd", "", ""), ("pkd", "40.8", ""),
+    ]  # fmt: skip
+    assert "AP published" in (made / "report.md").read_text()
+    assert "AP published" in (made / "index.html").read_text()
+    assert "AP published" in (made / "report.html").read_text()
 
 
 def test_lists_of_splits_stand_in_titles_as_names(tmp_path):

@@ -71,6 +71,34 @@ def _coco_experiments() -> Iterator[tuple[str, dict[str, Any]]]:
                         "teacher": {"checkpoint": f"pretrained/{start}_{teacher}.ckpt"},
                     },
                 )
+    yield from _other_experiments(table)
+
+
+def _other_experiments(table: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Experiments with other losses. A teacher or a student that is in no row above is trained alone, too."""
+    listed = {*table["students"], *(pairs()[name]["teacher"] for name in table["students"])}
+    for length, rows in table["others"].items():
+        start = f"{table['data']}_{length}"
+        common = [{"override /data": table["data"]}, {"override /schedule": table["schedules"][length]}]
+        alone: dict[str, str] = {}
+        for row in rows:
+            student, teacher = row["student"], row["teacher"]
+            alone |= {student: "student", teacher: "teacher"}
+            _, _, short = teacher.partition("_")
+            yield (
+                f"{start}_{student}_{short}_{row['loss']}",
+                {
+                    "defaults": [
+                        {"override /model": student},
+                        {"override /model@teacher.detector": teacher},
+                        {"override /distill": row["loss"]},
+                        *common,
+                    ],
+                    "teacher": {"checkpoint": f"pretrained/{start}_{teacher}.ckpt"},
+                },
+            )
+        for name in sorted(alone.keys() - listed):
+            yield f"{start}_{name}", {"defaults": [{"override /model": name}, *common], "role": alone[name]}
 
 
 def _register() -> None:

@@ -36,14 +36,14 @@ class Line:
         runs: in order of the seeds.
         figures: metric → its summary.
         cost: entry of `COST_KEYS` → mean over the runs.
-        published: the published AP50 with these settings; None if there is none.
+        published: metric → the published figure with these settings.
     """
 
     title: str
     runs: tuple[Run, ...]
     figures: Mapping[str, Figure]
     cost: Mapping[str, float]
-    published: float | None
+    published: Mapping[str, float]
 
     @property
     def seeds(self) -> int:

@@ -13,7 +13,14 @@ from omegaconf import OmegaConf
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.reporting.runs import Run
 
-__all__ = ["NOT_A_LOSS_SETTING", "data_name", "published_ap50", "published_of_run"]
+__all__ = [
+    "NOT_A_LOSS_SETTING",
+    "data_name",
+    "figures_of_run",
+    "published_ap50",
+    "published_figures",
+    "published_of_run",
+]
 
 NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "start_method",
                   "aspect_ratio_groups", "flip_probability", "seed", "class_names", "on_bad_sample",
@@ -35,18 +42,35 @@ ROW_SETTINGS = {
 
 
 @cache
-def _published() -> dict[str, float]:
+def _published() -> dict[str, dict[str, float]]:
+    """Experiment → metric → figure."""
     path = Path(__file__).with_name("published.yaml")
-    return {name: float(figure) for name, figure in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
+    figures = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {
+        name: {key: float(value) for key, value in figure.items()}
+        if isinstance(figure, Mapping)
+        else {"AP50": float(figure)}
+        for name, figure in figures.items()
+    }
 
 
 def published_ap50(experiment: str) -> float | None:
     """The published AP50 (0–100) of an experiment; None if there is none."""
-    return _published().get(experiment)
+    return published_figures(experiment).get("AP50")
+
+
+def published_figures(experiment: str) -> Mapping[str, float]:
+    """The published figures (0–100) of an experiment, by metric."""
+    return _published().get(experiment, {})
 
 
 def published_of_run(run: Run) -> float | None:
-    """The published AP50 for a run's data, detector, teacher, loss and settings; None if there is none.
+    """The published AP50 of a run, as `figures_of_run`; None if there is none."""
+    return figures_of_run(run).get("AP50")
+
+
+def figures_of_run(run: Run) -> Mapping[str, float]:
+    """The published figures for a run's data, detector, teacher, loss and settings, by metric.
 
     Settings that the run has not recorded are assumed to be the published ones.
     """
@@ -55,10 +79,18 @@ def published_of_run(run: Run) -> float | None:
         architecture = run.model.partition("_")[0]
         names += [str(run.teacher).removeprefix(f"{architecture}_"), run.loss]
     if names[0] is None:
-        return None
-    experiment = "_".join(map(str, names))
-    figure = published_ap50(experiment)
-    return figure if figure is not None and _has_settings_of(run, experiment) else None
+        return {}
+    data, rest = names[0], "_".join(map(str, names[1:]))
+    for experiment, figures in _published().items():
+        name = experiment.removeprefix(f"{data}_")
+        # A name on COCO begins with the length of the schedule, which is one of the compared settings.
+        if (
+            name != experiment
+            and rest in (name, name.partition("_")[2])
+            and _has_settings_of(run, experiment)
+        ):
+            return figures
+    return {}
 
 
 def _has_settings_of(run: Run, experiment: str) -> bool:

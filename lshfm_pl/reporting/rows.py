@@ -101,7 +101,7 @@ def line_rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[dict[str,
                     f"{metric}_verdict": verdict(gain.interval) if gain and is_student else None,
                     f"{metric}_gap_closed": figure and figure.share,
                 }
-            row["published_AP50"] = line.published
+            row |= {f"published_{metric}": line.published.get(metric) for metric in ("AP50", "AP")}
             row |= {key: line.cost.get(key) for key in COST_KEYS}
             row["runs"] = "; ".join(str(run.folder) for run in line.runs)
             rows.append(row)

@@ -17,7 +17,7 @@ from lshfm_pl.reporting.intervals import (
     mean_per_seed,
 )
 from lshfm_pl.reporting.notes import group_notes
-from lshfm_pl.reporting.published import published_of_run
+from lshfm_pl.reporting.published import figures_of_run
 from lshfm_pl.reporting.runs import Run
 from lshfm_pl.reporting.titles import data_title, differing_settings, has_pair_of, line_position, line_title
 
@@ -115,7 +115,7 @@ def _summarised(
             if (figure := _figure(of_line, plain, only_teacher, metric, resampled)) is not None
         }
         known = {key: value for key, value in cost.items() if value is not None}
-        lines.append(Line(title, tuple(of_line), figures, known, published_of_run(of_line[0])))
+        lines.append(Line(title, tuple(of_line), figures, known, figures_of_run(of_line[0])))
     of_pair = [
         group
         for group in others

@@ -71,18 +71,19 @@ def comparison_table(results: Iterable[Results], metrics: Sequence[str] = DEFAUL
 
 def group_table(group: Group, metrics: Sequence[str]) -> str:
     """The Markdown table of a group."""
-    has_published = "AP50" in metrics and any(line.published for line in group.lines)
+    published = {metric for line in group.lines for metric in line.published}
     header, rows = ["", "model", "seeds"], []
     for metric in metrics:
         header += [metric, f"{metric} Δ", f"{metric} gap closed"]
-        if metric == "AP50" and has_published:
-            header.append("AP50 published")
+        if metric in published:
+            header.append(f"{metric} published")
     for line in group.lines:
         cells = [line.title, line.runs[0].model, str(line.seeds)]
         for metric in metrics:
             cells += figure_cells(line, metric)
-            if metric == "AP50" and has_published:
-                cells.append(UNKNOWN if line.published is None else f"{line.published:.1f}")
+            if metric in published:
+                known = line.published.get(metric)
+                cells.append(UNKNOWN if known is None else f"{known:.1f}")
         rows.append(cells)
     return markdown_table(header, rows, left=3)
 

@@ -16,7 +16,17 @@ __all__ = [
 ]
 
 
-LOSS_TITLES = {"none": "Student (none)", "l2": "L2", "lsh": "LSH", "lshl2": "LSHL2", "kd": "KD"}
+LOSS_TITLES = {
+    "none": "Student (none)",
+    "l2": "L2",
+    "lsh": "LSH",
+    "lshl2": "LSHL2",
+    "kd": "KD",
+    "pkd": "PKD",
+    "cwd": "CWD",
+    "fgd": "FGD",
+    "mgd": "MGD",
+}
 """Loss → title, in the order of the lines; other losses follow under their own names."""
 
 UNKNOWN_SETTING = "unknown"

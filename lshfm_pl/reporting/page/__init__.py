@@ -3,7 +3,7 @@
 import base64
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def write_page(
     runs = {id(run): run for group in groups for run in group.runs}
     numbers = {key: number for number, key in enumerate(runs, start=1)}
     used = [key for key in COST_KEYS if any(key in line.cost for group in groups for line in group.lines)]
-    has_published = any(line.published for group in groups for line in group.lines)
+    published = {metric for group in groups for line in group.lines for metric in line.published}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string(_resource("report.html.jinja"))
     text = template.render(
@@ -74,9 +74,9 @@ def write_page(
         counts=_counts(len(runs), len(groups), len(aside)),
         css=Markup(_resource("report.css")),
         script=Markup(_resource("report.js")),
-        columns=list(_columns(metrics, has_published)),
+        columns=list(_columns(metrics, published)),
         rows=[
-            _row(number, group, line, metrics, has_published, numbers)
+            _row(number, group, line, metrics, published, numbers)
             for number, group in enumerate(groups, start=1)
             for line in group.lines
         ],
@@ -105,7 +105,7 @@ def write_page(
         metrics=metrics,
         descriptions=METRIC_DESCRIPTIONS,
         aside=aside,
-        meanings=list(_meanings(metrics, used, resamples, has_published)),
+        meanings=list(_meanings(metrics, used, resamples, published)),
     )
     return write_atomically(path, without_controls(text).encode("utf-8", "replace"))
 
@@ -126,7 +126,7 @@ def _counts(runs: int, groups: int, aside: int) -> str:
     return f"{text}, {aside} folder{'s' * (aside != 1)} in no table." if aside else f"{text}."
 
 
-def _columns(metrics: Sequence[str], has_published: bool) -> Iterable[dict[str, Any]]:
+def _columns(metrics: Sequence[str], published: Collection[str]) -> Iterable[dict[str, Any]]:
     for title, note in (
         ("table", "number of the table; runs of different tables are not comparable"),
         ("loss", "the loss, with the settings in which lines of this loss differ"),
@@ -139,8 +139,8 @@ def _columns(metrics: Sequence[str], has_published: bool) -> Iterable[dict[str, 
         yield {"title": f"{metric} Δ", "note": f"{metric} minus the plain student's", "number": True}
         share = "Δ as a share of the difference between teacher and plain student"
         yield {"title": f"{metric} gap closed", "note": share, "number": True}
-        if metric == "AP50" and has_published:
-            yield {"title": "AP50 published", "note": "the paper's figure for this row", "number": True}
+        if metric in published:
+            yield {"title": f"{metric} published", "note": "the paper's figure for this row", "number": True}
     yield {"title": "runs", "note": "the runs of this row", "number": False}
 
 
@@ -149,7 +149,7 @@ def _row(
     group: Group,
     line: Line,
     metrics: Sequence[str],
-    has_published: bool,
+    published: Collection[str],
     numbers: Mapping[int, int],
 ) -> dict[str, Any]:
     source = f"from {first_few((run.folder for run in line.runs), MOST_RUNS_NAMED)}"
@@ -175,11 +175,12 @@ def _row(
                     "source": f"{metric} {source}",
                 }
             )
-        if metric == "AP50" and has_published:
-            text = UNKNOWN if line.published is None else f"{line.published:.1f}"
+        if metric in published:
+            known = line.published.get(metric)
+            text = UNKNOWN if known is None else f"{known:.1f}"
             cells.append(
                 {
-                    "label": "AP50 published",
+                    "label": f"{metric} published",
                     "text": text,
                     "sort": text,
                     "number": True,
@@ -256,14 +257,14 @@ def _run_entry(run: Run, number: int, groups: Sequence[Group], metrics: Sequence
 
 
 def _meanings(
-    metrics: Sequence[str], cost: Sequence[str], resamples: int, has_published: bool
+    metrics: Sequence[str], cost: Sequence[str], resamples: int, published: Collection[str]
 ) -> Iterable[tuple[str, str]]:
     for metric in metrics:
         yield metric, METRIC_DESCRIPTIONS[metric]
     yield from column_meanings(resamples)
-    if has_published:
+    for metric in (each for each in metrics if each in published):
         yield (
-            "AP50 published",
+            f"{metric} published",
             "the paper's figure, if the settings are those of the file in conf/experiment",
         )
     for key in cost:
