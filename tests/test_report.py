@@ -410,7 +410,6 @@ def test_published_ap_of_another_method_stands_beside_a_run_of_that_row(tmp_path
     ]  # fmt: skip
     assert "AP published" in (made / "report.md").read_text()
     assert "AP published" in (made / "index.html").read_text()
-    assert "AP published" in (made / "report.html").read_text()
 
 
 def test_lists_of_splits_stand_in_titles_as_names(tmp_path):
