@@ -98,16 +98,17 @@ def test_sum_of_losses_is_one_run_with_settings_of_each(own, tmp_path):
         own,
         tmp_path / "run",
         "model=retinanet_resnet10fpn_tiny",
-        "distill=[lshl2,kd,map_loss]",
+        "distill=[lshl2,kd,pkd,map_loss]",
+        "distill.terms.pkd.levels=3",
         "distill.terms.lshl2.num_hashes=16",
         "distill.terms.kd.beta=0.25",
         "distill.terms.map_loss.gain=0.75",
         f"teacher.checkpoint={own}/teacher/checkpoints/last.ckpt",
     )
     header = (tmp_path / "run/metrics.csv").read_text().splitlines()[0].split(",")
-    assert {f"train/mimic_{name}" for name in ("l2", "lsh", "kd", "map_loss")} <= set(header)
+    assert {f"train/mimic_{name}" for name in ("l2", "lsh", "kd", "pkd", "map_loss")} <= set(header)
     distill = json.loads((tmp_path / "run" / RESULTS_FILE).read_text())["distill"]
-    assert distill["name"] == "lshl2+kd+map_loss"
+    assert distill["name"] == "lshl2+kd+pkd+map_loss"
     assert distill["terms"]["kd"]["beta"] == 0.25
 
 

@@ -24,6 +24,10 @@ CONTEXT_REDUCTION = 2
 """How many times narrower the layer between is in which the global context is transformed."""
 
 
+BOXES_AT_ONCE = 64
+"""Boxes of each image whose cells are in memory together."""
+
+
 class BoxMasks(NamedTuple):
     """Weights [B, h, w] of the positions of a level: those of objects, and those of the background."""
 
@@ -63,8 +67,12 @@ def box_masks(boxes_BN4: Tensor, padded_size: tuple[int, int], map_size: tuple[i
         return (places_L >= low_BN[..., None]) & (places_L <= high_BN[..., None])
 
     rows_BNh, columns_BNw = covered(top, bottom, map_size[0]), covered(left, right, map_size[1])
-    inside_BNhw = rows_BNh[..., None] & columns_BNw[..., None, :]
-    foreground_Bhw = torch.where(inside_BNhw, weight_BN[..., None, None], 0).amax(dim=1)
+    foreground_Bhw = boxes_BN4.new_zeros(len(boxes_BN4), *map_size)
+    for first in range(0, boxes_BN4.shape[1], BOXES_AT_ONCE):
+        of_some = slice(first, first + BOXES_AT_ONCE)
+        inside_BNhw = rows_BNh[:, of_some, :, None] & columns_BNw[:, of_some, None, :]
+        largest_Bhw = torch.where(inside_BNhw, weight_BN[:, of_some, None, None], 0).amax(dim=1)
+        foreground_Bhw = torch.maximum(foreground_Bhw, largest_Bhw)
     is_free_Bhw = (foreground_Bhw == 0).to(foreground_Bhw.dtype)
     number_B11 = is_free_Bhw.sum(dim=(1, 2), keepdim=True)
     return BoxMasks(foreground_Bhw, is_free_Bhw / number_B11.clamp(min=1))

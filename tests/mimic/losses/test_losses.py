@@ -8,10 +8,11 @@ import torch
 from mimic_losses import BETA, make_head
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic import KD, L2, LSH, LSHL2, Context
+from lshfm_pl.mimic import CWD, FGD, KD, L2, LSH, LSHL2, MGD, PKD, Context
 
 GOLDENS = Path(__file__).parent.parent.parent / "goldens" / "mimic"
 CASES = ("scale1", "scale10", "scale1000", "zero_student", "both_zero", "same", "on_plane")
+MAP = torch.zeros(2, 8, 3, 4)
 LOSSES = ("l2", "lsh_BCE", "lsh_L1", "lsh_L2", "lshl2_BCE", "lshl2_L1", "lshl2_L2")
 
 
@@ -177,6 +178,22 @@ def test_loss_is_computed_in_float32_under_autocast():
         (lambda: LSH(8, hash_loss="hinge"), "distill.hash_loss: expected one of bce, l1, l2, found 'hinge'"),
         (lambda: LSHL2(8, lsh_weight=-1.0), "distill.lsh_weight"),
         (lambda: L2()(torch.zeros(2, 3), torch.zeros(2, 4)), r"\[2, 3\] and \[2, 4\]"),
+        (lambda: PKD("x"), "distill.beta: expected a finite number ≥ 0, found 'x'"),
+        (lambda: PKD(levels=0), "distill.levels: expected a whole number ≥ 1 or null, found 0"),
+        (lambda: CWD(temperature=0), "distill.temperature: expected a number > 0, found 0"),
+        (lambda: FGD([8], temperature=0), "distill.temperature: expected a number > 0, found 0"),
+        (lambda: FGD([8], relation_weight=-1), "distill.relation_weight: expected a finite number ≥ 0"),
+        (lambda: FGD([8])([MAP], [MAP]), "fgd needs boxes and padded_size in its context"),
+        (
+            lambda: MGD([8], masked_share=1.5),
+            "distill.masked_share: expected a number from 0 to 1, found 1.5",
+        ),
+        (lambda: MGD([8], reference_size=800), r"expected \[height, width\] in pixels or null, found 800"),
+        (lambda: MGD([8], reference_size=[800, 0]), "distill.reference_size: expected"),
+        (
+            lambda: MGD([8], reference_size=[800, 1333])([MAP], [MAP]),
+            "distill.reference_size: the loss needs padded_size in its context; give null",
+        ),
         (lambda: LSH(8)(torch.zeros(2, 3), torch.zeros(2, 3)), "for 8 features, found 3"),
         (
             lambda: LSH(8).load_hash({"weight": torch.zeros(3, 7)}, "file.pt"),

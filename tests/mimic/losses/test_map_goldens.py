@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from lshfm_pl.mimic import CWD, FGD, MGD, PKD, Batch, Context, Moment, Pair, Term
 from lshfm_pl.mimic.adapters import Adapter, resize_to_larger
-from lshfm_pl.mimic.losses.fgd import box_masks, pad_boxes
+from lshfm_pl.mimic.losses.fgd import BOXES_AT_ONCE, box_masks, pad_boxes
 
 TOLERANCES = {torch.float64: (1e-9, 1e-9), torch.float32: (1e-6, 2e-6)}
 """Of the loss and of its gradient."""
@@ -451,6 +451,27 @@ def test_mgd_with_the_adapter_of_a_term():
     value.backward()
     assert value.item() == pytest.approx(float(golden["align_1__loss64"]), rel=1e-9)
     assert_adapter("mgd", adapter, student, loss)
+
+
+def test_mask_has_its_share_and_follows_from_the_generator():
+    level, loss = torch.zeros(4, 3, 50, 60), MGD([3], masked_share=0.65)
+    first, again, other = (loss.keep(level, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == (4, 1, 50, 60)
+    assert first.mean().item() == pytest.approx(0.35, abs=0.02)
+
+
+def test_mask_of_many_boxes_is_the_largest_weight_of_each():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(BOXES_AT_ONCE + 30, 2, generator=generator) * 100
+    boxes = torch.cat([corners, corners + 1 + torch.rand(corners.shape, generator=generator) * 60], dim=1)
+    of_each = [box_masks(pad_boxes([box[None]]), PADDED_SIZE, (20, 28)).foreground for box in boxes]
+    masks = box_masks(pad_boxes([boxes, boxes[:0]]), PADDED_SIZE, (20, 28))
+    assert torch.equal(masks.foreground[:1], torch.stack(of_each).amax(dim=0))
+    assert masks.background[0].sum().item() == pytest.approx(1)
+    assert not masks.foreground[1].any()
+    torch.testing.assert_close(masks.background[1], torch.full((20, 28), 1 / 560))
 
 
 def test_adapter_is_a_convolution_with_a_bias_as_in_the_authors_code():
