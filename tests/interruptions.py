@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import signal
 import time
@@ -51,6 +52,10 @@ class StopWithSignal(StopAt):
         super().__init__(signum=getattr(signal, signal_name), **place)
 
 
+REGRESSION = r"roi_heads.*bbox_pred\.weight|regression_head\.(bbox_reg|module_list\.\d.*)\.weight"
+"""Weights that compute box deltas, in each family."""
+
+
 class SpoilWeights(pl.Callback):
     """Makes the box regression infinite in the second step, and restores it afterwards."""
 
@@ -58,7 +63,7 @@ class SpoilWeights(pl.Callback):
         (name, self.weight), *_ = (
             (name, weight)
             for name, weight in pl_module.detector.named_parameters()
-            if name.endswith(("bbox_pred.weight", "bbox_reg.weight")) and "rpn" not in name
+            if re.search(REGRESSION, name)
         )
         if batch_idx == 1:
             self.before = self.weight.detach().clone()

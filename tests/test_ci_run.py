@@ -47,7 +47,7 @@ def test_root_installs_slurm_and_sees_nothing_of_it(run):
     assert calls == ["apt-get update -qq", "apt-get install -y -qq slurm-wlm munge", "make check"]
 
 
-def test_failure_to_install_is_told_with_its_reason_and_the_check_goes_on(run):
+def test_failure_to_install_is_reported_with_its_reason_and_the_check_goes_on(run):
     done, calls = run(0, apt_get="echo Reading lists; echo E: no network >&2; exit 100")
     assert done.returncode == 0
     assert done.stderr == "SLURM could not be installed (E: no network): its tests are skipped\n"

@@ -23,7 +23,7 @@ def failure_of(target, **arguments):
     return caught.value
 
 
-def test_own_failures_inside_instantiated_objects_are_told_as_they_are():
+def test_own_failures_inside_instantiated_objects_are_reported_as_they_are():
     error = failure_of("lshfm_pl.data.VOCDataModule", root="x", train_split="a", val_split="b", batch_size=0)
     assert error_message(error) == "data.batch_size must be a whole number of at least 1, found 0."
     assert error_message(LSHFMError("so it is")) == "so it is"

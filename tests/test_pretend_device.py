@@ -160,7 +160,7 @@ def test_other_processes_and_later_tests_are_not_disturbed():
         pretend_device.module.available = True
 
 
-def test_waits_are_told_with_package_and_line():
+def test_waits_are_reported_with_package_and_line():
     namespace = {}
     exec(compile("def added(x):\n    return x.item()\n", "/any/lshfm_pl/loss.py", "exec"), namespace)
     x = on_device(1.0)

@@ -11,7 +11,15 @@ import pretend_device
 import pytest
 import pytorch_lightning as pl
 import torch
-from distilled_students import FAMILIES, STUDENT_OF, built, composed, composed_command, write_teachers
+from distilled_students import (
+    EVERY_FAMILY,
+    FAMILIES,
+    STUDENT_OF,
+    built,
+    composed,
+    composed_command,
+    write_teachers,
+)
 from interruptions import Killed
 from pretend_device import DEVICE, count_waits
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
@@ -99,10 +107,10 @@ def run(teacher_files, tmp_path_factory):
     data_root = tmp_path_factory.mktemp("shapes")
 
     def train_student(family, folder, accelerator, strategy, *overrides):
+        distill = ["distill=lshl2", "distill.bias=median"] if family in FAMILIES else ["distill=kd"]
         config = composed(
             f"model={STUDENT_OF[family]}",
-            "distill=lshl2",
-            "distill.bias=median",
+            *distill,
             "distill.check_teacher=false",
             f"teacher.checkpoint={teacher_files[family]}",
             *[f"data.num_{part}={number}" for part, number in (("train", 6), ("val", 2), ("test", 2))],
@@ -131,7 +139,10 @@ def curves(folder):
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(family, marks=[pytest.mark.slow] if family != FAMILIES[0] else []) for family in FAMILIES],
+    [
+        pytest.param(family, marks=[pytest.mark.slow] if family != FAMILIES[0] else [])
+        for family in EVERY_FAMILY
+    ],
 )
 def test_whole_run_has_the_curves_and_figures_of_the_cpu(family, run, tmp_path):
     expected = run(family, tmp_path / "cpu", "cpu", "auto", "schedule.epochs=1")
@@ -145,7 +156,7 @@ def test_whole_run_has_the_curves_and_figures_of_the_cpu(family, run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_run_that_was_killed_goes_on_to_the_same_end(family, run, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     expected = run(family, whole, DEVICE, DEVICE)
@@ -159,7 +170,7 @@ def test_run_that_was_killed_goes_on_to_the_same_end(family, run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_file_of_the_device_is_evaluated_the_same_on_the_cpu(family, run, tmp_path):
     results = run(family, tmp_path / "run", DEVICE, DEVICE)
     for accelerator, strategy in (("cpu", "auto"), (DEVICE, DEVICE)):
@@ -174,7 +185,7 @@ def test_file_of_the_device_is_evaluated_the_same_on_the_cpu(family, run, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_step_that_was_skipped_is_made_again_on_either_device(family, run, tmp_path):
     run(family, tmp_path, DEVICE, DEVICE, "+callbacks.spoil._target_=interruptions.SpoilWeights")
     file, *_ = (tmp_path / "nonfinite").glob("*.json")

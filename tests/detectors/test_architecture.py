@@ -128,7 +128,7 @@ def test_what_is_no_record_is_refused(name):
             way(name)
 
 
-def test_wrong_import_paths_are_told_in_one_line(own_module):
+def test_wrong_import_paths_are_reported_in_one_line(own_module):
     for path, message in (
         ("no_such_module.X", r"no_such_module\.X cannot be imported \(ModuleNotFoundError: .*PYTHONPATH"),
         (f"{own_module}.NO_RECORD", r" has no Architecture NO_RECORD\.$"),

@@ -117,7 +117,7 @@ def test_plain_state_dict_with_current_names(model_config, tmp_path):
         load_detector(path)
 
 
-def test_detectors_with_another_body_are_told_to_be_none_of_this_project():
+def test_detectors_with_another_body_are_reported_to_be_none_of_this_project():
     transformer = {
         "backbone.body.patch_embed.proj.weight": torch.zeros(1),
         "backbone.body.layers.0.blocks.0.norm1.weight": torch.zeros(1),
@@ -281,14 +281,14 @@ def test_file_of_one_detector_has_no_teacher(model_config, tmp_path, which):
         ({"format": "lshfm_pl.detector", "version": 1, "state_dict": {}}, r"has no 'config'"),
     ],
 )
-def test_files_of_something_else_are_told(tmp_path, content, message):
+def test_files_of_something_else_are_reported(tmp_path, content, message):
     path = tmp_path / "file.ckpt"
     torch.save(content, path)
     with pytest.raises(LSHFMError, match=rf"file\.ckpt: .*{message}"):
         load_detector(path)
 
 
-def test_missing_and_broken_checkpoints_are_told(model_config, tmp_path):
+def test_missing_and_broken_checkpoints_are_reported(model_config, tmp_path):
     with pytest.raises(LSHFMError, match=r"none\.ckpt: expected a file of weights, found nothing"):
         load_detector(tmp_path / "none.ckpt")
     path = tmp_path / "broken.ckpt"
@@ -298,7 +298,7 @@ def test_missing_and_broken_checkpoints_are_told(model_config, tmp_path):
         load_detector(path)
 
 
-def test_numbers_of_another_kind_are_told(model_config, tmp_path):
+def test_numbers_of_another_kind_are_reported(model_config, tmp_path):
     content = detector_checkpoint(tiny(model_config))
     key = next(iter(content["state_dict"]))
     weights = content["state_dict"][key]

@@ -52,7 +52,7 @@ def test_losses_gradients_and_names_of_tensors_are_the_same(student):
         assert 0 < (other - gradient).norm() < 1e-6 * gradient.norm()
 
 
-def test_want_of_a_compiler_is_told_in_one_line(monkeypatch):
+def test_want_of_a_compiler_is_reported_in_one_line(monkeypatch):
     def fail(device):
         raise RuntimeError("no working C++ compiler\nand much more")
 

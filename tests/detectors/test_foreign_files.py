@@ -91,7 +91,7 @@ def test_teacher_of_a_state_dict_with_cocos_number_of_classes_has_cocos(tmp_path
         ),
     ],
 )
-def test_teachers_that_there_are_not_are_told(overrides, message):
+def test_teachers_that_there_are_not_are_reported(overrides, message):
     with pytest.raises(LSHFMError, match=message):
         load_teacher(composed("train", *overrides), CLASS_NAMES)
 

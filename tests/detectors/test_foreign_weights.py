@@ -204,7 +204,7 @@ WRONG_DESCRIPTIONS = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_DESCRIPTIONS)
-def test_a_damaged_description_is_told_in_one_line(tmp_path, wrong):
+def test_a_damaged_description_is_reported_in_one_line(tmp_path, wrong):
     changes, message = WRONG_DESCRIPTIONS[wrong]
     torch.save({**detector_checkpoint(detector_of()), **changes}, tmp_path / "file.ckpt")
     with pytest.raises(LSHFMError, match=message) as failure:
@@ -289,7 +289,7 @@ def test_backbones_are_found_below_prefixes_and_entries(tmp_path, wrap):
     assert "taken off" in built.backbone_report or "in 'model'" in built.backbone_report
 
 
-def test_backbones_that_are_not_one_are_told(tmp_path):
+def test_backbones_that_are_not_one_are_reported(tmp_path):
     body = body_of(detector_of())
     both = {**prefixed("student.", body), **prefixed("teacher.", body_of(detector_of(seed=1)))}
     with pytest.raises(LSHFMError, match="holds 2 backbones: student, teacher. Save one of them"):
@@ -385,7 +385,7 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         "no offsets",
     ],
 )
-def test_damaged_safetensors_are_told_in_one_line(tmp_path, content):
+def test_damaged_safetensors_are_reported_in_one_line(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(LSHFMError, match="x.safetensors: not a whole safetensors file") as failure:
         read_torch_file(tmp_path / "x.safetensors")

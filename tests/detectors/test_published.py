@@ -211,7 +211,7 @@ def test_weights_of_torchvision_detect_as_in_torchvision(tmp_path, monkeypatch, 
         assert_same(detector)
 
 
-def test_torchvision_weights_that_are_not_there_are_told_in_one_line(monkeypatch, tmp_path):
+def test_torchvision_weights_that_are_not_there_are_reported_in_one_line(monkeypatch, tmp_path):
     def no_network(url, path, hash_prefix):
         assert url.startswith("https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-")
         assert url.endswith(f"-{hash_prefix}.pth")

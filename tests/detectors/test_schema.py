@@ -44,7 +44,7 @@ class Example(DetectorConfig):
         ("settings", "settings"),
     ],
 )
-def test_types_are_told_in_words(key, words):
+def test_types_are_reported_in_words(key, words):
     assert expected_of(Example, key) == words
 
 

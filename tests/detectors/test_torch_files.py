@@ -54,7 +54,7 @@ def saved_bytes():
     [saved_bytes()[:2000], saved_bytes()[:300] + bytes(900)],
     ids=["truncated", "overwritten"],
 )
-def test_broken_files_are_told_in_one_line(tmp_path, content):
+def test_broken_files_are_reported_in_one_line(tmp_path, content):
     path = tmp_path / "broken.ckpt"
     path.write_bytes(content)
     with pytest.raises(
@@ -63,7 +63,7 @@ def test_broken_files_are_told_in_one_line(tmp_path, content):
         read_torch_file(path)
 
 
-def test_missing_files_and_folders_are_told(tmp_path):
+def test_missing_files_and_folders_are_reported(tmp_path):
     with pytest.raises(LSHFMError, match=r"none\.ckpt: expected a file of weights, found nothing"):
         read_torch_file(tmp_path / "none.ckpt")
     with pytest.raises(LSHFMError, match="expected a file of weights, found a folder"):

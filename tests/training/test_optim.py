@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from small_detectors import EVERY_STUDENT, as_float, random_batch, small_detector
 from torch import nn
 
+from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.optim import Schedule, build_optimizer, build_scheduler
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
@@ -37,6 +42,31 @@ def test_warm_up_ends_with_the_first_epoch_on_small_data():
     assert values[:10] == sorted(values[:10])
     assert values[9] == values[19] == pytest.approx(1.0)
     assert values[20] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", EVERY_STUDENT)
+def test_fine_tuning_on_a_single_batch_moves_no_weight_by_more_than_the_rate_in_its_first_step(name):
+    """One step an epoch leaves no room for a warm-up, but AdamW's first step has the size of the rate."""
+    with initialize_config_dir(str(CONFIG_DIR / "schedule"), version_base="1.3"):
+        schedule = Schedule(**OmegaConf.to_container(compose("finetune")))
+    assert schedule.factor(0, steps_per_epoch=1) == 1
+    module = DetectionModule(small_detector(name, norm="bn")).train()
+    optimizer = build_optimizer(module.parameters(), schedule, images_per_step=8)
+    before = {key: value.detach().clone() for key, value in module.named_parameters()}
+    images, targets = random_batch(num_images=4)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        losses.append(sum(module.losses(as_float(images), targets).values()))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        if len(losses) == 1:
+            optimizer.step()
+    decay = schedule.optimizer["weight_decay"]
+    for key, value in module.named_parameters():
+        most = schedule.lr * (1 + decay * before[key].abs())
+        assert ((value - before[key]).abs() <= 1.01 * most + 1e-7).all(), key
+    assert losses[1] < 1.02 * losses[0]
 
 
 def test_cosine_equals_torchs():

@@ -156,7 +156,7 @@ def test_a_body_with_fewer_than_five_stages_is_trained_from_its_last(own, traina
     } - (set() if trainable else {"stem", "a", "b", "c"})
 
 
-def test_what_a_body_cannot_do_is_told(own):
+def test_what_a_body_cannot_do_is_reported(own):
     config = own("FEW")
     with pytest.raises(
         LSHFMError, match=r"expected strides of own_bodies\.FEW, which has 8, 16, 32.*found 4, 8, 16, 32"

@@ -241,7 +241,7 @@ def test_weights_of_another_body_are_refused(model_config, tmp_path):
         build(model_config(VGG, backbone_weights=str(path)))
 
 
-def test_missing_file_is_told(model_config):
+def test_missing_file_is_reported(model_config):
     with pytest.raises(LSHFMError, match=r"nowhere\.pth: expected a file of weights, found nothing"):
         build(model_config(VGG, backbone_weights="nowhere.pth"))
 

@@ -356,13 +356,13 @@ def test_stages_that_cannot_be_told_apart_are_frozen_together():
         ("torchvision/mobilenet_v2", {"norm": "gn", "backbone_weights": "imagenet"}, "are no imagenet weights"),
     ],
 )  # fmt: skip
-def test_what_a_library_s_body_cannot_be_is_told(name, changes, message):
+def test_what_a_library_s_body_cannot_be_is_reported(name, changes, message):
     with torch.device("meta"), pytest.raises(LSHFMError, match=message) as failure:
         detector_over(name, **changes)
     assert "\n" not in str(failure.value)
 
 
-def test_weights_that_cannot_be_fetched_are_told_in_one_line_and_at_once(monkeypatch, tmp_path, caplog):
+def test_weights_that_cannot_be_fetched_are_reported_in_one_line_and_at_once(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(

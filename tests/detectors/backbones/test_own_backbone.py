@@ -53,7 +53,7 @@ def test_a_backbone_of_ones_own_serves_without_a_pyramid(plain_body):
     assert detector.backbone(torch.rand(1, 3, 64, 64)).shape == (1, 32, 4, 4)
 
 
-def test_what_a_backbone_of_ones_own_cannot_be_is_told(plain_body):
+def test_what_a_backbone_of_ones_own_cannot_be_is_reported(plain_body):
     for changes, message in (
         ({"norm": "none"}, "model.norm: a plain body needs bn, frozen_bn, bn_frozen_stats or gn, found none"),
         ({"backbone": "plain_body.OTHER"}, "plain_body has no Backbone OTHER"),

@@ -120,6 +120,6 @@ def test_maps_are_a_term_of_their_own_if_they_have_a_weight():
         ({"inter_weight": -1}, "distill.inter_weight: expected a finite number"),
     ],
 )
-def test_wrong_settings_are_told(settings, message):
+def test_wrong_settings_are_reported(settings, message):
     with pytest.raises(LSHFMError, match=message):
         ClassRelations(**{"activation": "softmax", "point": "logits", **settings})

@@ -132,6 +132,6 @@ def test_some_of_the_hashes_of_each_width_are_drawn():
         ({"num_features": [8, 9]}, r"expected one number of features at penultimate, found \[8, 9\]"),
     ],
 )
-def test_wrong_settings_are_told(settings, message):
+def test_wrong_settings_are_reported(settings, message):
     with pytest.raises(LSHFMError, match=message):
         LSH(**{"num_features": 72, "num_hashes": 8, **settings})

@@ -77,6 +77,6 @@ def test_levels_that_are_left_out_keep_their_graph(levels, needs_positions, used
 
 
 @pytest.mark.parametrize("levels", [0, -1, 1.5, True, "4"])
-def test_wrong_number_of_levels_is_told(levels):
+def test_wrong_number_of_levels_is_reported(levels):
     with pytest.raises(LSHFMError, match=r"distill.levels: expected a whole number ≥ 1 or null, found "):
         require_levels(levels)
