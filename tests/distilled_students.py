@@ -29,13 +29,16 @@ CHOICES = sorted(path.stem for path in (CONFIG_DIR / "distill").glob("[!_]*.yaml
 LOSSES = [name for name in CHOICES if name != "none"]
 AT_PYRAMID = "distill.point=pyramid"
 """Setting of the losses that are at `penultimate` by default."""
-POINTS = {"frs": "class_maps"}
+POINTS = {"frs": "class_maps", "crosskd": "dense_head"}
 """Points of losses that not every family has."""
+WITHOUT_TOWERS = {"fasterrcnn"}
+"""Families with a dense head that is no pair of towers."""
 LOSSES_OF = {
     name: [
         loss
         for loss in LOSSES
         if POINTS.get(loss, "logits") in architecture(model_file(STUDENT_OF[name])["architecture"]).points
+        and not (loss == "crosskd" and name in WITHOUT_TOWERS)
     ]
     for name in EVERY_FAMILY
 }

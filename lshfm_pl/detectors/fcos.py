@@ -122,5 +122,9 @@ FCOS = Architecture(
         "fgd.temperature": 0.8,
         "frs.feature_weight": 0.01,
         "frs.class_weight": 0.05,
+        "crosskd.index": 2,
+        "crosskd.class_weight": 0.4,
+        "crosskd.box_weight": 0.75,
+        "crosskd.box_loss": "iou_log",
     },
 )

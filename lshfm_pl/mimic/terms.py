@@ -84,6 +84,7 @@ class Term(nn.Module):
             image_sizes=batch.image_sizes,
             padded_size=batch.padded_size,
             strides=pair.strides,
+            head=pair.head,
             generator=torch.Generator().manual_seed(generator_seed) if "generator" in wants else None,
         )
         value = self.loss(student, teacher, context)

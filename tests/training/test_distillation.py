@@ -26,6 +26,7 @@ from lshfm_pl.training.distillation import ZERO_STEPS_ALLOWED
 from lshfm_pl.training.optim import build_optimizer
 
 MIMIC = ("l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd", "frs", "dist")
+ONLY_OF = {STUDENTS[1]: ("crosskd",)}
 WITH_TRAINED_PARTS = {"fgd": {}, "mgd": {}, "frs": FRS_WEIGHTS, "dist": {"mimic_weight": 1.0}}
 """Losses that own trained layers → settings for them."""
 HASH = {"mimic.lsh.loss.weight", "mimic.lsh.loss.bias"}
@@ -53,7 +54,7 @@ def fit(module, tmp_path, **settings):
 def test_beta_zero_is_bit_equal_to_plain_training(tmp_path, student):
     plain = DetectionModule(small_detector(student), short_schedule())
     fit(plain, tmp_path)
-    for distill in MIMIC:
+    for distill in (*MIMIC, *ONLY_OF.get(student, ())):
         module = distillation(student, distill, beta=0.0)
         assert fit(module, tmp_path).global_step == 5
         for key, value in plain.detector.state_dict().items():
@@ -194,8 +195,14 @@ def test_image_without_boxes_adds_nothing_to_the_retinanet_term():
     assert nothing.item() == 0
 
 
-@pytest.mark.parametrize("distill", ["lshl2", *WITH_TRAINED_PARTS])
-@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize(
+    ("student", "distill"),
+    [
+        (student, distill)
+        for student in STUDENTS
+        for distill in ("lshl2", *WITH_TRAINED_PARTS, *ONLY_OF.get(student, ()))
+    ],
+)
 def test_images_without_boxes_crash_nothing_and_leave_no_trained_part_without_a_gradient(student, distill):
     module = distillation(student, distill, **WITH_TRAINED_PARTS.get(distill, {}))
     module.train()
@@ -211,13 +218,21 @@ def test_images_without_boxes_crash_nothing_and_leave_no_trained_part_without_a_
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("distill", WITH_TRAINED_PARTS)
-@pytest.mark.parametrize("student", STUDENTS)
-def test_loss_with_trained_parts_is_computed_in_float32_in_mixed_precision(tmp_path, student, distill):
+@pytest.mark.parametrize(
+    ("student", "distill"),
+    [
+        (student, distill)
+        for student in STUDENTS
+        for distill in (*WITH_TRAINED_PARTS, *ONLY_OF.get(student, ()))
+    ],
+)
+def test_loss_with_trained_parts_or_a_head_is_computed_in_float32_in_mixed_precision(
+    tmp_path, student, distill
+):
     values = []
     for precision, dtype in (("32-true", None), ("bf16-mixed", torch.bfloat16)):
         teacher = small_detector(TEACHER_OF[student], seed=1)
-        losses = build_losses(distill, teacher, **WITH_TRAINED_PARTS[distill])
+        losses = build_losses(distill, teacher, **WITH_TRAINED_PARTS.get(distill, {}))
         dtypes = []
         for _, term in losses.named():
             term.loss.register_forward_hook(lambda *args, dtypes=dtypes: dtypes.append(args[-1].dtype))

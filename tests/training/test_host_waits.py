@@ -4,6 +4,7 @@ They are found on the CPU by their names: operations whose result the host must 
 of numbers from the host to the device.
 """
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -60,8 +61,14 @@ def test_waits_are_seen(found):
     assert waits.counts
 
 
-@pytest.mark.parametrize("distill", ["l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd", "frs", "dist"])
-@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize(
+    ("student", "distill"),
+    [
+        *itertools.product(STUDENTS, ("l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd", "frs", "dist")),
+        (STUDENTS[1], "crosskd"),
+        ("fcos_resnet10fpn_tiny", "crosskd"),
+    ],
+)
 def test_mimic_term_adds_none_but_those_of_pooling_boxes(student, distill, monkeypatch):
     monkeypatch.setattr(
         hashing, "WinogradHashLoss", hashing.ConvolutionHashLoss

@@ -11,6 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.mimic.features.levels import Level, pyramid_levels
+from lshfm_pl.mimic.heads import Place, RestOfHead
 from lshfm_pl.mimic.nested import Channels, Features
 
 __all__ = [
@@ -34,7 +35,8 @@ class Recorded(NamedTuple):
 
     Attributes:
         features: rows or maps.
-        weights: [N] for rows, or [B, h, w] for each level of maps; None for equal weights.
+        weights: [N] for rows, or [B, h, w] for each level of maps, or [B, L] of the L anchors of each level for
+            maps inside of a head; None for equal weights.
     """
 
     features: Features
@@ -49,12 +51,14 @@ class Pair(NamedTuple):
         teacher: the teacher's features.
         weights: as in `Recorded`.
         strides: stride of each pyramid level in pixels of the padded batch; None for other points.
+        head: see `DetectorTap.rest_of_head`.
     """
 
     student: Features
     teacher: Features
     weights: Tensor | list[Tensor] | None = None
     strides: tuple[int, ...] | None = None
+    head: RestOfHead | None = None
 
 
 class Batch(NamedTuple):
@@ -173,6 +177,19 @@ class DetectorTap(ABC):
                 student is of the same family.
             points: points to return.
         """
+
+    def holds(self, place: Place) -> bool:
+        """Whether the dense head has towers with this place."""
+        return False
+
+    def rest_of_head(self, point: str, record: Record) -> RestOfHead | None:
+        """This teacher's head from a point inside of it on; None for another point.
+
+        Args:
+            point: the point.
+            record: record of the student.
+        """
+        return None
 
     def refuse_mismatch(self, teacher: Any, points: frozenset[str]) -> None:  # noqa: B027 (most points need no check)
         """Stop if the features of this student and of a teacher of the same family cannot be paired.

@@ -19,6 +19,7 @@ from lshfm_pl.mimic.features.base import Batch, DetectorTap, Pair, Record, point
 from lshfm_pl.mimic.features.classes import ClassColumns, class_columns
 from lshfm_pl.mimic.features.levels import Level
 from lshfm_pl.mimic.features.normalisation import sees_batches_of
+from lshfm_pl.mimic.heads import place_of
 from lshfm_pl.mimic.nested import Channels
 
 __all__ = ["POINTS", "FeatureTap", "make_tap", "tap_of"]
@@ -73,6 +74,15 @@ def make_tap(
 
 def _refuse_other_layout(point: str, *taps: DetectorTap) -> None:
     """Stop if a point is missing in a detector, or means something else in the other one."""
+    place = place_of(point)
+    without = [tap for tap in taps if place is not None and not tap.holds(place)]
+    if without:
+        raise LSHFMError(
+            f"mimicking: {point} is inside of a dense head with towers of convolutions, and a "
+            f"{architecture_of(without[0].detector).title} has no such place; it can be compared at "
+            f"{', '.join(without[0].layouts)}"
+        )
+    point = point if place is None else "dense_head"
     found = [tap.layouts.get(point) for tap in taps]
     families = [type(tap.detector).__name__ for tap in taps]
     if found[0] != found[1]:
@@ -254,7 +264,8 @@ class FeatureTap:
                 teacher[point] = self._columns.of(teacher[point])
         student = self._student.student_features(record, points)
         pairs = {
-            point: Pair(features, teacher[point], weights) for point, (features, weights) in student.items()
+            point: Pair(features, teacher[point], weights, head=self._teacher.rest_of_head(point, record))
+            for point, (features, weights) in student.items()
         }
         if "pyramid" in pairs:
             ours, theirs = student["pyramid"].features, teacher["pyramid"]

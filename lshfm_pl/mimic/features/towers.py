@@ -22,12 +22,20 @@ from lshfm_pl.mimic.features.base import (
     draw_rows,
     stack_matches,
 )
+from lshfm_pl.mimic.features.held import RestOfTowers, depth_of, hook_place, maps_at
+from lshfm_pl.mimic.features.locations import (
+    NEIGHBOURHOOD,
+    by_anchor,
+    kept_locations,
+    location_weights,
+    neighbourhoods,
+)
+from lshfm_pl.mimic.heads import HeadOutput, HeldMaps, Place, place_of, places_in
 from lshfm_pl.mimic.nested import Channels, Features
 
 __all__ = ["TowerTap", "kept_locations", "location_weights", "neighbourhoods"]
 
-NEIGHBOURHOOD = 3
-"""Side of the neighbourhood of a location that the classifier, a 3×3 convolution, sees."""
+TOWERS = ("classification", "regression")
 
 CLASS_TOWER_POINTS = frozenset({"penultimate", "logits", "dense_head", "class_maps"})
 BY_ANCHOR = frozenset({"logits", "class_maps"})
@@ -51,6 +59,9 @@ class TowerTap(DetectorTap):
     `dense_head`: outputs of the `classification` and the `regression` tower for each level.
 
     `class_maps`: the maps of the `pyramid` and the class `logits` [B, anchors · classes, h, w] of each level.
+
+    `dense_head:<i>`: maps inside of both towers, see `lshfm_pl.mimic.heads`. The weights [B, L] of the anchors are
+    for a loss against the teacher's predictions.
     """
 
     row_points = frozenset({"logits"})
@@ -62,7 +73,7 @@ class TowerTap(DetectorTap):
         head = self.detector.head
         if point == "class_maps":
             return {"pyramid": self.detector.backbone.out_channels, "logits": self.classifier.weight.shape[0]}
-        if point == "dense_head":
+        if point.startswith("dense_head"):
             return {
                 "classification": head.classification_head.cls_logits.in_channels,
                 "regression": head.regression_head.bbox_reg.in_channels,
@@ -82,6 +93,8 @@ class TowerTap(DetectorTap):
             names |= {"classification", "regression"}
         if "class_maps" in points:
             names |= {"pyramid", "class_maps"}
+        for point, place in places_in(points).items():
+            names |= {"matched", "anchors", point if place.convolutions else "pyramid"}
         return names
 
     def hook(
@@ -108,10 +121,15 @@ class TowerTap(DetectorTap):
         ) -> dict[str, Tensor]:
             record["matches"] = stack_matches(matched_idxs, targets, Matcher.BETWEEN_THRESHOLDS)
             record["logits"] = outputs["cls_logits"]
+            record["matched"], record["anchors"] = matched_idxs, anchors
             complete(record)
             return compute_loss(targets, outputs, anchors, matched_idxs)
 
-        if points & {"pyramid", "class_maps"}:
+        places = places_in(points)
+        for point, place in places.items():
+            if place.convolutions:
+                hook_place(stack, head, place, record.setdefault(point, {}))
+        if points & {"pyramid", "class_maps"} or any(not place.convolutions for place in places.values()):
             stack.callback(head.register_forward_pre_hook(keep_pyramid).remove)
         if "class_maps" in points:
             stack.callback(self.classifier.register_forward_hook(keep_class_maps).remove)
@@ -139,9 +157,13 @@ class TowerTap(DetectorTap):
         if "pyramid" in points:
             found["pyramid"] = Recorded(record["pyramid"])
         if "dense_head" in points:
-            found["dense_head"] = Recorded({name: record[name] for name in ("classification", "regression")})
+            found["dense_head"] = Recorded({name: record[name] for name in TOWERS})
         if "class_maps" in points:
             found["class_maps"] = Recorded({"pyramid": record["pyramid"], "logits": record["class_maps"]})
+        for point, place in places_in(points).items():
+            held: HeldMaps = record[point] if place.convolutions else _for_both(record["pyramid"])
+            numbers = self._anchors_of_levels(held["classification"])
+            found[point] = Recorded(held, list(self.prediction_weights(record).split(numbers, dim=1)))
         return found
 
     def teacher_maps(self, batch: Tensor, points: frozenset[str]) -> dict[str, Any]:
@@ -153,6 +175,8 @@ class TowerTap(DetectorTap):
             made["classification"] = [head.classification_head.conv(level) for level in pyramid]
         if "dense_head" in points:
             made["regression"] = [head.regression_head.conv(level) for level in pyramid]
+        for point, place in places_in(points).items():
+            made[point] = maps_at(head, pyramid, place)
         return made
 
     def teacher_features(
@@ -165,17 +189,55 @@ class TowerTap(DetectorTap):
         if "pyramid" in points:
             found["pyramid"] = maps["pyramid"]
         if "dense_head" in points:
-            found["dense_head"] = {name: maps[name] for name in ("classification", "regression")}
+            found["dense_head"] = {name: maps[name] for name in TOWERS}
         if "class_maps" in points:
             logits = [self.classifier(level) for level in maps["classification"]]
             found["class_maps"] = {"pyramid": maps["pyramid"], "logits": logits}
         if "logits" in points:
             num_classes = self.detector.head.classification_head.num_classes
-            by_level = [
-                _logits_by_anchor(self.classifier(level), num_classes) for level in maps["classification"]
-            ]
+            by_level = [by_anchor(self.classifier(level), num_classes) for level in maps["classification"]]
             found["logits"] = torch.cat(by_level, dim=1).flatten(0, 1)
-        return found
+        return found | {point: maps[point] for point in places_in(points)}
+
+    def holds(self, place: Place) -> bool:
+        """See `DetectorTap`."""
+        return place.convolutions <= depth_of(self.detector.head)
+
+    def rest_of_head(self, point: str, record: Record) -> RestOfTowers | None:
+        """See `DetectorTap`. Boxes are decoded with the student's anchors, which are those of the teacher."""
+        place = place_of(point)
+        if place is None:
+            return None
+        head, anchors_A4 = self.detector.head, record["anchors"][0]
+
+        def read(logits: list[Tensor], boxes: list[Tensor]) -> HeadOutput:
+            of_levels = anchors_A4.split(self._anchors_of_levels(boxes))
+            return HeadOutput(
+                [by_anchor(level, head.classification_head.num_classes) for level in logits],
+                [
+                    self.decoded(by_anchor(level, 4), anchors)
+                    for level, anchors in zip(boxes, of_levels, strict=True)
+                ],
+            )
+
+        return RestOfTowers(head, place, read)
+
+    def _anchors_of_levels(self, maps: list[Tensor]) -> list[int]:
+        """The number of anchors of each level."""
+        return [level.shape[-2] * level.shape[-1] * self.anchors_at_location() for level in maps]
+
+    @staticmethod
+    @abstractmethod
+    def decoded(outputs_BL4: Tensor, anchors_L4: Tensor) -> Tensor:
+        """Boxes [B, L, 4] in pixels, from outputs of the last layer for anchors in pixels."""
+
+    @abstractmethod
+    def prediction_weights(self, record: Record) -> Tensor:
+        """The weight [B, A] of each anchor in a loss against a teacher's predictions, as CrossKD defines it.
+
+        Args:
+            record: with the `batch`, and `matched` and `anchors` of each image.
+        """
 
     @abstractmethod
     def logit_weights(self, matches_BA: Tensor) -> Tensor:
@@ -202,12 +264,13 @@ class TowerTap(DetectorTap):
         """
         generators = [tap.detector.anchor_generator for tap in (self, teacher)]
         levels = [len(generator.sizes) for generator in generators]
-        if points & CLASS_TOWER_POINTS and levels[0] != levels[1]:
+        places = places_in(points)
+        if (places or points & CLASS_TOWER_POINTS) and levels[0] != levels[1]:
             raise LSHFMError(
                 f"mimicking: expected the same number of levels, found {levels[0]} (student) and {levels[1]} "
                 "(teacher); give both the same neck and fpn_strides"
             )
-        if not points & BY_ANCHOR:
+        if not (places or points & BY_ANCHOR):
             return
         strides = [[level.stride for level in tap.levels()] for tap in (self, teacher)]
         if strides[0] != strides[1]:
@@ -266,6 +329,10 @@ class TowerTap(DetectorTap):
         ]
 
 
+def _for_both(levels: list[Tensor]) -> HeldMaps:
+    return {"classification": levels, "regression": levels}
+
+
 def _in_sizes_of_first(levels: list[list[Tensor]]) -> list[list[Tensor]]:
     """The maps [B, C, h, w] of several detectors by level, in the sizes of those of the first."""
     sizes = [tuple(level.shape[-2:]) for level in levels[0]]
@@ -278,35 +345,3 @@ def _in_sizes_of_first(levels: list[list[Tensor]]) -> list[list[Tensor]]:
         ]
         for of_detector in levels
     ]
-
-
-def neighbourhoods(maps: list[Tensor]) -> Tensor:
-    """Maps [B, C, h, w] of each level → [B, L, C·9]: the 3×3 neighbourhoods of all L locations of all levels."""
-    unfolded = [F.unfold(level, NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2) for level in maps]
-    return torch.cat(unfolded, dim=2).transpose(1, 2)
-
-
-def kept_locations(matches_BA: Tensor, anchors_per_location: int) -> Tensor:
-    """Matches [B, L·A] (location-major) → bool [B, L], False where all anchors are left out."""
-    between_BA = matches_BA == Matcher.BETWEEN_THRESHOLDS
-    return ~between_BA.unflatten(1, (-1, anchors_per_location)).all(dim=2)
-
-
-def location_weights(keep_BL: Tensor) -> Tensor:
-    """Kept locations [B, L] → weights [B, L] that give a mean per image and then over the images that keep any.
-
-    Example: in images that keep 2, 0 and 1 locations, each kept location has weight 1/4, none, and 1/2.
-    """
-    kept_B = keep_BL.sum(dim=1)
-    weight_B = 1.0 / (kept_B.clamp(min=1) * (kept_B > 0).sum().clamp(min=1))
-    return weight_B[:, None] * keep_BL
-
-
-def _logits_by_anchor(logits: Tensor, num_classes: int) -> Tensor:
-    """Output [B, A·K, h, w] of `cls_logits` → [B, h·w·A, K], in the order of torchvision's anchors."""
-    batch, _, height, width = logits.shape
-    return (
-        logits.view(batch, -1, num_classes, height, width)
-        .permute(0, 3, 4, 1, 2)
-        .reshape(batch, -1, num_classes)
-    )

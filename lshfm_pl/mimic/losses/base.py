@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic.heads import RestOfHead
 from lshfm_pl.mimic.nested import Features, map_features, shapes_of, tensors_of
 
 __all__ = [
@@ -30,14 +31,15 @@ class Context:
     """What a loss may use besides the features.
 
     Attributes:
-        weights: weight of each row [N], or of each location ([B, h, w] for each level), in the sum over rows or
-            locations; None for equal weights. They sum to 1, except for class logits.
+        weights: weight of each row [N], or of each location ([B, h, w] for each level) or anchor ([B, L] for each
+            level), in the sum over them; None for equal weights. They sum to 1, except for logits and anchors.
         boxes: ground-truth boxes [n, 4] of each image as x1, y1, x2, y2 in pixels of the padded batch; None unless
             the loss's `wants` contains `boxes`.
         labels: ground-truth labels [n] of each image; None unless `wants` contains `boxes`.
         image_sizes: (height, width) of each image in the padded batch.
         padded_size: (height, width) of the batch.
         strides: stride in pixels of each pyramid level.
+        head: continues the teacher's head from the held maps of a point inside of it; None at other points.
         generator: CPU random number generator, seeded by the step; None unless `wants` contains `generator`.
     """
 
@@ -47,6 +49,7 @@ class Context:
     image_sizes: Sequence[tuple[int, int]] = ()
     padded_size: tuple[int, int] | None = None
     strides: tuple[int, ...] | None = None
+    head: RestOfHead | None = None
     generator: torch.Generator | None = None
 
 
