@@ -13,7 +13,7 @@ __all__ = ["CWD"]
 class CWD(Loss):
     """β · τ² / (B · C) · KL(teacher ‖ student) of the softmax over positions of each channel, summed over levels.
 
-    Source: arXiv 2011.13256, equations 4 and 5. The authors' code has the cross entropy, which has the same
+    Source: arXiv 2011.13256. The authors' code has the cross entropy, which has the same
     gradient but is not 0 for equal maps; and with an adapter it divides by the student's number of channels before
     the adapter. Here C is the number of channels that are compared. Levels of 1 × 1 positions are left out, because
     they have only one distribution.

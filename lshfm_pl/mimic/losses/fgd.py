@@ -79,7 +79,7 @@ def box_masks(boxes_BN4: Tensor, padded_size: tuple[int, int], map_size: tuple[i
 
 
 class GlobalContext(nn.Module):
-    """What the global context block GcBlock adds to all positions of a map (arXiv 1904.11492, equation 4).
+    """What the global context block GcBlock adds to all positions of a map (arXiv 1904.11492).
 
     Its last layer starts at 0, so that at first nothing is added.
 

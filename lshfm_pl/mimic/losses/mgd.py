@@ -17,7 +17,7 @@ __all__ = ["MGD"]
 class MGD(Loss):
     """β / B · Σ (Ψ(keep · student) − teacher)², summed over levels. Ψ is trained: 3×3, ReLU, 3×3 convolution.
 
-    Source: arXiv 2205.01529, equation 3. `keep` is 0 at a random share of the positions of each image and level,
+    Source: arXiv 2205.01529. `keep` is 0 at a random share of the positions of each image and level,
     for all channels. It is drawn on the CPU from the context's generator, and so depends on the seed, the step, and
     the process, but not on the device.
 

@@ -36,7 +36,7 @@ def standardised_error(student_BChw: Tensor, teacher_BChw: Tensor) -> Tensor:
 class PKD(Loss):
     """β · the sum over levels of half the mean squared error of standardised maps.
 
-    Source: arXiv 2207.02039, equations 4 and 5. The maps' scales and means do not count, so student and teacher may
+    Source: arXiv 2207.02039. The maps' scales and means do not count, so student and teacher may
     be of different families. It differs from the authors' code in three ways. A channel of the student that is
     constant has the same value but no gradient, where that code has one 1e6 times as large as those of other
     channels. Levels of 1 × 1 positions are left out, where it has NaN or a value without meaning. If the maps of a

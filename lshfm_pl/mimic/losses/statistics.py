@@ -62,7 +62,7 @@ def standardised(maps_BChw: Tensor) -> Tensor:
 def spatial_attention(maps_BChw: Tensor, temperature: float) -> Tensor:
     """h · w · softmax over the positions of mean_c |x| / T, [B, h, w]; its mean over an image is 1.
 
-    Source: FGD, arXiv 2111.11837, equations 4 and 5; FBKD has the same.
+    Source: FGD, arXiv 2111.11837; FBKD has the same.
     """
     strength_Bhw = maps_BChw.abs().mean(dim=1)
     softmax_BL = (strength_Bhw.flatten(1) / temperature).softmax(dim=1)
