@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.cli.students import Student, read_seeds, read_students
 from lshfm_pl.errors import first_few
@@ -125,7 +125,10 @@ def comparison_runs(
         for seed in seeds
         for student in students
     }
-    taught = frozenset(student.name for student in students if student.loss != "none")
+    inherited = bool(OmegaConf.select(config, "student.inherit"))
+    taught = frozenset(
+        student.name for student in students if student.loss != "none" or student.inherits or inherited
+    )
     return Runs(folder, first, checkpoint, runs, taught, jobs, cores)
 
 

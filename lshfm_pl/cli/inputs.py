@@ -15,7 +15,7 @@ from lshfm_pl.cli.grammar import for_shell
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import from_home
 
-__all__ = ["refuse_missing_inputs", "refuse_missing_teacher", "refuse_no_weights"]
+__all__ = ["needs_teacher", "refuse_missing_inputs", "refuse_missing_teacher", "refuse_no_weights"]
 
 FILES = ("checkpoint", "checkpoints", "teacher.checkpoint", "src", "file", "resume", "distill.hash_weights")
 """Keys of files that are read."""
@@ -54,7 +54,7 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
         _selected(config, key) is not None for key in ("data._target_", "checkpoint", "checkpoints")
     ):
         raise LSHFMError("visualize: nothing to draw: give data=… (or checkpoint=<file> of a run)")
-    if command == "train" and _selected(config, "distill.name") != "none":
+    if command == "train" and needs_teacher(config):
         refuse_missing_teacher(config)
     if command == "benchmark":
         _refuse_wrong_rows(config)
@@ -78,6 +78,11 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
             _refuse_no_folder("data.root", text, can_be_had=_selected(config, "data.download") is False)
 
 
+def needs_teacher(config: DictConfig) -> bool:
+    """Whether a training has a teacher: it is mimicked, or the student inherits its parts."""
+    return _selected(config, "distill.name") != "none" or bool(_selected(config, "student.inherit"))
+
+
 def refuse_missing_teacher(config: DictConfig) -> None:
     """Refuse a config without a teacher to load.
 
@@ -88,8 +93,10 @@ def refuse_missing_teacher(config: DictConfig) -> None:
     if weights is not None:
         return
     if path is None:
+        is_plain = config.distill.name == "none"
+        needs = "student.inherit" if is_plain else f"distill={config.distill.name}"
         raise LSHFMError(
-            f"distill={config.distill.name} needs a teacher: give teacher.checkpoint=<file> "
+            f"{needs} needs a teacher: give teacher.checkpoint=<file> "
             "(best.ckpt or last.ckpt of a run, or a published file), or teacher.weights=COCO_V1"
         )
     if not from_home(path).is_file():
@@ -124,7 +131,7 @@ def _refuse_wrong_rows(config: DictConfig) -> None:
 def _reads_teacher(command: str, config: DictConfig) -> bool:
     if command == "benchmark" or _selected(config, "teacher.weights") is not None:
         return False  # a benchmark's teacher has random weights
-    return _selected(config, "distill.name") != "none"
+    return needs_teacher(config)
 
 
 def _reads_folder(config: DictConfig) -> bool:

@@ -23,11 +23,19 @@ MOST_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Student:
-    """An entry of `distill`: its name, its loss (or a sum such as `lshl2+kd`), and its settings as overrides."""
+    """An entry of `distill`: its name, its loss (or a sum such as `lshl2+kd`), and its settings as overrides.
+
+    The setting `inherit` is that of the student, all others are those of the loss.
+    """
 
     name: str
     loss: str
     overrides: tuple[str, ...] = ()
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the entry itself names parts of the teacher with which the student starts."""
+        return any(item.startswith("student.inherit=") for item in self.overrides)
 
 
 def read_students(entries: Any) -> list[Student]:
@@ -81,7 +89,10 @@ def _read_student(entry: Any) -> Student:
             close = close_choices(part, losses)
             advice = f"; did you mean {alternatives(close)}?" if close and part != "none" else ""
             raise LSHFMError(f"distill: expected one of {', '.join(losses)}, found {part}{advice}")
-    overrides = [f"distill.{key}={_written(value)}" for key, value in settings.items() if key != "loss"]
+    own = {key: value for key, value in settings.items() if key not in ("loss", "inherit")}
+    overrides = [f"distill.{key}={_written(value)}" for key, value in own.items()]
+    if "inherit" in settings:
+        overrides.append(f"student.inherit={_written(settings['inherit'])}")
     return Student(name, loss, tuple(overrides))
 
 

@@ -95,6 +95,8 @@ class Architecture:
     count_classes: Callable[[Mapping[str, Tensor]], int | None] = _no_count
     #: The modules that hold the backbone with its pyramid. Compiling the first one with torch.compile pays off.
     body_modules: tuple[str, ...] = ("backbone",)
+    #: Prefixes of the parameters of the neck: the pyramid, or the layers that SSD adds to its backbone.
+    neck: tuple[str, ...] = ("backbone.fpn.",)
     #: The module that is the backbone's last stage if the backbone is cut before it; "" for no such module.
     last_stage: str = ""
 

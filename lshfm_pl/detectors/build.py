@@ -31,6 +31,8 @@ class Detector(nn.Module):
     backbone_report: str
     #: What ``model.weights`` named for the training of this detector; missing if it named nothing.
     started_from: str
+    #: What was taken from a teacher (``student.inherit``); missing if nothing was to be taken.
+    inherit_report: object
     #: What ``load_detector`` has loaded; ``str()`` gives one line.
     load_report: object
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lshfm_pl.data.spelling import fold_spelling
 
-__all__ = ["labels_by_name"]
+__all__ = ["common_labels", "labels_by_name"]
 
 _OTHER_NAMES = {
     "aeroplane": "airplane",
@@ -25,6 +25,12 @@ def labels_by_name(wanted: Sequence[str], given: Sequence[str]) -> list[int | No
     exact = {name: label for label, name in reversed(list(enumerate(given, start=1)))}
     alike = {_key(name): label for name, label in exact.items()}
     return [exact.get(name, alike.get(_key(name))) for name in wanted]
+
+
+def common_labels(wanted: Sequence[str], given: Sequence[str]) -> dict[int, int]:
+    """Label in `wanted` → label in `given`, for the background (0) and for the classes that both have by name."""
+    found = enumerate(labels_by_name(wanted, given), start=1)
+    return {0: 0, **{label: other for label, other in found if other is not None}}
 
 
 def _key(name: str) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.detectors.build import Detector
-from lshfm_pl.detectors.class_names import labels_by_name
+from lshfm_pl.detectors.class_names import common_labels
 from lshfm_pl.detectors.class_rows import with_rows
 from lshfm_pl.detectors.contents import Contents, is_counter
 from lshfm_pl.detectors.load_report import LoadedTensor
@@ -83,7 +83,7 @@ def _class_layers(
     A layer that differs in more than the number of classes is left out.
     """
     family = architecture_of(detector)
-    labels = {} if names is None else _common_labels(detector, names)
+    labels = {} if names is None else common_labels(detector.class_names, names)
     told = first_few((_BACKGROUND, *detector.class_names)[label] for label in labels)
     made = {}
     for key, own in detector.state_dict().items():
@@ -107,12 +107,6 @@ def _class_layers(
 
 def _made_anew(key: str, value: Tensor, told: str) -> LoadedTensor:
     return LoadedTensor(key, tuple(value.shape), "made anew", told=told)
-
-
-def _common_labels(detector: Detector, names: tuple[str, ...]) -> dict[int, int]:
-    """Label of the detector → label of the file, for the background and for the classes that both have."""
-    found = enumerate(labels_by_name(detector.class_names, names), start=1)
-    return {0: 0, **{label: other for label, other in found if other is not None}}
 
 
 def _tensors(

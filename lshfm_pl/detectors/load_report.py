@@ -18,14 +18,15 @@ class LoadedTensor:
     Attributes:
         name: name in the detector, or in the file if the detector lacks it.
         shape: shape of this tensor.
-        how: `taken` completely, `rows taken` for some classes, `made anew` with random numbers, or `left out`.
+        how: `taken` completely, `rows taken` for some classes, `made anew` with random numbers, `left out`, or
+            `kept` as it was before.
         name_in_file: "" if nothing was taken.
         told: details, such as the classes whose rows were taken; "" for none.
     """
 
     name: str
     shape: tuple[int, ...]
-    how: Literal["taken", "rows taken", "made anew", "left out"]
+    how: Literal["taken", "rows taken", "made anew", "left out", "kept"]
     name_in_file: str = ""
     told: str = ""
 
@@ -63,6 +64,8 @@ class LoadReport:
             else []
         )
         parts += [f"made anew: {first_few((each.name for each in anew), 4)}"] if anew else []
+        kept = [f"{tensor.name} ({tensor.told})" for tensor in self.tensors if tensor.how == "kept"]
+        parts += [f"{len(kept)} not taken: {first_few(kept, 2)}"] if kept else []
         return "".join(f"; {part}" for part in parts)
 
     def table(self) -> str:

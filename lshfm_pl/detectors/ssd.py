@@ -313,6 +313,7 @@ SSD = Architecture(
         f"{_HEAD}.{level}.{last}" for level in range(LEVELS) for last in ("weight", "bias", "1.")
     ),
     count_classes=_count_classes,
+    neck=("backbone.extra.",),
     name_in_body=_name_in_body,
     model_file=_model_file,
     torchvision_detectors={

@@ -13,6 +13,7 @@ from torch import nn
 
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.kernels.winograd import SIDE
+from lshfm_pl.mimic.balance import Rule
 from lshfm_pl.mimic.features import make_tap, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
 from lshfm_pl.mimic.terms import Term, Terms, name_seed
@@ -24,13 +25,15 @@ __all__ = ["ENTRY_POINTS", "TeacherFacts", "build_losses", "refuse_unnamed_losse
 ENTRY_POINTS = "lshfm_pl.losses"
 """Group of entry points with which other packages register their losses."""
 
-OF_TERMS = ("weight", "warmup_steps", "until")
+OF_TERMS = ("weight", "warmup_steps", "until", "decay_from", "share")
 """Keys that are arguments of `Term`, not of the loss."""
 
 BESIDE = "kd_beta"
 """Key that adds the class-logit loss to a feature loss. Its temperature is the key `temperature`."""
 
-NOT_SETTINGS = ("check_teacher", "name", "_target_")
+NOT_SETTINGS = ("check_teacher", "name", "_target_", "balance", "balance_rule")
+
+BALANCES = ("fixed", "share")
 
 
 class TeacherFacts:
@@ -97,14 +100,16 @@ def build_losses(
             level; None to use the teacher's levels.
         init_seed: seed of the initial weights of trained parts. The global random state stays unchanged.
         settings: the other keys of the config. `_target_` is the import path of a `Loss` or a `LossSum`; without
-            it, `name` is an entry point of the group `lshfm_pl.losses` or a built-in loss. `weight`, `warmup_steps`
-            and `until` are arguments of the term. `kd_beta` above 0 adds the class-logit loss with `temperature`.
+            it, `name` is an entry point of the group `lshfm_pl.losses` or a built-in loss. `weight`,
+            `warmup_steps`, `until`, `decay_from` and `share` are arguments of the term. `balance` and
+            `balance_rule` say how the weights of all terms are set. `kd_beta` above 0 adds the class-logit loss with `temperature`.
             `terms` replaces all of these by the settings of several losses, by name. Other keys are arguments of
             the loss.
 
     Raises:
         LSHFMError: unknown name or key, invalid number, or a hash file that does not fit.
     """
+    rule = _rule_of(settings)
     entries = settings.pop("terms", None)
     if entries is None:
         entries, prefix = {name: settings}, "distill."
@@ -128,7 +133,26 @@ def build_losses(
                     raise
                 raise LSHFMError(str(error).replace("distill.", f"{prefix}{entry}.", 1)) from error
     parts = [part for _, part, _ in found]
-    return Terms({part if parts.count(part) == 1 else f"{entry}_{part}": term for entry, part, term in found})
+    terms = Terms(
+        {part if parts.count(part) == 1 else f"{entry}_{part}": term for entry, part, term in found}
+    )
+    terms.rule = rule
+    return terms
+
+
+def _rule_of(settings: Mapping[str, Any]) -> Rule | None:
+    """How the factors of the terms follow from their gradients; None for fixed weights."""
+    balance = settings.get("balance") or "fixed"
+    if balance not in BALANCES:
+        raise LSHFMError(f"distill.balance: expected {' or '.join(BALANCES)}, found {balance!r}")
+    given = dict(settings.get("balance_rule") or {})
+    unknown = [key for key in given if key not in Rule._fields]
+    if unknown:
+        expected = ", ".join(Rule._fields)
+        raise LSHFMError(f"distill.balance_rule.{unknown[0]}: expected one of {expected}")
+    rule = Rule(**given)
+    rule.check()
+    return rule if balance == "share" else None
 
 
 def refuse_unnamed_losses(settings: Mapping[str, Any]) -> None:
@@ -164,7 +188,10 @@ def _terms_of(entry: str, settings: dict[str, Any], facts: TeacherFacts) -> list
         beside = [("kd", Term(cast(Loss, logits), **of_term))] if beta > 0 else []
     loss = _construct(entry, loss_type, settings, facts)
     parts = loss.losses.items() if isinstance(loss, LossSum) else [(entry, loss)]
-    return [*((part, Term(cast(Loss, each), **of_term)) for part, each in parts), *beside]
+    terms = [(part, Term(cast(Loss, each), **of_term)) for part, each in parts]
+    for _, term in terms:
+        term.num_parts = len(terms)
+    return [*terms, *beside]
 
 
 def _type_of(name: str, target: str | None) -> type[Loss | LossSum]:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.adapters import Adapter, make_adapter, resize_to_larger, resized_weights
+from lshfm_pl.mimic.balance import Balance, Rule
 from lshfm_pl.mimic.features import Batch, FeatureTap, Pair
 from lshfm_pl.mimic.losses.base import Context, Loss, LossSum, require_number
 from lshfm_pl.seeding import mix_seed
@@ -18,11 +20,30 @@ Pairs = Mapping[str, Pair]
 
 
 class Moment(NamedTuple):
-    """Position of a batch in the run: optimizer step and epoch, both from 0, and a seed for this batch."""
+    """Position of a batch in the run.
+
+    Attributes:
+        step: number of the optimizer step, from 0.
+        epoch: number of the epoch, from 0.
+        seed: seed of random numbers for this batch.
+        steps: number of optimizer steps of the whole run; 0 if it is not known.
+        epochs: number of epochs of the whole run; 0 if it is not known.
+    """
 
     step: int = 0
     epoch: int = 0
     seed: int = 0
+    steps: int = 0
+    epochs: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done."""
+        return self.step / self.steps if self.steps else 0.0
+
+    def share(self, time: float) -> float:
+        """A time as a share of the run: below 1 it is a share already, from 1 on a number of epochs."""
+        return time if time < 1 else time / max(self.epochs, 1)
 
 
 def name_seed(name: str) -> int:
@@ -37,22 +58,44 @@ class Term(nn.Module):
         loss: the loss, which also says at which point it compares.
         weight: factor of the loss.
         warmup_steps: number of optimizer steps over which the weight rises linearly from 0.
-        until: number of epochs after which the term ends; None for never.
+        until: when the term ends: a number of epochs, or a share of the run below 1; None for never.
+        decay_from: when the factor begins to fall, in the same units. It falls linearly to 0 at `until`, or at the
+            end of the run; None for no fall.
+        share: the term's share of the gradient, see `Balance`; None for that of the rule.
 
     Raises:
         LSHFMError: a number is out of range.
     """
 
     def __init__(
-        self, loss: Loss, *, weight: float = 1.0, warmup_steps: int = 0, until: float | None = None
+        self,
+        loss: Loss,
+        *,
+        weight: float = 1.0,
+        warmup_steps: int = 0,
+        until: float | None = None,
+        decay_from: float | None = None,
+        share: float | None = None,
     ) -> None:
         super().__init__()
-        numbers = {"weight": weight, "warmup_steps": warmup_steps, "until": 0 if until is None else until}
+        numbers = {"weight": weight, "warmup_steps": warmup_steps}
+        optional = {"until": until, "decay_from": decay_from, "share": share}
+        numbers |= {key: value for key, value in optional.items() if value is not None}
         for key, value in numbers.items():
             require_number(key, value)
+        if until is not None and decay_from is not None and decay_from >= until:
+            raise LSHFMError(
+                f"distill.decay_from: expected a time before distill.until={until:g}, found {decay_from:g}; give "
+                "both as numbers of epochs, or both as shares of the run"
+            )
         self.loss = loss
-        self.weight, self.warmup_steps, self.until = float(weight), warmup_steps, until
+        self.weight, self.warmup_steps = float(weight), warmup_steps
+        self.until, self.decay_from, self.share = until, decay_from, share
         self.adapter: Adapter | None = None
+        #: Whether a `Balance` sets the factor, so that the weight only says whether the term is on.
+        self.is_balanced = False
+        #: Number of terms that share the settings of one loss, and so its share of the gradient.
+        self.num_parts = 1
 
     def strength(self, moment: Moment) -> float:
         """Weight times the loss's own β, without the warm-up; 0 once the term has ended."""
@@ -60,14 +103,25 @@ class Term(nn.Module):
 
     def has_ended(self, moment: Moment) -> bool:
         """Whether the term has ended, so that it is no longer computed."""
-        return self.until is not None and moment.epoch >= self.until
+        if self.until is None:
+            return False
+        return moment.progress >= self.until > 0 if 0 < self.until < 1 else moment.epoch >= self.until
 
     def factor(self, moment: Moment) -> float:
-        """Factor of the loss: the weight with its warm-up; 0 once the term has ended."""
+        """Factor of the loss: the weight with its warm-up and its fall; 0 once the term has ended."""
+        return self.weight * self.course(moment)
+
+    def course(self, moment: Moment) -> float:
+        """The warm-up times the fall, from 0 to 1; 0 once the term has ended."""
         if self.has_ended(moment):
             return 0.0
         rise = min(1.0, (moment.step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return self.weight * rise
+        if self.decay_from is None:
+            return rise
+        start, end = moment.share(self.decay_from), 1.0 if self.until is None else moment.share(self.until)
+        if moment.progress <= start or end <= start:
+            return rise
+        return rise * max(0.0, (end - moment.progress) / (end - start))
 
     def forward(self, pair: Pair, batch: Batch, moment: Moment, generator_seed: int) -> Tensor:
         """The weighted loss of a pair, a float32 scalar."""
@@ -88,7 +142,7 @@ class Term(nn.Module):
             generator=torch.Generator().manual_seed(generator_seed) if "generator" in wants else None,
         )
         value = self.loss(student, teacher, context)
-        factor = self.factor(moment)
+        factor = self.course(moment) if self.is_balanced and self.weight else self.factor(moment)
         return value if factor == 1 else factor * value
 
     def zero(self, device: torch.device) -> Tensor:
@@ -110,6 +164,8 @@ class Terms(nn.ModuleDict):
     def __init__(self, terms: Mapping[str, Term]) -> None:
         super().__init__(terms)
         self._ended: frozenset[str] = frozenset()
+        #: How the terms' factors follow from their gradients; None for fixed weights.
+        self.rule: Rule | None = None
         self.register_load_state_dict_pre_hook(_rename_state)
 
     @classmethod
@@ -148,6 +204,17 @@ class Terms(nn.ModuleDict):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix_seed(seed, name_seed(name)))
                 term.adapter = make_adapter(*tap.channels(point), is_of_maps=tap.is_of_maps(point))
+
+    def make_balance(self) -> Balance | None:
+        """What sets the factors of the terms by their gradients; None for fixed weights."""
+        if self.rule is None:
+            return None
+        shares = {}
+        for name, term in self.named():
+            term.is_balanced = True
+            share = self.rule.share if term.share is None else term.share
+            shares[name] = share / term.num_parts if term.weight else 0.0
+        return Balance(shares, self.rule)
 
     def adapters(self) -> dict[str, Adapter]:
         """The adapters, by the names of their terms."""

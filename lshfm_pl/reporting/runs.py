@@ -70,7 +70,7 @@ class Run:
     @property
     def is_plain(self) -> bool:
         """Whether this is a student that was trained without a teacher."""
-        return self.role == "student" and self.loss == "none"
+        return self.role == "student" and self.loss == "none" and not self.results["distill"].get("inherit")
 
     @property
     def teacher(self) -> str | None:

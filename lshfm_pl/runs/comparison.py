@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.cli.students import Student
 from lshfm_pl.data.fingerprint import Fingerprint
@@ -137,8 +137,12 @@ class Plan:
     def student(self, student: Student, seed: int, teacher: Path) -> list[str]:
         """The overrides of a student's training; `teacher` is the teacher's checkpoint."""
         distilled = []
-        if student.loss != "none":
-            distilled = [f"teacher.checkpoint={quoted(teacher)}"]
+        inherited = OmegaConf.select(self.config, "student.inherit") or []
+        if inherited and not student.inherits:
+            parts = [inherited] if isinstance(inherited, str) else inherited
+            distilled.append(f"student.inherit=[{','.join(parts)}]")
+        if student.loss != "none" or inherited or student.inherits:
+            distilled.append(f"teacher.checkpoint={quoted(teacher)}")
             if self.config.teacher.which != "student":
                 distilled.append(f"teacher.which={self.config.teacher.which}")
         return [

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 import lshfm_pl
 from lshfm_pl.errors import LSHFMError
@@ -132,7 +132,9 @@ def run_results(
         cost: result of `detector_cost`, with `ms_per_image`.
     """
     output_dir = Path(config.output_dir)
-    distill = OmegaConf.to_container(config.distill, resolve=True)
+    distill: Any = OmegaConf.to_container(config.distill, resolve=True)
+    if inherited := OmegaConf.select(config, "student.inherit"):
+        distill |= {"inherit": list(inherited) if isinstance(inherited, ListConfig) else [inherited]}
     teacher_entry = None
     if teacher is not None:
         teacher_entry = {

@@ -1,5 +1,6 @@
 """The settings of a run, and how they differ from those of another run."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
     "data.first_pixel": (1,),
     "model.match_classes": ("by_name",),
     "model.which": ("student",),
+    "distill.balance": ("fixed",),
+    "distill.balance_rule.share": (0.1,),
+    "distill.balance_rule.first_steps": (20,),
+    "distill.balance_rule.every_steps": (20,),
+    "distill.balance_rule.of_last": (20,),
+    "distill.balance_rule.limits": ([1e-4, 1e4],),
     "distill.bias_even_median": ("mean", "lower"),
     "kernels.winograd": (True,),
     "kernels.folded_norms": (True,),
@@ -43,6 +50,9 @@ MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
 }
 """Keys that older runs lack → the values that change nothing for them. A hash bias is stored in the checkpoint, and
 older runs named these losses by `distill.name` only."""
+
+OF_ONE_TERM = re.compile(r"^distill\.terms\.[^.]+\.")
+"""Start of the keys of one loss in a sum."""
 
 _LONGEST_REASON = 200
 """Characters of another library's message that are shown."""
@@ -108,7 +118,8 @@ def differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
         if key in saved and key in wanted:
             return False
         value = saved[key] if key in saved else wanted[key]
-        return value in MEANT_BEFORE[key] if key in MEANT_BEFORE else not value
+        known = OF_ONE_TERM.sub("distill.", key)
+        return value in MEANT_BEFORE[known] if known in MEANT_BEFORE else not value
 
     return [
         f"{key}: {saved.get(key, absent)} → {wanted.get(key, absent)}"

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.cli import as_dict, refuse_missing_teacher
 from lshfm_pl.data import DetectionDataModule
@@ -21,12 +21,15 @@ from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.detectors.start import start_of
 from lshfm_pl.errors import LSHFMError, first_few, printable
 from lshfm_pl.mimic import build_losses
+from lshfm_pl.mimic.inherit import differing_anchors, inherit
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.optim import Schedule
 from lshfm_pl.training.precision import autocast_dtype
 
 __all__ = [
     "build_module",
+    "inherit_report",
+    "inherited_parts",
     "load_teacher",
     "make_schedule",
     "refuse_other_tensors",
@@ -62,9 +65,19 @@ def build_module(
     schedule, data_config = make_schedule(config), stored_data_config(config, datamodule)
     settings = as_dict(config.distill)
     distill = settings.pop("name")
-    if distill == "none":
+    parts = [] if is_resumed else inherited_parts(config)
+    if distill == "none" and not parts:
         return DetectionModule(student, schedule, data_config=data_config, seed=config.seed)
     teacher = load_teacher(config, names)
+    if parts:
+        student.inherit_report = inherit(student, teacher, parts)
+        if (key := differing_anchors(student, teacher)) is not None:
+            log.warning(
+                "student.inherit: model.%s of student and teacher differ, so the head's outputs mean other boxes",
+                key,
+            )
+    if distill == "none":
+        return DetectionModule(student, schedule, data_config=data_config, seed=config.seed)
     losses = build_losses(distill, teacher, student=student, init_seed=config.seed, **settings)
     module = DistillationModule(
         student,
@@ -97,6 +110,12 @@ def _build_student(config: DictConfig, class_names: tuple[str, ...], *, is_resum
         if not is_resumed:
             student.load_report = load_start(student, start)
     return student
+
+
+def inherited_parts(config: DictConfig) -> list[str]:
+    """The parts of the teacher with which the student starts, `student.inherit`."""
+    parts = OmegaConf.select(config, "student.inherit") or []  # older runs have no such key
+    return [parts] if isinstance(parts, str) else [str(part) for part in parts]
 
 
 def make_schedule(config: DictConfig) -> Schedule:
@@ -186,6 +205,12 @@ def _log_other_classes(teacher: Detector, class_names: tuple[str, ...]) -> None:
         )
 
 
+def inherit_report(student: Detector) -> LoadReport | None:
+    """What was taken from the teacher for `student.inherit`; None if nothing was to be taken."""
+    report = getattr(student, "inherit_report", None)
+    return report if isinstance(report, LoadReport) else None
+
+
 def start_report(student: Detector) -> LoadReport | None:
     """What was loaded from `model.weights`; None if it was not read."""
     report = getattr(student, "load_report", None)
@@ -215,6 +240,8 @@ def report_load(student: Detector, teacher: Detector | None, *, role: str, check
             report.source,
             " ".join(f"model.{key}={_on_one_line(value)}" for key, value in report.other_settings.items()),
         )
+    if (inherited := inherit_report(student)) is not None:
+        log.info("%s: inherits %s", role, inherited)
     if teacher is not None:
         log.info("teacher: %s, %s", teacher.config["name"], teacher.load_report)
 

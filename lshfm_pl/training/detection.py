@@ -36,12 +36,14 @@ class Place(NamedTuple):
         epoch: number of the epoch.
         batch_idx: number of the batch within the epoch.
         rank: number of the process.
+        steps: number of optimizer steps of the whole run; 0 if it is not known.
     """
 
     step: int
     epoch: int
     batch_idx: int
     rank: int
+    steps: int = 0
 
 
 class SeenBatch(NamedTuple):
@@ -84,6 +86,7 @@ class DetectionModule(pl.LightningModule):
         self.last_batch: SeenBatch
         #: Names of parameters and buffers that DDP does not send between processes. DDP reads this attribute.
         self._ddp_params_and_buffers_to_ignore: list[str] = []
+        self._steps_of_run = 0
 
     def setup(self, stage: str) -> None:
         """With several processes, take the parameters that get no gradient from DDP, which would wait for one."""
@@ -116,7 +119,9 @@ class DetectionModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the losses of a batch, and log each of them and their sum."""
         trainer = self.trainer
-        place = Place(trainer.global_step, trainer.current_epoch, batch_idx, trainer.global_rank)
+        place = Place(
+            trainer.global_step, trainer.current_epoch, batch_idx, trainer.global_rank, self._steps_of_run
+        )
         losses = self.losses_at(batch, place)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         detached = {name: loss.detach() for name, loss in losses.items()}
@@ -188,7 +193,9 @@ class DetectionModule(pl.LightningModule):
         optimizer = build_optimizer(
             self.trained_parameters(), self.schedule, self.images_per_step(), fused=fused
         )
-        scheduler = build_scheduler(optimizer, self.schedule, self.steps_per_epoch())
+        steps_per_epoch = self.steps_per_epoch()
+        self._steps_of_run = self.schedule.epochs * steps_per_epoch
+        scheduler = build_scheduler(optimizer, self.schedule, steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -1,28 +1,31 @@
 """The LightningModule for training a student that mimics a frozen teacher."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lshfm_pl.data.batches import Batch
 from lshfm_pl.detectors import Detector
+from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.detectors.cost import count_parameters
 from lshfm_pl.detectors.frozen import freeze
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import Batch as MimicBatch
 from lshfm_pl.mimic import Moment, Pair, Terms, make_tap
+from lshfm_pl.mimic.balance import Balance, gradient_norms
 from lshfm_pl.mimic.calibration import sampled_features
+from lshfm_pl.mimic.terms import Term
 from lshfm_pl.seeding import mix_seed
 from lshfm_pl.training.detection import DetectionModule, Place
 from lshfm_pl.training.optim import Schedule
 
 __all__ = ["ZERO_STEPS_ALLOWED", "DistillationModule"]
 
-CHECKPOINT_PREFIX = "mimic."
-"""Prefix of the mimic terms' tensors in the `state_dict` of a training checkpoint."""
+CHECKPOINT_PREFIXES = ("mimic.", "balance.")
+"""Prefixes of the tensors of the mimic terms and of their factors in the `state_dict` of a training checkpoint."""
 
 ZERO_STEPS_ALLOWED = 20
 """If a mimic term is exactly zero in this many consecutive steps, nothing is distilled, and training is stopped."""
@@ -59,6 +62,7 @@ class DistillationModule(DetectionModule):
     ) -> None:
         super().__init__(detector, schedule, data_config=data_config, seed=seed)
         self.mimic = losses
+        self.balance = losses.make_balance()
         #: Counted before freezing, which merges some parameters.
         self.teacher_parameters = sum(count_parameters([teacher]))
         self.tap = make_tap(detector, teacher, losses.points, is_adapted=True)
@@ -69,7 +73,7 @@ class DistillationModule(DetectionModule):
         self._zero_steps: int | Tensor = 0
         # Hash matrices never change; without this DDP would send them to every process in every step.
         self._ddp_params_and_buffers_to_ignore += [
-            CHECKPOINT_PREFIX + key for key, _ in losses.named_buffers()
+            key for key, _ in self.named_buffers() if key.startswith(CHECKPOINT_PREFIXES)
         ]
 
     @property
@@ -105,7 +109,10 @@ class DistillationModule(DetectionModule):
             LSHFMError: while β > 0, a mimic term is missing, has no gradient, or was exactly zero too often.
         """
         terms: dict[str, Tensor] = {}
+        maps: list[Tensor] = []
         with ExitStack() as stack:
+            if self.balance is not None and self.balance.is_due(self._moment.step):
+                stack.enter_context(self._recording_maps(maps))
             if points := self.mimic.points_at(self._moment):
                 stack.enter_context(
                     self.tap.pairing(
@@ -114,8 +121,48 @@ class DistillationModule(DetectionModule):
                 )
             losses = super().losses(images, targets)
         self._check_not_silent(terms, has_boxes=any(len(target["boxes"]) for target in targets))
+        if self.balance is not None:
+            terms = self._balanced(self.balance, terms, losses, maps)
         terms |= self.mimic.ended(self._moment, self.device)
         return {**losses, **{f"mimic_{name}": terms[name] for name in self.mimic}}
+
+    @contextmanager
+    def _recording_maps(self, maps: list[Tensor]) -> Iterator[None]:
+        """Append the maps of the student's pyramid in its next forward pass."""
+
+        def record(module: nn.Module, inputs: Any, output: Tensor | dict[str, Tensor]) -> None:
+            maps.extend([output] if isinstance(output, Tensor) else output.values())
+
+        body = self.detector.get_submodule(architecture_of(self.detector).body_modules[0])
+        handle = body.register_forward_hook(record)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _balanced(
+        self, balance: Balance, terms: dict[str, Tensor], losses: Mapping[str, Tensor], maps: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """The terms, each with the factor that its gradient asks for."""
+        if terms and maps and torch.is_grad_enabled():
+            courses = {name: cast(Term, self.mimic[name]).course(self._moment) for name in terms}
+            measured = [name for name, course in courses.items() if course > 0]
+            each = [torch.stack(list(losses.values())).sum(), *(terms[name] for name in measured)]
+            sizes = gradient_norms(each, maps, self._sum_over_processes)
+            sizes = sizes / sizes.new_tensor([1.0, *(courses[name] for name in measured)])
+            balance.measure(sizes, measured, self._moment.step)
+        factors = balance.factors()
+        return {name: factors[name] * term for name, term in terms.items()}
+
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        if self._trainer is None:
+            return values
+        return cast(Tensor, self.trainer.strategy.reduce(values, reduce_op="sum"))
+
+    def monitored(self) -> dict[str, Tensor]:
+        """Scalars of the last batch to log: those of the losses, and the factor of each balanced term."""
+        factors = {} if self.balance is None else self.balance.factors()
+        return {**self.mimic.monitored(), **{f"factor_{name}": factor for name, factor in factors.items()}}
 
     def mimic_terms(self, pairs: Mapping[str, Pair], batch: MimicBatch) -> dict[str, Tensor]:
         """The weighted mimic terms that have not ended, by name."""
@@ -124,9 +171,9 @@ class DistillationModule(DetectionModule):
     def losses_at(self, batch: Batch, place: Place) -> dict[str, Tensor]:
         """See `DetectionModule`. The mimic terms are also multiplied by the warm-up of the schedule."""
         seed = mix_seed(self.seed, place.rank, place.epoch, place.batch_idx)
-        self._moment = Moment(place.step, place.epoch, seed)
-        losses = super().losses_at(batch, place)
         assert self.schedule is not None
+        self._moment = Moment(place.step, place.epoch, seed, place.steps, self.schedule.epochs)
+        losses = super().losses_at(batch, place)
         factor = self.schedule.mimic_factor(place.step)
         if factor == 1:
             return losses
@@ -155,7 +202,7 @@ class DistillationModule(DetectionModule):
 
     def renamed_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """See `DetectionModule`. The hash of an older checkpoint gets the name that it has in this version."""
-        return self.mimic.renamed(super().renamed_state(state), CHECKPOINT_PREFIX)
+        return self.mimic.renamed(super().renamed_state(state), CHECKPOINT_PREFIXES[0])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `DetectionModule`. A checkpoint with weights only (best.ckpt) has those of the student alone."""
@@ -163,5 +210,5 @@ class DistillationModule(DetectionModule):
         if "optimizer_states" not in checkpoint:
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {
-                key: value for key, value in state.items() if not key.startswith(CHECKPOINT_PREFIX)
+                key: value for key, value in state.items() if not key.startswith(CHECKPOINT_PREFIXES)
             }

@@ -10,8 +10,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.cli import as_dict, is_main_process, refuse_missing_teacher
-from lshfm_pl.data import DetectionDataModule
-from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import take_over_norm_eps
 from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.detectors.cost import detector_cost
@@ -32,13 +30,25 @@ from lshfm_pl.runs.resume import AUTO, choose_folder, finished_results, resolve_
 from lshfm_pl.seeding import seed_everything
 from lshfm_pl.signals import StopSignals
 from lshfm_pl.training import DetectionModule, DistillationModule
-from lshfm_pl.training.build import build_module, refuse_other_tensors, report_load, start_report
+from lshfm_pl.training.build import (
+    build_module,
+    inherit_report,
+    inherited_parts,
+    refuse_other_tensors,
+    report_load,
+    start_report,
+    stored_data_config,
+)
 from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint, RunRecord
 from lshfm_pl.training.callbacks.restoration import Restoration, refuse_damaged_state
 from lshfm_pl.training.callbacks.timing import EvaluationTimer, StepTimer
 from lshfm_pl.training.precision import PRECISIONS
+from lshfm_pl.training.teacher_check import compare_with_start, measure_teacher, report_other_data
 
-__all__ = ["measure_teacher", "refuse_unfit_settings", "train"]
+__all__ = ["refuse_unfit_settings", "train"]
+
+INHERITED_FILE = "inherited_weights.csv"
+"""File in the folder of a run with `student.inherit`: it says for each tensor whether it was taken, or why not."""
 
 LOADED_FILE = "loaded_weights.csv"
 """File in the folder of a run that started from `model.weights`: a row for each tensor says how it was loaded."""
@@ -82,6 +92,8 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
     module = build_module(config, datamodule, is_resumed=checkpoint is not None)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher, role=config.role, checkpoint=checkpoint)
+    if teacher is not None and config.teacher.weights is None and checkpoint is None:
+        report_other_data(config.teacher.checkpoint, stored_data_config(config, datamodule))
     record = RunRecord(as_dict(config), data.fingerprint)
     log_position: dict[str, Any] | None = START
     restoration: Restoration | None = None
@@ -127,6 +139,8 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             and (measured := relabelled(teacher, datamodule.class_names)) is not None
         ):
             record.teacher_metrics = measure_teacher(trainer, measured, datamodule)
+            if start_report(module.detector) is not None:
+                compare_with_start(trainer, module.detector, record.teacher_metrics, datamodule)
         with contextlib.nullcontext() if restoration is None else restoration.watching():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
         trainer.test(module, datamodule=datamodule, verbose=False)
@@ -165,6 +179,8 @@ def _prepare_folder(config: DictConfig, data: RunData, module: DetectionModule) 
     data.write(output_dir)
     if (report := start_report(module.detector)) is not None:
         write_atomically(output_dir / LOADED_FILE, report.table().encode("utf-8"))
+    if (report := inherit_report(module.detector)) is not None:
+        write_atomically(output_dir / INHERITED_FILE, report.table().encode("utf-8"))
 
 
 def _write_results(output_dir: Path, module: DetectionModule, results: dict[str, Any]) -> None:
@@ -201,21 +217,5 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
             f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "
             "the mimic loss and the boxes need float32 weights"
         )
-    if config.distill.name != "none":
+    if config.distill.name != "none" or (inherited_parts(config) and checkpoint is None):
         refuse_missing_teacher(config)
-
-
-def measure_teacher(
-    trainer: pl.Trainer, teacher: Detector, datamodule: DetectionDataModule
-) -> dict[str, float]:
-    """Measure the teacher on the validation set, so that wrong weights are noticed at once; returns its metrics."""
-    measured = DetectionModule(teacher, name="teacher")
-    trainer.validate(measured, datamodule=datamodule, verbose=False)
-    log.info(
-        "teacher on the validation set: AP %.1f, AP50 %.1f", measured.results["AP"], measured.results["AP50"]
-    )
-    if measured.results["AP50"] < 1:
-        log.warning(
-            "the teacher detects nothing (AP50 below 1): was it trained on these classes and this data?"
-        )
-    return measured.results

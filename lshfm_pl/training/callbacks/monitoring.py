@@ -70,7 +70,7 @@ class StepMonitor(BatchClock):
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         logged = {f"share/{name}": loss / total for name, loss in losses.items()}
         if isinstance(pl_module, DistillationModule):
-            logged |= {f"monitor/{name}": value for name, value in pl_module.mimic.monitored().items()}
+            logged |= {f"monitor/{name}": value for name, value in pl_module.monitored().items()}
         logged["monitor/images_per_second"] = torch.tensor(
             trainer.world_size * self._images / self._seconds, dtype=torch.float32
         )

@@ -1,0 +1,88 @@
+"""Checks of a teacher before training: what it detects, and whether the student can learn from it."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+
+from lshfm_pl.data import DetectionDataModule
+from lshfm_pl.detectors import Detector
+from lshfm_pl.detectors.contents import read_checkpoint
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.training.detection import DetectionModule
+
+__all__ = ["compare_with_start", "measure_teacher", "report_other_data"]
+
+SAME_IMAGES = ("_target_", "root", "train_split", "train_annotations", "train_images")
+"""Keys of a `data` config that say which images a detector was trained on."""
+
+log = logging.getLogger(__name__)
+
+
+def measure_teacher(
+    trainer: pl.Trainer, teacher: Detector, datamodule: DetectionDataModule
+) -> dict[str, float]:
+    """Measure the teacher on the validation set, so that wrong weights are noticed at once; returns its metrics."""
+    metrics = _measured(trainer, teacher, datamodule, "teacher")
+    log.info("teacher on the validation set: AP %.1f, AP50 %.1f", metrics["AP"], metrics["AP50"])
+    if metrics["AP50"] < 1:
+        log.warning(
+            "the teacher detects nothing (AP50 below 1): was it trained on these classes and this data?"
+        )
+    return metrics
+
+
+def compare_with_start(
+    trainer: pl.Trainer,
+    student: Detector,
+    teacher_metrics: Mapping[str, float],
+    datamodule: DetectionDataModule,
+) -> None:
+    """Measure a student that starts from a whole detector on the validation set, and warn of a worse teacher."""
+    metrics = _measured(trainer, student, datamodule, "start")
+    log.info(
+        "student before training, on the validation set: AP %.1f, AP50 %.1f", metrics["AP"], metrics["AP50"]
+    )
+    if teacher_metrics["AP"] <= metrics["AP"]:
+        log.warning(
+            "the teacher (AP %.1f) is no better than the student's own weights (AP %.1f): distilling may hold the "
+            "student back. Give a better teacher, or distill=none",
+            teacher_metrics["AP"],
+            metrics["AP"],
+        )
+
+
+def report_other_data(path: str, data: Mapping[str, Any]) -> None:
+    """Log a line if a teacher's checkpoint says that it was trained on other images than those of this run.
+
+    Args:
+        path: the teacher's file.
+        data: the data config of this run, as checkpoints store it.
+    """
+    try:
+        content = read_checkpoint(path)
+    except LSHFMError:
+        return
+    theirs = content.get("data") if isinstance(content, Mapping) else None
+    if not isinstance(theirs, Mapping):
+        return
+    differing = [key for key in SAME_IMAGES if theirs.get(key) != data.get(key)]
+    if differing:
+        key = differing[0]
+        log.info(
+            "teacher: it was trained on other data: data.%s is %s in its file, %s here",
+            key,
+            theirs.get(key),
+            data.get(key),
+        )
+
+
+def _measured(
+    trainer: pl.Trainer, detector: Detector, datamodule: DetectionDataModule, name: str
+) -> dict[str, float]:
+    was_training = detector.training
+    module = DetectionModule(detector, name=name)
+    trainer.validate(module, datamodule=datamodule, verbose=False)
+    detector.train(was_training)
+    return module.results
