@@ -9,13 +9,16 @@ import torch
 
 
 class SaveHashOfEachRank(pl.Callback):
-    """Writes the hash that each process trains with to `<folder>/hash_<rank>.pt`."""
+    """Writes the hash and the factors that each process trains with to `<folder>/<which>_<rank>.pt`."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
 
     def on_train_start(self, trainer, pl_module):
         torch.save(pl_module.mimic["lsh"].loss.state_dict(), self.folder / f"hash_{trainer.global_rank}.pt")
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save(pl_module.balance.state_dict(), self.folder / f"factors_{trainer.global_rank}.pt")
 
 
 class FailOnRank(pl.Callback):

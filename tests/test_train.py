@@ -438,7 +438,9 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 @pytest.mark.slow
-def test_hash_bias_is_the_same_in_every_process_and_saved(pair, data_root, tmp_path, monkeypatch):
+def test_hash_bias_and_factors_are_the_same_in_every_process_and_saved(
+    pair, data_root, tmp_path, monkeypatch
+):
     teacher, _, results = pair
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     done = run_command(
@@ -450,6 +452,7 @@ def test_hash_bias_is_the_same_in_every_process_and_saved(pair, data_root, tmp_p
         "distill.num_hashes=32",
         "distill.bias=median",
         "distill.bias_images=10",
+        "distill.balance=share",
         "distill.check_teacher=false",
         f"teacher.checkpoint={teacher}/checkpoints/last.ckpt",
         "trainer.devices=2",
@@ -465,3 +468,8 @@ def test_hash_bias_is_the_same_in_every_process_and_saved(pair, data_root, tmp_p
     for key in ("weight", "bias"):
         assert torch.equal(first[key], second[key])
         assert torch.equal(first[key], saved[f"mimic.lsh.loss.{key}"])
+    first, second = (torch.load(tmp_path / f"factors_{rank}.pt") for rank in (0, 1))
+    assert first["log_factor"] != 0
+    for key, value in first.items():
+        assert torch.equal(value, second[key])
+        assert torch.equal(value, saved[f"balance.{key}"])

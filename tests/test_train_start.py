@@ -18,7 +18,9 @@ from lshfm_pl.detectors import build_detector, detector_checkpoint
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import evaluate
 from lshfm_pl.inference.loading import started_from
-from lshfm_pl.training.run import LOADED_FILE, train
+from lshfm_pl.reporting.runs import Run
+from lshfm_pl.reporting.titles import line_title
+from lshfm_pl.training.run import INHERITED_FILE, LOADED_FILE, train
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,43 @@ def test_command_logs_what_a_run_starts_from_and_what_is_missing(tmp_path, data)
         assert expected in done.stderr
         assert len(done.stderr.strip().splitlines()) <= 2
         assert not (tmp_path / "other/checkpoints").exists()
+
+
+@pytest.mark.parametrize("loss", ["none", "l2"])
+def test_student_starts_with_the_teachers_neck_and_head(tmp_path, data, loss):
+    """With a tiny learning rate the weights stay those of the teacher."""
+    name, checkpoint = "retinanet_resnet10fpn_tiny", tmp_path / "teacher.ckpt"
+    teacher = start_file(checkpoint, "retinanet_resnet18fpn_small", SHAPE_CLASSES)
+    arguments = [
+        data,
+        f"model={name}",
+        f"teacher.checkpoint={checkpoint}",
+        f"distill={loss}",
+        "schedule.lr=1e-12",
+    ]
+    arguments += ["schedule.epochs=2", "schedule.optimizer.weight_decay=0", "student.inherit=[neck,head]"]
+    train_here(tmp_path / "run", *arguments, "trainer.max_epochs=1")
+    if loss == "none":
+        checkpoint.unlink()  # not needed to go on
+    going_on = ["resume=auto", "resume_allow_changes=true", "trainer.max_epochs=2"]
+    results = train_here(tmp_path / "run", *arguments, *going_on)
+    rows = list(csv.DictReader((tmp_path / "run" / INHERITED_FILE).open()))
+    taken = [row["tensor"] for row in rows if row["how"] == "taken"]
+    assert "head.classification_head.cls_logits.weight" in taken
+    found = last(tmp_path / "run")["state_dict"]
+    for key in taken:
+        assert torch.allclose(found[f"detector.{key}"], teacher.state_dict()[key], atol=1e-6), key
+    assert results["distill"]["inherit"] == ["neck", "head"]
+    assert results["teacher"]["name"] == "retinanet_resnet18fpn_small"
+    run = Run(results)
+    assert not run.is_plain
+    plain = Run({**results, "distill": {"name": loss}})
+    assert "inherit=['neck', 'head']" in line_title(run, [run, plain], strict_version=False)
+
+
+def test_inheriting_without_a_teacher_is_refused(tmp_path, data):
+    with pytest.raises(LSHFMError, match=r"^student.inherit needs a teacher: give teacher.checkpoint"):
+        train_here(tmp_path / "run", data, "model=retinanet_resnet10fpn_tiny", "student.inherit=[head]")
 
 
 def test_teacher_that_knows_more_classes_teaches_by_kd_and_is_measured(tmp_path, data):

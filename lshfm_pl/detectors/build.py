@@ -33,6 +33,8 @@ class Detector(nn.Module):
     started_from: str
     #: What was taken from a teacher (``student.inherit``); missing if nothing was to be taken.
     inherit_report: object
+    #: Name of that teacher; missing if nothing was to be taken.
+    inherited_from: str
     #: What ``load_detector`` has loaded; ``str()`` gives one line.
     load_report: object
 

@@ -74,6 +74,7 @@ class Balance(nn.Module):
         LSHFMError: a number is out of range.
     """
 
+    wanted: Tensor
     log_factor: Tensor
     count: Tensor
     last_step: Tensor
@@ -84,6 +85,7 @@ class Balance(nn.Module):
         for share in shares.values():
             require_number("share", share)
         self.shares, self.rule = dict(shares), rule
+        self.register_buffer("wanted", torch.tensor(list(shares.values())), persistent=False)
         self.register_buffer("log_factor", torch.zeros(len(shares)))
         self.register_buffer("count", torch.zeros(len(shares)))
         self.register_buffer("last_step", torch.tensor(-1))
@@ -92,28 +94,24 @@ class Balance(nn.Module):
         """Whether gradients are measured in this optimizer step."""
         return step < self.rule.first_steps or step % self.rule.every_steps == 0
 
-    def measure(self, sizes: Tensor, names: Sequence[str], step: int) -> None:
+    def measure(self, sizes: Tensor, step: int) -> None:
         """Take a measurement into account.
 
         Only the first measurement of a step counts. So a step that is repeated with the same state has the same
         factors.
 
         Args:
-            sizes: [1 + T], norm of the gradient of the detection losses, then that of each term in `names`; with
-                several processes, over all of them.
-            names: T of the terms.
+            sizes: [1 + T], norm of the gradient of the detection losses, then that of each term; 0 for a term that
+                was not measured. With several processes, over all of them.
             step: the optimizer step.
         """
-        order = [list(self.shares).index(name) for name in names]
-        shares = self.log_factor.new_tensor([self.shares[name] for name in names])
-        ratio = (shares * sizes[0] / sizes[1:]).log()
-        ratio = ratio.clamp(*map(math.log, self.rule.limits))
-        is_used = (sizes[1:] > 0) & (sizes[0] > 0) & sizes[1:].isfinite() & sizes[0].isfinite() & (shares > 0)
-        is_used &= self.last_step != step
-        count = self.count[order] + is_used
-        change = (ratio - self.log_factor[order]) / count.clamp(1, self.rule.of_last)
-        self.log_factor[order] += torch.where(is_used, change, torch.zeros_like(change))
-        self.count[order] = count
+        of_detection, of_terms = sizes[0], sizes[1:]
+        is_used = (of_detection > 0) & (of_terms > 0) & of_detection.isfinite() & of_terms.isfinite()
+        is_used &= (self.wanted > 0) & (self.last_step != step)
+        ratio = (self.wanted * of_detection / of_terms).log().clamp(*map(math.log, self.rule.limits))
+        self.count += is_used
+        change = (ratio - self.log_factor) / self.count.clamp(1, self.rule.of_last)
+        self.log_factor += torch.where(is_used, change, 0.0)
         self.last_step.fill_(step)
 
     def factors(self) -> dict[str, Tensor]:
@@ -126,18 +124,20 @@ class Balance(nn.Module):
 
 
 def gradient_norms(
-    losses: Sequence[Tensor], maps: Sequence[Tensor], sum_over_processes: Callable[[Tensor], Tensor]
+    losses: Sequence[Tensor | None], maps: Sequence[Tensor], sum_over_processes: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Norm of the gradient of each loss on the maps [B, C, h, w], as [L] in float32, without gradient.
 
     Args:
-        losses: scalars with a graph, which is kept.
+        losses: scalars with a graph, which is kept; None gives 0.
         maps: the maps, with a graph.
         sum_over_processes: returns the sum of a tensor over all processes.
     """
-    squares = []
-    for loss in losses:
-        gradients = torch.autograd.grad(SCALE * loss, maps, retain_graph=True, allow_unused=True)
-        parts = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
-        squares.append(torch.stack(parts).sum() if parts else torch.zeros((), device=loss.device))
+    squares = [maps[0].new_zeros((), dtype=torch.float32) for _ in losses]
+    for index, loss in enumerate(losses):
+        if loss is not None:
+            gradients = torch.autograd.grad(SCALE * loss, maps, retain_graph=True, allow_unused=True)
+            for gradient in gradients:
+                if gradient is not None:
+                    squares[index] = squares[index] + gradient.float().square().sum()
     return sum_over_processes(torch.stack(squares)).sqrt() / SCALE

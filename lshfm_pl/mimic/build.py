@@ -102,7 +102,8 @@ def build_losses(
         settings: the other keys of the config. `_target_` is the import path of a `Loss` or a `LossSum`; without
             it, `name` is an entry point of the group `lshfm_pl.losses` or a built-in loss. `weight`,
             `warmup_steps`, `until`, `decay_from` and `share` are arguments of the term. `balance` and
-            `balance_rule` say how the weights of all terms are set. `kd_beta` above 0 adds the class-logit loss with `temperature`.
+            `balance_rule` say how the weights of all terms are set. `kd_beta` above 0
+            adds the class-logit loss with `temperature`.
             `terms` replaces all of these by the settings of several losses, by name. Other keys are arguments of
             the loss.
 

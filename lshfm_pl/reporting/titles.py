@@ -120,6 +120,7 @@ def _loss_settings(run: Run) -> dict[str, str]:
     for name, own in terms.items() if isinstance(terms, Mapping) else ():
         if isinstance(own, Mapping):
             flat |= {f"{name}.{key}": value for key, value in own.items()}
+    flat.setdefault("inherit", [])  # recorded only if the student inherits something
     return {
         key: str(value) for key, value in flat.items() if key.rpartition(".")[2] not in NOT_A_LOSS_SETTING
     }

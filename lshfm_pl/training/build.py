@@ -29,6 +29,7 @@ from lshfm_pl.training.precision import autocast_dtype
 __all__ = [
     "build_module",
     "inherit_report",
+    "inherited_from",
     "inherited_parts",
     "load_teacher",
     "make_schedule",
@@ -70,7 +71,10 @@ def build_module(
         return DetectionModule(student, schedule, data_config=data_config, seed=config.seed)
     teacher = load_teacher(config, names)
     if parts:
-        student.inherit_report = inherit(student, teacher, parts)
+        student.inherit_report, student.inherited_from = (
+            inherit(student, teacher, parts),
+            teacher.config["name"],
+        )
         if (key := differing_anchors(student, teacher)) is not None:
             log.warning(
                 "student.inherit: model.%s of student and teacher differ, so the head's outputs mean other boxes",
@@ -203,6 +207,11 @@ def _log_other_classes(teacher: Detector, class_names: tuple[str, ...]) -> None:
             len(teacher.class_names),
             len(class_names),
         )
+
+
+def inherited_from(student: Detector) -> str | None:
+    """Name of the teacher whose parts the student has; None if it has none."""
+    return getattr(student, "inherited_from", None)
 
 
 def inherit_report(student: Detector) -> LoadReport | None:

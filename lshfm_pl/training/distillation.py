@@ -17,7 +17,6 @@ from lshfm_pl.mimic import Batch as MimicBatch
 from lshfm_pl.mimic import Moment, Pair, Terms, make_tap
 from lshfm_pl.mimic.balance import Balance, gradient_norms
 from lshfm_pl.mimic.calibration import sampled_features
-from lshfm_pl.mimic.terms import Term
 from lshfm_pl.seeding import mix_seed
 from lshfm_pl.training.detection import DetectionModule, Place
 from lshfm_pl.training.optim import Schedule
@@ -145,12 +144,13 @@ class DistillationModule(DetectionModule):
     ) -> dict[str, Tensor]:
         """The terms, each with the factor that its gradient asks for."""
         if terms and maps and torch.is_grad_enabled():
-            courses = {name: cast(Term, self.mimic[name]).course(self._moment) for name in terms}
-            measured = [name for name, course in courses.items() if course > 0]
-            each = [torch.stack(list(losses.values())).sum(), *(terms[name] for name in measured)]
-            sizes = gradient_norms(each, maps, self._sum_over_processes)
-            sizes = sizes / sizes.new_tensor([1.0, *(courses[name] for name in measured)])
-            balance.measure(sizes, measured, self._moment.step)
+            courses = {name: term.course(self._moment) for name, term in self.mimic.named()}
+            each = [
+                terms[name] / course if name in terms and course else None for name, course in courses.items()
+            ]
+            own = torch.stack(list(losses.values())).sum()
+            sizes = gradient_norms([own, *each], maps, self._sum_over_processes)
+            balance.measure(sizes, self._moment.step)
         factors = balance.factors()
         return {name: factors[name] * term for name, term in terms.items()}
 

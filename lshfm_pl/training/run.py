@@ -33,6 +33,7 @@ from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.build import (
     build_module,
     inherit_report,
+    inherited_from,
     inherited_parts,
     refuse_other_tensors,
     report_load,
@@ -95,6 +96,7 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
     if teacher is not None and config.teacher.weights is None and checkpoint is None:
         report_other_data(config.teacher.checkpoint, stored_data_config(config, datamodule))
     record = RunRecord(as_dict(config), data.fingerprint)
+    record.teacher = teacher.config["name"] if teacher is not None else inherited_from(module.detector)
     log_position: dict[str, Any] | None = START
     restoration: Restoration | None = None
     if checkpoint is not None:
@@ -104,7 +106,7 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
         refuse_other_tensors(module, saved, checkpoint)
         if config.model.get("weights") is not None:
             take_over_norm_eps(module.detector, saved.get("detector"))
-        record.teacher_metrics = saved.get("teacher_metrics")
+        record.teacher, record.teacher_metrics = saved.get("teacher"), saved.get("teacher_metrics")
         log_position = saved.get("logs")
         del saved
 
@@ -151,7 +153,7 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
         results = run_results(
             config,
             metrics=module.results,
-            teacher=None if teacher is None else teacher.config["name"],
+            teacher=record.teacher if teacher is None else teacher.config["name"],
             teacher_metrics=record.teacher_metrics,
             timing=timer.summary() if timer else {},
             world_size=trainer.world_size,

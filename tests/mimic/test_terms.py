@@ -99,9 +99,9 @@ def module_of(student, losses, changes=(), teacher=None, seed=0, **settings):
     return DistillationModule(detector, frozen, terms, short_schedule(), seed=seed).train()
 
 
-def losses_of(module, seed=0):
+def losses_of(module, seed=0, boxless=()):
     torch.manual_seed(seed)
-    images, targets = random_batch()
+    images, targets = random_batch(boxless=boxless)
     return module.losses(as_float(images), targets)
 
 

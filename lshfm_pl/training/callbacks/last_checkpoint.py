@@ -228,7 +228,7 @@ def is_last_save(trainer: pl.Trainer) -> bool:
 
 
 class RunRecord(pl.Callback):
-    """Stores in every checkpoint the config, the fingerprint of the data, and the metrics of the teacher.
+    """Stores in every checkpoint the config, the fingerprint of the data, the teacher's name and its metrics.
 
     Args:
         config: the resolved config.
@@ -238,12 +238,14 @@ class RunRecord(pl.Callback):
     def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
         self.config = config
         self.data = data
+        self.teacher: str | None = None
         self.teacher_metrics: dict[str, float] | None = None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add `config`, `data_fingerprint` and `teacher_metrics`."""
+        """Add `config`, `data_fingerprint`, `teacher` and `teacher_metrics`."""
         checkpoint["config"] = self.config
         checkpoint[FINGERPRINT_KEY] = self.data
+        checkpoint["teacher"] = self.teacher
         checkpoint["teacher_metrics"] = self.teacher_metrics
