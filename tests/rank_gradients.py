@@ -30,7 +30,7 @@ BY_IMAGE = {
     "mgd": {"masked_share": 0.0, "reference_size": [800, 1333]},
 }
 """Losses that are means over images or boxes → settings."""
-BY_BATCH = {"pkd": {}, "frs": FRS_WEIGHTS, "dist": {"mimic_weight": 1.0}, "crosskd": {}}
+BY_BATCH = {"pkd": {}, "frs": FRS_WEIGHTS, "dist": {"mimic_weight": 1.0}, "crosskd": {}, "fbkd": {}}
 """Losses with statistics of the images that a process has → settings."""
 
 

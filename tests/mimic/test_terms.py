@@ -82,7 +82,7 @@ OWN = {
     "of_dense_head": {"_target_": f"{__name__}.OfDenseHead"},
 }
 HASHES = {"num_hashes": 32}
-ADAPTING = {"frs": FRS_WEIGHTS, "dist": {"mimic_weight": 0.01}}
+ADAPTING = {"frs": FRS_WEIGHTS, "dist": {"mimic_weight": 0.01}, "fbkd": {}}
 """Losses with their own adapters."""
 ALL = {"l2": {}, "lsh": HASHES, "lshl2": HASHES, "kd": {}, **OWN}
 ON_MAPS = {"pkd": {"levels": 4}, "cwd": {}, "fgd": {"levels": 4, "beta": 0.05}, "mgd": {"levels": 4}}
@@ -127,7 +127,7 @@ def test_every_loss_trains_every_family_with_and_without_an_adapter(student, los
     sum(mimic.values()).backward()
     assert module.detector.backbone.body.conv1.weight.grad.abs().max() > 0
     assert bool(module.mimic.adapters()) == (is_wider and loss not in ("kd", *ADAPTING))
-    least = 0 if loss in ON_MAPS else torch.finfo(torch.float32).tiny
+    least = 0 if loss in (*ON_MAPS, "fbkd") else torch.finfo(torch.float32).tiny
     assert all(parameter.grad.abs().max() >= least for parameter in module.mimic.parameters())
     assert all(parameter.grad is None for parameter in module.teacher.parameters())
 
@@ -407,7 +407,7 @@ def test_adapters_and_trained_parts_are_trained_saved_for_resuming_and_in_no_fil
     trained = whole.mimic.state_dict()
     for part in ("adapter", "loss"):
         changed = [not torch.equal(trained[name], before[name]) for name in names if f".{part}." in name]
-        assert any(changed) if loss in ON_MAPS and changed else all(changed)
+        assert any(changed) if loss in (*ON_MAPS, "fbkd") and changed else all(changed)
     (group,) = trainer.optimizers[0].param_groups
     detectors = [parameter for parameter in whole.detector.parameters() if parameter.requires_grad]
     assert [id(parameter) for parameter in group["params"]] == [

@@ -25,9 +25,9 @@ from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.distillation import ZERO_STEPS_ALLOWED
 from lshfm_pl.training.optim import build_optimizer
 
-MIMIC = ("l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd", "frs", "dist")
+MIMIC = ("l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd", "frs", "dist", "fbkd")
 ONLY_OF = {STUDENTS[1]: ("crosskd",)}
-WITH_TRAINED_PARTS = {"fgd": {}, "mgd": {}, "frs": FRS_WEIGHTS, "dist": {"mimic_weight": 1.0}}
+WITH_TRAINED_PARTS = {"fgd": {}, "mgd": {}, "frs": FRS_WEIGHTS, "dist": {"mimic_weight": 1.0}, "fbkd": {}}
 """Losses that own trained layers → settings for them."""
 HASH = {"mimic.lsh.loss.weight", "mimic.lsh.loss.bias"}
 

@@ -64,7 +64,9 @@ def test_waits_are_seen(found):
 @pytest.mark.parametrize(
     ("student", "distill"),
     [
-        *itertools.product(STUDENTS, ("l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd", "frs", "dist")),
+        *itertools.product(
+            STUDENTS, ("l2", "lsh", "lshl2", "kd", "pkd", "cwd", "fgd", "mgd", "frs", "dist", "fbkd")
+        ),
         (STUDENTS[1], "crosskd"),
         ("fcos_resnet10fpn_tiny", "crosskd"),
     ],

@@ -1,0 +1,125 @@
+"""FBKD against the values and gradients of its published form (tests/goldens/heads)."""
+
+import functools
+
+import pytest
+import torch
+from compact_goldens import assert_like, read, tensor
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic.losses.fbkd import FBKD
+
+REDUCTIONS, POOLINGS = (4, 4, 2, 2), (16, 8, 4, 4)
+PRECISIONS = {torch.float64: 1e-9, torch.float32: 2e-6}
+NON_LOCAL = {
+    "theta": "theta.conv", "phi": "phi.0.0.conv", "g": "g.0.0.conv", "out": "conv_out.conv", "norm": "conv_out.bn",
+}  # fmt: skip
+LAYERS = {
+    "features": "student__adaptation_layers",
+    "channels": "student__channel_wise_adaptation",
+    "positions": "student__spatial_wise_adaptation",
+    "adapter_of_relations": "student__non_local_adaptation",
+    **{f"relations.{ours}": f"student__student_non_local.{theirs}" for ours, theirs in NON_LOCAL.items()},
+    **{
+        f"relations_of_teacher.{ours}": f"teacher__teacher_non_local.{theirs}"
+        for ours, theirs in NON_LOCAL.items()
+    },
+}
+
+
+@functools.cache
+def goldens():
+    return {**read("inputs"), **read("fbkd")}
+
+
+def name_of(parameter):
+    layer, _, kind = parameter.rpartition(".")
+    return f"{LAYERS[layer]}.{kind}"
+
+
+def run(levels, dtype, images=slice(None)):
+    golden = goldens()
+    sizes = [REDUCTIONS[level] for level in levels], [POOLINGS[level] for level in levels]
+    widths = [8] * len(levels)
+    loss = FBKD(widths, widths, reductions=sizes[0], poolings=sizes[1]).to(dtype)
+    for level, connectors in zip(levels, loss.connectors, strict=True):
+        weights = {
+            name: torch.from_numpy(golden[f"params_{level}__{name_of(name)}"])
+            for name in connectors.state_dict()
+        }
+        connectors.load_state_dict(weights)
+    student, teacher = (
+        [tensor(golden[f"{side}_{level}"][images], dtype, requires_grad=side == "s") for level in levels]
+        for side in "st"
+    )
+    value = loss.forward(student, teacher)
+    value.backward()
+    return value, student, loss
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("level", range(4))
+def test_level_has_the_official_value_and_gradients(level, dtype):
+    golden, tolerance = goldens(), PRECISIONS[dtype]
+    value, (student,), loss = run([level], dtype)
+    assert value.item() == pytest.approx(golden[f"base_{level}__loss64"].item(), rel=tolerance)
+    assert_like(student.grad, golden[f"base_{level}__grad64_s"], tolerance)
+    parameters = dict(loss.connectors[0].named_parameters())
+    # Layers before the norm have small gradients.
+    least = 0.1 * max(float(parameter.grad.abs().max()) for parameter in parameters.values())
+    for name, parameter in parameters.items():
+        assert_like(parameter.grad, golden[f"base_{level}__grad64__{name_of(name)}"], tolerance, least=least)
+
+
+def test_levels_are_summed():
+    value, _, _ = run(range(4), torch.float64)
+    assert value.item() == pytest.approx(0.35098124984607293, rel=1e-9)
+
+
+def test_one_image_has_its_own_norm():
+    golden = goldens()
+    value, (student,), _ = run([2], torch.float64, slice(0, 1))
+    assert value.item() == pytest.approx(golden["batch1__loss64"].item(), rel=1e-9)
+    assert_like(student.grad, golden["batch1__grad64_s"], 1e-9)
+
+
+def test_level_that_is_too_small_to_pool_is_left_out_with_gradients_of_zero():
+    loss = FBKD([8], [8], reductions=[2], poolings=[4])
+    student = torch.randn(2, 8, 3, 4, requires_grad=True)
+    loss([student], [torch.randn(2, 8, 3, 4)]).backward()
+    assert not student.grad.any()
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in loss.parameters())
+
+
+def test_equal_maps_give_no_nan():
+    loss = FBKD([8], [8], reductions=[2], poolings=[4])
+    connectors = loss.connectors[0]
+    with torch.no_grad():
+        for layer in (connectors.features, connectors.adapter_of_relations):
+            layer.weight.copy_(torch.eye(8)[:, :, None, None])
+            layer.bias.zero_()
+    maps = torch.randn(2, 8, 5, 7)
+    student = maps.clone().requires_grad_()
+    loss([student], [maps]).backward()
+    assert student.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in loss.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"reductions": [2] * 3},
+            "distill.reductions: expected 1 to 2 whole numbers ≥ 1, one a level, found",
+        ),
+        ({"reductions": [2], "poolings": [4, 0]}, "distill.poolings: expected 1 to 2 whole numbers"),
+        ({"reductions": [2], "poolings": [4, 4]}, "distill.poolings: expected as many as distill.reductions"),
+        (
+            {"reductions": [2], "poolings": [4], "relation_weight": -1},
+            "distill.relation_weight: expected a finite",
+        ),
+    ],
+)
+def test_wrong_settings_are_told(settings, message):
+    with pytest.raises(LSHFMError, match=message):
+        FBKD([8, 8], [8, 8], **settings)
