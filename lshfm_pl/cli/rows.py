@@ -80,7 +80,7 @@ def _read_row(entry: Any) -> Row:
             return Row(name, model, None if checkpoint is None else str(checkpoint), rest)
     raise LSHFMError(
         "models: expected names in conf/model, files, or a name with settings such as "
-        f"{{narrow:{{model:retinanet_mobilenetv2fpn,fpn_channels:64}}}}; found {entry!r}"
+        f"{{narrow:{{model:<name>,fpn_channels:64}}}}; found {entry!r}"
     )
 
 
