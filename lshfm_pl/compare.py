@@ -17,11 +17,12 @@ if __name__ == "__main__":
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lshfm_pl.cli import as_dict
 from lshfm_pl.cli.students import Student, read_seeds, read_students
 from lshfm_pl.errors import first_few
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
@@ -34,10 +35,11 @@ from lshfm_pl.runs.earlier_runs import refuse_older_students, refuse_runs_on_oth
 from lshfm_pl.runs.launch import Run, is_done, preload, refuse_other_settings
 from lshfm_pl.runs.live import LiveLine
 from lshfm_pl.runs.lock import lock_folder
-from lshfm_pl.runs.planning import make_plan
+from lshfm_pl.runs.planning import described_model, make_plan
 from lshfm_pl.runs.pool import run_all
 from lshfm_pl.runs.results import RESULTS_FILE
 from lshfm_pl.signals import Interrupted
+from lshfm_pl.training.unfit_losses import refuse_unfit_losses, train_config
 
 __all__ = ["compare"]
 
@@ -68,6 +70,7 @@ def compare(config: DictConfig) -> Path:
         plan = make_plan(config)
         with Clock(folder) as clock:
             runs = comparison_runs(config, plan, students, seeds)
+            refuse_unfit_students(config, plan, runs)
             run_comparison(runs, plan, clock)
             torch.set_num_threads(threads)
             write_comparison(config, runs, students, seeds[0])
@@ -130,6 +133,29 @@ def comparison_runs(
         student.name for student in students if student.loss != "none" or student.inherits or inherited
     )
     return Runs(folder, first, checkpoint, runs, taught, jobs, cores)
+
+
+def refuse_unfit_students(config: DictConfig, plan: Plan, runs: Runs) -> None:
+    """Stop before the teacher is trained if a student that is not finished cannot learn from it by its losses.
+
+    A given teacher whose file does not describe its detector is not checked here, but by the students' runs.
+
+    Raises:
+        LSHFMError: there is such a student, or the folder holds a run that does not belong to this comparison.
+    """
+    unfinished = {
+        name: run.overrides
+        for (name, _), run in runs.students.items()
+        if name in runs.taught and not is_done(run)
+    }
+    if not unfinished:
+        return
+    if config.teacher.checkpoint is None:
+        teacher: dict[str, Any] | None = as_dict(train_config(plan.teacher()).model)
+    else:
+        teacher = described_model(config.teacher.checkpoint)
+    if teacher is not None:
+        refuse_unfit_losses(unfinished, teacher)
 
 
 def run_comparison(runs: Runs, plan: Plan, clock: Clock) -> None:

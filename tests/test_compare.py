@@ -137,6 +137,15 @@ def test_comparison_of_nothing_is_refused(tmp_path, typed):
     assert not (tmp_path / "none").exists()
 
 
+def test_loss_that_the_detectors_cannot_have_is_refused_before_the_teacher_is_trained(tmp_path):
+    models = ["teacher.model=retinanet_resnet18fpn_small", "student.model=fcos_resnet10fpn_tiny"]
+    losses = "distill=[none,{l2:{point:pyramid}},kd]"
+    printed = run_command("compare", *models, losses, *TINY, f"output_dir={tmp_path}/comparison", status=1)
+    assert "error: the student kd: mimicking: for features at logits" in printed
+    assert "the two can be compared at pyramid" in printed
+    assert not list((tmp_path / "comparison").glob("*/"))
+
+
 def test_second_comparison_in_a_folder_is_refused_before_it_touches_a_file(tmp_path):
     folder = tmp_path / "comparison"
     folder.mkdir()

@@ -15,7 +15,7 @@ from lshfm_pl.runs.comparison import Plan, Typed
 from lshfm_pl.runs.data_of_run import RunData
 from lshfm_pl.runs.defaults import choose, choose_side, is_from_scratch, measure
 
-__all__ = ["make_plan"]
+__all__ = ["described_model", "make_plan"]
 
 log = logging.getLogger(__name__)
 

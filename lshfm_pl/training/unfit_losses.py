@@ -1,0 +1,75 @@
+"""Whether the students of a comparison can learn from its teacher, which is known before anything is trained."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from lshfm_pl.cli import as_dict
+from lshfm_pl.cli.closest import config_error
+from lshfm_pl.cli.grammar import quote_texts
+from lshfm_pl.cli.own_folder import composed
+from lshfm_pl.cli.spelling import translate_arguments
+from lshfm_pl.detectors import Detector, build_detector
+from lshfm_pl.detectors.config import import_parts
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.mimic import build_losses, make_tap
+
+__all__ = ["refuse_unfit_losses", "train_config"]
+
+_CLASSES = ("one", "other")
+"""Of detectors that are not trained."""
+
+
+def train_config(overrides: Sequence[str]) -> DictConfig:
+    """The config of `train` with these overrides, composed within another command.
+
+    Raises:
+        LSHFMError: they are not those of a config.
+    """
+    arguments = quote_texts(translate_arguments("train", [*overrides, "output_dir=unused"]))
+    state = GlobalHydra.get_state()
+    try:
+        return composed("train", arguments)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise LSHFMError(config_error(error, "train", arguments)) from error
+    finally:
+        GlobalHydra.set_state(state)
+
+
+def refuse_unfit_losses(students: Mapping[str, Sequence[str]], teacher: Mapping[str, Any]) -> None:
+    """Stop if a student cannot learn from the teacher by its losses, such as at a point that one of them lacks.
+
+    Both are built with random weights. The global random state stays unchanged.
+
+    Args:
+        students: name → overrides of the student's training.
+        teacher: config of the teacher's detector.
+
+    Raises:
+        LSHFMError: there is such a student.
+    """
+    with torch.random.fork_rng(devices=[]):
+        mimicked = _untrained(teacher)
+        for name, overrides in students.items():
+            try:
+                config = train_config(overrides)
+                settings = as_dict(config.distill)
+                student = _untrained(as_dict(config.model))
+                losses = build_losses(settings.pop("name"), mimicked, student=student, **settings)
+                losses.add_adapters(make_tap(student, mimicked, losses.points, is_adapted=True), seed=0)
+            except LSHFMError as error:
+                how = "; a comparison takes settings as in 'distill=[none,{l2:{point:pyramid}}]'"
+                raise LSHFMError(
+                    f"the student {name}: {error}" + (how if "distill.point=" in str(error) else "")
+                ) from error
+
+
+def _untrained(model: Mapping[str, Any]) -> Detector:
+    return build_detector(
+        import_parts(model), num_classes=len(_CLASSES) + 1, class_names=_CLASSES, load_backbone=False
+    )

@@ -1,0 +1,56 @@
+"""Losses of a comparison's students are checked before its teacher is trained."""
+
+import pytest
+import torch
+from small_detectors import STUDENTS, TEACHER_OF, model_file
+
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.training.unfit_losses import refuse_unfit_losses
+
+FASTER_RCNN, RETINANET = STUDENTS
+SSD = "ssdlite_mobilenetv3_tiny"
+FEW = "distill.num_hashes=16"
+
+
+def refuse(teacher, student, *distill):
+    refuse_unfit_losses({"taught": [f"model={student}", "data=shapes", *distill]}, model_file(teacher))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "distill"),
+    [
+        (TEACHER_OF[RETINANET], RETINANET, ["distill=lshl2", FEW]),
+        (TEACHER_OF[RETINANET], FASTER_RCNN, ["distill=l2", "distill.point=pyramid"]),
+        (TEACHER_OF[SSD], SSD, ["distill=kd"]),
+        (TEACHER_OF[RETINANET], RETINANET, ["distill=l2+kd", "distill.terms.kd.beta=0.5"]),
+    ],
+)
+def test_what_fits_passes_and_draws_no_random_numbers_from_the_run(teacher, student, distill):
+    before = torch.get_rng_state()
+    refuse(teacher, student, *distill)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "distill", "message"),
+    [
+        (
+            TEACHER_OF[SSD],
+            SSD,
+            ["distill=l2"],
+            r"a point of SSD, found penultimate.*as in 'distill=\[none,\{l2:\{point:pyramid\}\}\]'$",
+        ),
+        (
+            TEACHER_OF[RETINANET],
+            FASTER_RCNN,
+            ["distill=kd"],
+            "FasterRCNN and RetinaNet; .* compared at pyramid",
+        ),
+        (TEACHER_OF[RETINANET], RETINANET, ["distill=l2", "distill.betta=3"], "betta.*beta"),
+        (TEACHER_OF[RETINANET], RETINANET, ["distill=l3"], "l3.*l2"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line_that_names_the_student(teacher, student, distill, message):
+    with pytest.raises(LSHFMError, match=f"^the student taught: .*{message}") as refusal:
+        refuse(teacher, student, *distill)
+    assert "\n" not in str(refusal.value)
