@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.cli import as_dict
 from lshfm_pl.cli.students import Student, read_seeds, read_students
+from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import first_few
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
 from lshfm_pl.reporting.pictures import draw_checkpoints
@@ -151,7 +152,7 @@ def refuse_unfit_students(config: DictConfig, plan: Plan, runs: Runs) -> None:
     if not unfinished:
         return
     if config.teacher.checkpoint is None:
-        teacher: dict[str, Any] | None = as_dict(train_config(plan.teacher()).model)
+        teacher: dict[str, Any] | None = import_parts(as_dict(train_config(plan.teacher()).model))
     else:
         teacher = described_model(config.teacher.checkpoint)
     if teacher is not None:

@@ -15,7 +15,7 @@ from lshfm_pl.cli.grammar import quote_texts
 from lshfm_pl.cli.own_folder import composed
 from lshfm_pl.cli.spelling import translate_arguments
 from lshfm_pl.detectors import Detector, build_detector
-from lshfm_pl.detectors.config import import_parts
+from lshfm_pl.detectors.config import complete_config, import_parts
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import build_losses, make_tap
 
@@ -48,18 +48,20 @@ def refuse_unfit_losses(students: Mapping[str, Sequence[str]], teacher: Mapping[
 
     Args:
         students: name → overrides of the student's training.
-        teacher: config of the teacher's detector.
+        teacher: config of the teacher's detector, from its file or from a run of this comparison.
 
     Raises:
         LSHFMError: there is such a student.
     """
     with torch.random.fork_rng(devices=[]):
-        mimicked = _untrained(teacher)
+        mimicked: Detector | None = None
         for name, overrides in students.items():
             try:
                 config = train_config(overrides)
                 settings = as_dict(config.distill)
-                student = _untrained(as_dict(config.model))
+                student = _untrained(import_parts(as_dict(config.model)))
+                # After the student, whose parts are imported: those that only a file names must not be.
+                mimicked = mimicked or _untrained(complete_config(teacher))
                 losses = build_losses(settings.pop("name"), mimicked, student=student, **settings)
                 losses.add_adapters(make_tap(student, mimicked, losses.points, is_adapted=True), seed=0)
             except LSHFMError as error:
@@ -70,6 +72,4 @@ def refuse_unfit_losses(students: Mapping[str, Sequence[str]], teacher: Mapping[
 
 
 def _untrained(model: Mapping[str, Any]) -> Detector:
-    return build_detector(
-        import_parts(model), num_classes=len(_CLASSES) + 1, class_names=_CLASSES, load_backbone=False
-    )
+    return build_detector(model, num_classes=len(_CLASSES) + 1, class_names=_CLASSES, load_backbone=False)
