@@ -66,7 +66,7 @@ def agreement_maps(student: Detector, teacher: Detector, image: Tensor, head: LS
 
     Args:
         student: in evaluation mode, on the same device as the teacher.
-        teacher: of the same architecture, in evaluation mode.
+        teacher: in evaluation mode.
         image: uint8 [3, H, W].
         head: the hash.
 

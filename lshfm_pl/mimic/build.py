@@ -14,7 +14,7 @@ from torch import nn
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.kernels.winograd import SIDE
 from lshfm_pl.mimic.balance import Rule
-from lshfm_pl.mimic.features import make_tap, tap_of
+from lshfm_pl.mimic.features import FeatureTap, refuse_unpaired, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
 from lshfm_pl.mimic.terms import Term, Terms, name_seed
 from lshfm_pl.paths import CONFIG_DIR, named_in_own_configs
@@ -57,11 +57,16 @@ class TeacherFacts:
         self._teacher, self._student = tap_of(teacher), tap_of(student)
 
     def fact(self, name: str, point: str) -> Any:
-        """A fact by name, for a loss that compares at `point`."""
+        """A fact by name, for a loss that compares at `point`.
+
+        Raises:
+            LSHFMError: student and teacher cannot be compared there.
+        """
+        refuse_unpaired([point], self._student, self._teacher)
         name, _, other = name.partition("@")
         point = other or point
         if name in ("channels", "student_channels"):
-            tap = make_tap(self._student.detector, self._teacher.detector, {point}, is_adapted=True)
+            tap = FeatureTap(self._student, self._teacher, frozenset({point}))
             return tap.channels(point)[name == "channels"]
         if name == "num_levels":
             return len(self._student.levels())

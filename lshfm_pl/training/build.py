@@ -92,6 +92,8 @@ def build_module(
         seed=config.seed,
         teacher_dtype=autocast_dtype(config.trainer.precision),
     )
+    if module.tap.levels is not None and (told := module.tap.levels.told()) is not None:
+        log.info("mimicking: %s", told)
     for name, adapter in losses.adapters().items():
         student_width, teacher_width = adapter.widths
         log.info(

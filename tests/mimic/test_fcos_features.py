@@ -7,6 +7,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import make_tap
+from lshfm_pl.mimic.features.normalisation import sees_batches_of
 
 FCOS = WITH_PENULTIMATE[2]
 
@@ -56,7 +57,20 @@ def test_teachers_logits_are_those_that_it_would_detect_with():
     torch.testing.assert_close(found, expected.flatten(0, 1))
 
 
-@pytest.mark.parametrize("point", ["penultimate", "logits", "dense_head"])
-def test_retinanet_is_no_teacher_at_points_of_the_head(point):
-    with pytest.raises(LSHFMError, match="FCOS and RetinaNet; the two can be compared at pyramid .as by "):
-        make_tap(small_detector(FCOS), small_detector(TEACHER_OF[STUDENTS[1]]), {point})
+def test_logits_of_a_retinanet_are_compared_if_it_has_one_anchor_at_a_location():
+    message = "found 1 .student. and 9 .teacher.; the two can be compared at penultimate .as by"
+    with pytest.raises(LSHFMError, match=message):
+        make_tap(small_detector(FCOS), small_detector(TEACHER_OF[STUDENTS[1]]), {"logits"})
+    one = {"anchor_sizes": [[2.0 ** (5 + level)] for level in range(5)], "anchor_aspect_ratios": [[1.0]] * 5}
+    teacher = small_detector(TEACHER_OF[STUDENTS[1]], seed=1, **one).eval()
+    student = small_detector(FCOS).train()
+    tap = make_tap(student, teacher, {"logits"})
+    images, targets = random_batch()
+    with tap.recording() as record:
+        student(as_float(images), targets)
+    found = tap.pairs(record)["logits"]
+    batch = student.transform(as_float(images), targets)[0].tensors
+    with torch.no_grad(), sees_batches_of(teacher, student):
+        expected = teacher.head(list(teacher.backbone(batch).values()))["cls_logits"]
+    torch.testing.assert_close(found.teacher, expected.flatten(0, 1))
+    assert found.student.shape == found.teacher.shape

@@ -134,7 +134,7 @@ def test_missing_point_is_reported():
     detectors = small_detector(FASTER_RCNN), small_detector(TEACHER_OF[FASTER_RCNN])
     with pytest.raises(
         LSHFMError,
-        match="a point of FasterRCNN, found neck; it has logits .*, pyramid .*, dense_head, class_maps",
+        match="a point of FasterRCNN, found neck; it has penultimate .*, logits .*, pyramid .*, class_maps",
     ):
         make_tap(*detectors, {"neck"})
 

@@ -365,7 +365,7 @@ def test_images_without_boxes_do_not_stop_a_retinanet():
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (("retinanet_resnet18fpn_small", {}), "one architecture, found FasterRCNN and RetinaNet"),
+        (("retinanet_resnet18fpn_small", {}), "to the same places, found FasterRCNN and RetinaNet"),
     ],
 )
 def test_teacher_that_does_not_fit_is_reported(teacher, message):
@@ -495,13 +495,19 @@ def test_logit_loss_alone_takes_a_teacher_of_another_width_and_checkpoints_no_ha
     assert all(key.startswith("detector.") for key in saved)
 
 
-def test_retinanets_of_other_levels_are_refused():
-    single = {"backbone": "vgg11", "neck": "none", "width": 0.25, "fpn_channels": None}
+def test_retinanets_of_other_levels_are_compared_at_the_common_stride():
+    single = {"backbone": "vgg11", "neck": "none", "width": 0.25, "fpn_channels": None, "norm": "none"}
     anchors = {"anchor_sizes": [[20, 40, 80]], "anchor_aspect_ratios": [[0.5, 1, 2]]}
     teacher = small_detector(TEACHER_OF[STUDENTS[1]], fpn_channels=128)
-    student = small_detector(STUDENTS[1], **single, **anchors)
-    with pytest.raises(LSHFMError, match="the same number of levels, found 1 .student. and 5"):
-        DistillationModule(student, teacher, build_losses("l2", teacher))
+    student = small_detector(STUDENTS[1], **single, **anchors).train()
+    module = DistillationModule(student, teacher, build_losses("l2", teacher, student=student)).train()
+    assert module.tap.levels.told() == (
+        "levels of strides 16 are compared; left out: 8, 32, 64, 128 of the teacher"
+    )
+    images, targets = random_batch()
+    assert module.losses(as_float(images), targets)["mimic_l2"] > 0
+    with pytest.raises(LSHFMError, match="same strides, found .16. .* can be compared at penultimate .as by"):
+        DistillationModule(student, teacher, build_losses("kd", teacher, student=student))
 
 
 def test_logit_loss_refuses_other_anchors():

@@ -50,7 +50,7 @@ class Pair(NamedTuple):
         student: the student's features.
         teacher: the teacher's features.
         weights: as in `Recorded`.
-        strides: stride of each pyramid level in pixels of the padded batch; None for other points.
+        strides: stride of each level of maps in pixels of the padded batch; None for rows.
         head: see `DetectorTap.rest_of_head`.
     """
 
@@ -105,7 +105,7 @@ class DetectorTap(ABC):
     """Point → what its features belong to. Two detectors can be compared at a point if this text is equal."""
 
     row_points: ClassVar[frozenset[str]]
-    """Points whose features are rows. At all other points they are maps."""
+    """Points whose features are rows. At all other points they are maps, one for each level of the pyramid."""
 
     class_points: ClassVar[frozenset[str]] = frozenset({"logits"})
     """Points with class logits, which are paired by the names of the classes."""
@@ -115,6 +115,7 @@ class DetectorTap(ABC):
 
     def __init__(self, detector: Any) -> None:
         self.detector = detector
+        self._levels: tuple[Level, ...] | None = None
 
     @property
     def activation(self) -> Literal["softmax", "sigmoid"]:
@@ -128,7 +129,9 @@ class DetectorTap(ABC):
 
     def levels(self) -> tuple[Level, ...]:
         """The levels of the detector's pyramid."""
-        return pyramid_levels(self.detector)
+        if self._levels is None:
+            self._levels = pyramid_levels(self.detector)
+        return self._levels
 
     @abstractmethod
     def channels(self, point: str) -> Channels:
@@ -173,8 +176,8 @@ class DetectorTap(ABC):
 
         Args:
             maps: result of `teacher_maps`.
-            record: record of the student. Only points that belong to boxes, locations or anchors read it; then the
-                student is of the same family.
+            record: record of the student. Only points that belong to boxes read it; then the student is of the same
+                family.
             points: points to return.
         """
 
@@ -192,7 +195,7 @@ class DetectorTap(ABC):
         return None
 
     def refuse_mismatch(self, teacher: Any, points: frozenset[str]) -> None:  # noqa: B027 (most points need no check)
-        """Stop if the features of this student and of a teacher of the same family cannot be paired.
+        """Stop if the features of this student and of a teacher with the same `layouts` cannot be paired.
 
         Raises:
             LSHFMError: they cannot.

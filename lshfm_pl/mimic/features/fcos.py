@@ -9,7 +9,7 @@ from torchvision.models.detection._utils import Matcher
 
 from lshfm_pl.mimic.features.base import Record
 from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT
-from lshfm_pl.mimic.features.towers import TowerTap
+from lshfm_pl.mimic.features.towers import ANCHORS, LOCATIONS, TowerTap
 
 __all__ = ["FCOSTap"]
 
@@ -23,11 +23,11 @@ class FCOSTap(TowerTap):
     """
 
     layouts: ClassVar[Mapping[str, str]] = {
-        "penultimate": "locations of FCOS",
-        "logits": "class logits of locations of FCOS",
+        "penultimate": LOCATIONS,
+        "logits": ANCHORS,
         "pyramid": PYRAMID_LAYOUT,
-        "dense_head": "locations of FCOS's classification and regression towers",
-        "class_maps": "class logits of maps of FCOS",
+        "dense_head": LOCATIONS,
+        "class_maps": ANCHORS,
     }
 
     def logit_weights(self, matches_BA: Tensor) -> Tensor:

@@ -1,11 +1,22 @@
 """Locations of maps: their neighbourhoods, which of them training keeps, and the anchors there."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
-__all__ = ["NEIGHBOURHOOD", "by_anchor", "kept_locations", "location_weights", "neighbourhoods"]
+from lshfm_pl.mimic.features.levels import Level, common_levels
+
+__all__ = [
+    "NEIGHBOURHOOD",
+    "by_anchor",
+    "in_sizes_of_first",
+    "kept_locations",
+    "location_weights",
+    "neighbourhoods",
+]
 
 NEIGHBOURHOOD = 3
 """Side of the neighbourhood of a location that the classifier, a 3×3 convolution, sees."""
@@ -41,3 +52,35 @@ def by_anchor(logits: Tensor, num_classes: int) -> Tensor:
         .permute(0, 3, 4, 1, 2)
         .reshape(batch, -1, num_classes)
     )
+
+
+def in_sizes_of_first(
+    levels: list[list[Tensor]], pyramids: Callable[[], Sequence[Sequence[Level]]]
+) -> tuple[tuple[int, ...], list[list[Tensor]]]:
+    """The levels whose strides all detectors have, in the sizes of those of the first.
+
+    Args:
+        levels: for each detector its maps [B, C, h, w] by level.
+        pyramids: returns the levels of each detector. It is called only if the sizes of the maps differ.
+
+    Returns:
+        The indices of these levels in the first detector, and for each detector their maps.
+    """
+    all_sizes = [[tuple(level.shape[-2:]) for level in of_detector] for of_detector in levels]
+    places = [tuple(range(len(levels[0])))] * len(levels)
+    if any(sizes != all_sizes[0] for sizes in all_sizes):
+        places = common_levels(*pyramids())
+        levels = [
+            [of_detector[place] for place in chosen]
+            for of_detector, chosen in zip(levels, places, strict=True)
+        ]
+    sizes = [tuple(level.shape[-2:]) for level in levels[0]]
+    return places[0], [
+        [
+            level
+            if tuple(level.shape[-2:]) == size
+            else F.interpolate(level, size, mode="bilinear", align_corners=False)
+            for level, size in zip(of_detector, sizes, strict=True)
+        ]
+        for of_detector in levels
+    ]

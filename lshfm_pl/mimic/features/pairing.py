@@ -15,16 +15,14 @@ from torch import Tensor, nn
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
-from lshfm_pl.mimic.features.base import Batch, DetectorTap, Pair, Record, points_with_examples
+from lshfm_pl.mimic.features.base import Batch, DetectorTap, Pair, Record
 from lshfm_pl.mimic.features.classes import ClassColumns, class_columns
-from lshfm_pl.mimic.features.levels import Level
+from lshfm_pl.mimic.features.levels import LevelPairs
 from lshfm_pl.mimic.features.normalisation import sees_batches_of
-from lshfm_pl.mimic.heads import place_of
+from lshfm_pl.mimic.features.points import refuse_unpaired
 from lshfm_pl.mimic.nested import Channels
 
-__all__ = ["POINTS", "FeatureTap", "make_tap", "tap_of"]
-
-POINTS = ("penultimate", "pyramid", "logits", "dense_head", "class_maps")
+__all__ = ["FeatureTap", "make_tap", "tap_of"]
 
 
 def tap_of(detector: Any) -> DetectorTap:
@@ -57,10 +55,6 @@ def make_tap(
         LSHFMError: a point is unknown, or missing or different in one of the two; or the features do not fit.
     """
     taps = tap_of(student), tap_of(teacher)
-    for point in points:
-        _refuse_other_layout(point, *taps)
-    if type(taps[0]) is type(taps[1]):
-        taps[0].refuse_mismatch(taps[1], frozenset(points))
     tap = FeatureTap(*taps, frozenset(points))
     if "penultimate" in points and not is_adapted:
         sizes = [each.num_features for each in taps]
@@ -70,32 +64,6 @@ def make_tap(
                 "(teacher); give both the same fpn_channels and box_head_width"
             )
     return tap
-
-
-def _refuse_other_layout(point: str, *taps: DetectorTap) -> None:
-    """Stop if a point is missing in a detector, or means something else in the other one."""
-    place = place_of(point)
-    without = [tap for tap in taps if place is not None and not tap.holds(place)]
-    if without:
-        raise LSHFMError(
-            f"mimicking: {point} is inside of a dense head with towers of convolutions, and a "
-            f"{architecture_of(without[0].detector).title} has no such place; it can be compared at "
-            f"{', '.join(without[0].layouts)}"
-        )
-    point = point if place is None else "dense_head"
-    found = [tap.layouts.get(point) for tap in taps]
-    families = [type(tap.detector).__name__ for tap in taps]
-    if found[0] != found[1]:
-        shared = [name for name in POINTS if taps[0].layouts.get(name, 0) == taps[1].layouts.get(name)]
-        raise LSHFMError(
-            f"mimicking: for features at {point} expected student and teacher of one architecture, found "
-            f"{' and '.join(families)}; the two can be compared at {points_with_examples(shared)}"
-        )
-    if found[0] is None:
-        raise LSHFMError(
-            f"mimicking: expected a point of {families[0]}, found {point}; it has "
-            f"{points_with_examples(taps[0].layouts)}"
-        )
 
 
 class FeatureTap:
@@ -113,23 +81,23 @@ class FeatureTap:
 
     Args:
         student: tap of the student.
-        teacher: tap of the teacher. `make_tap` checks that the two fit.
+        teacher: tap of the teacher.
         points: where to pair features.
 
     Raises:
-        LSHFMError: the two pyramids have no stride in common, or class logits are to be paired and the teacher
-            lacks a class of the student.
+        LSHFMError: the two cannot be paired at a point, or class logits are to be paired and the teacher lacks a
+            class of the student.
     """
 
     def __init__(self, student: DetectorTap, teacher: DetectorTap, points: frozenset[str]) -> None:
         self._student, self._teacher = student, teacher
         self.points = points
-        self._levels: list[tuple[int, int]] = []
-        self._strides: tuple[int, ...] = ()
-        self._pyramids: tuple[list[Level], list[Level]] = ([], [])
+        refuse_unpaired(points, student, teacher)
+        #: Which levels are compared at points with maps; None if there is no such point.
+        self.levels: LevelPairs | None = None
         self._columns: ClassColumns | None = None
-        if "pyramid" in points:
-            self._pair_levels()
+        if any(map(self.is_of_maps, points)):
+            self.levels = LevelPairs(student.levels(), teacher.levels())
         if points & student.class_points:
             self._pair_classes()
 
@@ -142,26 +110,6 @@ class FeatureTap:
     def teacher(self) -> Any:
         """The detector that it mimics."""
         return self._teacher.detector
-
-    def _pair_levels(self) -> None:
-        of_student, of_teacher = self._student.levels(), self._teacher.levels()
-        by_stride = {level.stride: index for index, level in enumerate(of_teacher)}
-        self._levels = [
-            (index, by_stride[level.stride])
-            for index, level in enumerate(of_student)
-            if level.stride in by_stride
-        ]
-        if not self._levels:
-            strides = [[level.stride for level in levels] for levels in (of_student, of_teacher)]
-            raise LSHFMError(
-                f"mimicking: expected a stride that both pyramids have, found {strides[0]} (student) and "
-                f"{strides[1]} (teacher)"
-            )
-        self._strides = tuple(of_student[index].stride for index, _ in self._levels)
-        self._pyramids = (
-            [of_student[index] for index, _ in self._levels],
-            [of_teacher[index] for _, index in self._levels],
-        )
 
     def _pair_classes(self) -> None:
         student, teacher = (cast(int, tap.channels("logits")) for tap in (self._student, self._teacher))
@@ -178,7 +126,11 @@ class FeatureTap:
             ours, theirs = self._student.channels(point), self._teacher.channels(point)
             return ours, {**theirs, "logits": cast(Any, ours)["logits"]} if isinstance(theirs, dict) else ours
         if point == "pyramid":
-            student, teacher = (tuple(level.channels for level in levels) for levels in self._pyramids)
+            assert self.levels is not None
+            student, teacher = (
+                tuple(level.channels for level in levels)
+                for levels in (self.levels.student, self.levels.teacher)
+            )
             return student, teacher
         return self._student.channels(point), self._teacher.channels(point)
 
@@ -263,20 +215,23 @@ class FeatureTap:
             for point in points & self._student.class_points:
                 teacher[point] = self._columns.of(teacher[point])
         student = self._student.student_features(record, points)
-        pairs = {
-            point: Pair(features, teacher[point], weights, head=self._teacher.rest_of_head(point, record))
+        return {
+            point: self._of_common_levels(pair) if self.is_of_maps(point) else pair
             for point, (features, weights) in student.items()
+            for pair in [
+                Pair(features, teacher[point], weights, head=self._teacher.rest_of_head(point, record))
+            ]
         }
-        if "pyramid" in pairs:
-            ours, theirs = student["pyramid"].features, teacher["pyramid"]
-            assert isinstance(ours, list)
-            assert isinstance(theirs, list)
-            pairs["pyramid"] = Pair(
-                [ours[index] for index, _ in self._levels],
-                [theirs[index] for _, index in self._levels],
-                strides=self._strides,
-            )
-        return pairs
+
+    def _of_common_levels(self, pair: Pair) -> Pair:
+        levels, weights = self.levels, pair.weights
+        assert levels is not None
+        return pair._replace(
+            student=levels.of_student(pair.student),
+            teacher=levels.of_teacher(pair.teacher),
+            weights=levels.weights(weights) if isinstance(weights, list) else weights,
+            strides=levels.strides,
+        )
 
     def teacher_maps(self, batch: Tensor, points: frozenset[str] | None = None) -> dict[str, Any]:
         """What the teacher computes from the student's batch [B, 3, H, W] before there are boxes; no gradient."""

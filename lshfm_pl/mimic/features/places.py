@@ -28,7 +28,8 @@ def ground_truth_features(
     are drawn for each image.
 
     Args:
-        detectors: detectors of one architecture in evaluation mode. The first one resizes the images.
+        detectors: detectors that have `penultimate` features at the same places, in evaluation mode. The first one
+            resizes the images.
         images: float [3, H, W] in 0..1.
         targets: `boxes` [N, 4] and `labels` [N] for each image. An image without boxes gives no features.
         rows_per_image: largest number of features per image.
@@ -48,12 +49,12 @@ def ground_truth_features(
 
 
 def feature_grids(detectors: Sequence[Any], image: Tensor) -> list[FeatureGrid]:
-    """Features of detectors of one architecture on grids over an image, one grid per pyramid level or box size.
+    """Features of detectors on grids over an image, one grid per pyramid level or box size.
 
     The family's tap chooses the grids (see `DetectorTap.grids`).
 
     Args:
-        detectors: detectors in evaluation mode on one device. The first one resizes the image.
+        detectors: as for `ground_truth_features`, on one device.
         image: float [3, H, W] in 0..1, on that device.
 
     Returns:

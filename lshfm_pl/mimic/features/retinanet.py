@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 
 from lshfm_pl.mimic.features.base import Record
 from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT
-from lshfm_pl.mimic.features.towers import TowerTap
+from lshfm_pl.mimic.features.towers import ANCHORS, LOCATIONS, TowerTap
 
 __all__ = ["RetinaNetTap"]
 
@@ -29,11 +29,11 @@ class RetinaNetTap(TowerTap):
     """
 
     layouts: ClassVar[Mapping[str, str]] = {
-        "penultimate": "locations",
-        "logits": "anchors",
+        "penultimate": LOCATIONS,
+        "logits": ANCHORS,
         "pyramid": PYRAMID_LAYOUT,
-        "dense_head": "locations of a classification and a regression tower",
-        "class_maps": "class logits of maps",
+        "dense_head": LOCATIONS,
+        "class_maps": ANCHORS,
     }
 
     def logit_weights(self, matches_BA: Tensor) -> Tensor:

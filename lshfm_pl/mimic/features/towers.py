@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.image_list import ImageList
@@ -26,6 +25,7 @@ from lshfm_pl.mimic.features.held import RestOfTowers, depth_of, hook_place, map
 from lshfm_pl.mimic.features.locations import (
     NEIGHBOURHOOD,
     by_anchor,
+    in_sizes_of_first,
     kept_locations,
     location_weights,
     neighbourhoods,
@@ -33,9 +33,13 @@ from lshfm_pl.mimic.features.locations import (
 from lshfm_pl.mimic.heads import HeadOutput, HeldMaps, Place, place_of, places_in
 from lshfm_pl.mimic.nested import Channels, Features
 
-__all__ = ["TowerTap", "kept_locations", "location_weights", "neighbourhoods"]
+__all__ = ["ANCHORS", "LOCATIONS", "TowerTap", "kept_locations", "location_weights", "neighbourhoods"]
 
 TOWERS = ("classification", "regression")
+
+LOCATIONS = "locations of a classification and a regression tower"
+ANCHORS = "anchors at these locations"
+"""Values of `DetectorTap.layouts`. They are the same for all families with towers."""
 
 CLASS_TOWER_POINTS = frozenset({"penultimate", "logits", "dense_head", "class_maps"})
 BY_ANCHOR = frozenset({"logits", "class_maps"})
@@ -257,19 +261,12 @@ class TowerTap(DetectorTap):
         return self.detector.anchor_generator.num_anchors_per_location()[0]
 
     def refuse_mismatch(self, teacher: "TowerTap", points: frozenset[str]) -> None:
-        """Stop if the towers run on other levels, or if logits cannot be paired anchor by anchor.
+        """Stop if logits cannot be paired anchor by anchor.
 
         Raises:
-            LSHFMError: the two cannot be compared.
+            LSHFMError: they cannot.
         """
-        generators = [tap.detector.anchor_generator for tap in (self, teacher)]
-        levels = [len(generator.sizes) for generator in generators]
         places = places_in(points)
-        if (places or points & CLASS_TOWER_POINTS) and levels[0] != levels[1]:
-            raise LSHFMError(
-                f"mimicking: expected the same number of levels, found {levels[0]} (student) and {levels[1]} "
-                "(teacher); give both the same neck and fpn_strides"
-            )
         if not (places or points & BY_ANCHOR):
             return
         strides = [[level.stride for level in tap.levels()] for tap in (self, teacher)]
@@ -278,6 +275,20 @@ class TowerTap(DetectorTap):
                 "mimicking: class logits are paired anchor by anchor, so expected maps of the same strides, found "
                 f"{strides[0]} (student) and {strides[1]} (teacher)"
             )
+        if type(self) is not type(teacher):
+            if places:
+                raise LSHFMError(
+                    f"mimicking: a head continues from maps of a head of its own family, so {', '.join(places)} "
+                    "expected student and teacher of one family"
+                )
+            counts = [tap.anchors_at_location() for tap in (self, teacher)]
+            if counts != [1, 1]:
+                raise LSHFMError(
+                    "mimicking: class logits of two families are paired location by location, so expected one "
+                    f"anchor at each in both, found {counts[0]} (student) and {counts[1]} (teacher)"
+                )
+            return
+        generators = [tap.detector.anchor_generator for tap in (self, teacher)]
         anchors = [(generator.sizes, generator.aspect_ratios) for generator in generators]
         if anchors[0] != anchors[1]:
             raise LSHFMError(
@@ -300,14 +311,17 @@ class TowerTap(DetectorTap):
         generator: torch.Generator,
     ) -> list[Tensor]:
         """Features of the locations that training keeps. Maps of other sizes are resized to the first's."""
-        levels = _in_sizes_of_first([tap.tower_maps(images.tensors) for tap in taps])
+        maps = [tap.tower_maps(images.tensors) for tap in taps]
         first = taps[0]
-        anchors = first.detector.anchor_generator(images, levels[0])
+        anchors = first.detector.anchor_generator(images, maps[0])
+        chosen, levels = in_sizes_of_first(maps, lambda: [tap.levels() for tap in taps])
+        locations = [level.shape[-2] * level.shape[-1] for level in maps[0]]
         places = []
         for index, (of_image, anchors_A4) in enumerate(zip(boxes, anchors, strict=True)):
             if len(of_image):
                 matches_1A = first.matches(of_image, anchors_A4)[None]
-                kept = torch.where(kept_locations(matches_1A, first.anchors_at_location())[0])[0]
+                kept_by_level = kept_locations(matches_1A, first.anchors_at_location())[0].split(locations)
+                kept = torch.where(torch.cat([kept_by_level[level] for level in chosen]))[0]
                 kept = draw_rows(kept, rows_per_image, generator)
                 places += [(index, location) for location in kept.tolist()]
         device = images.tensors.device
@@ -317,7 +331,8 @@ class TowerTap(DetectorTap):
     @classmethod
     def grids(cls, taps: Sequence["TowerTap"], batch: Tensor, size: tuple[int, int]) -> list[FeatureGrid]:
         """The classification tower's output in the first's sizes. Its 3×3 neighbourhoods are mimicked."""
-        levels = _in_sizes_of_first([tap.tower_maps(batch) for tap in taps])
+        maps_of_taps = [tap.tower_maps(batch) for tap in taps]
+        _, levels = in_sizes_of_first(maps_of_taps, lambda: [tap.levels() for tap in taps])
         return [
             FeatureGrid(
                 f"tower, stride {batch.shape[-1] // maps[0].shape[-1]}",
@@ -331,17 +346,3 @@ class TowerTap(DetectorTap):
 
 def _for_both(levels: list[Tensor]) -> HeldMaps:
     return {"classification": levels, "regression": levels}
-
-
-def _in_sizes_of_first(levels: list[list[Tensor]]) -> list[list[Tensor]]:
-    """The maps [B, C, h, w] of several detectors by level, in the sizes of those of the first."""
-    sizes = [tuple(level.shape[-2:]) for level in levels[0]]
-    return [
-        [
-            level
-            if tuple(level.shape[-2:]) == size
-            else F.interpolate(level, size, mode="bilinear", align_corners=False)
-            for level, size in zip(of_detector, sizes, strict=True)
-        ]
-        for of_detector in levels
-    ]
