@@ -192,7 +192,7 @@ REFUSED = {
     ),
     "logits of other levels": (
         ["fcos", "fcos", "distill=kd", "model.fpn_strides=[8,16,32]"],
-        "expected the same number of levels, found 3 .student. and 5 .teacher.; give both .* fpn_strides",
+        "maps of the same strides, found .8, 16, 32. .student.*; the two can be compared at penultimate",
     ),
     "an unknown body": (
         ["fcos", "fcos", "distill=l2", "model.backbone=timm/mobilenetv2_35"],

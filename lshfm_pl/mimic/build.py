@@ -135,7 +135,7 @@ def build_losses(
             try:
                 found += [(entry, part, term) for part, term in _terms_of(entry, dict(own), facts)]
             except LSHFMError as error:
-                if prefix == "distill.":
+                if prefix == "distill." or not str(error).startswith("distill."):
                     raise
                 raise LSHFMError(str(error).replace("distill.", f"{prefix}{entry}.", 1)) from error
     parts = [part for _, part, _ in found]
