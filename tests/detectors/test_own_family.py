@@ -28,6 +28,12 @@ def test_a_family_of_ones_own_trains_resumes_bit_identically_and_is_evaluated(tm
     evaluated = json.loads((tmp_path / "evaluated/results.json").read_text())
     assert evaluated["metrics"] == pytest.approx(results["metrics"], nan_ok=True)
 
+    models = "models=[whole/checkpoints/last.ckpt,{other:{model:toy_centre,channels:16}}]"
+    command(tmp_path, "benchmark", *folder, "what=inference", models, "repeats=1", "output=benchmark.json")
+    measured = json.loads((tmp_path / "benchmark.json").read_text())["models"]
+    assert [row["name"] for row in measured] == ["toy_centre", "other"]
+    assert [row["candidates"] for row in measured] == [None, None]  # the family has no NMS
+
     report = ["runs=whole", "resamples=20", "picture_images=1"]
     without = command(tmp_path, "report", *report, "output=without").stdout
     assert "no picture of detections" in without
