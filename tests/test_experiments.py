@@ -213,6 +213,13 @@ ROWS = {
     "coco2017_24e_retinanet_resnet50fpn_resnet101fpn_fgd": Row(COCO_24, R_R50, None, "fgd", 1, None, T_R_R101_24),
     "coco2017_24e_retinanet_resnet50fpn_resnext101fpn_fgd": Row(COCO_24, R_R50, None, "fgd", 1, None, T_R_X101_24),
     "coco2017_24e_fcos_resnet50fpn_resnet101fpn_fgd": Row(COCO_24, O_R50, None, "fgd", 1, None, T_O_R101_24),
+    "coco2017_12e_fasterrcnn_resnet50fpn_resnet101fpn_frs": Row(COCO_12, F_R50, None, "frs", 1, None, T_F_R101_12),
+    "coco2017_24e_retinanet_resnet50fpn_resnet101fpn_frs": Row(COCO_24, R_R50, None, "frs", 1, None, T_R_R101_24),
+    "coco2017_24e_fcos_resnet50fpn_resnet101fpn_frs": Row(COCO_24, O_R50, None, "frs", 1, None, T_O_R101_24),
+    "coco2017_24e_retinanet_resnet50fpn_resnet101fpn_crosskd":
+        Row(COCO_24, R_R50, None, "crosskd", 1, None, T_R_R101_24),
+    "coco2017_24e_fcos_resnet50fpn_resnet101fpn_crosskd":
+        Row(COCO_24, O_R50, None, "crosskd", 1, None, T_O_R101_24),
     "coco2017_24e_retinanet_resnet50fpn_resnext101fpn_mgd":
         Row(COCO_24, R_R50, None, "mgd", 2e-5, None, T_R_X101_24),
 }
@@ -309,10 +316,14 @@ AP_OF_OTHERS = {
     "fasterrcnn_resnet50fpn_resnet101fpn_pkd": 40.3,
     "fcos_resnet101fpn": 40.8,
     "fcos_resnet50fpn": 38.5,
+    "fcos_resnet50fpn_resnet101fpn_crosskd": 41.1,
     "fcos_resnet50fpn_resnet101fpn_fgd": 42.7,
+    "fcos_resnet50fpn_resnet101fpn_frs": 40.9,
     "retinanet_resnet101fpn": 40.6,
     "retinanet_resnext101fpn": 41.0,
     "retinanet_resnet50fpn": 37.4,
+    "retinanet_resnet50fpn_resnet101fpn_crosskd": 39.7,
+    "retinanet_resnet50fpn_resnet101fpn_frs": 39.7,
     "retinanet_resnet50fpn_resnet101fpn_cwd": 40.5,
     "retinanet_resnet50fpn_resnet101fpn_fgd": 40.8,
     "retinanet_resnet50fpn_resnext101fpn_fgd": 40.7,
@@ -326,6 +337,7 @@ def test_rows_of_other_methods_have_their_published_ap():
     for name, figure in AP_OF_OTHERS.items():
         assert f"coco2017_24e_{name}" in ROWS
         assert published_figures(f"coco2017_24e_{name}") == {"AP": figure}
+    assert published_figures("coco2017_12e_fasterrcnn_resnet50fpn_resnet101fpn_frs") == {"AP": 39.5}
 
 
 @pytest.mark.parametrize("model", sorted({row.detector.model for row in ROWS.values()}))
