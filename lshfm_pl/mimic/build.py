@@ -31,6 +31,9 @@ OF_TERMS = ("weight", "warmup_steps", "until", "decay_from", "share")
 BESIDE = "kd_beta"
 """Key that adds the class-logit loss to a feature loss. Its temperature is the key `temperature`."""
 
+OF_TEACHER_ALONE = ("activation", "class_point")
+"""Facts that do not belong to a point, and that a loss may need to choose its point."""
+
 NOT_SETTINGS = ("check_teacher", "name", "_target_", "balance", "balance_rule")
 
 BALANCES = ("fixed", "share")
@@ -62,9 +65,10 @@ class TeacherFacts:
         Raises:
             LSHFMError: student and teacher cannot be compared there.
         """
-        refuse_unpaired([point], self._student, self._teacher)
         name, _, other = name.partition("@")
         point = other or point
+        if name not in OF_TEACHER_ALONE:
+            refuse_unpaired([point], self._student, self._teacher)
         if name in ("channels", "student_channels"):
             tap = FeatureTap(self._student, self._teacher, frozenset({point}))
             return tap.channels(point)[name == "channels"]
