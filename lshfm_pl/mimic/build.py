@@ -194,7 +194,10 @@ def _terms_of(entry: str, settings: dict[str, Any], facts: TeacherFacts) -> list
     if BESIDE in settings:
         beta, temperature = settings.pop(BESIDE), settings.pop("temperature", 1.0)
         require_number(BESIDE, beta)
-        logits = _construct("kd", _type_of("kd", None), {"beta": beta, "temperature": temperature}, facts)
+        of_logits = {"beta": beta, "temperature": temperature}
+        if beta == 0:
+            of_logits["activation"] = "softmax"  # without the term the detectors need no logits to compare
+        logits = _construct("kd", _type_of("kd", None), of_logits, facts)
         beside = [("kd", Term(cast(Loss, logits), **of_term))] if beta > 0 else []
     loss = _construct(entry, loss_type, settings, facts)
     parts = loss.losses.items() if isinstance(loss, LossSum) else [(entry, loss)]

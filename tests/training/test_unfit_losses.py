@@ -47,7 +47,7 @@ def test_what_fits_passes_and_draws_no_random_numbers_from_the_run(teacher, stud
             "FasterRCNN and RetinaNet; .* compared at pyramid",
         ),
         (TEACHER_OF[RETINANET], RETINANET, ["distill=l2", "distill.betta=3"], "betta.*beta"),
-        (TEACHER_OF[RETINANET], RETINANET, ["distill=l3"], "l3.*l2"),
+        (TEACHER_OF[RETINANET], RETINANET, ["distill=l3"], "distill=l3: no such file in conf/distill"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line_that_names_the_student(teacher, student, distill, message):
