@@ -333,6 +333,11 @@ AP_OF_OTHERS = {
 """Rows of other methods on COCO with 24 epochs → AP."""
 
 
+def test_students_of_fgd_and_mgd_inherit_neck_and_head():
+    inheriting = {name for name in ROWS if composed(f"experiment={name}")["student"]["inherit"]}
+    assert inheriting == {name for name in ROWS if name.endswith(("_fgd", "_mgd"))}
+
+
 def test_rows_of_other_methods_have_their_published_ap():
     for name, figure in AP_OF_OTHERS.items():
         assert f"coco2017_24e_{name}" in ROWS

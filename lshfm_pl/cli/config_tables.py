@@ -95,6 +95,7 @@ def _other_experiments(table: dict[str, Any]) -> Iterator[tuple[str, dict[str, A
                         *common,
                     ],
                     "teacher": {"checkpoint": f"pretrained/{start}_{teacher}.ckpt"},
+                    "student": {"inherit": row.get("inherit", [])},
                 },
             )
         for name in sorted(alone.keys() - listed):
