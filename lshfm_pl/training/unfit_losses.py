@@ -18,6 +18,8 @@ from lshfm_pl.detectors import Detector, build_detector
 from lshfm_pl.detectors.config import complete_config, import_parts
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import build_losses, make_tap
+from lshfm_pl.mimic.inherit import inherit
+from lshfm_pl.training.build import inherited_parts
 
 __all__ = ["refuse_unfit_losses", "train_config"]
 
@@ -42,7 +44,7 @@ def train_config(overrides: Sequence[str]) -> DictConfig:
 
 
 def refuse_unfit_losses(students: Mapping[str, Sequence[str]], teacher: Mapping[str, Any]) -> None:
-    """Stop if a student cannot learn from the teacher by its losses, such as at a point that one of them lacks.
+    """Stop if a student cannot learn from the teacher by its losses, or cannot inherit the parts that it asks for.
 
     Both are built with random weights. The global random state stays unchanged.
 
@@ -62,7 +64,11 @@ def refuse_unfit_losses(students: Mapping[str, Sequence[str]], teacher: Mapping[
                 student = _untrained(import_parts(as_dict(config.model)))
                 # After the student, whose parts are imported: those that only a file names must not be.
                 mimicked = mimicked or _untrained(complete_config(teacher))
-                losses = build_losses(settings.pop("name"), mimicked, student=student, **settings)
+                if parts := inherited_parts(config):
+                    inherit(student, mimicked, parts)
+                if (loss := settings.pop("name")) == "none":
+                    continue
+                losses = build_losses(loss, mimicked, student=student, **settings)
                 losses.add_adapters(make_tap(student, mimicked, losses.points, is_adapted=True), seed=0)
             except LSHFMError as error:
                 how = "; a comparison takes settings as in 'distill=[none,{l2:{point:pyramid}}]'"

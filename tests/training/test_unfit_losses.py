@@ -23,6 +23,7 @@ def refuse(teacher, student, *distill):
         (TEACHER_OF[RETINANET], FASTER_RCNN, ["distill=l2", "distill.point=pyramid"]),
         (TEACHER_OF[SSD], SSD, ["distill=kd"]),
         (TEACHER_OF[RETINANET], RETINANET, ["distill=l2+kd", "distill.terms.kd.beta=0.5"]),
+        (TEACHER_OF[RETINANET], RETINANET, ["distill=none", "student.inherit=[neck,head]"]),
     ],
 )
 def test_what_fits_passes_and_draws_no_random_numbers_from_the_run(teacher, student, distill):
@@ -47,6 +48,7 @@ def test_what_fits_passes_and_draws_no_random_numbers_from_the_run(teacher, stud
             "FasterRCNN and RetinaNet; .* compared at pyramid",
         ),
         (TEACHER_OF[RETINANET], RETINANET, ["distill=l2", "distill.betta=3"], "betta.*beta"),
+        (TEACHER_OF[RETINANET], FASTER_RCNN, ["student.inherit=[head]"], "no tensor of head fits"),
         (TEACHER_OF[RETINANET], RETINANET, ["distill=l3"], "distill=l3: no such file in conf/distill"),
     ],
 )
