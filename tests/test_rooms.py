@@ -97,3 +97,9 @@ def test_modules_import_each_other_in_no_circle():
 
     for name in sorted(graph):
         visit(name)
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports them by these names, without their folders."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -1,0 +1,134 @@
+"""Do the comparisons of scripts/evidence.yaml that are not finished, and list the state of every planned run.
+
+python scripts/evidence.py voc=/data/voc07_320 weights=/data/weights
+
+Ctrl+C saves and ends; the same command continues. `--list` only lists the runs. The list is written to
+`<output>/runs.md`, with a line for each run: its comparison, student and seed, and its AP if it is finished.
+"""
+
+import argparse
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from lshfm_pl.cli.students import read_seeds, read_students
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import write_atomically
+from lshfm_pl.reporting.markdown import markdown_table
+from lshfm_pl.runs.launch import read_results
+from lshfm_pl.runs.results import RESULTS_FILE
+from lshfm_pl.signals import STOP_SIGNALS
+
+PLAN = Path(__file__).with_suffix(".yaml")
+
+PLACES = re.compile(r"\{(\w+)\}(?=/|$)")
+"""Names of folders in the arguments of the plan, as in `data.root={voc}`."""
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def arguments_of(
+    plan: Mapping[str, Any], comparison: Mapping[str, Any], folders: Mapping[str, str]
+) -> list[str]:
+    """The arguments of `compare`, without the folder of its results.
+
+    Raises:
+        LSHFMError: the plan names a folder that is not given.
+    """
+    filled = []
+    for item in (*plan["arguments"], *comparison["arguments"]):
+        text = str(item)
+        for name in PLACES.findall(text):
+            if name not in folders:
+                raise LSHFMError(f"evidence: {text} needs a folder: give {name}=<folder>")
+            text = text.replace(f"{{{name}}}", folders[name])
+        filled.append(text)
+    seeds = ",".join(map(str, comparison["seeds"]))
+    return [*filled, f"distill={comparison['distill']}", f"seeds=[{seeds}]"]
+
+
+def folders_of(comparison: Mapping[str, Any]) -> list[str]:
+    """The names of the folders of a comparison's runs."""
+    distill = OverridesParser.create().parse_override(f"distill={comparison['distill']}").value()
+    students = [student.name for student in read_students(distill)]
+    return [
+        "teacher",
+        *(f"{name}_seed{seed}" for seed in read_seeds(comparison["seeds"]) for name in students),
+    ]
+
+
+def state_of(folder: Path) -> list[str]:
+    """What to write about a run: its state and its figures."""
+    if (folder / RESULTS_FILE).is_file():
+        metrics = read_results(folder)["metrics"]
+        figures = [metrics.get(name) for name in FIGURES]  # null without objects of the size
+        return ["done", *("–" if figure is None else f"{figure:.1f}" for figure in figures)]
+    return ["begun" if (folder / "checkpoints").is_dir() else "planned", *("" for _ in FIGURES)]
+
+
+def write_list(plan: Mapping[str, Any], output: Path) -> str:
+    """Write the list of all runs to `<output>/runs.md`; returns it."""
+    rows = [
+        [comparison["name"], name, *state_of(output / comparison["name"] / name)]
+        for comparison in plan["comparisons"]
+        for name in folders_of(comparison)
+    ]
+    table = markdown_table(["comparison", "run", "state", *FIGURES], rows)
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "runs.md", f"{table}\n".encode())
+    return table
+
+
+def run(command: Sequence[str]) -> int:
+    """Run a command to its end; returns its exit status. Signals that ask to stop are left to it.
+
+    A terminal sends Ctrl+C to both. Other signals may come to this process alone.
+    """
+    with subprocess.Popen(command) as process:
+        before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, lambda number, _: process.send_signal(number))
+        signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            return process.wait()
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do the comparisons in order; returns the exit status of the first that did not finish, or 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="*", help="voc=<folder> weights=<folder>")
+    parser.add_argument("--output", type=Path, default=Path("outputs/evidence"))
+    parser.add_argument("--plan", type=Path, default=PLAN)
+    parser.add_argument("--list", action="store_true", help="only list the runs")
+    given = parser.parse_args(arguments)
+    plan = yaml.safe_load(given.plan.read_text(encoding="utf-8"))
+    try:
+        if not given.list:
+            folders = dict(item.split("=", 1) for item in given.folders if "=" in item)
+            for comparison in plan["comparisons"]:
+                command = [sys.executable, "-m", "lshfm_pl.compare", *arguments_of(plan, comparison, folders)]
+                status = run([*command, f"output_dir={given.output / comparison['name']}"])
+                write_list(plan, given.output)
+                if status:
+                    return status
+        print(write_list(plan, given.output))
+    except LSHFMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

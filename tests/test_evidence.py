@@ -1,0 +1,68 @@
+"""scripts/evidence.py: the planned comparisons on real pictures."""
+
+import subprocess
+import sys
+
+import evidence
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from lshfm_pl.paths import CONFIG_DIR
+
+SCRIPT = CONFIG_DIR.parent / "scripts" / "evidence.py"
+PLAN = yaml.safe_load(evidence.PLAN.read_text(encoding="utf-8"))
+TINY = {
+    "arguments": [
+        "data=shapes", "data.root={shapes}", "data.num_train=16", "data.num_val=2", "data.num_test=4",
+        "data.batch_size=4", "epochs=1", "jobs=1", "trainer.accelerator=cpu",
+    ],
+    "comparisons": [
+        {"name": "tiny", "arguments": [], "distill": "[none,{maps:{loss:l2,point:pyramid}}]", "seeds": [3]},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("comparison", PLAN["comparisons"], ids=lambda comparison: comparison["name"])
+def test_planned_comparison_is_one_that_the_command_takes(comparison):
+    folders = {"voc": "/data/voc", "weights": "/data/weights"}
+    arguments = evidence.arguments_of(PLAN, comparison, folders)
+    keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(arguments)]
+    assert {"data", "data.root", "distill", "seeds", "teacher.model", "student.model"} <= set(keys)
+    assert len(set(keys)) == len(keys)
+    assert not any("{voc}" in item or "{weights}" in item for item in arguments)
+    assert evidence.folders_of(comparison)[0] == "teacher"
+
+
+def test_list_has_a_line_for_each_run_and_a_missing_folder_is_named(tmp_path, capsys):
+    assert evidence.main(["--list", "--output", str(tmp_path)]) == 0
+    lines = (tmp_path / "runs.md").read_text().splitlines()[2:]
+    assert len(lines) == sum(len(evidence.folders_of(comparison)) for comparison in PLAN["comparisons"])
+    assert all("| planned |" in line for line in lines)
+    assert evidence.main(["voc=/data", "--output", str(tmp_path)]) == 1
+    assert "needs a folder: give weights=<folder>" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_is_not_finished_is_done_and_listed(tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        f"shapes={tmp_path}/data",
+        "--plan",
+        str(plan),
+        "--output",
+        str(tmp_path),
+    ]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / "runs.md").read_text().splitlines()[2:]
+        assert [line.split(" | ")[1:3] for line in lines] == [
+            ["teacher", "done"],
+            ["none_seed3", "done"],
+            ["maps_seed3", "done"],
+        ]
+    assert "already finished" in done.stdout + done.stderr
