@@ -22,7 +22,7 @@ def test_every_pair_is_of_detectors_that_have_files():
 def test_lines_and_files_are_offered_together():
     experiments = group_choices("experiment")
     assert {"quickstart", "coco2017_24e_retinanet_vgg11fpn_vgg16fpn_lsh"} <= set(experiments)
-    assert len(registered("experiment")) == 40
+    assert set(registered("experiment")) < set(experiments)
     assert close_choices("coco2017_24e_retinanet_vgg11fpn_vgg16_lsh", experiments)[0] == (
         "coco2017_24e_retinanet_vgg11fpn_vgg16fpn_lsh"
     )
