@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 
 from lshfm_pl.cli.names import nullable_groups
 from lshfm_pl.paths import from_home
 
-__all__ = ["translate_arguments", "with_typed_keys"]
+__all__ = ["flags_first", "translate_arguments", "with_typed_keys"]
 
 SPELLINGS = {
     # The models of a comparison are choices of one group in different packages. Its losses are a list, but Hydra
@@ -28,6 +29,25 @@ HYDRA_FOLDER = re.compile(r"^(\+*hydra\.(?:run|sweep)\.dir=[\"']?)(~[^/\"']*)")
 
 DATA_OF_CHECKPOINT = ("evaluate", "visualize")
 """Commands that use the data of a checkpoint if no data are chosen. For these `data.root=…` adds a key."""
+
+
+WITH_VALUE = frozenset(
+    {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
+    | {"--experimental-rerun"}
+)
+"""Hydra's flags that take the next argument."""
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with all flags in front. Hydra refuses overrides on both sides of a flag."""
+    flags, others = [], []
+    rest = iter(arguments)
+    for text in rest:
+        if text.startswith("-"):
+            flags += [text, *(islice(rest, 1) if text in WITH_VALUE else ())]
+        else:
+            others.append(text)
+    return [*flags, *others]
 
 
 def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
