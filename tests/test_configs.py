@@ -221,9 +221,13 @@ def test_losses_on_maps_have_the_published_settings_of_the_family(loss, family):
         "check_teacher": True,
         "warmup_steps": 0,
         "until": None,
+        "decay_from": None,
+        "share": None,
+        "balance": "fixed",
         **PUBLISHED[loss, family],
     }
-    assert {key: settings[key] for key in settings if key != "_target_"} == expected
+    of_balance = {"_target_", "balance_rule"}
+    assert {key: settings[key] for key in settings if key not in of_balance} == expected
 
 
 def test_logit_loss_is_added_to_a_feature_loss():
