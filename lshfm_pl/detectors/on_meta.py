@@ -29,16 +29,18 @@ def maps_on_meta(
         The maps, and the parameters on the meta device by name.
     """
     parameters = {
-        name: torch.empty_like(
-            parameter, device="meta", requires_grad=with_gradient and parameter.requires_grad
-        )
+        name: _on_meta(parameter).requires_grad_(with_gradient and parameter.requires_grad)
         for name, parameter in backbone.named_parameters()
     }
-    buffers = {name: torch.empty_like(buffer, device="meta") for name, buffer in backbone.named_buffers()}
+    buffers = {name: _on_meta(buffer) for name, buffer in backbone.named_buffers()}
     image = torch.empty(1, 3, SIDE, SIDE, dtype=next(backbone.parameters()).dtype, device="meta")
     with torch.set_grad_enabled(with_gradient), torch.compiler.set_stance("force_eager"):
         maps = functional_call(backbone, {**parameters, **buffers}, (image,))
     return [maps] if isinstance(maps, Tensor) else list(maps.values()), parameters
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def unused_parameters(detector: Any) -> list[str]:
