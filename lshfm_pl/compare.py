@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lshfm_pl.cli import as_dict
 from lshfm_pl.cli.students import Student, read_seeds, read_students
@@ -129,10 +129,7 @@ def comparison_runs(
         for seed in seeds
         for student in students
     }
-    inherited = bool(OmegaConf.select(config, "student.inherit"))
-    taught = frozenset(
-        student.name for student in students if student.loss != "none" or student.inherits or inherited
-    )
+    taught = frozenset(student.name for student in students if plan.is_taught(student))
     return Runs(folder, first, checkpoint, runs, taught, jobs, cores)
 
 

@@ -6,7 +6,7 @@ Nothing here imports torch or a package that imports it: `--help` and wrong name
 from lshfm_pl.cli.command import Command, main, start
 from lshfm_pl.cli.failures import error_message
 from lshfm_pl.cli.folders import comparison_folder
-from lshfm_pl.cli.inputs import needs_teacher, refuse_missing_teacher, refuse_no_weights
+from lshfm_pl.cli.inputs import inherited_parts, needs_teacher, refuse_missing_teacher, refuse_no_weights
 from lshfm_pl.cli.job import (
     as_dict,
     changed_data,
@@ -30,6 +30,7 @@ __all__ = [
     "config_folder_flags",
     "error_message",
     "in_multirun",
+    "inherited_parts",
     "is_main_process",
     "job_command",
     "main",

@@ -28,7 +28,7 @@ from lshfm_pl.cli.failures import error_message, print_thread_failure
 from lshfm_pl.cli.grammar import is_multirun, overrides_of, quote_texts
 from lshfm_pl.cli.names import group_choices
 from lshfm_pl.cli.own_folder import choose_own_folder
-from lshfm_pl.cli.spelling import flags_first, translate_arguments, with_typed_keys
+from lshfm_pl.cli.spelling import flags_apart, translate_arguments, with_typed_keys
 from lshfm_pl.cli.streams import prepare_streams
 from lshfm_pl.cli.values import (
     expand_home,
@@ -112,7 +112,7 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
         print(f"lshfm_pl {__version__}")
         return
     typed = sys.argv[1:]
-    arguments = flags_first(quote_texts(translate_arguments(config_name, typed)))
+    arguments = flags_apart(quote_texts(translate_arguments(config_name, typed)))
     sys.argv[1:] = arguments
     for flag in (text for text in arguments if text.startswith("-") and not _is_flag(text)):
         _fail(unknown_flag(flag, config_name))

@@ -12,10 +12,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl.cli.environment import started_by_hand, started_by_srun, started_by_torchrun
 from lshfm_pl.cli.grammar import for_shell
+from lshfm_pl.cli.rows import read_rows
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import from_home
 
-__all__ = ["needs_teacher", "refuse_missing_inputs", "refuse_missing_teacher", "refuse_no_weights"]
+__all__ = [
+    "inherited_parts",
+    "needs_teacher",
+    "refuse_missing_inputs",
+    "refuse_missing_teacher",
+    "refuse_no_weights",
+]
 
 FILES = ("checkpoint", "checkpoints", "teacher.checkpoint", "src", "file", "resume", "distill.hash_weights")
 """Keys of files that are read."""
@@ -78,9 +85,15 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
             _refuse_no_folder("data.root", text, can_be_had=_selected(config, "data.download") is False)
 
 
+def inherited_parts(config: DictConfig) -> list[str]:
+    """The parts of the teacher with which students start, `student.inherit`; [] in configs of older runs."""
+    parts = _selected(config, "student.inherit") or []
+    return [parts] if isinstance(parts, str) else [str(part) for part in parts]
+
+
 def needs_teacher(config: DictConfig) -> bool:
     """Whether a training has a teacher: it is mimicked, or the student inherits its parts."""
-    return _selected(config, "distill.name") != "none" or bool(_selected(config, "student.inherit"))
+    return _selected(config, "distill.name") != "none" or bool(inherited_parts(config))
 
 
 def refuse_missing_teacher(config: DictConfig) -> None:
@@ -121,8 +134,6 @@ def refuse_no_weights(config: DictConfig) -> None:
 
 
 def _refuse_wrong_rows(config: DictConfig) -> None:
-    from lshfm_pl.cli.rows import read_rows  # here: that module imports this package
-
     for row in read_rows(config.models):
         if row.checkpoint is not None:
             _refuse_no_file("models", row.checkpoint)

@@ -1,13 +1,13 @@
 """Short and older spellings of arguments, translated to keys that Hydra knows."""
 
 import re
+from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 
 from lshfm_pl.cli.names import nullable_groups
 from lshfm_pl.paths import from_home
 
-__all__ = ["flags_first", "translate_arguments", "with_typed_keys"]
+__all__ = ["flags_apart", "translate_arguments", "with_typed_keys"]
 
 SPELLINGS = {
     # The models of a comparison are choices of one group in different packages. Its losses are a list, but Hydra
@@ -38,16 +38,30 @@ WITH_VALUE = frozenset(
 """Hydra's flags that take the next argument."""
 
 
-def flags_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with all flags in front. Hydra refuses overrides on both sides of a flag."""
-    flags, others = [], []
-    rest = iter(arguments)
-    for text in rest:
-        if text.startswith("-"):
-            flags += [text, *(islice(rest, 1) if text in WITH_VALUE else ())]
+MAY_HAVE_VALUE = ("--info", "-i")
+"""Hydra's flags that take the next argument if there is one."""
+
+
+def flags_apart(arguments: Sequence[str]) -> list[str]:
+    """The arguments without flags between overrides, since Hydra refuses overrides on both sides of a flag.
+
+    Flags come first, but for those that would take an override as their value, which come last.
+    """
+    flags, others, last = [], [], []
+    rest = deque(arguments)
+    while rest:
+        text = rest.popleft()
+        if text in MAY_HAVE_VALUE:
+            last.append(text)
+            if rest and "=" not in rest[0] and not rest[0].startswith(("-", "~", "+")):
+                last.append(rest.popleft())
+        elif text.startswith("-"):
+            flags.append(text)
+            if text in WITH_VALUE and rest:
+                flags.append(rest.popleft())
         else:
             others.append(text)
-    return [*flags, *others]
+    return [*flags, *others, *last]
 
 
 def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:

@@ -295,6 +295,7 @@ def _load(
         norm_eps=norm_eps,
         tensors=tensors,
         other_settings=_other_settings(detector.config, contents),
+        data=contents.data,
     )
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from typing import Any, Literal
 
@@ -71,6 +71,8 @@ class Contents:
     class_names: tuple[str, ...] | None = None
     #: Name in ``weights`` → name in the file, if the two differ.
     names_in_file: Mapping[str, str] = field(default_factory=dict)
+    #: The data config of the run that wrote the file; None if it does not say.
+    data: Mapping[str, Any] | None = None
     #: Name in the file → shape, for tensors that belong to no detector here, such as those of masks.
     left_out: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -148,7 +150,9 @@ def _open_described(name: str, content: Mapping[str, Any]) -> Contents | None:
             start = len(_LIGHTNING_PREFIX)
             own = {key: value for key, value in weights.items() if str(key).startswith(_LIGHTNING_PREFIX)}
             weights = {key[start:]: value for key, value in own.items()}
-        return _describe(name, "Lightning checkpoint", weights, description, prefix=_LIGHTNING_PREFIX)
+        found = _describe(name, "Lightning checkpoint", weights, description, prefix=_LIGHTNING_PREFIX)
+        data = content.get("data")
+        return replace(found, data=data if isinstance(data, Mapping) else None)
     return None
 
 

@@ -49,6 +49,8 @@ class LoadReport:
     tensors: tuple[LoadedTensor, ...] = ()
     #: Key → value in the file, for settings on which the weights depend and which the detector has otherwise.
     other_settings: Mapping[str, Any] = field(default_factory=dict)
+    #: The data config of the run that wrote the file; None if it does not say.
+    data: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         eps = "" if self.norm_eps is None else f", norm eps {self.norm_eps:g}"

@@ -26,6 +26,10 @@ LOSS_TITLES = {
     "cwd": "CWD",
     "fgd": "FGD",
     "mgd": "MGD",
+    "fbkd": "FBKD",
+    "frs": "FRS",
+    "dist": "DIST",
+    "crosskd": "CrossKD",
 }
 """Loss → title, in the order of the lines; other losses follow under their own names."""
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from lshfm_pl.cli import inherited_parts
 from lshfm_pl.cli.students import Student
 from lshfm_pl.data.fingerprint import Fingerprint
 from lshfm_pl.runs.defaults import Choice
@@ -134,14 +135,17 @@ class Plan:
             *(argument for key, argument in self.typed.of["teacher"] if key.startswith(keys)),
         ]
 
+    def is_taught(self, student: Student) -> bool:
+        """Whether a student has a teacher: it mimics it, or inherits its parts."""
+        return student.loss != "none" or student.inherits or bool(inherited_parts(self.config))
+
     def student(self, student: Student, seed: int, teacher: Path) -> list[str]:
         """The overrides of a student's training; `teacher` is the teacher's checkpoint."""
         distilled = []
-        inherited = OmegaConf.select(self.config, "student.inherit") or []
-        if inherited and not student.inherits:
-            parts = [inherited] if isinstance(inherited, str) else inherited
+        parts = inherited_parts(self.config)
+        if parts and not student.inherits:
             distilled.append(f"student.inherit=[{','.join(parts)}]")
-        if student.loss != "none" or inherited or student.inherits:
+        if self.is_taught(student):
             distilled.append(f"teacher.checkpoint={quoted(teacher)}")
             if self.config.teacher.which != "student":
                 distilled.append(f"teacher.which={self.config.teacher.which}")

@@ -17,9 +17,10 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import lshfm_pl
+from lshfm_pl.cli import inherited_parts
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_end, write_atomically
 from lshfm_pl.kernels.switches import switches
@@ -133,8 +134,8 @@ def run_results(
     """
     output_dir = Path(config.output_dir)
     distill: Any = OmegaConf.to_container(config.distill, resolve=True)
-    if inherited := OmegaConf.select(config, "student.inherit"):
-        distill |= {"inherit": list(inherited) if isinstance(inherited, ListConfig) else [inherited]}
+    if parts := inherited_parts(config):
+        distill |= {"inherit": parts}
     teacher_entry = None
     if teacher is not None:
         teacher_entry = {

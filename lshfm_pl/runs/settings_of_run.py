@@ -34,11 +34,6 @@ MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
     "model.match_classes": ("by_name",),
     "model.which": ("student",),
     "distill.balance": ("fixed",),
-    "distill.balance_rule.share": (0.1,),
-    "distill.balance_rule.first_steps": (20,),
-    "distill.balance_rule.every_steps": (20,),
-    "distill.balance_rule.of_last": (20,),
-    "distill.balance_rule.limits": ([1e-4, 1e4],),
     "distill.bias_even_median": ("mean", "lower"),
     "kernels.winograd": (True,),
     "kernels.folded_norms": (True,),
@@ -90,7 +85,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that change what is learned, with dotted keys: `{"schedule.lr": 0.01, …}`."""
+    """The settings that change what is learned, with dotted keys: `{"schedule.lr": 0.01, …}`.
+
+    The rule for weights that follow from gradients is left out where weights are fixed.
+    """
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -103,6 +101,8 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
             flat[prefix] = current_path(value) if prefix.endswith("_target_") else value
 
     walk("", config)
+    if flat.get("distill.balance") != "share":
+        flat = {key: value for key, value in flat.items() if not key.startswith("distill.balance_rule.")}
     return flat
 
 

@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from lshfm_pl.cli import as_dict, refuse_missing_teacher
+from lshfm_pl.cli import as_dict, inherited_parts, refuse_missing_teacher
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import (
     Detector,
@@ -30,7 +30,6 @@ __all__ = [
     "build_module",
     "inherit_report",
     "inherited_from",
-    "inherited_parts",
     "load_teacher",
     "make_schedule",
     "refuse_other_tensors",
@@ -116,12 +115,6 @@ def _build_student(config: DictConfig, class_names: tuple[str, ...], *, is_resum
         if not is_resumed:
             student.load_report = load_start(student, start)
     return student
-
-
-def inherited_parts(config: DictConfig) -> list[str]:
-    """The parts of the teacher with which the student starts, `student.inherit`."""
-    parts = OmegaConf.select(config, "student.inherit") or []  # older runs have no such key
-    return [parts] if isinstance(parts, str) else [str(part) for part in parts]
 
 
 def make_schedule(config: DictConfig) -> Schedule:

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lshfm_pl.cli import as_dict, is_main_process, refuse_missing_teacher
+from lshfm_pl.cli import as_dict, is_main_process, needs_teacher, refuse_missing_teacher
 from lshfm_pl.detectors.checkpoint import take_over_norm_eps
 from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.detectors.cost import detector_cost
@@ -34,7 +34,6 @@ from lshfm_pl.training.build import (
     build_module,
     inherit_report,
     inherited_from,
-    inherited_parts,
     refuse_other_tensors,
     report_load,
     start_report,
@@ -93,8 +92,8 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
     module = build_module(config, datamodule, is_resumed=checkpoint is not None)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher, role=config.role, checkpoint=checkpoint)
-    if teacher is not None and config.teacher.weights is None and checkpoint is None:
-        report_other_data(config.teacher.checkpoint, stored_data_config(config, datamodule))
+    if teacher is not None and checkpoint is None:
+        report_other_data(teacher, stored_data_config(config, datamodule))
     record = RunRecord(as_dict(config), data.fingerprint)
     record.teacher = teacher.config["name"] if teacher is not None else inherited_from(module.detector)
     log_position: dict[str, Any] | None = START
@@ -219,5 +218,6 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
             f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "
             "the mimic loss and the boxes need float32 weights"
         )
-    if config.distill.name != "none" or (inherited_parts(config) and checkpoint is None):
+    # A plain student that is resumed has what it inherited.
+    if config.distill.name != "none" or (needs_teacher(config) and checkpoint is None):
         refuse_missing_teacher(config)

@@ -7,9 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lshfm_pl.data import DetectionDataModule
-from lshfm_pl.detectors import Detector
-from lshfm_pl.detectors.contents import read_checkpoint
-from lshfm_pl.errors import LSHFMError
+from lshfm_pl.detectors import Detector, LoadReport
 from lshfm_pl.training.detection import DetectionModule
 
 __all__ = ["compare_with_start", "measure_teacher", "report_other_data"]
@@ -53,19 +51,16 @@ def compare_with_start(
         )
 
 
-def report_other_data(path: str, data: Mapping[str, Any]) -> None:
-    """Log a line if a teacher's checkpoint says that it was trained on other images than those of this run.
+def report_other_data(teacher: Detector, data: Mapping[str, Any]) -> None:
+    """Log a line if the file of a teacher says that it was trained on other images than those of this run.
 
     Args:
-        path: the teacher's file.
+        teacher: result of `load_detector`.
         data: the data config of this run, as checkpoints store it.
     """
-    try:
-        content = read_checkpoint(path)
-    except LSHFMError:
-        return
-    theirs = content.get("data") if isinstance(content, Mapping) else None
-    if not isinstance(theirs, Mapping):
+    report = teacher.load_report
+    theirs = report.data if isinstance(report, LoadReport) else None
+    if theirs is None:
         return
     differing = [key for key in SAME_IMAGES if theirs.get(key) != data.get(key)]
     if differing:

@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lshfm_pl.cli import as_dict
+from lshfm_pl.cli import as_dict, inherited_parts
 from lshfm_pl.cli.closest import config_error
 from lshfm_pl.cli.grammar import quote_texts
 from lshfm_pl.cli.own_folder import composed
@@ -19,7 +19,6 @@ from lshfm_pl.detectors.config import complete_config, import_parts
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import build_losses, make_tap
 from lshfm_pl.mimic.inherit import inherit
-from lshfm_pl.training.build import inherited_parts
 
 __all__ = ["refuse_unfit_losses", "train_config"]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from small_detectors import small_detector
 
-from lshfm_pl.detectors import detector_checkpoint
+from lshfm_pl.detectors import load_detector
+from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.training import teacher_check
 from lshfm_pl.training.teacher_check import compare_with_start, report_other_data
 
@@ -30,12 +31,15 @@ def test_teacher_that_is_no_better_than_the_start_is_reported(monkeypatch, caplo
 )
 def test_teacher_of_other_images_is_reported(tmp_path, caplog, here, line):
     detector = small_detector("retinanet_resnet10fpn_tiny")
-    content = detector_checkpoint(detector)
+    content = {
+        "state_dict": {f"detector.{key}": value for key, value in detector.state_dict().items()},
+        "detector": detector_description(detector),
+    }
     torch.save({**content, "data": {"root": "/a", "train_split": "train"}}, tmp_path / "teacher.ckpt")
     torch.save(content, tmp_path / "silent.ckpt")
     with caplog.at_level(logging.INFO, "lshfm_pl"):
-        report_other_data(str(tmp_path / "silent.ckpt"), here)
+        report_other_data(load_detector(tmp_path / "silent.ckpt"), here)
         assert not caplog.text
-        report_other_data(str(tmp_path / "teacher.ckpt"), here)
+        report_other_data(load_detector(tmp_path / "teacher.ckpt"), here)
     assert line in caplog.text
     assert bool(caplog.text) == bool(line)

@@ -10,7 +10,7 @@ import logging
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from lshfm_pl.detectors.backbones.conversion import convert_norms, eps_of, possi
 from lshfm_pl.detectors.backbones.norms import NormPair
 from lshfm_pl.detectors.backbones.observed import observed_pairs
 from lshfm_pl.detectors.backbones.single_map import last_map_of_stride_16
+from lshfm_pl.detectors.cropping import crop_to_image
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["TIMM"]
@@ -96,17 +97,8 @@ class _TimmBody(nn.Module):
         if self.is_channels_last:
             chosen = {name: level.permute(0, 3, 1, 2).contiguous() for name, level in chosen.items()}
         if padded is not x:
-            chosen = {name: _cropped(level, padded.shape[2:], size) for name, level in chosen.items()}
+            chosen = {name: crop_to_image(level, padded.shape[2:], size) for name, level in chosen.items()}
         return chosen
-
-
-def _cropped(level: Tensor, padded: Sequence[int], size: Sequence[int]) -> Tensor:
-    """The part of a map [N, C, h, w] of images of size `padded` that belongs to `size` (height, width)."""
-    height, width = (
-        -(-of_map * side // of_images)
-        for of_map, side, of_images in zip(level.shape[2:], size, padded, strict=True)
-    )
-    return level[:, :, :height, :width]
 
 
 def _record(name: str) -> Backbone:

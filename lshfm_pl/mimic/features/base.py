@@ -21,7 +21,6 @@ __all__ = [
     "Pair",
     "Recorded",
     "backbone_maps",
-    "crop_to_image",
     "draw_rows",
     "points_with_examples",
 ]
@@ -265,12 +264,3 @@ def draw_rows(rows: Tensor, number: int, generator: torch.Generator) -> Tensor:
     """Draw `number` different rows at random, or all rows if there are fewer."""
     order = torch.randperm(len(rows), generator=generator)[:number]
     return rows[order.to(rows.device)]
-
-
-def crop_to_image(level: Tensor, padded: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Crop a map [C, h, w] of a padded batch to the part that belongs to an image of `size` (height, width)."""
-    height, width = (
-        -(-of_map * of_image // of_batch)
-        for of_map, of_image, of_batch in zip(level.shape[-2:], size, padded, strict=True)
-    )
-    return level[:, :height, :width]

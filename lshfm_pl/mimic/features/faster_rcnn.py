@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
+from lshfm_pl.detectors.cropping import crop_to_image
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
 from lshfm_pl.mimic.features.base import (
@@ -17,7 +18,6 @@ from lshfm_pl.mimic.features.base import (
     Record,
     Recorded,
     backbone_maps,
-    crop_to_image,
     draw_rows,
 )
 from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from lshfm_pl.detectors.cropping import crop_to_image
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.features.base import (
     DetectorTap,
@@ -15,7 +16,6 @@ from lshfm_pl.mimic.features.base import (
     Record,
     Recorded,
     backbone_maps,
-    crop_to_image,
     points_with_examples,
     stack_matches,
 )

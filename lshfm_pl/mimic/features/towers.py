@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.image_list import ImageList
 
+from lshfm_pl.detectors.cropping import crop_to_image
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.features.base import (
     DetectorTap,
@@ -17,7 +18,6 @@ from lshfm_pl.mimic.features.base import (
     Record,
     Recorded,
     backbone_maps,
-    crop_to_image,
     draw_rows,
     stack_matches,
 )

@@ -157,6 +157,17 @@ def require_number(key: str, value: Any) -> None:
         raise LSHFMError(f"distill.{key}: expected a finite number ≥ 0, found {value!r}")
 
 
+def require_above_0(key: str, value: Any) -> None:
+    """Check that a setting is a finite number above 0.
+
+    Raises:
+        LSHFMError: it is not; the message names `distill.<key>`.
+    """
+    require_number(key, value)
+    if value == 0:
+        raise LSHFMError(f"distill.{key}: expected a number > 0, found 0")
+
+
 def checked_point(point: Any) -> str:
     """The point of a loss of features that are rows or maps; None is `penultimate`.
 

@@ -3,8 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, require_number
+from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, require_above_0, require_number
 from lshfm_pl.mimic.losses.statistics import require_levels, sum_over_levels
 
 __all__ = ["CWD"]
@@ -30,9 +29,7 @@ class CWD(Loss):
     def __init__(self, beta: float = 10.0, *, temperature: float = 1.0, levels: int | None = None) -> None:
         super().__init__()
         require_number("beta", beta)
-        require_number("temperature", temperature)
-        if temperature == 0:
-            raise LSHFMError("distill.temperature: expected a number > 0, found 0")
+        require_above_0("temperature", temperature)
         require_levels(levels)
         self.beta = float(beta)
         self.temperature = float(temperature)

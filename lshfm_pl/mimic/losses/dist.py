@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, LossSum, require_number
+from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, LossSum, require_above_0, require_number
 from lshfm_pl.mimic.losses.kd import Activation
 
 __all__ = ["DIST", "AdaptedMaps", "ClassRelations"]
@@ -55,10 +55,9 @@ class ClassRelations(Loss):
         if point not in ("logits", "class_maps"):
             raise LSHFMError(f"distill.point: expected logits or class_maps, found {point!r}")
         numbers = {"beta": beta, "inter_weight": inter_weight, "intra_weight": intra_weight}
-        for key, value in {**numbers, "temperature": temperature}.items():
+        for key, value in numbers.items():
             require_number(key, value)
-        if temperature == 0:
-            raise LSHFMError("distill.temperature: expected a number > 0, found 0")
+        require_above_0("temperature", temperature)
         self.activation, self.point = activation, point
         self.beta, self.temperature = float(beta), float(temperature)
         self.inter_weight, self.intra_weight = float(inter_weight), float(intra_weight)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, require_number
+from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, require_above_0, require_number
 from lshfm_pl.mimic.losses.map_area import area_factor, checked_reference_size
 from lshfm_pl.mimic.losses.statistics import (
     channel_attention,
@@ -158,12 +158,10 @@ class FGD(Loss):
             "background_weight": background_weight,
             "attention_weight": attention_weight,
             "relation_weight": relation_weight,
-            "temperature": temperature,
         }
         for key, value in numbers.items():
             require_number(key, value)
-        if temperature == 0:
-            raise LSHFMError("distill.temperature: expected a number > 0, found 0")
+        require_above_0("temperature", temperature)
         require_levels(levels)
         self.beta = float(beta)
         self.foreground_weight = float(foreground_weight)

@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, mean_over_rows, require_number
+from lshfm_pl.mimic.losses.base import (
+    NO_CONTEXT,
+    Context,
+    Loss,
+    mean_over_rows,
+    require_above_0,
+    require_number,
+)
 
 __all__ = ["KD", "Activation"]
 
@@ -36,9 +43,7 @@ class KD(Loss):
     ) -> None:
         super().__init__()
         require_number("beta", beta)
-        require_number("temperature", temperature)
-        if temperature == 0:
-            raise LSHFMError("distill.temperature: expected a number > 0, found 0")
+        require_above_0("temperature", temperature)
         if activation not in get_args(Activation):
             raise LSHFMError(f"distill.activation: expected softmax or sigmoid, found {activation!r}")
         self.beta = float(beta)

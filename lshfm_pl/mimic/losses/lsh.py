@@ -18,6 +18,7 @@ from lshfm_pl.mimic.losses.base import (
     Context,
     Loss,
     checked_point,
+    require_above_0,
     require_number,
     weights_of_locations,
 )
@@ -106,9 +107,7 @@ class LSH(Loss):
         for key, value, least in numbers:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise LSHFMError(f"distill.{key}: expected a whole number ≥ {least}, found {value!r}")
-        require_number("std", std)
-        if std == 0:
-            raise LSHFMError("distill.std: expected a number > 0, found 0")
+        require_above_0("std", std)
         normalized = str(hash_loss).lower()
         if normalized not in HASH_LOSSES:
             raise LSHFMError(
