@@ -136,6 +136,27 @@ def test_student_starts_with_the_teachers_neck_and_head(tmp_path, data, loss):
     assert "inherit=['neck', 'head']" in line_title(run, [run, plain], strict_version=False)
 
 
+@pytest.mark.parametrize("norm", ["bn", pytest.param("frozen_bn", marks=pytest.mark.slow)])
+def test_start_is_measured_beside_the_teacher_and_the_training_stays_the_same(tmp_path, data, caplog, norm):
+    name = "fasterrcnn_resnet10fpn_tiny"
+    start_file(tmp_path / "start.ckpt", name, SHAPE_CLASSES, norm=norm)
+    start_file(tmp_path / "teacher.ckpt", "fasterrcnn_resnet18fpn_small", SHAPE_CLASSES)
+    arguments = [
+        data,
+        f"model={name}",
+        f"model.norm={norm}",
+        f"model.weights={tmp_path}/start.ckpt",
+        "distill=l2",
+    ]
+    arguments += [f"teacher.checkpoint={tmp_path}/teacher.ckpt"]
+    with caplog.at_level("INFO", "lshfm_pl"):
+        train_here(tmp_path / "checked", *arguments)
+    assert "student before training, on the validation set: AP " in caplog.text
+    train_here(tmp_path / "not", *arguments, "distill.check_teacher=false")
+    whole, other = (last(tmp_path / run)["state_dict"] for run in ("checked", "not"))
+    assert all(torch.equal(value, other[key]) for key, value in whole.items())
+
+
 def test_inheriting_without_a_teacher_is_refused(tmp_path, data):
     with pytest.raises(LSHFMError, match=r"^student.inherit needs a teacher: give teacher.checkpoint"):
         train_here(tmp_path / "run", data, "model=retinanet_resnet10fpn_tiny", "student.inherit=[head]")
