@@ -1,9 +1,10 @@
 """Do the comparisons of scripts/evidence.yaml that are not finished, and list the state of every planned run.
 
-python scripts/evidence.py voc=/data/voc07_320 weights=/data/weights
+python scripts/evidence.py voc=/data/voc07_320 bccd=/data/bccd weights=/data/weights
 
-Ctrl+C saves and ends; the same command continues. `--list` only lists the runs. The list is written to
-`<output>/runs.md`, with a line for each run: its comparison, student and seed, and its AP if it is finished.
+Ctrl+C saves and ends; the same command continues. `--only <name>` does one comparison, `--list` only lists the
+runs. The list is written to `<output>/runs.md`, with a line for each run: its folder, student and seed, and its AP
+if it is finished.
 """
 
 import argparse
@@ -42,24 +43,60 @@ def arguments_of(
     Raises:
         LSHFMError: the plan names a folder that is not given.
     """
-    filled = []
-    for item in (*plan["arguments"], *comparison["arguments"]):
-        text = str(item)
-        for name in PLACES.findall(text):
-            if name not in folders:
-                raise LSHFMError(f"evidence: {text} needs a folder: give {name}=<folder>")
-            text = text.replace(f"{{{name}}}", folders[name])
-        filled.append(text)
+    filled = [filled_in(item, folders) for item in (*plan["arguments"], *flat(comparison["arguments"]))]
+    if "teacher" in comparison:
+        teacher = f"{{output}}/{comparison['teacher']}/teacher/checkpoints/last.ckpt"
+        filled.append(f"teacher.checkpoint={filled_in(teacher, folders)}")
     seeds = ",".join(map(str, comparison["seeds"]))
     return [*filled, f"distill={comparison['distill']}", f"seeds=[{seeds}]"]
 
 
-def folders_of(comparison: Mapping[str, Any]) -> list[str]:
-    """The names of the folders of a comparison's runs."""
+def flat(arguments: Sequence[str | Sequence[str]]) -> list[str]:
+    """Arguments of which some are lists: those that several comparisons share."""
+    return [text for item in arguments for text in ([item] if isinstance(item, str) else flat(item))]
+
+
+def filled_in(text: str, folders: Mapping[str, str]) -> str:
+    """A text with the folders in their places.
+
+    Raises:
+        LSHFMError: it names a folder that is not given.
+    """
+    for name in PLACES.findall(text):
+        if name not in folders:
+            raise LSHFMError(f"evidence: {text} needs a folder: give {name}=<folder>")
+        text = text.replace(f"{{{name}}}", folders[name])
+    return text
+
+
+def write_lists(plan: Mapping[str, Any], folders: Mapping[str, str]) -> None:
+    """Write the lists of images of which the plan uses a part.
+
+    Raises:
+        LSHFMError: a folder is not given, or has no such list.
+    """
+    for name, part in plan.get("lists", {}).items():
+        source = Path(filled_in(part["of"], folders))
+        try:
+            lines = source.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise LSHFMError(
+                f"evidence: {source}: expected a list of images, found {error.strerror}"
+            ) from error
+        write_atomically(Path(folders["output"], f"{name}.txt"), "\n".join(lines[:: part["every"]]).encode())
+
+
+def folder_of(comparison: Mapping[str, Any]) -> str:
+    """The name of the folder of a comparison's runs. Two comparisons with the same teacher may share one."""
+    return str(comparison.get("folder", comparison["name"]))
+
+
+def runs_of(comparison: Mapping[str, Any]) -> list[str]:
+    """The names of a comparison's runs: of its teacher, if it trains one, and its students."""
     distill = OverridesParser.create().parse_override(f"distill={comparison['distill']}").value()
     students = [student.name for student in read_students(distill)]
     return [
-        "teacher",
+        *([] if "teacher" in comparison else ["teacher"]),
         *(f"{name}_seed{seed}" for seed in read_seeds(comparison["seeds"]) for name in students),
     ]
 
@@ -75,12 +112,13 @@ def state_of(folder: Path) -> list[str]:
 
 def write_list(plan: Mapping[str, Any], output: Path) -> str:
     """Write the list of all runs to `<output>/runs.md`; returns it."""
-    rows = [
-        [comparison["name"], name, *state_of(output / comparison["name"] / name)]
+    runs = {
+        (folder_of(comparison), name): None
         for comparison in plan["comparisons"]
-        for name in folders_of(comparison)
-    ]
-    table = markdown_table(["comparison", "run", "state", *FIGURES], rows)
+        for name in runs_of(comparison)
+    }
+    rows = [[folder, name, *state_of(output / folder / name)] for folder, name in runs]
+    table = markdown_table(["folder", "run", "state", *FIGURES], rows)
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "runs.md", f"{table}\n".encode())
     return table
@@ -108,18 +146,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs="*", help="voc=<folder> weights=<folder>")
+    parser.add_argument("folders", nargs="*", help="voc=<folder> bccd=<folder> weights=<folder>")
     parser.add_argument("--output", type=Path, default=Path("outputs/evidence"))
     parser.add_argument("--plan", type=Path, default=PLAN)
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="only this comparison; may be repeated"
+    )
     parser.add_argument("--list", action="store_true", help="only list the runs")
     given = parser.parse_args(arguments)
     plan = yaml.safe_load(given.plan.read_text(encoding="utf-8"))
     try:
         if not given.list:
             folders = dict(item.split("=", 1) for item in given.folders if "=" in item)
+            folders["output"] = str(given.output)
+            write_lists(plan, folders)
             for comparison in plan["comparisons"]:
+                if given.only and comparison["name"] not in given.only:
+                    continue
                 command = [sys.executable, "-m", "lshfm_pl.compare", *arguments_of(plan, comparison, folders)]
-                status = run([*command, f"output_dir={given.output / comparison['name']}"])
+                status = run([*command, f"output_dir={given.output / folder_of(comparison)}"])
                 write_list(plan, given.output)
                 if status:
                     return status

@@ -25,22 +25,33 @@ TINY = {
 
 @pytest.mark.parametrize("comparison", PLAN["comparisons"], ids=lambda comparison: comparison["name"])
 def test_planned_comparison_is_one_that_the_command_takes(comparison):
-    folders = {"voc": "/data/voc", "weights": "/data/weights"}
+    folders = {"voc": "/data/voc", "bccd": "/data/bccd", "weights": "/data/weights", "output": "outputs"}
     arguments = evidence.arguments_of(PLAN, comparison, folders)
     keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(arguments)]
-    assert {"data", "data.root", "distill", "seeds", "teacher.model", "student.model"} <= set(keys)
+    assert {"data", "data.root", "distill", "seeds", "student.model"} <= set(keys)
+    trains_teacher = "teacher" not in comparison
+    assert ("teacher.model" in keys, "teacher.checkpoint" in keys) == (trains_teacher, not trains_teacher)
+    assert trains_teacher or comparison["teacher"] in {other["name"] for other in PLAN["comparisons"]}
     assert len(set(keys)) == len(keys)
-    assert not any("{voc}" in item or "{weights}" in item for item in arguments)
-    assert evidence.folders_of(comparison)[0] == "teacher"
+    assert not any(evidence.PLACES.search(item) for item in arguments)
+    assert (evidence.runs_of(comparison)[0] == "teacher") == trains_teacher
 
 
 def test_list_has_a_line_for_each_run_and_a_missing_folder_is_named(tmp_path, capsys):
     assert evidence.main(["--list", "--output", str(tmp_path)]) == 0
     lines = (tmp_path / "runs.md").read_text().splitlines()[2:]
-    assert len(lines) == sum(len(evidence.folders_of(comparison)) for comparison in PLAN["comparisons"])
+    assert len(lines) == len(set(lines))
+    assert {line.split(" | ")[1] for line in lines} == {
+        run for comparison in PLAN["comparisons"] for run in evidence.runs_of(comparison)
+    }
     assert all("| planned |" in line for line in lines)
-    assert evidence.main(["voc=/data", "--output", str(tmp_path)]) == 1
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    assert evidence.main([f"voc={tmp_path}", "--output", str(tmp_path)]) == 1
+    assert "train.txt: expected a list of images" in capsys.readouterr().err
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\nd\n", encoding="utf-8")
+    assert evidence.main([f"voc={tmp_path}", "--output", str(tmp_path)]) == 1
     assert "needs a folder: give weights=<folder>" in capsys.readouterr().err
+    assert (tmp_path / "third.txt").read_text() == "a\nd"
 
 
 @pytest.mark.slow
