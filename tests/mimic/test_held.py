@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from small_detectors import EVERY_STUDENT, STUDENTS, TEACHER_OF, as_float, random_batch, small_detector
+from small_detectors import (
+    EVERY_STUDENT,
+    STUDENTS,
+    TEACHER_OF,
+    RandomData,
+    as_float,
+    quiet_trainer,
+    random_batch,
+    short_schedule,
+    small_detector,
+)
 from torchvision.ops import box_iou
 
 from lshfm_pl.errors import LSHFMError
@@ -123,6 +133,28 @@ def test_teacher_runs_only_its_backbone_and_head(name):
     # The student's last convolution and layers are not used by this loss.
     assert student.head.classification_head.cls_logits.weight.grad is None
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("name", [RETINANET, FCOS])
+def test_run_by_crosskd_is_resumed_bit_identically(tmp_path, name):
+    def module():
+        teacher = small_detector(TEACHER_OF[name], seed=1)
+        return DistillationModule(
+            small_detector(name), teacher, build_losses("crosskd", teacher), short_schedule()
+        )
+
+    def fit(module, epochs, checkpoint=None):
+        trainer = quiet_trainer(tmp_path, max_epochs=epochs)
+        trainer.fit(module, datamodule=RandomData(2), ckpt_path=checkpoint)
+        return trainer
+
+    whole, part, resumed = module(), module(), module()
+    fit(whole, 2)
+    fit(part, 1).save_checkpoint(tmp_path / "last.ckpt")
+    fit(resumed, 2, tmp_path / "last.ckpt")
+    assert whole.state_dict().keys() == resumed.state_dict().keys()
+    assert not all(torch.equal(value, part.state_dict()[key]) for key, value in whole.state_dict().items())
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,9 @@ def test_loss_with_trained_parts_or_a_head_is_computed_in_float32_in_mixed_preci
 def test_losses_beside_lshl2_have_the_values_that_they_have_alone(student):
     images, targets = random_batch()
     values = {}
-    new = {"pkd": {}, "cwd": {}, "fgd": {}, "mgd": {}, "frs": {}, "dist": {}}
+    new = {
+        name: {} for name in ("pkd", "cwd", "fgd", "mgd", "frs", "dist", "fbkd", *ONLY_OF.get(student, ()))
+    }
     for name in (*new, "together"):
         teacher = small_detector(TEACHER_OF[student], seed=1)
         terms = {"lshl2": {"num_hashes": 16}, **new} if name == "together" else {name: {}}
