@@ -152,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="only this comparison; may be repeated"
     )
+    parser.add_argument("--jobs", type=int, help="number of students trained at the same time")
     parser.add_argument("--list", action="store_true", help="only list the runs")
     given = parser.parse_args(arguments)
     plan = yaml.safe_load(given.plan.read_text(encoding="utf-8"))
@@ -164,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if given.only and comparison["name"] not in given.only:
                     continue
                 command = [sys.executable, "-m", "lshfm_pl.compare", *arguments_of(plan, comparison, folders)]
-                status = run([*command, f"output_dir={given.output / folder_of(comparison)}"])
+                jobs = [f"jobs={given.jobs}"] if given.jobs else []
+                status = run([*command, *jobs, f"output_dir={given.output / folder_of(comparison)}"])
                 write_list(plan, given.output)
                 if status:
                     return status

@@ -212,7 +212,7 @@ FASTER_RCNN = Architecture(
     tap="lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
     postprocessing=("rpn.filter_proposals", "roi_heads.postprocess_detections", "transform.postprocess"),
     class_activation="softmax",
-    # The paper's rate; the loss settings are the best ones in docs/results.md.
+    # The paper's rate; the loss settings are the best ones in docs/results_shapes.md.
     learning_rate=0.01,
     kd_weight=1.0,
     kd_temperature=2.0,
