@@ -222,8 +222,8 @@ RETINANET = Architecture(
     tap="lshfm_pl.mimic.features.retinanet.RetinaNetTap",
     postprocessing=("postprocess_detections", "transform.postprocess"),
     class_activation="sigmoid",
-    # The paper's rate; the loss settings are the best ones in docs/results_shapes.md. Most logits are background, and
-    # each is a binary decision: a higher temperature softens them to a loss that outweighs all others.
+    # The paper's rate; the loss settings are the best ones in docs/results_shapes.md. Most logits are background,
+    # and each is a binary decision: a higher temperature softens them to a loss that outweighs all others.
     learning_rate=0.005,
     kd_weight=0.3,
     kd_temperature=1.0,
