@@ -1,5 +1,7 @@
 """Do the comparisons of scripts/evidence.yaml that are not finished, and list the state of every planned run.
 
+A comparison is one of students, by `compare`, or trainings that differ in their seeds.
+
 python scripts/evidence.py voc=/data/voc07_320 bccd=/data/bccd weights=/data/weights
 
 Ctrl+C saves and ends; the same command continues. `--only <name>` does one comparison, `--list` only lists the
@@ -38,17 +40,40 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 def arguments_of(
     plan: Mapping[str, Any], comparison: Mapping[str, Any], folders: Mapping[str, str]
 ) -> list[str]:
-    """The arguments of `compare`, without the folder of its results.
+    """The arguments of a comparison's command, without seeds and the folder of its results.
 
     Raises:
         LSHFMError: the plan names a folder that is not given.
     """
-    filled = [filled_in(item, folders) for item in (*plan["arguments"], *flat(comparison["arguments"]))]
+    arguments = [*plan["arguments"], *flat(comparison["arguments"])]
     if "teacher" in comparison:
-        teacher = f"{{output}}/{comparison['teacher']}/teacher/checkpoints/last.ckpt"
-        filled.append(f"teacher.checkpoint={filled_in(teacher, folders)}")
-    seeds = ",".join(map(str, comparison["seeds"]))
-    return [*filled, f"distill={comparison['distill']}", f"seeds=[{seeds}]"]
+        arguments.append(f"teacher.checkpoint={{output}}/{comparison['teacher']}/checkpoints/last.ckpt")
+    if not is_of_trainings(comparison):
+        arguments = ["fit=null", *arguments, f"distill={comparison['distill']}"]
+    return [filled_in(item, folders) for item in arguments]
+
+
+def is_of_trainings(comparison: Mapping[str, Any]) -> bool:
+    """Whether a comparison is a training with each seed, without students."""
+    return "distill" not in comparison
+
+
+def commands_of(
+    plan: Mapping[str, Any], comparison: Mapping[str, Any], folders: Mapping[str, str]
+) -> list[list[str]]:
+    """The commands of a comparison, which have to end one after the other.
+
+    Raises:
+        LSHFMError: the plan names a folder that is not given.
+    """
+    arguments = arguments_of(plan, comparison, folders)
+    output = f"output_dir={folders['output']}/{folder_of(comparison)}"
+    seeds = read_seeds(comparison["seeds"])
+    if not is_of_trainings(comparison):
+        listed = f"seeds=[{','.join(map(str, seeds))}]"
+        return [[sys.executable, "-m", "lshfm_pl.compare", *arguments, listed, output]]
+    start = [sys.executable, "-m", "lshfm_pl.train", *arguments, "resume=auto"]
+    return [[*start, f"seed={seed}", f"{output}/{comparison['name']}_seed{seed}"] for seed in seeds]
 
 
 def flat(arguments: Sequence[str | Sequence[str]]) -> list[str]:
@@ -93,11 +118,14 @@ def folder_of(comparison: Mapping[str, Any]) -> str:
 
 def runs_of(comparison: Mapping[str, Any]) -> list[str]:
     """The names of a comparison's runs: of its teacher, if it trains one, and its students."""
+    seeds = read_seeds(comparison["seeds"])
+    if is_of_trainings(comparison):
+        return [f"{comparison['name']}_seed{seed}" for seed in seeds]
     distill = OverridesParser.create().parse_override(f"distill={comparison['distill']}").value()
     students = [student.name for student in read_students(distill)]
     return [
         *([] if "teacher" in comparison else ["teacher"]),
-        *(f"{name}_seed{seed}" for seed in read_seeds(comparison["seeds"]) for name in students),
+        *(f"{name}_seed{seed}" for seed in seeds for name in students),
     ]
 
 
@@ -164,12 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for comparison in plan["comparisons"]:
                 if given.only and comparison["name"] not in given.only:
                     continue
-                command = [sys.executable, "-m", "lshfm_pl.compare", *arguments_of(plan, comparison, folders)]
-                jobs = [f"jobs={given.jobs}"] if given.jobs else []
-                status = run([*command, *jobs, f"output_dir={given.output / folder_of(comparison)}"])
-                write_list(plan, given.output)
-                if status:
-                    return status
+                jobs = [f"jobs={given.jobs}"] if given.jobs and not is_of_trainings(comparison) else []
+                for command in commands_of(plan, comparison, folders):
+                    status = run([*command, *jobs])
+                    write_list(plan, given.output)
+                    if status:
+                        return status
         print(write_list(plan, given.output))
     except LSHFMError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,18 +23,34 @@ TINY = {
 }  # fmt: skip
 
 
+FOLDERS = {"voc": "/data/voc", "bccd": "/data/bccd", "weights": "/data/weights", "output": "outputs"}
+
+
 @pytest.mark.parametrize("comparison", PLAN["comparisons"], ids=lambda comparison: comparison["name"])
 def test_planned_comparison_is_one_that_the_command_takes(comparison):
-    folders = {"voc": "/data/voc", "bccd": "/data/bccd", "weights": "/data/weights", "output": "outputs"}
-    arguments = evidence.arguments_of(PLAN, comparison, folders)
-    keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(arguments)]
-    assert {"data", "data.root", "distill", "seeds", "student.model"} <= set(keys)
-    trains_teacher = "teacher" not in comparison
-    assert ("teacher.model" in keys, "teacher.checkpoint" in keys) == (trains_teacher, not trains_teacher)
-    assert trains_teacher or comparison["teacher"] in {other["name"] for other in PLAN["comparisons"]}
-    assert len(set(keys)) == len(keys)
-    assert not any(evidence.PLACES.search(item) for item in arguments)
-    assert (evidence.runs_of(comparison)[0] == "teacher") == trains_teacher
+    runs = evidence.runs_of(comparison)
+    for _, _, command, *arguments in evidence.commands_of(PLAN, comparison, FOLDERS):
+        assert not any(evidence.PLACES.search(item) for item in arguments)
+        overrides = OverridesParser.create().parse_overrides(arguments)
+        keys = [override.key_or_group for override in overrides]
+        assert len(set(keys)) == len(keys)
+        assert {"data", "data.root", "schedule", "output_dir", "distill"} <= set(keys)
+        if command == "lshfm_pl.train":
+            assert {"seed", "resume"} <= set(keys)
+            assert all(run.startswith(f"{comparison['name']}_seed") for run in runs)
+            continue
+        trains_teacher = "teacher" not in comparison
+        assert ("teacher.model" in keys, "teacher.checkpoint" in keys) == (trains_teacher, not trains_teacher)
+        assert (runs[0] == "teacher") == trains_teacher
+
+
+def test_teachers_are_runs_of_the_plan():
+    runs = {
+        f"{evidence.folder_of(comparison)}/{run}"
+        for comparison in PLAN["comparisons"]
+        for run in evidence.runs_of(comparison)
+    }
+    assert {comparison["teacher"] for comparison in PLAN["comparisons"] if "teacher" in comparison} < runs
 
 
 def test_list_has_a_line_for_each_run_and_a_missing_folder_is_named(tmp_path, capsys):
