@@ -94,6 +94,7 @@ KINDS = {
     "device": TEXT,
     "dirpath": PATH,
     "dst": PATH,
+    "ema_decay": NUMBER,
     "epochs": WHOLE,
     "every_n_minutes": NUMBER,
     "every_n_steps": WHOLE,

@@ -83,6 +83,7 @@ RANGES = {
     "clip_grad_norm": ABOVE_0,
     "decay_from": FROM_0,
     "detections_per_img": COUNT,
+    "ema_decay": SHARE,
     "epochs": COUNT,
     "eval_batch_size": COUNT,
     "every_n_epochs": COUNT,
@@ -199,7 +200,7 @@ CHOICES = {
     "start_method": ("fork", "spawn", "forkserver"),
     "tower_norm": ("gn", "none"),
     "what": ("step", "data", "eval", "inference"),
-    "which": ("student", "teacher"),
+    "which": ("student", "teacher", "raw", "ema"),
     # By the whole key
     "precision": ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"),
     "role": ("student", "teacher"),

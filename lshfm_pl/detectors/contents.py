@@ -30,10 +30,14 @@ from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
 from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = [
+    "AVERAGED",
+    "EMA_KEY",
     "FORMAT",
     "LARGEST_NUM_CLASSES",
     "OLD_FROZEN_BN_EPS",
+    "RAW",
     "VERSION",
+    "WEIGHTS_KEY",
     "Contents",
     "Source",
     "is_counter",
@@ -47,6 +51,14 @@ VERSION = 1
 OLD_FROZEN_BN_EPS = 0.0
 #: More than any data set has, background included.
 LARGEST_NUM_CLASSES = 100_000
+
+#: Names of the weights of a run that averages them: those of the optimizer, and their moving average.
+RAW, AVERAGED = "raw", "ema"
+#: Key of a complete checkpoint: the average, with `state_dict` (names of the detector) and `better` (raw or ema).
+EMA_KEY = "ema"
+#: Key of a checkpoint with weights only: which of the two it holds. Without averaging it has no such key.
+WEIGHTS_KEY = "weights"
+_TITLES = {RAW: "weights without averaging", AVERAGED: "averaged weights (EMA)"}
 
 _LIGHTNING_PREFIX = "detector."
 #: Parts that occur in the names of every detector here, including the reference implementation's pairs.
@@ -115,7 +127,7 @@ def open_contents(source: Source, which: str) -> Contents:
         content = read_checkpoint(name)
     if not isinstance(content, Mapping | list | tuple):
         raise LSHFMError(f"{name}: expected a dict with weights, found {type(content).__name__}.")
-    described = _open_described(name, content) if isinstance(content, Mapping) else None
+    described = _open_described(name, content, which) if isinstance(content, Mapping) else None
     contents = described or _open_foreign(name, content, which)
     if which != "student" and not contents.others:
         raise LSHFMError(f"{name}: contains one detector and no {which}; leave which=student.")
@@ -139,7 +151,7 @@ def is_counter(key: str) -> bool:
     return key.endswith(".num_batches_tracked")
 
 
-def _open_described(name: str, content: Mapping[str, Any]) -> Contents | None:
+def _open_described(name: str, content: Mapping[str, Any], which: str) -> Contents | None:
     """The detector of a file of this project; None for other files."""
     if content.get("format") == FORMAT:
         return _describe(name, "detector file", content.get("state_dict"), content)
@@ -150,10 +162,36 @@ def _open_described(name: str, content: Mapping[str, Any]) -> Contents | None:
             start = len(_LIGHTNING_PREFIX)
             own = {key: value for key, value in weights.items() if str(key).startswith(_LIGHTNING_PREFIX)}
             weights = {key[start:]: value for key, value in own.items()}
-        found = _describe(name, "Lightning checkpoint", weights, description, prefix=_LIGHTNING_PREFIX)
+        weights, kind, others = _choose_average(name, weights, content, which)
+        found = _describe(name, kind, weights, description, prefix=_LIGHTNING_PREFIX)
         data = content.get("data")
-        return replace(found, data=data if isinstance(data, Mapping) else None)
+        return replace(found, data=data if isinstance(data, Mapping) else None, others=others)
     return None
+
+
+def _choose_average(name: str, weights: Any, content: Mapping[str, Any], which: str) -> tuple[Any, str, str]:
+    """The weights of a run, or their average: the better ones, or those that `which` names.
+
+    Returns:
+        The weights; the kind of file for messages; and `Contents.others`.
+
+    Raises:
+        LSHFMError: the average in the file is damaged, or `which` is neither of the two.
+    """
+    kind = "Lightning checkpoint"
+    average = content.get(EMA_KEY)
+    if average is None:
+        title = _TITLES.get(str(content.get(WEIGHTS_KEY)))
+        return weights, kind if title is None else f"{kind}, {title}", ""
+    if not (isinstance(average, Mapping) and average.get("better") in _TITLES and "state_dict" in average):
+        raise LSHFMError(f"{name}: its average of the weights (entry {EMA_KEY}) is damaged.")
+    others = f"The file holds {RAW} and {AVERAGED}"
+    chosen = average["better"] if which == "student" else which
+    if chosen not in _TITLES:
+        raise LSHFMError(f"{name}: {others}; expected which={RAW} or which={AVERAGED}, found {which}.")
+    (other,) = _TITLES.keys() - {chosen}
+    kind = f"{kind}, {_TITLES[chosen]}; the file has the others too: which={other}"
+    return average["state_dict"] if chosen == AVERAGED else weights, kind, others
 
 
 def _describe(

@@ -116,6 +116,7 @@ def run_results(
     found_data: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
     cost: Mapping[str, float | None],
+    weights: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `results.json`. AP metrics are 0–100, times in seconds, memory in bytes.
 
@@ -131,6 +132,7 @@ def run_results(
         found_data: settings of the data that were not given and that the data module has found.
         fingerprint: of the data.
         cost: result of `detector_cost`, with `ms_per_image`.
+        weights: of a run that averages its weights: which of the two were tested, and which are in `best.ckpt`.
     """
     output_dir = Path(config.output_dir)
     distill: Any = OmegaConf.to_container(config.distill, resolve=True)
@@ -157,6 +159,7 @@ def run_results(
         "test_set": test_set_summary(record, also_validation=also_validation),
         "seed": config.seed,
         "metrics": dict(metrics),
+        **({} if weights is None else {"weights": dict(weights)}),
         "timing": dict(timing),
         "cost": dict(cost),
         "world_size": world_size,

@@ -1,12 +1,13 @@
 """The LightningModule for training a detector without a teacher, and for evaluating one."""
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.enums import GradClipAlgorithmType
@@ -16,16 +17,24 @@ from torch.optim import Optimizer
 from lshfm_pl.data.batches import Batch, as_float
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.checkpoint import detector_description
+from lshfm_pl.detectors.contents import AVERAGED, EMA_KEY, RAW, WEIGHTS_KEY
 from lshfm_pl.detectors.on_meta import unused_parameters
 from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord
 from lshfm_pl.seeding import mix_seed
+from lshfm_pl.training.averaging import AveragedDetector
 from lshfm_pl.training.optim import Schedule, build_optimizer, build_scheduler
 from lshfm_pl.training.precision import autocast_dtype
 
 __all__ = ["DetectionModule", "Place", "SeenBatch"]
 
 log = logging.getLogger(__name__)
+
+PREFIX = "detector."
+"""Prefix of the detector's tensors in the `state_dict` of a module."""
+
+OF_BOTH = ("AP", "AP50", "AP75")
+"""Metrics that are logged for the weights and for their average."""
 
 
 class Place(NamedTuple):
@@ -87,10 +96,19 @@ class DetectionModule(pl.LightningModule):
         #: Names of parameters and buffers that DDP does not send between processes. DDP reads this attribute.
         self._ddp_params_and_buffers_to_ignore: list[str] = []
         self._steps_of_run = 0
+        #: The moving average of the weights, with `schedule.ema_decay`.
+        self.averaged: AveragedDetector | None = None
 
     def setup(self, stage: str) -> None:
-        """With several processes, take the parameters that get no gradient from DDP, which would wait for one."""
-        if stage != "fit" or self.trainer.world_size == 1:
+        """Begin the average of the weights. With several processes, take parameters without gradient from DDP.
+
+        DDP would wait for their gradients.
+        """
+        if stage != "fit":
+            return
+        if self.schedule is not None and self.schedule.ema_decay is not None:
+            self.averaged = AveragedDetector(self.detector, self.schedule.ema_decay)
+        if self.trainer.world_size == 1:
             return
         unused = [f"detector.{name}" for name in unused_parameters(self.detector)]
         if unused:
@@ -101,6 +119,25 @@ class DetectionModule(pl.LightningModule):
                 unused[0],
             )
         self._ddp_params_and_buffers_to_ignore += unused
+
+    def on_fit_start(self) -> None:
+        """Move the average of the weights to the device."""
+        if self.averaged is not None:
+            self.averaged.to(self.device)
+
+    def on_fit_end(self) -> None:
+        """If the average of the weights was better in the last validation, put it into the detector."""
+        if self.averaged is not None and self.averaged.is_better and not self.averaged.is_exchanged:
+            self.averaged.exchange(self.detector)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Take the weights into their average after an optimizer step."""
+        self._update_average()
+
+    def _update_average(self) -> None:
+        averaged, step = self.averaged, self.trainer.global_step
+        if averaged is not None and not averaged.is_exchanged and step > averaged.step:
+            averaged.update(self.detector, step)
 
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The losses by name. Their sum is minimised."""
@@ -134,21 +171,49 @@ class DetectionModule(pl.LightningModule):
         images, targets = batch
         self.metrics.update(self.detector(as_float(images)), targets)
 
-    def _evaluation_end(self, name: str) -> None:
-        # Every process gathers all images and computes the same metrics, so that nothing has to be reduced.
-        self.results = self.metrics.compute()
-        self.metrics.reset()
+    def _log_results(self, name: str, results: Mapping[str, float]) -> None:
         # The names contain class names, in which a line break would split a line of the logs.
-        figures = {f"{name}/{printable(key)}": value for key, value in self.results.items() if value == value}
+        figures = {f"{name}/{printable(key)}": value for key, value in results.items() if value == value}
         self.log_dict(figures, rank_zero_only=False, sync_dist=False)
 
+    def _evaluated_average(self) -> AveragedDetector | None:
+        """The average of the weights, if this validation measures it: in training, not in a check before it."""
+        is_training = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        return self.averaged if is_training else None
+
+    def on_validation_epoch_start(self) -> None:
+        """With several processes, let all of them evaluate the same average of the weights."""
+        if (averaged := self._evaluated_average()) is not None and self.trainer.world_size > 1:
+            averaged.synchronise(self.trainer.strategy.broadcast)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the predictions of one batch."""
+        """Collect the predictions of one batch, also those by the average of the weights if there is one."""
         self._evaluation_step(batch)
+        if (averaged := self._evaluated_average()) is not None:
+            averaged.evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log `<name>/AP` and the other metrics."""
-        self._evaluation_end(self.eval_name)
+        """Log `<name>/AP` and the other metrics.
+
+        If the weights are averaged, these are the metrics of the better ones. `<name>_raw/…` and `<name>_ema/…`
+        are those of both.
+        """
+        self.results = _computed(self.metrics)
+        if (averaged := self._evaluated_average()) is not None:
+            both = {RAW: self.results, AVERAGED: _computed(averaged.metrics)}
+            averaged.choose(self._monitored(), both[RAW], both[AVERAGED])
+            for kind, results in both.items():
+                self._log_results(f"{self.eval_name}_{kind}", {name: results[name] for name in OF_BOTH})
+            self.results = both[averaged.better]
+        self._log_results(self.eval_name, self.results)
+
+    def _monitored(self) -> str:
+        """The metric by which `best.ckpt` is chosen."""
+        for callback in self.trainer.checkpoint_callbacks:
+            monitor = callback.monitor if isinstance(callback, ModelCheckpoint) else None
+            if monitor is not None and monitor.startswith(f"{self.eval_name}/"):
+                return monitor.removeprefix(f"{self.eval_name}/")
+        return "AP50"
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the predictions of one batch."""
@@ -157,7 +222,8 @@ class DetectionModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log `test/AP` and the other metrics, and keep the `record` from which they were computed."""
         self.record = self.metrics.record()
-        self._evaluation_end("test")
+        self.results = _computed(self.metrics)
+        self._log_results("test", self.results)
 
     def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch.
@@ -223,6 +289,38 @@ class DetectionModule(pl.LightningModule):
         checkpoint["detector"] = detector_description(self.detector)
         checkpoint["data"] = self.data_config
         self._put_evaluated_weights(checkpoint)
+        if self.averaged is not None:
+            self._put_average(self.averaged, checkpoint)
+
+    def _put_average(self, averaged: AveragedDetector, checkpoint: dict[str, Any]) -> None:
+        """Store the average of the weights.
+
+        A checkpoint with weights only gets those that were better in the last validation, and says which they are.
+        A complete one gets both.
+        """
+        if "optimizer_states" not in checkpoint:
+            if averaged.is_better and not averaged.is_exchanged:
+                checkpoint["state_dict"] = checkpoint["state_dict"] | _prefixed(averaged.detector)
+            checkpoint[WEIGHTS_KEY] = averaged.in_best = averaged.better
+            return
+        self._update_average()  # a callback may have failed between the step and the update
+        if not averaged.is_exchanged:
+            checkpoint[EMA_KEY] = averaged.state()
+            return
+        averaged.exchange(self.detector)
+        checkpoint["state_dict"], checkpoint[EMA_KEY] = copy.deepcopy((self.state_dict(), averaged.state()))
+        averaged.exchange(self.detector)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the average of the weights. If the run had none so far, it begins with the weights."""
+        if self.averaged is None:
+            return
+        if (state := checkpoint.get(EMA_KEY)) is not None:
+            self.averaged.load_state(state)
+            return
+        log.info("schedule.ema_decay: the checkpoint has no average of the weights, which begins now")
+        own = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith(PREFIX)}
+        self.averaged.start_from({key.removeprefix(PREFIX): value for key, value in own.items()})
 
     def _put_evaluated_weights(self, checkpoint: dict[str, Any]) -> None:
         """If a callback averages weights, put the average into checkpoints that hold only weights.
@@ -237,3 +335,17 @@ class DetectionModule(pl.LightningModule):
                 callback.on_save_checkpoint(self.trainer, self, checkpoint)
                 for key in ("current_model_state", "averaging_state"):
                     checkpoint.pop(key, None)
+
+
+def _computed(metrics: DetectionMetrics) -> dict[str, float]:
+    """The metrics of all collected images, which are forgotten.
+
+    Every process gathers all images and computes the same metrics, so that nothing has to be reduced.
+    """
+    results = metrics.compute()
+    metrics.reset()
+    return results
+
+
+def _prefixed(detector: Detector) -> dict[str, Tensor]:
+    return {f"{PREFIX}{name}": value for name, value in detector.state_dict().items()}

@@ -90,6 +90,7 @@ class DistillationModule(DetectionModule):
         Every process computes the calibration, so that a failure occurs in all of them. The result of the first
         process is used.
         """
+        super().on_fit_start()
         self.teacher.to(self.device)
         if self.trainer.ckpt_path is None:
             with self.trainer.precision_plugin.forward_context():

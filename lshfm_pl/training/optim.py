@@ -34,6 +34,7 @@ class Schedule:
         gamma: factor, only for multistep.
         clip_grad_norm: largest norm of the gradient, or None; used by the trainer's config.
         mimic_warmup_steps: number of steps in which the weight of the mimic terms rises linearly from 0.
+        ema_decay: decay of the moving average of the weights, see `AveragedDetector`; None averages nothing.
         name: name of the schedule in tables.
     """
 
@@ -48,6 +49,7 @@ class Schedule:
     gamma: float = 0.1
     clip_grad_norm: float | None = None
     mimic_warmup_steps: int = 0
+    ema_decay: float | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -66,6 +68,10 @@ class Schedule:
             value = getattr(self, key)
             if not isinstance(value, int | float) or not value >= 0:
                 raise LSHFMError(f"schedule.{key}: expected a number ≥ 0, found {value!r}")
+        if (decay := self.ema_decay) is not None and not (isinstance(decay, float) and 0 < decay < 1):
+            raise LSHFMError(
+                f"schedule.ema_decay: expected a number between 0 and 1 such as 0.999, or null, found {decay!r}"
+            )
         if self.milestones is None or not all(isinstance(epoch, int) for epoch in self.milestones):
             raise LSHFMError(f"schedule.milestones: expected a list of epochs, found {self.milestones!r}")
 

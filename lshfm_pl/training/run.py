@@ -161,6 +161,7 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             found_data=datamodule.derived_settings(),
             fingerprint=data.fingerprint,
             cost={**cost, "ms_per_image": evaluation_timer.ms_per_image()},
+            weights=None if module.averaged is None else module.averaged.summary(),
         )
         if trainer.is_global_zero:
             _write_results(Path(config.output_dir), module, results)
@@ -174,7 +175,12 @@ def _prepare_folder(config: DictConfig, data: RunData, module: DetectionModule) 
         LSHFMError: the folder cannot be written, or has too little space.
     """
     output_dir = Path(config.output_dir)
-    refuse_full_disk(output_dir, training_state_bytes(module, config.schedule.optimizer.name))
+    refuse_full_disk(
+        output_dir,
+        training_state_bytes(
+            module, config.schedule.optimizer.name, is_averaged=config.schedule.get("ema_decay") is not None
+        ),
+    )
     set_results_aside(output_dir)
     write_atomically(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True).encode("utf-8"))
     data.write(output_dir)
@@ -190,6 +196,8 @@ def _write_results(output_dir: Path, module: DetectionModule, results: dict[str,
     module.record.save(output_dir / RECORD_FILE)
     write_json(results, output_dir / RESULTS_FILE)
     figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
+    if module.averaged is not None:
+        log.info("tested: the weights %s", module.averaged.told())
     tested_on = f"on {VALIDATION_AS_TEST}, " if results["test_set"]["also_validation"] else ""
     log.info("done: %s%s; results in %s", tested_on, figures, output_dir / RESULTS_FILE)
 

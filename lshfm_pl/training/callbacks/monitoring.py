@@ -288,7 +288,9 @@ class EpochLine(BatchClock):
             each = ", ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in losses.items())
             parts.append(f"loss {sum(losses.values()):.3f} ({each})")
         if self._measured:
-            parts.append(" ".join(f"{name} {pl_module.results[name]:.1f}" for name in ("AP", "AP50")))
+            figures = " ".join(f"{name} {pl_module.results[name]:.1f}" for name in ("AP", "AP50"))
+            averaged = pl_module.averaged
+            parts.append(figures if averaged is None else f"{figures} ({averaged.told()})")
         if self._steps:
             parts.append(f"{trainer.world_size * self._images / self._seconds:.1f} images/s")
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs

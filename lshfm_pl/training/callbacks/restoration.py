@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from lshfm_pl.detectors.contents import EMA_KEY
 from lshfm_pl.detectors.state_dicts import refuse_not_finite
 from lshfm_pl.errors import LSHFMError, short_reason
 
@@ -43,6 +44,8 @@ def refuse_damaged_state(path: Path, checkpoint: Mapping[str, Any]) -> None:
             raise _StructureError("state_dict: expected names to tensors")
         _require_structure({"callbacks": {}, "loops": {"fit_loop": {}}}, checkpoint, "")
         _require_structure({"epoch": 0, "global_step": 0}, checkpoint, "")
+        if (average := checkpoint.get(EMA_KEY)) is not None:
+            _require_structure({"state_dict": {}, "step": 0, "better": "", "figures": {}}, average, EMA_KEY)
         for key in ("config", "teacher_metrics", "logs"):
             if checkpoint.get(key) is not None:
                 _require_structure({}, checkpoint[key], key)
@@ -56,6 +59,8 @@ def refuse_damaged_state(path: Path, checkpoint: Mapping[str, Any]) -> None:
     except _StructureError as error:
         raise _damaged(path, str(error)) from error
     refuse_not_finite(f"resume: {path}", weights)
+    if average is not None:
+        refuse_not_finite(f"resume: {path}, {EMA_KEY}", average["state_dict"])
 
 
 class Restoration(pl.Callback):
