@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,6 @@ from lshfm_pl.detectors.contents import AVERAGED, RAW
 from lshfm_pl.metrics import DetectionMetrics
 
 __all__ = ["AveragedDetector"]
-
-Value = TypeVar("Value")
 
 
 class AveragedDetector:
@@ -101,7 +99,7 @@ class AveragedDetector:
         """For `results.json`: which weights were tested, which are in `best.ckpt`, and the last validation."""
         return {"tested": self.better, "best.ckpt": self.in_best, "validation": dict(self.figures)}
 
-    def synchronise(self, broadcast: Callable[[Value], Value]) -> None:
+    def synchronise(self, broadcast: Callable[[Any], Any]) -> None:
         """Take the averages of the batch norms' statistics from the first process.
 
         Each process has statistics of its own batches. Those of the first one are in checkpoints, as for the

@@ -119,7 +119,10 @@ def test_better_average_is_in_best_and_is_tested_and_is_what_last_loads(averaged
     assert module.averaged.summary() == {
         "tested": "ema", "best.ckpt": "ema", "validation": {"by": "AP50", "raw": 4.0, "ema": 5.0},
     }  # fmt: skip
-    for name, told in (("best.ckpt", "averaged weights (EMA))"), (LAST, "has the others too: which=raw")):
+    for name, told in (
+        ("best.ckpt", "averaged weights (EMA), norm eps"),
+        (LAST, "has the others too: which=raw"),
+    ):
         loaded = load_detector(folder / name)
         assert same(loaded.state_dict(), average)
         assert told in str(loaded.load_report)
@@ -199,7 +202,7 @@ def test_two_processes_average_alike_and_resume_exactly(tmp_path):
     def trained(folder, *further):
         command = [
             sys.executable, "-m", "lshfm_pl.train", *TINY, "model.norm=bn", "data.num_workers=0",
-            "schedule.epochs=2",
+            "data.num_train=16", "schedule.epochs=2",
             "trainer.devices=2", "trainer.strategy=ddp", "trainer.deterministic=true", "schedule.ema_decay=0.9",
             f"data.root={tmp_path}", f"hydra.run.dir={folder}", "resume=auto", *further,
         ]  # fmt: skip
@@ -208,7 +211,7 @@ def test_two_processes_average_alike_and_resume_exactly(tmp_path):
         return run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
     assert trained(tmp_path / "whole").returncode == 0
-    cut = "+callbacks.cut={_target_:interruptions.StopWithSignal,signal_name:SIGTERM,batch:8}"
+    cut = "+callbacks.cut={_target_:interruptions.StopWithSignal,signal_name:SIGTERM,batch:4}"
     assert trained(tmp_path / "cut", cut).returncode == 143
     ended = trained(tmp_path / "cut")
     assert ended.returncode == 0, ended.stderr
