@@ -10,7 +10,7 @@ import lshfm_pl
 PACKAGE = Path(lshfm_pl.__file__).parent
 
 FLOORS = (
-    ("errors", "files", "paths", "renamed", "seeding", "signals"),
+    ("errors", "files", "paths", "renamed", "seeding", "signals", "yaml_files"),
     ("cli", "kernels"),
     ("data", "metrics"),
     ("detectors",),

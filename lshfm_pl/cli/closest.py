@@ -202,7 +202,9 @@ def _for_path(group: str, path: str, command: str) -> str:
         if folder.suffix in PATH_SUFFIXES and not folder.is_dir():
             return "did you mean data=coco_json data.train_annotations=… or data=voc_folder data.root=…?"
         has_json = folder.is_dir() and any([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
+        has_yaml = folder.is_dir() and any(folder.glob("data.y*ml"))
         layout = "coco_json" if has_json and not (folder / "ImageSets").is_dir() else "voc_folder"
+        layout = "yolo" if has_yaml else layout
         root = for_shell(f"data.root={path}")
         return f"did you mean data={layout} {root}?"
     if group == "model":

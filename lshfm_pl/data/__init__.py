@@ -10,6 +10,7 @@ from lshfm_pl.data.shapes.datamodule import ShapesDataModule
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.data.voc.datamodule import VOCDataModule
 from lshfm_pl.data.voc.dataset import VOC_CLASSES, VOCDetection
+from lshfm_pl.data.yolo.datamodule import YOLODataModule
 
 __all__ = [
     "VOC_CLASSES",
@@ -23,6 +24,7 @@ __all__ = [
     "ShapesDataModule",
     "VOCDataModule",
     "VOCDetection",
+    "YOLODataModule",
     "build_datamodule",
     "eval_transform",
 ]

@@ -42,7 +42,8 @@ ERRORS = {
     "box-not-a-number": "a coordinate that is not a finite number",
     "box-reversed": "a box with left and right, or top and bottom, swapped",
     "box-without-area": "a box without width or height",
-    "boxes-as-corners": "COCO boxes that look like x1, y1, x2, y2",
+    "boxes-as-corners": "boxes that look like corners, expected a corner (COCO) or the centre (YOLO) and the size",
+    "box-not-relative": "YOLO numbers that are not shares of the picture's width and height",
     "boxes-relative": "boxes that look like fractions of the image size, not pixels",
     "box-outside": "a box that is completely outside of its image",
     "class-unknown": "an object of a class that is not in the list of classes",
@@ -65,6 +66,8 @@ ERRORS = {
 
 WARNINGS = {
     "size-unstated": "the annotation has no width and height: those of the image are used",
+    "label-missing": "YOLO pictures without label file: background, like those with an empty one",
+    "set-missing": "a test set that is named and does not exist: the validation set is used for it",
     "no-objects": "an image without objects: background in training; in evaluation each detection is wrong",
     "box-partly-outside": "a box that extends beyond the image",
     "boxes-in-percent": "boxes that are all within 0 and 100 in larger images: read as pixels",

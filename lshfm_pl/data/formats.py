@@ -8,6 +8,7 @@ from lshfm_pl.data.coco.datamodule import COCODataModule
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.shapes.datamodule import ShapesDataModule
 from lshfm_pl.data.voc.datamodule import VOCDataModule
+from lshfm_pl.data.yolo.datamodule import YOLODataModule
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import named_in_own_configs
 from lshfm_pl.renamed import current_path
@@ -19,7 +20,7 @@ ENTRY_POINTS = "lshfm_pl.data"
 
 _BUILT_IN: dict[str, type[DetectionDataModule]] = {
     f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (VOCDataModule, COCODataModule, ShapesDataModule)
+    for kind in (VOCDataModule, COCODataModule, YOLODataModule, ShapesDataModule)
 }
 
 

@@ -11,21 +11,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes, read_end
+from lshfm_pl.yaml_files import DEEPEST, read_yaml
 
 __all__ = ["read_columns", "read_json", "read_png", "read_text_end", "read_yaml"]
 
-JSON_BYTES, YAML_BYTES, CSV_BYTES, PNG_BYTES = 8_000_000, 2_000_000, 100_000_000, 4_000_000
+JSON_BYTES, CSV_BYTES, PNG_BYTES = 8_000_000, 100_000_000, 4_000_000
 TEXT_BYTES = 200_000
 """Bytes at the end of a log that are read; the reason of a failure is there."""
-
-DEEPEST = 60
-LONGEST_SCALAR = 20_000
-"""Characters of one YAML value. Longer values can take very long to parse as a number."""
-MOST_NODES = 200_000
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LARGEST_SIDE, MOST_PIXELS = 20_000, 60_000_000
@@ -42,16 +36,6 @@ def read_json(path: Path, root: Path) -> Any:
     if _is_too_deep(value):
         raise LSHFMError(f"{path.name}: expected at most {DEEPEST} levels, found more")
     return value
-
-
-def read_yaml(path: Path, root: Path) -> Any:
-    """The content of a YAML file, restricted to JSON's types: keys and all other values become strings."""
-    text = read_bytes(path, limit=YAML_BYTES, root=root).decode("utf-8", "replace")
-    try:
-        _check_events(path, text)
-        return _plain(yaml.load(text, Loader=yaml.CSafeLoader))
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise LSHFMError(f"{path.name} is not valid YAML ({_line(error)})") from error
 
 
 def read_columns(path: Path, root: Path, columns: Collection[str]) -> list[dict[str, str]]:
@@ -94,34 +78,6 @@ def _is_too_deep(value: Any) -> bool:
         if not level:
             return False
     return True
-
-
-def _check_events(path: Path, text: str) -> None:
-    """Refuse content that is too large or too deep, by the parser's events, which need little memory."""
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.AliasEvent):
-            raise LSHFMError(f"{path.name}: expected no aliases, found *{event.anchor[:40]}")
-        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_SCALAR:
-            raise LSHFMError(
-                f"{path.name}: expected values of at most {LONGEST_SCALAR} characters, found a longer one"
-            )
-        if depth > DEEPEST or count > MOST_NODES:
-            raise LSHFMError(
-                f"{path.name}: expected at most {DEEPEST} levels and {MOST_NODES} values, found more"
-            )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
 def _line(error: Exception) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from lshfm_pl.data.coco.annotations import COCOFile
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 
-__all__ = ["check_boxes", "replace_impossible_areas"]
+__all__ = ["check_boxes", "is_other_convention", "replace_impossible_areas"]
 
 _OVER_THE_BORDER = 0.02
 """Pixels. Smaller excesses are rounding errors: COCO's numbers have two decimals."""
@@ -48,6 +48,16 @@ def check_boxes(file: COCOFile, sizes: np.ndarray, log: FaultLog) -> None:
         width, height = of_image[index].tolist()
         text = f"{file.entry(index)}: the box {_box(file, index)} extends beyond the image of {width} x {height}."
         log.add(Fault("box-partly-outside", file.path, text))
+
+
+def is_other_convention(leaves: np.ndarray, fits: np.ndarray) -> bool:
+    """Whether the boxes of a file follow another convention: most leave their image, and nearly all fit that one.
+
+    Args:
+        leaves: bool [A], whether each box leaves its image as it is read.
+        fits: bool [A], whether its numbers are a box inside of the image by the other convention.
+    """
+    return len(leaves) >= _FEWEST_BOXES and leaves.mean() > _MOST and fits.mean() >= _NEARLY_ALL
 
 
 def replace_impossible_areas(file: COCOFile, log: FaultLog) -> COCOFile:
@@ -96,7 +106,7 @@ def _refuse_corners(file: COCOFile, of_image: np.ndarray, counted: np.ndarray) -
     leaves = (boxes[:, :2] + boxes[:, 2:] > size + _ROUNDING).any(axis=1)
     is_corner = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     fits = is_corner & (boxes[:, 2:] <= size + _ROUNDING).all(axis=1)
-    by_border = len(boxes) >= _FEWEST_BOXES and leaves.mean() > _MOST and fits.mean() >= _NEARLY_ALL
+    by_border = is_other_convention(leaves, fits)
     of_corners = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     of_sides = boxes[:, 2:].prod(axis=1)
     says_so = is_corner & np.isclose(area, of_corners, rtol=0.002) & ~np.isclose(area, of_sides, rtol=0.05)

@@ -1,24 +1,82 @@
-"""The data module of files in COCO's JSON format."""
+"""The data modules of formats whose files list categories: the base class, and files in COCO's JSON format."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lshfm_pl.data.class_names import check_class_names, name_list
-from lshfm_pl.data.coco.dataset import CategoryIds, COCODetection
+from lshfm_pl.data.coco.dataset import CategoryIds, COCODetection, IndexedDetection
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.errors import LSHFMError, first_few
 
-__all__ = ["COCODataModule"]
+__all__ = ["COCODataModule", "CategoryDataModule"]
 
 
-class COCODataModule(DetectionDataModule):
-    """Data in COCO's JSON format: COCO 2017 or your own; see `COCODetection`.
+class CategoryDataModule(DetectionDataModule):
+    """Base class for formats whose files list categories, with or without objects.
 
     The class names are those of the file that is read first. The categories of all other files are matched to them
     by name.
+
+    Args:
+        class_names: names of the labels 1..C, to which categories are matched; None for those of the file that is
+            read first.
+        category_ids: how categories become labels, see `IndexedDetection`, also for the next two.
+        drop_categories: names of categories without objects that get no label.
+        keep_empty_images: whether to train on images without annotations too, as background.
+        **loading: arguments of `DetectionDataModule`: `root`, `batch_size`, `num_workers`, `seed`, …
+    """
+
+    _drops_classes = "data.drop_categories"
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str] | None,
+        category_ids: CategoryIds,
+        drop_categories: Sequence[str] | None,
+        keep_empty_images: bool,
+        **loading: Any,
+    ) -> None:
+        super().__init__(**loading)
+        self.category_ids: CategoryIds = category_ids
+        self.drop_categories = name_list("drop_categories", drop_categories or [])
+        self.keep_empty_images = keep_empty_images
+        self._class_names = None if class_names is None else check_class_names(class_names)
+        self._known_categories: dict[int, str] | None = None
+
+    def _reading(self, split: str) -> dict[str, Any]:
+        """The arguments of `IndexedDetection` for a set, without its log."""
+        is_training = split == "train"
+        return {
+            "category_ids": self.category_ids,
+            "class_names": self._class_names,
+            "classes_of": self._classes_of,
+            "known_categories": self._known_categories,
+            "drop_categories": self.drop_categories,
+            "keep_empty_images": self.keep_empty_images,
+            "training": is_training,
+            "transforms": self.train_transform if is_training else eval_transform(),
+            "seed": self.seed,
+        }
+
+    def _use_categories(self, dataset: IndexedDetection, path: Path) -> None:
+        """Let the categories of the set that is read first, from the file `path`, fix the labels."""
+        if self._class_names is None:
+            self._class_names, self._classes_of = dataset.class_names, path
+            self._known_categories = dataset.categories
+
+    def _refuse_unknown_categories(self, known: set[str], paths: Sequence[Path]) -> None:
+        """Refuse names in `drop_categories` that no file has: they are misspelt."""
+        if unknown := set(self.drop_categories) - known:
+            names = first_few([str(path) for path in paths])
+            raise LSHFMError(f"data.drop_categories: there is no category '{min(unknown)}' in {names}.")
+
+
+class COCODataModule(CategoryDataModule):
+    """Data in COCO's JSON format: COCO 2017 or your own; see `COCODetection` and `CategoryDataModule`.
 
     Args:
         root: folder to which the paths below are relative.
@@ -40,8 +98,6 @@ class COCODataModule(DetectionDataModule):
         LSHFMError: a value is out of range, or only one of a JSON file and its folder is given.
     """
 
-    _drops_classes = "data.drop_categories"
-
     def __init__(
         self,
         *,
@@ -58,18 +114,20 @@ class COCODataModule(DetectionDataModule):
         keep_empty_images: bool = False,
         **loading: Any,
     ) -> None:
-        super().__init__(root=root, **loading)
+        super().__init__(
+            root=root,
+            class_names=class_names,
+            category_ids=category_ids,
+            drop_categories=drop_categories,
+            keep_empty_images=keep_empty_images,
+            **loading,
+        )
         self.files = {
             "train": self._file_and_folder("train", train_annotations, train_images),
             "val": self._file_and_folder("val", val_annotations, val_images),
             "test": self._file_and_folder("test", test_annotations, test_images),
         }
         self.files["test"] = self.files["test"] or self.files["val"]
-        self.category_ids: CategoryIds = category_ids
-        self.drop_categories = name_list("drop_categories", drop_categories or [])
-        self.keep_empty_images = keep_empty_images
-        self._class_names = None if class_names is None else check_class_names(class_names)
-        self._known_categories: dict[int, str] | None = None
         self._categories_of: dict[tuple[Path, Path], tuple[str, ...]] = {}
 
     def _file_and_folder(
@@ -93,37 +151,20 @@ class COCODataModule(DetectionDataModule):
                 f"of its images as data.{split}_images."
             )
         annotations, images = files
-        is_training = split == "train"
         dataset = COCODetection(
-            annotations,
-            images,
-            category_ids=self.category_ids,
-            class_names=self._class_names,
-            classes_of=self._classes_of,
-            known_categories=self._known_categories,
-            drop_categories=self.drop_categories,
-            keep_empty_images=self.keep_empty_images,
-            training=is_training,
-            setting=f"data.{split}_images",
-            transforms=self.train_transform if is_training else eval_transform(),
-            seed=self.seed,
-            log=faults,
+            annotations, images, setting=f"data.{split}_images", log=faults, **self._reading(split)
         )
         self._refuse_unknown_drops(files, dataset.all_categories)
-        if self._class_names is None:
-            self._class_names, self._classes_of = dataset.class_names, annotations
-            self._known_categories = dataset.categories
-        self._check_set(dataset, annotations, faults, is_training)
+        self._use_categories(dataset, annotations)
+        self._check_set(dataset, annotations, faults, split == "train")
         return dataset
 
     def _refuse_unknown_drops(self, files: tuple[Path, Path], categories: Sequence[str]) -> None:
         """Refuse names that no file has, once all files have been read: they are misspelt."""
         self._categories_of = {**self._categories_of, files: tuple(categories)}  # a copy may read a set again
-        known = {name for names in self._categories_of.values() for name in names}
-        unknown = set(self.drop_categories) - known
-        if unknown and set(self.files.values()) <= {None, *self._categories_of}:
-            paths = first_few([str(annotations) for annotations, _ in self._categories_of])
-            raise LSHFMError(f"data.drop_categories: there is no category '{min(unknown)}' in {paths}.")
+        if set(self.files.values()) <= {None, *self._categories_of}:
+            known = {name for names in self._categories_of.values() for name in names}
+            self._refuse_unknown_categories(known, [path for path, _ in self._categories_of])
 
     def source(self, split: str) -> tuple[str, object]:
         """See the base class."""

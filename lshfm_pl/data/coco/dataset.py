@@ -25,18 +25,17 @@ from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import image_size
 
-__all__ = ["CATEGORY_IDS", "COCODetection", "CategoryIds", "unused_name"]
+__all__ = ["CATEGORY_IDS", "COCODetection", "CategoryIds", "IndexedDetection", "unused_name"]
 
 _NO_OBJECT_SIDE = 1.0
 """Pixels. An image without any box whose sides are both longer counts as an image without annotations."""
 
 
-class COCODetection(DetectionDataset):
-    """The images of one annotation file in COCO's JSON format, sorted by image id.
+class IndexedDetection(DetectionDataset):
+    """The images and objects of a `COCOFile`, which any reader can make.
 
-    The constructor reads all annotations and looks for all image files. Items are those of `DetectionDataset` with
-    `crowd` and `area`; no object is difficult. `area` is that of the segmentation, as COCO's sizes small, medium
-    and large require, or that of the box if the file has none.
+    Items are those of `DetectionDataset` with `crowd` and `area`; no object is difficult. `area` is that of the
+    segmentation, as COCO's sizes small, medium and large require, or that of the box if the file has none.
 
     Evaluation has every image and annotation, with boxes as the file states them. Training follows torchvision's
     detection reference (`_has_valid_annotation`, `ConvertCocoPolysToMask`). Crowd annotations are dropped. Boxes
@@ -45,8 +44,8 @@ class COCODetection(DetectionDataset):
     the reference would keep it without boxes. `log` receives how many images are left out, and why.
 
     Args:
-        annotation_file: the JSON file.
-        image_folder: folder to which `file_name` is relative.
+        file: the images, the objects and the categories.
+        paths: the file of each image; None if it is missing and `log` skips errors.
         category_ids: `keep` uses category ids as labels (a label without category gets `unused_name`);
             `contiguous` uses the positions 1..C of the sorted ids.
         class_names: names of the labels 1..C, to which categories are matched; None for those of the file.
@@ -55,20 +54,18 @@ class COCODetection(DetectionDataset):
         drop_categories: names of categories without objects that get no label.
         keep_empty_images: whether to train on images without annotations too, as background.
         training: whether to select and clip as for training, see above.
-        setting: the config's name of the folder, for messages.
         transforms: see `DetectionDataset`, also for the next.
         seed: seed of the random transforms, at least 0.
         log: receives faults, and decides whether an error raises or leaves the image out; see `DetectionDataset`.
 
     Raises:
-        LSHFMError: a file is missing or invalid, the category ids can't be labels, or no image is left to train
-            on; the message names the file.
+        LSHFMError: an entry is invalid, the category ids can't be labels, or no image is left to train on.
     """
 
     def __init__(
         self,
-        annotation_file: str | Path,
-        image_folder: str | Path,
+        file: COCOFile,
+        paths: Sequence[Path | None],
         *,
         category_ids: CategoryIds = "contiguous",
         class_names: Sequence[str] | None = None,
@@ -77,19 +74,16 @@ class COCODetection(DetectionDataset):
         drop_categories: Sequence[str] = (),
         keep_empty_images: bool = False,
         training: bool = False,
-        setting: str = "data.{train,val,test}_images",
         transforms: Transform | None = None,
         seed: int = 0,
         log: FaultLog | None = None,
     ) -> None:
         log = log or FaultLog()
-        file = read_coco_json(annotation_file, log)
         all_categories = tuple(file.categories.values())
         file = remove_categories(file, drop_categories)
         label_of, class_names = make_labels(
             file, category_ids, class_names, classes_of, known_categories, log
         )
-        paths = find_images(Path(image_folder), file.images, file.path, log, setting)
         sizes = _image_sizes(file, paths, log)
         check_boxes(file, sizes, log)
         file = replace_impossible_areas(file, log)
@@ -165,10 +159,47 @@ class COCODetection(DetectionDataset):
         return {**counts, **self._counts, "classes": classes}
 
 
+class COCODetection(IndexedDetection):
+    """The images of one annotation file in COCO's JSON format, sorted by image id; see `IndexedDetection`.
+
+    The constructor reads all annotations and looks for all image files.
+
+    Args:
+        annotation_file: the JSON file.
+        image_folder: folder to which `file_name` is relative.
+        setting: the config's name of the folder, for messages.
+        log: receives faults, and decides whether an error raises or leaves the image out; see `DetectionDataset`.
+        **settings: the other arguments of `IndexedDetection`.
+
+    Raises:
+        LSHFMError: a file is missing or invalid, the category ids can't be labels, or no image is left to train
+            on; the message names the file.
+    """
+
+    def __init__(
+        self,
+        annotation_file: str | Path,
+        image_folder: str | Path,
+        *,
+        setting: str = "data.{train,val,test}_images",
+        log: FaultLog | None = None,
+        **settings: Any,
+    ) -> None:
+        log = log or FaultLog()
+        file = read_coco_json(annotation_file, log)
+        paths = find_images(Path(image_folder), file.images, file.path, log, setting)
+        super().__init__(file, paths, log=log, **settings)
+
+
 def _image_sizes(file: COCOFile, paths: Sequence[Path | None], log: FaultLog) -> np.ndarray:
     """Int64 [N, 2]: width and height, read from the image if the entry does not state them; 0 if unknown."""
     sizes = np.array([(image.width, image.height) for image in file.images], dtype=np.int64)
-    unstated = np.flatnonzero((sizes == 0).any(axis=1)).tolist()
+    bad = log.bad_images()
+    unstated = [
+        index
+        for index in np.flatnonzero((sizes == 0).any(axis=1)).tolist()
+        if str(file.images[index].id) not in bad
+    ]
     if unstated:
         first = file.images[unstated[0]]
         text = (

@@ -13,6 +13,7 @@ __all__ = [
     "EntryError",
     "Notes",
     "has_unprintable",
+    "number_in",
     "read_box",
     "read_crowd",
     "read_id",
@@ -129,7 +130,7 @@ def read_whole_number(entry: dict[str, Any], key: str, notes: Notes) -> int | No
         return value
     if _is_not_given(entry, key, notes):
         return None
-    number = _number(value)
+    number = number_in(value)
     if number is None or number != int(number) or abs(number) >= _LARGEST_EXACT_FLOAT:
         raise EntryError(f"{key} is {short_repr(value)}, expected a whole number")
     notes.add("value-read", lambda: f"{key} is {short_repr(value)}, read as {int(number)}")
@@ -147,7 +148,7 @@ def read_number(entry: dict[str, Any], key: str, notes: Notes) -> float | None:
         return value
     if _is_not_given(entry, key, notes):
         return None
-    number = _number(value)
+    number = number_in(value)
     if number is None:
         raise EntryError(f"{key} is {short_repr(value)}, expected a number of square pixels")
     notes.add("value-read", lambda: f"{key} is {short_repr(value)}, read as {number:g}")
@@ -165,7 +166,7 @@ def read_crowd(entry: dict[str, Any], notes: Notes) -> bool:
         return bool(value)
     if _is_not_given(entry, "iscrowd", notes):
         return False
-    if isinstance(value, str) and (number := _number(value)) in (0, 1):
+    if isinstance(value, str) and (number := number_in(value)) in (0, 1):
         crowd = bool(number)
     elif isinstance(value, str) and value.strip().lower() in _CROWD:
         crowd = _CROWD[value.strip().lower()]
@@ -188,7 +189,7 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
         if box is None and "bbox" not in entry:
             refuse_missing("bbox")
     sides = _sides(box)
-    numbers = [_number(value) for value in sides]
+    numbers = [number_in(value) for value in sides]
     finite = [number for number in numbers if number is not None and abs(number) <= _LARGEST_COORDINATE]
     if len(numbers) != 4 or len(finite) != 4:
         text = f"bbox is {short_repr(box)}, expected four finite numbers: x, y, width, height"
@@ -270,8 +271,8 @@ def _is_number(value: object) -> bool:
     return is_number and -_LARGEST_NUMBER < value < _LARGEST_NUMBER  # type: ignore[operator]
 
 
-def _number(value: object) -> float | None:
-    """A number, or the number in a text; None if it is neither, or not finite."""
+def number_in(value: object) -> float | None:
+    """The finite number that a value is, or that a text contains; None if it is neither."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
     return value if _is_number(value) else None  # type: ignore[return-value]

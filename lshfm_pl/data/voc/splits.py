@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path, without_path
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
 from lshfm_pl.data.folders import walk
+from lshfm_pl.data.text_files import read_text
 from lshfm_pl.data.voc.layout import SPLITS, Files, VOCSource, describe_layout, is_annotation, is_picture
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import read_bytes
 
 __all__ = ["LARGEST_SPLIT", "read_split"]
 
@@ -20,8 +20,6 @@ _NUMBER = re.compile(r"-?\d+")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%")
 _SHARE_SEED = "share of a VOC folder"
 """Part of the hash that orders ids for shares, so that the order is the same on every machine."""
-_UTF16_ZEROS = 0.3
-"""Share of zero bytes from which text without a byte order mark is read as UTF-16."""
 
 
 def read_split(
@@ -59,7 +57,9 @@ def read_split(
     unknown: list[tuple[str, int]] = []
     unsafe: list[Fault] = []
     read_so: list[Fault] = []
-    for line, content in enumerate(re.split(r"\r\n|\n|\r", _read_text(path, log)), start=1):
+    for line, content in enumerate(
+        re.split(r"\r\n|\n|\r", read_text(path, log, limit=LARGEST_SPLIT)), start=1
+    ):
         name = content.strip()
         if not name:
             continue
@@ -217,21 +217,3 @@ def _as_ids(text: str, files: Files) -> Iterator[str]:
         yield candidate
         if _has_suffix(candidate):
             yield candidate.rpartition(".")[0]
-
-
-def _read_text(path: Path, log: FaultLog) -> str:
-    try:
-        data = read_bytes(path, limit=LARGEST_SPLIT)
-        encoding = "utf-8-sig"
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            encoding = "utf-16"
-        elif len(data) > 1 and data.count(0) > _UTF16_ZEROS * len(data):
-            encoding = "utf-16-le" if data[1] == 0 else "utf-16-be"
-        text = data.decode(encoding)
-    except LSHFMError as error:
-        raise FaultError(Fault("file-missing", path, without_path(error, path))) from error
-    except UnicodeDecodeError as error:
-        raise FaultError(Fault("file-missing", path, f"can't be read as UTF-8 text: {error}.")) from error
-    if encoding != "utf-8-sig":
-        log.add(Fault("encoding", path, "is in UTF-16, not UTF-8; it was read as such."))
-    return text

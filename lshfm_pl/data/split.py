@@ -1,0 +1,114 @@
+"""Dividing the images of a data set without splits into training, validation and test images, by their content."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from lshfm_pl.data.faults import FaultLog
+from lshfm_pl.data.images import LARGEST_FILE
+from lshfm_pl.errors import LSHFMError
+from lshfm_pl.files import read_bytes
+
+__all__ = ["Split", "keep_faults_of", "read_split_setting"]
+
+PARTS = ("train", "val", "test")
+_NUMBER = re.compile(r"\d+(\.\d+)?|\.\d+")
+_EXAMPLE = "such as 0.8/0.1/0.1 for training, validation and test, or 0.8/0.2 for training and validation"
+
+
+class Split:
+    """Shares of the images for training, validation and test.
+
+    Which part an image is in depends only on the bytes of all image files and on the seed: not on names, folders,
+    the order of files, or the machine. Equal files are in the same part.
+
+    Args:
+        shares: of training, validation and test, with the sum 1; the last may be 0.
+        seed: another seed gives another division.
+    """
+
+    def __init__(self, shares: Sequence[Fraction], seed: int) -> None:
+        self.shares = dict(zip(PARTS, shares, strict=True))
+        self.seed = seed
+        self._digests: dict[tuple[Path, int, int], bytes] = {}
+
+    def part_of_set(self, name: str) -> str:
+        """The part that is the set `train`, `val` or `test`. Without a share for it, the test set is `val`."""
+        return "val" if name == "test" and not self.shares["test"] else name
+
+    def parts(self, paths: Sequence[Path | None]) -> list[str]:
+        """The part of each image: `train`, `val` or `test`.
+
+        Args:
+            paths: the image files. A file that is None or can't be read counts as a training image, where it can
+                be skipped.
+
+        Raises:
+            LSHFMError: there are fewer different images than parts.
+        """
+        digests = [None if path is None else self._digest(path) for path in paths]
+        order = sorted({digest for digest in digests if digest is not None})
+        wanted = [part for part in ("test", "val") if self.shares[part]]
+        if len(order) <= len(wanted):
+            raise LSHFMError(
+                f"data.split: {len(order)} different images can't be divided into {len(wanted) + 1} parts; "
+                "each needs one."
+            )
+        part_of = dict.fromkeys(order, "train")
+        start = 0
+        for part in wanted:
+            count = max(1, round(self.shares[part] * len(order)))
+            count = min(count, len(order) - start - (len(wanted) - wanted.index(part)))
+            part_of |= dict.fromkeys(order[start : start + count], part)
+            start += count
+        return ["train" if digest is None else part_of[digest] for digest in digests]
+
+    def _digest(self, path: Path) -> bytes | None:
+        try:
+            status = path.stat()
+            key = path, status.st_size, status.st_mtime_ns
+            if key not in self._digests:
+                content = hashlib.sha256(read_bytes(path, limit=LARGEST_FILE)).digest()
+                self._digests[key] = hashlib.sha256(f"{self.seed}/".encode() + content).digest()
+        except (LSHFMError, OSError):
+            return None
+        return self._digests[key]
+
+
+def read_split_setting(value: Any, seed: Any) -> Split | None:
+    """Check `data.split` and `data.split_seed`; None if there is no split.
+
+    Raises:
+        LSHFMError: they are not shares with the sum 1 (or 100), or not a whole number.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise LSHFMError(f"data.split_seed must be a whole number of at least 0, found {seed!r}.")
+    if value is None:
+        return None
+    words = [word.strip().removesuffix("%") for word in str(value).split("/")]
+    shares = [Fraction(word) for word in words if _NUMBER.fullmatch(word)]
+    total = sum(shares)
+    if len(shares) != len(words) or len(shares) not in (2, 3) or total not in (1, 100) or not all(shares[:2]):
+        raise LSHFMError(f"data.split: expected shares with the sum 1, {_EXAMPLE}, found {value!r}.")
+    return Split([*(share / total for share in shares), Fraction(0)][:3], seed)
+
+
+def keep_faults_of(ids: set[str], known: set[str], part: str, found: FaultLog, log: FaultLog) -> None:
+    """Pass the faults of a part's images on, and those that belong to no image.
+
+    Faults of an image that is in no part, because nothing of it could be read, are those of the training part.
+
+    Args:
+        ids: of the images of the part.
+        known: ids of the images of all parts.
+        part: `train`, `val` or `test`.
+        found: faults of the whole data set.
+        log: receives faults; it raises if one is an error that is not to be skipped.
+    """
+    for fault in found.faults:
+        is_mine = fault.image_id in ids or (fault.image_id not in known and part == "train")
+        if not fault.image_id or is_mine:
+            log.add(fault)

@@ -1,0 +1,161 @@
+"""The data module of YOLO's layout."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lshfm_pl.data.coco.datamodule import CategoryDataModule
+from lshfm_pl.data.coco.dataset import IndexedDetection
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.split import keep_faults_of, read_split_setting
+from lshfm_pl.data.yolo.description import Description, find_description, read_description
+from lshfm_pl.data.yolo.pictures import Picture, find_labels, find_pictures, unused_labels
+from lshfm_pl.data.yolo.reader import read_yolo
+from lshfm_pl.errors import LSHFMError
+
+__all__ = ["YOLODataModule"]
+
+
+class YOLODataModule(CategoryDataModule):
+    """Data as Ultralytics reads them: `data.yaml`, pictures, and a text file with the labels of each picture.
+
+    A picture without label file, or with an empty one, is background. The labels are 1..C in the order of the
+    class numbers. Items are those of `IndexedDetection`.
+
+    Args:
+        root: the data folder.
+        file: `data.yaml`, or a list of class names; None to look for one in `root`.
+        split: shares for training, validation and test, if the file names no sets; see `Split`.
+        split_seed: seed of these shares.
+        class_names: see `CategoryDataModule`, also for the next two.
+        drop_categories: likewise.
+        keep_empty_images: likewise.
+        **loading: arguments of `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
+
+    Raises:
+        LSHFMError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        file: str | None = None,
+        split: str | None = None,
+        split_seed: int = 0,
+        class_names: Sequence[str] | None = None,
+        drop_categories: Sequence[str] | None = None,
+        keep_empty_images: bool = True,
+        **loading: Any,
+    ) -> None:
+        super().__init__(
+            root=root,
+            class_names=class_names,
+            category_ids="contiguous",
+            drop_categories=drop_categories,
+            keep_empty_images=keep_empty_images,
+            **loading,
+        )
+        self.file = file
+        self.split = read_split_setting(split, split_seed)
+
+    @cached_property
+    def description(self) -> Description:
+        """What `data.yaml` says.
+
+        Raises:
+            LSHFMError: it is missing or invalid, or it names sets although `data.split` is given.
+        """
+        description = read_description(find_description(self.root, self.file), FaultLog())
+        if self.split is not None and "val" in description.sets:
+            raise LSHFMError(
+                f"data.split: expected data without a validation set, found val in {description.path}. "
+                "Leave data.split out, or remove val from the file."
+            )
+        return description
+
+    def _set_of(self, split: str) -> str | None:
+        """The set of the file from which a set is read; None if it has none."""
+        sets = self.description.sets
+        if self.split is not None:
+            return "train" if "train" in sets else ""
+        if split == "test" and "test" in sets and not self._is_missing("test"):
+            return "test"
+        return "val" if split == "test" and "val" in sets else split if split in sets else None
+
+    def _is_missing(self, name: str) -> bool:
+        try:
+            self.description.find(name, FaultLog())
+        except FaultError:
+            return True
+        return False
+
+    def source(self, split: str) -> tuple[str, object]:
+        """See the base class."""
+        name = self._set_of(split)
+        if name is None:
+            return "file", None
+        entries = self.description.sets.get(name, ())
+        if self.split is None:
+            return "file", entries
+        return "split", (*entries, self.split.part_of_set(split))
+
+    def read_set(self, split: str, faults: FaultLog) -> IndexedDetection:
+        """See the base class."""
+        description = self.description
+        read_description(description.path, faults)  # its warnings belong to each set
+        name = self._set_of(split)
+        if name is None:
+            text = f"names no {split} set. Give data.split=0.8/0.1/0.1 to divide all pictures"
+            also = " of train." if description.sets else ", or data.file=<data.yaml>."
+            raise FaultError(Fault("file-missing", description.path, f"{text}{also}"))
+        if split == "test" and name == "val" and "test" in description.sets:
+            text = (
+                f"its test set {', '.join(description.sets['test'])} does not exist: val is the test set too."
+            )
+            faults.add(Fault("set-missing", description.path, text))
+        sources = description.find(name, faults) if name else [_all_pictures(description.base)]
+        pictures = self._pictures(split, sources, faults)
+        labels = find_labels(pictures, description.path, faults)
+        if split == "train" or self.split is None:
+            self._report_unused(sources, pictures, labels, faults)
+        file = read_yolo(description, pictures, labels, faults)
+        dataset = IndexedDetection(
+            file, [picture.path for picture in pictures], log=faults, **self._reading(split)
+        )
+        self._refuse_unknown_categories(set(dataset.all_categories), [description.path])
+        self._use_categories(dataset, description.path)
+        self._check_set(dataset, description.path, faults, split == "train")
+        return dataset
+
+    def _pictures(self, split: str, sources: list[Path], faults: FaultLog) -> list[Picture]:
+        """The pictures of a set; those of its share if `data.split` is given."""
+        base = self.description.base
+        if self.split is None:
+            return find_pictures(sources, base, faults)
+        found = FaultLog("skip")
+        pictures = find_pictures(sources, base, found)
+        wanted = self.split.part_of_set(split)
+        parts = self.split.parts([picture.path for picture in pictures])
+        chosen = [picture for picture, part in zip(pictures, parts, strict=True) if part == wanted]
+        known = {picture.id for picture in pictures}
+        keep_faults_of({picture.id for picture in chosen}, known, wanted, found, faults)
+        return chosen
+
+    def _report_unused(
+        self, sources: list[Path], pictures: list[Picture], labels: dict[str, Path], faults: FaultLog
+    ) -> None:
+        """Report label files whose picture is missing: their objects would be lost."""
+        folders = [source for source in sources if source.is_dir()]
+        if self.split is not None:  # the other pictures are in the other parts
+            pictures = find_pictures(sources, self.description.base, FaultLog("skip"))
+            labels = find_labels(pictures, self.description.path, FaultLog("skip"))
+        for path in unused_labels(folders, labels):
+            text = "has objects, but there is no picture of this name. Add the picture or remove the file."
+            faults.add(Fault("image-missing", path, text, image_id=str(path)))
+
+
+def _all_pictures(base: Path) -> Path:
+    """The folder of all pictures of a data set whose file names no sets."""
+    return base / "images" if (base / "images").is_dir() else base

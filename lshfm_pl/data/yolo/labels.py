@@ -1,0 +1,132 @@
+"""Reading the label file of a picture: one object a line, by numbers relative to the picture's size."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lshfm_pl.data.coco.values import EntryError, Notes, number_in, short_repr
+from lshfm_pl.data.faults import Fault, FaultLog
+from lshfm_pl.data.text_files import read_text
+
+__all__ = ["Label", "read_labels"]
+
+_LARGEST_FILE = 8 * 2**20
+"""Bytes. A box takes about 40, a segment some hundreds."""
+_EXCESS = 0.01
+"""Share of the picture's side by which a number may leave 0..1: tools round, and draw a little over the border."""
+_FEWEST_CORNERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One line of a label file.
+
+    Attributes:
+        category: number of the class.
+        box: centre x, centre y, width, height, as shares of the picture's width and height.
+        line: number of the line, from 1.
+        is_segment: whether the line has corners of a polygon, whose box this is.
+    """
+
+    category: int
+    box: tuple[float, float, float, float]
+    line: int
+    is_segment: bool
+
+
+def read_labels(
+    path: Path, image_id: str, categories: dict[int, str], keypoint_values: int, notes: Notes, log: FaultLog
+) -> list[Label]:
+    """The objects of a label file; [] if it is empty. Lines with errors are reported and left out.
+
+    A line is `class x y width height`, or `class x1 y1 x2 y2 x3 y3 …` with the corners of a polygon, or a box with
+    the values of key points.
+
+    Args:
+        path: the label file.
+        image_id: id of the picture, for faults.
+        categories: number → name of the classes.
+        keypoint_values: numbers that follow the box in each line.
+        notes: receives what was read although it has the wrong format.
+        log: receives errors.
+
+    Raises:
+        FaultError: the file can't be read, or there is an error and `log` does not skip errors.
+    """
+    labels = []
+    for line, content in enumerate(read_text(path, log, limit=_LARGEST_FILE).splitlines(), start=1):
+        notes.place = f"{path}:{line}"
+        try:
+            if content.strip():
+                labels.append(_read_line(content, line, categories, keypoint_values, notes))
+        except EntryError as error:
+            log.add(Fault(error.kind, path, f"{error}.", line, image_id))
+    notes.place = ""
+    return labels
+
+
+def _read_line(
+    content: str, line: int, categories: dict[int, str], keypoint_values: int, notes: Notes
+) -> Label:
+    words = content.split()
+    if "," in content or ";" in content:
+        words = content.replace(",", " ").replace(";", " ").split()
+        notes.add("value-read", f"commas separate the values of {short_repr(content)}")
+    if not words:
+        raise EntryError(f"has no value in {short_repr(content)}")
+    category, values = _category(words[0], categories, notes), words[1:]
+    numbers = []
+    for word in values:
+        number = number_in(word)
+        if number is None:
+            text = f"has {short_repr(word)}, expected a finite number between 0 and 1"
+            raise EntryError(text, "box-not-a-number")
+        numbers.append(number)
+    _refuse_other_count(len(numbers), keypoint_values)
+    is_box = len(numbers) == 4 or (keypoint_values and len(numbers) == 4 + keypoint_values)
+    numbers = numbers[:4] if is_box else numbers
+    if is_box and (numbers[2] < 0 or numbers[3] < 0):
+        text = f"has the width and height {numbers[2]:g} and {numbers[3]:g}: expected numbers above 0"
+        raise EntryError(text, "box-reversed")
+    if outside := [number for number in numbers if not -_EXCESS <= number <= 1 + _EXCESS]:
+        text = f"has {outside[0]:g}, expected shares of the picture's width and height, from 0 to 1"
+        raise EntryError(text, "box-not-relative")
+    x, y, width, height = numbers if is_box else _box_of(numbers)
+    return Label(category, (x, y, width, height), line, not is_box)
+
+
+def _refuse_other_count(count: int, keypoint_values: int) -> None:
+    """Refuse a line that is neither a box nor a polygon: which of its numbers are the box is not known."""
+    if count == 4 or (keypoint_values and count == 4 + keypoint_values):
+        return
+    if count % 2 == 0 and count >= 2 * _FEWEST_CORNERS and not keypoint_values:
+        return
+    more = " Is the last one the score of a detection? Remove it" if count == 5 else ""
+    expected = (
+        f"the box and {keypoint_values} of key points" if keypoint_values else "or corners of a polygon"
+    )
+    raise EntryError(
+        f"has {count + 1} values, expected class x y width height, {expected}.{more}".rstrip(".")
+    )
+
+
+def _box_of(corners: list[float]) -> tuple[float, float, float, float]:
+    """The box around a polygon."""
+    left, right, top, bottom = min(corners[::2]), max(corners[::2]), min(corners[1::2]), max(corners[1::2])
+    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+
+
+def _category(word: str, categories: dict[int, str], notes: Notes) -> int:
+    """The number of a class. `1.0` and the name of a class are read as the number that they mean."""
+    number = number_in(word)
+    if number is not None and number.is_integer() and number in categories:
+        if not word.isdigit():
+            notes.add("value-read", f"the class is {short_repr(word)}, read as {int(number)}")
+        return int(number)
+    if number is not None:
+        text = f"has the class {word}: expected one of 0 to {max(categories)}, as in the list of names"
+        raise EntryError(text, "class-unknown")
+    named = [number for number, name in categories.items() if name == word]
+    if not named:
+        raise EntryError(f"has the class {short_repr(word)}: expected the number of a class", "class-unknown")
+    notes.add("value-read", f"the class is {short_repr(word)}, read as {named[0]}")
+    return named[0]
