@@ -17,6 +17,7 @@ import numpy as np
 from coco_files import annotation, coco_content, write_coco
 from PIL import Image
 from voc_files import annotation_xml, object_xml, write_split, write_voc
+from yolo_files import DESCRIPTION, write_yolo
 
 SIZE = (64, 48)
 XML = "Annotations/a.xml"
@@ -67,6 +68,12 @@ def write_sound_coco(folder):
     )
     write_coco(folder, "train", training)
     write_coco(folder, "val", coco_content({4: SIZE}, [annotation(4, 7)]))
+
+
+def write_sound_yolo(folder):
+    labels = {name: f"{number} 0.5 0.5 0.{number + 2} 0.5\n" for number, name in enumerate("ab")}
+    labels["c"] = "0 0.5 0.25 0.5 0.25\n1 0.25 0.5 0.25 0.5\n"
+    write_yolo(folder, {"train": labels, "val": {"d": "1 0.5 0.5 0.25 0.25\n"}})
 
 
 # Changes
@@ -706,5 +713,44 @@ COCO_CASES = {
     ),
     "bbox of negative width": Case(
         repeated("annotations", id=9, bbox=[20, 5, -9, 9]), "box-reversed", "stop", "[20, 5, -9, 9]"
+    ),
+}
+
+TXT = "labels/train/a.txt"
+
+YOLO_CASES = {
+    "numbers of pixels in one line": Case(
+        write(TXT, "0 0.5 0.5 0.2 0.5\n0 30 20 16 24\n"), "box-not-relative", "stop", "a.txt:2: has 30"
+    ),
+    "pixels everywhere": Case(
+        lambda folder: [
+            (folder / "labels/train" / f"{name}.txt").write_text("1 30 20 16 24\n") for name in "abc"
+        ],
+        "box-not-relative",
+        "fatal",
+        "Are they pixels? And 2 more",
+    ),
+    "corners": Case(
+        lambda folder: [
+            (folder / "labels/train" / f"{name}.txt").write_text("1 0.3 0.3 0.8 0.9\n") for name in "abc"
+        ],
+        "boxes-as-corners",
+        "fatal",
+        "look like x1, y1, x2, y2",
+    ),
+    "nan": Case(write(TXT, "0 nan 0.5 0.2 0.5\n"), "box-not-a-number", "stop", "a.txt:1: has 'nan'"),
+    "a score": Case(write(TXT, "0 0.5 0.5 0.2 0.5 0.9\n"), "annotation-incomplete", "stop", "score of a"),
+    "class out of range": Case(write(TXT, "2 0.5 0.5 0.2 0.5\n"), "class-unknown", "stop", "class 2: exp"),
+    "no label file": Case(remove(TXT), "label-missing no-objects", "pass", "1 of 3 pictures"),
+    "empty label file": Case(write(TXT, ""), "no-objects", "pass", "a.png: has no objects"),
+    "no picture": Case(
+        remove("images/train/a.png"), "image-missing", "stop", "a.txt: has objects, but there is no picture"
+    ),
+    "truncated picture": Case(cut("images/train/a.png", 0.5), "image-truncated", "stop", "a.png: is trunc"),
+    "missing test set": Case(
+        write("data.yaml", DESCRIPTION + "test: images/test\n"), "set-missing", "pass", "does not exist: val"
+    ),
+    "two names alike": Case(
+        write("data.yaml", DESCRIPTION.replace("dog", "cat")), "id-repeated", "fatal", "'cat' more than once"
     ),
 }

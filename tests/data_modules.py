@@ -1,6 +1,6 @@
 """Data modules for folders that tests create."""
 
-from lshfm_pl.data import COCODataModule, VOCDataModule
+from lshfm_pl.data import COCODataModule, VOCDataModule, YOLODataModule
 
 
 def make(folder, **settings):
@@ -15,5 +15,7 @@ def make(folder, **settings):
             )
         }
         return COCODataModule(root=folder, **files, **settings)
+    if (folder / "labels").is_dir():
+        return YOLODataModule(root=folder, **settings)
     splits = {"train_split": "train", "val_split": "val"}
     return VOCDataModule(root=folder, **{**splits, "class_names": ("cat", "dog"), **settings})

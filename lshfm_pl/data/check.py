@@ -98,7 +98,13 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
     """
     findings = Findings()
     seen: dict[str, dict[str, Path]] = {}
-    for split, key in datamodule.splits_to_read().items():
+    try:
+        splits = datamodule.splits_to_read()
+    except LSHFMError as error:  # nothing says where the sets are
+        fault = error.fault if isinstance(error, FaultError) else None
+        fault = fault or Fault("setting", datamodule.root, str(error))
+        return Findings(faults=[("train", fault)])
+    for split, key in splits.items():
         log = FaultLog("skip")
         try:
             dataset = datamodule.read_set(split, log)

@@ -8,7 +8,15 @@ import sys
 import time
 
 import pytest
-from data_faults import COCO_CASES, VOC_CASES, save, write_sound_coco, write_sound_voc
+from data_faults import (
+    COCO_CASES,
+    VOC_CASES,
+    YOLO_CASES,
+    save,
+    write_sound_coco,
+    write_sound_voc,
+    write_sound_yolo,
+)
 from data_modules import make
 from hydra import compose, initialize_config_dir
 from voc_files import SIZE, object_xml, write_voc
@@ -21,6 +29,7 @@ from lshfm_pl.errors import LSHFMError
 
 CASES = {**{f"voc: {name}": case for name, case in VOC_CASES.items()}}
 CASES |= {f"coco: {name}": case for name, case in COCO_CASES.items()}
+CASES |= {f"yolo: {name}": case for name, case in YOLO_CASES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +37,7 @@ def sound(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound")
     write_sound_voc(folder / "voc")
     write_sound_coco(folder / "coco")
+    write_sound_yolo(folder / "yolo")
     return folder
 
 
@@ -52,7 +62,7 @@ def one_case(sound, tmp_path, name):
     return case, folder, dict(case.settings)
 
 
-@pytest.mark.parametrize("kind", ["voc", "coco"])
+@pytest.mark.parametrize("kind", ["voc", "coco", "yolo"])
 def test_sound_data_have_no_faults(sound, kind):
     assert find_faults(make(sound / kind)).faults == []
     batches, skipped = train(sound / kind)

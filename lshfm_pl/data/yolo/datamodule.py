@@ -110,7 +110,7 @@ class YOLODataModule(CategoryDataModule):
             text = f"names no {split} set. Give data.split=0.8/0.1/0.1 to divide all pictures"
             also = " of train." if description.sets else ", or data.file=<data.yaml>."
             raise FaultError(Fault("file-missing", description.path, f"{text}{also}"))
-        if split == "test" and name == "val" and "test" in description.sets:
+        if name == "val" and "test" in description.sets and self._is_missing("test"):
             text = (
                 f"its test set {', '.join(description.sets['test'])} does not exist: val is the test set too."
             )
