@@ -1,5 +1,6 @@
 """Titles of lines and groups, and the settings in which they differ from others."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 from lshfm_pl.reporting.comparability import compared_settings, keys_that_differ
@@ -34,6 +35,9 @@ LOSS_TITLES = {
 """Loss → title, in the order of the lines; other losses follow under their own names."""
 
 UNKNOWN_SETTING = "unknown"
+
+NOT_SET = ("null", "[]")
+"""Values of settings that are not used; titles of lines omit them."""
 
 
 def differing_settings(first: Run, groups: Sequence[Sequence[Run]]) -> dict[str, str]:
@@ -108,7 +112,8 @@ def line_title(run: Run, runs: Sequence[Run], strict_version: bool) -> str:
     keys = keys_that_differ(settings)
     if strict_version:
         keys |= {key for each in settings for key in each if any(key not in other for other in settings)}
-    differing = [f"{key}={own.get(key, UNKNOWN_SETTING)}" for key in sorted(keys)]
+    values = {key: own.get(key, UNKNOWN_SETTING) for key in sorted(keys)}
+    differing = [f"{key}={value}" for key, value in values.items() if value not in NOT_SET]
     title = f"{title} ({', '.join(differing)})" if differing else title
     return title.encode("utf-8", "replace").decode()
 
@@ -126,5 +131,14 @@ def _loss_settings(run: Run) -> dict[str, str]:
             flat |= {f"{name}.{key}": value for key, value in own.items()}
     flat.setdefault("inherit", [])  # recorded only if the student inherits something
     return {
-        key: str(value) for key, value in flat.items() if key.rpartition(".")[2] not in NOT_A_LOSS_SETTING
+        key: _written(value)
+        for key, value in flat.items()
+        if key.rpartition(".")[2] not in NOT_A_LOSS_SETTING
     }
+
+
+def _written(value: object) -> str:
+    """A value as on a command line, where strings have no quotation marks."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    return value if isinstance(value, str) else json.dumps(value)

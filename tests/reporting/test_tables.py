@@ -95,6 +95,17 @@ def test_losses_with_different_settings_are_not_averaged():
     assert [(row[""], row["AP"]) for row in rows] == [("LSH (beta=1.0)", "50.0"), ("LSH (beta=7.0)", "52.0")]
 
 
+def test_title_omits_a_setting_that_is_not_set_and_writes_a_list_as_on_the_command_line():
+    runs = [
+        run(distill="l2", ap=50.0, point=None),
+        run(distill="l2", ap=51.0, point="pyramid"),
+        run(distill="pkd", ap=52.0),
+        run(distill="pkd", ap=53.0, inherit=["neck", "head"]),
+    ]
+    rows = table_of(comparison_table(runs, ["AP"]))
+    assert [row[""] for row in rows] == ["L2", "L2 (point=pyramid)", "PKD", "PKD (inherit=[neck,head])"]
+
+
 def test_the_seed_of_the_hash_is_no_different_setting():
     distilled = [run(distill="lsh", seed=seed, ap=50.0) for seed in range(2)]
     for seed, entry in enumerate(distilled):
