@@ -17,6 +17,7 @@ from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnB
 from lshfm_pl.data.loaders import evaluation_loader, loader_arguments, sample_loader, train_loader
 from lshfm_pl.data.overlaps import overlap_fault
 from lshfm_pl.data.record_faults import num_counted_objects, record_faults
+from lshfm_pl.data.split import Split
 from lshfm_pl.data.transforms import train_transform
 from lshfm_pl.errors import LSHFMError
 
@@ -119,6 +120,9 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         Raises:
             LSHFMError: the data are missing and must not be created.
         """
+
+    split: Split | None = None
+    """The shares by which the format divides its images into sets; None if it has sets of its own."""
 
     _drops_classes: str | None = None
     """Key of the config that drops classes without objects; None if the format has none."""

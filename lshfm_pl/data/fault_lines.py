@@ -7,7 +7,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lshfm_pl.data.faults import Fault, FaultLog, summaries
 
-__all__ = ["NO_SKIPPING", "advice", "log_faults", "log_skipped"]
+__all__ = ["NO_SKIPPING", "advice", "log_faults", "log_found", "log_skipped"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,12 @@ def log_faults(split: str, faults: FaultLog) -> None:
             log.warning(text, others, split)
         for line in summaries(faults.errors):
             log.warning("%s set: %s", split, line)
+
+
+@rank_zero_only
+def log_found(text: str) -> None:
+    """Log where the sets of a folder are, if no setting has said it."""
+    log.info("data      %s", text)
 
 
 def log_skipped(faults: Sequence[Fault]) -> None:

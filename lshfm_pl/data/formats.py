@@ -4,6 +4,7 @@ import reprlib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from lshfm_pl.data.auto import AutoDataModule
 from lshfm_pl.data.coco.datamodule import COCODataModule
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.shapes.datamodule import ShapesDataModule
@@ -20,7 +21,7 @@ ENTRY_POINTS = "lshfm_pl.data"
 
 _BUILT_IN: dict[str, type[DetectionDataModule]] = {
     f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (VOCDataModule, COCODataModule, YOLODataModule, ShapesDataModule)
+    for kind in (VOCDataModule, COCODataModule, YOLODataModule, AutoDataModule, ShapesDataModule)
 }
 
 

@@ -2,19 +2,22 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.data.images import LARGEST_FILE
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
-__all__ = ["Split", "keep_faults_of", "read_split_setting"]
+__all__ = ["HOW_TO_SPLIT", "Part", "Split", "division", "keep_faults_of", "read_split_setting"]
 
 PARTS = ("train", "val", "test")
+HOW_TO_SPLIT = "data.split=0.8/0.1/0.1 divides all images into training, validation and test images"
+"""Advice for data without a validation set."""
 _NUMBER = re.compile(r"\d+(\.\d+)?|\.\d+")
 _EXAMPLE = "such as 0.8/0.1/0.1 for training, validation and test, or 0.8/0.2 for training and validation"
 
@@ -38,6 +41,10 @@ class Split:
     def part_of_set(self, name: str) -> str:
         """The part that is the set `train`, `val` or `test`. Without a share for it, the test set is `val`."""
         return "val" if name == "test" and not self.shares["test"] else name
+
+    def part(self, name: str) -> "Part":
+        """The part that is the set `train`, `val` or `test`."""
+        return Part(self, self.part_of_set(name))
 
     def parts(self, paths: Sequence[Path | None]) -> list[str]:
         """The part of each image: `train`, `val` or `test`.
@@ -78,6 +85,17 @@ class Split:
         return self._digests[key]
 
 
+class Part(NamedTuple):
+    """One part of a data set that is divided by a `Split`."""
+
+    split: Split
+    name: str
+
+    def choose(self, paths: Sequence[Path | None]) -> list[bool]:
+        """Whether each image is in the part; see `Split.parts`."""
+        return [part == self.name for part in self.split.parts(paths)]
+
+
 def read_split_setting(value: Any, seed: Any) -> Split | None:
     """Check `data.split` and `data.split_seed`; None if there is no split.
 
@@ -112,3 +130,21 @@ def keep_faults_of(ids: set[str], known: set[str], part: str, found: FaultLog, l
         is_mine = fault.image_id in ids or (fault.image_id not in known and part == "train")
         if not fault.image_id or is_mine:
             log.add(fault)
+
+
+def division(split: Split, sets: Mapping[str, DetectionDataset], root: Path) -> dict[str, Any]:
+    """The division of a data set for a file: shares, seed, and the image files of each set.
+
+    Args:
+        split: the shares.
+        sets: `train`, `val` and `test`.
+        root: the folder to which paths are relative.
+    """
+    listed = {}
+    for name, dataset in sets.items():
+        if split.part_of_set(name) == name:
+            paths = [record.image_path for record in dataset.records]
+            inside = [path.relative_to(root) if path.is_relative_to(root) else path for path in paths]
+            listed[name] = [path.as_posix() for path in inside]
+    shares = {part: float(share) for part, share in split.shares.items()}
+    return {"shares": shares, "seed": split.seed, "images": listed}

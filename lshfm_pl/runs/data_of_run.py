@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lshfm_pl.data.fingerprint import MOST_CHANGES_LISTED, Fingerprint, differences, fingerprint
+from lshfm_pl.data.split import division
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import write_atomically
 from lshfm_pl.runs.reading import read_json
@@ -18,10 +19,13 @@ from lshfm_pl.runs.reading import read_json
 if TYPE_CHECKING:
     from lshfm_pl.data import DetectionDataModule
 
-__all__ = ["DATA_FILE", "RunData", "fingerprint_in", "refuse_other_data"]
+__all__ = ["DATA_FILE", "SPLIT_FILE", "RunData", "fingerprint_in", "refuse_other_data"]
 
 DATA_FILE = "data.json"
 """File in a run's folder with the fingerprint of its data."""
+
+SPLIT_FILE = "split.json"
+"""File in a run's folder with the images of each set, if `data.split` is given."""
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +74,14 @@ class RunData:
         return str(self._config.data.get("root"))
 
     def write(self, folder: Path) -> None:
-        """Write the fingerprint to the run's folder."""
+        """Write the fingerprint to the run's folder, and the images of each set if they were divided."""
         text = json.dumps(self.fingerprint, indent=2)
         write_atomically(folder / DATA_FILE, (text + "\n").encode("utf-8"))
+        module = self.datamodule
+        if module.split is not None:
+            sets = {"train": module.train_set, "val": module.val_set, "test": module.test_set}
+            text = json.dumps(division(module.split, sets, module.root), indent=1)
+            write_atomically(folder / SPLIT_FILE, (text + "\n").encode("utf-8"))
 
 
 def fingerprint_in(folder: Path) -> Mapping[str, Any] | None:

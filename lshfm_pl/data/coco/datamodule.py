@@ -1,17 +1,23 @@
 """The data modules of formats whose files list categories: the base class, and files in COCO's JSON format."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lshfm_pl.data.class_names import check_class_names, name_list
 from lshfm_pl.data.coco.dataset import CategoryIds, COCODetection, IndexedDetection
+from lshfm_pl.data.coco.exports import ALL, LOOKED_FOR, describe_exports, find_exports
 from lshfm_pl.data.datamodule import DetectionDataModule
-from lshfm_pl.data.faults import FaultLog
+from lshfm_pl.data.fault_lines import log_found
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.split import HOW_TO_SPLIT, read_split_setting
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = ["COCODataModule", "CategoryDataModule"]
+
+_KEYS = "data.{train,val,test}_annotations and data.{train,val,test}_images"
 
 
 class CategoryDataModule(DetectionDataModule):
@@ -78,6 +84,8 @@ class CategoryDataModule(DetectionDataModule):
 class COCODataModule(CategoryDataModule):
     """Data in COCO's JSON format: COCO 2017 or your own; see `COCODetection` and `CategoryDataModule`.
 
+    Without any annotation file, the files are looked for in the usual places of annotation tools below `root`.
+
     Args:
         root: folder to which the paths below are relative.
         train_annotations: JSON file of the training images; None if there is no training.
@@ -92,6 +100,8 @@ class COCODataModule(CategoryDataModule):
         category_ids: how categories become labels, see `COCODetection`, also for the next two.
         drop_categories: names of categories without objects that get no label.
         keep_empty_images: whether to train on images without annotations too, as background.
+        split: shares for training, validation and test, if there is no validation file; see `Split`.
+        split_seed: seed of these shares.
         **loading: arguments of `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
 
     Raises:
@@ -104,14 +114,16 @@ class COCODataModule(CategoryDataModule):
         root: str | Path,
         train_annotations: str | Path | None = None,
         train_images: str | Path | None = None,
-        val_annotations: str | Path,
-        val_images: str | Path,
+        val_annotations: str | Path | None = None,
+        val_images: str | Path | None = None,
         test_annotations: str | Path | None = None,
         test_images: str | Path | None = None,
         class_names: Sequence[str] | None = None,
         category_ids: CategoryIds = "contiguous",
         drop_categories: Sequence[str] | None = None,
         keep_empty_images: bool = False,
+        split: str | None = None,
+        split_seed: int = 0,
         **loading: Any,
     ) -> None:
         super().__init__(
@@ -122,13 +134,39 @@ class COCODataModule(CategoryDataModule):
             keep_empty_images=keep_empty_images,
             **loading,
         )
-        self.files = {
+        self.split = read_split_setting(split, split_seed)
+        self._given_files = {
             "train": self._file_and_folder("train", train_annotations, train_images),
             "val": self._file_and_folder("val", val_annotations, val_images),
             "test": self._file_and_folder("test", test_annotations, test_images),
         }
-        self.files["test"] = self.files["test"] or self.files["val"]
         self._categories_of: dict[tuple[Path, Path], tuple[str, ...]] = {}
+
+    @cached_property
+    def files(self) -> dict[str, tuple[Path, Path] | None]:
+        """Annotation file and folder of pictures of the sets `train`, `val` and `test`; None for a set without.
+
+        Raises:
+            LSHFMError: files were looked for and none was found, or `data.split` is given and there is a validation
+                set.
+        """
+        files = dict(self._given_files)
+        if not any(files.values()) and self.root.is_dir():
+            found = find_exports(self.root)
+            if not found:
+                text = f"has no annotation file in COCO's format; looked for {LOOKED_FOR}. Set {_KEYS}."
+                raise FaultError(Fault("file-missing", self.root, text))
+            log_found(describe_exports(found, self.root))
+            files |= {name: found.get(name) for name in files}
+            if ALL in found and not files["train"]:
+                files["train"] = found[ALL]
+        if self.split is not None:
+            if (val := files["val"]) is not None:
+                raise LSHFMError(
+                    f"data.split: expected data without a validation set, found {val[0]}. Leave data.split out."
+                )
+            return dict.fromkeys(files, files["train"])
+        return {**files, "test": files["test"] or files["val"]}
 
     def _file_and_folder(
         self, split: str, annotations: str | Path | None, images: str | Path | None
@@ -147,12 +185,17 @@ class COCODataModule(CategoryDataModule):
         files = self.files[split]
         if files is None:
             raise LSHFMError(
-                f"data.{split}_annotations is not given: expected a JSON file in COCO's format, and the folder "
-                f"of its images as data.{split}_images."
+                f"data: there is no {split} set: expected a file in COCO's format as data.{split}_annotations, "
+                f"and the folder of its images as data.{split}_images. {HOW_TO_SPLIT}."
             )
         annotations, images = files
         dataset = COCODetection(
-            annotations, images, setting=f"data.{split}_images", log=faults, **self._reading(split)
+            annotations,
+            images,
+            setting=f"data.{split}_images",
+            part=None if self.split is None else self.split.part(split),
+            log=faults,
+            **self._reading(split),
         )
         self._refuse_unknown_drops(files, dataset.all_categories)
         self._use_categories(dataset, annotations)
@@ -168,4 +211,7 @@ class COCODataModule(CategoryDataModule):
 
     def source(self, split: str) -> tuple[str, object]:
         """See the base class."""
-        return f"{split}_annotations", self.files[split]
+        files = self.files[split]
+        if self.split is None or files is None:
+            return f"{split}_annotations", files
+        return "split", (*files, self.split.part_of_set(split))

@@ -24,9 +24,11 @@ from lshfm_pl.data.coco.images import find_images
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import image_size
+from lshfm_pl.data.split import Part, keep_faults_of
 
 __all__ = ["CATEGORY_IDS", "COCODetection", "CategoryIds", "IndexedDetection", "unused_name"]
 
+_COLUMNS = ("category_ids", "boxes", "area", "crowd", "positions")
 _NO_OBJECT_SIDE = 1.0
 """Pixels. An image without any box whose sides are both longer counts as an image without annotations."""
 
@@ -168,6 +170,7 @@ class COCODetection(IndexedDetection):
         annotation_file: the JSON file.
         image_folder: folder to which `file_name` is relative.
         setting: the config's name of the folder, for messages.
+        part: the part of the images that is read; None for all.
         log: receives faults, and decides whether an error raises or leaves the image out; see `DetectionDataset`.
         **settings: the other arguments of `IndexedDetection`.
 
@@ -182,13 +185,32 @@ class COCODetection(IndexedDetection):
         image_folder: str | Path,
         *,
         setting: str = "data.{train,val,test}_images",
+        part: Part | None = None,
         log: FaultLog | None = None,
         **settings: Any,
     ) -> None:
         log = log or FaultLog()
-        file = read_coco_json(annotation_file, log)
-        paths = find_images(Path(image_folder), file.images, file.path, log, setting)
+        found = log if part is None else FaultLog("skip")
+        file = read_coco_json(annotation_file, found)
+        paths = find_images(Path(image_folder), file.images, file.path, found, setting)
+        if part is not None:
+            known = {str(image.id) for image in file.images}
+            file, paths = _part_of(file, paths, part)
+            keep_faults_of({str(image.id) for image in file.images}, known, part.name, found, log)
         super().__init__(file, paths, log=log, **settings)
+
+
+def _part_of(file: COCOFile, paths: Sequence[Path | None], part: Part) -> tuple[COCOFile, list[Path | None]]:
+    """The images of a part with their objects, and the paths of these images."""
+    is_chosen = np.array(part.choose(paths), dtype=np.bool_)
+    kept = is_chosen[file.image_index]
+    columns = {name: getattr(file, name)[kept] for name in _COLUMNS}
+    return dataclasses.replace(
+        file,
+        images=[image for image, is_mine in zip(file.images, is_chosen, strict=True) if is_mine],
+        image_index=(np.cumsum(is_chosen) - 1)[file.image_index[kept]],
+        **columns,
+    ), [path for path, is_mine in zip(paths, is_chosen, strict=True) if is_mine]
 
 
 def _image_sizes(file: COCOFile, paths: Sequence[Path | None], log: FaultLog) -> np.ndarray:

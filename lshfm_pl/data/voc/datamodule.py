@@ -1,16 +1,21 @@
 """The data module of folders in VOC layout."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lshfm_pl.data.class_names import check_class_names
 from lshfm_pl.data.datamodule import DetectionDataModule
+from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.folders import SET_NAMES
+from lshfm_pl.data.split import HOW_TO_SPLIT, Part, read_split_setting
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.data.voc.dataset import VOCDetection
 from lshfm_pl.data.voc.download import download_voc
-from lshfm_pl.data.voc.layout import VOCSource
+from lshfm_pl.data.voc.found import ALL, describe_sources, find_sources, has_lists
+from lshfm_pl.data.voc.layout import SPLITS, VOCSource
 from lshfm_pl.data.voc.sources import read_class_names, resolve_source
 from lshfm_pl.data.voc.splits import LARGEST_SPLIT
 from lshfm_pl.errors import LSHFMError
@@ -19,6 +24,8 @@ from lshfm_pl.files import read_bytes
 __all__ = ["VOCDataModule"]
 
 
+_USUAL_SPLITS = {name for names in SET_NAMES.values() for name in names}
+"""Without lists of these names, folders are looked for."""
 _LOOKED_AT = 20
 
 _TEST_SPLIT = "test"
@@ -41,6 +48,8 @@ class VOCDataModule(DetectionDataModule):
         annotations: folder of the XML files, below `root` or the folder of the split; None for Annotations.
         images: folder of the images; None for JPEGImages.
         first_pixel: see `VOCDetection`.
+        split: shares for training, validation and test, if there are no validation images; see `Split`.
+        split_seed: seed of these shares.
         **loading: arguments of `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
 
     Raises:
@@ -59,6 +68,8 @@ class VOCDataModule(DetectionDataModule):
         annotations: str | None = None,
         images: str | None = None,
         first_pixel: int = 1,
+        split: str | None = None,
+        split_seed: int = 0,
         **loading: Any,
     ) -> None:
         super().__init__(root=root, **loading)
@@ -66,6 +77,7 @@ class VOCDataModule(DetectionDataModule):
             raise LSHFMError(f"data.first_pixel: expected 1 (as in VOC) or 0, found {first_pixel!r}.")
         self.folders = annotations, images
         self.first_pixel = first_pixel
+        self.split = read_split_setting(split, split_seed)
         self._splits = {
             "train": _split_list("train_split", train_split),
             "val": _split_list("val_split", val_split),
@@ -73,6 +85,35 @@ class VOCDataModule(DetectionDataModule):
         self._given_test = None if test_split is None else _split_list("test_split", test_split)
         self.download = download
         self._class_names = None if class_names is None else check_class_names(class_names)
+
+    @cached_property
+    def _found(self) -> dict[str, VOCSource]:
+        """The sets of a folder without lists of ids; {} if the settings say where they are.
+
+        Raises:
+            LSHFMError: `data.split` is given, and the folder has a validation set.
+        """
+        root = self._data_folder()
+        split_names = [name for names in self._splits.values() for name in names]
+        is_named = self.folders != (None, None) or not {*split_names} <= _USUAL_SPLITS
+        if is_named or not root.is_dir() or has_lists(root):
+            if self.split is not None and (
+                is_named or (root / SPLITS / f"{self._splits['val'][0]}.txt").exists()
+            ):
+                raise LSHFMError(
+                    "data.split: expected a folder without lists of a validation set, and no data.annotations, "
+                    "data.images, data.train_split or data.val_split. Leave data.split or these out."
+                )
+            return {}
+        found = find_sources(root)
+        if found:
+            log_found(describe_sources(found, root))
+        if self.split is not None and "val" in found:
+            raise LSHFMError(
+                f"data.split: expected data without a validation set, found {found['val'].split_file}. "
+                "Leave data.split out."
+            )
+        return found
 
     @property
     def splits(self) -> dict[str, list[str]]:
@@ -94,7 +135,9 @@ class VOCDataModule(DetectionDataModule):
 
     def derived_settings(self) -> dict[str, Any]:
         """See the base class."""
-        return {"test_split": self.splits["test"]} if self._given_test is None else {}
+        if self._given_test is not None or self._found or self.split is not None:
+            return {}
+        return {"test_split": self.splits["test"]}
 
     def prepare_data(self) -> None:
         """Download PASCAL VOC if `download` is set."""
@@ -106,7 +149,8 @@ class VOCDataModule(DetectionDataModule):
         is_training = split == "train"
         if self._class_names is None and not is_training:
             # Read from the training set, so that labels are the same in commands that only evaluate.
-            names = read_class_names(self._sources("train"), FaultLog(self.on_bad_sample), self.first_pixel)
+            log = FaultLog(self.on_bad_sample)
+            names = read_class_names(self._sources("train"), log, self.first_pixel, self._part("train"))
             self._class_names = self._some_names(names)
         dataset = VOCDetection(
             self._sources(split),
@@ -115,6 +159,7 @@ class VOCDataModule(DetectionDataModule):
             keep_difficult=not is_training,
             seed=self.seed,
             first_pixel=self.first_pixel,
+            part=self._part(split),
             log=faults,
         )
         if is_training and not len(dataset):
@@ -127,10 +172,40 @@ class VOCDataModule(DetectionDataModule):
 
     def source(self, split: str) -> tuple[str, object]:
         """See the base class."""
-        return f"{split}_split", self.splits[split]
+        key = f"{split}_split"
+        found = self._found
+        if self.split is not None:
+            return key, [*self._splits["train"], self.split.part_of_set(split)]
+        if not found:
+            return key, self.splits[split]
+        name = self._name_in(found, split)
+        return key, None if name is None else [str(found[name].split_file)]
+
+    def _name_in(self, found: dict[str, VOCSource], split: str) -> str | None:
+        """The found set that is a set; None if there is none."""
+        if self.split is not None:
+            return ALL if ALL in found else "train"
+        return (
+            "val"
+            if split == "test" and "test" not in found and "val" in found
+            else split
+            if split in found
+            else None
+        )
+
+    def _part(self, split: str) -> Part | None:
+        return None if self.split is None else self.split.part(split)
 
     def _sources(self, split: str) -> list[VOCSource]:
-        return [resolve_source(self._data_folder(), name, *self.folders) for name in self.splits[split]]
+        found = self._found
+        if found:
+            name = self._name_in(found, split)
+            if name is None:
+                text = f"{describe_sources(found, self._data_folder())}; there is no {split} set. {HOW_TO_SPLIT}."
+                raise FaultError(Fault("file-missing", self._data_folder(), text))
+            return [found[name]]
+        names = self.splits[split if self.split is None else "train"]
+        return [resolve_source(self._data_folder(), name, *self.folders) for name in names]
 
     def _data_folder(self) -> Path:
         return self.root

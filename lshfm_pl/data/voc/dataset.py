@@ -17,6 +17,7 @@ from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import image_size
 from lshfm_pl.data.spelling import to_nfc
+from lshfm_pl.data.split import Part
 from lshfm_pl.data.voc.annotations import Annotation
 from lshfm_pl.data.voc.coordinates import check_coordinates, is_relative
 from lshfm_pl.data.voc.layout import VOCSource
@@ -52,6 +53,7 @@ class VOCDetection(DetectionDataset):
         seed: seed of the random transforms, at least 0.
         first_pixel: coordinate of an image's first pixel in the annotations: 1 as in VOC; 0 uses the corners
             unchanged.
+        part: the part of the images that is read; None for all.
         log: receives faults, and decides whether an error raises or leaves the image out; see `DetectionDataset`.
 
     Raises:
@@ -67,10 +69,11 @@ class VOCDetection(DetectionDataset):
         keep_difficult: bool = True,
         seed: int = 0,
         first_pixel: int = 1,
+        part: Part | None = None,
         log: FaultLog | None = None,
     ) -> None:
         log = log or FaultLog()
-        images = read_sources(sources, log, first_pixel)
+        images = read_sources(sources, log, first_pixel, part)
         check_coordinates([image.annotation for image in images if image.annotation], first_pixel, log)
         if class_names is None:
             class_names = sorted_names(image.annotation for image in images if image.annotation is not None)

@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError
-from lshfm_pl.data.folders import walk
-from lshfm_pl.data.images import SUFFIXES
+from lshfm_pl.data.folders import BESIDE, is_picture, walk
 from lshfm_pl.data.spelling import fold_spelling
 from lshfm_pl.errors import first_few
 
@@ -20,7 +19,6 @@ __all__ = [
     "VOCSource",
     "describe_layout",
     "is_annotation",
-    "is_picture",
     "list_names",
 ]
 
@@ -28,8 +26,6 @@ ANNOTATIONS = "Annotations"
 IMAGES = "JPEGImages"
 SPLITS = Path("ImageSets") / "Main"
 
-_BESIDE = "._"
-"""Prefix of the files that macOS writes next to each file on foreign disks and in archives."""
 _FOLDERS_LOOKED_AT = 200
 """Number of folders below the data folder that are examined to describe another layout."""
 _DEPTH = 3
@@ -76,12 +72,7 @@ class VOCSource:
 
 def is_annotation(name: str) -> bool:
     """Whether a file name has the suffix of an annotation and is not one of macOS's `._a.xml`."""
-    return name.lower().endswith(".xml") and not name.startswith(_BESIDE)
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file name has the suffix of an accepted image format and is not one of macOS's `._a.jpg`."""
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(_BESIDE)
+    return name.lower().endswith(".xml") and not name.startswith(BESIDE)
 
 
 def list_names(folder: Path) -> set[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.split import Part
 from lshfm_pl.data.voc.annotations import Annotation, read_annotation
 from lshfm_pl.data.voc.layout import ANNOTATIONS, IMAGES, Files, VOCSource, describe_layout
 from lshfm_pl.data.voc.pictures import PictureError, find_picture
@@ -80,53 +81,69 @@ def resolve_source(
 
 
 def read_class_names(
-    sources: Sequence[VOCSource], log: FaultLog | None = None, first_pixel: int = 1
+    sources: Sequence[VOCSource], log: FaultLog | None = None, first_pixel: int = 1, part: Part | None = None
 ) -> tuple[str, ...]:
     """The class names in the annotations of `sources`, sorted.
 
     Raises:
         LSHFMError: an annotation or image is missing or invalid, and `log` does not skip errors.
     """
-    images = read_sources(sources, log or FaultLog(), first_pixel)
+    images = read_sources(sources, log or FaultLog(), first_pixel, part)
     return sorted_names(image.annotation for image in images if image.annotation is not None)
 
 
-def read_sources(sources: Sequence[VOCSource], log: FaultLog, first_pixel: int = 1) -> list[AnnotatedImage]:
+def read_sources(
+    sources: Sequence[VOCSource], log: FaultLog, first_pixel: int = 1, part: Part | None = None
+) -> list[AnnotatedImage]:
     """Read all images of the splits, in order.
 
     Args:
         sources: the splits.
         log: receives errors and warnings.
         first_pixel: coordinate of an image's first pixel: 1 as in VOC; 0 uses the corners unchanged.
+        part: the part of the images that is read; None for all.
 
     Raises:
         LSHFMError: a split, an annotation or an image is missing or invalid, and `log` does not skip errors.
     """
     prefixes = _folder_prefixes(sources)
     images: dict[str, AnnotatedImage] = {}
+    for source, files, name, line in _lines(sources, log, part):
+        image_id = f"{prefixes[source.folder]}/{name}"
+        if image_id in images:
+            text = f"'{name}' is listed twice in the splits that make up one data set. Remove one."
+            log.add(Fault("id-repeated", source.split_file, text, line))
+            continue
+        annotation = None
+        annotation_path = files.annotation(name)
+        if annotation_path is None:
+            path = source.annotation_folder / f"{name}.xml"
+            text = f"'{name}' has no annotation {path}. Add the file or remove the line."
+            log.add(Fault("file-missing", source.split_file, text, line, image_id))
+        else:
+            annotation = read_annotation(annotation_path, image_id, log, first_pixel)
+        try:
+            image_path = find_picture(files, name, annotation, log)
+        except PictureError as error:
+            image_path = None
+            log.add(Fault(error.kind, source.split_file, str(error), line, image_id))
+        images[image_id] = AnnotatedImage(image_id, image_path, annotation)
+    return list(images.values())
+
+
+def _lines(
+    sources: Sequence[VOCSource], log: FaultLog, part: Part | None
+) -> list[tuple[VOCSource, Files, str, int]]:
+    """Source, its files, id and line number of each image of the splits, or of a part of them."""
+    lines = []
     for source in sources:
         files = Files(source)
-        for name, line in read_split(source, log, files):
-            image_id = f"{prefixes[source.folder]}/{name}"
-            if image_id in images:
-                text = f"'{name}' is listed twice in the splits that make up one data set. Remove one."
-                log.add(Fault("id-repeated", source.split_file, text, line))
-                continue
-            annotation = None
-            annotation_path = files.annotation(name)
-            if annotation_path is None:
-                path = source.annotation_folder / f"{name}.xml"
-                text = f"'{name}' has no annotation {path}. Add the file or remove the line."
-                log.add(Fault("file-missing", source.split_file, text, line, image_id))
-            else:
-                annotation = read_annotation(annotation_path, image_id, log, first_pixel)
-            try:
-                image_path = find_picture(files, name, annotation, log)
-            except PictureError as error:
-                image_path = None
-                log.add(Fault(error.kind, source.split_file, str(error), line, image_id))
-            images[image_id] = AnnotatedImage(image_id, image_path, annotation)
-    return list(images.values())
+        lines += [(source, files, name, line) for name, line in read_split(source, log, files)]
+    if part is None:
+        return lines
+    pictures = [files.pictures(name) or files.pictures_alike(name) for _, files, name, _ in lines]
+    is_chosen = part.choose([found[0] if found else None for found in pictures])
+    return [line for line, is_mine in zip(lines, is_chosen, strict=True) if is_mine]
 
 
 def _folder_prefixes(sources: Sequence[VOCSource]) -> dict[Path, str]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
-from lshfm_pl.data.folders import walk
+from lshfm_pl.data.folders import is_picture, walk
 from lshfm_pl.data.text_files import read_text
-from lshfm_pl.data.voc.layout import SPLITS, Files, VOCSource, describe_layout, is_annotation, is_picture
+from lshfm_pl.data.voc.layout import SPLITS, Files, VOCSource, describe_layout, is_annotation
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["LARGEST_SPLIT", "read_split"]

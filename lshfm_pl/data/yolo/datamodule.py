@@ -136,11 +136,11 @@ class YOLODataModule(CategoryDataModule):
             return find_pictures(sources, base, faults)
         found = FaultLog("skip")
         pictures = find_pictures(sources, base, found)
-        wanted = self.split.part_of_set(split)
-        parts = self.split.parts([picture.path for picture in pictures])
-        chosen = [picture for picture, part in zip(pictures, parts, strict=True) if part == wanted]
+        part = self.split.part(split)
+        is_chosen = part.choose([picture.path for picture in pictures])
+        chosen = [picture for picture, is_mine in zip(pictures, is_chosen, strict=True) if is_mine]
         known = {picture.id for picture in pictures}
-        keep_faults_of({picture.id for picture in chosen}, known, wanted, found, faults)
+        keep_faults_of({picture.id for picture in chosen}, known, part.name, found, faults)
         return chosen
 
     def _report_unused(

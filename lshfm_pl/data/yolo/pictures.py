@@ -9,7 +9,7 @@ from pathlib import Path
 from lshfm_pl.data.coco.images import find_images
 from lshfm_pl.data.coco.values import Notes
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.folders import walk
+from lshfm_pl.data.folders import BESIDE, is_picture, walk
 from lshfm_pl.data.images import SUFFIXES
 from lshfm_pl.data.text_files import read_text
 from lshfm_pl.errors import LSHFMError, first_few
@@ -19,8 +19,6 @@ __all__ = ["Picture", "find_labels", "find_pictures", "unused_labels"]
 
 IMAGES, LABELS = "/images/", "/labels/"
 _LARGEST_LIST = 256 * 2**20
-_BESIDE = "._"
-"""Prefix of the files that macOS writes next to each file on foreign disks and in archives."""
 _LABEL = re.compile(rb"\s*\d+(\.0*)?([\s,;]+-?[\d.]+(e-?\d+)?){4,}", re.IGNORECASE)
 """The start of a label file."""
 _START = 400
@@ -77,7 +75,7 @@ def _of_folder(folder: Path, base: Path) -> list[Picture]:
         Picture(_relative(place / name, base), name, place / name)
         for place, names in walk(folder)
         for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(_BESIDE)
+        if is_picture(name)
     ]
 
 
@@ -158,7 +156,7 @@ def unused_labels(folders: Sequence[Path], labels: dict[str, Path]) -> list[Path
     for folder in folders:
         top = _label_folder(folder)
         for place, names in walk(top) if top.is_dir() else []:
-            paths = [place / name for name in names if name.lower().endswith(".txt") and name[:2] != _BESIDE]
+            paths = [place / name for name in names if name.lower().endswith(".txt") and name[:2] != BESIDE]
             unused += [path for path in paths if path.absolute() not in used and _has_objects(path)]
     return unused
 

@@ -1,0 +1,134 @@
+"""The data module that finds out which format a folder has."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lshfm_pl.data.coco.datamodule import COCODataModule
+from lshfm_pl.data.coco.exports import LOOKED_FOR, find_exports
+from lshfm_pl.data.datamodule import DetectionDataModule
+from lshfm_pl.data.dataset import DetectionDataset
+from lshfm_pl.data.fault_lines import log_found
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.split import Split
+from lshfm_pl.data.voc.datamodule import VOCDataModule
+from lshfm_pl.data.voc.found import find_sources, has_lists
+from lshfm_pl.data.yolo.datamodule import YOLODataModule
+from lshfm_pl.data.yolo.description import NAME_LISTS, find_description
+from lshfm_pl.errors import LSHFMError, first_few
+
+__all__ = ["AutoDataModule", "find_formats"]
+
+_LOOKED_FOR = (
+    f"data.yaml or {' or '.join(NAME_LISTS)} with label files (YOLO); {LOOKED_FOR} (COCO); ImageSets/Main/*.txt, "
+    "or .xml files with pictures (VOC)"
+)
+
+
+class AutoDataModule(DetectionDataModule):
+    """The data in a folder of any format that this package reads; see `find_formats`.
+
+    Args:
+        root: the data folder.
+        class_names: names of the labels 1..C; None for those of the training set.
+        split: shares for training, validation and test, if there are no validation images; see `Split`.
+        split_seed: seed of these shares.
+        **loading: arguments of `DetectionDataModule`: `batch_size`, `num_workers`, `seed`, …
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        class_names: Sequence[str] | None = None,
+        split: str | None = None,
+        split_seed: int = 0,
+        **loading: Any,
+    ) -> None:
+        super().__init__(root=root, **loading)
+        self._settings = {
+            "root": root,
+            "class_names": class_names,
+            "split": split,
+            "split_seed": split_seed,
+            **loading,
+        }
+        # Wrong values are refused now; the folder is looked into when the data are read.
+        self.split: Split | None = YOLODataModule(**self._settings).split
+
+    @cached_property
+    def found(self) -> DetectionDataModule:
+        """The data module of the format of the folder.
+
+        Raises:
+            FaultError: it has none of the formats, or several.
+        """
+        found = find_formats(self.root)
+        if len(found) == 1:
+            ((name, (place, make)),) = found.items()
+            log_found(f"{self.root} is read as data={name}, because of {place}")
+            return make(**self._settings)
+        if not found:
+            raise FaultError(Fault("file-missing", self.root, _not_understood(self.root)))
+        formats = " and ".join(f"data={name} ({place})" for name, (place, _) in found.items())
+        raise FaultError(Fault("file-missing", self.root, f"could be {formats}. Give one of them."))
+
+    def source(self, split: str) -> tuple[str, object]:
+        """See the base class."""
+        return self.found.source(split)
+
+    def read_set(self, split: str, faults: FaultLog) -> DetectionDataset:
+        """See the base class."""
+        if self._class_names is not None and self.found.known_class_names is None:
+            self.found.use_class_names(self._class_names)
+        return self.found.read_set(split, faults)
+
+
+def find_formats(root: Path) -> dict[str, tuple[str, Any]]:
+    """The formats that a folder has: name of the config → what shows it, and the data module's class.
+
+    Args:
+        root: the data folder.
+    """
+    found: dict[str, tuple[str, Any]] = {}
+    if not root.is_dir():
+        return found
+    if (description := _description_of(root)) is not None:
+        found["yolo"] = description.name, YOLODataModule
+    try:
+        if exports := find_exports(root):
+            found["coco_json"] = next(iter(exports.values()))[0].relative_to(root).as_posix(), COCODataModule
+    except FaultError:
+        found["coco_json"] = "several annotation files", COCODataModule
+    if has_lists(root):
+        found["voc_folder"] = "ImageSets/Main", _voc
+    elif sources := find_sources(root):
+        place = next(iter(sources.values())).split_file.relative_to(root).as_posix()
+        found["voc_folder"] = f".xml files in {place}/", _voc
+    return found
+
+
+def _voc(**settings: Any) -> VOCDataModule:
+    return VOCDataModule(train_split="train", val_split="val", **settings)
+
+
+def _description_of(root: Path) -> Path | None:
+    """The description of a YOLO data set. A list of names alone is one only beside label files."""
+    try:
+        path = find_description(root, None)
+    except LSHFMError:
+        return None
+    if path.name not in NAME_LISTS:
+        return path
+    labels = (file for top in (root / "labels", root) for file in top.rglob("*.txt"))
+    return path if any(file.name not in NAME_LISTS for file in labels) else None
+
+
+def _not_understood(root: Path) -> str:
+    """The text about a folder of another format."""
+    if not root.is_dir():
+        return "no such folder. Set data.root."
+    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in root.iterdir())
+    has = first_few(names, 8) if names else "nothing"
+    return f"has {has}: no known format. Looked for {_LOOKED_FOR}."

@@ -1,0 +1,110 @@
+"""Finding the annotations and pictures of a folder with VOC's XML files that has no lists of ids."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lshfm_pl.data.folders import is_picture, set_of_name, walk
+from lshfm_pl.data.voc.layout import IMAGES, SPLITS, VOCSource, is_annotation
+
+__all__ = ["ALL", "describe_sources", "find_sources", "has_lists"]
+
+ALL = "all"
+"""Key of the images of a folder that are not divided into sets."""
+_EVERYTHING = "./"
+"""The split of all annotations of a folder."""
+_LOOKED_AT = 200
+"""Annotations for which pictures are looked for, to find the folder of the pictures."""
+
+
+def has_lists(root: Path) -> bool:
+    """Whether a folder has lists of ids in VOC layout."""
+    return any((root / SPLITS).glob("*.txt"))
+
+
+def find_sources(root: Path) -> dict[str, VOCSource]:
+    """The sets of a folder without lists: `train`, `val` and `test`, or `all`; {} if it has no annotated pictures.
+
+    XML files may be beside the pictures, or in a folder of their own with the same sub-folders. Sets are folders
+    that are named after them: `train/`, or `annotations/train/`.
+
+    Args:
+        root: the data folder.
+    """
+    by_set = {}
+    for child in _children(root):
+        if (name := set_of_name(child.name)) and (source := _source(child)):
+            by_set[name] = source
+    if "train" in by_set:
+        return by_set
+    whole = _source(root)
+    if whole is None:
+        return {}
+    for child in _children(whole.annotation_folder):
+        if name := set_of_name(child.name):
+            by_set[name] = VOCSource(root, f"{child.name}/", whole.annotations, whole.images)
+    return by_set if "train" in by_set else {ALL: whole}
+
+
+def _source(folder: Path) -> VOCSource | None:
+    """All annotations of a folder, and where their pictures are; None if there are none."""
+    xml, pictures = [], []
+    for place, names in walk(folder):
+        if any(map(is_annotation, names)):
+            xml.append(place)
+        if any(map(is_picture, names)):
+            pictures.append(place)
+    if not xml or not pictures:
+        return None
+    annotations = Path(os.path.commonpath(xml))
+    ids = {path.relative_to(annotations).with_suffix("") for path in _first_annotations(xml)}
+    candidates = [folder / IMAGES, annotations, Path(os.path.commonpath(pictures)), *pictures]
+    candidates += [path.parent for path in pictures if path != folder]
+    best = max(dict.fromkeys(candidates), key=lambda place: _num_annotated(place, ids))
+    if not _num_annotated(best, ids):
+        return None
+    return VOCSource(folder, _EVERYTHING, *(_relative(place, folder) for place in (annotations, best)))
+
+
+def _first_annotations(folders: list[Path]) -> Iterator[Path]:
+    for folder in folders:
+        names = sorted(path for path in folder.iterdir() if is_annotation(path.name))
+        yield from names[: max(1, _LOOKED_AT // len(folders))]
+
+
+def _num_annotated(place: Path, ids: set[Path]) -> int:
+    """How many of the ids have a picture below a folder."""
+    if not place.is_dir():
+        return 0
+    stems: dict[Path, set[str]] = {}
+    for below in {path.parent for path in ids}:
+        top = place / below
+        stems[below] = (
+            {path.stem for path in top.iterdir() if is_picture(path.name)} if top.is_dir() else set()
+        )
+    return sum(path.name in stems[path.parent] for path in ids)
+
+
+def _relative(place: Path, folder: Path) -> str:
+    return place.relative_to(folder).as_posix()
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def describe_sources(sources: dict[str, VOCSource], root: Path) -> str:
+    """What was found, for a line of the log."""
+    places = [
+        f"{name}: XML in {_shown(source.annotation_folder / source.split, root)}, pictures in "
+        f"{_shown(source.image_folder, root)}"
+        for name, source in sources.items()
+    ]
+    return f"{root} has VOC annotations without lists; {'; '.join(places)}"
+
+
+def _shown(place: Path, root: Path) -> str:
+    return f"{place.relative_to(root).as_posix()}/"

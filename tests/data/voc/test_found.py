@@ -1,0 +1,75 @@
+"""Reading folders with VOC's XML files and without lists: `data=voc_folder data.root=<folder>` alone."""
+
+import pytest
+from voc_files import SIZE, annotation_xml, object_xml, write_image
+
+from lshfm_pl.data import VOCDataModule
+from lshfm_pl.errors import LSHFMError
+
+
+def write(root, annotations, images, names, first=0):
+    for number, name in enumerate(names):
+        xml, picture = root / annotations / f"{name}.xml", root / images / f"{name}.png"
+        for path in (xml, picture):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(picture, SIZE, first + number)
+        xml.write_text(annotation_xml([object_xml()], SIZE, picture.name))
+    return root
+
+
+def sizes(root, **settings):
+    module = VOCDataModule(root=root, train_split="train", val_split="val", num_workers=0, **settings)
+    module.setup()
+    return {name: counts["images"] for name, counts in module.describe().items()}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("{}", "{}"),
+        ("{}/annotations", "{}/images"),
+        ("annotations/{}", "images/{}"),
+        ("Annotations/{}", "JPEGImages/{}"),
+    ],
+    ids=["beside", "in each set", "below annotations", "sub-folders of VOC"],
+)
+def test_sets_are_folders_with_their_names(tmp_path, folders):
+    for number, (name, count) in enumerate((("train", 3), ("valid", 2), ("test", 1))):
+        places = [folder.format(name) for folder in folders]
+        write(tmp_path, *places, [f"{name}{index}" for index in range(count)], 10 * number)
+    assert sizes(tmp_path) == {"train": 3, "val": 2, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images", "names"),
+    [
+        (".", ".", "a{}"),
+        ("annots", "images", "a{}"),
+        ("Annotations", "JPEGImages", "a{}"),
+        ("annotations", "pictures", "clip{}/a"),
+    ],
+    ids=["beside", "two folders", "VOC without lists", "sub-folders"],
+)
+def test_folders_without_sets_need_a_split(tmp_path, annotations, images, names):
+    write(tmp_path, annotations, images, [names.format(index) for index in range(10)])
+    (tmp_path / "SegmentationClass").mkdir()
+    write_image(tmp_path / "SegmentationClass" / "a1.png", SIZE)
+    with pytest.raises(LSHFMError, match=r"data\.split=0\.8/0\.1/0\.1"):
+        sizes(tmp_path)
+    assert sizes(tmp_path, split="0.6/0.2/0.2") == {"train": 6, "val": 2, "test": 2}
+
+
+def test_a_split_is_refused_where_there_are_sets(tmp_path):
+    write(tmp_path, "train", "train", ["a", "b"])
+    write(tmp_path, "val", "val", ["c"], 5)
+    with pytest.raises(LSHFMError, match="found .*val"):
+        sizes(tmp_path, split="0.8/0.2")
+    with pytest.raises(LSHFMError, match="Leave data.split or these out"):
+        sizes(tmp_path, split="0.8/0.2", annotations=".", images=".")
+
+
+def test_a_list_of_training_images_alone_can_be_split(tmp_path):
+    write(tmp_path, "Annotations", "JPEGImages", [f"a{index}" for index in range(10)])
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("".join(f"a{index}\n" for index in range(8)))
+    assert sizes(tmp_path, split="0.5/0.25/0.25") == {"train": 4, "val": 2, "test": 2}
