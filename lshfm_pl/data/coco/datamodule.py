@@ -185,8 +185,8 @@ class COCODataModule(CategoryDataModule):
         files = self.files[split]
         if files is None:
             raise LSHFMError(
-                f"data.{split}_annotations is not given: expected a JSON file in COCO's format, and the folder of its "
-                f"images as data.{split}_images. {HOW_TO_SPLIT}."
+                f"data.{split}_annotations is not given: expected a JSON file in COCO's format, and the folder "
+                f"of its images as data.{split}_images. {HOW_TO_SPLIT}."
             )
         annotations, images = files
         dataset = COCODetection(
