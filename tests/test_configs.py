@@ -24,6 +24,7 @@ COMMANDS = {
     "train": [],
     "benchmark": ["output_dir=x"],
     "evaluate": ["checkpoint=x.ckpt", "output_dir=x"],
+    "export": ["checkpoint=x.ckpt", "output_dir=x"],
     "check_data": ["data=voc_folder", "data.root=x"],
     "compare": [],
     "import_checkpoint": ["dst=x.ckpt"],

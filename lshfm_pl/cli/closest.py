@@ -29,7 +29,7 @@ from lshfm_pl.paths import from_home
 
 __all__ = ["config_error", "unknown_flag"]
 
-PATH_SUFFIXES = {".ckpt", ".json", ".pt", ".pth", ".safetensors", ".xml", ".yaml", ".yml"}
+PATH_SUFFIXES = {".ckpt", ".json", ".onnx", ".pt", ".pth", ".safetensors", ".xml", ".yaml", ".yml"}
 """Suffixes by which a value is recognised as a path."""
 
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra/launcher")
@@ -46,6 +46,7 @@ TAKES_DATA = ("check_data", "compare", "train")
 
 INPUTS = {
     "evaluate": "checkpoint",
+    "export": "checkpoint",
     "import_checkpoint": "src",
     "predict": "images",
     "replay": "file",

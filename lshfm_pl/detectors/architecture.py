@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 
 from lshfm_pl.cli.names import alternatives
 from lshfm_pl.detectors.registry import Registry
@@ -116,6 +117,10 @@ class Architecture:
     #: Maps the name of a tensor to its name in a file of the backbone's classification network, or to None if that
     #: lacks it. Not needed by a family that leaves the backbone as `Backbone.build` returns it.
     name_in_body: Callable[[str], str | None] | None = None
+    #: Maps a detector and a batch of images of one size, resized, normalised and padded (`image_sizes` has
+    #: one entry, without the padding), to all boxes [N, A, 4] in pixels and scores [N, A, K] before any NMS, by
+    #: operations that can be traced. None for a family that has no such boxes.
+    raw_detections: Callable[[Any, ImageList], tuple[Tensor, Tensor]] | None = None
 
     #: Points at which features can be compared.
     points: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector
@@ -87,6 +88,15 @@ def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
     )
 
 
+def _raw_detections(detector: Any, images: ImageList) -> tuple[Tensor, Tensor]:
+    """All boxes [N, A, 4] and scores [N, A, K], see `Architecture.raw_detections`."""
+    levels = list(detector.backbone(images.tensors).values())
+    outputs = detector.head(levels)
+    anchors_A4 = detector.anchor_generator(images, levels)[0]
+    boxes = detector.box_coder.decode(outputs["bbox_regression"], anchors_A4)
+    return boxes, (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
+
+
 def _count_classes(weights: Mapping[str, Tensor]) -> int | None:
     logits = weights.get("head.classification_head.cls_logits.bias")
     return None if logits is None or "head.regression_head.bbox_ctrness.bias" not in weights else len(logits)
@@ -103,6 +113,7 @@ FCOS = Architecture(
     classifier="head.classification_head.cls_logits",
     class_layers=("head.classification_head.cls_logits.",),
     count_classes=_count_classes,
+    raw_detections=_raw_detections,
     torchvision_detectors={"fcos_resnet50fpn": TorchvisionDetector("fcos_resnet50_fpn")},
     points=("penultimate", "pyramid", "logits", "dense_head", "class_maps"),
     tap="lshfm_pl.mimic.features.fcos.FCOSTap",

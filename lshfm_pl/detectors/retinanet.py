@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -177,6 +178,17 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
     )
 
 
+def _raw_detections(detector: Any, images: ImageList) -> tuple[Tensor, Tensor]:
+    """All boxes [N, A, 4] and scores [N, A, K], see `Architecture.raw_detections`."""
+    levels = list(detector.backbone(images.tensors).values())
+    outputs = detector.head(levels)
+    anchors_A4 = detector.anchor_generator(images, levels)[0]
+    deltas_NA4 = outputs["bbox_regression"]
+    anchors_NA4 = anchors_A4.expand_as(deltas_NA4)
+    boxes = detector.box_coder.decode_single(deltas_NA4.flatten(0, 1), anchors_NA4.flatten(0, 1))
+    return boxes.reshape(deltas_NA4.shape), outputs["cls_logits"].sigmoid()
+
+
 def _variant(weights: Mapping[str, Tensor]) -> str:
     p6 = weights.get("backbone.fpn.extra_blocks.p6.weight")
     return "" if p6 is None or p6.shape[0] == p6.shape[1] else _V2
@@ -218,6 +230,7 @@ RETINANET = Architecture(
     },
     torchvision_key=lambda config: pyramid_name(config) + (_V2 if config.get("p6_of_body") else ""),
     variant=_variant,
+    raw_detections=_raw_detections,
     points=("penultimate", "pyramid", "logits", "dense_head", "class_maps"),
     tap="lshfm_pl.mimic.features.retinanet.RetinaNetTap",
     postprocessing=("postprocess_detections", "transform.postprocess"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG, SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead, _extra_block
 from torchvision.models.vgg import cfgs, make_layers
@@ -282,6 +283,17 @@ def _name_in_body(name: str) -> str | None:
     return ".".join(["features", str(_MOBILENET_CUT + block), *rest])
 
 
+def _raw_detections(detector: Any, images: ImageList) -> tuple[Tensor, Tensor]:
+    """All boxes [N, A, 4] and scores [N, A, K], see `Architecture.raw_detections`."""
+    levels = list(detector.backbone(images.tensors).values())
+    outputs = detector.head(levels)
+    anchors_A4 = detector.anchor_generator(images, levels)[0]
+    deltas_NA4 = outputs["bbox_regression"]
+    anchors_NA4 = anchors_A4.expand_as(deltas_NA4)
+    boxes = detector.box_coder.decode_single(deltas_NA4.flatten(0, 1), anchors_NA4.flatten(0, 1))
+    return boxes.reshape(deltas_NA4.shape), outputs["cls_logits"].softmax(dim=-1)
+
+
 _HEAD = "head.classification_head.module_list"
 _FILES = {"vgg16": "ssd300_vgg16", "mobilenet_v3_large": "ssdlite320_mobilenetv3"}
 """Backbone → the `conf/model` file with it."""
@@ -313,6 +325,7 @@ SSD = Architecture(
         f"{_HEAD}.{level}.{last}" for level in range(LEVELS) for last in ("weight", "bias", "1.")
     ),
     count_classes=_count_classes,
+    raw_detections=_raw_detections,
     neck=("backbone.extra.",),
     name_in_body=_name_in_body,
     model_file=_model_file,

@@ -1,0 +1,184 @@
+"""Comparison of an exported file with its checkpoint: each box of one with its partner in the other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from lshfm_pl.exporting.format import Limits
+
+__all__ = ["Difference", "compare_detections", "compare_raw", "faults_of", "total"]
+
+_NEAR_NMS = 0.01
+"""Distance of an IoU from the threshold of the NMS within which rounding may decide."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How an exported file differs from its checkpoint.
+
+    Attributes:
+        boxes: number of boxes of the checkpoint above the score of interest.
+        pixels: for each pair of boxes, the largest difference of a coordinate, float64 [P].
+        scores: for each pair, the difference of the scores, float64 [P].
+        unpaired: number of boxes, of both, above the score of interest that have no partner.
+        undecided: number of further boxes without a partner, where rounding decided: the score is at the lowest
+            score that is kept, or the IoU with another box is at the threshold of the NMS.
+    """
+
+    boxes: int
+    pixels: Tensor
+    scores: Tensor
+    unpaired: int = 0
+    undecided: int = 0
+
+    def __add__(self, other: "Difference") -> "Difference":
+        return Difference(
+            self.boxes + other.boxes,
+            torch.cat([self.pixels, other.pixels]),
+            torch.cat([self.scores, other.scores]),
+            self.unpaired + other.unpaired,
+            self.undecided + other.undecided,
+        )
+
+    def text(self) -> str:
+        """One line: numbers of boxes, and the largest and median differences."""
+        parts = [f"{self.boxes} boxes"]
+        if len(self.pixels):
+            parts += [
+                f"largest difference {self.pixels.max():.2g} px and {self.scores.max():.2g} of a score",
+                f"median {self.pixels.median():.2g} px and {self.scores.median():.2g}",
+            ]
+        parts.append(f"{self.unpaired} without partner")
+        if self.undecided:
+            parts.append(f"{self.undecided} more where rounding decided")
+        return ", ".join(parts)
+
+
+def compare_detections(
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    *,
+    least_score: float,
+    score_slack: float,
+    nms_thresh: float | None,
+    most: int | None,
+) -> Difference:
+    """Pair the boxes that a checkpoint and its exported file detect in the same image.
+
+    Args:
+        expected: `boxes` [N, 4] in pixels, `scores` [N] and `labels` [N] of the checkpoint.
+        found: the same of the file.
+        least_score: boxes of lower scores may be partners, but need none.
+        score_slack: a box whose score is within this distance of `least_score` needs no partner; nor does one
+            whose score is that near to the lowest of the other boxes, if `most` of them were kept.
+        nms_thresh: largest IoU of two boxes of a class; None if it is unknown.
+        most: largest number of boxes of an image, or of a class; None if it is unknown.
+    """
+    pixels_NM = (expected["boxes"][:, None].double() - found["boxes"][None].double()).abs().amax(dim=2)
+    scores_NM = (expected["scores"][:, None].double() - found["scores"][None].double()).abs()
+    # A score outweighs a pixel: two boxes of a class differ by more than that in their coordinates.
+    cost_NM = pixels_NM + scores_NM
+    cost_NM[expected["labels"][:, None] != found["labels"][None]] = torch.inf
+    iou_NM = box_iou(expected["boxes"].double(), found["boxes"].double())
+    cost_NM[(iou_NM < 0.5) & (pixels_NM > 1)] = torch.inf
+    ours, theirs = _pairs(cost_NM)
+    counts = [
+        _without_partner(one, other, paired, least_score + score_slack, score_slack, nms_thresh, most)
+        for one, other, paired in ((expected, found, ours), (found, expected, theirs))
+    ]
+    kept = expected["scores"][ours] > least_score
+    ours, theirs = ours[kept], theirs[kept]
+    return Difference(
+        int((expected["scores"] > least_score).sum()),
+        pixels_NM[ours, theirs],
+        scores_NM[ours, theirs],
+        sum(unpaired for unpaired, _ in counts),
+        sum(undecided for _, undecided in counts),
+    )
+
+
+def _pairs(cost_NM: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of rows and columns of pairs, the cheapest first; each row and column is in one pair at most."""
+    rows: list[int] = []
+    columns: list[int] = []
+    cost_NM = cost_NM.clone()
+    while cost_NM.numel() and cost_NM.min() < torch.inf:
+        row, column = divmod(int(cost_NM.argmin()), cost_NM.shape[1])
+        rows.append(row)
+        columns.append(column)
+        cost_NM[row], cost_NM[:, column] = torch.inf, torch.inf
+    return torch.tensor(rows, dtype=torch.int64), torch.tensor(columns, dtype=torch.int64)
+
+
+def _without_partner(
+    one: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    paired: Tensor,
+    least_score: float,
+    score_slack: float,
+    nms_thresh: float | None,
+    most: int | None,
+) -> tuple[int, int]:
+    """Numbers of boxes of `one` without partner: those that need one, and those where rounding decided."""
+    alone = torch.ones(len(one["scores"]), dtype=torch.bool)
+    alone[paired] = False
+    alone &= ~(one["scores"] <= least_score)  # a score that is not a number stays
+    excused = torch.zeros_like(alone)
+    same = one["labels"][:, None] == other["labels"][None]
+    if most is not None and len(other["scores"]):
+        scores_NM = other["scores"].expand(len(alone), -1)
+        lowest_of_class = scores_NM.where(same, torch.inf).amin(dim=1)
+        excused |= (one["scores"] <= other["scores"].min() + score_slack) & (len(other["scores"]) >= most)
+        excused |= (one["scores"] <= lowest_of_class + score_slack) & (same.sum(dim=1) >= most)
+    if nms_thresh is not None and len(other["scores"]):
+        iou = box_iou(one["boxes"].double(), other["boxes"].double())
+        excused |= (same & ((iou - nms_thresh).abs() < _NEAR_NMS)).any(dim=1)
+    return int((alone & ~excused).sum()), int((alone & excused).sum())
+
+
+def compare_raw(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, least_score: float
+) -> Difference:
+    """Compare all boxes [N, A, 4] and scores [N, A, K] before the NMS, which have the same order.
+
+    Only boxes with a score of a class, other than the background, above `least_score` count.
+    """
+    if any(expected[name].shape != found[name].shape for name in ("boxes", "scores")):
+        return Difference(
+            expected["scores"].shape[1], torch.zeros(0), torch.zeros(0), expected["scores"].shape[1]
+        )
+    counted = expected["scores"][..., 1:].amax(dim=-1) > least_score
+    pixels = (expected["boxes"].double() - found["boxes"].double()).abs().amax(dim=-1)[counted]
+    scores = (expected["scores"].double() - found["scores"].double()).abs().amax(dim=-1)[counted]
+    return Difference(int(counted.sum()), pixels, scores)
+
+
+def faults_of(difference: Difference, limits: Limits) -> list[str]:
+    """What is wrong with an exported file; empty if nothing is."""
+    if difference.boxes == 0:
+        return [
+            "the checkpoint has no boxes in the images of the check; lower check.least_score or score_thresh"
+        ]
+    faults = []
+    allowed = limits.unpaired * difference.boxes
+    if difference.unpaired > allowed:
+        faults.append(f"{difference.unpaired} boxes without partner, expected at most {allowed:.0f}")
+    for values, limit, unit in (
+        (difference.pixels, limits.pixels, "px"),
+        (difference.scores, limits.score, "of a score"),
+    ):
+        if len(values):
+            worst = values.median() if limits.median else values.max()
+            if not worst <= limit:  # NaN is worse, too
+                kind = "median" if limits.median else "largest"
+                faults.append(f"{kind} difference {worst:.3g} {unit}, expected at most {limit:g}")
+    return faults
+
+
+def total(differences: Sequence[Difference]) -> Difference:
+    """The sum over images."""
+    start = Difference(0, torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
+    return sum(differences, start)

@@ -1,0 +1,135 @@
+"""What a format of exported files must say of itself, and finding it by its name."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from lshfm_pl.detectors import Detector
+from lshfm_pl.errors import LSHFMError
+
+__all__ = [
+    "Export",
+    "ExportFormat",
+    "Limits",
+    "Reader",
+    "format_names",
+    "load_format",
+    "refuse_missing_extra",
+    "refuse_other_settings",
+]
+
+_FORMATS = "lshfm_pl.exporting.formats"
+
+Reader = Callable[[Tensor], dict[str, Tensor]]
+"""Runs an exported file: from an image (float [3, H, W] in 0..1) to its outputs, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Largest differences between an exported file and its checkpoint.
+
+    Attributes:
+        pixels: of a box's coordinate.
+        score: of a score.
+        unpaired: share of the boxes that have no partner.
+        median: whether `pixels` and `score` are limits of the medians instead of the largest differences.
+    """
+
+    pixels: float
+    score: float
+    unpaired: float = 0.0
+    median: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What is exported, and how.
+
+    Attributes:
+        detector: as loaded, in evaluation mode, on the CPU. Formats must not change it.
+        size: height and width of all images; None for any size.
+        nms: whether boxes are chosen by NMS; without it the file returns all boxes.
+        half: whether weights are stored as float16.
+        opset: ONNX's version of its operators.
+        calibration: returns images (float [3, H, W] in 0..1) for quantisation.
+    """
+
+    detector: Detector
+    size: tuple[int, int] | None = None
+    nms: bool = True
+    half: bool = False
+    opset: int = 17
+    calibration: Callable[[], Sequence[Tensor]] = field(default=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFormat:
+    """One format.
+
+    Attributes:
+        suffix: of its files.
+        write: writes an export to a path, and possibly further files into the same folder.
+        read: opens a file for the check.
+        needs: import paths of optional dependencies.
+        extra: the optional dependencies of this package that install them.
+        limits: of the check.
+        half_limits: of the check of float16 weights. Rounding moves the scores of a few boxes across thresholds.
+        options: which settings other than the defaults it can follow: `size`, `nms`, `half`.
+    """
+
+    suffix: str
+    write: Callable[[Export, Path], None]
+    read: Callable[[Path], Reader]
+    needs: tuple[str, ...] = ()
+    extra: str = "export"
+    limits: Limits = Limits(pixels=0.5, score=0.01)
+    half_limits: Limits = Limits(pixels=0.5, score=0.01, unpaired=0.02, median=True)
+    options: frozenset[str] = frozenset()
+
+
+def format_names() -> list[str]:
+    """Names of all formats."""
+    return [info.name for info in pkgutil.iter_modules(importlib.import_module(_FORMATS).__path__)]
+
+
+def load_format(name: str) -> ExportFormat:
+    """The format with a name.
+
+    Raises:
+        LSHFMError: there is no such format.
+    """
+    if name not in format_names():
+        raise LSHFMError(f"format: expected one of {', '.join(format_names())}, found {name}")
+    return importlib.import_module(f"{_FORMATS}.{name}").FORMAT
+
+
+def refuse_missing_extra(name: str, chosen: ExportFormat) -> None:
+    """Refuse a format whose optional dependencies are not installed.
+
+    Raises:
+        LSHFMError: one is missing.
+    """
+    for module in chosen.needs:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise LSHFMError(
+                f"format: {name} needs {module}, which is not installed: pip install 'lshfm_pl[{chosen.extra}]'"
+            ) from error
+
+
+def refuse_other_settings(name: str, chosen: ExportFormat, export: Export) -> None:
+    """Refuse settings that a format cannot follow.
+
+    Raises:
+        LSHFMError: there is one.
+    """
+    given = {"size": export.size is not None, "nms": not export.nms, "half": export.half}
+    keys = {"size": "height, width", "nms": "nms", "half": "dtype"}
+    for option, is_given in given.items():
+        if is_given and option not in chosen.options:
+            raise LSHFMError(f"{keys[option]}: a file of format {name} has no such choice; leave it out")
