@@ -153,6 +153,7 @@ RANGES = {
     "std": ABOVE_0,
     "stop_after": COUNT,
     "temperature": ABOVE_0,
+    "split_seed": FROM_0,
     "threads": COUNT,
     "topk_candidates": COUNT,
     "unpaired": SHARE,
@@ -197,6 +198,7 @@ CHOICES = {
     "device": ("cpu", "cuda", "cuda:1"),
     "dtype": ("float32", "float16"),
     "fpn_norm": ("bn",),
+    "fix_form": ("coco", "voc"),
     "hash_loss": ("bce", "l1", "l2"),
     "inherit": ("neck", "head"),
     "match_classes": ("by_name", "none"),
@@ -211,6 +213,7 @@ CHOICES = {
     "what": ("step", "data", "eval", "inference"),
     "which": ("student", "teacher", "raw", "ema"),
     # By the whole key
+    "data.split": (),  # shares, such as 0.8/0.1/0.1
     "precision": ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16"),
     "role": ("student", "teacher"),
     "schedule.optimizer.name": ("sgd", "adamw"),
@@ -253,7 +256,7 @@ def choices_of(key: str) -> tuple[str, ...]:
     last = key.rpartition(".")[2]
     if last in REGISTRIES:
         return importlib.import_module(REGISTRIES[last]).built_in_names()
-    return CHOICES.get(key) or CHOICES.get(last, ())
+    return CHOICES[key] if key in CHOICES else CHOICES.get(last, ())
 
 
 def wrong_number(key: str, value: Any) -> str | None:

@@ -84,6 +84,10 @@ class AutoDataModule(DetectionDataModule):
             self.found.use_class_names(self._class_names)
         return self.found.read_set(split, faults)
 
+    def read_everything(self, split: str, faults: FaultLog) -> DetectionDataset:
+        """See the base class."""
+        return self.found.read_everything(split, faults)
+
 
 def find_formats(root: Path) -> dict[str, tuple[str, Any]]:
     """The formats that a folder has: name of the config → what shows it, and the data module's class.

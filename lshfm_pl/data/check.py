@@ -15,12 +15,14 @@ from tqdm import tqdm
 
 from lshfm_pl.cli.console import is_terminal
 from lshfm_pl.data import DetectionDataModule, DetectionDataset
+from lshfm_pl.data.clean_copy import FORMS, refuse_used_folder, write_clean_copy
 from lshfm_pl.data.dataset import DetectionRecord, decode_with_faults, read_record
 from lshfm_pl.data.faults import ERRORS, WARNINGS, Fault, FaultError, FaultLog, summaries
 from lshfm_pl.data.images import decode_image, inspect_image
 from lshfm_pl.data.jpeg_damage import capture_error_output, jpeg_messages
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import open_regular, write_json
+from lshfm_pl.paths import from_home
 
 __all__ = ["Findings", "check_data", "find_faults", "summary"]
 
@@ -52,12 +54,18 @@ class Findings:
 def check_data(config: DictConfig) -> Findings:
     """Print the faults of all splits of `config.data` and a summary, and write them to `config.output` if given.
 
+    With `config.fix`, a copy of the data without the faults is written to that folder.
+
     Raises:
         LSHFMError: the data can't be prepared (downloaded, generated), or `output` can't be written or is an
-            existing file of another kind.
+            existing file of another kind, or the folder `fix` has content.
     """
     if config.output is not None:
         _refuse_other_file(Path(config.output))
+    if config.fix is not None:
+        refuse_used_folder(from_home(config.fix))
+        if config.fix_form not in FORMS:
+            raise LSHFMError(f"fix_form: expected {' or '.join(FORMS)}, found {config.fix_form!r}.")
     datamodule: DetectionDataModule = instantiate(config.data)
     datamodule.prepare_data()
     findings = find_faults(datamodule, threads=config.threads or os.cpu_count() or 1, progress=True)
@@ -66,6 +74,9 @@ def check_data(config: DictConfig) -> Findings:
     print(summary(findings))
     if config.output is not None:
         _write(findings, Path(config.output))
+    if config.fix is not None:
+        for line in write_clean_copy(datamodule, from_home(config.fix), config.fix_form):
+            print(line)
     return findings
 
 

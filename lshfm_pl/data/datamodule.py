@@ -15,6 +15,7 @@ from lshfm_pl.data.exif import orientation_faults
 from lshfm_pl.data.fault_lines import advice, log_faults, log_skipped
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample
 from lshfm_pl.data.loaders import evaluation_loader, loader_arguments, sample_loader, train_loader
+from lshfm_pl.data.numbers import require_at_least
 from lshfm_pl.data.overlaps import overlap_fault
 from lshfm_pl.data.record_faults import num_counted_objects, record_faults
 from lshfm_pl.data.split import Split
@@ -71,8 +72,8 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             raise LSHFMError(
                 f"data.on_bad_sample: expected {' or '.join(ON_BAD_SAMPLE)}, found {on_bad_sample!r}."
             )
-        _require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        _require_at_least(0, num_workers=num_workers, aspect_ratio_groups=aspect_ratio_groups, seed=seed)
+        require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        require_at_least(0, num_workers=num_workers, aspect_ratio_groups=aspect_ratio_groups, seed=seed)
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -103,6 +104,10 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         Raises:
             LSHFMError: files are missing or invalid, and `faults` does not skip errors.
         """
+
+    def read_everything(self, split: str, faults: FaultLog) -> DetectionDataset:
+        """Like `read_set`, with the images and objects that training leaves out without an error."""
+        return self.read_set(split, faults)
 
     @abstractmethod
     def source(self, split: str) -> tuple[str, object]:
@@ -342,9 +347,3 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
     def describe(self) -> dict[str, dict[str, Any]]:
         """`DetectionDataset.describe` of every split that is set up."""
         return {split: self._sets[split].describe() for split in _SPLITS if split in self._sets}
-
-
-def _require_at_least(lowest: int, **values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise LSHFMError(f"data.{name} must be a whole number of at least {lowest}, found {value!r}.")

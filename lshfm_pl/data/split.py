@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.data.images import LARGEST_FILE
+from lshfm_pl.data.numbers import require_at_least
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
@@ -102,8 +103,7 @@ def read_split_setting(value: Any, seed: Any) -> Split | None:
     Raises:
         LSHFMError: they are not shares with the sum 1 (or 100), or not a whole number.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise LSHFMError(f"data.split_seed must be a whole number of at least 0, found {seed!r}.")
+    require_at_least(0, split_seed=seed)
     if value is None:
         return None
     words = [word.strip().removesuffix("%") for word in str(value).split("/")]

@@ -1,5 +1,6 @@
 """The data modules of formats whose files list categories: the base class, and files in COCO's JSON format."""
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from lshfm_pl.data.class_names import check_class_names, name_list
 from lshfm_pl.data.coco.dataset import CategoryIds, COCODetection, IndexedDetection
 from lshfm_pl.data.coco.exports import ALL, LOOKED_FOR, describe_exports, find_exports
 from lshfm_pl.data.datamodule import DetectionDataModule
+from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.split import HOW_TO_SPLIT, read_split_setting
@@ -52,10 +54,20 @@ class CategoryDataModule(DetectionDataModule):
         self.keep_empty_images = keep_empty_images
         self._class_names = None if class_names is None else check_class_names(class_names)
         self._known_categories: dict[int, str] | None = None
+        self._selects = True
+
+    def read_everything(self, split: str, faults: FaultLog) -> DetectionDataset:
+        """See the base class."""
+        whole = copy.copy(self)
+        whole._selects = False
+        dataset = whole.read_set(split, faults)
+        self._class_names, self._known_categories = whole._class_names, whole._known_categories
+        self._classes_of = whole._classes_of
+        return dataset
 
     def _reading(self, split: str) -> dict[str, Any]:
         """The arguments of `IndexedDetection` for a set, without its log."""
-        is_training = split == "train"
+        is_training = split == "train" and self._selects
         return {
             "category_ids": self.category_ids,
             "class_names": self._class_names,
