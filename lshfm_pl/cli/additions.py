@@ -17,6 +17,9 @@ __all__ = ["missing_choice_message", "refuse_unread_keys", "refuse_wrong_removal
 PARTS = ("callbacks", "logger", "trainer")
 """Groups of parts, or of arguments with defaults. Single ones of these may be removed."""
 
+OPTIMIZER = "schedule.optimizer."
+"""Arguments of the optimizer, which may be removed for another optimizer."""
+
 FEW = 6
 _ABSENT = object()
 FREE = ("callbacks", "hydra", "logger")
@@ -53,7 +56,7 @@ def refuse_wrong_removals(command: str, typed: Sequence[str], config: DictConfig
             advice = f"did you mean {alternatives(close)}?" if close else "--cfg job lists all keys"
             raise LSHFMError(f"{text}: removes a key, but there is no key of this name; {advice}")
         group, dot, _ = key.partition(".")
-        if not (dot and group in PARTS):
+        if not (dot and (group in PARTS or key.startswith(OPTIMIZER))):
             instead = f"{key}=<another value>" if dot or not is_group(key) else f"{key}=<name>"
             raise LSHFMError(
                 f"{text}: removes a key that {command} needs; give {instead}. Only parts of "

@@ -78,13 +78,15 @@ class RefuseUnwritableFolder(Callback):
             sys.exit(1)  # Hydra ignores any other exception of a callback
 
 
-def training_state_bytes(module: "pl.LightningModule", optimizer: str, *, is_averaged: bool = False) -> int:
-    """Bytes of a checkpoint with optimizer state: a float32 value per trainable parameter, two for AdamW.
+def training_state_bytes(
+    module: "pl.LightningModule", optimizer: str | None, *, is_averaged: bool = False
+) -> int:
+    """Bytes of a checkpoint with optimizer state: a float32 value per trainable parameter, two for others than SGD.
 
     With an average of the weights they are stored twice.
     """
     tensors: Iterable[Tensor] = module.state_dict().values()
-    moments = 2 if optimizer == "adamw" else 1
+    moments = 1 if optimizer == "sgd" else 2
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     of_weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return of_weights * (1 + is_averaged) + 4 * moments * trainable

@@ -27,6 +27,7 @@ from lshfm_pl.kernels.switches import switches
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.runs.lock import FolderInUseError
 from lshfm_pl.runs.reading import read_json
+from lshfm_pl.runs.settings_of_run import STOPPING
 
 __all__ = [
     "ERROR_FILE",
@@ -117,6 +118,7 @@ def run_results(
     fingerprint: Mapping[str, Any],
     cost: Mapping[str, float | None],
     weights: Mapping[str, Any] | None = None,
+    stopped_early: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `results.json`. AP metrics are 0–100, times in seconds, memory in bytes.
 
@@ -133,6 +135,7 @@ def run_results(
         fingerprint: of the data.
         cost: result of `detector_cost`, with `ms_per_image`.
         weights: of a run that averages its weights: which of the two were tested, and which are in `best.ckpt`.
+        stopped_early: when and why the training was stopped early; None if it was not.
     """
     output_dir = Path(config.output_dir)
     distill: Any = OmegaConf.to_container(config.distill, resolve=True)
@@ -160,6 +163,7 @@ def run_results(
         "seed": config.seed,
         "metrics": dict(metrics),
         **({} if weights is None else {"weights": dict(weights)}),
+        **({} if stopped_early is None else {"stopped_early": dict(stopped_early)}),
         "timing": dict(timing),
         "cost": dict(cost),
         "world_size": world_size,
@@ -174,10 +178,12 @@ def run_results(
 
 def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a resolved config that may change a run's metrics, besides data, loss and seed."""
+    stopping = (config.get("callbacks") or {}).get(STOPPING)
     return {
         "model": config.get("model"),
         "schedule": config.get("schedule"),
         "trainer": {key: (config.get("trainer") or {}).get(key) for key in TRAINER_SETTINGS},
+        **({STOPPING: stopping} if stopping else {}),
     }
 
 

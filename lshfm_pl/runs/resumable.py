@@ -20,7 +20,7 @@ __all__ = ["STATE_OF_OPTIMIZER", "read_resumable"]
 
 log = logging.getLogger(__name__)
 
-STATE_OF_OPTIMIZER = ("name", "amsgrad")
+STATE_OF_OPTIMIZER = ("_target_", "name", "amsgrad")
 """Keys of `schedule.optimizer` that decide which values the optimizer keeps for each parameter."""
 
 

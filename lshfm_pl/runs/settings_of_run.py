@@ -13,7 +13,15 @@ from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.renamed import current_path
 from lshfm_pl.runs.reading import read_yaml
 
-__all__ = ["MEANT_BEFORE", "WITHOUT_EFFECT", "comparable", "data_root_in", "differing_keys", "saved_config"]
+__all__ = [
+    "MEANT_BEFORE",
+    "STOPPING",
+    "WITHOUT_EFFECT",
+    "comparable",
+    "data_root_in",
+    "differing_keys",
+    "saved_config",
+]
 
 
 WITHOUT_EFFECT = (
@@ -31,6 +39,7 @@ WITHOUT_EFFECT = (
 
 MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
     "data.first_pixel": (1,),
+    "schedule.backbone_lr_factor": (1.0,),
     "model.match_classes": ("by_name",),
     "model.which": ("student",),
     "distill.balance": ("fixed",),
@@ -45,6 +54,9 @@ MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
 }
 """Keys that older runs lack → the values that change nothing for them. A hash bias is stored in the checkpoint, and
 older runs named these losses by `distill.name` only."""
+
+STOPPING = "early_stopping"
+"""The callback that ends a training early, the only one that changes what is learned."""
 
 OF_ONE_TERM = re.compile(r"^distill\.terms\.[^.]+\.")
 """Start of the keys of one loss in a sum."""
@@ -92,6 +104,8 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
+        if prefix == "callbacks" and isinstance(value, Mapping) and STOPPING in value:
+            walk(f"callbacks.{STOPPING}", value[STOPPING])
         if prefix in WITHOUT_EFFECT:
             return
         if isinstance(value, Mapping) and value:

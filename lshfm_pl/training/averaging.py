@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from lshfm_pl.data.batches import Batch, as_float
 from lshfm_pl.detectors import Detector
-from lshfm_pl.detectors.contents import AVERAGED, RAW
+from lshfm_pl.detectors.contents import AVERAGED, EMA_KEY, RAW, WEIGHTS_KEY
 from lshfm_pl.metrics import DetectionMetrics
 
 __all__ = ["AveragedDetector"]
+
+PREFIX = "detector."
+"""Prefix of the detector's tensors in the `state_dict` of a module."""
 
 
 class AveragedDetector:
@@ -141,9 +144,38 @@ class AveragedDetector:
         self.is_better = state["better"] == AVERAGED
         self.figures, self.in_best = dict(state["figures"]), state["in_best"]
 
-    def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Begin the average anew, with the detector's `weights`."""
-        self.detector.load_state_dict(weights)
+    def start_from(self, state: Mapping[str, Tensor]) -> None:
+        """Begin the average anew, with the detector's weights in the `state_dict` of a module."""
+        own = {name: value for name, value in state.items() if name.startswith(PREFIX)}
+        self.detector.load_state_dict({name.removeprefix(PREFIX): value for name, value in own.items()})
+
+    def store(
+        self,
+        checkpoint: dict[str, Any],
+        detector: Detector,
+        state_of_module: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Store the average in a checkpoint of the module.
+
+        A checkpoint with weights only gets those that were better in the last validation, and says which they are.
+        A complete one gets both.
+
+        Args:
+            checkpoint: the checkpoint, changed in place.
+            detector: the detector of the run.
+            state_of_module: returns the `state_dict` of the module.
+        """
+        if "optimizer_states" not in checkpoint:
+            if self.is_better and not self.is_exchanged:
+                average = {f"{PREFIX}{name}": value for name, value in self.detector.state_dict().items()}
+                checkpoint["state_dict"] = checkpoint["state_dict"] | average
+            checkpoint[WEIGHTS_KEY] = self.in_best = self.better
+        elif self.is_exchanged:
+            self.exchange(detector)
+            checkpoint["state_dict"], checkpoint[EMA_KEY] = copy.deepcopy((state_of_module(), self.state()))
+            self.exchange(detector)
+        else:
+            checkpoint[EMA_KEY] = self.state()
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

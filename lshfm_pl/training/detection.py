@@ -1,6 +1,5 @@
 """The LightningModule for training a detector without a teacher, and for evaluating one."""
 
-import copy
 import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,8 +15,9 @@ from torch.optim import Optimizer
 
 from lshfm_pl.data.batches import Batch, as_float
 from lshfm_pl.detectors import Detector
+from lshfm_pl.detectors.bodies import body_parameters
 from lshfm_pl.detectors.checkpoint import detector_description
-from lshfm_pl.detectors.contents import AVERAGED, EMA_KEY, RAW, WEIGHTS_KEY
+from lshfm_pl.detectors.contents import AVERAGED, EMA_KEY, RAW
 from lshfm_pl.detectors.on_meta import unused_parameters
 from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord
@@ -29,9 +29,6 @@ from lshfm_pl.training.precision import autocast_dtype
 __all__ = ["DetectionModule", "Place", "SeenBatch"]
 
 log = logging.getLogger(__name__)
-
-PREFIX = "detector."
-"""Prefix of the detector's tensors in the `state_dict` of a module."""
 
 OF_BOTH = ("AP", "AP50", "AP75")
 """Metrics that are logged for the weights and for their average."""
@@ -165,7 +162,16 @@ class DetectionModule(pl.LightningModule):
         self.last_batch = SeenBatch(place, [target["image_id"] for target in batch[1]], detached)
         logged = {f"train/{name}": loss for name, loss in detached.items()}
         self.log_dict({**logged, "train/loss": total.detach()}, batch_size=len(batch[0]))
-        return total
+        return self._in_mean(total, batch_idx)
+
+    def _in_mean(self, loss: Tensor, batch_idx: int) -> Tensor:
+        """The loss of a batch, so that the gradient of a step is that of the mean over its batches.
+
+        Lightning divides each loss by `accumulate_grad_batches`. The last step of an epoch may have fewer batches.
+        """
+        most = self.trainer.accumulate_grad_batches
+        left = self.trainer.num_training_batches - (batch_idx - batch_idx % most)
+        return loss if left >= most else loss * (most / left)
 
     def _evaluation_step(self, batch: Batch) -> None:
         images, targets = batch
@@ -257,7 +263,11 @@ class DetectionModule(pl.LightningModule):
         # A fused optimizer is not faster on CPUs, and in 16-mixed it would unscale gradients after their clipping.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         optimizer = build_optimizer(
-            self.trained_parameters(), self.schedule, self.images_per_step(), fused=fused
+            self.trained_parameters(),
+            self.schedule,
+            self.images_per_step(),
+            fused=fused,
+            backbone=body_parameters(self.detector),
         )
         steps_per_epoch = self.steps_per_epoch()
         self._steps_of_run = self.schedule.epochs * steps_per_epoch
@@ -290,26 +300,8 @@ class DetectionModule(pl.LightningModule):
         checkpoint["data"] = self.data_config
         self._put_evaluated_weights(checkpoint)
         if self.averaged is not None:
-            self._put_average(self.averaged, checkpoint)
-
-    def _put_average(self, averaged: AveragedDetector, checkpoint: dict[str, Any]) -> None:
-        """Store the average of the weights.
-
-        A checkpoint with weights only gets those that were better in the last validation, and says which they are.
-        A complete one gets both.
-        """
-        if "optimizer_states" not in checkpoint:
-            if averaged.is_better and not averaged.is_exchanged:
-                checkpoint["state_dict"] = checkpoint["state_dict"] | _prefixed(averaged.detector)
-            checkpoint[WEIGHTS_KEY] = averaged.in_best = averaged.better
-            return
-        self._update_average()  # a callback may have failed between the step and the update
-        if not averaged.is_exchanged:
-            checkpoint[EMA_KEY] = averaged.state()
-            return
-        averaged.exchange(self.detector)
-        checkpoint["state_dict"], checkpoint[EMA_KEY] = copy.deepcopy((self.state_dict(), averaged.state()))
-        averaged.exchange(self.detector)
+            self._update_average()  # a callback may have failed between the step and the update
+            self.averaged.store(checkpoint, self.detector, self.state_dict)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the average of the weights. If the run had none so far, it begins with the weights."""
@@ -319,8 +311,7 @@ class DetectionModule(pl.LightningModule):
             self.averaged.load_state(state)
             return
         log.info("schedule.ema_decay: the checkpoint has no average of the weights, which begins now")
-        own = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith(PREFIX)}
-        self.averaged.start_from({key.removeprefix(PREFIX): value for key, value in own.items()})
+        self.averaged.start_from(checkpoint["state_dict"])
 
     def _put_evaluated_weights(self, checkpoint: dict[str, Any]) -> None:
         """If a callback averages weights, put the average into checkpoints that hold only weights.
@@ -345,7 +336,3 @@ def _computed(metrics: DetectionMetrics) -> dict[str, float]:
     results = metrics.compute()
     metrics.reset()
     return results
-
-
-def _prefixed(detector: Detector) -> dict[str, Tensor]:
-    return {f"{PREFIX}{name}": value for name, value in detector.state_dict().items()}

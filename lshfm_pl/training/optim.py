@@ -1,20 +1,36 @@
-"""Optimizers and the learning rate: linear warm-up, then multi-step or cosine decay, updated in every step."""
+"""Optimizers and the learning rate, which is updated in every step: multi-step, cosine or one cycle."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["OPTIMIZERS", "FactorLR", "Schedule", "build_optimizer", "build_scheduler"]
+__all__ = ["OPTIMIZERS", "FactorLR", "Schedule", "build_optimizer", "build_scheduler", "optimizer_class"]
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+UNFIT = {
+    torch.optim.LBFGS: "it computes the loss several times in each step",
+    torch.optim.SparseAdam: "it takes only sparse gradients",
+}
+"""Optimizers with which a detector cannot be trained here, and why."""
+
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers that are fused on a GPU."""
+
+UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+"""Python's message for an argument that a class does not take."""
+
+DECAYS = ("multistep", "cosine", "one_cycle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +41,19 @@ class Schedule:
         epochs: length of the run.
         lr: learning rate for `reference_batch_size` images per step; it scales linearly with the images per step.
         reference_batch_size: images per step for which `lr` is given.
-        optimizer: `name` (sgd or adamw), and the other arguments of that optimizer.
+        optimizer: `name` (sgd or adamw), or `_target_`, the import path of an optimizer such as
+            `torch.optim.NAdam`, which takes precedence; and the other arguments of that optimizer.
         warmup_steps: number of steps in which the rate rises linearly from `lr · warmup_factor`. The warm-up ends
             with the first epoch at the latest, as in the publication.
         warmup_factor: see `warmup_steps`.
-        decay: `multistep` (× gamma after each epoch of `milestones`) or `cosine` (to 0 at the end).
+        decay: `multistep` (× gamma after each epoch of `milestones`), `cosine` (to 0 at the end), or `one_cycle`,
+            which has no other warm-up and is torch's `OneCycleLR` with constant momentum.
         milestones: epochs, only for multistep.
         gamma: factor, only for multistep.
+        cycle_rise: share of all steps in which the rate rises, only for one_cycle.
+        cycle_start: factor of the rate in the first step, only for one_cycle.
+        cycle_end: factor of the rate in the last step, only for one_cycle.
+        backbone_lr_factor: factor of the rate for the backbone without its neck.
         clip_grad_norm: largest norm of the gradient, or None; used by the trainer's config.
         mimic_warmup_steps: number of steps in which the weight of the mimic terms rises linearly from 0.
         ema_decay: decay of the moving average of the weights, see `AveragedDetector`; None averages nothing.
@@ -44,23 +66,31 @@ class Schedule:
     reference_batch_size: int = 8
     warmup_steps: int = 0
     warmup_factor: float = 0.001
-    decay: Literal["multistep", "cosine"] = "multistep"
+    decay: Literal["multistep", "cosine", "one_cycle"] = "multistep"
     milestones: Sequence[int] = ()
     gamma: float = 0.1
+    cycle_rise: float = 0.3
+    cycle_start: float = 0.04
+    cycle_end: float = 4e-6
+    backbone_lr_factor: float = 1.0
     clip_grad_norm: float | None = None
     mimic_warmup_steps: int = 0
     ema_decay: float | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.decay not in ("multistep", "cosine"):
-            raise LSHFMError(f"schedule.decay: expected multistep or cosine, found {self.decay!r}")
-        if self.optimizer.get("name") not in OPTIMIZERS:
+        if self.decay not in DECAYS:
+            raise LSHFMError(f"schedule.decay: expected {', '.join(DECAYS)}, found {self.decay!r}")
+        if self.optimizer.get("_target_") is None and self.optimizer.get("name") not in OPTIMIZERS:
             raise LSHFMError(
                 f"schedule.optimizer.name: expected one of {', '.join(OPTIMIZERS)}, "
                 f"found {self.optimizer.get('name')!r}"
             )
-        for key in ("epochs", "lr", "reference_batch_size", "gamma"):
+        for key in ("cycle_rise", "cycle_start", "cycle_end"):
+            value = getattr(self, key)
+            if not isinstance(value, float) or not 0 < value < 1:
+                raise LSHFMError(f"schedule.{key}: expected a number between 0 and 1, found {value!r}")
+        for key in ("epochs", "lr", "reference_batch_size", "gamma", "backbone_lr_factor"):
             value = getattr(self, key)
             if not isinstance(value, int | float) or not value > 0:
                 raise LSHFMError(f"schedule.{key}: expected a number > 0, found {value!r}")
@@ -85,6 +115,8 @@ class Schedule:
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """The factor of the scaled learning rate in optimizer step number `step` (from 0)."""
+        if self.decay == "one_cycle":
+            return self._cycle_factor(step, self.epochs * steps_per_epoch)
         warmup_steps = min(self.warmup_steps, steps_per_epoch - 1)
         if step < warmup_steps:
             return self.warmup_factor + (1 - self.warmup_factor) * step / warmup_steps
@@ -93,9 +125,50 @@ class Schedule:
         decay_steps = max(1, self.epochs * steps_per_epoch - warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup_steps) / decay_steps)))
 
+    def _cycle_factor(self, step: int, steps: int) -> float:
+        """Half a cosine from `cycle_start` to 1, and another one to `cycle_end`, as in torch's `OneCycleLR`."""
+        top = max(self.cycle_rise * steps - 1, 0.0)
+        if step <= top:
+            begin, end, passed = self.cycle_start, 1.0, step / top if top else 1.0
+        else:
+            begin, end, passed = 1.0, self.cycle_end, min(1.0, (step - top) / max(steps - 1 - top, 1.0))
+        return end + (begin - end) * 0.5 * (1 + math.cos(math.pi * passed))
+
+
+def optimizer_class(settings: Mapping[str, Any]) -> type[Optimizer]:
+    """The class of an optimizer with these `schedule.optimizer` settings.
+
+    Raises:
+        LSHFMError: `_target_` is no optimizer, or one that does not fit.
+    """
+    target = settings.get("_target_")
+    if target is None:
+        return OPTIMIZERS[settings["name"]]
+    try:
+        found = get_object(target)
+    except (ImportError, ValueError, TypeError, AttributeError) as error:
+        raise _no_optimizer(target, "nothing of this name") from error
+    if not (isinstance(found, type) and issubclass(found, Optimizer)) or found is Optimizer:
+        raise _no_optimizer(target, "no optimizer")
+    if (why := UNFIT.get(found)) is not None:
+        raise _no_optimizer(target, f"an optimizer that does not fit, since {why}")
+    return found
+
+
+def _no_optimizer(target: str, found: str) -> LSHFMError:
+    return LSHFMError(
+        f"schedule.optimizer._target_: expected the import path of an optimizer such as torch.optim.NAdam, found "
+        f"{found} at {target}"
+    )
+
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], schedule: Schedule, images_per_step: int, *, fused: bool = False
+    parameters: Iterable[nn.Parameter],
+    schedule: Schedule,
+    images_per_step: int,
+    *,
+    fused: bool = False,
+    backbone: Iterable[nn.Parameter] = (),
 ) -> Optimizer:
     """Build the optimizer of the parameters that require a gradient.
 
@@ -106,7 +179,9 @@ def build_optimizer(
         parameters: parameters of the student.
         schedule: the schedule. If its `optimizer` has `fused` or `foreach`, the argument `fused` is ignored.
         images_per_step: the learning rate scales with it.
-        fused: whether to update all parameters in one kernel.
+        fused: whether to update all parameters in one kernel, if the optimizer can.
+        backbone: those of the parameters whose rate is multiplied by `schedule.backbone_lr_factor`. If it is not 1,
+            they are a group of their own, the last one.
 
     Raises:
         LSHFMError: nothing is trainable, or the optimizer does not accept one of its arguments.
@@ -114,16 +189,27 @@ def build_optimizer(
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if not trainable:
         raise LSHFMError("the student has no trainable parameter: increase model.trainable_stages")
-    settings = {key: value for key, value in schedule.optimizer.items() if key != "name"}
-    if fused and not settings.get("foreach"):
+    kind = optimizer_class(schedule.optimizer)
+    settings = {key: value for key, value in schedule.optimizer.items() if key not in ("name", "_target_")}
+    if fused and kind in FUSED and not settings.get("foreach"):
         settings.setdefault("fused", True)
+    rate = schedule.scaled_lr(images_per_step)
+    groups: list[dict[str, Any]] = [{"params": trainable}]
+    own = {id(parameter) for parameter in backbone} if schedule.backbone_lr_factor != 1 else set()
+    slower = [parameter for parameter in trainable if id(parameter) in own]
+    if slower:
+        others = [parameter for parameter in trainable if id(parameter) not in own]
+        groups = [{"params": others}] if others else []
+        groups.append({"params": slower, "lr": rate * schedule.backbone_lr_factor})
+    named = schedule.optimizer.get("_target_") or schedule.optimizer["name"]
     try:
-        optimizer = OPTIMIZERS[schedule.optimizer["name"]](
-            trainable, lr=schedule.scaled_lr(images_per_step), **settings
-        )
+        # ``kind`` is any optimizer, of which torch declares only the base class.
+        optimizer: Optimizer = cast(Any, kind)(groups, lr=rate, **settings)
     except (TypeError, ValueError, RuntimeError) as error:
+        unknown = UNEXPECTED.search(str(error))
+        advice = f"; leave it out by ~schedule.optimizer.{unknown[1]}" if unknown else ""
         raise LSHFMError(
-            f"schedule.optimizer: {schedule.optimizer['name']} does not accept these arguments: {error}"
+            f"schedule.optimizer: {named} does not accept these arguments: {error}{advice}"
         ) from error
     optimizer.register_load_state_dict_pre_hook(_with_own_settings)
     return optimizer

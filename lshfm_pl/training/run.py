@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,14 +35,17 @@ from lshfm_pl.training.build import (
     build_module,
     inherit_report,
     inherited_from,
+    make_schedule,
     refuse_other_tensors,
     report_load,
     start_report,
     stored_data_config,
 )
+from lshfm_pl.training.callbacks.early_stopping import StopEarly
 from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint, RunRecord
 from lshfm_pl.training.callbacks.restoration import Restoration, refuse_damaged_state
 from lshfm_pl.training.callbacks.timing import EvaluationTimer, StepTimer
+from lshfm_pl.training.optim import build_optimizer
 from lshfm_pl.training.precision import PRECISIONS
 from lshfm_pl.training.teacher_check import compare_with_start, measure_teacher, report_other_data
 
@@ -161,6 +165,9 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             found_data=datamodule.derived_settings(),
             fingerprint=data.fingerprint,
             cost={**cost, "ms_per_image": evaluation_timer.ms_per_image()},
+            stopped_early=next(
+                (callback.summary() for callback in callbacks if isinstance(callback, StopEarly)), None
+            ),
             weights=None if module.averaged is None else module.averaged.summary(),
         )
         if trainer.is_global_zero:
@@ -206,8 +213,8 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
     """Check settings before anything is built or written.
 
     Raises:
-        LSHFMError: the folder holds a run already, the teacher's file does not exist, or precision or norm are not
-            supported.
+        LSHFMError: the folder holds a run already, the teacher's file does not exist, precision or norm are not
+            supported, or the optimizer does not take its arguments.
     """
     last = Path(config.output_dir) / "checkpoints" / LAST
     is_of_another = checkpoint is None or checkpoint.resolve().parent != last.resolve().parent
@@ -221,6 +228,8 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
             "trainer.sync_batchnorm: expected false with model.norm=bn_frozen_stats, found true, which would train "
             "the frozen statistics. There is nothing to synchronise"
         )
+    schedule = make_schedule(config)
+    build_optimizer([torch.nn.Parameter(torch.zeros(1, 1))], schedule, schedule.reference_batch_size)
     if config.trainer.precision is not None and str(config.trainer.precision) not in PRECISIONS:
         raise LSHFMError(
             f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
@@ -34,8 +35,13 @@ OF_THE_TRAINER = {
 SAVED = ("epoch_loop.state_dict", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress")
 """Keys of `loops.fit_loop` in a checkpoint that loop_progress completes."""
 
-OF_CLASSES = [(ExperimentWriter, "_check_log_dir_exists"), (CSVLogger, "experiment")]
-"""Methods of classes that runs/logs.py overrides."""
+OF_CLASSES = [
+    (ExperimentWriter, "_check_log_dir_exists"),
+    (CSVLogger, "experiment"),
+    (EarlyStopping, "_run_early_stopping_check"),
+    (EarlyStopping, "_validate_condition_metric"),
+]
+"""Methods of classes that runs/logs.py and callbacks/early_stopping.py override."""
 
 NAMED_TUPLES = {"_replace", "_asdict"}
 

@@ -8,6 +8,7 @@ from small_detectors import EVERY_STUDENT, as_float, random_batch, small_detecto
 from torch import nn
 
 from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.detectors.bodies import body_parameters
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.optim import Schedule, build_optimizer, build_scheduler
@@ -79,6 +80,88 @@ def test_cosine_equals_torchs():
         optimizer.step()
         reference.step()
     assert rates(schedule, steps_per_epoch=10) == pytest.approx(expected, abs=1e-9)
+
+
+def test_one_cycle_equals_torchs():
+    schedule = Schedule(epochs=4, lr=1.0, optimizer=SGD, decay="one_cycle", warmup_steps=5)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=40, cycle_momentum=False
+    )
+    expected = []
+    for _ in range(40):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert rates(schedule, steps_per_epoch=10) == pytest.approx(expected, abs=1e-9)
+    assert rates(Schedule(epochs=1, lr=1.0, optimizer=SGD, decay="one_cycle"), 1) == [1.0]
+
+
+@pytest.mark.parametrize("steps", [4, 15])
+def test_rate_of_the_backbone_follows_its_factor_also_on_a_loaded_state(steps):
+    schedule = Schedule(epochs=2, lr=0.02, optimizer=SGD, milestones=(1,), backbone_lr_factor=0.1)
+
+    def made():
+        of_head, of_body = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+        optimizer = build_optimizer([of_body, of_head], schedule, 8, backbone=[of_body])
+        return of_head, of_body, optimizer, build_scheduler(optimizer, schedule, 10)
+
+    of_head, of_body, optimizer, scheduler = made()
+    assert [group["params"] for group in optimizer.param_groups] == [[of_head], [of_body]]
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+    rate = 0.02 if steps < 10 else 0.002
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate / 10])
+    _, _, again, scheduler_again = made()
+    again.load_state_dict(optimizer.state_dict())
+    scheduler_again.load_state_dict(scheduler.state_dict())
+    assert [group["lr"] for group in again.param_groups] == [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("name", [*EVERY_STUDENT, "fasterrcnn_resnet50c4"])
+def test_backbone_is_all_but_neck_and_heads(name):
+    with torch.device("meta"):
+        detector = small_detector(name, backbone_weights=None)
+    own = {id(parameter) for parameter in body_parameters(detector)}
+    names = [key for key, parameter in detector.named_parameters() if id(parameter) in own]
+    others = [key for key, parameter in detector.named_parameters() if id(parameter) not in own]
+    assert names
+    assert others
+    is_cut = name.endswith("c4")
+    starts = ("backbone.", "roi_heads.box_head.0.") if is_cut else ("backbone.",)
+    assert all(key.startswith(starts) for key in names)
+    assert not any(key.startswith(("backbone.body.", "backbone.features.")) for key in others)
+    assert any(key.startswith("roi_heads.box_head.0.") for key in names) == is_cut
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"_target_": "torch.optim.NAdam", "weight_decay": 0.01}, torch.optim.NAdam),
+        ({"_target_": "torch.optim.RMSprop", "name": "sgd", "momentum": 0.9}, torch.optim.RMSprop),
+        ({"_target_": "torch.optim.Adafactor"}, torch.optim.Adafactor),
+    ],
+)
+def test_any_optimizer_of_torch_by_its_import_path(settings, kind):
+    schedule = Schedule(epochs=1, lr=0.1, optimizer=settings)
+    optimizer = build_optimizer([nn.Parameter(torch.ones(2, 3))], schedule, 8, fused=True)
+    assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"_target_": "torch.optim.Nadam"}, "such as torch.optim.NAdam, found nothing of this name at"),
+        ({"_target_": "torch.nn.Linear"}, "found no optimizer at torch.nn.Linear"),
+        ({"_target_": "torch.optim.LBFGS"}, "does not fit, since it computes the loss several times"),
+        ({"_target_": "torch.optim.NAdam", "nesterov": True}, "by ~schedule.optimizer.nesterov"),
+    ],
+)
+def test_wrong_optimizers_are_reported_in_one_line(settings, message):
+    with pytest.raises(LSHFMError, match=rf"^schedule.optimizer[^\n]+{message}[^\n]*$"):
+        build_optimizer([nn.Parameter(torch.zeros(1))], Schedule(epochs=1, lr=0.1, optimizer=settings), 8)
 
 
 def test_rate_scales_with_the_images_a_step():
@@ -191,7 +274,7 @@ def test_state_of_another_network_is_still_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decay": "poly"}, "schedule.decay: expected multistep or cosine, found 'poly'"),
+        ({"decay": "poly"}, "schedule.decay: expected multistep, cosine, one_cycle, found 'poly'"),
         (
             {"optimizer": {"name": "lion"}},
             "schedule.optimizer.name: expected one of sgd, adamw, found 'lion'",

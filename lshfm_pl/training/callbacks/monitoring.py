@@ -21,6 +21,7 @@ from lshfm_pl.metrics.inputs import drop_background
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.callbacks.decoration import decoration
 from lshfm_pl.training.callbacks.timing import BatchClock
+from lshfm_pl.training.optim import Schedule
 from lshfm_pl.training.precision import is_emulated
 
 __all__ = ["DetectionPictures", "EpochLine", "Hyperparameters", "RunSummary", "StepMonitor"]
@@ -216,8 +217,7 @@ class RunSummary(pl.Callback):
             yield (
                 "lr",
                 f"{schedule.scaled_lr(images):.3g} = {schedule.lr:g} × {images} / "
-                f"{schedule.reference_batch_size} images per step; {schedule.decay} decay after a warm-up of "
-                f"{min(schedule.warmup_steps, steps - 1):,} steps",
+                f"{schedule.reference_batch_size} images per step; {_course(schedule, steps)}",
             )
         precision = trainer.precision
         slow = " (emulated by this CPU: 32-true is faster)" if is_emulated(precision, module.device) else ""
@@ -225,6 +225,16 @@ class RunSummary(pl.Callback):
         if kernels := describe_switches(module.device):
             yield "kernels", f"{kernels}; kernels.<name>=false turns one off"
         yield "output", self.output_dir
+
+
+def _course(schedule: Schedule, steps: int) -> str:
+    """The course of the learning rate as a text."""
+    if schedule.decay == "one_cycle":
+        course = f"one cycle, which rises in {schedule.cycle_rise:.0%} of the steps"
+    else:
+        course = f"{schedule.decay} decay after a warm-up of {min(schedule.warmup_steps, steps - 1):,} steps"
+    factor = schedule.backbone_lr_factor
+    return course if factor == 1 else f"{course}; × {factor:g} for the backbone"
 
 
 def _counts_text(counts: Mapping[str, Any]) -> str:

@@ -201,6 +201,8 @@ def _require_optimizer(optimizer: torch.optim.Optimizer, found: Any) -> None:
     fresh = optimizer.state_dict()["param_groups"]
     _require_structure({"state": {}, "param_groups": fresh}, found, place)
     shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    # Others may keep values of other shapes, or different ones for some parameters, as Adafactor does.
+    is_known = isinstance(optimizer, torch.optim.SGD | torch.optim.Adam | torch.optim.AdamW)
     names: set[str] = set()
     for index, values in found["state"].items():
         if type(index) is not int or not 0 <= index < len(shapes) or not isinstance(values, Mapping):
@@ -209,7 +211,7 @@ def _require_optimizer(optimizer: torch.optim.Optimizer, found: Any) -> None:
             )
         names |= set(map(str, values))
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.ndim and value.shape != shapes[index]:
+            if is_known and isinstance(value, Tensor) and value.ndim and value.shape != shapes[index]:
                 raise _StructureError(
                     f"{place}: {name} of parameter {index} has the shape {list(value.shape)}"
                 )
@@ -217,7 +219,7 @@ def _require_optimizer(optimizer: torch.optim.Optimizer, found: Any) -> None:
                 raise _StructureError(f"{place}: expected a tensor as {name}, found {_short(value)}")
     required = names | (_ADAM_STATE if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) else set())
     for index, values in found["state"].items():
-        if values.keys() != required:
+        if is_known and values.keys() != required:
             raise _StructureError(f"{place}: expected {', '.join(sorted(required))} of parameter {index}")
 
 
