@@ -209,13 +209,17 @@ def dotted(content, prefix=""):
             yield from dotted(value, f"{prefix}{key}.")
 
 
+OF_ANY_OPTIMIZER = "schedule.optimizer._target_"
+"""The key that names an optimizer which no file of `conf/schedule` has."""
+
+
 def exists(key):
     """Whether a key, or a group of config files, is one that a command accepts."""
     key = re.sub(r"^(teacher\.detector|(teacher|student)\.model)\.", "model.", key)
     key = re.sub(r"^(teacher|student)\.model$", "model", key)
     group, _, inside = key.partition(".")
     group, at, package = group.partition("@")
-    if group == "hydra" or (CONFIG_DIR / key).is_dir():
+    if group == "hydra" or (CONFIG_DIR / key).is_dir() or key == OF_ANY_OPTIMIZER:
         return True
     if at:
         return (CONFIG_DIR / group).is_dir() and f"{package}.{inside}" in keys_of_commands()

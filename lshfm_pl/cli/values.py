@@ -68,9 +68,16 @@ def refuse_wrong_values(command: str, arguments: Sequence[str]) -> None:
     refuse_unread_keys(command, typed, defaults)
 
 
+SEVERAL = "logger"
+"""The group of which several files may be chosen at once: `logger=[default,wandb]`."""
+
+
 def _refuse_no_name(group: str, value: Any) -> None:
     """Refuse a choice of a group that is not the name of a file, such as null or true."""
-    if value == "" or not isinstance(value, str):
+    if group == SEVERAL and isinstance(value, list) and value:
+        for each in value:
+            _refuse_no_name(group, each)
+    elif value == "" or not isinstance(value, str):
         raise LSHFMError(missing_choice_message(group, "" if value == "" else _written(value)))
 
 

@@ -1,5 +1,6 @@
 """Optimizers and the learning rate, which is updated in every step: multi-step, cosine or one cycle."""
 
+import importlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from hydra.utils import get_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -145,8 +145,9 @@ def optimizer_class(settings: Mapping[str, Any]) -> type[Optimizer]:
     if target is None:
         return OPTIMIZERS[settings["name"]]
     try:
-        found = get_object(target)
-    except (ImportError, ValueError, TypeError, AttributeError) as error:
+        module, _, name = str(target).rpartition(".")
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
         raise _no_optimizer(target, "nothing of this name") from error
     if not (isinstance(found, type) and issubclass(found, Optimizer)) or found is Optimizer:
         raise _no_optimizer(target, "no optimizer")

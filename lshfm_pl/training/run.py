@@ -45,6 +45,7 @@ from lshfm_pl.training.callbacks.early_stopping import StopEarly
 from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint, RunRecord
 from lshfm_pl.training.callbacks.restoration import Restoration, refuse_damaged_state
 from lshfm_pl.training.callbacks.timing import EvaluationTimer, StepTimer
+from lshfm_pl.training.loggers import build_loggers, close_loggers
 from lshfm_pl.training.optim import build_optimizer
 from lshfm_pl.training.precision import PRECISIONS
 from lshfm_pl.training.teacher_check import compare_with_start, measure_teacher, report_other_data
@@ -118,7 +119,8 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             _prepare_folder(config, data, module)
             rewind_logs(Path(config.output_dir), log_position)
         callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
-        loggers = [instantiate(logger) for logger in config.logger.values() if logger is not None]
+        loggers = build_loggers(config.logger)
+        stack.callback(close_loggers, loggers)
         evaluation_timer = EvaluationTimer()
         if restoration is not None:
             callbacks.append(restoration)

@@ -1,4 +1,4 @@
-"""Callbacks for watching a run on the console, in TensorBoard and in `metrics.csv`."""
+"""Callbacks for watching a run on the console and by its loggers."""
 
 import logging
 import time
@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -21,6 +20,7 @@ from lshfm_pl.metrics.inputs import drop_background
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.callbacks.decoration import decoration
 from lshfm_pl.training.callbacks.timing import BatchClock
+from lshfm_pl.training.loggers import log_hyperparameters, log_picture, shows_pictures
 from lshfm_pl.training.optim import Schedule
 from lshfm_pl.training.precision import is_emulated
 
@@ -86,7 +86,7 @@ def _is_logged(trainer: pl.Trainer, step: int) -> bool:
 
 
 class DetectionPictures(pl.Callback):
-    """Shows the student's detections in some validation images in TensorBoard, beside the ground truth.
+    """Shows the student's detections in some validation images beside the ground truth, by all loggers that can.
 
     Args:
         num_images: number of images, evenly spaced over the validation set.
@@ -106,12 +106,12 @@ class DetectionPictures(pl.Callback):
         self.score_threshold = score_threshold
         self._drawn_epoch = 0
 
-    @decoration("the pictures of detections in TensorBoard")
+    @decoration("the pictures of detections")
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the pictures during training, in the first process only."""
         epoch = trainer.current_epoch + 1
         is_due = epoch >= self._drawn_epoch + self.every_n_epochs or epoch == trainer.max_epochs
-        writers = _tensorboard(trainer)
+        writers = [logger for logger in trainer.loggers if shows_pictures(logger)]
         if not (trainer.state.fn == "fit" and is_due and writers and trainer.is_global_zero):
             return
         assert isinstance(pl_module, DetectionModule)
@@ -135,7 +135,7 @@ class DetectionPictures(pl.Callback):
         )
         for writer in writers:
             # The step of the validation's metrics, which a checkpoint of this epoch counts as logged already.
-            writer.experiment.add_image("val/detections", picture, max(0, trainer.global_step - 1))
+            log_picture(writer, "val/detections", picture, max(0, trainer.global_step - 1))
 
     def state_dict(self) -> dict[str, Any]:
         """The last drawn epoch, so that a resumed run draws in the same epochs as an uninterrupted one."""
@@ -147,7 +147,7 @@ class DetectionPictures(pl.Callback):
 
 
 class Hyperparameters(pl.Callback):
-    """Writes the run's settings and final metrics for TensorBoard's HParams tab, which compares runs.
+    """Passes the run's settings and final metrics to loggers that compare runs, as TensorBoard's HParams tab does.
 
     Args:
         values: name → setting; None is written as "none". The teacher's name is added.
@@ -156,18 +156,16 @@ class Hyperparameters(pl.Callback):
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = {name: "none" if value is None else value for name, value in values.items()}
 
-    @decoration("the settings in TensorBoard")
+    @decoration("the settings and final figures in a logger")
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the settings, and `final/AP` and other metrics of the test set."""
         assert isinstance(pl_module, DetectionModule)
         teacher = pl_module.teacher.config["name"] if isinstance(pl_module, DistillationModule) else "none"
         figures = {f"final/{name}": pl_module.results[name] for name in FINAL_FIGURES}
-        for writer in _tensorboard(trainer):
-            writer.log_hyperparams({**self.values, "teacher": teacher}, figures, step=trainer.global_step)
-
-
-def _tensorboard(trainer: pl.Trainer) -> list[TensorBoardLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        for logger in trainer.loggers:
+            log_hyperparameters(
+                logger, {**self.values, "teacher": teacher}, figures, step=trainer.global_step
+            )
 
 
 class RunSummary(pl.Callback):

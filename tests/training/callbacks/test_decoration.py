@@ -98,5 +98,5 @@ def test_training_continues_where_nothing_can_be_shown(tmp_path, caplog, monkeyp
     told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert told == [
         "left out: the summary of the run (OSError: cannot open resource)",
-        "left out: the pictures of detections in TensorBoard (OSError: cannot open resource)",
+        "left out: the pictures of detections (OSError: cannot open resource)",
     ]
