@@ -1,5 +1,6 @@
 """Paths of the config folders, values in the user's own config files, and `~` in paths."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,32 @@ def own_config_dir() -> Path | None:
 
 
 def named_in_own_configs(group: str, key: str) -> set[str]:
-    """The texts under a key in the YAML files of a group in `--config-dir`.
+    """The texts under a key, at any depth, in the YAML files of a group in `--config-dir`.
 
     An untrusted file, such as a checkpoint, can name a module. The module is imported only if the user names it
     too, and the files in this folder are the user's own.
     """
     folder = own_config_dir()
-    found = set()
+    found: set[str] = set()
     files = [] if folder is None else sorted((folder / group).glob("*.yaml"))
     for file in files:
         try:
             content: Any = OmegaConf.to_container(OmegaConf.load(file))
         except (OmegaConfBaseException, OSError, ValueError, YAMLError):
             continue  # Hydra reports a broken file when it is chosen
-        if isinstance(content, dict) and isinstance(content.get(key), str):
-            found.add(content[key])
+        found.update(_texts_under(key, content))
     return found
+
+
+def _texts_under(key: str, content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        if isinstance(content.get(key), str):
+            yield content[key]
+        for value in content.values():
+            yield from _texts_under(key, value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _texts_under(key, value)
 
 
 def from_home(path: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
+from lshfm_pl.data.sampler import Draw
 from lshfm_pl.detectors import Detector
 from lshfm_pl.drawing.agreement import agreement_picture
 from lshfm_pl.drawing.display import refuse_without_display, show
@@ -41,6 +42,8 @@ def visualize(config: DictConfig) -> list[Path]:
         LSHFMError: a checkpoint or the data do not load, classes differ, or an image does not exist.
     """
     set_switches(cli.as_dict(config.get("kernels")))
+    if config.split is None:
+        config.split = "train" if config.get("augment") else "test"
     if config.show:
         refuse_without_display()
     files = checkpoint_files(config)
@@ -53,11 +56,12 @@ def visualize(config: DictConfig) -> list[Path]:
     device = choose_device(config.device)
     dataset, class_names = load_split(config, list(files.values()))
     chosen = choose_images(dataset, config)
-    samples = [dataset[index] for index in chosen]
+    samples = [dataset[Draw(index, config.epoch)] for index in chosen]
     images, targets = [image for image, _ in samples], [target for _, target in samples]
     names = [dataset.records[index].image_id for index in chosen]
 
-    columns: dict[str, list[dict[str, Tensor]]] = {TRUTH: targets}
+    title = f"training pictures of epoch {config.epoch}" if config.get("augment") else TRUTH
+    columns: dict[str, list[dict[str, Tensor]]] = {title: targets}
     detectors: dict[str, Detector] = {}
     for title, file in files.items():
         detector = load_for_data(file, config, class_names).to(device)
@@ -66,7 +70,8 @@ def visualize(config: DictConfig) -> list[Path]:
         if config.agreement:
             detectors[title] = detector
 
-    folder, kind = Path(config.output_dir), "detections" if files else "ground_truth"
+    folder = Path(config.output_dir)
+    kind = "detections" if files else "augmented" if config.get("augment") else "ground_truth"
     groups = [range(len(images))] if config.grid else [[position] for position in range(len(images))]
     written = [
         detection_grid(

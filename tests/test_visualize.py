@@ -95,6 +95,18 @@ def test_ground_truth_of_an_image_has_its_box_dashed_if_difficult(folder, tmp_pa
     assert 0.3 < edges[1].float().mean() < 0.8
 
 
+def test_sheet_shows_training_pictures_as_they_are_in_a_batch(folder, tmp_path):
+    def sheet(*overrides, to="a"):
+        (path,) = run(tmp_path / to, *of_data(folder), "augment=strong", "seed=2", *overrides)
+        return path
+
+    first = sheet()
+    assert first.name == f"augmented_train_{folder.name}-000009.png"
+    assert first.read_bytes() == sheet(to="b").read_bytes() != sheet("epoch=1", to="c").read_bytes()
+    with pytest.raises(LSHFMError, match="augment: only training pictures are augmented: give split=train"):
+        sheet("split=test")
+
+
 def test_images_are_chosen_by_position_name_or_seed(folder, tmp_path):
     def names(*overrides):
         return [

@@ -15,6 +15,7 @@ from lshfm_pl.cli.names import (
     choices_with_key,
     close_choices,
     closest_keys,
+    commands_with_group,
     commands_with_key,
     group_choices,
     groups,
@@ -22,6 +23,7 @@ from lshfm_pl.cli.names import (
     trainer_arguments,
     valid_keys,
 )
+from lshfm_pl.cli.own_files import OF_OWN_FILES
 from lshfm_pl.cli.own_folder import folders_of, is_group
 from lshfm_pl.cli.ranges import choices_of
 from lshfm_pl.errors import first_few
@@ -176,6 +178,11 @@ def _no_such_choice(missing: str, command: str, overrides: Sequence[str]) -> str
     key = key.partition("@distill.terms.")[0]  # of a sum of losses, typed as distill=[a,b]
     start = f"{key}={name}: no such file in {folders_of(group)}"
     if _is_path(name):
+        if group in OF_OWN_FILES:
+            return (
+                f"{group}={name}: found no such file; expected a YAML file of your own, or one of "
+                f"{first_few(choices, CUT_CHOICES)}"
+            )
         advice = _for_path(group, name, command)
         return f"{group}={name}: expected the name of a file in {folders_of(group)}, found a path; {advice}"
     elsewhere = groups_with_choice(name)
@@ -312,6 +319,8 @@ def _close_keys(key: str, valid: Sequence[str]) -> list[str]:
 def _elsewhere(key: str, typed: str, command: str) -> str:
     """Where else a value or a key exists, or how to list all keys."""
     value = typed.partition("=")[2]
+    if takers := commands_with_group(key):
+        return f"it is a group of {alternatives(takers)}, and {command} has no use for it"
     group = groups_with_choice(value)
     if group:
         return f"did you mean {alternatives([f'{name}={value}' for name in group])}?"

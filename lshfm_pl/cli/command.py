@@ -27,6 +27,7 @@ from lshfm_pl.cli.environment import prepare_environment, refuse_several_process
 from lshfm_pl.cli.failures import error_message, print_thread_failure
 from lshfm_pl.cli.grammar import is_multirun, overrides_of, quote_texts
 from lshfm_pl.cli.names import group_choices
+from lshfm_pl.cli.own_files import register_own_files
 from lshfm_pl.cli.own_folder import choose_own_folder
 from lshfm_pl.cli.spelling import flags_apart, translate_arguments, with_typed_keys
 from lshfm_pl.cli.streams import prepare_streams
@@ -135,6 +136,7 @@ def _run(config_name: str, function: Callable[[], Callable[[DictConfig], Any]]) 
     os.environ[FULL_ERROR] = "1"
     try:
         choose_own_folder(arguments)
+        register_own_files(arguments)
         refuse_wrong_values(config_name, arguments)
         refuse_unfit_command_line(config_name, arguments)
         _hydra_main(config_name)(job)()

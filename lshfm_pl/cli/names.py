@@ -24,6 +24,7 @@ __all__ = [
     "chooses_group",
     "close_choices",
     "closest_keys",
+    "commands_with_group",
     "commands_with_key",
     "group_choices",
     "groups",
@@ -145,6 +146,11 @@ def trainer_arguments() -> tuple[str, ...]:
             )
             return tuple(argument.arg for argument in [*init.args.args[1:], *init.args.kwonlyargs])
     return ()
+
+
+def commands_with_group(name: str) -> list[str]:
+    """The commands that choose a file of a group."""
+    return [path.stem for path in sorted(CONFIG_DIR.glob("*.yaml")) if name in _groups_of(path.stem)]
 
 
 def commands_with_key(key: str) -> list[str]:

@@ -85,6 +85,7 @@ RANGES = {
     "decay_from": FROM_0,
     "detections_per_img": COUNT,
     "ema_decay": SHARE,
+    "epoch": FROM_0,
     "epochs": COUNT,
     "eval_batch_size": COUNT,
     "every_n_epochs": COUNT,

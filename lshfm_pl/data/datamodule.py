@@ -2,15 +2,16 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from lshfm_pl.data.augment.build import build_augmentation
 from lshfm_pl.data.class_counts import warn_about_rare_classes, warn_about_unlearnt_classes
-from lshfm_pl.data.dataset import DetectionDataset, check_headers
+from lshfm_pl.data.dataset import DetectionDataset, Transform, check_headers
 from lshfm_pl.data.exif import orientation_faults
 from lshfm_pl.data.fault_lines import advice, log_faults, log_skipped
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample
@@ -43,7 +44,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         num_workers: number of loader processes; 0 loads in the main process.
         start_method: how they are started: fork, forkserver or spawn; None for Python's default.
         aspect_ratio_groups: see `AspectRatioBatchSampler`; 0 for no groups.
-        flip_probability: probability of the horizontal flip in training.
+        flip_probability: probability of the horizontal flip in training; see also `use_augmentation`.
         seed: seed of the order of images and of the random transforms.
         on_bad_sample: what to do with a training image that can't be read, or whose annotation can't. `error`
             stops and names it. `skip` leaves it out if that is known before training, otherwise replaces it by
@@ -80,7 +81,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.start_method = start_method
         self.aspect_ratio_groups = aspect_ratio_groups
-        self.train_transform = train_transform(flip_probability)
+        self.train_transform: Transform = train_transform(flip_probability)
         self.seed = seed
         self.on_bad_sample: OnBadSample = on_bad_sample
         self._class_names: tuple[str, ...] | None = None
@@ -88,6 +89,19 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         self._train_counts: dict[str, int] | None = None
         self._sets: dict[str, DetectionDataset] = {}
         self._train_log = FaultLog(on_bad_sample)
+
+    def use_augmentation(self, config: Mapping[str, Any] | None, *, is_trusted: bool = True) -> None:
+        """Use the transforms of a config for training, instead of the flip alone. To be called before `setup`.
+
+        Args:
+            config: the node `augment` of a run's config; empty or None, as in older runs, keeps the flip.
+            is_trusted: see `build_augmentation`.
+
+        Raises:
+            LSHFMError: a class or an argument is unknown, or a transform does not fit detection.
+        """
+        if config:
+            self.train_transform = build_augmentation(config, is_trusted=is_trusted)
 
     @abstractmethod
     def read_set(self, split: str, faults: FaultLog) -> DetectionDataset:

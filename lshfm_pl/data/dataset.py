@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from lshfm_pl.data.augment.generators import seeded_generators
+from lshfm_pl.data.augment.pipeline import Augmentation
 from lshfm_pl.data.fault_lines import NO_SKIPPING
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import decode_image, has_end_mark, image_size, read_image_file, rotate_by_exif
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 Target = dict[str, Tensor]
-Transform = Callable[[tv_tensors.Image, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
+Transform = Augmentation | Callable[[tv_tensors.Image, dict[str, Any]], tuple[Tensor, dict[str, Any]]]
 
 _REPLACEMENTS = 100
 """Number of consecutive bad images after which a run stops even if it skips bad images."""
@@ -151,6 +153,16 @@ def decode_with_faults(path: Path, read: Callable[[], Tensor]) -> tuple[Tensor, 
     return image, faults
 
 
+def _with_types(image: Tensor, target: Target) -> tuple[tv_tensors.Image, dict[str, Any]]:
+    """An image and its target as torchvision's transforms take them."""
+    boxes = tv_tensors.BoundingBoxes(
+        target["boxes"],
+        format=tv_tensors.BoundingBoxFormat.XYXY,
+        canvas_size=tuple(image.shape[-2:]),
+    )
+    return tv_tensors.Image(image), {**target, "boxes": boxes}
+
+
 def _size(image: Tensor) -> tuple[int, int]:
     """Width and height."""
     return image.shape[-1], image.shape[-2]
@@ -173,7 +185,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     Args:
         records: the images with their objects.
         class_names: names of the labels 1..C.
-        transforms: called with `(tv_tensors.Image, target)`, where the boxes are `tv_tensors.BoundingBoxes`.
+        transforms: called with `(tv_tensors.Image, target)`, where the boxes are `tv_tensors.BoundingBoxes`; an
+            `Augmentation` also with a function that returns another image of the set with its target.
         keep_difficult: False drops objects marked difficult from the targets (training).
         seed: seed of the random transforms, at least 0.
         log: decides whether a bad image raises (the default) or is replaced.
@@ -215,15 +228,19 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         target = self.target(index)
         if self.transforms is None:
             return image, target
-        target["boxes"] = tv_tensors.BoundingBoxes(
-            target["boxes"], format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=tuple(image.shape[-2:])
-        )
-        # Seeds only the CPU generator, which fork_rng restores: torch.manual_seed would reseed CUDA too.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mix_seed(self.seed, epoch, index))
-            image, target = self.transforms(tv_tensors.Image(image), target)
+        sample = _with_types(image, target)
+        with seeded_generators(mix_seed(self.seed, epoch, index)):
+            if isinstance(self.transforms, Augmentation):
+                image, target = self.transforms(*sample, lambda: self._other(epoch))
+            else:
+                image, target = self.transforms(*sample)
         plain = {name: value.as_subclass(Tensor) for name, value in target.items()}
         return image.as_subclass(Tensor), plain
+
+    def _other(self, epoch: int) -> tuple[tv_tensors.Image, dict[str, Any]]:
+        """An image of the set, drawn by torch's generator, with its target, for transforms that mix images."""
+        index, image = self._read(int(torch.randint(len(self), ())), epoch)
+        return _with_types(image, self.target(index))
 
     def _read(self, index: int, epoch: int) -> tuple[int, Tensor]:
         """Read an image and return its index too. If the image is bad and may be skipped, another one is read."""

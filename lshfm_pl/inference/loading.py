@@ -46,7 +46,12 @@ def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
 
 
 def read_data(
-    files: Sequence[str], data: DictConfig | None, *, stage: str, drawn_below: str | Path | None
+    files: Sequence[str],
+    data: DictConfig | None,
+    *,
+    stage: str,
+    drawn_below: str | Path | None,
+    augment: Mapping[str, Any] | None = None,
 ) -> tuple[DetectionDataModule, dict[str, Any]]:
     """Read the data set of `data=…`, or else the one that a detector was trained on.
 
@@ -59,6 +64,7 @@ def read_data(
         data: the node `data` of the command's config, or None.
         stage: `fit`, `validate` or `test`.
         drawn_below: the folder in which missing scenes of shapes are drawn; None draws none.
+        augment: the augmentation of training pictures; None for the flip alone.
 
     Returns:
         The data module, set up for `stage`, and its config.
@@ -83,16 +89,20 @@ def read_data(
             )
         settings = changed_data(stored, settings)
         datamodule = build_datamodule(settings, drawn_below=drawn_below)
+    datamodule.use_augmentation(augment)
     return _set_up(datamodule, contents, stage), settings
 
 
-def read_recorded_data(settings: Mapping[str, Any], content: Any, *, stage: str) -> DetectionDataModule:
+def read_recorded_data(
+    settings: Mapping[str, Any], content: Any, *, stage: str, augment: Mapping[str, Any] | None = None
+) -> DetectionDataModule:
     """Read the data set of a file that records a run, which must exist: nothing is downloaded or drawn.
 
     Args:
         settings: the data config in the file.
         content: of the file, which may store class names.
         stage: `fit`, `validate` or `test`.
+        augment: the augmentation in the file, which may only name known transforms.
 
     Returns:
         The data module, set up for `stage`.
@@ -100,7 +110,9 @@ def read_recorded_data(settings: Mapping[str, Any], content: Any, *, stage: str)
     Raises:
         LSHFMError: the config does not fit this version, or the data do not exist.
     """
-    return _set_up(build_datamodule(settings), [content], stage)
+    datamodule = build_datamodule(settings)
+    datamodule.use_augmentation(augment, is_trusted=False)
+    return _set_up(datamodule, [content], stage)
 
 
 def _set_up(datamodule: DetectionDataModule, contents: Sequence[Any], stage: str) -> DetectionDataModule:
@@ -140,18 +152,30 @@ STAGES = {"train": "fit", "val": "validate", "test": "test"}
 
 
 def load_split(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDataset, tuple[str, ...]]:
-    """Read a split of the data that `read_data` finds; returns it without transforms, and its class names.
+    """Read a split of the data that `read_data` finds; returns it and its class names.
+
+    The images are those of the files, without transforms. With `augment` in the config, the split is the training
+    set, and its images are those of training.
 
     Raises:
         LSHFMError: there is no such split, nothing says which data to use, or the data do not exist.
     """
     if config.split not in STAGES:
         raise LSHFMError(f"split: expected one of {', '.join(STAGES)}, found {config.split!r}")
+    augment = as_dict(config.get("augment"))
+    if augment and config.split != "train":
+        raise LSHFMError(
+            f"augment: only training pictures are augmented: give split=train, found {config.split}"
+        )
     datamodule, _ = read_data(
-        files, config.get("data"), stage=STAGES[config.split], drawn_below=config.output_dir
+        files,
+        config.get("data"),
+        stage=STAGES[config.split],
+        drawn_below=config.output_dir,
+        augment=augment,
     )
-    dataset = getattr(datamodule, f"{config.split}_set").without_transforms()
-    return dataset, datamodule.class_names
+    dataset = getattr(datamodule, f"{config.split}_set")
+    return dataset if augment else dataset.without_transforms(), datamodule.class_names
 
 
 def stored_data(file: str) -> dict[str, Any] | None:

@@ -11,6 +11,10 @@ from lshfm_pl.errors import LSHFMError, first_few
 __all__ = ["choose_images"]
 
 
+_DRAWN, _DRAWN_OF_BATCH = 4, 16
+"""Number of images that are drawn by default: of a set, and of augmented training pictures."""
+
+
 def choose_images(dataset: DetectionDataset, config: DictConfig) -> list[int]:
     """Indices into the data set: those of `index`, else of the images `image_id`, else `random` ones by `seed`.
 
@@ -31,9 +35,12 @@ def choose_images(dataset: DetectionDataset, config: DictConfig) -> list[int]:
         return [
             position for name in _as_list(config.image_id) for position in _named(dataset, str(name), config)
         ]
-    count = min(config.random, len(dataset))
+    wanted = config.random
+    if wanted is None:
+        wanted = _DRAWN_OF_BATCH if config.get("augment") else _DRAWN
+    count = min(wanted, len(dataset))
     if count < 1:
-        raise LSHFMError(f"random: expected at least one image, found {config.random} of {len(dataset)}")
+        raise LSHFMError(f"random: expected at least one image, found {wanted} of {len(dataset)}")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(config.seed))
     return sorted(order[:count].tolist())
 

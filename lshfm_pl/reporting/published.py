@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from lshfm_pl.data.augment.describe import PUBLISHED, describe_augmentation
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.reporting.runs import Run
 
@@ -104,6 +105,9 @@ def _has_settings_of(run: Run, experiment: str) -> bool:
     settings = run.results.get("settings")
     if not isinstance(settings, Mapping):
         settings = run.config
+    augment = settings.get("augment")
+    if (augment if isinstance(augment, str) else describe_augmentation(settings)) != PUBLISHED:
+        return False
     own = _relevant({**settings, "distill": run.results["distill"]})
     return all(
         row[part][key] == value for part in row for key, value in own[part].items() if key in row[part]

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lshfm_pl.data.augment.describe import PUBLISHED
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.renamed import current_path
@@ -162,6 +163,8 @@ class Run:
         settings = self.results.get("settings")
         if not isinstance(settings, Mapping):
             settings = training_settings(self.config) if self.config else {}
+        # Runs of before there were other augmentations were trained with the published one.
+        settings = {"augment": PUBLISHED, **settings} if settings else settings
         flat = flattened({**settings, "world_size": self.results.get("world_size")})
         flat.pop("schedule.name", None)
         return flat

@@ -15,7 +15,7 @@ from lshfm_pl.runs.launch import quoted
 
 __all__ = ["Plan", "Typed"]
 
-PASSED_ON = ("data", "kernels", "schedule", "trainer")
+PASSED_ON = ("augment", "data", "kernels", "schedule", "trainer")
 """Config groups whose overrides on the command line are passed to every run."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from lshfm_pl.cli import as_dict
 from lshfm_pl.data.fingerprint import MOST_CHANGES_LISTED, Fingerprint, differences, fingerprint
 from lshfm_pl.data.split import division
 from lshfm_pl.errors import LSHFMError, first_few
@@ -34,7 +35,7 @@ class RunData:
     """The data of a run, which are read once, when they are first needed.
 
     Args:
-        config: config with the node `data`.
+        config: config with the nodes `data` and, for training, `augment`.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -48,6 +49,7 @@ class RunData:
             LSHFMError: the data have errors.
         """
         datamodule: DetectionDataModule = instantiate(self._config.data)
+        datamodule.use_augmentation(as_dict(self._config.get("augment")))
         datamodule.prepare_data()
         datamodule.setup("fit")
         datamodule.setup("test")  # now, so that errors in the test set are reported before the training

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import lshfm_pl
 from lshfm_pl.cli import inherited_parts
+from lshfm_pl.data.augment.describe import describe_augmentation
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_end, write_atomically
 from lshfm_pl.kernels.switches import switches
@@ -184,6 +185,7 @@ def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": config.get("schedule"),
         "trainer": {key: (config.get("trainer") or {}).get(key) for key in TRAINER_SETTINGS},
         **({STOPPING: stopping} if stopping else {}),
+        "augment": describe_augmentation(config),
     }
 
 

@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lshfm_pl.data.augment.describe import PUBLISHED, describe_augmentation
 from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.renamed import current_path
 from lshfm_pl.runs.reading import read_yaml
@@ -38,6 +39,7 @@ WITHOUT_EFFECT = (
 """
 
 MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
+    "augment": (PUBLISHED,),
     "data.first_pixel": (1,),
     "schedule.backbone_lr_factor": (1.0,),
     "model.match_classes": ("by_name",),
@@ -99,7 +101,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that change what is learned, with dotted keys: `{"schedule.lr": 0.01, …}`.
 
-    The rule for weights that follow from gradients is left out where weights are fixed.
+    The rule for weights that follow from gradients is left out where weights are fixed. The augmentation is one
+    text, as the order of its transforms matters.
     """
     flat: dict[str, Any] = {}
 
@@ -114,7 +117,9 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[prefix] = current_path(value) if prefix.endswith("_target_") else value
 
-    walk("", config)
+    walk("", {key: value for key, value in config.items() if key != "augment"})
+    if "augment" in config:
+        flat["augment"] = describe_augmentation(config)
     if flat.get("distill.balance") != "share":
         flat = {key: value for key, value in flat.items() if not key.startswith("distill.balance_rule.")}
     return flat

@@ -77,7 +77,9 @@ def _rebuilt(weights: dict[str, Any]) -> tuple[str | None, DetectionDataModule, 
     for detector in (settings.model, settings.teacher.detector):
         refuse_unnamed_parts(as_dict(detector))
     refuse_unnamed_losses(as_dict(settings.distill))
-    datamodule = read_recorded_data(as_dict(settings.data), weights, stage="fit")
+    datamodule = read_recorded_data(
+        as_dict(settings.data), weights, stage="fit", augment=as_dict(settings.get("augment"))
+    )
     module = build_module(settings, datamodule, is_resumed=True)
     take_over_norm_eps(module.detector, weights.get("detector"))
     module.load_state_dict(weights["state_dict"])

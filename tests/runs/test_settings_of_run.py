@@ -37,3 +37,17 @@ def test_older_run_without_kernel_switches_is_resumed_with_all_of_them_on():
     assert differing_keys(saved, wanted) == []
     wanted["kernels.winograd"] = False
     assert differing_keys(saved, wanted) == ["kernels.winograd: absent → False"]
+
+
+def test_older_runs_have_the_published_augmentation():
+    def flat(*transforms, flip=0.5):
+        return comparable({"data": {"flip_probability": flip}, "augment": {"transforms": list(transforms)}})
+
+    flip = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip", "p": 0.5}
+    older = comparable({"data": {"flip_probability": 0.5}})
+    assert differing_keys(older, flat(flip)) == []
+    assert differing_keys(older, flat(flip, {"_target_": "a.Fog"})) == [
+        "augment: absent → RandomHorizontalFlip(p=0.5), Fog()"
+    ]
+    assert differing_keys(flat({"_target_": "a.Fog"}), flat(flip)) == ["augment: Fog() → published"]
+    assert differing_keys(flat(flip), flat()) == ["augment: published → none"]
