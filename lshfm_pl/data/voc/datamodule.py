@@ -179,7 +179,9 @@ class VOCDataModule(DetectionDataModule):
         if not found:
             return key, self.splits[split]
         name = self._name_in(found, split)
-        return key, None if name is None else [str(found[name].split_file)]
+        return key, None if name is None else [
+            found[name].split_file.relative_to(self._data_folder()).as_posix()
+        ]
 
     def _name_in(self, found: dict[str, VOCSource], split: str) -> str | None:
         """The found set that is a set; None if there is none."""

@@ -1,10 +1,11 @@
 """Reading the label file of a picture: one object a line, by numbers relative to the picture's size."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from lshfm_pl.data.coco.values import EntryError, Notes, number_in, short_repr
-from lshfm_pl.data.faults import Fault, FaultLog
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.text_files import read_text
 
 __all__ = ["Label", "read_labels"]
@@ -50,10 +51,15 @@ def read_labels(
         log: receives errors.
 
     Raises:
-        FaultError: the file can't be read, or there is an error and `log` does not skip errors.
+        FaultError: the file can't be read or has an error, and `log` does not skip errors.
     """
-    labels = []
-    for line, content in enumerate(read_text(path, log, limit=_LARGEST_FILE).splitlines(), start=1):
+    labels: list[Label] = []
+    try:
+        lines = read_text(path, log, limit=_LARGEST_FILE).splitlines()
+    except FaultError as error:
+        log.add(dataclasses.replace(error.fault, image_id=image_id))
+        return labels
+    for line, content in enumerate(lines, start=1):
         notes.place = f"{path}:{line}"
         try:
             if content.strip():

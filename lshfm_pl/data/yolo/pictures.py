@@ -1,5 +1,6 @@
 """Finding the pictures of a YOLO data set, and the label file of each."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -126,7 +127,8 @@ def find_labels(pictures: Sequence[Picture], place: Path, log: FaultLog) -> dict
     tried = []
     for find in (_in_labels_folder, _beside):
         paths = {picture.id: find(picture.path) for picture in existing if picture.path is not None}
-        labels = {image_id: path for image_id, path in paths.items() if path.is_file()}
+        # A link to nothing is not the same as no label file: its objects would be lost.
+        labels = {image_id: path for image_id, path in paths.items() if os.path.lexists(path)}
         if labels:
             break
         tried += [str(path) for path in paths.values()][:1]

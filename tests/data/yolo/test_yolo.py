@@ -1,6 +1,7 @@
 """Reading data sets in YOLO's layout: what is read, what leaves an image out, what stops."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -192,6 +193,19 @@ def test_a_label_file_without_picture_is_not_lost(tmp_path):
         read(root)
     dataset, log = read(root, on_error="skip")
     assert len(dataset) == len(log.errors) == 1
+
+
+def test_a_label_file_that_cannot_be_read_is_not_background(tmp_path):
+    root = train_of(tmp_path, {"a": ONE, "b": ONE, "c": ONE, "d": ONE})
+    labels = root / "labels" / "train"
+    for name in "abc":
+        (labels / f"{name}.txt").unlink()
+    (labels / "a.txt").symlink_to("gone.txt")
+    os.mkfifo(labels / "b.txt")
+    (labels / "c.txt").write_bytes(b"\xff\xfe\xfd" + ONE.encode())
+    dataset, log = read(root, on_error="skip")
+    assert list(boxes_of(dataset)) == ["d.png"]
+    assert [fault.path.name for fault in log.errors] == ["a.txt", "b.txt", "c.txt"]
 
 
 def test_two_pictures_with_one_label_file_are_left_out(tmp_path):
