@@ -107,9 +107,13 @@ def find_formats(root: Path) -> dict[str, tuple[str, Any]]:
         found["coco_json"] = "several annotation files", COCODataModule
     if has_lists(root):
         found["voc_folder"] = "ImageSets/Main", _voc
-    elif sources := find_sources(root):
-        place = next(iter(sources.values())).split_file.relative_to(root).as_posix()
-        found["voc_folder"] = f".xml files in {place}/", _voc
+        return found
+    try:
+        if sources := find_sources(root):
+            place = next(iter(sources.values())).split_file.relative_to(root).as_posix()
+            found["voc_folder"] = f".xml files in {place}/", _voc
+    except FaultError:
+        found["voc_folder"] = "several folders of a set", _voc
     return found
 
 

@@ -39,6 +39,26 @@ class Split:
         self.seed = seed
         self._digests: dict[tuple[Path, int, int], bytes] = {}
 
+    def refuse_own_sets(self, val: object, test: object) -> None:
+        """Refuse to divide data that have a validation set, or a test set beside a share for one.
+
+        Args:
+            val: where the validation set is; None without one.
+            test: where the test set is; None without one.
+
+        Raises:
+            LSHFMError: a set of the data would be left out.
+        """
+        if val is not None:
+            raise LSHFMError(
+                f"data.split: expected data without a validation set, found {val}. Leave data.split out."
+            )
+        if test is not None and self.shares["test"]:
+            raise LSHFMError(
+                f"data.split: the data have a test set, {test}. Give two shares, for training and validation: "
+                "data.split=0.9/0.1"
+            )
+
     def part_of_set(self, name: str) -> str:
         """The part that is the set `train`, `val` or `test`. Without a share for it, the test set is `val`."""
         return "val" if name == "test" and not self.shares["test"] else name

@@ -13,7 +13,7 @@ from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.split import HOW_TO_SPLIT, read_split_setting
+from lshfm_pl.data.split import HOW_TO_SPLIT, Part, read_split_setting
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.errors import LSHFMError, first_few
 
@@ -147,6 +147,7 @@ class COCODataModule(CategoryDataModule):
             **loading,
         )
         self.split = read_split_setting(split, split_seed)
+        self._own_test = False
         self._given_files = {
             "train": self._file_and_folder("train", train_annotations, train_images),
             "val": self._file_and_folder("val", val_annotations, val_images),
@@ -173,11 +174,9 @@ class COCODataModule(CategoryDataModule):
             if ALL in found and not files["train"]:
                 files["train"] = found[ALL]
         if self.split is not None:
-            if (val := files["val"]) is not None:
-                raise LSHFMError(
-                    f"data.split: expected data without a validation set, found {val[0]}. Leave data.split out."
-                )
-            return dict.fromkeys(files, files["train"])
+            self._own_test = files["test"] is not None
+            self.split.refuse_own_sets(*(found and found[0] for found in (files["val"], files["test"])))
+            return {**files, "val": files["train"], "test": files["test"] or files["train"]}
         return {**files, "test": files["test"] or files["val"]}
 
     def _file_and_folder(
@@ -205,7 +204,7 @@ class COCODataModule(CategoryDataModule):
             annotations,
             images,
             setting=f"data.{split}_images",
-            part=None if self.split is None else self.split.part(split),
+            part=self._part(split),
             log=faults,
             **self._reading(split),
         )
@@ -213,6 +212,12 @@ class COCODataModule(CategoryDataModule):
         self._use_categories(dataset, annotations)
         self._check_set(dataset, annotations, faults, split == "train")
         return dataset
+
+    def _part(self, split: str) -> Part | None:
+        """The part of a file that is a set; None if the set is a whole file."""
+        if self.split is None or (split == "test" and self._own_test):
+            return None
+        return self.split.part(split)
 
     def _refuse_unknown_drops(self, files: tuple[Path, Path], categories: Sequence[str]) -> None:
         """Refuse names that no file has, once all files have been read: they are misspelt."""
@@ -224,6 +229,7 @@ class COCODataModule(CategoryDataModule):
     def source(self, split: str) -> tuple[str, object]:
         """See the base class."""
         files = self.files[split]
-        if self.split is None or files is None:
+        part = self._part(split)
+        if part is None or files is None:
             return f"{split}_annotations", files
-        return "split", (*files, self.split.part_of_set(split))
+        return "split", (*files, part.name)

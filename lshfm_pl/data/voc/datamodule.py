@@ -97,23 +97,27 @@ class VOCDataModule(DetectionDataModule):
         split_names = [name for names in self._splits.values() for name in names]
         is_named = self.folders != (None, None) or not {*split_names} <= _USUAL_SPLITS
         if is_named or not root.is_dir() or has_lists(root):
-            if self.split is not None and (
-                is_named or (root / SPLITS / f"{self._splits['val'][0]}.txt").exists()
-            ):
-                raise LSHFMError(
-                    "data.split: expected a folder without lists of a validation set, and no data.annotations, "
-                    "data.images, data.train_split or data.val_split. Leave data.split or these out."
-                )
+            if self.split is not None:
+                self._refuse_split(root, is_named=is_named)
             return {}
         found = find_sources(root)
         if found:
             log_found(describe_sources(found, root))
-        if self.split is not None and "val" in found:
-            raise LSHFMError(
-                f"data.split: expected data without a validation set, found {found['val'].split_file}. "
-                "Leave data.split out."
-            )
+        if self.split is not None:
+            places = {name: source.split_file for name, source in found.items()}
+            self.split.refuse_own_sets(places.get("val"), places.get("test"))
         return found
+
+    def _refuse_split(self, root: Path, *, is_named: bool) -> None:
+        """Refuse `data.split` if the settings or the lists say what the sets are."""
+        assert self.split is not None
+        if is_named:
+            raise LSHFMError(
+                "data.split: expected no data.annotations, data.images, data.train_split or data.val_split beside "
+                "it. Leave data.split or these out."
+            )
+        lists = {path.stem: path for path in (root / SPLITS).glob("*.txt")}
+        self.split.refuse_own_sets(lists.get(self._splits["val"][0]), lists.get(_TEST_SPLIT))
 
     @property
     def splits(self) -> dict[str, list[str]]:
@@ -174,8 +178,8 @@ class VOCDataModule(DetectionDataModule):
         """See the base class."""
         key = f"{split}_split"
         found = self._found
-        if self.split is not None:
-            return key, [*self._splits["train"], self.split.part_of_set(split)]
+        if (part := self._part(split)) is not None:
+            return key, [*self._splits["train"], part.name]
         if not found:
             return key, self.splits[split]
         name = self._name_in(found, split)
@@ -185,7 +189,7 @@ class VOCDataModule(DetectionDataModule):
 
     def _name_in(self, found: dict[str, VOCSource], split: str) -> str | None:
         """The found set that is a set; None if there is none."""
-        if self.split is not None:
+        if self._part(split) is not None:
             return ALL if ALL in found else "train"
         return (
             "val"
@@ -196,7 +200,13 @@ class VOCDataModule(DetectionDataModule):
         )
 
     def _part(self, split: str) -> Part | None:
-        return None if self.split is None else self.split.part(split)
+        """The part of the divided images that is a set; None if the set is not divided."""
+        if self.split is None:
+            return None
+        has_test = "test" in self._found or (
+            not self._found and (self._given_test is not None or self._found_test() is not None)
+        )
+        return None if split == "test" and has_test else self.split.part(split)
 
     def _sources(self, split: str) -> list[VOCSource]:
         found = self._found
@@ -206,7 +216,7 @@ class VOCDataModule(DetectionDataModule):
                 text = f"{describe_sources(found, self._data_folder())}; there is no {split} set. {HOW_TO_SPLIT}."
                 raise FaultError(Fault("file-missing", self._data_folder(), text))
             return [found[name]]
-        names = self.splits[split if self.split is None else "train"]
+        names = self.splits[split if self._part(split) is None else "train"]
         return [resolve_source(self._data_folder(), name, *self.folders) for name in names]
 
     def _data_folder(self) -> Path:

@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lshfm_pl.data.folders import is_picture, set_of_name, walk
+from lshfm_pl.data.faults import Fault, FaultError
+from lshfm_pl.data.folders import SET_NAMES, is_picture, set_of_name, walk
 from lshfm_pl.data.voc.layout import IMAGES, SPLITS, VOCSource, is_annotation
+from lshfm_pl.errors import first_few
 
 __all__ = ["ALL", "describe_sources", "find_sources", "has_lists"]
 
@@ -30,20 +32,39 @@ def find_sources(root: Path) -> dict[str, VOCSource]:
 
     Args:
         root: the data folder.
+
+    Raises:
+        FaultError: several folders could be the one of a set.
     """
-    by_set = {}
-    for child in _children(root):
-        if (name := set_of_name(child.name)) and (source := _source(child)):
-            by_set[name] = source
+    by_set = {
+        name: source for name, child in _sets_in(root).items() if (source := _source(child)) is not None
+    }
     if "train" in by_set:
         return by_set
     whole = _source(root)
     if whole is None:
         return {}
-    for child in _children(whole.annotation_folder):
-        if name := set_of_name(child.name):
-            by_set[name] = VOCSource(root, f"{child.name}/", whole.annotations, whole.images)
+    by_set = {
+        name: VOCSource(root, f"{child.name}/", whole.annotations, whole.images)
+        for name, child in _sets_in(whole.annotation_folder).items()
+    }
     return by_set if "train" in by_set else {ALL: whole}
+
+
+def _sets_in(folder: Path) -> dict[str, Path]:
+    """The folders in a folder that are named after a set, or begin or end with its name."""
+    found: dict[str, list[Path]] = {}
+    for child in _children(folder):
+        if name := set_of_name(child.name):
+            found.setdefault(name, []).append(child)
+    for name, children in found.items():
+        exact = [child for child in children if child.name.lower() in SET_NAMES[name]]
+        found[name] = exact or children
+        if len(found[name]) > 1:
+            names = first_few([f"{child.name}/" for child in found[name]])
+            text = f"has several folders of the {name} set: {names}. Name them by data.{name}_split=[…]."
+            raise FaultError(Fault("file-missing", folder, text))
+    return {name: children[0] for name, children in found.items()}
 
 
 def _source(folder: Path) -> VOCSource | None:

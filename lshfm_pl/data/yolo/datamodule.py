@@ -8,11 +8,10 @@ from typing import Any
 from lshfm_pl.data.coco.datamodule import CategoryDataModule
 from lshfm_pl.data.coco.dataset import IndexedDetection
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.split import keep_faults_of, read_split_setting
+from lshfm_pl.data.split import Part, keep_faults_of, read_split_setting
 from lshfm_pl.data.yolo.description import Description, find_description, read_description
 from lshfm_pl.data.yolo.pictures import Picture, find_labels, find_pictures, unused_labels
 from lshfm_pl.data.yolo.reader import read_yolo
-from lshfm_pl.errors import LSHFMError
 
 __all__ = ["YOLODataModule"]
 
@@ -68,20 +67,23 @@ class YOLODataModule(CategoryDataModule):
             LSHFMError: it is missing or invalid, or it names sets although `data.split` is given.
         """
         description = read_description(find_description(self.root, self.file), FaultLog())
-        if self.split is not None and "val" in description.sets:
-            raise LSHFMError(
-                f"data.split: expected data without a validation set, found val in {description.path}. "
-                "Leave data.split out, or remove val from the file."
+        if self.split is not None:
+            sets = description.sets
+            self.split.refuse_own_sets(
+                *(
+                    f"'{name}: {', '.join(sets[name])}' in {description.path}" if name in sets else None
+                    for name in ("val", "test")
+                )
             )
         return description
 
     def _set_of(self, split: str) -> str | None:
         """The set of the file from which a set is read; None if it has none."""
         sets = self.description.sets
-        if self.split is not None:
-            return "train" if "train" in sets else ""
         if split == "test" and "test" in sets and not self._is_missing("test"):
             return "test"
+        if self.split is not None:
+            return "train" if "train" in sets else ""
         return "val" if split == "test" and "val" in sets else split if split in sets else None
 
     def _is_missing(self, name: str) -> bool:
@@ -97,9 +99,12 @@ class YOLODataModule(CategoryDataModule):
         if name is None:
             return "file", None
         entries = self.description.sets.get(name, ())
-        if self.split is None:
-            return "file", entries
-        return "split", (*entries, self.split.part_of_set(split))
+        part = self._part(name, split)
+        return ("file", entries) if part is None else ("split", (*entries, part.name))
+
+    def _part(self, name: str, split: str) -> Part | None:
+        """The part of a set of the file that is a set; None if it is the whole one."""
+        return None if self.split is None or name == "test" else self.split.part(split)
 
     def read_set(self, split: str, faults: FaultLog) -> IndexedDetection:
         """See the base class."""
@@ -116,10 +121,11 @@ class YOLODataModule(CategoryDataModule):
             )
             faults.add(Fault("set-missing", description.path, text))
         sources = description.find(name, faults) if name else [_all_pictures(description.base)]
-        pictures = self._pictures(split, sources, faults)
+        part = self._part(name, split)
+        pictures = self._pictures(part, sources, faults)
         labels = find_labels(pictures, description.path, faults)
-        if split == "train" or self.split is None:
-            self._report_unused(sources, pictures, labels, faults)
+        if split == "train" or part is None:
+            self._report_unused(sources, pictures, labels, part, faults)
         file = read_yolo(description, pictures, labels, faults)
         dataset = IndexedDetection(
             file, [picture.path for picture in pictures], log=faults, **self._reading(split)
@@ -129,14 +135,13 @@ class YOLODataModule(CategoryDataModule):
         self._check_set(dataset, description.path, faults, split == "train")
         return dataset
 
-    def _pictures(self, split: str, sources: list[Path], faults: FaultLog) -> list[Picture]:
-        """The pictures of a set; those of its share if `data.split` is given."""
+    def _pictures(self, part: Part | None, sources: list[Path], faults: FaultLog) -> list[Picture]:
+        """The pictures of folders and lists, or of a part of them."""
         base = self.description.base
-        if self.split is None:
+        if part is None:
             return find_pictures(sources, base, faults)
         found = FaultLog("skip")
         pictures = find_pictures(sources, base, found)
-        part = self.split.part(split)
         is_chosen = part.choose([picture.path for picture in pictures])
         chosen = [picture for picture, is_mine in zip(pictures, is_chosen, strict=True) if is_mine]
         known = {picture.id for picture in pictures}
@@ -144,11 +149,16 @@ class YOLODataModule(CategoryDataModule):
         return chosen
 
     def _report_unused(
-        self, sources: list[Path], pictures: list[Picture], labels: dict[str, Path], faults: FaultLog
+        self,
+        sources: list[Path],
+        pictures: list[Picture],
+        labels: dict[str, Path],
+        part: Part | None,
+        faults: FaultLog,
     ) -> None:
         """Report label files whose picture is missing: their objects would be lost."""
         folders = [source for source in sources if source.is_dir()]
-        if self.split is not None:  # the other pictures are in the other parts
+        if part is not None:  # the other pictures are in the other parts
             pictures = find_pictures(sources, self.description.base, FaultLog("skip"))
             labels = find_labels(pictures, self.description.path, FaultLog("skip"))
         for path in unused_labels(folders, labels):

@@ -111,3 +111,13 @@ def test_a_bad_training_entry_can_be_skipped_in_a_split(tmp_path):
     with pytest.raises(LSHFMError, match="negative"):
         sizes(tmp_path, split="0.8/0.2")
     assert sizes(tmp_path, split="0.8/0.2", on_bad_sample="skip") == {"train": 7, "val": 2, "test": 2}
+
+
+def test_an_own_test_set_stays_the_test_set(tmp_path):
+    for name, number in (("train", 8), ("test", 3)):
+        write_export(
+            tmp_path, f"{name}/_annotations.coco.json", [f"{name}/{index}.png" for index in range(number)]
+        )
+    assert sizes(tmp_path, split="0.75/0.25") == {"train": 6, "val": 2, "test": 3}
+    with pytest.raises(LSHFMError, match=r"the data have a test set, .*test.*Give two shares"):
+        sizes(tmp_path, split="0.8/0.1/0.1")

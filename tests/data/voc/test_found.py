@@ -73,3 +73,26 @@ def test_a_list_of_training_images_alone_can_be_split(tmp_path):
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("".join(f"a{index}\n" for index in range(8)))
     assert sizes(tmp_path, split="0.5/0.25/0.25") == {"train": 4, "val": 2, "test": 2}
+
+
+@pytest.mark.parametrize("has_lists", [False, True])
+def test_an_own_test_set_stays_the_test_set(tmp_path, has_lists):
+    if has_lists:
+        write(tmp_path, "Annotations", "JPEGImages", [f"a{index}" for index in range(11)])
+        lists = tmp_path / "ImageSets" / "Main"
+        lists.mkdir(parents=True)
+        (lists / "train.txt").write_text("".join(f"a{index}\n" for index in range(8)))
+        (lists / "test.txt").write_text("a8\na9\na10\n")
+    else:
+        write(tmp_path, "train", "train", [f"a{index}" for index in range(8)])
+        write(tmp_path, "test", "test", "xyz", 20)
+    assert sizes(tmp_path, split="0.75/0.25") == {"train": 6, "val": 2, "test": 3}
+    with pytest.raises(LSHFMError, match="Give two shares"):
+        sizes(tmp_path, split="0.8/0.1/0.1")
+
+
+def test_several_folders_of_one_set_stop(tmp_path):
+    for name in ("train_old", "train_new", "val"):
+        write(tmp_path, name, name, [name])
+    with pytest.raises(LSHFMError, match="several folders of the train set: train_new/, train_old/"):
+        sizes(tmp_path)

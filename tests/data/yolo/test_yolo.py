@@ -280,7 +280,7 @@ def test_a_list_of_names_alone_needs_a_split(tmp_path):
         2,
     ]
     assert not module.test_is_validation
-    with pytest.raises(LSHFMError, match="found val in"):
+    with pytest.raises(LSHFMError, match="found 'val: images/val' in"):
         make_yolo(write_yolo(tmp_path / "other"), split="0.8/0.2")
 
 
@@ -301,3 +301,14 @@ def test_names_with_gaps_get_labels_in_order(tmp_path):
     assert module.class_names == ("cat", "dog")
     assert module.train_set.records[0].labels.tolist() == [2]
     assert json.dumps(module.describe()["train"]["classes"]) == '{"cat": 0, "dog": 1}'
+
+
+def test_an_own_test_set_stays_the_test_set(tmp_path):
+    sets = {"train": {str(index): ONE for index in range(8)}, "test": {"x": ONE, "y": ONE, "z": ONE}}
+    root = write_yolo(tmp_path, sets, "train: images/train\ntest: images/test\nnames: [cat]\n")
+    counts = {
+        name: count["images"] for name, count in make_yolo(root, None, split="0.75/0.25").describe().items()
+    }
+    assert counts == {"train": 6, "val": 2, "test": 3}
+    with pytest.raises(LSHFMError, match="Give two shares"):
+        make_yolo(root, split="0.8/0.1/0.1")
