@@ -120,6 +120,8 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     walk("", {key: value for key, value in config.items() if key != "augment"})
     if "augment" in config:
         flat["augment"] = describe_augmentation(config)
+    if flat.get("auto_batch_size"):
+        flat.pop("data.batch_size", None)  # where the search began, or what it found
     if flat.get("distill.balance") != "share":
         flat = {key: value for key, value in flat.items() if not key.startswith("distill.balance_rule.")}
     return flat

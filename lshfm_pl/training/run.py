@@ -31,6 +31,7 @@ from lshfm_pl.runs.resume import AUTO, choose_folder, finished_results, resolve_
 from lshfm_pl.seeding import seed_everything
 from lshfm_pl.signals import StopSignals
 from lshfm_pl.training import DetectionModule, DistillationModule
+from lshfm_pl.training.batch_size import set_batch_size
 from lshfm_pl.training.build import (
     build_module,
     inherit_report,
@@ -94,6 +95,8 @@ def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
 def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meeting) -> dict[str, Any]:
     """Do the run, from the start or from a checkpoint, in a folder that is locked by this process."""
     datamodule = data.datamodule
+    if config.get("auto_batch_size"):
+        set_batch_size(config, datamodule, checkpoint)
     module = build_module(config, datamodule, is_resumed=checkpoint is not None)
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher, role=config.role, checkpoint=checkpoint)
