@@ -115,6 +115,8 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
         fault = error.fault if isinstance(error, FaultError) else None
         fault = fault or Fault("setting", datamodule.root, str(error))
         return Findings(faults=[("train", fault)])
+    if "train" in splits or not splits:
+        splits.setdefault("val", "val")  # training needs it: reading it says what is missing
     for split, key in splits.items():
         log = FaultLog("skip")
         try:

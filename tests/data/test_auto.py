@@ -8,6 +8,7 @@ from voc_files import write_many
 from yolo_files import write_yolo
 
 from lshfm_pl.data.auto import AutoDataModule
+from lshfm_pl.data.check import find_faults
 from lshfm_pl.errors import LSHFMError
 
 
@@ -50,6 +51,14 @@ def test_the_format_is_found(tmp_path, name, caplog):
     again.setup("test")
     assert again.class_names[0] == "yak"
     assert all((record.labels > 1).all() for record in again.test_set.records)
+
+
+def test_the_check_tells_that_there_is_no_validation_set(tmp_path):
+    write_voc_images(tmp_path)
+    assert find_faults(AutoDataModule(root=tmp_path, split="0.5/0.5")).num_errors == 0
+    ((split, fault),) = find_faults(AutoDataModule(root=tmp_path)).faults[-1:]
+    assert split == "val"
+    assert "data.split=0.8/0.1/0.1" in fault.text
 
 
 def test_unknown_and_ambiguous_folders_stop_in_one_message(tmp_path):
