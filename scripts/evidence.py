@@ -108,7 +108,7 @@ def write_lists(plan: Mapping[str, Any], folders: Mapping[str, str]) -> None:
             raise LSHFMError(
                 f"evidence: {source}: expected a list of images, found {error.strerror}"
             ) from error
-        write_atomically(Path(folders["output"], f"{name}.txt"), "\n".join(lines[:: part["every"]]).encode())
+        write_atomically(Path(folders["lists"], f"{name}.txt"), "\n".join(lines[:: part["every"]]).encode())
 
 
 def folder_of(comparison: Mapping[str, Any]) -> str:
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not given.list:
             folders = dict(item.split("=", 1) for item in given.folders if "=" in item)
-            folders["output"] = str(given.output)
+            folders |= {"output": str(given.output), "lists": str(given.output.resolve())}
             write_lists(plan, folders)
             for comparison in plan["comparisons"]:
                 if given.only and comparison["name"] not in given.only:

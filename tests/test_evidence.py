@@ -23,7 +23,13 @@ TINY = {
 }  # fmt: skip
 
 
-FOLDERS = {"voc": "/data/voc", "bccd": "/data/bccd", "weights": "/data/weights", "output": "outputs"}
+FOLDERS = {
+    "voc": "/data/voc",
+    "bccd": "/data/bccd",
+    "weights": "/data/weights",
+    "output": "outputs",
+    "lists": "/lists",
+}
 
 
 @pytest.mark.parametrize("comparison", PLAN["comparisons"], ids=lambda comparison: comparison["name"])
