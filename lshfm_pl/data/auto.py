@@ -82,6 +82,7 @@ class AutoDataModule(DetectionDataModule):
         """See the base class."""
         if self._class_names is not None and self.found.known_class_names is None:
             self.found.use_class_names(self._class_names)
+        self.found.train_transform = self.train_transform
         return self.found.read_set(split, faults)
 
     def read_everything(self, split: str, faults: FaultLog) -> DetectionDataset:

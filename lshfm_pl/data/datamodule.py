@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from lshfm_pl.data.augment.build import build_augmentation
+from lshfm_pl.data.augment.pipeline import Augmentation
 from lshfm_pl.data.class_counts import warn_about_rare_classes, warn_about_unlearnt_classes
 from lshfm_pl.data.dataset import DetectionDataset, Transform, check_headers
 from lshfm_pl.data.exif import orientation_faults
@@ -82,6 +83,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         self.start_method = start_method
         self.aspect_ratio_groups = aspect_ratio_groups
         self.train_transform: Transform = train_transform(flip_probability)
+        self._is_augmented = False
         self.seed = seed
         self.on_bad_sample: OnBadSample = on_bad_sample
         self._class_names: tuple[str, ...] | None = None
@@ -102,6 +104,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         """
         if config:
             self.train_transform = build_augmentation(config, is_trusted=is_trusted)
+            self._is_augmented = isinstance(self.train_transform, Augmentation)
 
     @abstractmethod
     def read_set(self, split: str, faults: FaultLog) -> DetectionDataset:
@@ -165,6 +168,11 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                     raise FaultError(error.fault, self._advice(split, error.fault)) from None
                 if split != "train":
                     check_headers(dataset.records)
+                elif self._is_augmented and dataset.transforms is not self.train_transform:
+                    raise LSHFMError(
+                        f"augment: {type(self).__name__} does not use these transforms: expected its training set "
+                        "to have transforms=self.train_transform. Leave augment out, or correct its read_set"
+                    )
                 self._sets[split] = dataset
                 if self._class_names is None:
                     self._class_names = dataset.class_names

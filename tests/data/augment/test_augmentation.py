@@ -17,6 +17,7 @@ from lshfm_pl.cli import as_dict
 from lshfm_pl.data.augment.build import build_augmentation
 from lshfm_pl.data.augment.describe import describe_augmentation
 from lshfm_pl.data.augment.pipeline import Augmentation, Step
+from lshfm_pl.data.auto import AutoDataModule
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, Draw
 from lshfm_pl.errors import LSHFMError
 
@@ -166,6 +167,22 @@ def shares(module, world_size):
         [[int(module.train_set[draw][0].sum()) for draw in batch] for batch in sampler]
         for sampler in samplers
     ]
+
+
+def test_a_format_that_is_found_out_and_one_of_ones_own_are_augmented(folder):
+    auto = AutoDataModule(root=folder, num_workers=0)
+    auto.use_augmentation(one(f"{OURS}.Mosaic"))
+    auto.setup("fit")
+    assert auto.train_set.transforms is auto.train_transform
+
+    class Forgetful(AutoDataModule):
+        def read_set(self, split, faults):
+            return super().read_set(split, faults).without_transforms()
+
+    own = Forgetful(root=folder, num_workers=0)
+    own.use_augmentation(one(f"{OURS}.Mosaic"))
+    with pytest.raises(LSHFMError, match="augment: Forgetful does not use these transforms"):
+        own.setup("fit")
 
 
 def test_random_numbers_of_all_libraries_are_those_of_the_picture(folder):
