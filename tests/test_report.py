@@ -333,6 +333,7 @@ def test_no_interval_between_different_or_damaged_records(tmp_path):
 
 PAIR = "voc0712_retinanet_vgg11fpn_vgg16fpn"
 OTHER_SETTINGS = {
+    "augmentation": "augment=strong",
     "hashes": "distill.num_hashes=64",
     "weight": "distill.beta=4",
     "epochs": "schedule.epochs=2",
