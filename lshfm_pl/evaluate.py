@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector
-from lshfm_pl.detectors.cost import detector_cost
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import write_json
+from lshfm_pl.inference.exported import cost_of, is_exported
 from lshfm_pl.inference.loading import is_validation_of_checkpoint, load_checkpoint, load_data
 from lshfm_pl.kernels.switches import set_switches, switches
 from lshfm_pl.mimic import make_tap
@@ -80,7 +80,7 @@ def _evaluate(config: DictConfig, met: Meeting) -> dict[str, float]:
     trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         assert module.record is not None
-        cost = detector_cost(detector, datamodule.test_set[0][0])
+        cost = cost_of(detector, datamodule.test_set[0][0])
         also_validation = is_validation_of_checkpoint(config, datamodule)
         results = {
             "status": "done",
@@ -118,6 +118,11 @@ def measure_agreement(
     """
     if config.teacher.checkpoint is None and config.teacher.weights is None:
         return None
+    if is_exported(config.checkpoint):
+        raise LSHFMError(
+            f"teacher: {config.checkpoint} is an exported file, whose features cannot be compared with those of a "
+            "teacher. Leave the teacher out, or give the checkpoint"
+        )
     teacher = load_teacher(config, datamodule.class_names)
     make_tap(detector, teacher)  # raises an error if the two cannot be compared
     device = "cuda" if torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu") else "cpu"

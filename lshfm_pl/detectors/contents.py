@@ -1,9 +1,11 @@
 """What a file contains of a detector: its weights with current names, and its description."""
 
 import argparse
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -28,9 +30,11 @@ from lshfm_pl.detectors.state_dicts import (
 )
 from lshfm_pl.detectors.torch_files import UnsafeFileError, read_torch_file
 from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.files import read_bytes
 
 __all__ = [
     "AVERAGED",
+    "CONFIG_FILE",
     "EMA_KEY",
     "FORMAT",
     "LARGEST_NUM_CLASSES",
@@ -46,6 +50,8 @@ __all__ = [
 ]
 
 FORMAT = "lshfm_pl.detector"
+CONFIG_FILE = "config.json"
+"""File beside exported weights (`.safetensors`) with the description of their detector."""
 VERSION = 1
 #: torchvision 0.8, whose names the reference implementation's files have, had FrozenBatchNorm2d without eps.
 OLD_FROZEN_BN_EPS = 0.0
@@ -60,6 +66,8 @@ EMA_KEY = "ema"
 WEIGHTS_KEY = "weights"
 _TITLES = {RAW: "weights without averaging", AVERAGED: "averaged weights (EMA)"}
 
+_LARGEST_DESCRIPTION = 10**7
+"""Bytes; a description of 100 000 classes is smaller."""
 _LIGHTNING_PREFIX = "detector."
 #: Parts that occur in the names of every detector here, including the reference implementation's pairs.
 _BODY_STARTS = ("backbone.", "s_backbone.", "t_backbone.")
@@ -100,13 +108,30 @@ def read_checkpoint(path: str | PathLike[str]) -> Any:
         LSHFMError: the file is missing, broken or not safe to read.
     """
     try:
-        return read_torch_file(fspath(path))
+        content = read_torch_file(fspath(path))
+        description = _description_beside(Path(path))
+        return content if description is None else {**description, "state_dict": content}
     except UnsafeFileError:
         # The reference implementation's files contain their command line as a Namespace, which is plain data.
         content = read_torch_file(fspath(path), allowed_types=[argparse.Namespace])
         if not (isinstance(content, Mapping) and is_published(content)):
             raise
         return content
+
+
+def _description_beside(path: Path) -> dict[str, Any] | None:
+    """The description in `config.json` beside exported weights; None if there is none of this project."""
+    beside = path.with_name(CONFIG_FILE)
+    if path.suffix != ".safetensors" or not beside.is_file():
+        return None
+    try:
+        found = json.loads(read_bytes(beside, limit=_LARGEST_DESCRIPTION))
+    except (ValueError, RecursionError) as error:
+        raise LSHFMError(
+            f"{beside}: expected the JSON description of the detector in {path.name}, found a damaged file. "
+            "Copy it again, or move it away"
+        ) from error
+    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
 
 
 def open_contents(source: Source, which: str) -> Contents:

@@ -10,10 +10,11 @@ from omegaconf import DictConfig
 from lshfm_pl.cli import as_dict, changed_data, refuse_no_weights
 from lshfm_pl.data import DetectionDataModule, DetectionDataset, build_datamodule
 from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
-from lshfm_pl.detectors.checkpoint import STARTED_FROM, read_checkpoint
+from lshfm_pl.detectors.checkpoint import STARTED_FROM
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
 from lshfm_pl.detectors.contents import described_class_names
 from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.inference.exported import is_exported, load_exported, read_content
 
 __all__ = [
     "STAGES",
@@ -40,6 +41,8 @@ def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
     refuse_no_weights(config)
     if config.weights is not None:
         return load_torchvision_detector(config.weights, model, evaluation=evaluation)
+    if is_exported(config.checkpoint):
+        return load_exported(config.checkpoint, evaluation)
     return load_detector(
         config.checkpoint, config=model, class_names=class_names, which=config.which, evaluation=evaluation
     )
@@ -73,7 +76,7 @@ def read_data(
         LSHFMError: neither the config nor a file says which data to use, or the data do not exist.
     """
     settings = as_dict(data)
-    contents = [read_checkpoint(file) for file in files]
+    contents = [read_content(file) for file in files]
     if "_target_" in settings:
         datamodule: DetectionDataModule = instantiate(data)
     else:
@@ -180,12 +183,12 @@ def load_split(config: DictConfig, files: Sequence[str]) -> tuple[DetectionDatas
 
 def stored_data(file: str) -> dict[str, Any] | None:
     """The `data` config that a checkpoint stores; None if it stores none."""
-    return _data_in(read_checkpoint(file))
+    return _data_in(read_content(file))
 
 
 def started_from(file: str) -> str | None:
     """The whole detector that the training of a file's detector started from; None if it says none."""
-    content = read_checkpoint(file)
+    content = read_content(file)
     description = content.get("detector", content) if isinstance(content, Mapping) else None
     start = description.get(STARTED_FROM) if isinstance(description, Mapping) else None
     return None if start is None else str(start)

@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exported_detectors import detected, detector_with_boxes, pictures, worst
 from small_detectors import CLASS_NAMES, EVERY_STUDENT, small_detector
 
 from lshfm_pl import runtime
-from lshfm_pl.benchmarking.candidates import settle_norms
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.exporting.check import compare_detections, compare_raw
@@ -18,40 +18,12 @@ from lshfm_pl.exporting.format import Export
 from lshfm_pl.exporting.formats.onnx import FORMAT
 from lshfm_pl.exporting.graph import RAW, graph_of
 
-#: 99 × 163 needs 99 · (128 / 99), which float32 rounds below 128, and 1 × 1 is the smallest picture.
-SIZES = ((128, 128), (99, 163), (1, 1), (200, 131))
+SLOW = pytest.mark.slow
 
 
-def detector_with_boxes(name):
-    """A random detector with some boxes of every score, and weights that differ from 0 everywhere."""
-    settings = {"box_score_thresh": 0.01} if name.startswith("fasterrcnn") else {"score_thresh": 0.01}
-    detector = small_detector(name, **settings).eval()
-    settle_norms(detector, [torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)])
-    with torch.no_grad():
-        for key, value in detector.named_parameters():
-            if key.endswith("cls_logits.bias"):
-                value.zero_()
-    return detector
-
-
-def detected(detector, picture):
-    with torch.no_grad():
-        found = detector([picture])[0]
-    return {key: value[found["labels"] > 0] for key, value in found.items()}
-
-
-def worst(difference):
-    assert difference.boxes > 0
-    assert difference.unpaired == 0
-    return difference.pixels.max().item(), difference.scores.max().item()
-
-
-def pictures(sizes=SIZES):
-    generator = torch.Generator().manual_seed(3)
-    return [torch.rand(3, *size, generator=generator) for size in sizes]
-
-
-@pytest.mark.parametrize("name", EVERY_STUDENT)
+@pytest.mark.parametrize(
+    "name", [EVERY_STUDENT[0], *(pytest.param(name, marks=SLOW) for name in EVERY_STUDENT[1:])]
+)
 def test_one_file_detects_the_same_in_pictures_of_all_sizes(name, tmp_path):
     detector = detector_with_boxes(name)
     FORMAT.write(Export(detector=detector), tmp_path / "a.onnx")

@@ -1,0 +1,57 @@
+"""OpenVINO's format, an `.xml` file with a `.bin` file beside it, converted from the ONNX file."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from lshfm_pl.errors import LSHFMError, short_reason
+from lshfm_pl.exporting.format import Export, ExportFormat, Reader
+from lshfm_pl.exporting.formats.onnx import NEEDS
+from lshfm_pl.exporting.formats.onnx import write as write_onnx
+from lshfm_pl.exporting.graph import DETECTIONS
+
+__all__ = ["FORMAT", "read", "write"]
+
+
+def write(export: Export, path: Path) -> None:
+    """Convert the ONNX file of an export.
+
+    Raises:
+        LSHFMError: the family cannot be exported, or OpenVINO does not take its ONNX file.
+    """
+    import openvino
+
+    with TemporaryDirectory(prefix="lshfm_pl_") as folder:
+        source = Path(folder) / "source.onnx"
+        write_onnx(export, source)
+        try:
+            openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        except Exception as error:  # OpenVINO's errors are RuntimeErrors and others
+            raise LSHFMError(
+                f"format: OpenVINO does not take {export.detector.config['name']} ({short_reason(error)})"
+            ) from error
+
+
+def read(path: Path) -> Reader:
+    """Run a file by OpenVINO on the CPU, in float32."""
+    import openvino
+
+    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(image: Tensor) -> dict[str, Tensor]:
+        outputs = model(image[None].numpy())
+        return {name: torch.from_numpy(outputs[name].copy()) for name in DETECTIONS}
+
+    return run
+
+
+FORMAT = ExportFormat(
+    suffix=".xml",
+    write=write,
+    read=read,
+    needs=(*NEEDS, "openvino"),
+    extra="openvino",
+    options=frozenset({"size"}),
+)

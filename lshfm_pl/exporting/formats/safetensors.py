@@ -1,0 +1,39 @@
+"""safetensors: the student's weights, with a `config.json` beside them from which `load_detector` builds it."""
+
+import json
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lshfm_pl.detectors import load_detector
+from lshfm_pl.detectors.checkpoint import detector_description
+from lshfm_pl.detectors.contents import CONFIG_FILE
+from lshfm_pl.exporting.format import Export, ExportFormat, Reader
+from lshfm_pl.exporting.graph import DETECTIONS, graph_of
+
+__all__ = ["FORMAT", "read", "write"]
+
+
+def write(export: Export, path: Path) -> None:
+    """Write the weights to `path`, and the description to `config.json` in the same folder."""
+    weights = cast(nn.Module, export.detector).state_dict()
+    save_file({key: value.contiguous() for key, value in weights.items()}, path)
+    text = json.dumps(detector_description(export.detector), indent=2)
+    path.with_name(CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> Reader:
+    """Load the detector, and run it in torch."""
+    graph = graph_of(load_detector(path), nms=True)
+
+    def run(image: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return dict(zip(DETECTIONS, graph(image[None]), strict=True))
+
+    return run
+
+
+FORMAT = ExportFormat(suffix=".safetensors", write=write, read=read)
