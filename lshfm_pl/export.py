@@ -68,9 +68,6 @@ def export(config: DictConfig) -> Path:
     datamodule = _data(config)
     images = _images(config, datamodule, config.check.images)
     pictures = at_several_sizes(images, settings.size)
-    settings = replace(
-        settings, calibration=lambda: _images(config, datamodule, config.calibration.images, train=True)
-    )
     with tempfile.TemporaryDirectory(prefix="lshfm_pl_") as folder:
         written = Path(folder) / target.name
         chosen.write(settings, written)
@@ -146,19 +143,17 @@ def _limits(config: DictConfig, chosen: ExportFormat, *, half: bool) -> Limits:
 def _data(config: DictConfig) -> DetectionDataModule | None:
     """The data of `data=…` or of the checkpoint; None if the latter are not there."""
     try:
-        return read_data([config.checkpoint], config.get("data"), stage="fit", drawn_below=None)[0]
+        return read_data([config.checkpoint], config.get("data"), stage="validate", drawn_below=None)[0]
     except LSHFMError:
         if "data" in config and config.data is not None:
             raise
         return None
 
 
-def _images(
-    config: DictConfig, datamodule: DetectionDataModule | None, count: int, *, train: bool = False
-) -> list[Tensor]:
+def _images(config: DictConfig, datamodule: DetectionDataModule | None, count: int) -> list[Tensor]:
     if datamodule is None:
         return random_pictures(count, config.seed)
-    return from_data(datamodule.train_set if train else datamodule.val_set, count, config.seed)
+    return from_data(datamodule.val_set, count, config.seed)
 
 
 def _move(folder: Path, target: Path, *, overwrite: bool) -> None:

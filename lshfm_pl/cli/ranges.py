@@ -165,7 +165,6 @@ RANGES = {
     "weight_decay": FROM_0,
     "width": ABOVE_0,
     # By the whole key
-    "calibration.images": COUNT,
     "check.images": COUNT,
     "data.image_size": Range(64),
     "trainer.accumulate_grad_batches": COUNT,

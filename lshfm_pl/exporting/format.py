@@ -2,8 +2,8 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -55,7 +55,6 @@ class Export:
         nms: whether boxes are chosen by NMS; without it the file returns all boxes.
         half: whether weights are stored as float16.
         opset: ONNX's version of its operators.
-        calibration: returns images (float [3, H, W] in 0..1) for quantisation.
     """
 
     detector: Detector
@@ -63,7 +62,6 @@ class Export:
     nms: bool = True
     half: bool = False
     opset: int = 17
-    calibration: Callable[[], Sequence[Tensor]] = field(default=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ Tracing would fix what torchvision computes in Python, or compute it less exactl
 
 - The size of the resized picture is computed in float32, so that it can be one pixel smaller than in torch. Here it
   is computed in float64, as in Python.
+- Decoded boxes are reshaped to [boxes, -1], which ONNX refuses for no boxes. Here a box is added and removed again.
 - While tracing, NMS separates classes by shifting boxes by label × size of the picture, where float32 rounds. Here
   each class has an NMS of its own, which is ONNX's own operator.
 """
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import transform as torchvision_transform
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as torchvision_boxes
 
@@ -156,6 +158,15 @@ class _NMSOfEachClass(torch.autograd.Function):
         scores_S = g.op("Gather", scores_M, kept_S)
         _, order_S = g.op("TopK", scores_S, g.op("Shape", scores_S), outputs=2)
         return g.op("Gather", kept_S, order_S)
+
+
+_decode_single = BoxCoder.decode_single
+
+
+def _decoded(coder: BoxCoder, deltas: Tensor, anchors: Tensor) -> Tensor:
+    """In place of torchvision's method: boxes [M, 4 · K] of `deltas` [M, 4 · K] and `anchors` [M, 4]."""
+    one_more = [torch.cat([part, part.new_zeros(1, part.shape[1])]) for part in (deltas, anchors)]
+    return _decode_single(coder, *one_more)[:-1]
 
 
 def _resized(

@@ -1,4 +1,4 @@
-"""The pictures on which an exported file is compared with its checkpoint, and those for quantisation."""
+"""The pictures on which an exported file is compared with its checkpoint."""
 
 from collections.abc import Callable, Sequence
 

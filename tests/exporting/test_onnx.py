@@ -56,6 +56,26 @@ def test_raw_boxes_contain_every_detected_box(name):
         assert ((clipped - box).abs().amax(dim=1) < 1e-2)[same_score].any()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "retinanet_resnet10fpn_tiny",
+        *(pytest.param(name, marks=SLOW) for name in EVERY_STUDENT if not name.startswith("retinanet")),
+    ],
+)
+def test_a_picture_without_objects_has_no_boxes(name, tmp_path):
+    key = architecture_of(small_detector(name)).evaluation["score_thresh"]
+    detector = small_detector(name, **{key: 0.999}).eval()
+    FORMAT.write(Export(detector=detector), tmp_path / "a.onnx")
+    found = runtime.Detector(tmp_path / "a.onnx", threads=1)(np.zeros((60, 50, 3), np.uint8))
+    assert (found.boxes.shape, found.scores.shape, found.labels.shape, found.names) == (
+        (0, 4),
+        (0,),
+        (0,),
+        [],
+    )
+
+
 def test_a_file_without_nms_takes_batches_and_float16_halves_it(tmp_path):
     detector = detector_with_boxes("retinanet_resnet10fpn_tiny")
     full, half = tmp_path / "full.onnx", tmp_path / "half.onnx"
