@@ -104,9 +104,10 @@ def inference_text(results: Mapping[str, Any]) -> str:
         lower, upper = model["ms_quartiles"]
         spread = round(50 * (upper - lower) / model["ms_per_image"])
         after = model["processor_ms_postprocessing"]
+        gflops = "–" if model["gflops"] is None else _short(model["gflops"])
         lines.append(
             f"{model['name']:{width}} {'{1}×{0}'.format(*model['input']):>8} "
-            f"{_short(model['parameters'] / 1e6):>5} {_short(model['gflops']):>5} "
+            f"{_short(model['parameters'] / 1e6):>5} {gflops:>5} "
             f"{_short(model['ms_per_image']):>5} {spread:>2}% {_short(model['processor_ms']):>5} "
             f"{'–' if after is None else _short(after):>4} {_short(model['images_per_second']):>5}"
         )

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,7 @@ from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.detectors.cost import detector_cost
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.inference.detect import choose_device, detect
+from lshfm_pl.inference.exported import ExportedDetector, cost_of, is_exported
 from lshfm_pl.training.precision import autocast
 
 __all__ = ["PartClock", "Spent", "Subject", "draw_pictures", "read_subjects"]
@@ -133,6 +135,8 @@ def _of_row(row: Row, config: DictConfig, pictures: list[Tensor]) -> Subject:
         chosen = composed("benchmark", [f"model={row.model}"])
         OmegaConf.set_struct(chosen, False)
         model = import_parts(as_dict(OmegaConf.merge(chosen, {"model": row.settings}).model))
+    if is_exported(row.checkpoint):
+        return _exported(row, config, pictures)
     if row.checkpoint is not None:
         detector = load_detector(row.checkpoint, config=model or None, which=config.which)
         return _subject(detector, row.name, row.checkpoint, config, pictures)
@@ -141,6 +145,25 @@ def _of_row(row: Row, config: DictConfig, pictures: list[Tensor]) -> Subject:
     except LSHFMError as error:
         raise LSHFMError(f"models: {row.name}: {error}") from error
     return _subject(detector, row.name, "random", config, pictures)
+
+
+def _exported(row: Row, config: DictConfig, pictures: list[Tensor]) -> Subject:
+    """An exported file, which resizes pictures itself and has its own score threshold."""
+    start = time.perf_counter()
+    detector = cast(Detector, ExportedDetector(str(row.checkpoint), threads=config.threads))
+    facts = {
+        "weights": row.checkpoint,
+        "num_classes": detector.num_classes,
+        "input": list(pictures[0].shape[-2:]),
+        "candidates": None,
+        "load_seconds": time.perf_counter() - start,
+        **cost_of(detector, pictures[0]),
+    }
+
+    def run() -> None:
+        detect(detector, pictures)
+
+    return Subject(row.name or Path(str(row.checkpoint)).name, facts, run)
 
 
 def _random(model: dict[str, Any], config: DictConfig) -> Detector:
