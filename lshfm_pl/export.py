@@ -121,9 +121,9 @@ def compare(settings: Export, read: Reader, pictures: Sequence[Tensor], config: 
 
 
 def _settings(config: DictConfig, detector: Detector) -> Export:
-    if (config.height is None) != (config.width is None):
-        raise LSHFMError("height, width: give both for a fixed size, or neither for any size")
-    size = None if config.height is None else (config.height, config.width)
+    if (config.image_height is None) != (config.image_width is None):
+        raise LSHFMError("image_height, image_width: give both for a fixed size, or neither for any size")
+    size = None if config.image_height is None else (config.image_height, config.image_width)
     return Export(
         detector=detector,
         size=size,

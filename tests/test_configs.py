@@ -43,8 +43,8 @@ def composed(*overrides, name="train", needs=OVERRIDES):
 def test_every_file_belongs_to_a_tested_group_or_command():
     assert {path.stem for path in CONFIG_DIR.glob("*.yaml")} == set(COMMANDS)
     assert set(GROUPS) == {
-        "callbacks", "data", "debug", "distill", "experiment", "fit", "kernels", "logger", "model", "run_folder",
-        "schedule", "teacher_of", "trainer",
+        "augment", "callbacks", "data", "debug", "distill", "experiment", "fit", "kernels", "logger", "model",
+        "run_folder", "schedule", "teacher_of", "trainer",
     }  # fmt: skip
     assert all(GROUPS.values())
     nested = [path for path in CONFIG_DIR.rglob("*.yaml") if len(path.relative_to(CONFIG_DIR).parts) > 2]

@@ -45,7 +45,7 @@ def test_a_file_that_detects_otherwise_is_not_left(checkpoint, tmp_path, monkeyp
         export.export(composed("export", *arguments, f"output={target}", *more))
 
     with pytest.raises(LSHFMError, match="give both for a fixed size"):
-        run("height=9")
+        run("image_height=9")
     with monkeypatch.context() as patched:
         one = torch.ones(1)
         patched.setattr(export, "compare", lambda *_: Difference(1, one, one * 0))

@@ -127,7 +127,7 @@ def refuse_other_settings(name: str, chosen: ExportFormat, export: Export) -> No
         LSHFMError: there is one.
     """
     given = {"size": export.size is not None, "nms": not export.nms, "half": export.half}
-    keys = {"size": "height, width", "nms": "nms", "half": "dtype"}
+    keys = {"size": "image_height, image_width", "nms": "nms", "half": "dtype"}
     for option, is_given in given.items():
         if is_given and option not in chosen.options:
             raise LSHFMError(f"{keys[option]}: a file of format {name} has no such choice; leave it out")

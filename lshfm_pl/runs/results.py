@@ -74,6 +74,7 @@ WITHOUT_FIGURES = frozenset(
         "compare",
         "data/check.py",
         "drawing",
+        "export",
         "predict",
     }
     | {"replay", "report", "reporting", "visualize"}

@@ -77,7 +77,7 @@ def test_path_list_or_flag_in_the_wrong_place_is_answered_with_the_right_one(
         ("train", ["data.root=[a]"], "to use these characters literally write 'data.root=\"[a]\"'"),
         ("train", ["data.on_bad_sample=skp"], "data.on_bad_sample: expected one of error, skip, found skp"),
         ("train", ["--multirun", "seed=0,x"], "seed: expected a whole number, found the text x; "),
-        ("evaluate", ["which=techer"], "which: expected one of student, teacher, found techer"),
+        ("evaluate", ["which=techer"], "which: expected one of student, teacher, raw, ema, found techer"),
         ("evaluate", ["checkpoint={a: b}"], "checkpoint: expected a path or null, found the settings "),
         ("predict", ["score_threshold=0,3"], "several values need --multirun"),
         ("report", ["resamples=many"], "resamples: expected a whole number, found the text many; "),
