@@ -110,6 +110,7 @@ PACKAGE = Path(lshfm_pl.__file__).parent
 WRITES_OF_ITS_OWN = {
     "files.py": "writes whole files",
     "benchmarking/data.py": "a data set in a temporary folder",
+    "data/clean_copy.py": "a folder under another name, which is renamed when all of it is written",
     "data/shapes/scenes.py": "a folder under another name, which is renamed when all of it is written",
     "kernels/memory.py": "a file of the system",
     "benchmarking/timing.py": "a file of the system",

@@ -13,6 +13,7 @@ from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.detectors.contents import CONFIG_FILE
 from lshfm_pl.exporting.format import Export, ExportFormat, Reader
 from lshfm_pl.exporting.graph import DETECTIONS, graph_of
+from lshfm_pl.files import write_atomically
 
 __all__ = ["FORMAT", "read", "write"]
 
@@ -22,7 +23,7 @@ def write(export: Export, path: Path) -> None:
     weights = cast(nn.Module, export.detector).state_dict()
     save_file({key: value.contiguous() for key, value in weights.items()}, path)
     text = json.dumps(detector_description(export.detector), indent=2)
-    path.with_name(CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    write_atomically(path.with_name(CONFIG_FILE), f"{text}\n".encode())
 
 
 def read(path: Path) -> Reader:
