@@ -21,6 +21,7 @@ from lshfm_pl.data import DetectionDataModule
 from lshfm_pl.detectors import Detector, load_detector
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
+from lshfm_pl.detectors.tracing import DETECTIONS, RAW, graph_of
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.exporting.check import Difference, compare_detections, compare_raw, faults_of, total
 from lshfm_pl.exporting.format import (
@@ -32,7 +33,6 @@ from lshfm_pl.exporting.format import (
     refuse_missing_extra,
     refuse_other_settings,
 )
-from lshfm_pl.exporting.graph import DETECTIONS, RAW, graph_of
 from lshfm_pl.exporting.pictures import at_several_sizes, from_data, random_pictures
 from lshfm_pl.files import atomic_file
 from lshfm_pl.inference.loading import read_data

@@ -49,6 +49,8 @@ BODIES = "detectors/backbones/"
 EXCEPTIONS = {
     ("detectors/full_precision.py", DETECTION): "the anchors that several families build on",
     ("detectors/backbones/build.py", DETECTION): "the pyramid that all families build on",
+    ("detectors/tracing.py", DETECTION): "resizing and decoding, which all families share",
+    ("detectors/architecture.py", DETECTION): "the type of a padded batch, for annotations alone",
     ("mimic/features/base.py", DETECTION): "the type of a padded batch, for annotations alone",
 }
 """(file, what is found in it) → why it may be there."""

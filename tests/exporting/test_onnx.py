@@ -12,11 +12,11 @@ from small_detectors import CLASS_NAMES, EVERY_STUDENT, small_detector
 
 from lshfm_pl import runtime
 from lshfm_pl.detectors.architecture import architecture_of
+from lshfm_pl.detectors.tracing import RAW, graph_of
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.exporting.check import compare_detections, compare_raw
 from lshfm_pl.exporting.format import Export
 from lshfm_pl.exporting.formats.onnx import FORMAT
-from lshfm_pl.exporting.graph import RAW, graph_of
 
 SLOW = pytest.mark.slow
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lshfm_pl import __version__, runtime
+from lshfm_pl.detectors.tracing import DETECTIONS, RAW, graph_of, recording, traceable
 from lshfm_pl.errors import LSHFMError, short_reason
 from lshfm_pl.exporting.format import Export, ExportFormat, Reader
-from lshfm_pl.exporting.graph import DETECTIONS, RAW, graph_of, recording, traceable
 
 __all__ = ["FORMAT", "read", "write"]
 

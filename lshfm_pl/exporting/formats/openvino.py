@@ -6,11 +6,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from lshfm_pl.detectors.tracing import DETECTIONS
 from lshfm_pl.errors import LSHFMError, short_reason
 from lshfm_pl.exporting.format import Export, ExportFormat, Reader
 from lshfm_pl.exporting.formats.onnx import NEEDS
 from lshfm_pl.exporting.formats.onnx import write as write_onnx
-from lshfm_pl.exporting.graph import DETECTIONS
 
 __all__ = ["FORMAT", "read", "write"]
 

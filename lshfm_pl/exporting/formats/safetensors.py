@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.detectors.contents import CONFIG_FILE
+from lshfm_pl.detectors.tracing import DETECTIONS, graph_of
 from lshfm_pl.exporting.format import Export, ExportFormat, Reader
-from lshfm_pl.exporting.graph import DETECTIONS, graph_of
 from lshfm_pl.files import write_atomically
 
 __all__ = ["FORMAT", "read", "write"]

@@ -6,10 +6,10 @@ import torch
 import torchvision  # noqa: F401  registers the operators that a file needs
 from torch import Tensor
 
+from lshfm_pl.detectors.tracing import DETECTIONS, graph_of, recording, traceable
 from lshfm_pl.errors import LSHFMError, short_reason
 from lshfm_pl.exporting.format import Export, ExportFormat, Reader
 from lshfm_pl.exporting.formats.onnx import EXAMPLE
-from lshfm_pl.exporting.graph import DETECTIONS, graph_of, recording, traceable
 
 __all__ = ["FORMAT", "read", "write"]
 

@@ -24,8 +24,8 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as torchvision_boxes
 
-from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.architecture import architecture_of
+from lshfm_pl.detectors.build import Detector
 from lshfm_pl.detectors.frozen import freeze
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.switches import override_switches
