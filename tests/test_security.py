@@ -18,6 +18,7 @@ from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
 from lshfm_pl.detectors import build_detector, detector_checkpoint
 from lshfm_pl.detectors.torch_files import UnsafeFileError
+from lshfm_pl.errors import LSHFMError
 
 MODEL = "fasterrcnn_resnet10fpn_tiny"
 DATA = ["data=shapes", "data.root={root}/data", "data.num_train=2", "data.num_val=1", "data.num_test=1"]
@@ -46,6 +47,7 @@ LOADING = {
         "predict",
         ["checkpoint={file}", "images={root}/picture.png", "output_dir={root}/out"],
     ),
+    "export: checkpoint": ("export", ["checkpoint={file}", "output={root}/a.onnx", "output_dir={root}/out"]),
     "benchmark: checkpoint": ("benchmark", ["what=inference", "checkpoint={file}", "output_dir={root}/out"]),
     "benchmark: models": ("benchmark", ["what=inference", "models=[{file}]", "output_dir={root}/out"]),
     "replay: weights": ("replay", ["file={root}/step.json"]),
@@ -141,7 +143,22 @@ def test_there_is_one_loader_of_tensors_and_it_loads_weights_only():
     ],
 )  # fmt: skip
 def test_nothing_that_could_run_a_file_is_called(name):
-    assert [place for place, called, _ in calls() if called == name] == []
+    found = [place.split(":")[0] for place, called, _ in calls() if called == name]
+    # The check of `export` runs the file that this command has just written.
+    assert found == (["torchscript.py"] if name == "torch.jit.load" else [])
+
+
+def test_a_recorded_program_is_run_by_the_command_that_wrote_it_alone(root, tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.rand(1, 2)).save(str(tmp_path / "a.torchscript"))
+    for command, more in (
+        ("evaluate", EVALUATE),
+        ("predict", ["images={root}/picture.png", "output_dir={root}/out"]),
+    ):
+        given = [f"checkpoint={tmp_path}/a.torchscript", *(text.format(root=root) for text in more)]
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose(command, given)
+        with pytest.raises(LSHFMError, match="TorchScript"):
+            getattr(importlib.import_module(f"lshfm_pl.{command}"), command)(config)
 
 
 def test_yaml_is_read_without_tags():

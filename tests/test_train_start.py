@@ -133,7 +133,7 @@ def test_student_starts_with_the_teachers_neck_and_head(tmp_path, data, loss):
     run = Run(results)
     assert not run.is_plain
     plain = Run({**results, "distill": {"name": loss}})
-    assert "inherit=['neck', 'head']" in line_title(run, [run, plain], strict_version=False)
+    assert "inherit=[neck,head]" in line_title(run, [run, plain], strict_version=False)
 
 
 @pytest.mark.parametrize("norm", ["bn", pytest.param("frozen_bn", marks=pytest.mark.slow)])
