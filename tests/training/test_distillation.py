@@ -562,7 +562,7 @@ def test_gradients_are_clipped_for_a_fused_optimizer(tmp_path, monkeypatch, prec
     # Fused as on GPUs. Lightning alone would refuse to clip gradients for it in bf16-mixed.
     monkeypatch.setattr(
         "lshfm_pl.training.detection.build_optimizer",
-        lambda *args, fused: build_optimizer(*args, fused=True),
+        lambda *args, **settings: build_optimizer(*args, **{**settings, "fused": True}),
     )
     norms = []
     monkeypatch.setattr(
