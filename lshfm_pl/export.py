@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from lshfm_pl.cli import as_dict
 from lshfm_pl.data import DetectionDataModule
-from lshfm_pl.detectors import Detector, load_detector
+from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.architecture import architecture_of
-from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
 from lshfm_pl.detectors.tracing import DETECTIONS, RAW, graph_of
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.exporting.check import Difference, compare_detections, compare_raw, faults_of, total
@@ -35,7 +34,7 @@ from lshfm_pl.exporting.format import (
 )
 from lshfm_pl.exporting.pictures import at_several_sizes, from_data, random_pictures
 from lshfm_pl.files import atomic_file
-from lshfm_pl.inference.loading import read_data
+from lshfm_pl.inference.loading import load_trained, read_data
 from lshfm_pl.kernels.switches import set_switches
 
 __all__ = ["export"]
@@ -54,17 +53,14 @@ def export(config: DictConfig) -> Path:
     set_switches(as_dict(config.get("kernels")))
     chosen = load_format(config.format)
     refuse_missing_extra(config.format, chosen)
-    detector = load_detector(
-        config.checkpoint,
-        config=import_parts(as_dict(config.get("model"))),
-        which=config.which,
-        evaluation={key: config[key] for key in EVALUATION_SETTINGS},
-    )
+    detector = load_trained(config)
     settings = _settings(config, detector)
     refuse_other_settings(config.format, chosen, settings)
     target = Path(config.output or Path(config.output_dir) / f"{detector.config['name']}{chosen.suffix}")
     if target.suffix != chosen.suffix:
         raise LSHFMError(f"output: expected a name that ends in {chosen.suffix}, found {target}")
+    if not config.overwrite:
+        _refuse_existing([target])
     datamodule = _data(config)
     images = _images(config, datamodule, config.check.images)
     pictures = at_several_sizes(images, settings.size)
@@ -156,12 +152,17 @@ def _images(config: DictConfig, datamodule: DetectionDataModule | None, count: i
     return from_data(datamodule.val_set, count, config.seed)
 
 
+def _refuse_existing(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            raise LSHFMError(f"output: {path} exists already; give another path, or overwrite=true")
+
+
 def _move(folder: Path, target: Path, *, overwrite: bool) -> None:
     """Move the files of a folder into that of `target`."""
     files = sorted(folder.iterdir())
-    existing = [target.parent / file.name for file in files if (target.parent / file.name).exists()]
-    if existing and not overwrite:
-        raise LSHFMError(f"output: {existing[0]} exists already; give another path, or overwrite=true")
+    if not overwrite:
+        _refuse_existing([target.parent / file.name for file in files])
     for file in files:
         try:
             with atomic_file(target.parent / file.name) as temporary:

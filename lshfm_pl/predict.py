@@ -17,15 +17,15 @@ from tqdm import tqdm
 from lshfm_pl.cli import as_dict
 from lshfm_pl.cli.console import is_terminal
 from lshfm_pl.data.workers import worker_arguments
-from lshfm_pl.detectors import Detector, load_detector
-from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
+from lshfm_pl.detectors import Detector
 from lshfm_pl.drawing.boxes import draw_detections
 from lshfm_pl.drawing.grid import save_picture
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import fitting_file_name, write_json
 from lshfm_pl.inference.coco_results import coco_annotations, coco_categories, unused_labels
 from lshfm_pl.inference.detect import choose_device, detect
-from lshfm_pl.inference.exported import is_exported, load_exported, read_content
+from lshfm_pl.inference.exported import read_content
+from lshfm_pl.inference.loading import load_file
 from lshfm_pl.inference.pictures import PICTURES, PREDICTIONS, Pictures, find_pictures
 from lshfm_pl.kernels.switches import set_switches
 
@@ -53,16 +53,7 @@ def predict(config: DictConfig) -> list[str]:
             raise LSHFMError(f"{key}: expected a whole number of at least {least}, found {config[key]}")
     set_switches(as_dict(config.get("kernels")))
     pictures = find_pictures(config.images)
-    evaluation = {key: config[key] for key in EVALUATION_SETTINGS}
-    if is_exported(config.checkpoint):
-        detector = load_exported(config.checkpoint, evaluation)
-    else:
-        detector = load_detector(
-            config.checkpoint,
-            config=import_parts(as_dict(config.get("model"))),
-            which=config.which,
-            evaluation=evaluation,
-        )
+    detector = load_file(config)
     detector.to(choose_device(config.device))
     folder = Path(config.output_dir)
     content: dict[str, list[dict[str, Any]]] = {"images": [], "categories": []}

@@ -47,7 +47,7 @@ class Detector:
     """An exported detector.
 
     Args:
-        path: a file of `python -m lshfm_pl.export format=onnx` (or `int8`).
+        path: a file of `python -m lshfm_pl.export format=onnx`.
         threads: number of CPU threads; None for onnxruntime's default.
         providers: onnxruntime's execution providers, best first.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -77,15 +78,15 @@ def write_clean_copy(datamodule: DetectionDataModule, folder: Path, form: str) -
     """
     refuse_used_folder(folder)
     clean = _read(datamodule)
-    partial = folder.with_name(f"{folder.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        FORMS[form](clean, partial)
-        if folder.is_dir():
-            folder.rmdir()
-        partial.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            partial = Path(temporary) / folder.name
+            FORMS[form](clean, partial)
+            if folder.is_dir():
+                folder.rmdir()
+            partial.rename(folder)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise LSHFMError(f"fix: {folder} can't be written ({error}).") from error
     counts = [
         f"{name} {len(images):,} images with {sum(len(image.labels) for image in images):,} objects"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lshfm_pl.data.images import SUFFIXES
 
-__all__ = ["BESIDE", "SET_NAMES", "is_picture", "set_of_name", "walk"]
+__all__ = ["ALL", "BESIDE", "SET_NAMES", "is_picture", "set_of_name", "walk"]
 
 BESIDE = "._"
 """Prefix of the files that macOS writes next to each file on foreign disks and in archives."""
@@ -18,6 +18,9 @@ SET_NAMES = {
     "test": ("test", "testing"),
 }
 """Names of folders and files of training, validation and test sets."""
+
+ALL = "all"
+"""Key of images or annotations that are not divided into sets."""
 
 
 def set_of_name(name: str) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lshfm_pl.detectors.architecture import Architecture
+from lshfm_pl.detectors.averages import choose_average
 from lshfm_pl.detectors.published import (
     holds_pair,
     is_published,
@@ -33,15 +34,11 @@ from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import read_bytes
 
 __all__ = [
-    "AVERAGED",
     "CONFIG_FILE",
-    "EMA_KEY",
     "FORMAT",
     "LARGEST_NUM_CLASSES",
     "OLD_FROZEN_BN_EPS",
-    "RAW",
     "VERSION",
-    "WEIGHTS_KEY",
     "Contents",
     "Source",
     "is_counter",
@@ -57,14 +54,6 @@ VERSION = 1
 OLD_FROZEN_BN_EPS = 0.0
 #: More than any data set has, background included.
 LARGEST_NUM_CLASSES = 100_000
-
-#: Names of the weights of a run that averages them: those of the optimizer, and their moving average.
-RAW, AVERAGED = "raw", "ema"
-#: Key of a complete checkpoint: the average, with `state_dict` (names of the detector) and `better` (raw or ema).
-EMA_KEY = "ema"
-#: Key of a checkpoint with weights only: which of the two it holds. Without averaging it has no such key.
-WEIGHTS_KEY = "weights"
-_TITLES = {RAW: "weights without averaging", AVERAGED: "averaged weights (EMA)"}
 
 _LARGEST_DESCRIPTION = 10**7
 """Bytes; a description of 100 000 classes is smaller."""
@@ -187,36 +176,11 @@ def _open_described(name: str, content: Mapping[str, Any], which: str) -> Conten
             start = len(_LIGHTNING_PREFIX)
             own = {key: value for key, value in weights.items() if str(key).startswith(_LIGHTNING_PREFIX)}
             weights = {key[start:]: value for key, value in own.items()}
-        weights, kind, others = _choose_average(name, weights, content, which)
+        weights, kind, others = choose_average(name, weights, content, which)
         found = _describe(name, kind, weights, description, prefix=_LIGHTNING_PREFIX)
         data = content.get("data")
         return replace(found, data=data if isinstance(data, Mapping) else None, others=others)
     return None
-
-
-def _choose_average(name: str, weights: Any, content: Mapping[str, Any], which: str) -> tuple[Any, str, str]:
-    """The weights of a run, or their average: the better ones, or those that `which` names.
-
-    Returns:
-        The weights; the kind of file for messages; and `Contents.others`.
-
-    Raises:
-        LSHFMError: the average in the file is damaged, or `which` is neither of the two.
-    """
-    kind = "Lightning checkpoint"
-    average = content.get(EMA_KEY)
-    if average is None:
-        title = _TITLES.get(str(content.get(WEIGHTS_KEY)))
-        return weights, kind if title is None else f"{kind}, {title}", ""
-    if not (isinstance(average, Mapping) and average.get("better") in _TITLES and "state_dict" in average):
-        raise LSHFMError(f"{name}: its average of the weights (entry {EMA_KEY}) is damaged.")
-    others = f"The file holds {RAW} and {AVERAGED}"
-    chosen = average["better"] if which == "student" else which
-    if chosen not in _TITLES:
-        raise LSHFMError(f"{name}: {others}; expected which={RAW} or which={AVERAGED}, found {which}.")
-    (other,) = _TITLES.keys() - {chosen}
-    kind = f"{kind}, {_TITLES[chosen]}; the file has the others too: which={other}"
-    return average["state_dict"] if chosen == AVERAGED else weights, kind, others
 
 
 def _describe(

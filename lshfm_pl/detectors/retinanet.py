@@ -15,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from lshfm_pl.detectors.architecture import Architecture, TorchvisionDetector, pyramid_name
 from lshfm_pl.detectors.backbones.build import build_fpn_backbone, build_uncut
 from lshfm_pl.detectors.backbones.norms import group_norm
+from lshfm_pl.detectors.decoding import decoded_boxes
 from lshfm_pl.detectors.full_precision import FullPrecisionAnchors, FullPrecisionOutputs
 from lshfm_pl.detectors.schema import AnchorDetectorConfig, Count, Fraction
 from lshfm_pl.errors import LSHFMError
@@ -183,10 +184,8 @@ def _raw_detections(detector: Any, images: ImageList) -> tuple[Tensor, Tensor]:
     levels = list(detector.backbone(images.tensors).values())
     outputs = detector.head(levels)
     anchors_A4 = detector.anchor_generator(images, levels)[0]
-    deltas_NA4 = outputs["bbox_regression"]
-    anchors_NA4 = anchors_A4.expand_as(deltas_NA4)
-    boxes = detector.box_coder.decode_single(deltas_NA4.flatten(0, 1), anchors_NA4.flatten(0, 1))
-    return boxes.reshape(deltas_NA4.shape), outputs["cls_logits"].sigmoid()
+    boxes = decoded_boxes(detector.box_coder, outputs["bbox_regression"], anchors_A4)
+    return boxes, outputs["cls_logits"].sigmoid()
 
 
 def _variant(weights: Mapping[str, Tensor]) -> str:

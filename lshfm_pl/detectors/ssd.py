@@ -21,6 +21,7 @@ from lshfm_pl.detectors.backbones.backbone import Stage
 from lshfm_pl.detectors.backbones.build import build_body
 from lshfm_pl.detectors.backbones.mobilenet_v3 import mobilenet_v3_large_features
 from lshfm_pl.detectors.backbones.norms import norm_factory
+from lshfm_pl.detectors.decoding import decoded_boxes
 from lshfm_pl.detectors.full_precision import FullPrecisionOutputs
 from lshfm_pl.detectors.schema import BodyConfig, Count, Fraction, Positive
 from lshfm_pl.errors import LSHFMError
@@ -288,10 +289,8 @@ def _raw_detections(detector: Any, images: ImageList) -> tuple[Tensor, Tensor]:
     levels = list(detector.backbone(images.tensors).values())
     outputs = detector.head(levels)
     anchors_A4 = detector.anchor_generator(images, levels)[0]
-    deltas_NA4 = outputs["bbox_regression"]
-    anchors_NA4 = anchors_A4.expand_as(deltas_NA4)
-    boxes = detector.box_coder.decode_single(deltas_NA4.flatten(0, 1), anchors_NA4.flatten(0, 1))
-    return boxes.reshape(deltas_NA4.shape), outputs["cls_logits"].softmax(dim=-1)
+    boxes = decoded_boxes(detector.box_coder, outputs["bbox_regression"], anchors_A4)
+    return boxes, outputs["cls_logits"].softmax(dim=-1)
 
 
 _HEAD = "head.classification_head.module_list"

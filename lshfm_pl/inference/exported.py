@@ -1,5 +1,6 @@
 """Exported ONNX files in the place of checkpoints: the same inputs, outputs and descriptions."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -83,7 +84,14 @@ def read_content(path: str | Path) -> Any:
     """
     if not is_exported(path):
         return read_checkpoint(path)
-    return {"format": FORMAT, "class_names": list(runtime.Detector(path).class_names)}
+    changed = Path(path).stat().st_mtime_ns if Path(path).is_file() else 0
+    return {"format": FORMAT, "class_names": list(_class_names(str(path), changed))}
+
+
+@functools.lru_cache(maxsize=8)
+def _class_names(path: str, changed: int) -> tuple[str, ...]:
+    """The class names in a file, kept until it changes: commands ask several times, and opening it is slow."""
+    return runtime.Detector(path).class_names
 
 
 def cost_of(detector: Detector, image: Tensor) -> dict[str, float | None]:

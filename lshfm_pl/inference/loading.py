@@ -21,8 +21,10 @@ __all__ = [
     "is_validation_of_checkpoint",
     "load_checkpoint",
     "load_data",
+    "load_file",
     "load_for_data",
     "load_split",
+    "load_trained",
     "read_data",
     "read_recorded_data",
     "started_from",
@@ -36,16 +38,41 @@ def load_checkpoint(config: DictConfig, class_names: Sequence[str]) -> Detector:
     Raises:
         LSHFMError: neither `checkpoint` nor `weights` is given, or the file does not load.
     """
-    model = import_parts(as_dict(config.get("model")))
-    evaluation = {key: config[key] for key in EVALUATION_SETTINGS}
     refuse_no_weights(config)
     if config.weights is not None:
-        return load_torchvision_detector(config.weights, model, evaluation=evaluation)
+        model = import_parts(as_dict(config.get("model")))
+        return load_torchvision_detector(config.weights, model, evaluation=_evaluation_settings(config))
+    return load_file(config, class_names)
+
+
+def load_file(config: DictConfig, class_names: Sequence[str] | None = None) -> Detector:
+    """Load the file `config.checkpoint`, which may be an exported one, with the settings of the command line.
+
+    Raises:
+        LSHFMError: the file does not load.
+    """
     if is_exported(config.checkpoint):
-        return load_exported(config.checkpoint, evaluation)
+        return load_exported(config.checkpoint, _evaluation_settings(config))
+    return load_trained(config, class_names)
+
+
+def load_trained(config: DictConfig, class_names: Sequence[str] | None = None) -> Detector:
+    """Load the file of weights `config.checkpoint` with the settings of the command line.
+
+    Raises:
+        LSHFMError: the file does not load.
+    """
     return load_detector(
-        config.checkpoint, config=model, class_names=class_names, which=config.which, evaluation=evaluation
+        config.checkpoint,
+        config=import_parts(as_dict(config.get("model"))),
+        class_names=class_names,
+        which=config.which,
+        evaluation=_evaluation_settings(config),
     )
+
+
+def _evaluation_settings(config: DictConfig) -> dict[str, Any]:
+    return {key: config[key] for key in EVALUATION_SETTINGS}
 
 
 def read_data(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lshfm_pl.data.batches import Batch, as_float
 from lshfm_pl.detectors import Detector
-from lshfm_pl.detectors.contents import AVERAGED, EMA_KEY, RAW, WEIGHTS_KEY
+from lshfm_pl.detectors.averages import AVERAGED, EMA_KEY, RAW, WEIGHTS_KEY
 from lshfm_pl.metrics import DetectionMetrics
 
 __all__ = ["AveragedDetector"]

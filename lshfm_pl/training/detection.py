@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from lshfm_pl.data.batches import Batch, as_float
 from lshfm_pl.detectors import Detector
+from lshfm_pl.detectors.averages import AVERAGED, EMA_KEY, RAW
 from lshfm_pl.detectors.bodies import body_parameters
 from lshfm_pl.detectors.checkpoint import detector_description
-from lshfm_pl.detectors.contents import AVERAGED, EMA_KEY, RAW
 from lshfm_pl.detectors.on_meta import unused_parameters
 from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.metrics import DetectionMetrics, EvaluationRecord

@@ -8,11 +8,12 @@ from typing import Any
 
 from lshfm_pl.data.class_names import check_class_names, name_list
 from lshfm_pl.data.coco.dataset import CategoryIds, COCODetection, IndexedDetection
-from lshfm_pl.data.coco.exports import ALL, LOOKED_FOR, describe_exports, find_exports
+from lshfm_pl.data.coco.exports import LOOKED_FOR, describe_exports, find_exports
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.folders import ALL
 from lshfm_pl.data.split import HOW_TO_SPLIT, Part, read_split_setting
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.errors import LSHFMError, first_few

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError
-from lshfm_pl.data.folders import is_picture, set_of_name, walk
+from lshfm_pl.data.folders import ALL, is_picture, set_of_name, walk
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import read_bytes, read_end
 
-__all__ = ["ALL", "LOOKED_FOR", "describe_exports", "find_exports"]
+__all__ = ["LOOKED_FOR", "describe_exports", "find_exports"]
 
-ALL = "all"
-"""Key of a file that is not named after a set."""
 LOOKED_FOR = (
     "train/_annotations.coco.json, annotations/instances_*.json, result.json, train.json or another *.json"
 )

@@ -9,12 +9,12 @@ from lshfm_pl.data.class_names import check_class_names
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.folders import SET_NAMES
+from lshfm_pl.data.folders import ALL, SET_NAMES
 from lshfm_pl.data.split import HOW_TO_SPLIT, Part, read_split_setting
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.data.voc.dataset import VOCDetection
 from lshfm_pl.data.voc.download import download_voc
-from lshfm_pl.data.voc.found import ALL, describe_sources, find_sources, has_lists
+from lshfm_pl.data.voc.found import describe_sources, find_sources, has_lists
 from lshfm_pl.data.voc.layout import SPLITS, VOCSource
 from lshfm_pl.data.voc.sources import read_class_names, resolve_source
 from lshfm_pl.data.voc.splits import LARGEST_SPLIT
@@ -191,13 +191,9 @@ class VOCDataModule(DetectionDataModule):
         """The found set that is a set; None if there is none."""
         if self._part(split) is not None:
             return ALL if ALL in found else "train"
-        return (
-            "val"
-            if split == "test" and "test" not in found and "val" in found
-            else split
-            if split in found
-            else None
-        )
+        if split == "test" and "test" not in found and "val" in found:
+            return "val"
+        return split if split in found else None
 
     def _part(self, split: str) -> Part | None:
         """The part of the divided images that is a set; None if the set is not divided."""

@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError
-from lshfm_pl.data.folders import SET_NAMES, is_picture, set_of_name, walk
+from lshfm_pl.data.folders import ALL, SET_NAMES, is_picture, set_of_name, walk
 from lshfm_pl.data.voc.layout import IMAGES, SPLITS, VOCSource, is_annotation
 from lshfm_pl.errors import first_few
 
-__all__ = ["ALL", "describe_sources", "find_sources", "has_lists"]
+__all__ = ["describe_sources", "find_sources", "has_lists"]
 
-ALL = "all"
-"""Key of the images of a folder that are not divided into sets."""
 _EVERYTHING = "./"
 """The split of all annotations of a folder."""
 _LOOKED_AT = 200

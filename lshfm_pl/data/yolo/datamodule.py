@@ -84,7 +84,9 @@ class YOLODataModule(CategoryDataModule):
             return "test"
         if self.split is not None:
             return "train" if "train" in sets else ""
-        return "val" if split == "test" and "val" in sets else split if split in sets else None
+        if split == "test" and "val" in sets:
+            return "val"
+        return split if split in sets else None
 
     def _is_missing(self, name: str) -> bool:
         try:

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lshfm_pl.detectors.contents import EMA_KEY
+from lshfm_pl.detectors.averages import EMA_KEY
 from lshfm_pl.detectors.state_dicts import refuse_not_finite
 from lshfm_pl.errors import LSHFMError, short_reason
 
