@@ -23,15 +23,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)
 	$(BIN)/python -m lshfm_pl.compare $(if $(SEEDS),seeds=$(SEEDS))
 
+# Tests run in up to four processes with one thread each: more threads than cores wait for each other by computing.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 # Runs the fast tests. The slow ones train whole comparisons or start many processes; `make check` runs them too.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Takes about an hour: kills, stops and starves training runs, and writes the outcome to outputs/torture.
 torture: $(INSTALLED)

@@ -2,7 +2,12 @@
 
 __version__ = "0.1.0"
 
+import os
 import sys
+
+# With several threads, MKL adds up in an order that differs from one call to the next, as in the gradients of a map
+# of 1×1, so that a resumed run would differ in its last bits. MKL reads this at its first call.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 # Python sets this while it looks for the module of `python -m lshfm_pl.<command>`, whose imports take seconds.
 if sys.argv[:1] == ["-m"]:

@@ -7,7 +7,7 @@ if __name__ == "__main__":
 
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ import torch
 import torchvision
 from omegaconf import DictConfig
 
+from lshfm_pl.benchmarking.compiled import measure_compiled
 from lshfm_pl.benchmarking.data import measure_loaders
 from lshfm_pl.benchmarking.evaluation import measure_evaluation
 from lshfm_pl.benchmarking.inference import inference_text, measure_inference
+from lshfm_pl.benchmarking.methods import measure_methods
+from lshfm_pl.benchmarking.methods_table import table_text
 from lshfm_pl.benchmarking.step import PARTS, measure_steps
 from lshfm_pl.cli import as_dict
 from lshfm_pl.errors import LSHFMError
@@ -33,8 +36,10 @@ MEASURES = {
     "data": measure_loaders,
     "eval": measure_evaluation,
     "inference": measure_inference,
+    "methods": measure_methods,
+    "compiled": measure_compiled,
 }
-ON_DEVICE = ("step", "inference")
+ON_DEVICE = ("step", "inference", "methods", "compiled")
 """The measures that use `device`; the others use the CPU."""
 
 
@@ -60,7 +65,7 @@ def benchmark(config: DictConfig) -> dict[str, Any]:
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
         "config": as_dict(config),
     }
-    print(inference_text(results) if config.what == "inference" else as_text(results))
+    print(TEXTS.get(config.what, as_text)(results))
     output = Path(config.output or Path(config.output_dir) / "benchmark.json")
     write_json(results, output)
     log.info("written to %s", output)
@@ -79,7 +84,7 @@ def as_text(results: Mapping[str, Any]) -> str:
     """The results as a table for the terminal."""
     config = results["config"]
     lines = [results["device"]]
-    if results["what"] == "step":
+    if results["what"] in ("step", "compiled"):
         lines[0] += (
             f"; {config['model']['name']}, {config['distill']['name']}, {config['precision']}, "
             f"{config['batch_size']} × {config['width']}×{config['height']}"
@@ -87,13 +92,22 @@ def as_text(results: Mapping[str, Any]) -> str:
         if is_emulated(config["precision"], torch.device(config["device"])):
             lines.append(f"{config['precision']} is emulated by this CPU, which makes it slower than 32-true")
     memory, speed = results.get("peak_memory_bytes", {}), results.get("images_per_second", {})
-    lines.append(f"{'':10} {'seconds':>9} {'images/s':>9} {'peak MiB':>9}")
+    lines.append(f"{'':16} {'seconds':>9} {'images/s':>9} {'peak MiB':>9}")
     for name, seconds in results["seconds"].items():
         images = f"{speed[name]:9.2f}" if name in speed else " " * 9
         peak = f"{memory[name] / 2**20:9.0f}" if name in memory else " " * 9
-        lines.append(f"{name:10} {seconds:9.3f} {images} {peak}  {PARTS.get(name, '')}".rstrip())
+        lines.append(f"{name:16} {seconds:9.3f} {images} {peak}  {PARTS.get(name, '')}".rstrip())
+    for name, seconds in results.get("first_seconds", {}).items():
+        lines.append(f"first call of {name}: {seconds:.1f} s more")
     lines += [f"{name}: {ratio:.3f}" for name, ratio in results.get("ratios", {}).items()]
     return "\n".join(lines)
+
+
+TEXTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "inference": inference_text,
+    "methods": lambda results: table_text(results, results["config"]),
+}
+"""What is measured → its text for the terminal, if it is not `as_text`."""
 
 
 @cli.main("benchmark")

@@ -6,7 +6,6 @@ if __name__ == "__main__":
     cli.start("export")  # before the imports below, which take seconds
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +21,11 @@ from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.detectors.tracing import DETECTIONS, RAW, graph_of
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.exporting.accuracy import average_precisions, labelled
 from lshfm_pl.exporting.check import Difference, compare_detections, compare_raw, faults_of, total
 from lshfm_pl.exporting.format import (
+    Calibration,
     Export,
-    ExportFormat,
     Limits,
     Reader,
     load_format,
@@ -33,7 +33,7 @@ from lshfm_pl.exporting.format import (
     refuse_other_settings,
 )
 from lshfm_pl.exporting.pictures import at_several_sizes, from_data, random_pictures
-from lshfm_pl.files import atomic_file
+from lshfm_pl.files import atomic_file, temporary_folder
 from lshfm_pl.inference.loading import load_trained, read_data
 from lshfm_pl.kernels.switches import set_switches
 
@@ -57,41 +57,48 @@ def export(config: DictConfig) -> Path:
     settings = _settings(config, detector)
     refuse_other_settings(config.format, chosen, settings)
     target = Path(config.output or Path(config.output_dir) / f"{detector.config['name']}{chosen.suffix}")
-    if target.suffix != chosen.suffix:
+    if not target.name.endswith(chosen.suffix):
         raise LSHFMError(f"output: expected a name that ends in {chosen.suffix}, found {target}")
     if not config.overwrite:
         _refuse_existing([target])
-    datamodule = _data(config)
+    datamodule = _data(config, "fit" if chosen.is_calibrated else "validate")
+    if chosen.is_calibrated:
+        settings = replace(settings, calibration=_calibration(config, datamodule))
+    limits = _limits(config, settings)
     images = _images(config, datamodule, config.check.images)
     pictures = at_several_sizes(images, settings.size)
-    with tempfile.TemporaryDirectory(prefix="lshfm_pl_") as folder:
-        written = Path(folder) / target.name
+    with temporary_folder() as folder:
+        written = folder / target.name
         chosen.write(settings, written)
-        difference = compare(settings, chosen.read(written), pictures, config)
+        read = chosen.read(written)
+        difference = compare(settings, read, pictures, limits)
         of_what = (
             "of the data" if datamodule is not None else "of random pixels, as no data were found (data=…)"
         )
         print(f"check on {len(pictures)} images {of_what}: {difference.text()}")
-        faults = faults_of(difference, _limits(config, chosen, half=settings.half))
+        faults = faults_of(difference, limits)
+        if datamodule is not None and settings.nms and limits.ap_loss is not None:
+            faults += _faults_of_ap(config, settings, read, datamodule, limits.ap_loss)
         if faults and not config.keep:
             raise LSHFMError(
-                f"check: {'; '.join(faults)}. No file was written; keep=true keeps it, check.pixels=… and "
-                "check.score=… allow more"
+                f"check: {'; '.join(faults)}. No file was written; keep=true keeps it, and other limits are set "
+                f"by check.limits.{settings.weights}"
             )
-        _move(Path(folder), target, overwrite=config.overwrite)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        _move(folder, target, overwrite=config.overwrite)
     if faults:
         raise LSHFMError(f"check: {'; '.join(faults)}. {target} was kept, as keep=true demands")
-    print(f"{target}: {detector.config['name']}, {target.stat().st_size / 1e6:.2f} MB")
+    print(f"{target}: {detector.config['name']}, {size / 1e6:.2f} MB")
     return target
 
 
-def compare(settings: Export, read: Reader, pictures: Sequence[Tensor], config: DictConfig) -> Difference:
+def compare(settings: Export, read: Reader, pictures: Sequence[Tensor], limits: Limits) -> Difference:
     """The differences of an exported file and its checkpoint, summed over images (float [3, H, W] in 0..1)."""
     reference = graph_of(settings.detector, nms=settings.nms)
     family = architecture_of(cast(nn.Module, settings.detector))
-    threshold, most = (
+    score_thresh, nms_thresh, most = (
         settings.detector.config.get(family.evaluation.get(key, ""))
-        for key in ("nms_thresh", "detections_per_img")
+        for key in ("score_thresh", "nms_thresh", "detections_per_img")
     )
     differences = []
     for picture in pictures:
@@ -105,14 +112,15 @@ def compare(settings: Export, read: Reader, pictures: Sequence[Tensor], config: 
                 compare_detections(
                     expected,
                     found,
-                    least_score=config.check.least_score,
-                    score_slack=config.check.score_slack,
-                    nms_thresh=threshold,
+                    least_score=limits.least_score,
+                    score_slack=limits.score_slack,
+                    score_thresh=score_thresh,
+                    nms_thresh=nms_thresh,
                     most=most,
                 )
             )
         else:
-            differences.append(compare_raw(expected, found, least_score=config.check.least_score))
+            differences.append(compare_raw(expected, found, least_score=limits.least_score))
     return total(differences)
 
 
@@ -129,21 +137,45 @@ def _settings(config: DictConfig, detector: Detector) -> Export:
     )
 
 
-def _limits(config: DictConfig, chosen: ExportFormat, *, half: bool) -> Limits:
-    """The limits of the format, with those of the command line."""
-    given = {key: config.check[key] for key in ("pixels", "score", "unpaired")}
-    limits = chosen.half_limits if half else chosen.limits
-    return replace(limits, **{key: value for key, value in given.items() if value is not None})
+def _limits(config: DictConfig, settings: Export) -> Limits:
+    """The limits for the weights of a file, with those that hold for all files."""
+    limits = as_dict(config.check.limits[settings.weights])
+    given = {key: config.check[key] for key in limits if config.check.get(key) is not None}
+    return Limits(**{**limits, **given})
 
 
-def _data(config: DictConfig) -> DetectionDataModule | None:
+def _faults_of_ap(
+    config: DictConfig, settings: Export, read: Reader, datamodule: DetectionDataModule, most: float
+) -> list[str]:
+    """What is wrong with the AP of an exported file, which may be lower than the checkpoint's by `most`."""
+    graph = graph_of(settings.detector, nms=True)
+
+    def reference(picture: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return dict(zip(DETECTIONS, graph(picture[None]), strict=True))
+
+    images = labelled(datamodule.val_set, config.check.ap_images, config.seed, settings.size)
+    expected, found = average_precisions([reference, read], images, settings.detector.class_names)
+    print(f"AP on {len(images)} labelled images: {found:.1f}, the checkpoint's is {expected:.1f}")
+    if found >= expected - most:
+        return []
+    return [f"AP {found:.1f}, expected at most {most:g} less than the checkpoint's {expected:.1f}"]
+
+
+def _data(config: DictConfig, stage: str) -> DetectionDataModule | None:
     """The data of `data=…` or of the checkpoint; None if the latter are not there."""
     try:
-        return read_data([config.checkpoint], config.get("data"), stage="validate", drawn_below=None)[0]
+        return read_data([config.checkpoint], config.get("data"), stage=stage, drawn_below=None)[0]
     except LSHFMError:
         if "data" in config and config.data is not None:
             raise
         return None
+
+
+def _calibration(config: DictConfig, datamodule: DetectionDataModule | None) -> Calibration:
+    """Training images, as the check uses those of validation."""
+    images = [] if datamodule is None else from_data(datamodule.train_set, config.int8.images, config.seed)
+    return Calibration(images=images, reduce_range=config.int8.reduce_range)
 
 
 def _images(config: DictConfig, datamodule: DetectionDataModule | None, count: int) -> list[Tensor]:

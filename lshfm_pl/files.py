@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ __all__ = [
     "open_regular",
     "read_bytes",
     "read_end",
+    "temporary_folder",
     "write_atomically",
     "write_json",
 ]
@@ -38,8 +41,8 @@ _HASH_SIGNS = 12
 _PIECE = 2**20
 """Bytes of one read from a file that does not report its size."""
 
-_unfinished: set[Path] = set()
-"""Temporary files that are being written and are not yet renamed to their final names."""
+_unfinished: dict[Path, int] = {}
+"""Temporary files and folders that are in use → the process that made them. A forked process inherits this list."""
 
 
 def open_regular(path: str | Path, *, limit: int | None = None, root: str | Path | None = None) -> BinaryIO:
@@ -55,12 +58,15 @@ def open_regular(path: str | Path, *, limit: int | None = None, root: str | Path
             message begins with the path.
     """
     try:
-        # Resolve once, so that the file that is opened is the one that was checked.
-        real = Path(path).resolve(strict=True)
-        if root is not None and not real.is_relative_to(Path(root).resolve()):
-            raise LSHFMError(f"{path}: expected a file in {root}, found a link that leads out of it")
-        # Check before opening too: opening a device can have side effects.
-        _refuse_irregular(path, real.stat())
+        if root is None and _is_regular(path):
+            real: str | Path = path  # the usual case, in a third of the time
+        else:
+            # Resolve once, so that the file that is opened is the one that was checked.
+            real = Path(path).resolve(strict=True)
+            if root is not None and not real.is_relative_to(Path(root).resolve()):
+                raise LSHFMError(f"{path}: expected a file in {root}, found a link that leads out of it")
+            # Check before opening too: opening a device can have side effects.
+            _refuse_irregular(path, real.stat())
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         stream = os.fdopen(descriptor, "rb")
     except (OSError, ValueError, RuntimeError) as error:
@@ -90,6 +96,14 @@ def read_bytes(path: str | Path, *, limit: int, root: str | Path | None = None) 
     return content
 
 
+def _is_regular(path: str | Path) -> bool:
+    """Whether a path is a regular file itself, without following a link."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def _read_most(stream: BinaryIO, most: int) -> bytes:
     """Read at most `most` bytes. The size is not trusted: a file may grow, and files in /proc report size 0.
 
@@ -108,8 +122,9 @@ def read_end(path: str | Path, *, most: int, root: str | Path | None = None) -> 
     """The last `most` bytes of a file of any size. Other arguments and errors are those of `open_regular`."""
     with open_regular(path, root=root) as stream:
         try:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - most))
-            return stream.read(most)
+            descriptor = stream.fileno()
+            start = max(0, os.fstat(descriptor).st_size - most)
+            return os.pread(descriptor, most, start)
         except OSError as error:
             raise LSHFMError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -143,7 +158,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             raise FileExistsError(errno.EEXIST, f"there is {kind} of this name", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    _unfinished.add(temporary)
+    _unfinished[temporary] = os.getpid()
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         yield temporary
@@ -153,7 +168,27 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         raise
     finally:
-        _unfinished.discard(temporary)
+        _unfinished.pop(temporary, None)
+
+
+@contextmanager
+def temporary_folder(prefix: str = "lshfm_pl_", parent: Path | None = None) -> Iterator[Path]:
+    """A new folder that is deleted at the end, also by a signal that ends the process.
+
+    Args:
+        prefix: start of its name.
+        parent: where to make it; None for the system's place for temporary files.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
+        folder = Path(name)
+        _unfinished[folder] = os.getpid()
+        try:
+            yield folder
+        finally:
+            _unfinished.pop(folder, None)
 
 
 def fitting_file_name(name: str, suffix: str) -> str:
@@ -167,9 +202,11 @@ def fitting_file_name(name: str, suffix: str) -> str:
 
 
 def _remove_unfinished() -> None:
-    for temporary in list(_unfinished):
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    for temporary, process in list(_unfinished.items()):
+        if process == os.getpid():
+            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 call_before_exit(_remove_unfinished)

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lshfm_pl.errors import LSHFMError, short_reason
 
-__all__ = ["FORMAT", "VERSION", "Detections", "Detector", "description_of", "import_onnxruntime"]
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Detections",
+    "Detector",
+    "as_input",
+    "description_of",
+    "import_onnxruntime",
+]
 
 FORMAT = "lshfm_pl.onnx"
 """Key of the file's metadata under which its description is, as JSON."""
@@ -124,16 +132,24 @@ class Detector:
         Raises:
             LSHFMError: onnxruntime fails.
         """
-        size = self.description["size"]
-        if size is not None and list(pixels.shape[:2]) != size:
-            pixels = _resized(pixels, size)
-        if pixels.dtype == np.uint8:
-            pixels = pixels.astype(np.float32) / np.float32(255)
-        batch = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
         try:
-            return self.session.run(None, {"images": batch})
+            return self.session.run(None, {"images": as_input(pixels, self.description["size"])})
         except Exception as error:  # onnxruntime has no base class of its errors
             raise LSHFMError(f"{self.path}: onnxruntime failed ({short_reason(error)})") from error
+
+
+def as_input(pixels: np.ndarray, size: Sequence[int] | None) -> np.ndarray:
+    """The input of a file, float32 [1, 3, H, W] in 0..1.
+
+    Args:
+        pixels: [h, w, 3], uint8 or float32 in 0..1.
+        size: height and width of a file of fixed size, to which the picture is resized; None for any size.
+    """
+    if size is not None and pixels.shape[:2] != tuple(size):
+        pixels = _resized(pixels, size)
+    if pixels.dtype == np.uint8:
+        pixels = pixels.astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
 def import_onnxruntime() -> Any:
@@ -202,7 +218,7 @@ def _pixels(image: Any) -> np.ndarray:
     return pixels
 
 
-def _resized(pixels: np.ndarray, size: list[int]) -> np.ndarray:
+def _resized(pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Bilinearly resized pixels [h, w, 3] of the same dtype, for `size` (height, width)."""
     height, width = size
     if pixels.dtype == np.uint8:

@@ -49,7 +49,7 @@ class Interrupted(SystemExit):
 
 
 def call_before_exit(function: Callable[[], None]) -> None:
-    """Register `function` to be called before a signal ends the process. It must be quick."""
+    """Register `function` to be called before a signal ends the process, the last one first. It must be quick."""
     _functions_at_end.append(function)
 
 
@@ -80,7 +80,7 @@ def _exit_now(signum: int, saved: str = "") -> NoReturn:
     for other in STOP_SIGNALS:  # further signals must not interrupt the exit
         signal.signal(other, signal.SIG_IGN)
     _print_line(f"{signal.Signals(signum).name}: stopped{saved}")
-    for function in _functions_at_end:
+    for function in reversed(_functions_at_end):
         with suppress(Exception):
             function()
     os._exit(128 + signum if is_first_process() else 0)

@@ -108,7 +108,12 @@ def write_lists(plan: Mapping[str, Any], folders: Mapping[str, str]) -> None:
             raise LSHFMError(
                 f"evidence: {source}: expected a list of images, found {error.strerror}"
             ) from error
-        write_atomically(Path(folders["lists"], f"{name}.txt"), "\n".join(lines[:: part["every"]]).encode())
+        chosen = [
+            part.get("line", "%s") % line
+            for index, line in enumerate(lines)
+            if (index % part["every"] == 0) != part.get("others", False)
+        ]
+        write_atomically(Path(folders["lists"], f"{name}.txt"), "\n".join(chosen).encode())
 
 
 def folder_of(comparison: Mapping[str, Any]) -> str:

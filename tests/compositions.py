@@ -12,6 +12,20 @@ def composed(*arguments, command="compare"):
         return compose(command, overrides=translate_arguments(command, arguments), return_hydra_config=True)
 
 
+def small_training(folder, *overrides):
+    """The config of a short training of a small RetinaNet on drawn scenes in `folder`."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose(
+            "train",
+            [
+                "data=shapes", f"data.root={folder}/data", "data.num_val=2", "data.num_test=2", "data.batch_size=4",
+                "schedule=quickstart", "schedule.epochs=2", "model=retinanet_resnet10fpn_tiny",
+                "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "callbacks.last.every_n_steps=1",
+                *overrides,
+            ],
+        )  # fmt: skip
+
+
 def voc_set(folder):
     """Twelve training and four test pictures of 96 × 80 pixels with two classes."""
     for split, names in (("train", range(12)), ("val", range(12, 16))):

@@ -93,5 +93,7 @@ def built(family, distill, teacher_files, *overrides):
         *point_of(family, distill),
         *overrides,
     )
-    data = SimpleNamespace(class_names=SHAPE_CLASSES, derived_settings=dict)
+    data = SimpleNamespace(
+        class_names=SHAPE_CLASSES, derived_settings=dict, unlabelled=[], train_labels="annotations"
+    )
     return build_module(config, data)

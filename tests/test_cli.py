@@ -130,7 +130,7 @@ def test_help_is_printed_with_the_default_marked():
             "did you mean fasterrcnn_resnet50c4, fasterrcnn_resnet50fpn or fasterrcnn_resnet50fpn_v2",
         ),
         (["model=voc07"], r"model=voc07: no such file in conf/model; did you mean data=voc07\?"),
-        (["score=0.3"], r"did you mean \S*score_thresh"),
+        (["score=0.3"], r"did you mean .*score_thresh"),
         (["xyzzy=lshl2"], r"did you mean distill=lshl2\?"),
         (["threshold=0.3"], r"did you mean callbacks.images.score_threshold\?"),
         (["model.num_classes=3"], "the number of classes follows from the data"),

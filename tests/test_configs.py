@@ -32,6 +32,7 @@ COMMANDS = {
     "predict": ["checkpoint=x.ckpt", "images=x", "output_dir=x"],
     "report": ["runs=x"],
     "replay": ["file=step.json"],
+    "selfcheck": ["output_dir=x"],
 }
 
 
@@ -225,9 +226,10 @@ def test_losses_on_maps_have_the_published_settings_of_the_family(loss, family):
         "decay_from": None,
         "share": None,
         "balance": "fixed",
+        "match_scale": False,
         **PUBLISHED[loss, family],
     }
-    of_balance = {"_target_", "balance_rule"}
+    of_balance = {"_target_", "balance_rule", "pseudo_labels"}
     assert {key: settings[key] for key in settings if key not in of_balance} == expected
 
 

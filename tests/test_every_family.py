@@ -23,7 +23,7 @@ from interruptions import Killed
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from small_detectors import as_float, random_batch
-from torture import same
+from torture_bench import same
 
 from lshfm_pl.cli import CONFIG_DIR, error_message
 from lshfm_pl.errors import LSHFMError

@@ -74,6 +74,7 @@ def test_list_has_a_line_for_each_run_and_a_missing_folder_is_named(tmp_path, ca
     assert evidence.main([f"voc={tmp_path}", "--output", str(tmp_path)]) == 1
     assert "needs a folder: give weights=<folder>" in capsys.readouterr().err
     assert (tmp_path / "third.txt").read_text() == "a\nd"
+    assert (tmp_path / "others.txt").read_text() == "JPEGImages/b.jpg\nJPEGImages/c.jpg\nJPEGImages/d.jpg"
 
 
 @pytest.mark.slow

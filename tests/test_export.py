@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from lshfm_pl import evaluate, export, predict
-from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.benchmarking.inference import inference_text, measure_inference
+from lshfm_pl.cli import CONFIG_DIR, as_dict
 from lshfm_pl.detectors import detector_checkpoint
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.exporting.check import Difference
@@ -37,7 +38,7 @@ def exported(checkpoint):
     return path
 
 
-def test_a_file_that_detects_otherwise_is_not_left(checkpoint, tmp_path, monkeypatch):
+def test_a_file_that_detects_otherwise_is_not_left(checkpoint, tmp_path, monkeypatch, capsys):
     arguments = [f"checkpoint={checkpoint}", "output_dir=x", "format=safetensors", "check.images=2"]
     target = tmp_path / "a.safetensors"
 
@@ -48,7 +49,7 @@ def test_a_file_that_detects_otherwise_is_not_left(checkpoint, tmp_path, monkeyp
         run("image_height=9")
     with monkeypatch.context() as patched:
         one = torch.ones(1)
-        patched.setattr(export, "compare", lambda *_: Difference(1, one, one * 0))
+        patched.setattr(export, "compare", lambda *_: Difference(1, one, one * 0, one))
         with pytest.raises(LSHFMError, match="check: largest difference 1 px, expected at most 0.5"):
             run()
         assert list(tmp_path.iterdir()) == []
@@ -58,6 +59,8 @@ def test_a_file_that_detects_otherwise_is_not_left(checkpoint, tmp_path, monkeyp
     with pytest.raises(LSHFMError, match="exists already"):
         run()
     run("overwrite=true")
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert capsys.readouterr().out.endswith(f"{size / 1e6:.2f} MB\n")
 
 
 @pytest.mark.slow
@@ -96,3 +99,49 @@ def test_a_file_evaluates_and_predicts_as_its_checkpoint(checkpoint, exported, t
                 "evaluate", f"checkpoint={exported}", f"output_dir={tmp_path}/b", "score_thresh=0.1", *SHAPES
             )
         )
+
+
+@pytest.mark.slow
+def test_a_file_is_timed_beside_its_checkpoint(checkpoint, exported):
+    small = [
+        "height=64",
+        "width=64",
+        "repeats=1",
+        "warmup=0",
+        "batch_size=1",
+        "threads=1",
+        "memory_repeats=1",
+    ]
+    config = composed(
+        "benchmark",
+        "what=inference",
+        f"models=[{checkpoint},{exported}]",
+        "candidates=null",
+        "output_dir=x",
+        *small,
+    )
+    results = measure_inference(config)
+    ours, theirs = results["models"]
+    assert theirs["stored"] == "float32"
+    assert theirs["file_bytes"] == exported.stat().st_size
+    assert min(ours["load_seconds"], theirs["load_seconds"]) > 0
+    # Its process has no torch.
+    assert 2**24 < theirs["peak_memory_bytes"] < ours["peak_memory_bytes"] - 2**26
+    everything = {**results, "device": "A CPU", "threads": 1, "config": as_dict(config)}
+    assert "peak MiB" in inference_text(everything)
+
+
+@pytest.mark.slow
+def test_int8_is_calibrated_and_refused_without_data(checkpoint, tmp_path):
+    target = tmp_path / "a.int8.onnx"
+    arguments = [
+        f"checkpoint={checkpoint}",
+        "output_dir=x",
+        "format=int8",
+        f"output={target}",
+        "check.images=2",
+    ]
+    with pytest.raises(LSHFMError, match="int8 needs pictures that show the ranges of features"):
+        export.export(composed("export", *arguments))
+    with pytest.raises(LSHFMError, match="output: expected a name that ends in .int8.onnx"):
+        export.export(composed("export", *arguments, f"output={tmp_path}/a.onnx"))

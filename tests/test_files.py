@@ -2,6 +2,10 @@
 
 import ast
 import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,7 +109,43 @@ def test_a_name_that_is_too_long_is_cut_and_stays_its_own(tmp_path):
     assert fitting_file_name("c.jpg", ".png") == "c.jpg.png"
 
 
+USES_TEMPORARY = """
+import os, signal, sys, time
+from pathlib import Path
+from lshfm_pl.files import atomic_file, temporary_folder
+from lshfm_pl.signals import exit_on_signals
+
+exit_on_signals()
+parent = Path(sys.argv[1])
+with temporary_folder("x", parent) as folder, atomic_file(parent / "whole") as file:
+    (folder / "a").write_text("1")
+    if sys.argv[2] == "in a fork":
+        if (child := os.fork()) == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.waitpid(child, 0)
+        assert (folder / "a").is_file() and file.is_file()
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("where", ["in its process", "in a fork"])
+def test_temporary_files_and_folders_end_with_the_process_that_made_them(tmp_path, where):
+    done = subprocess.run([sys.executable, "-c", USES_TEMPORARY, tmp_path, where], timeout=100, check=False)
+    is_here = where == "in its process"
+    assert done.returncode == (128 + signal.SIGTERM if is_here else 0)
+    assert [path.name for path in tmp_path.iterdir()] == ([] if is_here else ["whole"])
+
+
 PACKAGE = Path(lshfm_pl.__file__).parent
+
+
+def test_every_temporary_folder_is_deleted_on_a_signal():
+    makers = re.compile("TemporaryDirectory|NamedTemporaryFile|mkdtemp|mkstemp")
+    found = {path.name for path in PACKAGE.rglob("*.py") if makers.search(path.read_text(encoding="utf-8"))}
+    assert found == {"files.py"}
+
 
 WRITES_OF_ITS_OWN = {
     "files.py": "writes whole files",
@@ -117,8 +157,13 @@ WRITES_OF_ITS_OWN = {
     "runs/folder.py": "a probe, which is removed",
     "runs/launch.py": "the standard streams",
     "runs/logs.py": "lines appended to a log, or below atomic_file",
+    "scripts/measure_coco_size.py": "drawn data in a folder that is named for it",
     "scripts/run_table.py": "a remark appended to a table",
+    "scripts/slurm_cluster.py": "files of the cluster in its own folder",
     "scripts/torture.py": "a disk that is filled on purpose",
+    "scripts/torture_bench.py": "output of runs",
+    "scripts/torture_nodes.py": "output of nodes",
+    "scripts/torture_slurm.py": "a script for sbatch",
 }
 """Modules that open a file for writing other than below `atomic_file`, and why they may."""
 

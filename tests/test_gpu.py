@@ -15,8 +15,12 @@ from small_detectors import (
     small_detector,
 )
 
+from lshfm_pl.benchmarking.compiled import measure_compiled
+from lshfm_pl.benchmarking.methods import measure_methods
 from lshfm_pl.benchmarking.step import PARTS, measure_steps
 from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.detectors.capturing import ReplayedForward, capture_backbone
+from lshfm_pl.detectors.frozen import freeze
 from lshfm_pl.mimic import LSHL2, Context, build_losses
 from lshfm_pl.training import DistillationModule
 from lshfm_pl.training.precision import autocast_dtype
@@ -125,3 +129,67 @@ def test_benchmark_measures_times_and_peaks_of_the_gpu():
     measured = measure_steps(config)
     assert set(measured["seconds"]) == set(PARTS)
     assert 0 < measured["peak_memory_bytes"]["plain"] < measured["peak_memory_bytes"]["distill"]
+
+
+TINY = (
+    "device=cuda",
+    "precision=bf16-mixed",
+    "height=96",
+    "width=128",
+    "num_classes=4",
+    "num_boxes=3",
+    "repeats=1",
+)
+
+
+def test_table_of_all_losses_is_measured_on_the_gpu(tmp_path):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        chosen = [
+            "what=methods",
+            "losses=[l2,pkd]",
+            "models=[retinanet_resnet10fpn_tiny]",
+            "memory_repeats=1",
+        ]
+        config = compose(
+            "benchmark", [*chosen, *TINY, "batch_size=2", f"output={tmp_path}/t.json", "output_dir=x"]
+        )
+    rows = measure_methods(config)["rows"]
+    assert [row["loss"] for row in rows] == ["l2", "pkd"]
+    for row in rows:
+        assert 0 < row["peak_memory_bytes"]["plain"] < row["peak_memory_bytes"]["distill"]
+        assert row["seconds"] == row["elapsed_seconds"]
+
+
+def test_captured_body_gives_the_same_maps_which_stay_valid():
+    plain, captured = (freeze(small_detector(TEACHER_OF[STUDENTS[1]], seed=1).cuda()) for _ in range(2))
+    capture_backbone(captured, device=torch.device("cuda"))
+    assert isinstance(captured.backbone.forward, ReplayedForward)
+    with torch.no_grad():
+        kept = []
+        for seed in range(4):
+            batch = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(seed)).cuda()
+            kept.append((captured.backbone(batch), plain.backbone(batch)))
+    for found, expected in kept:
+        assert found.keys() == expected.keys()
+        for name in found:
+            assert torch.allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
+    assert len(captured.backbone.forward._graphs) == 1
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_student_learns_by_a_captured_teacher(tmp_path, precision):
+    module = distillation(STUDENTS[1], "l2", precision)
+    capture_backbone(module.teacher, device=torch.device("cuda"))
+    trainer = quiet_trainer(tmp_path, accelerator="gpu", precision=precision, max_steps=4)
+    trainer.fit(module, datamodule=RandomData())
+    assert isinstance(module.teacher.backbone.forward, ReplayedForward)
+    assert all(value == value for value in map(float, trainer.logged_metrics.values()))
+
+
+def test_compiled_and_captured_steps_are_measured():
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        teacher = f"+model@teacher.detector={TEACHER_OF[STUDENTS[1]]}"
+        config = compose("benchmark", [f"model={STUDENTS[1]}", teacher, *TINY, "distill=pkd", "output_dir=x"])
+    measured = measure_compiled(config)
+    assert {"distill", "distill_compiled", "distill_graphs"} <= set(measured["seconds"])
+    assert "teacher_graphs" in measured["ratios"]

@@ -287,10 +287,9 @@ def test_evaluated_teacher_file_is_the_teacher_and_any_other_evaluation_is_set_a
         (tmp_path / name / "results.json").write_text(json.dumps({"checkpoint": file, **kept}))
     made = report(tmp_path, resamples=100).parent
     assert [row["line"] for row in rows_of(made / "summary.csv")] == ["Teacher", "Student (none)", "L2"]
-    assert (
-        "| evaluation | the evaluation of another.ckpt, not a training run |"
-        in (made / "report.md").read_text()
-    )
+    single = (made / "report.md").read_text().split("## Evaluations of single files")[1]
+    assert "| another.ckpt | vgg16 |" in single
+    assert checkpoint not in single
 
 
 def test_results_of_older_versions_are_read_without_what_they_lack(tmp_path):

@@ -10,14 +10,14 @@ import lshfm_pl
 PACKAGE = Path(lshfm_pl.__file__).parent
 
 FLOORS = (
-    ("errors", "files", "paths", "renamed", "runtime", "seeding", "signals", "yaml_files"),
+    ("collector", "errors", "files", "paths", "renamed", "runtime", "seeding", "signals", "yaml_files"),
     ("cli", "kernels"),
     ("data", "metrics"),
     ("detectors",),
     ("mimic",),
     ("runs", "inference", "drawing"),
     ("training",),
-    ("reporting", "benchmarking", "exporting"),
+    ("reporting", "benchmarking", "exporting", "selfchecks"),
 )
 """From the ground up; a room may import its own floor and those below. Commands stand above all of them."""
 

@@ -82,7 +82,7 @@ def rows_of_csv(path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)  # several trainings, on a machine that runs other tests too
 def test_table_is_interrupted_resumed_finished_and_not_repeated(folder):
     command = [
         TABLE,
@@ -143,7 +143,7 @@ def test_table_is_interrupted_resumed_finished_and_not_repeated(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)  # several trainings, on a machine that runs other tests too
 def test_teacher_file_is_evaluated_and_mimicked(folder, tmp_path):
     small = [*SMALL, "schedule.epochs=1"]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):

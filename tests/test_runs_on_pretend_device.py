@@ -23,7 +23,7 @@ from distilled_students import (
 from interruptions import Killed
 from pretend_device import DEVICE, count_waits
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
-from torture import same
+from torture_bench import same
 
 from lshfm_pl.evaluate import evaluate
 from lshfm_pl.replay import replay

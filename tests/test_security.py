@@ -55,7 +55,7 @@ LOADING = {
 }
 """Every key of every command that names a file of tensors: the command, and its overrides."""
 
-LOAD_NO_FILE = {"check_data", "compare", "report"}
+LOAD_NO_FILE = {"check_data", "compare", "report", "selfcheck"}
 """Commands whose user names no such file."""
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from compositions import composed
+from compositions import composed, small_training
 from hydra import compose, initialize_config_dir
 from interruptions import Killed
 
@@ -16,16 +16,7 @@ MIXED = ("augment=strong", "augment.transforms.1.p=0.5", "augment.transforms.2.p
 
 
 def config_of(folder, *overrides):
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose(
-            "train",
-            [
-                "data=shapes", f"data.root={folder}/data", "data.num_train=16", "data.num_val=2", "data.num_test=2",
-                "data.batch_size=4", "schedule=quickstart", "schedule.epochs=2", "model=retinanet_resnet10fpn_tiny",
-                "model.min_size=[48,64,96]", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
-                "callbacks.last.every_n_steps=1", *overrides,
-            ],
-        )  # fmt: skip
+    return small_training(folder, "data.num_train=16", "model.min_size=[48,64,96]", *overrides)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Benchmark of data loading: images per second, compared with the reference implementation."""
 
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lshfm_pl.benchmarking.step import load_published
 from lshfm_pl.benchmarking.timing import median_seconds
 from lshfm_pl.data import VOCDataModule
 from lshfm_pl.data.workers import worker_arguments
+from lshfm_pl.files import temporary_folder
 
 __all__ = ["draw_voc", "measure_loaders"]
 
@@ -64,8 +64,8 @@ def measure_loaders(config: DictConfig) -> dict[str, Any]:
     Returns:
         `seconds` and `images_per_second` by loader, and `ratios`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "voc"
+    with temporary_folder() as folder:
+        root = folder / "voc"
         draw_voc(root, config.num_images, config.seed)
         datamodule = VOCDataModule(
             root=str(root), train_split="train", val_split="val", batch_size=BATCH_SIZE,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from lshfm_pl.benchmarking.detection_memory import measure_peaks
 from lshfm_pl.benchmarking.step import refuse_unknown_precision
 from lshfm_pl.benchmarking.subjects import Subject, read_subjects
 from lshfm_pl.benchmarking.timing import Sample, samples_in_turn
@@ -24,7 +25,8 @@ def measure_inference(config: DictConfig) -> dict[str, Any]:
     """Time each detector on the same pictures, in turn.
 
     Returns:
-        `models`, see `measure_subjects`.
+        `models`, see `measure_subjects`; with `config.memory` they have `peak_memory_bytes` of a process that only
+        detects. Files have `load_seconds` and `file_bytes`, and exported ones `stored`: how they store weights.
 
     Raises:
         LSHFMError: a detector cannot be built or loaded, or settings do not fit together.
@@ -33,15 +35,19 @@ def measure_inference(config: DictConfig) -> dict[str, Any]:
     refuse_unknown_precision(config.precision)
     device = choose_device(config.device)
     subjects = read_subjects(config)
-    return {
-        "models": measure_subjects(
-            subjects,
-            batch_size=config.batch_size,
-            repeats=config.repeats,
-            warmup=config.warmup,
-            device=device,
-        )
-    }
+    models = measure_subjects(
+        subjects,
+        batch_size=config.batch_size,
+        repeats=config.repeats,
+        warmup=config.warmup,
+        device=device,
+    )
+    if config.memory:
+        files = [model["weights"] for model in models]
+        del subjects  # the processes that measure memory need the GPU too
+        for model, peak in zip(models, measure_peaks(config, files), strict=True):
+            model["peak_memory_bytes"] = peak
+    return {"models": models}
 
 
 def measure_subjects(
@@ -111,6 +117,7 @@ def inference_text(results: Mapping[str, Any]) -> str:
             f"{_short(model['ms_per_image']):>5} {spread:>2}% {_short(model['processor_ms']):>5} "
             f"{'–' if after is None else _short(after):>4} {_short(model['images_per_second']):>5}"
         )
+    lines += _memory_lines(models, width)
     lines += [
         "",
         "input: pixels in the network, with padding. Mpar: million parameters. GFLOP: of",
@@ -130,6 +137,22 @@ def inference_text(results: Mapping[str, Any]) -> str:
                 f"Another load was present: this process ran {share:.0%} of the time, so compare cpu."
             )
     return "\n".join(lines)
+
+
+def _memory_lines(models: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """A second table: what is known only of files, and peak memory, which may not be measured."""
+    columns = (
+        ("load_seconds", "load s", 1.0),
+        ("file_bytes", "file MB", 1e6),
+        ("peak_memory_bytes", "peak MiB", 2.0**20),
+    )
+    if not any(key in model for model in models for key, _, _ in columns):
+        return []
+    lines = ["", f"{'':{width}} " + " ".join(f"{heading:>8}" for _, heading, _ in columns)]
+    for model in models:
+        cells = [_short(model[key] / unit) if key in model else "–" for key, _, unit in columns]
+        lines.append(f"{model['name']:{width}} " + " ".join(f"{cell:>8}" for cell in cells))
+    return lines
 
 
 def _short(number: float) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lshfm_pl.benchmarking.timing import in_own_process, reset_peak_memory, samples_in_turn
 from lshfm_pl.cli import as_dict
 from lshfm_pl.detectors import Detector, build_detector
+from lshfm_pl.detectors.capturing import capture_backbone
 from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import LSHFMError
@@ -28,7 +29,7 @@ from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.precision import autocast, autocast_dtype
 
-__all__ = ["PARTS", "StepParts", "load_published", "measure_steps", "refuse_unknown_precision"]
+__all__ = ["PARTS", "StepParts", "load_published", "measure_steps", "peak_of", "refuse_unknown_precision"]
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,11 @@ class StepParts:
     @cached_property
     def teacher(self) -> Detector:
         """The teacher of random weights."""
-        return self._compiled(self._build_teacher()).eval().requires_grad_(False)
+        teacher = self._build_teacher().eval().requires_grad_(False)
+        if not self.config.cuda_graphs:
+            return self._compiled(teacher)
+        capture_backbone(teacher, device=self.device)
+        return teacher
 
     def _build_teacher(self) -> Detector:
         if self.config.teacher.detector is None:
@@ -242,6 +247,15 @@ class StepParts:
         for cached in needed[name]:
             getattr(self, cached)
 
+    def peak(self, name: str) -> int:
+        """Peak memory in bytes of this process while it repeats a part; nothing else may have been built before."""
+        part = self.by_name()[name]
+        self.prepare(name)
+        reset_peak_memory(self.device)
+        for _ in range(MEMORY_STEPS):
+            part()
+        return peak_memory_bytes(self.device)
+
     def frozen_bytes(self) -> int:
         """Bytes that distillation needs besides the student: the teacher's weights and the hash functions."""
         frozen = (self.teacher, self.distillation.mimic)
@@ -319,7 +333,7 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
     memory = {}
     if config.memory:
         memory = {
-            name: int(median(in_own_process(_peak_of, config, name) for _ in range(config.memory_repeats)))
+            name: int(median(in_own_process(peak_of, config, name) for _ in range(config.memory_repeats)))
             for name in seconds
         }
         ratios["memory_distill_over_plain"] = memory["distill"] / memory["plain"]
@@ -334,13 +348,8 @@ def measure_steps(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def _peak_of(config: DictConfig, name: str) -> int:
+def peak_of(config: DictConfig, name: str) -> int:
+    """Peak memory in bytes of a part, named as in `PARTS`; for a process that has measured nothing else."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    parts = StepParts(config)
-    part = parts.by_name()[name]
-    parts.prepare(name)
-    reset_peak_memory(parts.device)
-    for _ in range(MEMORY_STEPS):
-        part()
-    return peak_memory_bytes(parts.device)
+    return StepParts(config).peak(name)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -103,11 +103,12 @@ def draw_pictures(config: DictConfig) -> list[Tensor]:
     ]
 
 
-def read_subjects(config: DictConfig) -> list[Subject]:
+def read_subjects(config: DictConfig, *, only: int | None = None) -> list[Subject]:
     """The detectors of `models` and `checkpoint`, or that of `model` if neither is given.
 
     Args:
         config: see `conf/benchmark.yaml`.
+        only: number of the single detector to read, from 0; None for all.
 
     Raises:
         LSHFMError: a detector cannot be built or loaded, or two have the same name.
@@ -118,7 +119,9 @@ def read_subjects(config: DictConfig) -> list[Subject]:
     pictures = draw_pictures(config)
     if not rows:
         return [_subject(_random(as_dict(config.model), config), "", "random", config, pictures)]
-    subjects = [_of_row(row, config, pictures) for row in rows]
+    subjects = [_of_row(row, config, pictures) for row in (rows if only is None else rows[only : only + 1])]
+    if only is not None:
+        return subjects
     names = [subject.name for subject in subjects]
     for row, name in zip(rows, names, strict=True):
         if names.count(name) > 1 and not row.name:
@@ -138,8 +141,11 @@ def _of_row(row: Row, config: DictConfig, pictures: list[Tensor]) -> Subject:
     if is_exported(row.checkpoint):
         return _exported(row, config, pictures)
     if row.checkpoint is not None:
+        start = time.perf_counter()
         detector = load_detector(row.checkpoint, config=model or None, which=config.which)
-        return _subject(detector, row.name, row.checkpoint, config, pictures)
+        seconds = time.perf_counter() - start
+        subject = _subject(detector, row.name, row.checkpoint, config, pictures)
+        return replace(subject, facts={**subject.facts, **_facts_of_file(row.checkpoint, seconds)})
     try:
         detector = _random(model, config)
     except LSHFMError as error:
@@ -156,7 +162,8 @@ def _exported(row: Row, config: DictConfig, pictures: list[Tensor]) -> Subject:
         "num_classes": detector.num_classes,
         "input": list(pictures[0].shape[-2:]),
         "candidates": None,
-        "load_seconds": time.perf_counter() - start,
+        **_facts_of_file(str(row.checkpoint), time.perf_counter() - start),
+        "stored": cast(Any, detector).runtime.description.get("weights"),
         **cost_of(detector, pictures[0]),
     }
 
@@ -164,6 +171,10 @@ def _exported(row: Row, config: DictConfig, pictures: list[Tensor]) -> Subject:
         detect(detector, pictures)
 
     return Subject(row.name or Path(str(row.checkpoint)).name, facts, run)
+
+
+def _facts_of_file(path: str, load_seconds: float) -> dict[str, Any]:
+    return {"load_seconds": load_seconds, "file_bytes": Path(path).stat().st_size}
 
 
 def _random(model: dict[str, Any], config: DictConfig) -> Detector:

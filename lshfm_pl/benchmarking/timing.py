@@ -2,6 +2,9 @@
 
 import gc
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,6 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import give_back_freed_memory
@@ -87,34 +91,72 @@ def reset_peak_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
 
 
-def in_own_process(work: Callable[..., Any], *args: Any) -> Any:
+def in_own_process(
+    work: Callable[..., Any],
+    *args: Any,
+    task: str = "measuring memory",
+    advice: str = "; leave it out with memory=false",
+) -> Any:
     """Run `work(*args)` in a fresh process and return its result; function and arguments must be picklable.
+
+    The process knows Hydra's settings, so that it finds the config files of `--config-dir`. If this process is
+    interrupted, the other one is killed.
+
+    Args:
+        work: the function.
+        *args: its arguments.
+        task: what it does, for messages.
+        advice: end of these messages.
 
     Raises:
         LSHFMError: the work failed there, or the process died, for example because memory ran out.
     """
-    context = multiprocessing.get_context("spawn")
+    context = _fresh_processes(work.__module__)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, work, args))
+    process = context.Process(target=_send, args=(sender, HydraConfig.instance().cfg, work, args))
     process.start()
     sender.close()
     try:
         result, failure = receiver.recv()
     except EOFError as error:
         raise LSHFMError(
-            "benchmark: a process that measured memory died, perhaps because memory ran out; "
-            "leave this measurement out with memory=false"
+            f"benchmark: the process for {task} died, perhaps because memory ran out{advice}"
         ) from error
+    except BaseException:
+        process.kill()
+        raise
     finally:
         process.join()
     if failure is not None:
-        raise LSHFMError(f"benchmark: measuring memory failed: {failure}; leave it out with memory=false")
+        raise LSHFMError(f"benchmark: {task} failed: {failure}{advice}")
     return result
 
 
-def _send(sender: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _fresh_processes(module: str) -> Any:
+    """A context for processes without the state of this one, in which `module` is imported where that is possible.
+
+    A server imports it once, before any weights or threads exist, and is copied for each process.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # it was killed, and nobody waits for the result
+
+
+def _send(sender: Any, hydra: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
     outcome: tuple[Any, str | None]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches both; the one that waits ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        HydraConfig.instance().cfg = hydra
         outcome = work(*args), None
     except Exception as error:  # the other process reports it, whatever it is
         outcome = None, f"{type(error).__name__}: {error}"

@@ -6,7 +6,14 @@ Nothing here imports torch or a package that imports it: `--help` and wrong name
 from lshfm_pl.cli.command import Command, main, start
 from lshfm_pl.cli.failures import error_message
 from lshfm_pl.cli.folders import comparison_folder
-from lshfm_pl.cli.inputs import inherited_parts, needs_teacher, refuse_missing_teacher, refuse_no_weights
+from lshfm_pl.cli.inputs import (
+    has_teacher_labels,
+    inherited_parts,
+    needs_teacher,
+    refuse_missing_teacher,
+    refuse_no_weights,
+    refuse_unlabelled_alone,
+)
 from lshfm_pl.cli.job import (
     as_dict,
     changed_data,
@@ -29,6 +36,7 @@ __all__ = [
     "comparison_folder",
     "config_folder_flags",
     "error_message",
+    "has_teacher_labels",
     "in_multirun",
     "inherited_parts",
     "is_main_process",
@@ -39,5 +47,6 @@ __all__ = [
     "refuse_missing_values",
     "refuse_named_teacher",
     "refuse_no_weights",
+    "refuse_unlabelled_alone",
     "start",
 ]

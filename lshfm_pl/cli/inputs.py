@@ -13,19 +13,28 @@ from omegaconf.errors import OmegaConfBaseException
 from lshfm_pl.cli.environment import started_by_hand, started_by_srun, started_by_torchrun
 from lshfm_pl.cli.grammar import for_shell
 from lshfm_pl.cli.rows import read_rows
+from lshfm_pl.cli.students import read_losses
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.paths import from_home
 
 __all__ = [
+    "has_teacher_labels",
     "inherited_parts",
     "needs_teacher",
     "refuse_missing_inputs",
     "refuse_missing_teacher",
     "refuse_no_weights",
+    "refuse_unlabelled_alone",
 ]
 
 FILES = ("checkpoint", "checkpoints", "teacher.checkpoint", "src", "file", "resume", "distill.hash_weights")
 """Keys of files that are read."""
+
+LABELS = "distill.pseudo_labels.score"
+"""Key that lets the teacher label the unlabelled pictures."""
+
+PICTURES = "PicturesDataModule"
+"""The data module whose `data.root` may also be a list of pictures."""
 
 START = "model.weights"
 """Key of a file that a run reads at its start, but not when it is resumed."""
@@ -61,6 +70,13 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
         _selected(config, key) is not None for key in ("data._target_", "checkpoint", "checkpoints")
     ):
         raise LSHFMError("visualize: nothing to draw: give data=… (or checkpoint=<file> of a run)")
+    if command == "compare" and has_teacher_labels(config):
+        raise LSHFMError(
+            "compare: it trains a teacher and plain students, so expected data.train_labels=annotations, found "
+            "teacher. Train students one by one, or with --multirun; lshfm_pl.report makes a table of them"
+        )
+    if command == "train":
+        refuse_unlabelled_alone(config)
     if command == "train" and needs_teacher(config):
         refuse_missing_teacher(config)
     if command == "benchmark":
@@ -82,6 +98,8 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
             _refuse_no_match(key, text)
     if _reads_folder(config):
         for text in _texts(config, "data.root"):
+            if str(_selected(config, "data._target_")).endswith(PICTURES) and _is(from_home(text), "is_file"):
+                continue
             _refuse_no_folder("data.root", text, can_be_had=_selected(config, "data.download") is False)
 
 
@@ -92,8 +110,61 @@ def inherited_parts(config: DictConfig) -> list[str]:
 
 
 def needs_teacher(config: DictConfig) -> bool:
-    """Whether a training has a teacher: it is mimicked, or the student inherits its parts."""
-    return _selected(config, "distill.name") != "none" or bool(inherited_parts(config))
+    """Whether a training has a teacher: it is mimicked, it labels pictures, or the student inherits its parts."""
+    return has_teacher_labels(config) or (
+        _selected(config, "distill.name") != "none"
+        or _selected(config, LABELS) is not None
+        or bool(inherited_parts(config))
+    )
+
+
+def refuse_unlabelled_alone(config: DictConfig) -> None:
+    """Refuse unlabelled pictures from which nothing is learned, and labels for pictures that are not there.
+
+    Raises:
+        LSHFMError: `data.unlabelled` is given, but neither a loss nor `distill.pseudo_labels`; or the latter alone.
+            Or all pictures are without labels, and nothing trains the student, or its head.
+    """
+    has_labels = _selected(config, LABELS) is not None
+    if has_teacher_labels(config):
+        if not has_labels:
+            _refuse_features_alone(config)
+        return
+    has_pictures = bool(_selected(config, "data.unlabelled"))
+    if has_pictures and not has_labels and _selected(config, "distill.name") == "none":
+        raise LSHFMError(
+            "data.unlabelled: pictures without labels are learned from by a teacher: expected a loss such as "
+            f"distill=lshl2, or {LABELS}=0.7, with teacher.checkpoint=<file>; found distill=none"
+        )
+    if has_labels and not has_pictures:
+        raise LSHFMError(
+            f"{LABELS}: expected pictures that the teacher shall label, found none; give data.unlabelled=<folder>, "
+            "or data.train_labels=teacher"
+        )
+
+
+def has_teacher_labels(config: DictConfig) -> bool:
+    """Whether the labels of the training pictures are the teacher's, and not those of the data set."""
+    return _selected(config, "data.train_labels") == "teacher"
+
+
+def _refuse_features_alone(config: DictConfig) -> None:
+    """Refuse a training without any labels from which the student's head cannot come."""
+    if _selected(config, "distill.name") == "none":
+        raise LSHFMError(
+            f"data.train_labels=teacher: nothing is learned without labels and a loss: give {LABELS}=0.5, or a "
+            "loss such as distill=lshl2"
+        )
+    if _selected(config, "distill.balance") == "share":
+        raise LSHFMError(
+            f"distill.balance=share: expected detection losses to compare with, found no labels: give "
+            f"{LABELS}=0.5, or balance=fixed"
+        )
+    if "head" not in inherited_parts(config):
+        raise LSHFMError(
+            "data.train_labels=teacher: features alone do not train the student's head, which detects: give "
+            f"{LABELS}=0.5, or start with the teacher's head: student.inherit=[neck,head]"
+        )
 
 
 def refuse_missing_teacher(config: DictConfig) -> None:
@@ -107,7 +178,11 @@ def refuse_missing_teacher(config: DictConfig) -> None:
         return
     if path is None:
         is_plain = config.distill.name == "none"
-        needs = "student.inherit" if is_plain else f"distill={config.distill.name}"
+        labels = _selected(config, LABELS) is not None
+        own = "distill.pseudo_labels" if labels else "student.inherit"
+        needs = own if is_plain else f"distill={config.distill.name}"
+        if has_teacher_labels(config):
+            needs = "data.train_labels=teacher, as with data=pictures,"
         raise LSHFMError(
             f"{needs} needs a teacher: give teacher.checkpoint=<file> "
             "(best.ckpt or last.ckpt of a run, or a published file), or teacher.weights=COCO_V1"
@@ -134,9 +209,11 @@ def refuse_no_weights(config: DictConfig) -> None:
 
 
 def _refuse_wrong_rows(config: DictConfig) -> None:
+    """Refuse wrong entries of `models` and `losses`."""
     for row in read_rows(config.models):
         if row.checkpoint is not None:
             _refuse_no_file("models", row.checkpoint)
+    read_losses(config.losses)
 
 
 def _reads_teacher(command: str, config: DictConfig) -> bool:
@@ -183,7 +260,10 @@ def _refuse_no_file(key: str, text: str) -> None:
 def _refuse_no_folder(key: str, text: str, *, can_be_had: bool) -> None:
     path = from_home(text)
     if _is(path, "is_file"):
-        raise LSHFMError(f"{key}: expected a folder, found a file at {text}; give {key}=<folder>")
+        raise LSHFMError(
+            f"{key}: expected a folder, found a file at {text}; did you mean "
+            f"{for_shell(f'{key}={path.parent}')}?"
+        )
     if not _is(path, "exists"):
         fetch = "; data.download=true downloads VOC to it" if can_be_had else ""
         raise LSHFMError(f"{key}: expected a folder, found nothing at {text}; {_nearest(key, path)}{fetch}")

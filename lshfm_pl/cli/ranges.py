@@ -95,6 +95,7 @@ RANGES = {
     "every_steps": COUNT,
     "fg_iou_thresh": SHARE,
     "first_pixel": SHARE,
+    "layer_decay": Range(0, 1, is_open=True),
     "first_steps": COUNT,
     "flip_probability": SHARE,
     "fpn_channels": COUNT,
@@ -158,6 +159,7 @@ RANGES = {
     "split_seed": FROM_0,
     "threads": COUNT,
     "topk_candidates": COUNT,
+    "unlabelled_share": SHARE,
     "unpaired": SHARE,
     "trainable_stages": Range(0, 5),
     "warmup_factor": SHARE,
@@ -166,7 +168,9 @@ RANGES = {
     "width": ABOVE_0,
     # By the whole key
     "check.images": COUNT,
+    "int8.images": COUNT,
     "data.image_size": Range(64),
+    "distill.pseudo_labels.score": SHARE,
     "trainer.accumulate_grad_batches": COUNT,
     "trainer.check_val_every_n_epoch": COUNT,
     "trainer.devices": Range(1, all_of_them=-1),
@@ -211,7 +215,8 @@ CHOICES = {
     "split": ("train", "val", "test"),
     "start_method": ("fork", "spawn", "forkserver"),
     "tower_norm": ("gn", "none"),
-    "what": ("step", "data", "eval", "inference"),
+    "train_labels": ("annotations", "teacher"),
+    "what": ("step", "data", "eval", "inference", "methods", "compiled"),
     "which": ("student", "teacher", "raw", "ema"),
     # By the whole key
     "data.split": (),  # shares, such as 0.8/0.1/0.1

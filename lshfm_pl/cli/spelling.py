@@ -13,9 +13,21 @@ SPELLINGS = {
     # The models of a comparison are choices of one group in different packages. Its losses are a list, but Hydra
     # would read the name of a group as the choice of one file.
     "compare": {r"(teacher|student)\.model=(.*)": r"model@\1.model=\2", r"distill=(.*)": r"losses=\1"},
-    "benchmark": {r"(step|data|eval|inference)": r"what=\1", r"model=(\[.*\])": r"models=\1"},
+    "benchmark": {
+        r"(step|data|eval|inference|methods|compiled)": r"what=\1",
+        r"model=(\[.*\])": r"models=\1",
+    },
+    # Its students and losses are lists, like those of a comparison.
+    "benchmark methods": {
+        r"methods": "what=methods",
+        r"model=(.*)": r"models=\1",
+        r"distill=(.*)": r"losses=\1",
+    },
     # `resume` is a value (auto or a path), so Hydra has no keys below it.
-    "train": {r"\+*resume\.allow_changes=(.*)": r"resume_allow_changes=\1"},
+    "train": {
+        r"\+*resume\.allow_changes=(.*)": r"resume_allow_changes=\1",
+        r"compile=(.*)": r"trainer.compile=\1",
+    },
 }
 """Command → pattern of a whole argument, and its replacement."""
 
@@ -66,8 +78,18 @@ def flags_apart(arguments: Sequence[str]) -> list[str]:
 
 def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
     """Translate the arguments of a command to Hydra's keys."""
+    return _translated(command, arguments, _spellings(command, arguments))
+
+
+def _spellings(command: str, arguments: Sequence[str]) -> dict[str, str]:
+    """The entry of `SPELLINGS` for a command line."""
+    is_of_methods = command == "benchmark" and any(text in ("methods", "what=methods") for text in arguments)
+    return SPELLINGS.get("benchmark methods" if is_of_methods else command, {})
+
+
+def _translated(command: str, arguments: Sequence[str], spellings: dict[str, str]) -> list[str]:
     found = list(arguments)
-    for pattern, replacement in SPELLINGS.get(command, {}).items():
+    for pattern, replacement in spellings.items():
         whole = re.compile(pattern, re.DOTALL)
         found = [whole.sub(replacement, text) if whole.fullmatch(text) else text for text in found]
     if command in COMMANDS_WITH_SUMS:
@@ -88,8 +110,9 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
 
 def with_typed_keys(command: str, arguments: Sequence[str], message: str) -> str:
     """Replace keys in a message by those that the user typed, where `translate_arguments` changed them."""
+    spellings = _spellings(command, arguments)
     for typed in arguments:
-        new, *further = translate_arguments(command, [typed])
+        new, *further = _translated(command, [typed], spellings)
         if further:
             continue  # a sum of losses
         key, new_key = typed.partition("=")[0], new.partition("=")[0]

@@ -13,12 +13,18 @@ from lshfm_pl.cli.grammar import quoted
 from lshfm_pl.cli.names import alternatives, close_choices, group_choices
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["Student", "read_seeds", "read_students"]
+__all__ = ["ALL", "Student", "read_losses", "read_seeds", "read_students"]
 
 NAME = re.compile(r"[\w.+-]{1,60}")
 """Valid names of students, which name folders."""
 
 MOST_SEEDS = 1000
+
+NONE = "none"
+"""The choice of no loss."""
+
+ALL = "all"
+"""`losses` of a benchmark: all losses, each with its own settings."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,25 @@ def read_students(entries: Any) -> list[Student]:
     return students
 
 
+def read_losses(entries: Any) -> list[Student]:
+    """Read `losses` of a benchmark, which is `ALL`, or a list as in `read_students`.
+
+    Raises:
+        LSHFMError: see `read_students`; or an entry has no loss, or inherits parts, which is no matter of time.
+    """
+    if entries == ALL:
+        return [Student(name, name) for name in group_choices("distill") if name != NONE]
+    losses = read_students(entries)
+    for student in losses:
+        if student.loss == NONE or student.inherits:
+            what = "inherit" if student.inherits else NONE
+            raise LSHFMError(f"losses: expected losses with their own settings, found {what}; leave it out")
+    return losses
+
+
 def _read_student(entry: Any) -> Student:
     if entry is None:
-        entry = "none"  # the name of a loss here, which YAML reads as null
+        entry = NONE  # the name of a loss here, which YAML reads as null
     settings: Any = {}
     if isinstance(entry, str):
         name = entry
@@ -85,9 +107,9 @@ def _read_student(entry: Any) -> Student:
     loss = str(settings.get("loss", name))
     losses = group_choices("distill")
     for part in loss.split("+"):
-        if part not in losses or (part == "none" and part != loss):
+        if part not in losses or (part == NONE and part != loss):
             close = close_choices(part, losses)
-            advice = f"; did you mean {alternatives(close)}?" if close and part != "none" else ""
+            advice = f"; did you mean {alternatives(close)}?" if close and part != NONE else ""
             raise LSHFMError(f"distill: expected one of {', '.join(losses)}, found {part}{advice}")
     own = {key: value for key, value in settings.items() if key not in ("loss", "inherit")}
     overrides = [f"distill.{key}={_written(value)}" for key, value in own.items()]
@@ -102,6 +124,8 @@ def _written(value: Any) -> str:
         return quoted(value) if not NAME.fullmatch(value) else value
     if isinstance(value, list):
         return f"[{','.join(_written(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{_written(key)}:{_written(item)}' for key, item in value.items())}}}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

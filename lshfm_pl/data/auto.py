@@ -1,6 +1,6 @@
 """The data module that finds out which format a folder has."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.folders import is_picture, walk
 from lshfm_pl.data.split import Split
 from lshfm_pl.data.voc.datamodule import VOCDataModule
 from lshfm_pl.data.voc.found import find_sources, has_lists
@@ -81,9 +82,13 @@ class AutoDataModule(DetectionDataModule):
     def read_set(self, split: str, faults: FaultLog) -> DetectionDataset:
         """See the base class."""
         if self._class_names is not None and self.found.known_class_names is None:
-            self.found.use_class_names(self._class_names)
+            self.found.use_class_names(self._class_names, str(self._classes_of))
         self.found.train_transform = self.train_transform
         return self.found.read_set(split, faults)
+
+    def training_pictures(self, faults: FaultLog) -> Iterable[Path]:
+        """See the base class."""
+        return self.found.training_pictures(faults)
 
     def read_everything(self, split: str, faults: FaultLog) -> DetectionDataset:
         """See the base class."""
@@ -138,6 +143,11 @@ def _not_understood(root: Path) -> str:
     """The text about a folder of another format."""
     if not root.is_dir():
         return "no such folder. Set data.root."
+    if number := sum(is_picture(name) for _, below in walk(root) for name in below):
+        return (
+            f"has {number:,} picture{'s' * (number > 1)} and no labels: a student can learn from them by a teacher "
+            f"alone, with data=pictures teacher.checkpoint=<file>. Looked for labels in {_LOOKED_FOR}."
+        )
     names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in root.iterdir())
     has = first_few(names, 8) if names else "nothing"
     return f"has {has}: no known format. Looked for {_LOOKED_FOR}."

@@ -20,6 +20,7 @@ from lshfm_pl.data.dataset import DetectionRecord, decode_with_faults, read_reco
 from lshfm_pl.data.faults import ERRORS, WARNINGS, Fault, FaultError, FaultLog, summaries
 from lshfm_pl.data.images import decode_image, inspect_image
 from lshfm_pl.data.jpeg_damage import capture_error_output, jpeg_messages
+from lshfm_pl.data.unlabelled import UNLABELLED
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import open_regular, write_json
 from lshfm_pl.paths import from_home
@@ -115,12 +116,19 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
         fault = error.fault if isinstance(error, FaultError) else None
         fault = fault or Fault("setting", datamodule.root, str(error))
         return Findings(faults=[("train", fault)])
-    if "train" in splits or not splits:
+    if ("train" in splits and datamodule.has_set("val")) or not splits:
         splits.setdefault("val", "val")  # training needs it: reading it says what is missing
+    if datamodule.unlabelled:  # before validation and test, with which they are compared
+        splits = {
+            **{split: splits[split] for split in ("train",) if split in splits},
+            UNLABELLED: UNLABELLED,
+            **splits,
+        }
     for split, key in splits.items():
         log = FaultLog("skip")
         try:
-            dataset = datamodule.read_set(split, log)
+            is_labelled = split != UNLABELLED
+            dataset = datamodule.read(split, log) if is_labelled else datamodule.read_unlabelled(log)
         except FaultError as error:
             log.add(error.fault)
         except LSHFMError as error:
@@ -129,7 +137,9 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
             findings.images[split] = len(dataset) + len(dataset.left_out)
             paths, of_images = _check_images(dataset, split, threads, progress)
             log.faults += of_images
-            log.faults += _shared_images(paths, seen.get("train", {}), seen.get("val", {}))
+            if is_labelled:
+                trained_on = {**seen.get(UNLABELLED, {}), **seen.get("train", {})}
+                log.faults += _shared_images(paths, trained_on, seen.get("val", {}))
             seen[split] = paths
         # A file may be read for two purposes, which would report its faults twice.
         findings.faults += [(split, fault) for fault in dict.fromkeys(log.faults)]
@@ -209,8 +219,11 @@ def _check_image(image: DetectionRecord | Path) -> tuple[str | None, Path, list[
     path = image if isinstance(image, Path) else image.image_path
     try:
         pixels = decode_image(path) if isinstance(image, Path) else read_record(image)
-        digest = hashlib.blake2b(str(pixels.shape).encode() + pixels.numpy().tobytes()).hexdigest()
-        return digest, path, inspect_image(path)
+        # JPEG's decoder stores the colours of a pixel together: so the memory is hashed without a copy.
+        rows = pixels.permute(1, 2, 0).contiguous().numpy()
+        digest = hashlib.blake2b(str(rows.shape).encode())
+        digest.update(rows.data)
+        return digest.hexdigest(), path, inspect_image(path)
     except FaultError as error:
         is_readable = error.fault.kind == "size-mismatch"
         return None, path, [error.fault, *(inspect_image(path) if is_readable else [])]

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from lshfm_pl.data.faults import FaultError, FaultLog
 from lshfm_pl.data.images import FORMATS
 from lshfm_pl.data.spelling import fold_spelling
 from lshfm_pl.errors import LSHFMError, without_controls
+from lshfm_pl.files import temporary_folder
 
 __all__ = ["FORMS", "refuse_used_folder", "write_clean_copy"]
 
@@ -80,8 +80,8 @@ def write_clean_copy(datamodule: DetectionDataModule, folder: Path, form: str) -
     clean = _read(datamodule)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-            partial = Path(temporary) / folder.name
+        with temporary_folder(f".{folder.name}.", folder.parent) as temporary:
+            partial = temporary / folder.name
             FORMS[form](clean, partial)
             if folder.is_dir():
                 folder.rmdir()

@@ -2,26 +2,39 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from lshfm_pl.collector import without_collector
 from lshfm_pl.data.augment.build import build_augmentation
 from lshfm_pl.data.augment.pipeline import Augmentation
 from lshfm_pl.data.class_counts import warn_about_rare_classes, warn_about_unlearnt_classes
 from lshfm_pl.data.dataset import DetectionDataset, Transform, check_headers
 from lshfm_pl.data.exif import orientation_faults
-from lshfm_pl.data.fault_lines import advice, log_faults, log_skipped
+from lshfm_pl.data.fault_lines import advice, log_faults
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample
-from lshfm_pl.data.loaders import evaluation_loader, loader_arguments, sample_loader, train_loader
+from lshfm_pl.data.loaders import Beside, evaluation_loader, loader_arguments, sample_loader, train_loader
 from lshfm_pl.data.numbers import require_at_least
-from lshfm_pl.data.overlaps import overlap_fault
+from lshfm_pl.data.overlaps import overlap_faults
 from lshfm_pl.data.record_faults import num_counted_objects, record_faults
+from lshfm_pl.data.skipping import SkippingDataModule
 from lshfm_pl.data.split import Split
+from lshfm_pl.data.train_labels import OF_TEACHER, TEACHER, TrainLabels, checked_train_labels, no_set
 from lshfm_pl.data.transforms import train_transform
+from lshfm_pl.data.unlabelled import (
+    UNLABELLED,
+    MixedDataset,
+    PictureSet,
+    checked_share,
+    num_unlabelled,
+    order_seed,
+    picture_set,
+    read_pictures,
+    unlabelled_sources,
+)
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["DetectionDataModule"]
@@ -30,7 +43,7 @@ _SPLITS = ("train", "val", "test")
 _SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: _SPLITS}
 
 
-class DetectionDataModule(pl.LightningDataModule, ABC):
+class DetectionDataModule(SkippingDataModule, ABC):
     """Base class of all data modules: reads the sets that a stage needs, and builds samplers and loaders.
 
     A batch is `(list of uint8 [3, H, W], list of targets)`; see `DetectionDataset`. Training drops objects
@@ -51,6 +64,11 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             stops and names it. `skip` leaves it out if that is known before training, otherwise replaces it by
             another image, and lists all of them at the end. Evaluation always stops: without an image, results
             would be those of another set.
+        train_labels: `teacher` reads no labels of the training pictures: they form a `PictureSet`. The classes are
+            those of `use_class_names`. Validation and test sets may then be missing.
+        unlabelled: pictures without labels that training batches contain too: a folder, a text file with a path in
+            each line, or a list of these; None for none. See `MixedBatchSampler`.
+        unlabelled_share: share of a training batch that are such pictures.
 
     Raises:
         LSHFMError: a value is out of range.
@@ -68,6 +86,9 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         flip_probability: float = 0.5,
         seed: int = 0,
         on_bad_sample: OnBadSample = "error",
+        train_labels: TrainLabels = "annotations",
+        unlabelled: str | Sequence[str] | None = None,
+        unlabelled_share: float = 0.5,
     ) -> None:
         super().__init__()
         if on_bad_sample not in ON_BAD_SAMPLE:
@@ -88,6 +109,12 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         self.on_bad_sample: OnBadSample = on_bad_sample
         self._class_names: tuple[str, ...] | None = None
         self._classes_of: object = "data.class_names"
+        self.train_labels = checked_train_labels(train_labels, unlabelled)
+        self.unlabelled = unlabelled_sources(unlabelled)
+        self.unlabelled_share = checked_share(unlabelled_share)
+        if self.unlabelled:
+            num_unlabelled(batch_size, self.unlabelled_share)
+        self.unlabelled_set: PictureSet | None = None
         self._train_counts: dict[str, int] | None = None
         self._sets: dict[str, DetectionDataset] = {}
         self._train_log = FaultLog(on_bad_sample)
@@ -122,6 +149,30 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             LSHFMError: files are missing or invalid, and `faults` does not skip errors.
         """
 
+    def training_pictures(self, faults: FaultLog) -> Iterable[Path]:
+        """The files of the training pictures, for `data.train_labels=teacher`.
+
+        Formats should find them without their annotations. This method reads these, and does not use them.
+
+        Args:
+            faults: receives what is wrong with the files.
+
+        Raises:
+            LSHFMError: files are missing, and `faults` does not skip errors.
+        """
+        return [record.image_path for record in self.read_set("train", faults).records]
+
+    def read(self, split: str, faults: FaultLog) -> DetectionDataset:
+        """`read_set`, except for training pictures whose labels are ignored; see `train_labels`."""
+        if split != "train" or self.train_labels != TEACHER:
+            return self.read_set(split, faults)
+        pictures = self.training_pictures(faults)
+        return picture_set(pictures, self.root, faults, transforms=self.train_transform, seed=self.seed)
+
+    def has_set(self, split: str) -> bool:
+        """Whether a set exists. Only with `data.train_labels=teacher` one may be missing."""
+        return self.train_labels != TEACHER or split == "train" or self.source(split)[1] is not None
+
     def read_everything(self, split: str, faults: FaultLog) -> DetectionDataset:
         """Like `read_set`, with the images and objects that training leaves out without an error."""
         return self.read_set(split, faults)
@@ -149,6 +200,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
     _drops_classes: str | None = None
     """Key of the config that drops classes without objects; None if the format has none."""
 
+    @without_collector()
     def setup(self, stage: str | None = None) -> None:
         """Read the annotations that a stage needs (`fit`, `validate`, `test`, None for all), each set once.
 
@@ -156,14 +208,14 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             LSHFMError: files are missing or invalid.
         """
         for split in _SPLITS_OF_STAGE[stage]:
-            if split in self._sets:
+            if split in self._sets or not self.has_set(split):
                 continue
             if (twin := self._set_of_same_source(split)) is not None:
                 self._sets[split] = twin
             else:
                 faults = self._train_log if split == "train" else FaultLog()
                 try:
-                    dataset = self.read_set(split, faults)
+                    dataset = self.read(split, faults)
                 except FaultError as error:
                     raise FaultError(error.fault, self._advice(split, error.fault)) from None
                 if split != "train":
@@ -174,11 +226,35 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
                         "to have transforms=self.train_transform. Leave augment out, or correct its read_set"
                     )
                 self._sets[split] = dataset
-                if self._class_names is None:
+                if self._class_names is None and not isinstance(dataset, PictureSet):
                     self._class_names = dataset.class_names
                 faults.faults += orientation_faults(dataset.records)
                 faults.faults += self._overlap_faults(split)
                 log_faults(split, faults)
+                if split == "train" and self.unlabelled:
+                    self._set_up_unlabelled()
+
+    def _set_up_unlabelled(self) -> None:
+        log = FaultLog(self.on_bad_sample)
+        try:
+            self.unlabelled_set = self.read_unlabelled(log)
+        except FaultError as error:
+            skipping = "data.on_bad_sample=skip trains without the pictures that can't be read."
+            raise FaultError(error.fault, skipping if error.fault.image_id else "") from None
+        self._train_log.faults += log.errors
+        log_faults(UNLABELLED, log)
+
+    def read_unlabelled(self, faults: FaultLog) -> PictureSet:
+        """Read the pictures that `data.unlabelled` names, as a set without objects.
+
+        Args:
+            faults: receives what is wrong with them.
+
+        Raises:
+            FaultError: there are none, or some can't be read and `faults` does not skip errors.
+        """
+        records = read_pictures(self.unlabelled, self.root, "data.unlabelled", faults)
+        return PictureSet(records, transforms=self.train_transform, seed=order_seed(self.seed), log=faults)
 
     @property
     def test_is_validation(self) -> bool:
@@ -194,7 +270,7 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
 
     def _files(self, split: str) -> list[Path]:
         source: Any = self.source(split)[1]
-        return [(self.root / part).resolve() for part in source]
+        return [(self.root / part).resolve() for part in source or ()]
 
     def derived_settings(self) -> dict[str, Any]:
         """Settings that were not given but derived from the data, to be stored with the run."""
@@ -227,50 +303,27 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         elif self._train_counts is not None:
             warn_about_unlearnt_classes(counts, self._train_counts, path, faults)
 
-    def use_class_names(self, class_names: Sequence[str]) -> None:
+    def use_class_names(self, class_names: Sequence[str], source: str = "the checkpoint") -> None:
         """Use a detector's class names for the labels 1..C, unless the settings name classes.
 
         The classes of the annotations are then matched to them by name. A class that they lack is an error.
+
+        Args:
+            class_names: the names.
+            source: where they are from, for messages.
         """
         if self._class_names is None:
             self._class_names = tuple(class_names)
-            self._classes_of = "the checkpoint"
-
-    def teardown(self, stage: str) -> None:
-        """After training, list the skipped images of all processes."""
-        if stage == "fit" and self.on_bad_sample == "skip":
-            trainer = self.trainer
-            if trainer is not None and trainer.world_size > 1:
-                counts = self.train_set.is_bad.int().to(trainer.strategy.root_device)
-                self.train_set.is_bad |= trainer.strategy.reduce(counts, reduce_op="max").bool().cpu()
-            self._log_skipped()
-
-    def on_exception(self, exception: BaseException) -> None:
-        """List the images that this process has skipped so far; the other processes may have ended."""
-        if self.on_bad_sample == "skip" and "train" in self._sets:
-            self._log_skipped()
-
-    def skipped(self) -> list[Fault]:
-        """The errors because of which training images were left out or replaced, one per image.
-
-        After `trainer.fit` they are those of all processes. After a resume they are those since then; every full
-        epoch finds all of them again.
-        """
-        by_image = {fault.image_id or str(fault): fault for fault in reversed(self._train_log.errors)}
-        images = list(by_image.values())[::-1]
-        return images + (self.train_set.skipped() if "train" in self._sets else [])
-
-    def _log_skipped(self) -> None:
-        faults = self.skipped()
-        if faults and (self.trainer is None or self.trainer.global_rank == 0):
-            log_skipped(faults)
+            self._classes_of = source
 
     def _advice(self, split: str, first: Fault) -> str:
         """Advice about the faults of a set, which is read again to count them; "" if `first` says everything."""
+        if self._classes_of == OF_TEACHER and first.kind in ("class-unknown", "category-unknown"):
+            return f"The classes are those of {OF_TEACHER}: give one that was trained on the classes of these data."
         log = FaultLog("skip")
         try:
             # On a copy, so that nothing of a refused set is kept.
-            copy.copy(self).read_set(split, log)
+            copy.copy(self).read(split, log)
         except LSHFMError:
             can_skip = False
         else:
@@ -279,15 +332,11 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
 
     def _overlap_faults(self, split: str) -> list[Fault]:
         """A fault for each earlier set that shares images with a set."""
-        earlier = [other for other in _SPLITS[: _SPLITS.index(split)] if other in self._sets]
-        key = f"data.{self.source(split)[0]}"
-        faults = (
-            overlap_fault(
-                self._sets[split].records, self._sets[other].records, split=split, other=other, key=key
-            )
-            for other in earlier
-        )
-        return [fault for fault in faults if fault is not None]
+        earlier = _SPLITS[: _SPLITS.index(split)]
+        sets = dict(self._sets)
+        if split != "train" and self.unlabelled_set is not None:
+            earlier, sets[UNLABELLED] = (*earlier, UNLABELLED), self.unlabelled_set
+        return overlap_faults(split, sets, earlier, f"data.{self.source(split)[0]}")
 
     @property
     def known_class_names(self) -> tuple[str, ...] | None:
@@ -307,6 +356,13 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         return self._set("train")
 
     @property
+    def trained_images(self) -> DetectionDataset | MixedDataset:
+        """The images of training batches: the training set, followed by the unlabelled pictures."""
+        if self.unlabelled_set is None:
+            return self.train_set
+        return MixedDataset(self.train_set, self.unlabelled_set)
+
+    @property
     def val_set(self) -> DetectionDataset:
         """The validation images, after `setup("fit")` or `setup("validate")`."""
         return self._set("val")
@@ -317,6 +373,8 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
         return self._set("test")
 
     def _set(self, name: str) -> DetectionDataset:
+        if not self.has_set(name):
+            raise LSHFMError(no_set(name))
         if name not in self._sets:
             raise RuntimeError(f"the {name} set is not there yet: call setup() first")
         return self._sets[name]
@@ -329,8 +387,19 @@ class DetectionDataModule(pl.LightningDataModule, ABC):
             batch_size=self.batch_size,
             aspect_ratio_groups=self.aspect_ratio_groups,
             seed=self.seed,
+            beside=self.beside(),
             **self._loader_arguments(),
         )
+
+    def beside(self) -> Beside | None:
+        """The unlabelled pictures and their number in a batch of a process; None without any.
+
+        Raises:
+            LSHFMError: a batch has a single image.
+        """
+        if self.unlabelled_set is None:
+            return None
+        return Beside(self.unlabelled_set, num_unlabelled(self.batch_size, self.unlabelled_share))
 
     def val_dataloader(self) -> DataLoader:
         """Each validation image once, in order."""

@@ -242,6 +242,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         index, image = self._read(int(torch.randint(len(self), ())), epoch)
         return _with_types(image, self.target(index))
 
+    def image_id(self, index: int) -> str:
+        """The id of an image."""
+        return self.records[index].image_id
+
     def _read(self, index: int, epoch: int) -> tuple[int, Tensor]:
         """Read an image and return its index too. If the image is bad and may be skipped, another one is read."""
         for candidate in self._candidates(index, epoch):

@@ -30,7 +30,7 @@ _DTYPES = {"boxes": "<f4", "labels": "<i8", "difficult": "|b1", "crowd": "|b1", 
 
 
 def fingerprint(sets: Mapping[str, DetectionDataset], class_names: Sequence[str]) -> Fingerprint:
-    """The fingerprint of the sets `train`, `val` and `test`, or of those that exist."""
+    """The fingerprint of the sets `train`, `val`, `test` and `unlabelled`, or of those that exist."""
     known: dict[int, dict[str, Any]] = {}
     found = {}
     for name, dataset in sets.items():

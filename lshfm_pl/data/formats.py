@@ -7,6 +7,7 @@ from typing import Any
 from lshfm_pl.data.auto import AutoDataModule
 from lshfm_pl.data.coco.datamodule import COCODataModule
 from lshfm_pl.data.datamodule import DetectionDataModule
+from lshfm_pl.data.pictures.datamodule import PicturesDataModule
 from lshfm_pl.data.shapes.datamodule import ShapesDataModule
 from lshfm_pl.data.voc.datamodule import VOCDataModule
 from lshfm_pl.data.yolo.datamodule import YOLODataModule
@@ -21,7 +22,14 @@ ENTRY_POINTS = "lshfm_pl.data"
 
 _BUILT_IN: dict[str, type[DetectionDataModule]] = {
     f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (VOCDataModule, COCODataModule, YOLODataModule, AutoDataModule, ShapesDataModule)
+    for kind in (
+        VOCDataModule,
+        COCODataModule,
+        YOLODataModule,
+        AutoDataModule,
+        PicturesDataModule,
+        ShapesDataModule,
+    )
 }
 
 

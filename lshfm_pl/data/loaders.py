@@ -1,16 +1,29 @@
 """Data loaders for training, evaluation and evenly spaced samples."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Subset
 
 from lshfm_pl.data.batches import collate
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, ShardSampler
+from lshfm_pl.data.unlabelled import MixedBatchSampler, MixedDataset, PictureSet, order_seed
 from lshfm_pl.data.workers import worker_arguments
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["evaluation_loader", "loader_arguments", "sample_loader", "train_loader"]
+__all__ = ["Beside", "evaluation_loader", "loader_arguments", "sample_loader", "train_loader"]
+
+
+class Beside(NamedTuple):
+    """Unlabelled pictures beside the labelled images of each batch.
+
+    Attributes:
+        dataset: the pictures.
+        per_batch: their number in a batch of a process.
+    """
+
+    dataset: PictureSet
+    per_batch: int
 
 
 def loader_arguments(trainer: Any, num_workers: int, start_method: str | None) -> dict[str, Any]:
@@ -40,6 +53,7 @@ def train_loader(
     batch_size: int,
     aspect_ratio_groups: int,
     seed: int,
+    beside: Beside | None = None,
     **arguments: Any,
 ) -> DataLoader:
     """Shuffled batches of images with similar aspect ratios, in a new order every epoch.
@@ -50,18 +64,33 @@ def train_loader(
         batch_size: images per process and step.
         aspect_ratio_groups: see `AspectRatioBatchSampler`.
         seed: seed of the order.
+        beside: unlabelled pictures, which are a part of each batch; None for none.
         **arguments: from `loader_arguments`.
     """
-    sampler = AspectRatioBatchSampler(
-        dataset.aspect_ratios,
-        batch_size,
-        group_factor=aspect_ratio_groups,
-        # trainer.overfit_batches requires the same batches in every epoch.
-        shuffle=trainer is None or not trainer.overfit_batches,
-        seed=seed,
-        num_replicas=_num_replicas(trainer),
-        rank=_rank(trainer),
-    )
+
+    def batches_of(images: DetectionDataset, size: int, seed: int) -> AspectRatioBatchSampler:
+        return AspectRatioBatchSampler(
+            images.aspect_ratios,
+            size,
+            group_factor=aspect_ratio_groups,
+            # trainer.overfit_batches requires the same batches in every epoch.
+            shuffle=trainer is None or not trainer.overfit_batches,
+            seed=seed,
+            num_replicas=_num_replicas(trainer),
+            rank=_rank(trainer),
+        )
+
+    sampler: AspectRatioBatchSampler | MixedBatchSampler
+    images: DetectionDataset | MixedDataset
+    if beside is None:
+        images, sampler = dataset, batches_of(dataset, batch_size, seed)
+    else:
+        images = MixedDataset(dataset, beside.dataset)
+        sampler = MixedBatchSampler(
+            batches_of(dataset, batch_size - beside.per_batch, seed),
+            batches_of(beside.dataset, beside.per_batch, order_seed(seed)),
+            offset=len(dataset),
+        )
     if trainer is not None:
         # On resume Lightning creates the first iterator before it calls set_epoch with this number;
         # current_epoch may still be that of the finished epoch.
@@ -69,7 +98,7 @@ def train_loader(
         sampler.set_epoch(fit_loop.epoch_progress.current.processed)
         if fit_loop.restarting:  # in the middle of an epoch
             sampler.skip(fit_loop.epoch_loop.batch_progress.current.completed)
-    return DataLoader(dataset, batch_sampler=sampler, **arguments)
+    return DataLoader(images, batch_sampler=sampler, **arguments)
 
 
 def evaluation_loader(

@@ -1,16 +1,16 @@
 """Finding images that two sets share: the same file, by whatever path or link, or a copy of it."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from lshfm_pl.data.dataset import DetectionRecord
+from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord
 from lshfm_pl.data.faults import Fault
 from lshfm_pl.data.images import LARGEST_FILE
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes, read_end
 
-__all__ = ["overlap_fault", "shared_images"]
+__all__ = ["overlap_fault", "overlap_faults", "shared_images"]
 
 _END = 4096
 """Bytes at the end of files of equal size that are compared before the whole files."""
@@ -57,7 +57,7 @@ def overlap_fault(
         records: images of the set.
         others: images of the earlier set.
         split: name of the set: `val` or `test`.
-        other: name of the earlier set: `train` or `val`.
+        other: name of the earlier set: `train`, `unlabelled` or `val`.
         key: config key of the set's source.
     """
     shared = list(shared_images(others, records))
@@ -65,12 +65,25 @@ def overlap_fault(
         return None
     path, same = shared[0]
     place = "" if path.samefile(same) else f" (there it is {same})"
-    purpose = "training" if other == "train" else "validation"
+    purpose = {"val": "validation", "train": "training"}.get(other, "unlabelled training")
     text = (
         f"is one of {len(shared)} images of {key} that are {purpose} images too{place}: "
         f"the {split} results will look better than they are."
     )
-    return Fault("test-in-train" if other == "train" else "test-in-val", path, text)
+    return Fault("test-in-val" if other == "val" else "test-in-train", path, text)
+
+
+def overlap_faults(
+    split: str, sets: Mapping[str, DetectionDataset], earlier: Iterable[str], key: str
+) -> list[Fault]:
+    """A fault for each earlier set that shares images with a set; see `overlap_fault`."""
+    records = sets[split].records
+    faults = (
+        overlap_fault(records, sets[other].records, split=split, other=other, key=key)
+        for other in earlier
+        if other in sets
+    )
+    return [fault for fault in faults if fault is not None]
 
 
 def _existing_files(records: Iterable[DetectionRecord]) -> Iterator[tuple[Path, tuple[int, int], int]]:

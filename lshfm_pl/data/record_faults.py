@@ -2,7 +2,7 @@
 
 import difflib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +33,13 @@ def record_faults(dataset: DetectionDataset, *, is_training: bool) -> Iterator[F
         dataset: a data set that has been read.
         is_training: whether it is the training set, which decides what images without objects mean.
     """
-    for record in dataset.records:
+    may_repeat = _may_repeat(dataset.records)
+    for index, record in enumerate(dataset.records):
         if not len(record.boxes):
             use = "it is trained on as background" if is_training else "each detection in it counts as wrong"
             yield Fault("no-objects", record.annotation_path or record.image_path, f"has no objects: {use}.")
-        else:
-            yield from _box_faults(record)
+        elif record.annotation_path is not None or index in may_repeat:
+            yield from _box_faults(record, index in may_repeat)
     yield from _control_characters(dataset)
     yield from _similar_names(dataset)
 
@@ -51,9 +52,10 @@ def num_counted_objects(dataset: DetectionDataset) -> int:
     )
 
 
-def _box_faults(record: DetectionRecord) -> Iterator[Fault]:
+def _box_faults(record: DetectionRecord, may_repeat: bool) -> Iterator[Fault]:
     boxes = record.boxes
-    found = {"box-repeated": (_is_repeated(record), "a repetition of an earlier one of the same class")}
+    repeated = _is_repeated(record) if may_repeat else np.full(len(boxes), False)
+    found = {"box-repeated": (repeated, "a repetition of an earlier one of the same class")}
     if record.annotation_path is not None:  # the COCO reader checks boxes before they are clipped
         size = np.array([record.width, record.height])
         # Up to one pixel too far left or up looks like coordinates that start at 0, which is reported once per set.
@@ -73,6 +75,24 @@ def _box_faults(record: DetectionRecord) -> Iterator[Fault]:
                 yield Fault(
                     kind, path, f"the box of object {index + 1} ({corners} from 0) is {reason}.", line
                 )
+
+
+def _may_repeat(records: Sequence[DetectionRecord]) -> set[int]:
+    """The records in which an object may be a repetition of an earlier one: the sum of its numbers repeats.
+
+    It is found for all records at once, since few of them have one and a check of each takes long.
+    """
+    counts = [len(record.boxes) for record in records]
+    if not sum(counts):
+        return set()
+    of_record = np.repeat(np.arange(len(counts)), counts)
+    x1, y1, x2, y2 = np.concatenate([record.boxes for record in records]).astype(np.float64).T
+    labels = np.concatenate([record.labels for record in records])
+    # Other objects seldom have the same sum. A product of matrices could round equal rows differently.
+    sums = x1 + np.pi * y1 + np.e * x2 + np.sqrt(2) * y2 + labels
+    order = np.lexsort((sums, of_record))
+    is_equal = (np.diff(of_record[order]) == 0) & (np.diff(sums[order]) == 0)
+    return set(of_record[order][1:][is_equal].tolist())
 
 
 def _is_repeated(record: DetectionRecord) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Loader processes that ignore stop signals (their parent handles these) and end whenever their parent ends."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -63,6 +64,8 @@ class _LoaderProcess:
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)
         threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+        # The collector would write to each of the parent's objects, so that this process had to copy their memory.
+        gc.freeze()
         super().run()  # type: ignore[misc]
 
 

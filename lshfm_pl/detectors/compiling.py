@@ -26,10 +26,10 @@ def compile_backbones(*detectors: Detector, device: torch.device) -> None:
     try:
         _probe(device)
     except Exception as error:  # compilers and their settings can fail in any way
-        reason = str(error).strip().splitlines()
+        reason = str(error).strip().splitlines() or [""]
         raise LSHFMError(
-            f"compile: torch.compile does not work here ({type(error).__name__}: {reason[0] if reason else ''}); "
-            "it needs a C++ compiler, for GPUs Triton; or leave out compile=true"
+            f"trainer.compile: torch.compile does not work here ({type(error).__name__}: {reason[0]}); "
+            "it needs a C++ compiler, for GPUs Triton; or leave it out"
         ) from error
     for detector in detectors:
         for name in architecture_of(detector).body_modules[:1]:

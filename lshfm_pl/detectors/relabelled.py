@@ -23,6 +23,8 @@ class _RelabelledDetector(nn.Module):
         new_labels = torch.zeros(detector.num_classes, dtype=torch.int64)
         new_labels[labels] = torch.arange(1, self.num_classes)
         self.register_buffer("new_labels", new_labels, persistent=False)
+        # A new module is in training mode, and would put the detector into it later.
+        self.train(detector.training)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """The detector in evaluation: `boxes` [N, 4], `labels` [N] and `scores` [N] for each image."""

@@ -4,7 +4,8 @@ Tracing would fix what torchvision computes in Python, or compute it less exactl
 
 - The size of the resized picture is computed in float32, so that it can be one pixel smaller than in torch. Here it
   is computed in float64, as in Python.
-- Decoded boxes are reshaped to [boxes, -1], which ONNX refuses for no boxes. Here a box is added and removed again.
+- Clipped boxes are reshaped to their own shape, which runtimes may simplify to [boxes, -1] and then refuse for no
+  boxes. Here boxes are clipped without a change of shape.
 - While tracing, NMS separates classes by shifting boxes by label × size of the picture, where float32 rounds. Here
   each class has an NMS of its own, which is ONNX's own operator.
 """
@@ -20,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import transform as torchvision_transform
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as torchvision_boxes
 
@@ -115,6 +115,7 @@ def recording(detector: Detector, *, onnx: bool) -> Iterator[None]:
         torch.no_grad(),
         override_switches(winograd=False),
         patch.object(torchvision_transform, "_resize_image_and_masks", _resized),
+        patch.object(torchvision_boxes, "clip_boxes_to_image", _clipped),
         patch.object(
             torchvision_boxes, "batched_nms", batched_nms if onnx else torchvision_boxes.batched_nms
         ),
@@ -160,13 +161,10 @@ class _NMSOfEachClass(torch.autograd.Function):
         return g.op("Gather", kept_S, order_S)
 
 
-_decode_single = BoxCoder.decode_single
-
-
-def _decoded(coder: BoxCoder, deltas: Tensor, anchors: Tensor) -> Tensor:
-    """In place of torchvision's method: boxes [M, 4 · K] of `deltas` [M, 4 · K] and `anchors` [M, 4]."""
-    one_more = [torch.cat([part, part.new_zeros(1, part.shape[1])]) for part in (deltas, anchors)]
-    return _decode_single(coder, *one_more)[:-1]
+def _clipped(boxes: Tensor, size: tuple[Any, Any]) -> Tensor:
+    """In place of torchvision's function: boxes [..., 4] within an image of `size` (height, width)."""
+    height, width = (torch.as_tensor(side).to(boxes.dtype) for side in size)
+    return boxes.clamp(min=0).minimum(torch.stack([width, height, width, height]))
 
 
 def _resized(

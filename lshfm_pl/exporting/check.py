@@ -1,5 +1,6 @@
 """Comparison of an exported file with its checkpoint: each box of one with its partner in the other."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,14 +24,16 @@ class Difference:
         boxes: number of boxes of the checkpoint above the score of interest.
         pixels: for each pair of boxes, the largest difference of a coordinate, float64 [P].
         scores: for each pair, the difference of the scores, float64 [P].
+        ious: for each pair, the IoU, float64 [P].
         unpaired: number of boxes, of both, above the score of interest that have no partner.
-        undecided: number of further boxes without a partner, where rounding decided: the score is at the lowest
-            score that is kept, or the IoU with another box is at the threshold of the NMS.
+        undecided: number of further boxes without a partner, where rounding decided: the score is at the threshold
+            or at the lowest score that is kept, or the IoU with another box is at the threshold of the NMS.
     """
 
     boxes: int
     pixels: Tensor
     scores: Tensor
+    ious: Tensor
     unpaired: int = 0
     undecided: int = 0
 
@@ -39,6 +42,7 @@ class Difference:
             self.boxes + other.boxes,
             torch.cat([self.pixels, other.pixels]),
             torch.cat([self.scores, other.scores]),
+            torch.cat([self.ious, other.ious]),
             self.unpaired + other.unpaired,
             self.undecided + other.undecided,
         )
@@ -63,6 +67,7 @@ def compare_detections(
     *,
     least_score: float,
     score_slack: float,
+    score_thresh: float | None,
     nms_thresh: float | None,
     most: int | None,
 ) -> Difference:
@@ -72,8 +77,9 @@ def compare_detections(
         expected: `boxes` [N, 4] in pixels, `scores` [N] and `labels` [N] of the checkpoint.
         found: the same of the file.
         least_score: boxes of lower scores may be partners, but need none.
-        score_slack: a box whose score is within this distance of `least_score` needs no partner; nor does one
-            whose score is that near to the lowest of the other boxes, if `most` of them were kept.
+        score_slack: rounding decides on a box whose score is within this distance of `score_thresh`, or of the
+            lowest of the other boxes, if `most` of them were kept.
+        score_thresh: lowest score of a detection; None if it is unknown.
         nms_thresh: largest IoU of two boxes of a class; None if it is unknown.
         most: largest number of boxes of an image, or of a class; None if it is unknown.
     """
@@ -86,15 +92,16 @@ def compare_detections(
     cost_NM[(iou_NM < 0.5) & (pixels_NM > 1)] = torch.inf
     ours, theirs = _pairs(cost_NM)
     counts = [
-        _without_partner(one, other, paired, least_score + score_slack, score_slack, nms_thresh, most)
+        _without_partner(one, other, paired, least_score, score_slack, score_thresh, nms_thresh, most)
         for one, other, paired in ((expected, found, ours), (found, expected, theirs))
     ]
-    kept = expected["scores"][ours] > least_score
+    kept = torch.maximum(expected["scores"][ours], found["scores"][theirs]) > least_score
     ours, theirs = ours[kept], theirs[kept]
     return Difference(
         int((expected["scores"] > least_score).sum()),
         pixels_NM[ours, theirs],
         scores_NM[ours, theirs],
+        iou_NM[ours, theirs],
         sum(unpaired for unpaired, _ in counts),
         sum(undecided for _, undecided in counts),
     )
@@ -119,6 +126,7 @@ def _without_partner(
     paired: Tensor,
     least_score: float,
     score_slack: float,
+    score_thresh: float | None,
     nms_thresh: float | None,
     most: int | None,
 ) -> tuple[int, int]:
@@ -127,6 +135,8 @@ def _without_partner(
     alone[paired] = False
     alone &= ~(one["scores"] <= least_score)  # a score that is not a number stays
     excused = torch.zeros_like(alone)
+    if score_thresh is not None:
+        excused |= one["scores"] <= score_thresh + score_slack
     same = one["labels"][:, None] == other["labels"][None]
     if most is not None and len(other["scores"]):
         scores_NM = other["scores"].expand(len(alone), -1)
@@ -147,13 +157,21 @@ def compare_raw(
     Only boxes with a score of a class, other than the background, above `least_score` count.
     """
     if any(expected[name].shape != found[name].shape for name in ("boxes", "scores")):
-        return Difference(
-            expected["scores"].shape[1], torch.zeros(0), torch.zeros(0), expected["scores"].shape[1]
-        )
+        none, count = torch.zeros(0, dtype=torch.float64), expected["scores"].shape[1]
+        return Difference(count, none, none, none, count)
     counted = expected["scores"][..., 1:].amax(dim=-1) > least_score
     pixels = (expected["boxes"].double() - found["boxes"].double()).abs().amax(dim=-1)[counted]
     scores = (expected["scores"].double() - found["scores"].double()).abs().amax(dim=-1)[counted]
-    return Difference(int(counted.sum()), pixels, scores)
+    ious = _iou_of_pairs(expected["boxes"].double()[counted], found["boxes"].double()[counted])
+    return Difference(int(counted.sum()), pixels, scores, ious)
+
+
+def _iou_of_pairs(one_P4: Tensor, other_P4: Tensor) -> Tensor:
+    """The IoU of each box with the one of the same row, [P]."""
+    common = torch.minimum(one_P4[:, 2:], other_P4[:, 2:]) - torch.maximum(one_P4[:, :2], other_P4[:, :2])
+    common_P = common.clamp(min=0).prod(dim=1)
+    one_P, other_P = ((boxes[:, 2:] - boxes[:, :2]).prod(dim=1) for boxes in (one_P4, other_P4))
+    return common_P / (one_P + other_P - common_P)
 
 
 def faults_of(difference: Difference, limits: Limits) -> list[str]:
@@ -163,22 +181,43 @@ def faults_of(difference: Difference, limits: Limits) -> list[str]:
             "the checkpoint has no boxes in the images of the check; lower check.least_score or score_thresh"
         ]
     faults = []
-    allowed = limits.unpaired * difference.boxes
-    if difference.unpaired > allowed:
-        faults.append(f"{difference.unpaired} boxes without partner, expected at most {allowed:.0f}")
+    excuses = math.ceil(limits.undecided * difference.boxes)
+    if difference.undecided > excuses:
+        faults.append(
+            f"{difference.undecided} boxes without partner where rounding decided, expected at most {excuses}"
+        )
+    if limits.unpaired > 0:
+        return faults + _faults_of_share(difference, limits)
+    if difference.unpaired:
+        faults.append(f"{difference.unpaired} boxes without partner, expected none")
     for values, limit, unit in (
         (difference.pixels, limits.pixels, "px"),
         (difference.scores, limits.score, "of a score"),
     ):
-        if len(values):
-            worst = values.median() if limits.median else values.max()
-            if not worst <= limit:  # NaN is worse, too
-                kind = "median" if limits.median else "largest"
-                faults.append(f"{kind} difference {worst:.3g} {unit}, expected at most {limit:g}")
+        if limit is not None and len(values) and not values.max() <= limit:  # NaN is worse, too
+            faults.append(f"largest difference {values.max():.3g} {unit}, expected at most {limit:g}")
+    if len(difference.ious) and not difference.ious.min() >= limits.iou:
+        faults.append(f"smallest IoU {difference.ious.min():.3g}, expected at least {limits.iou:g}")
     return faults
+
+
+def _faults_of_share(difference: Difference, limits: Limits) -> list[str]:
+    """As above, where a share of the boxes may have no partner within the limits."""
+    is_partner = (difference.scores <= limits.score) & (difference.ious >= limits.iou)
+    if limits.pixels is not None:
+        is_partner &= difference.pixels <= limits.pixels
+    alone = difference.unpaired + int((~is_partner).sum())
+    allowed = math.floor(limits.unpaired * difference.boxes)
+    if alone <= allowed:
+        return []
+    pixels = "" if limits.pixels is None else f"{limits.pixels:g} px, "
+    return [
+        f"{alone} of {difference.boxes} boxes have no partner within {pixels}an IoU of {limits.iou:g} and "
+        f"{limits.score:g} of a score, expected at most {allowed}"
+    ]
 
 
 def total(differences: Sequence[Difference]) -> Difference:
     """The sum over images."""
-    start = Difference(0, torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
-    return sum(differences, start)
+    none = torch.zeros(0, dtype=torch.float64)
+    return sum(differences, Difference(0, none, none, none))

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from lshfm_pl.detectors import Detector
 from lshfm_pl.errors import LSHFMError
 
 __all__ = [
+    "Calibration",
     "Export",
     "ExportFormat",
     "Limits",
@@ -30,19 +31,40 @@ Reader = Callable[[Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Largest differences between an exported file and its checkpoint.
+    """Largest differences between an exported file and its checkpoint; see `check` in `conf/export.yaml`.
 
     Attributes:
-        pixels: of a box's coordinate.
-        score: of a score.
-        unpaired: share of the boxes that have no partner.
-        median: whether `pixels` and `score` are limits of the medians instead of the largest differences.
+        least_score: boxes with a higher score must have a partner in the other.
+        pixels: difference of a coordinate of two partners; None for any.
+        iou: smallest IoU of two partners.
+        score: difference of their scores.
+        unpaired: share of the boxes that may have no partner within these limits.
+        score_slack: distance from the detector's score threshold within which rounding decides.
+        undecided: share of the boxes that may have no partner because rounding decided, rounded up to a number.
+        ap_loss: of the AP (0..100) on labelled images; None if AP is not compared.
     """
 
-    pixels: float
-    score: float
+    least_score: float = 0.05
+    pixels: float | None = 0.5
+    iou: float = 0.0
+    score: float = 0.01
     unpaired: float = 0.0
-    median: bool = False
+    score_slack: float = 0.001
+    undecided: float = 0.02
+    ap_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How the ranges of 8 bits are found.
+
+    Attributes:
+        images: float [3, H, W] in 0..1 each, in which features have the usual ranges.
+        reduce_range: whether weights have 7 bits, whose sums no processor limits.
+    """
+
+    images: Sequence[Tensor]
+    reduce_range: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +77,7 @@ class Export:
         nms: whether boxes are chosen by NMS; without it the file returns all boxes.
         half: whether weights are stored as float16.
         opset: ONNX's version of its operators.
+        calibration: for formats of 8 bits.
     """
 
     detector: Detector
@@ -62,6 +85,12 @@ class Export:
     nms: bool = True
     half: bool = False
     opset: int = 17
+    calibration: Calibration | None = None
+
+    @property
+    def weights(self) -> str:
+        """How weights are stored: float32, float16 or int8."""
+        return "int8" if self.calibration is not None else "float16" if self.half else "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +103,8 @@ class ExportFormat:
         read: opens a file for the check.
         needs: import paths of optional dependencies.
         extra: the optional dependencies of this package that install them.
-        limits: of the check.
-        half_limits: of the check of float16 weights. Rounding moves the scores of a few boxes across thresholds.
         options: which settings other than the defaults it can follow: `size`, `nms`, `half`.
+        is_calibrated: whether it needs `Export.calibration`.
     """
 
     suffix: str
@@ -84,9 +112,8 @@ class ExportFormat:
     read: Callable[[Path], Reader]
     needs: tuple[str, ...] = ()
     extra: str = "export"
-    limits: Limits = Limits(pixels=0.5, score=0.01)
-    half_limits: Limits = Limits(pixels=0.5, score=0.01, unpaired=0.02, median=True)
     options: frozenset[str] = frozenset()
+    is_calibrated: bool = False
 
 
 def format_names() -> list[str]:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from lshfm_pl.cli import as_dict, changed_data, refuse_no_weights
 from lshfm_pl.data import DetectionDataModule, DetectionDataset, build_datamodule
+from lshfm_pl.data.train_labels import no_set
 from lshfm_pl.detectors import Detector, load_detector, load_torchvision_detector
 from lshfm_pl.detectors.checkpoint import STARTED_FROM
 from lshfm_pl.detectors.config import EVALUATION_SETTINGS, import_parts
@@ -151,6 +152,9 @@ def _set_up(datamodule: DetectionDataModule, contents: Sequence[Any], stage: str
         datamodule.use_class_names(class_names)
     datamodule.prepare_data()
     datamodule.setup(stage)
+    for split, needed_at in STAGES.items():
+        if stage == needed_at and not datamodule.has_set(split):
+            raise LSHFMError(no_set(split))
     return datamodule
 
 

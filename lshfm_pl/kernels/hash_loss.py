@@ -1,4 +1,4 @@
-"""The hash loss between paired features. It dispatches to the fused or the plain implementation.
+"""The hash loss between paired features. It dispatches to one of the fused implementations, or to the plain one.
 
 Shapes: N rows, D features, H hash functions; maps [B, C, h, w] with D = 9 · C. The feature of a location in a map
 is its 3×3 neighbourhood with zero padding, channel-major. So W [H, D] is also a convolution weight [H, C, 3, 3].
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lshfm_pl.kernels.exact import exact_products
 from lshfm_pl.kernels.fused_hash_loss import ConvolutionHashLoss, RowHashLoss
+from lshfm_pl.kernels.hash_choice import uses_triton
 from lshfm_pl.kernels.plain_hash_loss import HashLoss, plain_hash_loss_of_maps, plain_hash_loss_of_rows
 from lshfm_pl.kernels.switches import switches
 from lshfm_pl.kernels.winograd_hash_loss import WinogradHashLoss
@@ -47,6 +48,10 @@ def hash_loss_of_rows(
     if not switches().fused_hash_loss:
         with exact_products():
             return plain_hash_loss_of_rows(student_ND, teacher_ND, weight_HD, bias_H, row_weights_N, kind)
+    if uses_triton("rows", student_ND.device):
+        from lshfm_pl.kernels.triton_hash_loss import TritonRowHashLoss
+
+        return TritonRowHashLoss.apply(student_ND, teacher_ND, weight_HD, bias_H, row_weights_N, kind)
     return RowHashLoss.apply(student_ND, teacher_ND, weight_HD, bias_H, row_weights_N, kind)
 
 
@@ -61,8 +66,9 @@ def hash_loss_of_maps(
     """The hash loss between the 3×3 neighbourhoods of all locations of paired maps.
 
     On the CPU the projections are computed by Winograd's minimal filtering F(4×4, 3×3) (arXiv 1509.09308), which
-    takes a quarter of a convolution's multiplications. On a GPU they are convolutions. For bfloat16 maps the
-    products are bfloat16, accumulated in float32; otherwise they are float32.
+    takes a quarter of a convolution's multiplications. On a GPU they are convolutions, or products in a Triton
+    kernel (see `lshfm_pl.kernels.hash_choice`). For bfloat16 maps the products are bfloat16, accumulated in
+    float32; otherwise they are float32.
 
     Args:
         student: maps [B, C, h, w] of each level, with gradient.
@@ -76,6 +82,10 @@ def hash_loss_of_maps(
     if not switches().fused_hash_loss:
         with exact_products():
             return plain_hash_loss_of_maps(student, teacher, location_weights, weight_HD, bias_H, kind)
+    if uses_triton("maps", weight_HD.device):
+        from lshfm_pl.kernels.triton_hash_loss import TritonMapHashLoss
+
+        return TritonMapHashLoss.apply(weight_HD, bias_H, kind, *student, *teacher, *location_weights)
     is_tiled = weight_HD.device.type == "cpu" and switches().winograd
     method = WinogradHashLoss if is_tiled else ConvolutionHashLoss
     return method.apply(weight_HD, bias_H, kind, *student, *teacher, *location_weights)

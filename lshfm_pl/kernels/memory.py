@@ -1,7 +1,6 @@
 """Peak memory of a process, and returning freed memory to the system where it pays off."""
 
 import ctypes
-import re
 import resource
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lshfm_pl.kernels.resident import peak_resident_bytes
 from lshfm_pl.kernels.switches import switches
 
 __all__ = ["FEWEST_BYTES", "give_back_freed_memory", "peak_memory_bytes"]
@@ -34,13 +34,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory in bytes: of torch's CUDA allocator for a GPU, otherwise of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # On Linux, getrusage starts from the peak of the parent process.
-        (peak_kib,) = re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())
-        return int(peak_kib) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_bytes()
 
 
 @cache

@@ -6,9 +6,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lshfm_pl.metrics.record import IOU_THRESHOLDS, RECALL_POINTS, EvaluationRecord
+from lshfm_pl.metrics.coco_matching import IOU_THRESHOLDS
+from lshfm_pl.metrics.coco_tables import RECALL_POINTS
+from lshfm_pl.metrics.record import EvaluationRecord, IntArray
 
-__all__ = ["BOOTSTRAP_FIGURES", "Interval", "draw_images", "percentile_interval", "resampled_figures"]
+__all__ = [
+    "BOOTSTRAP_FIGURES",
+    "Interval",
+    "Positives",
+    "draw_images",
+    "percentile_interval",
+    "resampled_figures",
+    "resampled_positives",
+]
 
 BOOTSTRAP_FIGURES = ("AP", "AP50")
 
@@ -26,6 +36,18 @@ class Interval(NamedTuple):
     high: float
 
 
+class Positives(NamedTuple):
+    """What the resamples of a test set say of a class, for all detectors.
+
+    Attributes:
+        number: [R] positives in each resample.
+        reached: uint8 [R, P + 1], how many recall points are reached with 0, 1, … true positives.
+    """
+
+    number: Counts
+    reached: npt.NDArray[np.uint8]
+
+
 def draw_images(num_images: int, resamples: int, seed: int) -> Counts:
     """[I, R]: how often each of I images is in each of R resamples, drawn with replacement."""
     drawn = np.random.default_rng(seed).integers(0, num_images, (resamples, num_images))
@@ -34,7 +56,26 @@ def draw_images(num_images: int, resamples: int, seed: int) -> Counts:
     return np.ascontiguousarray(counts.reshape(resamples, num_images).T.astype(np.int32))
 
 
-def resampled_figures(record: EvaluationRecord, counts: Counts) -> FloatArray:
+def resampled_positives(record: EvaluationRecord, counts: Counts) -> list[Positives]:
+    """The positives of each class, which are the same for all records of a test set.
+
+    Args:
+        record: evaluation record of I images.
+        counts: [I, R], from `draw_images`.
+    """
+    found = []
+    for label in range(1, len(record.class_names) + 1):
+        number = record.num_positives[:, label - 1].astype(np.int32) @ counts
+        recall = np.arange(int(number.max(initial=0)) + 1) / np.maximum(number, 1)[:, None]
+        reached = np.searchsorted(RECALL_POINTS, recall, side="right").astype(np.uint8)
+        reached[:, 0] = 0
+        found.append(Positives(number, reached))
+    return found
+
+
+def resampled_figures(
+    record: EvaluationRecord, counts: Counts, positives: Sequence[Positives] | None = None
+) -> FloatArray:
     """[2, R]: AP and AP50 (0–100) of a record on each resample of its images.
 
     An image that was drawn twice counts as two images. Classes without positives in a resample are left out of its
@@ -43,10 +84,23 @@ def resampled_figures(record: EvaluationRecord, counts: Counts) -> FloatArray:
     Args:
         record: evaluation record of I images.
         counts: [I, R], from `draw_images`.
+        positives: `resampled_positives` of the test set, if they are known.
     """
-    blocks = range(0, counts.shape[1], BLOCK)
+    positives = resampled_positives(record, counts) if positives is None else positives
+    by_resample = np.ascontiguousarray(counts.T)
+    orders = [record.by_score(label) for label in range(1, len(record.class_names) + 1)]
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(by_resample), BLOCK)]
     return np.concatenate(
-        [_block_figures(record, counts[:, start : start + BLOCK]) for start in blocks], axis=1
+        [
+            _block_figures(
+                record,
+                by_resample[rows],
+                orders,
+                [Positives(each.number[rows], each.reached[rows]) for each in positives],
+            )
+            for rows in blocks
+        ],
+        axis=1,
     )
 
 
@@ -57,30 +111,33 @@ def percentile_interval(values: Sequence[float] | FloatArray, confidence: float 
     return Interval(float(low), float(high))
 
 
-def _block_figures(record: EvaluationRecord, counts: Counts) -> FloatArray:
-    sums, classes = np.zeros((2, counts.shape[1])), np.zeros(counts.shape[1])
-    for label in range(1, len(record.class_names) + 1):
-        num_positives = record.num_positives[:, label - 1].astype(np.int32) @ counts
-        present = num_positives > 0
+def _block_figures(
+    record: EvaluationRecord, by_resample: Counts, orders: Sequence[IntArray], positives: Sequence[Positives]
+) -> FloatArray:
+    sums, classes = np.zeros((2, len(by_resample))), np.zeros(len(by_resample))
+    for order, of_class in zip(orders, positives, strict=True):
+        present = of_class.number > 0
         if present.any():
-            sums += np.where(present, _class_figures(record, label, counts, num_positives), 0.0)
+            weights = by_resample.take(record.image[order], axis=1)
+            sums += np.where(present, _class_figures(record, order, weights, of_class.reached), 0.0)
             classes += present
     return sums / np.maximum(classes, 1)
 
 
-def _class_figures(record: EvaluationRecord, label: int, counts: Counts, num_positives: Counts) -> FloatArray:
+def _class_figures(
+    record: EvaluationRecord, order: IntArray, weights: Counts, reached: npt.NDArray[np.uint8]
+) -> FloatArray:
     """[2, R]: AP and AP50 of one class.
 
     Interpolated precision changes only at true positives. So AP is a sum over true positives: the best precision
     from there on, times the share of recall points that this true positive is the first to reach.
+
+    Args:
+        record: evaluation record.
+        order: [N], the detections of the class by descending score.
+        weights: [R, N], how often the image of each of them is in each resample.
+        reached: see `Positives`.
     """
-    order = record.by_score(label)
-    weights = counts.T.take(record.image[order], axis=1)  # [R, N]
-    # [R, P + 1]: how many recall points are reached with k true positives
-    true_positives = np.arange(int(num_positives.max()) + 1)
-    recall = true_positives / np.maximum(num_positives, 1)[:, None]
-    reached = np.searchsorted(RECALL_POINTS, recall, side="right").astype(np.int32)
-    reached[:, 0] = 0
     rows = reached.shape[1] * np.arange(len(reached))[:, None]
 
     figures = np.zeros((2, len(weights)))

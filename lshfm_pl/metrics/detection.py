@@ -11,6 +11,8 @@ from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.metrics.coco_matching import IOU_THRESHOLDS, MAX_DETECTIONS
+from lshfm_pl.metrics.coco_tables import RECALL_POINTS, CocoTables, coco_tables
 from lshfm_pl.metrics.inputs import (
     OPTIONAL_TARGET_KEYS,
     PREDICTION_KEYS,
@@ -19,18 +21,15 @@ from lshfm_pl.metrics.inputs import (
     copy_to_cpu,
     drop_background,
 )
-from lshfm_pl.metrics.record import (
-    IOU_THRESHOLDS,
-    MAX_DETECTIONS,
-    RECALL_POINTS,
-    EvaluationRecord,
-    record_evaluation,
-)
+from lshfm_pl.metrics.record import EvaluationRecord, record_evaluation
 from lshfm_pl.metrics.voc_ap import voc_precision_recall
 
 __all__ = ["COCO_BACKENDS", "DetectionMetrics"]
 
-CocoBackend = Literal["faster_coco_eval", "pycocotools"]
+# It logs every stage at level INFO, which Hydra shows.
+logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
+
+CocoBackend = Literal["arrays", "faster_coco_eval", "pycocotools"]
 COCO_BACKENDS = get_args(CocoBackend)
 
 DETECTION_LIMITS = [1, 10, MAX_DETECTIONS]
@@ -42,7 +41,7 @@ class CocoFigure(NamedTuple):
     table: Literal["precision", "recall"] = "precision"
     thresholds: slice = slice(None)  # indices into IOU_THRESHOLDS
     size: int = 0  # 0 all, 1 small (area up to 32² pixels), 2 medium, 3 large (from 96²)
-    detections: int = -1  # index into DETECTION_LIMITS, per image and class
+    detections: int = -1  # index into DETECTION_LIMITS, per image and class; of recall only
 
 
 COCO_FIGURES = {
@@ -67,9 +66,6 @@ SMALLEST_AREA = 1e-9
 VOC_IOU_THRESHOLD = 0.5
 VOC_FIGURES = {"voc07": "voc07", "voc": "area"}
 """Prefix of a metric's name → method of `voc_average_precision`."""
-
-# It logs every stage at level INFO, which Hydra shows.
-logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
 
 
 class DetectionMetrics:
@@ -97,13 +93,14 @@ class DetectionMetrics:
 
     Args:
         class_names: names of the labels 1..C, without background.
-        backend: `faster_coco_eval`, or the slower reference `pycocotools`; their results are equal.
+        backend: `arrays`, this project's own computation, or one of the slower references `faster_coco_eval` and
+            `pycocotools`, which torchmetrics calls; their results are equal.
 
     Raises:
         LSHFMError: unknown backend, or two classes have the same name.
     """
 
-    def __init__(self, class_names: Sequence[str], backend: CocoBackend = "faster_coco_eval") -> None:
+    def __init__(self, class_names: Sequence[str], backend: CocoBackend = "arrays") -> None:
         if backend not in COCO_BACKENDS:
             raise LSHFMError(
                 f"metrics backend: expected one of {', '.join(COCO_BACKENDS)}, found {backend!r}"
@@ -192,22 +189,12 @@ class DetectionMetrics:
         ]
         per_class = {figure: np.full(len(self.class_names), np.nan) for figure in COCO_FIGURES}
         if any(len(target["labels"]) for target in kept_targets):
-            metric = MeanAveragePrecision(
-                box_format="xyxy",
-                iou_thresholds=IOU_THRESHOLDS,
-                rec_thresholds=RECALL_POINTS,
-                max_detection_thresholds=DETECTION_LIMITS,
-                extended_summary=True,
-                backend=self.backend,
-                sync_on_compute=False,
-            )
-            metric.warn_on_many_detections = False
-            metric.update(predictions, kept_targets)
-            summary = metric.compute()
+            tables = self._coco_tables(predictions, kept_targets)
             for name, (table_name, thresholds, size, detections) in COCO_FIGURES.items():
                 # [IoU, (recall,) class]; −1 marks a class without objects
-                table = summary[table_name][..., size, detections].numpy()[thresholds]
-                for k, label in enumerate(summary["classes"].reshape(-1).tolist()):
+                whole = tables.precision if table_name == "precision" else tables.recall[..., detections]
+                table = whole[..., size][thresholds]
+                for k, label in enumerate(tables.classes):
                     if (table[..., k] > -1).any():
                         per_class[name][label - 1] = 100 * table[..., k].mean()
         figures = {
@@ -217,6 +204,26 @@ class DetectionMetrics:
         for figure in ("AP", "AP50"):
             figures |= self._named(figure, per_class[figure])
         return figures
+
+    def _coco_tables(
+        self, predictions: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]
+    ) -> CocoTables:
+        if self.backend == "arrays":
+            return coco_tables(predictions, targets, DETECTION_LIMITS)
+        metric = MeanAveragePrecision(
+            box_format="xyxy",
+            iou_thresholds=IOU_THRESHOLDS,
+            rec_thresholds=RECALL_POINTS,
+            max_detection_thresholds=DETECTION_LIMITS,
+            extended_summary=True,
+            backend=self.backend,
+            sync_on_compute=False,
+        )
+        metric.warn_on_many_detections = False
+        metric.update(predictions, targets)
+        summary = metric.compute()
+        precision, recall = (summary[name].numpy() for name in ("precision", "recall"))
+        return CocoTables(precision[..., -1], recall, summary["classes"].reshape(-1).tolist())
 
     def _voc_figures(
         self, predictions: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]

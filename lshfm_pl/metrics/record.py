@@ -10,18 +10,15 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import atomic_file, open_regular
+from lshfm_pl.metrics.coco_matching import IOU_THRESHOLDS, Boxes, detections, has_bit, match, objects
+from lshfm_pl.metrics.coco_tables import RECALL_POINTS
 
-__all__ = ["IOU_THRESHOLDS", "MAX_DETECTIONS", "RECALL_POINTS", "EvaluationRecord", "record_evaluation"]
-
-# float64: torchmetrics' own values are rounded to float32, which makes a recall of 3/5 miss the point 0.6.
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
-RECALL_POINTS = np.linspace(0.0, 1.0, 101).tolist()
-MAX_DETECTIONS = 100
-"""Detections kept per image and class: those with the highest scores."""
+__all__ = ["EvaluationRecord", "record_evaluation"]
 
 FORMAT = 1
 MEANS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
@@ -149,18 +146,22 @@ class EvaluationRecord:
         begin, end = np.searchsorted(self.label, [label, label + 1])
         return begin + np.argsort(-self.score[begin:end].astype(np.float64), kind="stable")
 
-    def precision(self, label: int) -> FloatArray:
-        """[10, 101] interpolated precision of a class at `IOU_THRESHOLDS` × `RECALL_POINTS`; NaN without positives.
+    def precision(self, label: int, num_thresholds: int = len(IOU_THRESHOLDS)) -> FloatArray:
+        """[T, 101] interpolated precision of a class at `IOU_THRESHOLDS` × `RECALL_POINTS`; NaN without positives.
 
         As in COCO's evaluation: the best precision at that recall or above, and 0 where the recall is not reached.
+
+        Args:
+            label: the class.
+            num_thresholds: T, how many of the thresholds, from the lowest.
         """
         num_positives = int(self.num_positives[:, label - 1].sum())
-        table = np.full((len(IOU_THRESHOLDS), len(RECALL_POINTS)), np.nan)
+        table = np.full((num_thresholds, len(RECALL_POINTS)), np.nan)
         if num_positives == 0:
             return table
         order = self.by_score(label)
-        for t in range(len(IOU_THRESHOLDS)):
-            matched, ignored = _bit(self.matched[order], t), _bit(self.ignored[order], t)
+        for t in range(num_thresholds):
+            matched, ignored = has_bit(self.matched[order], t), has_bit(self.ignored[order], t)
             true_positives = np.cumsum(matched & ~ignored)
             counted = np.cumsum(~ignored)
             precision = true_positives / np.maximum(counted, 1)
@@ -201,92 +202,35 @@ def record_evaluation(
         image_ids: ids of the images, ascending.
         class_names: names of the labels 1..C.
     """
-    shape = (len(image_ids), len(class_names))
-    num_objects, num_positives = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
-    parts = []
-    for index, (prediction, target) in enumerate(zip(predictions, targets, strict=True)):
-        labels, difficult, crowd = (target[key].numpy() for key in ("labels", "difficult", "crowd"))
-        np.add.at(num_objects[index], labels - 1, 1)
-        np.add.at(num_positives[index], labels[~difficult & ~crowd] - 1, 1)
-        scores, found_labels = prediction["scores"].numpy(), prediction["labels"].numpy()
-        order = np.lexsort((-scores, found_labels))  # stable
-        first_of_label = np.searchsorted(found_labels[order], found_labels[order])
-        order = order[np.arange(len(order)) - first_of_label < MAX_DETECTIONS]
-        kept = np.flatnonzero(~difficult)
-        kept = kept[np.argsort(crowd[kept], kind="stable")]
-        matched, ignored = _match(
-            prediction["boxes"].numpy()[order],
-            found_labels[order],
-            target["boxes"].numpy()[kept],
-            labels[kept],
-            int((~crowd[kept]).sum()),
-        )
-        parts.append((np.full(len(order), index), found_labels[order], scores[order], matched, ignored))
-    empty = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.uint16))
-    image, label, score, matched, ignored = (
-        np.concatenate(arrays) for arrays in zip((*empty, empty[-1]), *parts, strict=True)
+    found, true = detections(predictions), objects(targets)
+    difficult, crowd = (
+        torch.cat([target[key] for target in targets]).bool().numpy()[true.source]
+        if targets
+        else np.empty(0, np.bool_)
+        for key in ("difficult", "crowd")
     )
-    order = np.argsort(label, kind="stable")
+    matched, ignored = match(found, true.only(~difficult), crowd[~difficult], crowd[None, ~difficult])
+    order = np.argsort(found.label, kind="stable")
+    score = found.score[order]
     short = score.astype(np.float32)
     return EvaluationRecord(
         class_names=tuple(class_names),
         image_ids=np.asarray(image_ids, dtype=np.int64),
-        num_objects=num_objects,
-        num_positives=num_positives,
-        image=image[order].astype(np.int32),
-        label=label[order].astype(np.int16),
-        score=(short if np.array_equal(short, score) else score)[order],
-        matched=matched[order].astype(np.uint16),
-        ignored=ignored[order].astype(np.uint16),
+        num_objects=_counts(true, np.full(len(crowd), True), len(image_ids), len(class_names)),
+        num_positives=_counts(true, ~difficult & ~crowd, len(image_ids), len(class_names)),
+        image=found.image[order].astype(np.int32),
+        label=found.label[order].astype(np.int16),
+        score=short if np.array_equal(short, score) else score,
+        matched=matched[0, order],
+        ignored=ignored[0, order],
     )
 
 
-def _match(
-    boxes: FloatArray, labels: IntArray, true_boxes: FloatArray, true_labels: IntArray, num_single: int
-) -> tuple[IntArray, IntArray]:
-    """[D] bit masks `matched` and `ignored` of the detections of one image, which are sorted by score.
-
-    The true boxes with index `num_single` or higher are crowds.
-    """
-    matched, ignored = np.zeros(len(boxes), np.uint16), np.zeros(len(boxes), np.uint16)
-    if len(boxes) == 0 or len(true_boxes) == 0:
-        return matched, ignored
-    overlaps = _overlaps(boxes, true_boxes, num_single)
-    overlaps[labels[:, None] != true_labels[None, :]] = -1.0
-    thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]
-    bits = 1 << np.arange(len(IOU_THRESHOLDS))
-    free = np.ones((len(IOU_THRESHOLDS), num_single), dtype=np.bool_)
-    rows = np.arange(len(IOU_THRESHOLDS))
-    for d in np.flatnonzero((overlaps >= thresholds[0]).any(axis=1)).tolist():
-        single, crowd = overlaps[d, :num_single], overlaps[d, num_single:]
-        takes_crowd = (crowd >= thresholds).any(axis=1)
-        takes = np.zeros_like(takes_crowd)
-        if num_single:
-            candidates = np.where(free & (single >= thresholds), single, -1.0)
-            best = num_single - 1 - candidates[:, ::-1].argmax(axis=1)  # the last one among equals
-            takes = candidates[rows, best] >= 0
-            free[rows[takes], best[takes]] = False
-        takes_crowd &= ~takes
-        matched[d] = bits[takes | takes_crowd].sum()
-        ignored[d] = bits[takes_crowd].sum()
-    return matched, ignored
-
-
-def _overlaps(boxes: FloatArray, true_boxes: FloatArray, num_single: int) -> FloatArray:
-    """[D, G] IoU; for crowds, the share of the detection that is inside the crowd.
-
-    Computed from x, y, width and height as COCO does, so that rounding puts an IoU on the same side of a threshold.
-    """
-    sizes, true_sizes = boxes[:, 2:] - boxes[:, :2], true_boxes[:, 2:] - true_boxes[:, :2]
-    ends, true_ends = boxes[:, :2] + sizes, true_boxes[:, :2] + true_sizes
-    sides = np.minimum(ends[:, None], true_ends[None]) - np.maximum(
-        boxes[:, None, :2], true_boxes[None, :, :2]
-    )
-    intersection = np.where((sides > 0).all(axis=-1), sides[..., 0] * sides[..., 1], 0.0)
-    area, true_area = sizes[:, 0] * sizes[:, 1], true_sizes[:, 0] * true_sizes[:, 1]
-    union = area[:, None] + true_area[None] - intersection
-    union[:, num_single:] = area[:, None]
-    return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
+def _counts(true: Boxes, chosen: BoolArray, num_images: int, num_classes: int) -> IntArray:
+    """Uint16 [I, C]: numbers of the chosen objects."""
+    counts = np.zeros((num_images, num_classes), np.uint16)
+    np.add.at(counts, (true.image[chosen], true.label[chosen] - 1), 1)
+    return counts
 
 
 def _refuse_huge_arrays(stream: BinaryIO) -> None:
@@ -311,7 +255,3 @@ def _refuse_huge_arrays(stream: BinaryIO) -> None:
                 if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > member.file_size:
                     raise ValueError(f"the array {member.filename[:40]} declares a larger size than it has")
     stream.seek(0)
-
-
-def _bit(bits: IntArray, index: int) -> BoolArray:
-    return (bits >> index & 1).astype(np.bool_)

@@ -35,7 +35,7 @@ class Rule(NamedTuple):
     first_steps: int = 20
     every_steps: int = 20
     of_last: int = 20
-    limits: Sequence[float] = (1e-4, 1e4)
+    limits: Sequence[float] = (1e-8, 1e8)
 
     def check(self) -> None:
         """Check the numbers.
@@ -54,7 +54,7 @@ class Rule(NamedTuple):
         if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
             raise LSHFMError(
                 "distill.balance_rule.limits: expected the smallest and the largest factor, such as "
-                f"[1.0e-4,1.0e4], found {list(limits)}"
+                f"[1.0e-8,1.0e8], found {list(limits)}"
             )
 
 

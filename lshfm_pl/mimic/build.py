@@ -12,7 +12,7 @@ from hydra.utils import get_class
 from torch import nn
 
 from lshfm_pl.errors import LSHFMError, first_few
-from lshfm_pl.kernels.winograd import SIDE
+from lshfm_pl.kernels.winograd import SIDE, use_winograd
 from lshfm_pl.mimic.balance import Rule
 from lshfm_pl.mimic.features import FeatureTap, refuse_unpaired, tap_of
 from lshfm_pl.mimic.losses.base import Loss, LossSum, require_number
@@ -25,7 +25,7 @@ __all__ = ["ENTRY_POINTS", "TeacherFacts", "build_losses", "refuse_unnamed_losse
 ENTRY_POINTS = "lshfm_pl.losses"
 """Group of entry points with which other packages register their losses."""
 
-OF_TERMS = ("weight", "warmup_steps", "until", "decay_from", "share")
+OF_TERMS = ("weight", "warmup_steps", "until", "decay_from", "share", "match_scale")
 """Keys that are arguments of `Term`, not of the loss."""
 
 BESIDE = "kd_beta"
@@ -34,7 +34,7 @@ BESIDE = "kd_beta"
 OF_TEACHER_ALONE = ("activation", "class_point")
 """Facts that do not belong to a point, and that a loss may need to choose its point."""
 
-NOT_SETTINGS = ("check_teacher", "name", "_target_", "balance", "balance_rule")
+NOT_SETTINGS = ("check_teacher", "name", "_target_", "balance", "balance_rule", "pseudo_labels")
 
 BALANCES = ("fixed", "share")
 
@@ -110,9 +110,9 @@ def build_losses(
         init_seed: seed of the initial weights of trained parts. The global random state stays unchanged.
         settings: the other keys of the config. `_target_` is the import path of a `Loss` or a `LossSum`; without
             it, `name` is an entry point of the group `lshfm_pl.losses` or a built-in loss. `weight`,
-            `warmup_steps`, `until`, `decay_from` and `share` are arguments of the term. `balance` and
-            `balance_rule` say how the weights of all terms are set. `kd_beta` above 0
-            adds the class-logit loss with `temperature`.
+            `warmup_steps`, `until`, `decay_from`, `share` and `match_scale` are arguments of the term. `balance`
+            and `balance_rule` say how the weights of all terms are set. `kd_beta` above 0 adds the class-logit loss
+            with `temperature`.
             `terms` replaces all of these by the settings of several losses, by name. Other keys are arguments of
             the loss.
 
@@ -147,6 +147,7 @@ def build_losses(
         {part if parts.count(part) == 1 else f"{entry}_{part}": term for entry, part, term in found}
     )
     terms.rule = rule
+    use_winograd(terms)  # such convolutions are almost all of the time of the losses that train some
     return terms
 
 
@@ -191,6 +192,7 @@ def _terms_of(entry: str, settings: dict[str, Any], facts: TeacherFacts) -> list
         settings.pop(key, None)
     of_term = {key: settings.pop(key) for key in OF_TERMS if key in settings}
     beside = []
+    of_logits_too = {key: value for key, value in of_term.items() if key != "match_scale"}
     if BESIDE in settings:
         beta, temperature = settings.pop(BESIDE), settings.pop("temperature", 1.0)
         require_number(BESIDE, beta)
@@ -198,7 +200,7 @@ def _terms_of(entry: str, settings: dict[str, Any], facts: TeacherFacts) -> list
         if beta == 0:
             of_logits["activation"] = "softmax"  # without the term the detectors need no logits to compare
         logits = _construct("kd", _type_of("kd", None), of_logits, facts)
-        beside = [("kd", Term(cast(Loss, logits), **of_term))] if beta > 0 else []
+        beside = [("kd", Term(cast(Loss, logits), **of_logits_too))] if beta > 0 else []
     loss = _construct(entry, loss_type, settings, facts)
     parts = loss.losses.items() if isinstance(loss, LossSum) else [(entry, loss)]
     terms = [(part, Term(cast(Loss, each), **of_term)) for part, each in parts]

@@ -5,7 +5,7 @@ FGD (arXiv 2111.11837) and MGD (arXiv 2205.01529) call this the inheriting strat
 
 from collections.abc import Collection, Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.detectors.build import Detector
@@ -14,7 +14,7 @@ from lshfm_pl.detectors.class_rows import with_rows
 from lshfm_pl.detectors.load_report import LoadedTensor, LoadReport
 from lshfm_pl.errors import LSHFMError, first_few
 
-__all__ = ["PARTS", "differing_anchors", "inherit"]
+__all__ = ["PARTS", "differing_anchors", "fits_whole", "head_of", "inherit"]
 
 PARTS = ("neck", "head")
 """Parts of a detector that can be inherited."""
@@ -67,6 +67,22 @@ def differing_anchors(student: Detector, teacher: Detector) -> str | None:
     """The first setting in which the anchors of both differ; None if there is none."""
     keys = (key for key in OF_ANCHORS if student.config.get(key) != teacher.config.get(key))
     return next(keys, None)
+
+
+def fits_whole(student: Detector, teacher: Detector) -> bool:
+    """Whether each tensor of the student's neck and head could be inherited, and would mean the same."""
+    given, own = teacher.state_dict(), student.state_dict()
+    parts = [name for name in own if _part_of(student, name) in PARTS]
+    return (
+        bool(parts)
+        and differing_anchors(student, teacher) is None
+        and all(_inherited(student, teacher, name, own[name], given)[0] is not None for name in parts)
+    )
+
+
+def head_of(detector: Detector) -> list[nn.Parameter]:
+    """The parameters of a detector's head: those of neither backbone nor neck."""
+    return [value for name, value in detector.named_parameters() if _part_of(detector, name) == "head"]
 
 
 def _part_of(detector: Detector, name: str) -> str:

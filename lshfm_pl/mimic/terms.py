@@ -12,11 +12,15 @@ from lshfm_pl.mimic.adapters import Adapter, make_adapter, resize_to_larger, res
 from lshfm_pl.mimic.balance import Balance, Rule
 from lshfm_pl.mimic.features import Batch, FeatureTap, Pair
 from lshfm_pl.mimic.losses.base import Context, Loss, LossSum, require_number
+from lshfm_pl.mimic.nested import Features, map_features
 from lshfm_pl.seeding import mix_seed
 
 __all__ = ["Moment", "Term", "Terms", "name_seed"]
 
 Pairs = Mapping[str, Pair]
+
+PYRAMID = "pyramid"
+"""Name of the point with the maps of the pyramid, and of these maps among those of another point."""
 
 
 class Moment(NamedTuple):
@@ -62,6 +66,8 @@ class Term(nn.Module):
         decay_from: when the factor begins to fall, in the same units. It falls linearly to 0 at `until`, or at the
             end of the run; None for no fall.
         share: the term's share of the gradient, see `Balance`; None for that of the rule.
+        match_scale: whether the teacher's maps of the pyramid get the size of the student's, see
+            `Terms.match_scales`.
 
     Raises:
         LSHFMError: a number is out of range.
@@ -76,6 +82,7 @@ class Term(nn.Module):
         until: float | None = None,
         decay_from: float | None = None,
         share: float | None = None,
+        match_scale: bool = False,
     ) -> None:
         super().__init__()
         numbers = {"weight": weight, "warmup_steps": warmup_steps}
@@ -92,6 +99,10 @@ class Term(nn.Module):
         self.weight, self.warmup_steps = float(weight), warmup_steps
         self.until, self.decay_from, self.share = until, decay_from, share
         self.adapter: Adapter | None = None
+        self.matches_scale = match_scale
+        #: [L], factor of the teacher's map at each level; None if they are left as they are.
+        self.scale: Tensor | None
+        self.register_buffer("scale", None)
         #: Whether a `Balance` sets the factor, so that the weight only says whether the term is on.
         self.is_balanced = False
         #: Number of terms that share the settings of one loss, and so its share of the gradient.
@@ -125,8 +136,13 @@ class Term(nn.Module):
 
     def forward(self, pair: Pair, batch: Batch, moment: Moment, generator_seed: int) -> Tensor:
         """The weighted loss of a pair, a float32 scalar."""
-        student = pair.student if self.adapter is None else self.adapter(pair.student)
-        student, teacher = resize_to_larger(student, pair.teacher)
+        student = pair.student
+        if self.strength(moment) == 0 and not self.is_balanced:
+            # Even a gradient of 0 may change the others in their last bits: what sums it up may change its layout.
+            student = map_features(Tensor.detach, student)
+        student = student if self.adapter is None else self.adapter(student)
+        theirs = pair.teacher if self.scale is None else _scaled(pair.teacher, self.scale)
+        student, teacher = resize_to_larger(student, theirs)
         weights = pair.weights
         if isinstance(weights, list) and isinstance(student, list):
             weights = resized_weights(weights, student)
@@ -205,6 +221,45 @@ class Terms(nn.ModuleDict):
                 torch.manual_seed(mix_seed(seed, name_seed(name)))
                 term.adapter = make_adapter(*tap.channels(point), is_of_maps=tap.is_of_maps(point))
 
+    def add_scales(self, tap: FeatureTap) -> None:
+        """Give each term that matches the scale its factors, which are 1 until `match_scales`.
+
+        Raises:
+            LSHFMError: none of these terms compares maps of the pyramid.
+        """
+        wanted = [(name, term) for name, term in self.named() if term.matches_scale]
+        fitting = [term for _, term in wanted if _has_pyramid(tap, term.loss.point)]
+        if wanted and not fitting:
+            name, term = wanted[0]
+            raise LSHFMError(
+                f"distill.match_scale: {name} compares features at {term.loss.point}, which has no maps of the "
+                "pyramid; leave it false"
+            )
+        for term in fitting:
+            assert tap.levels is not None
+            term.scale = torch.ones(len(tap.levels.strides))
+
+    def match_scales(
+        self, ratio: Callable[[], Tensor], broadcast: Callable[[Tensor], Tensor]
+    ) -> Tensor | None:
+        """Set the factors of the teacher's maps, so that these are as large as the student's before training.
+
+        Args:
+            ratio: returns size of the student's maps / size of the teacher's, [L].
+            broadcast: returns the first process's tensor in every process.
+
+        Returns:
+            The factors; None if no term matches the scale.
+        """
+        terms = [term for _, term in self.named() if term.scale is not None]
+        if not terms:
+            return None
+        factors = broadcast(ratio())
+        for term in terms:
+            assert term.scale is not None
+            term.scale.copy_(factors)
+        return factors
+
     def make_balance(self) -> Balance | None:
         """What sets the factors of the terms by their gradients; None for fixed weights."""
         if self.rule is None:
@@ -221,8 +276,8 @@ class Terms(nn.ModuleDict):
         return {name: term.adapter for name, term in self.named() if term.adapter is not None}
 
     def strength(self, moment: Moment) -> float:
-        """The strength of the strongest term."""
-        return max(term.strength(moment) for _, term in self.named())
+        """The strength of the strongest term; 0 without terms."""
+        return max((term.strength(moment) for _, term in self.named()), default=0.0)
 
     def forward(self, pairs: Pairs, batch: Batch, moment: Moment) -> dict[str, Tensor]:
         """The weighted loss of each term that has not ended, by name.
@@ -293,6 +348,21 @@ class Terms(nn.ModuleDict):
             return dict(state)
         new = {f"{prefix}{key}": f"{prefix}{hashes[0]}.loss.{key}" for key in ("weight", "bias")}
         return {new.get(key, key): value for key, value in state.items()}
+
+
+def _has_pyramid(tap: FeatureTap, point: str) -> bool:
+    """Whether the features at a point are the maps of the pyramid, or contain them."""
+    _, widths = tap.channels(point)
+    return tap.is_of_maps(point) and (
+        isinstance(widths, tuple) or (isinstance(widths, dict) and PYRAMID in widths)
+    )
+
+
+def _scaled(features: Features, scale_L: Tensor) -> Features:
+    """The teacher's features, whose maps of the pyramid are multiplied by the factor of their level."""
+    if isinstance(features, dict):
+        return {**features, PYRAMID: cast(list[Tensor], _scaled(features[PYRAMID], scale_L))}
+    return [factor * level for factor, level in zip(scale_L, features, strict=True)]
 
 
 def _with_float_rows(pair: Pair) -> Pair:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lshfm_pl.files import write_atomically
-from lshfm_pl.metrics.record import RECALL_POINTS
+from lshfm_pl.metrics.coco_tables import RECALL_POINTS
 from lshfm_pl.reporting.groups import Group, Line
 from lshfm_pl.reporting.runs import Run, epochs_done, metric_of_run
 
@@ -174,7 +174,7 @@ def _mean_precision(line: Line) -> dict[str, FloatArray]:
             continue
         for label, name in enumerate(run.record.class_names, start=1):
             if run.record.num_positives[:, label - 1].any():
-                of_class.setdefault(name, []).append(run.record.precision(label)[0])
+                of_class.setdefault(name, []).append(run.record.precision(label, 1)[0])
     return {name: np.mean(curves, axis=0) for name, curves in of_class.items()}
 
 

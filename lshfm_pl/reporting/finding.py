@@ -19,6 +19,7 @@ from lshfm_pl.reporting.runs import (
     read_run,
     shortened,
 )
+from lshfm_pl.runs.checkpoint_files import LAST
 from lshfm_pl.runs.reading import read_text_end, read_yaml
 from lshfm_pl.runs.results import ERROR_FILE, RESULTS_FILE
 
@@ -53,10 +54,17 @@ class SetAside:
 
 @dataclass(frozen=True)
 class RunSet:
-    """The runs that were found, and the folders that are in no table."""
+    """What was found.
+
+    Attributes:
+        runs: runs of training, and evaluations of published teachers.
+        aside: folders that are in no table.
+        evaluations: other results of `evaluate`.
+    """
 
     runs: list[Run]
     aside: list[SetAside]
+    evaluations: list[Run]
 
 
 def find_runs(folders: Iterable[Path]) -> RunSet:
@@ -68,6 +76,9 @@ def find_runs(folders: Iterable[Path]) -> RunSet:
         try:
             if os.path.lexists(folder / RESULTS_FILE):
                 run = read_run(folder, root)
+                if not run.results["metrics"]:
+                    aside.append(_without_figures(folder))
+                    continue
                 (evaluations if "checkpoint" in run.results else runs).append(run)
                 aside += [
                     SetAside(folder, "damaged file", f"{fault}; the run's metrics are not affected")
@@ -79,13 +90,8 @@ def find_runs(folders: Iterable[Path]) -> RunSet:
             aside.append(SetAside(folder, "not readable", str(error)))
     # A published teacher is evaluated, not trained.
     teachers = {run.teacher_file for run in runs} - {run.own_file for run in runs}
-    for run in evaluations:
-        if run.own_file in teachers:
-            runs.append(run)
-        else:
-            reason = f"the evaluation of {run.results['checkpoint']}, not a training run"
-            aside.append(SetAside(_folder(run), "evaluation", reason))
-    return RunSet(runs, aside)
+    runs += [run for run in evaluations if run.own_file in teachers]
+    return RunSet(runs, aside, [run for run in evaluations if run.own_file not in teachers])
 
 
 def matching_folders(where: str | Path) -> list[Path]:
@@ -139,6 +145,15 @@ def _is_training(folder: Path, root: Path) -> bool:
     return job == "train"
 
 
+def _without_figures(folder: Path) -> SetAside:
+    """A finished run that was not tested, since its data have no test set."""
+    reason = (
+        "its data have no test set (data=pictures, or data.train_labels=teacher): evaluate "
+        f"{folder / 'checkpoints' / LAST} on labelled data"
+    )
+    return SetAside(folder, "no figures", reason)
+
+
 def _without_results(folder: Path, root: Path) -> SetAside:
     """Why a folder has no results: its run failed, or is not finished.
 
@@ -188,8 +203,3 @@ def _text(path: Path, root: Path) -> str:
         return read_text_end(path, root)
     except LSHFMError:
         return ""
-
-
-def _folder(run: Run) -> Path:
-    assert run.folder is not None
-    return run.folder

@@ -35,6 +35,7 @@ from lshfm_pl.metrics.bootstrap import (
     draw_images,
     percentile_interval,
     resampled_figures,
+    resampled_positives,
 )
 from lshfm_pl.metrics.record import EvaluationRecord
 from lshfm_pl.reporting.runs import Run, metric_of_run
@@ -110,9 +111,16 @@ class Resampled:
         self._test_sets = {key: record.test_set() for key, record in usable.items()}
         sizes = {self._test_sets[key]: len(record.image_ids) for key, record in usable.items()}
         drawn = {test_set: draw_images(size, self.resamples, seed) for test_set, size in sizes.items()}
+        of_test_set = {self._test_sets[key]: record for key, record in usable.items()}
+        positives = {
+            test_set: resampled_positives(record, drawn[test_set]) for test_set, record in of_test_set.items()
+        }
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             figures = pool.map(
-                resampled_figures, usable.values(), (drawn[self._test_sets[key]] for key in usable)
+                resampled_figures,
+                usable.values(),
+                (drawn[self._test_sets[key]] for key in usable),
+                (positives[self._test_sets[key]] for key in usable),
             )
             self._figures: dict[int, npt.NDArray[np.float64]] = dict(zip(usable, figures, strict=True))
 

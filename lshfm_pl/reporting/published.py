@@ -25,10 +25,11 @@ __all__ = [
 
 NOT_A_DATA_SET = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "start_method",
                   "aspect_ratio_groups", "flip_probability", "seed", "class_names", "on_bad_sample",
-                  "defaults")  # fmt: skip
+                  "unlabelled_share", "defaults")  # fmt: skip
 """Keys of `data` that do not change which images are used."""
 
-ADDED_LATER = ("annotations", "images", "first_pixel", "keep_empty_images", "drop_categories")
+ADDED_LATER = ("annotations", "images", "first_pixel", "keep_empty_images", "drop_categories",
+               "train_labels", "unlabelled")  # fmt: skip
 """Keys of `data` that older runs lack. These runs had the values that the files in `conf/data/` have now."""
 
 NOT_A_LOSS_SETTING = {"name", "_target_", "seed", "check_teacher"}

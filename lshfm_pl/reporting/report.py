@@ -11,7 +11,8 @@ from lshfm_pl import __version__
 from lshfm_pl.errors import LSHFMError, first_few, short_reason
 from lshfm_pl.files import write_atomically
 from lshfm_pl.reporting.curves import draw_comparison, draw_precision_recall, draw_training
-from lshfm_pl.reporting.finding import SetAside, find_runs, matching_folders
+from lshfm_pl.reporting.evaluations import evaluation_table
+from lshfm_pl.reporting.finding import RunSet, find_runs, matching_folders
 from lshfm_pl.reporting.groups import Group
 from lshfm_pl.reporting.intervals import Resampled
 from lshfm_pl.reporting.markdown import markdown_table, markdown_text
@@ -71,7 +72,7 @@ def report(
     where = [runs] if isinstance(runs, str | Path) else list(runs)
     tops = [folder for item in where for folder in matching_folders(item)]
     found = find_runs(tops)
-    if not found.runs and not found.aside:
+    if not found.runs and not found.aside and not found.evaluations:
         raise LSHFMError(
             f"runs: expected folders with results.json of this project, found none in {_list(where)}"
         )
@@ -100,7 +101,7 @@ def report(
     write_csv(run_rows(groups, resampled), folder / RUNS_TABLE)
     write_csv(line_rows(groups, metrics), folder / "summary.csv")
     markdown = _markdown(
-        title, made, folder, groups, found.aside, pictures, metrics=metrics, resamples=resampled.resamples
+        title, made, folder, groups, found, pictures, metrics=metrics, resamples=resampled.resamples
     )
     write_atomically(folder / MARKDOWN, markdown.encode("utf-8", "replace"))
     return write_page(
@@ -108,6 +109,7 @@ def report(
         title=title,
         made=made,
         groups=groups,
+        evaluations=found.evaluations,
         aside=found.aside,
         pictures=pictures,
         metrics=metrics,
@@ -219,7 +221,7 @@ def _markdown(
     made: str,
     folder: Path,
     groups: Sequence[Group],
-    aside: Sequence[SetAside],
+    found: RunSet,
     pictures: dict[int, list[Picture]],
     *,
     metrics: Sequence[str],
@@ -233,8 +235,11 @@ def _markdown(
         blocks += [table for table in [cost_table(group)] if table]
         own = [(text, path) for text, path in pictures.get(number, []) if path.parent == folder]
         blocks += [f"![{markdown_text(text)}]({path.name})" for text, path in own]
-    if aside:
-        rows = [[str(item.folder), item.kind, item.reason] for item in aside]
+    if found.evaluations:
+        header, rows = evaluation_table(found.evaluations, metrics)
+        blocks += ["## Evaluations of single files", markdown_table(header, rows, left=3)]
+    if found.aside:
+        rows = [[str(item.folder), item.kind, item.reason] for item in found.aside]
         blocks += ["## Not in any table", markdown_table(["folder", "kind", "reason"], rows, left=3)]
     return "\n\n".join([*blocks, "## What the columns mean", footnotes(metrics, resamples)]) + "\n"
 

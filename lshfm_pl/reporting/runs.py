@@ -19,6 +19,9 @@ from lshfm_pl.runs.results import RECORD_FILE, RESULTS_FILE, is_known_data, trai
 
 __all__ = ["Results", "Run", "as_runs", "epochs_done", "metric_of_run", "read_metrics", "read_run"]
 
+BENCHMARK_FILE = "benchmark.json"
+"""What `benchmark inference` writes."""
+
 CURVES = ("epoch", "train/loss", "val/AP")
 """Columns of `metrics.csv` that a report draws."""
 
@@ -31,8 +34,11 @@ LONGEST_COMMAND = 10_000
 VALIDATION_AND_TEST = (("val_split", "test_split"), ("val_annotations", "test_annotations"))
 """Pairs of keys of `data` that name the validation set and the test set."""
 
-NOT_COMPARED_DATA = {"num_workers", "start_method", "seed", "download"}
-"""Keys of `data` that do not change which data are read."""
+NOT_COMPARED_DATA = {
+    "num_workers", "start_method", "seed", "download", "train_labels", "unlabelled", "unlabelled_share",
+}  # fmt: skip
+"""Keys of `data` that do not change which labelled data are read. Titles name the share of unlabelled pictures, and
+labels by the teacher."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,12 @@ class Run:
     @property
     def is_plain(self) -> bool:
         """Whether this is a student that was trained without a teacher."""
-        return self.role == "student" and self.loss == "none" and not self.results["distill"].get("inherit")
+        distill = self.results["distill"]
+        labels = distill.get("pseudo_labels")
+        is_labelled = isinstance(labels, Mapping) and labels.get("score") is not None
+        return (
+            self.role == "student" and self.loss == "none" and not distill.get("inherit") and not is_labelled
+        )
 
     @property
     def teacher(self) -> str | None:
@@ -107,7 +118,27 @@ class Run:
     @property
     def faults(self) -> list[str]:
         """The errors of files that cannot be read and that the run's metrics do not depend on."""
-        return [str(part) for part in (self._record, self._curves) if isinstance(part, LSHFMError)]
+        parts = (self._record, self._curves, self._benchmark)
+        return [str(part) for part in parts if isinstance(part, LSHFMError)]
+
+    @property
+    def benchmark(self) -> list[Mapping[str, Any]]:
+        """The detectors that `benchmark inference` measured into this folder; [] if there is no such file."""
+        return [] if isinstance(self._benchmark, LSHFMError) else self._benchmark
+
+    @cached_property
+    def _benchmark(self) -> list[Mapping[str, Any]] | LSHFMError:
+        path = None if self.folder is None else self.folder / BENCHMARK_FILE
+        if path is None or not os.path.lexists(path):
+            return []
+        try:
+            content = read_json(path, self.root or self.folder or path.parent)
+        except LSHFMError as error:
+            return error
+        models = content.get("models", []) if isinstance(content, Mapping) else None
+        if not isinstance(models, list) or not all(isinstance(model, Mapping) for model in models):
+            return LSHFMError(f"{path.name}: expected the file of benchmark inference, with a list of models")
+        return models
 
     @cached_property
     def _record(self) -> EvaluationRecord | LSHFMError | None:

@@ -36,7 +36,7 @@ LOSS_TITLES = {
 
 UNKNOWN_SETTING = "unknown"
 
-NOT_SET = ("null", "[]")
+NOT_SET = ("null", "[]", "false")
 """Values of settings that are not used; titles of lines omit them."""
 
 
@@ -109,6 +109,9 @@ def line_title(run: Run, runs: Sequence[Run], strict_version: bool) -> str:
         title = LOSS_TITLES.get(run.loss, run.loss)
         settings = [_loss_settings(other) for other in same]
         own = _loss_settings(run)
+    # A switch that an older run does not know was off.
+    off = {key: "false" for each in settings for key, value in each.items() if value in ("true", "false")}
+    settings, own = [{**off, **each} for each in settings], {**off, **own}
     keys = keys_that_differ(settings)
     if strict_version:
         keys |= {key for each in settings for key in each if any(key not in other for other in settings)}
@@ -129,7 +132,12 @@ def _loss_settings(run: Run) -> dict[str, str]:
     for name, own in terms.items() if isinstance(terms, Mapping) else ():
         if isinstance(own, Mapping):
             flat |= {f"{name}.{key}": value for key, value in own.items()}
+    rule = flat.pop("balance_rule", None)
+    if flat.get("balance") == "share" and isinstance(rule, Mapping):  # it has no effect on fixed weights
+        flat |= {f"balance_rule.{key}": value for key, value in rule.items()}
     flat.setdefault("inherit", [])  # recorded only if the student inherits something
+    flat.setdefault("unlabelled_share", [])  # likewise
+    flat.setdefault("train_labels", [])
     return {
         key: _written(value)
         for key, value in flat.items()

@@ -115,7 +115,7 @@ class Plan:
     def teacher(self) -> list[str]:
         """The overrides of the teacher's training."""
         seed = [] if self.config.seed == 0 else [f"seed={self.config.seed}"]
-        return [*self.of_role("teacher"), *seed]
+        return [*_without_unlabelled(self.of_role("teacher")), *seed]
 
     def evaluation(self) -> list[str]:
         """The overrides for evaluating a given teacher."""
@@ -136,8 +136,13 @@ class Plan:
         ]
 
     def is_taught(self, student: Student) -> bool:
-        """Whether a student has a teacher: it mimics it, or inherits its parts."""
-        return student.loss != "none" or student.inherits or bool(inherited_parts(self.config))
+        """Whether a student has a teacher: it mimics it, gets labels from it, or inherits its parts."""
+        return self._uses_pictures(student) or student.inherits or bool(inherited_parts(self.config))
+
+    @staticmethod
+    def _uses_pictures(student: Student) -> bool:
+        """Whether a student can learn from unlabelled pictures."""
+        return student.loss != "none" or any("distill.pseudo_labels" in item for item in student.overrides)
 
     def student(self, student: Student, seed: int, teacher: Path) -> list[str]:
         """The overrides of a student's training; `teacher` is the teacher's checkpoint."""
@@ -149,10 +154,16 @@ class Plan:
             distilled.append(f"teacher.checkpoint={quoted(teacher)}")
             if self.config.teacher.which != "student":
                 distilled.append(f"teacher.which={self.config.teacher.which}")
+        of_role = self.of_role("student")
         return [
-            *self.of_role("student"),
+            *(of_role if self._uses_pictures(student) else _without_unlabelled(of_role)),
             f"distill={student.loss}",
             f"seed={seed}",
             *distilled,
             *student.overrides,
         ]
+
+
+def _without_unlabelled(overrides: Sequence[str]) -> list[str]:
+    """Overrides for a run that cannot learn from pictures without labels."""
+    return [item for item in overrides if not item.lstrip("+").startswith("data.unlabelled")]

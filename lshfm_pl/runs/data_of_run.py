@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lshfm_pl.cli import as_dict
+from lshfm_pl.cli import as_dict, refuse_missing_teacher
 from lshfm_pl.data.fingerprint import MOST_CHANGES_LISTED, Fingerprint, differences, fingerprint
 from lshfm_pl.data.split import division
+from lshfm_pl.data.train_labels import OF_TEACHER, TEACHER
+from lshfm_pl.data.unlabelled import UNLABELLED
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import write_atomically
 from lshfm_pl.runs.reading import read_json
+from lshfm_pl.runs.teacher_classes import teacher_class_names
 
 if TYPE_CHECKING:
-    from lshfm_pl.data import DetectionDataModule
+    from lshfm_pl.data import DetectionDataModule, DetectionDataset
 
 __all__ = ["DATA_FILE", "SPLIT_FILE", "RunData", "fingerprint_in", "refuse_other_data"]
 
@@ -35,7 +38,7 @@ class RunData:
     """The data of a run, which are read once, when they are first needed.
 
     Args:
-        config: config with the nodes `data` and, for training, `augment`.
+        config: config with the nodes `data` and, for training, `augment` and `teacher`.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -50,6 +53,9 @@ class RunData:
         """
         datamodule: DetectionDataModule = instantiate(self._config.data)
         datamodule.use_augmentation(as_dict(self._config.get("augment")))
+        if datamodule.train_labels == TEACHER and datamodule.known_class_names is None:
+            refuse_missing_teacher(self._config)
+            datamodule.use_class_names(teacher_class_names(self._config.teacher), OF_TEACHER)
         datamodule.prepare_data()
         datamodule.setup("fit")
         datamodule.setup("test")  # now, so that errors in the test set are reported before the training
@@ -62,9 +68,21 @@ class RunData:
         Raises:
             LSHFMError: the data have errors.
         """
+        sets, unlabelled = self._sets, self.datamodule.unlabelled_set
+        if unlabelled is not None:
+            sets[UNLABELLED] = unlabelled
+        return fingerprint(sets, self.datamodule.class_names)
+
+    @property
+    def _sets(self) -> dict[str, "DetectionDataset"]:
+        """The sets `train`, `val` and `test` that exist."""
         module = self.datamodule
-        sets = {"train": module.train_set, "val": module.val_set, "test": module.test_set}
-        return fingerprint(sets, module.class_names)
+        found: dict[str, DetectionDataset] = {"train": module.train_set}
+        if module.has_set("val"):
+            found["val"] = module.val_set
+        if module.has_set("test"):
+            found["test"] = module.test_set
+        return found
 
     def batches(self) -> int:
         """Number of batches of an epoch in a single process."""
@@ -81,8 +99,7 @@ class RunData:
         write_atomically(folder / DATA_FILE, (text + "\n").encode("utf-8"))
         module = self.datamodule
         if module.split is not None:
-            sets = {"train": module.train_set, "val": module.val_set, "test": module.test_set}
-            text = json.dumps(division(module.split, sets, module.root), indent=1)
+            text = json.dumps(division(module.split, self._sets, module.root), indent=1)
             write_atomically(folder / SPLIT_FILE, (text + "\n").encode("utf-8"))
 
 

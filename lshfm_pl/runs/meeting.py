@@ -7,6 +7,7 @@ process connects to the first one as soon as it starts, and a failure is reporte
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -79,12 +80,13 @@ class Meeting:
     Args:
         place: address at which they meet; None for a process without others.
         seconds: how long to wait for all of them.
+        reach_seconds: how long to try the address of the first process; `seconds` if it is None.
 
     Raises:
         LSHFMError: the host does not answer, or not all processes have connected in time.
     """
 
-    def __init__(self, place: Place | None, seconds: float) -> None:
+    def __init__(self, place: Place | None, seconds: float, reach_seconds: float | None = None) -> None:
         self._place = place
         self._is_ready = place is None
         if place is None:
@@ -92,7 +94,7 @@ class Meeting:
         # After a failure torchrun restarts all processes, which are counted from 0 again.
         self._prefix = f"lshfm_pl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         deadline = time.monotonic() + seconds
-        self._store = _connect(place, seconds)
+        self._store = _connect(place, seconds if reach_seconds is None else min(reach_seconds, seconds))
         self._add("come")
         if not self._wait_for_all("come", deadline):
             raise LSHFMError(
@@ -154,7 +156,8 @@ def meeting(settings: DictConfig) -> Iterator[Meeting]:
     """Connect to the other processes of a run, if there are any, until the end of the context.
 
     Args:
-        settings: the node `trainer` of the config, with `devices`, `num_nodes` and `meeting_seconds`.
+        settings: the node `trainer` of the config, with `devices`, `num_nodes`, `meeting_seconds` and
+            `reach_seconds`.
 
     Raises:
         LSHFMError: the numbers of processes do not agree, the host of the first process cannot be found or does not
@@ -162,7 +165,7 @@ def meeting(settings: DictConfig) -> Iterator[Meeting]:
     """
     refuse_other_process_counts(settings.devices, settings.num_nodes)
     prepare_rendezvous(settings.num_nodes)
-    met = Meeting(_place(settings.num_nodes), settings.meeting_seconds)
+    met = Meeting(_place(settings.num_nodes), settings.meeting_seconds, settings.reach_seconds)
     try:
         yield met
     except BaseException:
@@ -220,24 +223,38 @@ def _connect(place: Place, seconds: float) -> TCPStore:
     raise LSHFMError(
         f"no answer from host {place.host}, port {place.port} on {socket.gethostname()} within {seconds:g} s "
         f"({reason}). Check that the first process of the run was started there, that the address is right "
-        "(MASTER_ADDR, MASTER_PORT), and that no firewall blocks the port. Increase trainer.meeting_seconds to "
-        "wait longer"
+        "(MASTER_ADDR, MASTER_PORT), and that no firewall blocks the port. Increase trainer.reach_seconds if the "
+        "first process starts later than the others"
     )
 
 
 def _try(place: Place) -> tuple[TCPStore | None, str]:
     """The store at the address and "", or None and the reason."""
-    limit = timedelta(seconds=TRY_SECONDS)
     try:
         socket.create_connection((place.host, place.port), timeout=TRY_SECONDS).close()
-        with _silent_stderr():
-            store = TCPStore(place.host, place.port, place.processes, False, limit, wait_for_workers=False)
-        store.set_timeout(timedelta(seconds=ANSWER_SECONDS))
-        return store, ""
     except (OSError, UnicodeError) as error:
         return None, getattr(error, "strerror", None) or str(error)
-    except RuntimeError:
-        return None, "another program answers there"
+    limit = timedelta(seconds=TRY_SECONDS)
+    stores: list[TCPStore] = []
+
+    def join_store() -> None:
+        with suppress(OSError, RuntimeError):
+            stores.append(
+                TCPStore(place.host, place.port, place.processes, False, limit, wait_for_workers=False)
+            )
+
+    # In a thread, because torch waits without a limit for a program that takes connections but never answers.
+    thread = threading.Thread(target=join_store, name="join-store", daemon=True)
+    with _silent_stderr():
+        thread.start()
+        thread.join(2 * TRY_SECONDS)
+    if stores:
+        stores[0].set_timeout(timedelta(seconds=ANSWER_SECONDS))
+        return stores[0], ""
+    return (
+        None,
+        "what listens there does not answer" if thread.is_alive() else "another program answers there",
+    )
 
 
 @contextmanager

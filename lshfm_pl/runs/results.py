@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 import lshfm_pl
 from lshfm_pl.cli import inherited_parts
 from lshfm_pl.data.augment.describe import describe_augmentation
+from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_end, write_atomically
 from lshfm_pl.kernels.switches import switches
@@ -77,7 +78,7 @@ WITHOUT_FIGURES = frozenset(
         "export",
         "predict",
     }
-    | {"replay", "report", "reporting", "visualize"}
+    | {"replay", "report", "reporting", "selfcheck", "selfchecks", "visualize"}
 )
 """Packages, commands and files that only show results, or compose settings, which are stored in results.json. They
 do not change a run's metrics, so they may differ between the runs of one table."""
@@ -114,7 +115,7 @@ def run_results(
     teacher_metrics: Mapping[str, float] | None,
     timing: Mapping[str, Any],
     world_size: int,
-    record: EvaluationRecord,
+    record: EvaluationRecord | None,
     also_validation: bool,
     found_data: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
@@ -131,7 +132,7 @@ def run_results(
         teacher_metrics: metrics of the teacher on the validation set; None if they were not measured.
         timing: of the training.
         world_size: number of processes.
-        record: the evaluation that `metrics` are computed from.
+        record: the evaluation that `metrics` are computed from; None without a test set.
         also_validation: whether the test set is also the validation set.
         found_data: settings of the data that were not given and that the data module has found.
         fingerprint: of the data.
@@ -143,6 +144,10 @@ def run_results(
     distill: Any = OmegaConf.to_container(config.distill, resolve=True)
     if parts := inherited_parts(config):
         distill |= {"inherit": parts}
+    if config.data.get("unlabelled"):
+        distill |= {"unlabelled_share": config.data.unlabelled_share}
+    if config.data.get("train_labels") == TEACHER:
+        distill |= {"train_labels": TEACHER}
     teacher_entry = None
     if teacher is not None:
         teacher_entry = {
@@ -161,7 +166,7 @@ def run_results(
         "schedule": config.schedule.name,
         "data": content["data"] | dict(found_data),
         "data_fingerprint": dict(fingerprint),
-        "test_set": test_set_summary(record, also_validation=also_validation),
+        "test_set": None if record is None else test_set_summary(record, also_validation=also_validation),
         "seed": config.seed,
         "metrics": dict(metrics),
         **({} if weights is None else {"weights": dict(weights)}),

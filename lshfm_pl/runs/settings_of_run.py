@@ -26,29 +26,33 @@ __all__ = [
 
 
 WITHOUT_EFFECT = (
-    "callbacks", "data.download", "data.num_workers", "data.root", "data.start_method", "debug",
+    "callbacks", "compile", "data.download", "data.num_workers", "data.root", "data.start_method", "debug",
     "kd_of_architecture", "logger", "lr_of_architecture", "output_dir", "quickstart_anchors", "resume",
-    "resume_allow_changes", "trainer.default_root_dir", "trainer.enable_model_summary",
-    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.max_time",
-    "trainer.meeting_seconds", "trainer.profiler",
+    "resume_allow_changes", "trainer.compile", "trainer.cuda_graphs", "trainer.default_root_dir",
+    "trainer.enable_model_summary", "trainer.enable_progress_bar", "trainer.log_every_n_steps",
+    "trainer.max_time", "trainer.meeting_seconds", "trainer.reach_seconds", "trainer.profiler",
 )  # fmt: skip
 """Keys and groups that do not change what is learned, so that they may differ when a run is resumed.
 
-`…_of_architecture` and `quickstart_anchors` are tables in the configs of older runs. Their effect is in
-`schedule.lr`, `distill` and `model.anchor_sizes`.
+In the configs of older runs, `compile` is `trainer.compile`, and `…_of_architecture` and `quickstart_anchors` are
+tables, whose effect is in `schedule.lr`, `distill` and `model.anchor_sizes`.
 """
 
 MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
     "augment": (PUBLISHED,),
     "data.first_pixel": (1,),
+    "data.train_labels": ("annotations",),
     "schedule.backbone_lr_factor": (1.0,),
+    "schedule.layer_decay": (1.0,),
     "model.match_classes": ("by_name",),
     "model.which": ("student",),
     "distill.balance": ("fixed",),
+    "distill.pseudo_labels.soft": (True,),
     "distill.bias_even_median": ("mean", "lower"),
     "kernels.winograd": (True,),
     "kernels.folded_norms": (True,),
     "kernels.fused_hash_loss": (True,),
+    "kernels.hash": ("auto", "plain"),
     "kernels.memory": (True,),
     "distill._target_": tuple(
         f"lshfm_pl.mimic.losses.{path}" for path in ("kd.KD", "l2.L2", "lsh.LSH", "lshl2.LSHL2")
@@ -101,8 +105,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that change what is learned, with dotted keys: `{"schedule.lr": 0.01, …}`.
 
-    The rule for weights that follow from gradients is left out where weights are fixed. The augmentation is one
-    text, as the order of its transforms matters.
+    The rule for weights that follow from gradients is left out where weights are fixed, and the share of unlabelled
+    pictures where there are none. Of these only their presence counts, so that they may be moved. The augmentation
+    is one text, as the order of its transforms matters.
     """
     flat: dict[str, Any] = {}
 
@@ -122,6 +127,12 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         flat["augment"] = describe_augmentation(config)
     if flat.get("auto_batch_size"):
         flat.pop("data.batch_size", None)  # where the search began, or what it found
+    if "data.unlabelled" in flat:
+        flat["data.unlabelled"] = bool(flat["data.unlabelled"])  # the pictures themselves are compared
+    if not flat.get("data.unlabelled"):
+        flat.pop("data.unlabelled_share", None)
+    if flat.get("distill.pseudo_labels.score") is None:
+        flat = {key: value for key, value in flat.items() if ".pseudo_labels." not in key}
     if flat.get("distill.balance") != "share":
         flat = {key: value for key, value in flat.items() if not key.startswith("distill.balance_rule.")}
     return flat

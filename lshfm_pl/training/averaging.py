@@ -94,6 +94,8 @@ class AveragedDetector:
 
     def told(self) -> str:
         """A text on the choice of the last validation: "of the average (EMA), AP50 30.1 without averaging"."""
+        if not self.figures:
+            return f"{'of the average (EMA)' if self.is_better else 'without averaging'}, as no validation compared"
         if self.is_better:
             return f"of the average (EMA), {self.figures['by']} {self.figures[RAW]:.1f} without averaging"
         return f"without averaging, {self.figures['by']} {self.figures[AVERAGED]:.1f} of the average (EMA)"

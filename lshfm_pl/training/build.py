@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from lshfm_pl.cli import as_dict, inherited_parts, refuse_missing_teacher
 from lshfm_pl.data import DetectionDataModule
+from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.detectors import (
     Detector,
     LoadReport,
@@ -15,16 +16,18 @@ from lshfm_pl.detectors import (
     load_detector,
     load_torchvision_detector,
 )
+from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.detectors.checkpoint import load_start
 from lshfm_pl.detectors.class_names import labels_by_name
 from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.detectors.start import start_of
 from lshfm_pl.errors import LSHFMError, first_few, printable
-from lshfm_pl.mimic import build_losses
-from lshfm_pl.mimic.inherit import differing_anchors, inherit
+from lshfm_pl.mimic import Terms, build_losses
+from lshfm_pl.mimic.inherit import differing_anchors, fits_whole, head_of, inherit
 from lshfm_pl.training import DetectionModule, DistillationModule
 from lshfm_pl.training.optim import Schedule
 from lshfm_pl.training.precision import autocast_dtype
+from lshfm_pl.training.pseudo_labels import pseudo_labeller
 
 __all__ = [
     "build_module",
@@ -34,6 +37,7 @@ __all__ = [
     "make_schedule",
     "refuse_other_tensors",
     "report_load",
+    "report_unlabelled",
     "start_report",
     "stored_data_config",
 ]
@@ -64,9 +68,11 @@ def build_module(
     names = datamodule.class_names
     schedule, data_config = make_schedule(config), stored_data_config(config, datamodule)
     settings = as_dict(config.distill)
-    distill = settings.pop("name")
+    distill, labels = settings.pop("name"), settings.get("pseudo_labels")
+    has_labels = labels is not None and labels.get("score") is not None
+    is_alone = distill == "none" and not has_labels
     parts = [] if is_resumed else inherited_parts(config)
-    if distill == "none" and not parts:
+    if is_alone and not parts:
         return DetectionModule(student, schedule, data_config=data_config, seed=config.seed)
     teacher = load_teacher(config, names)
     if parts:
@@ -79,9 +85,17 @@ def build_module(
                 "student.inherit: model.%s of student and teacher differ, so the head's outputs mean other boxes",
                 key,
             )
-    if distill == "none":
+    elif not is_resumed and fits_whole(student, teacher):
+        log.info(
+            "student: the teacher's neck and head fit; student.inherit=[neck,head] would start with them"
+        )
+    if is_alone:
         return DetectionModule(student, schedule, data_config=data_config, seed=config.seed)
-    losses = build_losses(distill, teacher, student=student, init_seed=config.seed, **settings)
+    losses = (
+        Terms({})
+        if distill == "none"
+        else build_losses(distill, teacher, student=student, init_seed=config.seed, **settings)
+    )
     module = DistillationModule(
         student,
         teacher,
@@ -90,7 +104,10 @@ def build_module(
         data_config=data_config,
         seed=config.seed,
         teacher_dtype=autocast_dtype(config.trainer.precision),
+        labeller=pseudo_labeller(labels, teacher, names),
     )
+    if datamodule.train_labels == TEACHER and module.labeller is None:
+        _learn_from_features_alone(module)
     if module.tap.levels is not None and (told := module.tap.levels.told()) is not None:
         log.info("mimicking: %s", told)
     for name, adapter in losses.adapters().items():
@@ -99,6 +116,23 @@ def build_module(
             "mimic_%s: an adapter of the student's features, %s → %s", name, student_width, teacher_width
         )
     return module
+
+
+def _learn_from_features_alone(module: DistillationModule) -> None:
+    """Without any labels nothing trains the head, which is the teacher's: freeze it.
+
+    Raises:
+        LSHFMError: a term weighs class scores by the number of objects, which nothing tells.
+    """
+    if weighted := module.tap.points_with_objects:
+        raise LSHFMError(
+            f"distill: a {architecture_of(module.detector).title} weighs scores at {first_few(weighted)} by the "
+            "number of objects, which nothing tells without labels: give distill.pseudo_labels.score=0.5, or "
+            "another loss"
+        )
+    module.detection_weight = 0.0
+    for parameter in head_of(module.detector):
+        parameter.requires_grad_(False)
 
 
 def _build_student(config: DictConfig, class_names: tuple[str, ...], *, is_resumed: bool) -> Detector:
@@ -154,6 +188,8 @@ def stored_data_config(config: DictConfig, datamodule: DetectionDataModule) -> d
     stored |= datamodule.derived_settings()
     if "class_names" in stored:
         stored["class_names"] = list(datamodule.class_names)
+    if datamodule.unlabelled:
+        stored["unlabelled"] = [str(source.resolve()) for source in datamodule.unlabelled]
     if "download" in stored:
         stored["download"] = False
     return stored
@@ -248,6 +284,21 @@ def report_load(student: Detector, teacher: Detector | None, *, role: str, check
         log.info("%s: inherits %s", role, inherited)
     if teacher is not None:
         log.info("teacher: %s, %s", teacher.config["name"], teacher.load_report)
+
+
+def report_unlabelled(datamodule: DetectionDataModule, *, role: str) -> None:
+    """Log from how many images a run learns, if some of them have no labels."""
+    if datamodule.train_labels == TEACHER:
+        log.info("%s: learns from %d pictures without labels", role, len(datamodule.train_set))
+    if (beside := datamodule.beside()) is not None:
+        log.info(
+            "%s: learns from %d labelled and %d unlabelled pictures, %d and %d in each batch",
+            role,
+            len(datamodule.train_set),
+            len(beside.dataset),
+            datamodule.batch_size - beside.per_batch,
+            beside.per_batch,
+        )
 
 
 def _on_one_line(value: Any) -> str:

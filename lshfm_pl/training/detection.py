@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lshfm_pl.data.batches import Batch, as_float
+from lshfm_pl.data.unlabelled import UNLABELLED
 from lshfm_pl.detectors import Detector
 from lshfm_pl.detectors.averages import AVERAGED, EMA_KEY, RAW
-from lshfm_pl.detectors.bodies import body_parameters
+from lshfm_pl.detectors.bodies import body_layers
 from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.detectors.on_meta import unused_parameters
 from lshfm_pl.errors import LSHFMError, printable
@@ -53,11 +54,20 @@ class Place(NamedTuple):
 
 
 class SeenBatch(NamedTuple):
-    """A batch of the training: its place, the indices of its images in the data set, and its detached losses."""
+    """A batch of the training.
+
+    Attributes:
+        place: its place in the run.
+        image_ids: index of each image in `DetectionDataModule.trained_images`.
+        losses: its detached losses.
+        draws: for each image the number on which its random transforms depend: the epoch, or for an unlabelled
+            picture the number of the pass over these.
+    """
 
     place: Place
     image_ids: list[Tensor]
     losses: dict[str, Tensor]
+    draws: list[Tensor | int]
 
 
 class DetectionModule(pl.LightningModule):
@@ -93,6 +103,9 @@ class DetectionModule(pl.LightningModule):
         #: Names of parameters and buffers that DDP does not send between processes. DDP reads this attribute.
         self._ddp_params_and_buffers_to_ignore: list[str] = []
         self._steps_of_run = 0
+        self._has_told_of_padding = False
+        #: Whether there is a validation set, by which the better of weights and average is found.
+        self.has_validation = True
         #: The moving average of the weights, with `schedule.ema_decay`.
         self.averaged: AveragedDetector | None = None
 
@@ -105,6 +118,7 @@ class DetectionModule(pl.LightningModule):
             return
         if self.schedule is not None and self.schedule.ema_decay is not None:
             self.averaged = AveragedDetector(self.detector, self.schedule.ema_decay)
+            self.averaged.is_better = not self.has_validation
         if self.trainer.world_size == 1:
             return
         unused = [f"detector.{name}" for name in unused_parameters(self.detector)]
@@ -159,7 +173,12 @@ class DetectionModule(pl.LightningModule):
         losses = self.losses_at(batch, place)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         detached = {name: loss.detach() for name, loss in losses.items()}
-        self.last_batch = SeenBatch(place, [target["image_id"] for target in batch[1]], detached)
+        self.last_batch = SeenBatch(
+            place,
+            [target["image_id"] for target in batch[1]],
+            detached,
+            [target.get(UNLABELLED, place.epoch) for target in batch[1]],
+        )
         logged = {f"train/{name}": loss for name, loss in detached.items()}
         self.log_dict({**logged, "train/loss": total.detach()}, batch_size=len(batch[0]))
         return self._in_mean(total, batch_idx)
@@ -175,6 +194,13 @@ class DetectionModule(pl.LightningModule):
 
     def _evaluation_step(self, batch: Batch) -> None:
         images, targets = batch
+        if not self._has_told_of_padding and len({image.shape for image in images}) > 1:
+            self._has_told_of_padding = True
+            if any(isinstance(module, nn.GroupNorm) for module in self.detector.modules()):
+                log.warning(
+                    "the images of a batch are padded to one size, which changes what group norm returns and so "
+                    "the figures: data.eval_batch_size=1 evaluates each image by itself"
+                )
         self.metrics.update(self.detector(as_float(images)), targets)
 
     def _log_results(self, name: str, results: Mapping[str, float]) -> None:
@@ -267,7 +293,7 @@ class DetectionModule(pl.LightningModule):
             self.schedule,
             self.images_per_step(),
             fused=fused,
-            backbone=body_parameters(self.detector),
+            backbone=body_layers(self.detector),
         )
         steps_per_epoch = self.steps_per_epoch()
         self._steps_of_run = self.schedule.epochs * steps_per_epoch

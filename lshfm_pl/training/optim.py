@@ -30,6 +30,12 @@ FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 """Python's message for an argument that a class does not take."""
 
+LAYER_GROUPS = 12
+"""Number of groups of the backbone's layers that have rates of their own with `schedule.layer_decay`.
+
+With a group for each layer, the step of the optimizer would be slow.
+"""
+
 DECAYS = ("multistep", "cosine", "one_cycle")
 
 
@@ -54,6 +60,8 @@ class Schedule:
         cycle_start: factor of the rate in the first step, only for one_cycle.
         cycle_end: factor of the rate in the last step, only for one_cycle.
         backbone_lr_factor: factor of the rate for the backbone without its neck.
+        layer_decay: factor of the rate from each group of the backbone's layers to the one before it, towards the
+            image; there are `LAYER_GROUPS` of them.
         clip_grad_norm: largest norm of the gradient, or None; used by the trainer's config.
         mimic_warmup_steps: number of steps in which the weight of the mimic terms rises linearly from 0.
         ema_decay: decay of the moving average of the weights, see `AveragedDetector`; None averages nothing.
@@ -73,6 +81,7 @@ class Schedule:
     cycle_start: float = 0.04
     cycle_end: float = 4e-6
     backbone_lr_factor: float = 1.0
+    layer_decay: float = 1.0
     clip_grad_norm: float | None = None
     mimic_warmup_steps: int = 0
     ema_decay: float | None = None
@@ -90,6 +99,10 @@ class Schedule:
             value = getattr(self, key)
             if not isinstance(value, float) or not 0 < value < 1:
                 raise LSHFMError(f"schedule.{key}: expected a number between 0 and 1, found {value!r}")
+        if not isinstance(self.layer_decay, int | float) or not 0 < self.layer_decay <= 1:
+            raise LSHFMError(
+                f"schedule.layer_decay: expected a number above 0 and at most 1, found {self.layer_decay!r}"
+            )
         for key in ("epochs", "lr", "reference_batch_size", "gamma", "backbone_lr_factor"):
             value = getattr(self, key)
             if not isinstance(value, int | float) or not value > 0:
@@ -108,6 +121,11 @@ class Schedule:
     def scaled_lr(self, images_per_step: int) -> float:
         """The learning rate for `images_per_step` (devices × nodes × batch × accumulation)."""
         return self.lr * images_per_step / self.reference_batch_size
+
+    def layer_factor(self, layer: int, num_layers: int) -> float:
+        """The factor of the rate for a layer of the backbone, counted from the image (from 0)."""
+        groups = min(LAYER_GROUPS, num_layers)
+        return self.backbone_lr_factor * self.layer_decay ** (groups - 1 - layer * groups // num_layers)
 
     def mimic_factor(self, step: int) -> float:
         """The factor of the mimic terms in optimizer step number `step` (from 0)."""
@@ -169,7 +187,7 @@ def build_optimizer(
     images_per_step: int,
     *,
     fused: bool = False,
-    backbone: Iterable[nn.Parameter] = (),
+    backbone: Sequence[Sequence[nn.Parameter]] = (),
 ) -> Optimizer:
     """Build the optimizer of the parameters that require a gradient.
 
@@ -181,8 +199,8 @@ def build_optimizer(
         schedule: the schedule. If its `optimizer` has `fused` or `foreach`, the argument `fused` is ignored.
         images_per_step: the learning rate scales with it.
         fused: whether to update all parameters in one kernel, if the optimizer can.
-        backbone: those of the parameters whose rate is multiplied by `schedule.backbone_lr_factor`. If it is not 1,
-            they are a group of their own, the last one.
+        backbone: those of the parameters that belong to the backbone, for each of its layers; see `body_layers`.
+            Parameters with the same factor of the rate are one group: first those with the factor 1.
 
     Raises:
         LSHFMError: nothing is trainable, or the optimizer does not accept one of its arguments.
@@ -195,13 +213,15 @@ def build_optimizer(
     if fused and kind in FUSED and not settings.get("foreach"):
         settings.setdefault("fused", True)
     rate = schedule.scaled_lr(images_per_step)
-    groups: list[dict[str, Any]] = [{"params": trainable}]
-    own = {id(parameter) for parameter in backbone} if schedule.backbone_lr_factor != 1 else set()
-    slower = [parameter for parameter in trainable if id(parameter) in own]
-    if slower:
-        others = [parameter for parameter in trainable if id(parameter) not in own]
-        groups = [{"params": others}] if others else []
-        groups.append({"params": slower, "lr": rate * schedule.backbone_lr_factor})
+    factors = {
+        id(parameter): schedule.layer_factor(index, len(backbone))
+        for index, layer in enumerate(backbone)
+        for parameter in layer
+    }
+    by_factor: dict[float, list[nn.Parameter]] = {1.0: []}
+    for parameter in trainable:
+        by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+    groups = [{"params": group, "lr": rate * factor} for factor, group in by_factor.items() if group]
     named = schedule.optimizer.get("_target_") or schedule.optimizer["name"]
     try:
         # ``kind`` is any optimizer, of which torch declares only the base class.

@@ -23,6 +23,7 @@ from lshfm_pl.mimic.build import refuse_unnamed_losses
 from lshfm_pl.runs.reading import read_json
 from lshfm_pl.training.build import build_module
 from lshfm_pl.training.detection import DetectionModule, Place
+from lshfm_pl.training.distillation import DistillationModule
 from lshfm_pl.training.precision import autocast
 
 __all__ = ["replay"]
@@ -52,8 +53,8 @@ def replay(config: DictConfig) -> list[dict[str, Any]]:
         ) from error
     device = torch.device(config.device)
     module.to(device).train()
-    if hasattr(module, "teacher"):
-        module.teacher.to(device)
+    if isinstance(module, DistillationModule):
+        module.move_teacher(device)
     rows = [
         row
         for batch in step["batches"]
@@ -133,7 +134,8 @@ def _check_step(step: dict[str, Any]) -> None:
     for batch in step["batches"]:
         place = Place(**batch["place"])
         indices = [image["index"] for image in batch["images"]]
-        if any(type(number) is not int or number < 0 for number in (*place, *indices)) or not indices:
+        draws = [image.get("draw", 0) for image in batch["images"]]
+        if any(type(number) is not int or number < 0 for number in (*place, *indices, *draws)) or not indices:
             raise ValueError
         if not isinstance(batch["losses"], dict) or not all("id" in image for image in batch["images"]):
             raise TypeError
@@ -153,12 +155,13 @@ def _replay_batch(
         "step %d, epoch %d, batch %d of process %d", place.step, place.epoch, place.batch_idx, place.rank
     )
     log.info("images: %s", ", ".join(str(image["id"]) for image in recorded["images"]))
-    if any(image["index"] >= len(datamodule.train_set) for image in recorded["images"]):
+    trained_on = datamodule.trained_images
+    if any(image["index"] >= len(trained_on) for image in recorded["images"]):
         raise LSHFMError(
             f"file: the step has an image index that is too high; the training set has only "
-            f"{len(datamodule.train_set)} images"
+            f"{len(trained_on)} images"
         )
-    items = [datamodule.train_set[Draw(image["index"], place.epoch)] for image in recorded["images"]]
+    items = [trained_on[Draw(image["index"], image.get("draw", place.epoch))] for image in recorded["images"]]
     images, targets = zip(*items, strict=True)
     batch = (
         [image.to(device) for image in images],

@@ -10,9 +10,15 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lshfm_pl.cli import as_dict, is_main_process, needs_teacher, refuse_missing_teacher
+from lshfm_pl.cli import (
+    as_dict,
+    is_main_process,
+    needs_teacher,
+    refuse_missing_teacher,
+    refuse_unlabelled_alone,
+)
+from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.detectors.checkpoint import take_over_norm_eps
-from lshfm_pl.detectors.compiling import compile_backbones
 from lshfm_pl.detectors.cost import detector_cost
 from lshfm_pl.detectors.relabelled import relabelled
 from lshfm_pl.errors import LSHFMError
@@ -39,6 +45,7 @@ from lshfm_pl.training.build import (
     make_schedule,
     refuse_other_tensors,
     report_load,
+    report_unlabelled,
     start_report,
     stored_data_config,
 )
@@ -46,10 +53,17 @@ from lshfm_pl.training.callbacks.early_stopping import StopEarly
 from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint, RunRecord
 from lshfm_pl.training.callbacks.restoration import Restoration, refuse_damaged_state
 from lshfm_pl.training.callbacks.timing import EvaluationTimer, StepTimer
+from lshfm_pl.training.faster import make_faster, refuse_unfit_graphs
 from lshfm_pl.training.loggers import build_loggers, close_loggers
 from lshfm_pl.training.optim import build_optimizer
 from lshfm_pl.training.precision import PRECISIONS
-from lshfm_pl.training.teacher_check import compare_with_start, measure_teacher, report_other_data
+from lshfm_pl.training.teacher_check import (
+    compare_with_start,
+    measure_teacher,
+    report_labels,
+    report_other_data,
+)
+from lshfm_pl.training.without_validation import refuse_early_stopping, usable_callbacks
 
 __all__ = ["refuse_unfit_settings", "train"]
 
@@ -95,11 +109,14 @@ def _train_together(config: DictConfig, met: Meeting) -> dict[str, Any]:
 def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meeting) -> dict[str, Any]:
     """Do the run, from the start or from a checkpoint, in a folder that is locked by this process."""
     datamodule = data.datamodule
+    refuse_early_stopping(config, datamodule)
     if config.get("auto_batch_size"):
         set_batch_size(config, datamodule, checkpoint)
     module = build_module(config, datamodule, is_resumed=checkpoint is not None)
+    has_validation = module.has_validation = datamodule.has_set("val")
     teacher = module.teacher if isinstance(module, DistillationModule) else None
     report_load(module.detector, teacher, role=config.role, checkpoint=checkpoint)
+    report_unlabelled(datamodule, role=config.role)
     if teacher is not None and checkpoint is None:
         report_other_data(teacher, stored_data_config(config, datamodule))
     record = RunRecord(as_dict(config), data.fingerprint)
@@ -121,18 +138,22 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
         if is_main_process():
             _prepare_folder(config, data, module)
             rewind_logs(Path(config.output_dir), log_position)
-        callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback is not None]
+        callbacks = usable_callbacks(
+            [instantiate(callback) for callback in config.callbacks.values() if callback is not None],
+            datamodule,
+        )
         loggers = build_loggers(config.logger)
         stack.callback(close_loggers, loggers)
         evaluation_timer = EvaluationTimer()
         if restoration is not None:
             callbacks.append(restoration)
         trainer: pl.Trainer = instantiate(
-            config.trainer, callbacks=[*callbacks, record, evaluation_timer], logger=loggers
+            config.trainer,
+            callbacks=[*callbacks, record, evaluation_timer],
+            logger=loggers,
+            **({} if has_validation else {"limit_val_batches": 0}),
         )
-        if config.compile:
-            detectors = [module.detector, *([] if teacher is None else [teacher])]
-            compile_backbones(*detectors, device=trainer.strategy.root_device)
+        make_faster(config, module.detector, teacher, trainer.strategy.root_device)
         last = next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
         signals = StopSignals() if last is None else last.signals
         stack.enter_context(signals)
@@ -144,6 +165,7 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
         stack.enter_context(report_lost_processes(signals))
         if (
             teacher is not None
+            and has_validation
             and config.distill.get("check_teacher", True)
             and record.teacher_metrics is None
             and (measured := relabelled(teacher, datamodule.class_names)) is not None
@@ -151,16 +173,25 @@ def _train(config: DictConfig, data: RunData, checkpoint: Path | None, met: Meet
             record.teacher_metrics = measure_teacher(trainer, measured, datamodule)
             if start_report(module.detector) is not None:
                 compare_with_start(trainer, module.detector, record.teacher_metrics, datamodule)
+        if (
+            isinstance(module, DistillationModule)
+            and module.labeller is not None
+            and datamodule.train_labels == TEACHER
+            and config.distill.get("check_teacher", True)
+            and restoration is None
+        ):
+            report_labels(trainer, module.labeller, datamodule)
         with contextlib.nullcontext() if restoration is None else restoration.watching():
             trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint)
-        trainer.test(module, datamodule=datamodule, verbose=False)
-
-        assert module.record is not None
+        if has_test := datamodule.has_set("test"):
+            trainer.test(module, datamodule=datamodule, verbose=False)
+            assert module.record is not None
         timer = next((callback for callback in callbacks if isinstance(callback, StepTimer)), None)
-        cost = detector_cost(module.detector, datamodule.test_set[0][0])
+        seen = datamodule.test_set if has_test else datamodule.train_set.without_transforms()
+        cost = detector_cost(module.detector, seen[0][0])
         results = run_results(
             config,
-            metrics=module.results,
+            metrics=module.results if has_test else {},
             teacher=record.teacher if teacher is None else teacher.config["name"],
             teacher_metrics=record.teacher_metrics,
             timing=timer.summary() if timer else {},
@@ -204,9 +235,16 @@ def _prepare_folder(config: DictConfig, data: RunData, module: DetectionModule) 
 
 def _write_results(output_dir: Path, module: DetectionModule, results: dict[str, Any]) -> None:
     """Write the evaluation record and `results.json`, and log the most important metrics."""
-    assert module.record is not None
-    module.record.save(output_dir / RECORD_FILE)
+    if module.record is not None:
+        module.record.save(output_dir / RECORD_FILE)
     write_json(results, output_dir / RESULTS_FILE)
+    if module.record is None:
+        log.info(
+            "done: there is no test set, so there are no figures. Labelled pictures give some: "
+            "python -m lshfm_pl.evaluate checkpoint=%s data=auto data.root=<folder>",
+            output_dir / "checkpoints" / LAST,
+        )
+        return
     figures = ", ".join(f"{name} {module.results[name]:.1f}" for name in ("AP", "AP50", "voc07_mAP"))
     if module.averaged is not None:
         log.info("tested: the weights %s", module.averaged.told())
@@ -240,6 +278,8 @@ def refuse_unfit_settings(config: DictConfig, checkpoint: Path | None) -> None:
             f"trainer.precision: expected 32-true, bf16-mixed or 16-mixed, found {config.trainer.precision}: "
             "the mimic loss and the boxes need float32 weights"
         )
+    refuse_unlabelled_alone(config)
+    refuse_unfit_graphs(config)
     # A plain student that is resumed has what it inherited.
     if config.distill.name != "none" or (needs_teacher(config) and checkpoint is None):
         refuse_missing_teacher(config)

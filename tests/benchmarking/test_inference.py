@@ -75,6 +75,15 @@ def test_table_has_80_columns_and_a_row_for_each_model(monkeypatch):
     assert "Weights are random" in lines[-1]
 
 
+def test_what_is_known_of_files_is_a_second_table(monkeypatch):
+    report = results(monkeypatch, {"a": [Sample(4.0, 4.0, None)] * 2, "b": [Sample(4.0, 4.0, None)] * 2})
+    assert "peak MiB" not in inference_text(report)
+    report["models"][1] |= {"load_seconds": 0.25, "file_bytes": 10_200_000, "peak_memory_bytes": 2**27}
+    lines = inference_text(report).splitlines()
+    assert lines[7].split() == ["load", "s", "file", "MB", "peak", "MiB"]
+    assert [line.split() for line in lines[8:10]] == [["a", "–", "–", "–"], ["b", "0.25", "10.2", "128"]]
+
+
 def test_another_load_is_reported(monkeypatch):
     samples = {"a": [Sample(4.0, 2.0, None)] * 2}
     report = results(monkeypatch, samples)

@@ -218,7 +218,11 @@ def test_numbers_and_names_out_of_range_are_refused_before_anything_is_written(
             "did you mean data=coco_json data.train_annotations=… or data=voc_folder",
         ),
         ("check_data", ["/tmp"], "did you mean data=voc_folder data.root=/tmp?"),
-        ("benchmark", ["stp"], "or one of step, data, eval, inference; did you mean step?"),
+        (
+            "benchmark",
+            ["stp"],
+            "or one of step, data, eval, inference, methods, compiled; did you mean step?",
+        ),
         ("train", ["hydra.run.dri=x"], "did you mean hydra.run.dir?"),
         ("train", ["hydra.run.dir=null"], "hydra.run.dir: expected a path, found null; "),
         ("train", ["data.root="], "data.root: expected a path or null, found nothing; "),

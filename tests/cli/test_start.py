@@ -43,7 +43,7 @@ def started(lines):
         [sys.executable, "-c", STARTS, json.dumps(sorted(HEAVY)), json.dumps(lines)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         cwd=CONFIG_DIR.parent,
     )
     assert process.returncode == 0, process.stderr
@@ -87,10 +87,8 @@ def test_list_of_commands_says_what_each_does():
 
 
 def test_short_spellings_are_those_of_the_measures():
-    assert translate_arguments("benchmark", [*MEASURES, "repeats=2"]) == [
-        *(f"what={m}" for m in MEASURES),
-        "repeats=2",
-    ]
+    for measure in MEASURES:
+        assert translate_arguments("benchmark", [measure, "repeats=2"]) == [f"what={measure}", "repeats=2"]
     assert translate_arguments("train", ["resume.allow_changes=true"]) == ["resume_allow_changes=true"]
     assert translate_arguments("report", ["data"]) == ["data"]
 

@@ -111,6 +111,7 @@ def test_a_format_of_ones_own_is_trained_on_resumed_evaluated_and_drawn(csv_fold
         "winograd": False,
         "folded_norms": True,
         "fused_hash_loss": True,
+        "hash": "auto",
         "memory": True,
     }
 

@@ -57,7 +57,7 @@ def test_want_of_a_compiler_is_reported_in_one_line(monkeypatch):
         raise RuntimeError("no working C++ compiler\nand much more")
 
     monkeypatch.setattr(compiling, "_probe", fail)
-    with pytest.raises(LSHFMError, match="compile: torch.compile does not work here") as caught:
+    with pytest.raises(LSHFMError, match="trainer.compile: torch.compile does not work here") as caught:
         compile_backbones(small_detector(STUDENTS[0]), device=torch.device("cpu"))
     assert "\n" not in str(caught.value)
     assert "RuntimeError: no working C++ compiler" in str(caught.value)

@@ -28,3 +28,10 @@ def test_same_names_are_the_detector_and_missing_ones_none():
     assert relabelled(detector, CLASS_NAMES) is detector
     assert relabelled(detector, ("circle", "dog")) is None
     assert relabelled(detector, CLASS_NAMES[::-1]).class_names == CLASS_NAMES[::-1]
+
+
+def test_mode_is_that_of_the_detector():
+    detector = small_detector(RETINANET).eval()
+    found = relabelled(detector, CLASS_NAMES[::-1])
+    found.train(found.training)  # as whoever restores the mode after a measurement
+    assert not detector.training

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from lshfm_pl.exporting.check import compare_detections, compare_raw, faults_of
+from lshfm_pl.exporting.check import compare_detections, compare_raw, faults_of, total
 from lshfm_pl.exporting.format import Limits
 
 LIMITS = Limits(pixels=0.5, score=0.01)
@@ -14,7 +16,15 @@ def detections(*rows):
 
 
 def compared(expected, found):
-    return compare_detections(expected, found, least_score=0.05, score_slack=0.001, nms_thresh=0.5, most=3)
+    return compare_detections(
+        expected,
+        found,
+        least_score=0.05,
+        score_slack=0.001,
+        score_thresh=0.05,
+        nms_thresh=0.5,
+        most=3,
+    )
 
 
 TWO = [(0, 0, 10, 10, 0.9, 1), (50, 50, 80, 80, 0.5, 2)]
@@ -54,8 +64,42 @@ def test_rounding_may_decide_at_the_limits():
     three = (20, 20, 30, 30, 0.4, 1), (5, 50, 9, 80, 0.3995, 1)
     difference = compared(detections(*TWO, three[0]), detections(*TWO, three[1]))
     assert (difference.unpaired, difference.undecided) == (0, 2)
-    # The score of interest.
-    assert compared(detections(*TWO, (50, 50, 80, 80, 0.0505, 1)), detections(*TWO)).unpaired == 0
+    # The score threshold.
+    difference = compared(detections(*TWO, (50, 50, 80, 80, 0.0505, 1)), detections(*TWO))
+    assert (difference.unpaired, difference.undecided) == (0, 1)
+    assert faults_of(difference, LIMITS) == []
+
+
+def test_rounding_may_decide_on_a_few_boxes_only():
+    ties = [(x, 50, x + 20, 80, 0.0505, 1) for x in (0, 100, 200)]
+    difference = compared(detections(*TWO, *ties[:2]), detections(*TWO))
+    assert (difference.boxes, difference.undecided) == (4, 2)
+    assert faults_of(difference, LIMITS) == [
+        "2 boxes without partner where rounding decided, expected at most 1"
+    ]
+    many = total([compared(detections(*TWO), detections(*TWO))] * 49 + [difference])
+    assert (many.boxes, math.ceil(LIMITS.undecided * many.boxes)) == (102, 3)
+    assert faults_of(many, LIMITS) == []
+
+
+def test_a_box_that_only_the_file_is_sure_of_is_compared():
+    difference = compared(detections(*TWO, (0, 50, 9, 90, 0.02, 1)), detections(*TWO, (0, 50, 9, 90, 0.9, 1)))
+    assert difference.scores.max() > 0.8
+
+
+def test_a_share_of_the_boxes_may_differ_by_more():
+    limits = Limits(pixels=None, iou=0.6, score=0.2, unpaired=0.1)
+    boxes = [(20 * i, 0, 20 * i + 10, 10, 0.9, 1) for i in range(20)]
+    # An IoU of 0.67, which is allowed, one of 0.54, and a score that is lower by 0.3.
+    changed = [(2, 0, 12, 10, 0.9, 1), (20 + 3, 0, 20 + 13, 10, 0.9, 1), (40, 0, 50, 10, 0.6, 1), *boxes[3:]]
+    difference = compared(detections(*boxes), detections(*changed))
+    assert len(difference.ious) == 20
+    assert faults_of(difference, limits) == []
+    missing = compared(detections(*boxes), detections(*changed[:-1]))
+    (fault,) = faults_of(missing, limits)
+    assert fault == (
+        "3 of 20 boxes have no partner within an IoU of 0.6 and 0.2 of a score, expected at most 2"
+    )
 
 
 def test_nothing_to_compare_and_not_a_number_are_faults():

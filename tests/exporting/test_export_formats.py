@@ -1,5 +1,7 @@
 """Formats other than ONNX: their files detect the same as the detector that was exported."""
 
+import sys
+
 import pytest
 import torch
 from exported_detectors import detected, detector_with_boxes, pictures, worst
@@ -41,7 +43,7 @@ def test_torchscript_detects_the_same_at_all_sizes(tmp_path):
         expected = detected(detector, picture)
         found = run(picture)
         difference = compare_detections(
-            expected, found, least_score=0.05, score_slack=1e-4, nms_thresh=0.5, most=None
+            expected, found, least_score=0.05, score_slack=1e-4, score_thresh=None, nms_thresh=0.5, most=None
         )
         assert worst(difference)[0] < 0.05
 
@@ -54,3 +56,15 @@ def test_wrong_formats_settings_and_missing_packages_are_named():
         refuse_missing_extra("new", chosen)
     with pytest.raises(LSHFMError, match="dtype: a file of format safetensors has no such choice"):
         refuse_other_settings("safetensors", load_format("safetensors"), Export(detector=None, half=True))
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "openvino"])
+def test_each_format_that_needs_a_missing_package_names_it(package, monkeypatch):
+    for module in [name for name in sys.modules if name.startswith("lshfm_pl.exporting.formats.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)  # its import fails
+    for name in format_names():
+        chosen = load_format(name)
+        if package in chosen.needs:
+            with pytest.raises(LSHFMError, match=rf"{name} needs {package}, .* pip install 'lshfm_pl\["):
+                refuse_missing_extra(name, ExportFormat(**{**vars(chosen), "needs": (package,)}))

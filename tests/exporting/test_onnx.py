@@ -34,6 +34,7 @@ def test_one_file_detects_the_same_in_pictures_of_all_sizes(name, tmp_path):
             run(picture),
             least_score=0.05,
             score_slack=1e-4,
+            score_thresh=None,
             nms_thresh=detector.config[architecture_of(detector).evaluation["nms_thresh"]],
             most=None,
         )

@@ -7,7 +7,12 @@ import pytest
 from run_files import make_record
 
 from lshfm_pl.metrics import EvaluationRecord
-from lshfm_pl.metrics.bootstrap import draw_images, percentile_interval, resampled_figures
+from lshfm_pl.metrics.bootstrap import (
+    draw_images,
+    percentile_interval,
+    resampled_figures,
+    resampled_positives,
+)
 
 FIGURES = ("AP", "AP50")
 
@@ -115,3 +120,12 @@ def test_images_are_drawn_by_the_seed_and_evenly():
 
 def test_interval_leaves_a_fortieth_on_either_side():
     assert percentile_interval(np.arange(1001)) == pytest.approx((25, 975))
+
+
+def test_positives_of_the_test_set_serve_other_records_and_several_blocks():
+    one, other = make_record(0.9, images=25, seed=1), make_record(0.4, images=25, seed=2)
+    counts = draw_images(25, 300, seed=3)
+    positives = resampled_positives(one, counts)
+    assert np.array_equal(resampled_figures(other, counts, positives), resampled_figures(other, counts))
+    first = resampled_figures(other, counts[:, 200:210])
+    assert np.array_equal(resampled_figures(other, counts, positives)[:, 200:210], first)

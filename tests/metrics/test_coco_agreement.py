@@ -8,12 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from coco_reference import pycocotools_figures
+from coco_reference import faster_coco_eval_tables, pycocotools_figures
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lshfm_pl.metrics import DetectionMetrics
-from lshfm_pl.metrics.detection import COCO_BACKENDS, COCO_FIGURES
+from lshfm_pl.metrics import DetectionMetrics, coco_matching
+from lshfm_pl.metrics.coco_tables import coco_tables
+from lshfm_pl.metrics.detection import COCO_BACKENDS, COCO_FIGURES, DETECTION_LIMITS
 
 NUM_CLASSES = 3
 NAMES = [f"class {label}" for label in range(1, NUM_CLASSES + 1)]
@@ -104,3 +105,39 @@ def test_metrics_and_record_give_the_figures_of_pycocotools(
     found = [figures[f"AP/{name}"] for name in NAMES]
     assert found == pytest.approx(per_class, abs=1e-9, nan_ok=True)
     assert not math.isnan(figures["AP"])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 2**31),
+    num_images=st.integers(1, 12),
+    grid=st.sampled_from([0, 1, 4]),
+    score_digits=st.sampled_from([1, 2, 9]),
+    share=st.sampled_from([0.0, 0.2, 0.6]),
+    crowded=st.booleans(),
+)
+def test_tables_are_those_of_faster_coco_eval_to_the_bit(
+    seed, num_images, grid, score_digits, share, crowded
+):
+    predictions, targets = random_set(
+        seed, num_images=num_images, grid=grid, score_digits=score_digits, share=share, crowded=crowded
+    )
+    easy = [
+        {key: target[key][~target["difficult"]] for key in ("boxes", "labels", "area")}
+        | {"iscrowd": target["crowd"][~target["difficult"]].long()}
+        for target in targets
+    ]
+    precision, recall, labels = faster_coco_eval_tables(predictions, easy, DETECTION_LIMITS)
+    found = coco_tables(predictions, easy, DETECTION_LIMITS)
+    assert found.classes == labels
+    assert np.array_equal(found.recall, recall)
+    assert np.array_equal(found.precision, precision[..., -1])
+
+
+def test_results_do_not_depend_on_the_size_of_the_chunks(monkeypatch):
+    predictions, targets = random_set(3, num_images=12, grid=4, score_digits=1, share=0.2, crowded=True)
+    metrics = DetectionMetrics(NAMES)
+    metrics.update(predictions, targets)
+    expected = metrics.compute()
+    monkeypatch.setattr(coco_matching, "_LARGEST_CHUNK", 7)
+    assert repr(metrics.compute()) == repr(expected)

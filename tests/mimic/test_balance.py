@@ -105,7 +105,10 @@ def test_term_that_is_off_leaves_plain_training_bit_equal(tmp_path, settings):
 def test_run_is_resumed_bit_identically_with_its_factors(tmp_path, student):
     def module():
         return module_of(
-            student, {"l2": {"until": 0.7}, "of_pyramid": {**OWN["of_pyramid"]}}, seed=5, **EVERY
+            student,
+            {"l2": {"until": 0.7}, "of_pyramid": {**OWN["of_pyramid"], "match_scale": True}},
+            seed=5,
+            **EVERY,
         )
 
     whole = module()
@@ -114,6 +117,7 @@ def test_run_is_resumed_bit_identically_with_its_factors(tmp_path, student):
     resumed = module()
     fit(resumed, tmp_path, 3, ckpt_path=tmp_path / "last.ckpt")
     assert whole.balance.count.min() > 1
+    assert (whole.mimic["of_pyramid"].scale != 1).all()
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 

@@ -10,7 +10,7 @@ from small_detectors import CLASS_NAMES, small_detector
 from lshfm_pl.detectors import build_detector
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.mimic.inherit import differing_anchors, inherit
+from lshfm_pl.mimic.inherit import differing_anchors, fits_whole, inherit
 
 PAIRS = {
     "fasterrcnn_resnet10fpn_tiny": "fasterrcnn_resnet18fpn_small",
@@ -101,3 +101,15 @@ def test_other_anchors_are_found():
         differing_anchors(small_detector("retinanet_resnet10fpn_tiny", anchor_sizes=sizes), teacher)
         == "anchor_sizes"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [({}, True), ({"fpn_channels": 24}, False), ({"anchor_sizes": [[8], [16], [32], [64], [99]]}, False)],
+)
+def test_neck_and_head_that_fit_wholly_are_found(changes, fits):
+    with torch.device("meta"):
+        student = small_detector("retinanet_resnet10fpn_tiny")
+        teacher = small_detector("retinanet_resnet10fpn_tiny", **changes)
+    assert fits_whole(student, teacher) == fits
+    assert not fits_whole(student, small_detector("fasterrcnn_resnet10fpn_tiny"))

@@ -199,6 +199,19 @@ def calls(*parts):
     return lambda: [len(seen) for seen in counts]
 
 
+def test_term_of_no_weight_gives_features_no_gradient_and_trained_parts_one_of_zero():
+    for term in (Term(OfPyramid([2]), weight=0.0), Term(L2(beta=0.0))):
+        has_maps = isinstance(term.loss, OfPyramid)
+        feature = torch.randn(*((1, 2, 4, 4) if has_maps else (5, 3)), requires_grad=True)
+        features = [feature, torch.randn_like(feature)]
+        pair = Pair(*([each] if has_maps else each for each in features))
+        value = term(pair, Batch([], [], [], (4, 4)), Moment(), 0)
+        (value + torch.zeros((), requires_grad=True)).backward()
+        assert value == 0
+        assert feature.grad is None
+        assert all(parameter.grad is not None and not parameter.grad.any() for parameter in term.parameters())
+
+
 @pytest.mark.parametrize("student", STUDENTS)
 def test_ended_term_is_not_computed_and_the_teacher_runs_for_the_others_alone(student):
     module = module_of(student, {"l2": {"until": 1}, "of_pyramid": OWN["of_pyramid"]}, WIDER[student])

@@ -106,6 +106,19 @@ def test_title_omits_a_setting_that_is_not_set_and_writes_a_list_as_on_the_comma
     assert [row[""] for row in rows] == ["L2", "L2 (point=pyramid)", "PKD", "PKD (inherit=[neck,head])"]
 
 
+def test_a_rule_without_effect_is_no_difference_and_a_switch_that_is_not_recorded_was_off():
+    old, new = ({"limits": limits} for limits in ([1e-4, 1e4], [1e-8, 1e8]))
+    entries = [
+        run("teacher", ap=60.0),
+        run(ap=50.0),
+        run(distill="fgd", ap=51.0, balance="fixed", balance_rule=old),
+        run(distill="fgd", ap=52.0, seed=1, balance="fixed", balance_rule=new, match_scale=False),
+        run(distill="fgd", ap=53.0, balance="fixed", balance_rule=new, match_scale=True),
+    ]
+    rows = table_of(comparison_table(entries, metrics=["AP"]))
+    assert {row[""]: row["seeds"] for row in rows[2:]} == {"FGD": "2", "FGD (match_scale=true)": "1"}
+
+
 def test_the_seed_of_the_hash_is_no_different_setting():
     distilled = [run(distill="lsh", seed=seed, ap=50.0) for seed in range(2)]
     for seed, entry in enumerate(distilled):

@@ -85,7 +85,7 @@ def test_host_that_drops_what_it_gets_is_not_waited_for(monkeypatch):
 
 
 def test_other_program_at_the_port_is_reported_without_pages(capfd, monkeypatch):
-    monkeypatch.setattr(meeting, "TRY_SECONDS", 1)
+    monkeypatch.setattr(meeting, "TRY_SECONDS", 3)  # a busy machine answers late
     with socket.create_server(("127.0.0.1", 0)) as other:
 
         def answer():
@@ -107,6 +107,15 @@ def test_other_program_at_the_port_is_reported_without_pages(capfd, monkeypatch)
             Meeting(place(other.getsockname()[1], 1), 1)
         other.shutdown(socket.SHUT_RDWR)
     assert capfd.readouterr().err == ""
+
+
+def test_program_that_takes_connections_but_never_answers_is_reported(monkeypatch):
+    monkeypatch.setattr(meeting, "TRY_SECONDS", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(LSHFMError, match="what listens there does not answer"),
+    ):
+        Meeting(place(other.getsockname()[1], 1), 1)
 
 
 def test_port_that_another_program_has_is_reported_by_the_first_process():
@@ -151,3 +160,10 @@ def test_lightning_gets_the_environment_that_started_its_processes(given, kind, 
     assert type(cluster_environment()[0]) is kind
     own = LightningEnvironment()
     assert cluster_environment([own]) == [own]
+
+
+def test_address_without_an_answer_is_given_up_before_the_others_are(free_port):
+    begin = time.monotonic()
+    with pytest.raises(LSHFMError, match=r"within 0.5 s .*Increase trainer.reach_seconds"):
+        Meeting(place(free_port, 1), 60, 0.5)
+    assert time.monotonic() - begin < 10

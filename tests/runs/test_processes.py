@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from process_settings import ROOT, SRUN_SETS, TINY, TORCHRUN_SETS
-from rank_gradients import BY_BATCH, gradients, one_of_several
+from rank_gradients import BY_BATCH, BY_IMAGE, OTHERS, gradients, one_of_several, without_gradient
 from small_detectors import STUDENTS
 from torch import distributed, multiprocessing
 
@@ -20,16 +20,19 @@ from lshfm_pl.runs.processes import launched_externally, report_lost_processes, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("student", "distill"),
-    [*((student, "lshl2") for student in STUDENTS), *((STUDENTS[1], name) for name in ("cwd", "fgd", "mgd"))],
+    ("student", "distill", "pictures"),
+    [
+        *((student, "lshl2", pictures) for student in STUDENTS for pictures in (False, True)),
+        *((STUDENTS[1], name, False) for name in ("cwd", "fgd", "mgd")),
+    ],
 )
 def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(
-    student, distill, tmp_path, monkeypatch
+    student, distill, pictures, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(torch, "randperm", torch.randperm)  # restored after `gradients` has replaced it
-    multiprocessing.spawn(one_of_several, (2, student, str(tmp_path), distill), nprocs=2)
+    multiprocessing.spawn(one_of_several, (2, student, str(tmp_path), distill, pictures), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    whole = gradients(student, 0, 1, distill)
+    whole = gradients(student, 0, 1, distill, pictures=pictures)
     assert first.keys() == second.keys() == whole.keys()
     for name, gradient in whole.items():
         assert torch.equal(first[name], second[name])
@@ -51,6 +54,12 @@ def test_gradients_of_a_loss_with_statistics_are_the_mean_over_the_processes(
         assert torch.equal(gradient, second[name])
         mean = (alone[0][name] + alone[1][name]) / 2
         assert (gradient - mean).abs().max() <= 1e-6 * mean.abs().max(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distill", [*BY_IMAGE, *BY_BATCH, *OTHERS])
+def test_every_trained_parameter_gets_a_gradient_so_that_ddp_never_looks_for_unused_ones(distill):
+    assert without_gradient(STUDENTS[1], distill) == []
 
 
 TRAIN = (sys.executable, "-m", "lshfm_pl.train")

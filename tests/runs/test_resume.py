@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from interruptions import Killed, LastStep
 from omegaconf import OmegaConf, open_dict
-from torture import rows, same, scalars
+from torture_bench import rows, same, scalars
 
 from lshfm_pl.cli import CONFIG_DIR, error_message
 from lshfm_pl.errors import LSHFMError

@@ -32,11 +32,13 @@ def test_key_that_an_older_run_lacks_is_no_difference_if_it_has_no_effect():
 
 def test_older_run_without_kernel_switches_is_resumed_with_all_of_them_on():
     saved = comparable({"schedule": {"lr": 0.01}})
-    on = dict.fromkeys(("winograd", "folded_norms", "fused_hash_loss", "memory"), True)
+    on = {**dict.fromkeys(("winograd", "folded_norms", "fused_hash_loss", "memory"), True), "hash": "auto"}
     wanted = comparable({"schedule": {"lr": 0.01}, "kernels": on})
     assert differing_keys(saved, wanted) == []
     wanted["kernels.winograd"] = False
     assert differing_keys(saved, wanted) == ["kernels.winograd: absent → False"]
+    wanted |= {"kernels.winograd": True, "kernels.hash": "triton"}
+    assert differing_keys(saved, wanted) == ["kernels.hash: absent → triton"]
 
 
 def test_older_runs_have_the_published_augmentation():

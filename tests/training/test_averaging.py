@@ -13,7 +13,7 @@ from interruptions import Killed, StopAt
 from process_settings import ROOT, TINY
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small_detectors import STUDENTS, RandomData, quiet_trainer, random_batch, short_schedule, small_detector
-from torture import same
+from torture_bench import same
 
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.errors import LSHFMError

@@ -5,39 +5,15 @@ of numbers from the host to the device.
 """
 
 import itertools
-from collections import Counter
 
 import pytest
 import torch
 from small_detectors import STUDENTS, TEACHER_OF, as_float, random_batch, short_schedule, small_detector
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lshfm_pl.kernels import hash_loss as hashing
 from lshfm_pl.mimic import build_losses
+from lshfm_pl.selfchecks.waits import HostWaits
 from lshfm_pl.training import DetectionModule, DistillationModule
-
-WAITING = {
-    "_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "unique_dim", "_unique2",
-    "lift_fresh", "bincount", "repeat_interleave",
-}  # fmt: skip
-INDEXING = {"index", "index_put", "index_put_"}
-
-
-class HostWaits(TorchDispatchMode):
-    """Counts them by name."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        by_mask = name in INDEXING and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-        )
-        if name in WAITING or by_mask:
-            self.counts[name] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def waits_of(module):

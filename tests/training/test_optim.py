@@ -8,7 +8,7 @@ from small_detectors import EVERY_STUDENT, as_float, random_batch, small_detecto
 from torch import nn
 
 from lshfm_pl.cli import CONFIG_DIR
-from lshfm_pl.detectors.bodies import body_parameters
+from lshfm_pl.detectors.bodies import body_layers
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.optim import Schedule, build_optimizer, build_scheduler
@@ -103,7 +103,7 @@ def test_rate_of_the_backbone_follows_its_factor_also_on_a_loaded_state(steps):
 
     def made():
         of_head, of_body = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
-        optimizer = build_optimizer([of_body, of_head], schedule, 8, backbone=[of_body])
+        optimizer = build_optimizer([of_body, of_head], schedule, 8, backbone=[[of_body]])
         return of_head, of_body, optimizer, build_scheduler(optimizer, schedule, 10)
 
     of_head, of_body, optimizer, scheduler = made()
@@ -119,11 +119,33 @@ def test_rate_of_the_backbone_follows_its_factor_also_on_a_loaded_state(steps):
     assert [group["lr"] for group in again.param_groups] == [group["lr"] for group in optimizer.param_groups]
 
 
+@pytest.mark.parametrize(
+    ("num_layers", "rates"),
+    [(3, [0.25, 0.5, 1.0]), (12, [0.5 ** (11 - layer) for layer in range(12)]), (24, None)],
+)
+def test_rate_decays_from_each_group_of_layers_to_the_one_before_it(num_layers, rates):
+    schedule = Schedule(epochs=1, lr=2.0, optimizer=SGD, layer_decay=0.5, backbone_lr_factor=0.1)
+    layers = [[nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))] for _ in range(num_layers)]
+    head = nn.Parameter(torch.ones(1))
+    optimizer = build_optimizer([*(p for layer in layers for p in layer), head], schedule, 8, backbone=layers)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rate[id(head)] == 2.0
+    rates = rates or [0.5 ** (11 - layer // 2) for layer in range(24)]
+    assert [rate[id(layer[0])] for layer in layers] == pytest.approx([0.2 * value for value in rates])
+    assert [rate[id(layer[1])] for layer in layers] == [rate[id(layer[0])] for layer in layers]
+
+
+@pytest.mark.parametrize("value", [0, 1.2, "fast"])
+def test_layer_decay_of_no_sense_is_refused(value):
+    with pytest.raises(LSHFMError, match="schedule.layer_decay: expected a number above 0"):
+        Schedule(epochs=1, lr=1.0, optimizer=SGD, layer_decay=value)
+
+
 @pytest.mark.parametrize("name", [*EVERY_STUDENT, "fasterrcnn_resnet50c4"])
 def test_backbone_is_all_but_neck_and_heads(name):
     with torch.device("meta"):
         detector = small_detector(name, backbone_weights=None)
-    own = {id(parameter) for parameter in body_parameters(detector)}
+    own = {id(parameter) for layer in body_layers(detector) for parameter in layer}
     names = [key for key, parameter in detector.named_parameters() if id(parameter) in own]
     others = [key for key, parameter in detector.named_parameters() if id(parameter) not in own]
     assert names

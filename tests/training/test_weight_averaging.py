@@ -5,7 +5,7 @@ import torch
 from interruptions import Killed, StopAt
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
-from torture import same
+from torture_bench import same
 
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.training import DetectionModule

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from lshfm_pl.collector import without_collector
+from lshfm_pl.data.coco.columns import columns_of, usual_columns
 from lshfm_pl.data.coco.entries import Category, COCOImage, EntryReader
 from lshfm_pl.data.coco.parse import parse_coco_json
 from lshfm_pl.data.coco.values import short_repr
 from lshfm_pl.data.faults import FaultLog
 
-__all__ = ["COCOFile", "read_coco_json"]
+__all__ = ["COCOFile", "read_coco_images", "read_coco_json"]
 
 _NOTES = {
     "value-read": "values are in the wrong format, but have only one possible meaning, which is used",
@@ -55,6 +57,7 @@ class COCOFile:
         return f"entry {self.positions[index]} of 'annotations', of image {image.id} ({name})"
 
 
+@without_collector()
 def read_coco_json(path: str | Path, log: FaultLog | None = None) -> COCOFile:
     """Read the annotations for object detection. Segmentations are dropped while parsing.
 
@@ -73,21 +76,32 @@ def read_coco_json(path: str | Path, log: FaultLog | None = None) -> COCOFile:
     reader = EntryReader(path, parse_coco_json(path), log)
     categories = reader.categories()
     images, unusable = reader.images()
-    positions, annotations = reader.annotations(categories, images, unusable)
-    reader.notes.report(path, log, _NOTES)
     index_of = {image_id: index for index, image_id in enumerate(images)}
+    columns = usual_columns(reader.content.get("annotations"), categories, index_of)
+    if columns is None:
+        columns = columns_of(*reader.annotations(categories, images, unusable), index_of)
+    reader.notes.report(path, log, _NOTES)
     return COCOFile(
         path=path,
         categories={category_id: entry.name for category_id, entry in categories.items()},
         root_category=_root(categories.values()),
         images=list(images.values()),
-        image_index=np.array([index_of[entry.image_id] for entry in annotations], dtype=np.int64),
-        category_ids=np.array([entry.category_id for entry in annotations], dtype=np.int64),
-        boxes=np.array([entry.box for entry in annotations], dtype=np.float64).reshape(-1, 4),
-        area=np.array([entry.area for entry in annotations], dtype=np.float64),
-        crowd=np.array([entry.crowd for entry in annotations], dtype=np.bool_),
-        positions=np.array(positions, dtype=np.int64),
+        **columns._asdict(),
     )
+
+
+@without_collector()
+def read_coco_images(path: Path, log: FaultLog) -> list[COCOImage]:
+    """The images of a file, as in `read_coco_json`. Its annotations and categories may be missing or wrong.
+
+    Raises:
+        LSHFMError: the file is missing or not JSON, or an entry of an image is invalid and `log` does not skip
+            errors.
+    """
+    reader = EntryReader(path, parse_coco_json(path), log)
+    images, _ = reader.images()
+    reader.notes.report(path, log, _NOTES)
+    return list(images.values())
 
 
 def _root(categories: Iterable[Category]) -> str | None:

@@ -1,21 +1,25 @@
 """The data modules of formats whose files list categories: the base class, and files in COCO's JSON format."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lshfm_pl.data.class_names import check_class_names, name_list
+from lshfm_pl.data.coco.annotations import read_coco_images
 from lshfm_pl.data.coco.dataset import CategoryIds, COCODetection, IndexedDetection
 from lshfm_pl.data.coco.exports import LOOKED_FOR, describe_exports, find_exports
+from lshfm_pl.data.coco.images import find_images
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.folders import ALL
-from lshfm_pl.data.split import HOW_TO_SPLIT, Part, read_split_setting
+from lshfm_pl.data.split import HOW_TO_SPLIT, Part, keep_faults_of, read_split_setting
+from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.data.transforms import eval_transform
+from lshfm_pl.data.unlabelled import found_pictures
 from lshfm_pl.errors import LSHFMError, first_few
 
 __all__ = ["COCODataModule", "CategoryDataModule"]
@@ -149,6 +153,10 @@ class COCODataModule(CategoryDataModule):
         )
         self.split = read_split_setting(split, split_seed)
         self._own_test = False
+        #: The training pictures, if no file lists them: it is not needed for labels by the teacher.
+        self._pictures: Path | None = None
+        if self.train_labels == TEACHER and train_images is not None and train_annotations is None:
+            self._pictures, train_images = self.root / Path(train_images).expanduser(), None
         self._given_files = {
             "train": self._file_and_folder("train", train_annotations, train_images),
             "val": self._file_and_folder("val", val_annotations, val_images),
@@ -165,7 +173,7 @@ class COCODataModule(CategoryDataModule):
                 set.
         """
         files = dict(self._given_files)
-        if not any(files.values()) and self.root.is_dir():
+        if not any(files.values()) and self._pictures is None and self.root.is_dir():
             found = find_exports(self.root)
             if not found:
                 text = f"has no annotation file in COCO's format; looked for {LOOKED_FOR}. Set {_KEYS}."
@@ -214,6 +222,26 @@ class COCODataModule(CategoryDataModule):
         self._check_set(dataset, annotations, faults, split == "train")
         return dataset
 
+    def training_pictures(self, faults: FaultLog) -> Iterable[Path]:
+        """See the base class. They are those that the training file lists, or else all of the folder."""
+        if self._pictures is not None:
+            return found_pictures(self._pictures, self.root, faults)
+        files = self.files["train"]
+        if files is None:
+            raise LSHFMError("data.train_images is not given: expected the folder of the training pictures.")
+        file, folder = files
+        part = self._part("train")
+        found = faults if part is None else FaultLog("skip")
+        images = read_coco_images(file, found)
+        paths = find_images(folder, images, file, found, "data.train_images")
+        if part is not None:
+            ids = [str(image.id) for image in images]
+            is_chosen = part.choose(paths)
+            paths = [path for path, is_mine in zip(paths, is_chosen, strict=True) if is_mine]
+            mine = {image_id for image_id, is_mine in zip(ids, is_chosen, strict=True) if is_mine}
+            keep_faults_of(mine, {*ids}, part.name, found, faults)
+        return [path for path in paths if path is not None]
+
     def _part(self, split: str) -> Part | None:
         """The part of a file that is a set; None if the set is a whole file."""
         if self.split is None or (split == "test" and self._own_test):
@@ -231,6 +259,8 @@ class COCODataModule(CategoryDataModule):
         """See the base class."""
         files = self.files[split]
         part = self._part(split)
+        if split == "train" and self._pictures is not None:
+            return "train_images", (self._pictures,)
         if part is None or files is None:
             return f"{split}_annotations", files
         return "split", (*files, part.name)

@@ -116,21 +116,33 @@ class IndexedDetection(DetectionDataset):
             _warn_about_left_out(file, ~image_kept & ~is_bad, without, log)
         area = file.area.astype(np.float32)  # float64 can't go to every device
         labels = np.array([label_of[category_id] for category_id in file.category_ids.tolist()], np.int64)
+        order, ends = _by_image(file.image_index, kept, len(paths))
+        # The arrays of a record are views of these.
+        boxes, labels, crowd, area = boxes[order], labels[order], file.crowd[order], area[order]
+        difficult = np.full(len(order), False)
         super().__init__(
             [
                 DetectionRecord(
-                    image_id=str(file.images[index].id),
+                    image_id=str(image.id),
                     image_path=path,
-                    width=int(sizes[index, 0]),
-                    height=int(sizes[index, 1]),
-                    boxes=boxes[of_image],
-                    labels=labels[of_image],
-                    difficult=np.full(len(of_image), False),
-                    crowd=file.crowd[of_image],
-                    area=area[of_image],
+                    width=width,
+                    height=height,
+                    boxes=boxes[start:end],
+                    labels=labels[start:end],
+                    difficult=difficult[start:end],
+                    crowd=crowd[start:end],
+                    area=area[start:end],
                 )
-                for index, of_image in enumerate(_by_image(file.image_index, kept, len(paths)))
-                if image_kept[index] and (path := paths[index]) is not None
+                for image, path, (width, height), is_kept, start, end in zip(
+                    file.images,
+                    paths,
+                    sizes.tolist(),
+                    image_kept.tolist(),
+                    [0, *ends[:-1]],
+                    ends,
+                    strict=True,
+                )
+                if is_kept and path is not None
             ],
             class_names,
             transforms=transforms,
@@ -276,8 +288,8 @@ def _warn_about_left_out(file: COCOFile, left_out: np.ndarray, without: np.ndarr
     log.add(Fault("images-left-out", file.path, text))
 
 
-def _by_image(image_index: np.ndarray, kept: np.ndarray, num_images: int) -> list[np.ndarray]:
-    """For each image the indices of its kept annotations, in the order of the file."""
+def _by_image(image_index: np.ndarray, kept: np.ndarray, num_images: int) -> tuple[np.ndarray, list[int]]:
+    """Indices of the kept annotations by image, in the order of the file, and the end of each image's indices."""
     order = np.flatnonzero(kept)
     order = order[np.argsort(image_index[order], kind="stable")]
-    return np.split(order, np.searchsorted(image_index[order], np.arange(1, num_images)))
+    return order, np.searchsorted(image_index[order], np.arange(1, num_images + 1)).tolist()

@@ -20,6 +20,8 @@ _LONGEST_PART = 255
 """Bytes of a file name that common file systems allow."""
 _LONGEST_PATH = 4095
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
+_PLAIN_NAME = re.compile(r"\w[\w-]*(\.[\w-]+)+", re.ASCII)
+"""The usual name: without folders."""
 _LOCAL_FILES = "/data/local-files/"
 """Prefix of Label Studio's names for files on its own machine: `/data/local-files/?d=<path>`."""
 
@@ -146,35 +148,40 @@ class _Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._names: dict[Path, dict[str, bool]] = {}
+        self._names: dict[str, dict[str, bool]] = {}
         self._folded: dict[Path, dict[str, list[str]]] = {}
-        self._real_folders: dict[Path, str] = {}
+        self._real_folders: dict[str, str] = {}
         self._everywhere: dict[str, list[Path]] | None = None
 
     def exact(self, name: str) -> Path | None:
         """The file with exactly this name; None if there is none or it would leave the folder."""
+        if _PLAIN_NAME.fullmatch(name) and name in self.names(self.root):
+            return self.root / name
         if unsafe_path(name) is not None:
             return None
         path = self.root / name
         return path if path.name in self.names(path.parent) else None
 
-    def names(self, folder: Path) -> dict[str, bool]:
+    def names(self, folder: str | Path) -> dict[str, bool]:
         """The names in a folder, and whether they are links; empty if there is no such folder."""
-        if folder not in self._names:
+        key = str(folder)  # comparing text is faster than comparing paths
+        if key not in self._names:
             try:
-                with os.scandir(folder) as entries:
-                    self._names[folder] = {entry.name: entry.is_symlink() for entry in entries}
+                with os.scandir(key) as entries:
+                    self._names[key] = {entry.name: entry.is_symlink() for entry in entries}
             except OSError:
-                self._names[folder] = {}
-        return self._names[folder]
+                self._names[key] = {}
+        return self._names[key]
 
     def target(self, path: Path) -> str:
         """A path that is the same for all spellings of, and links to, a file."""
-        if self.names(path.parent).get(path.name):
+        folder, name = os.path.split(path)
+        folder = folder or os.curdir
+        if self.names(folder).get(name):
             return os.path.realpath(path)
-        return f"{self._real(path.parent)}/{path.name}"
+        return f"{self._real(folder)}/{name}"
 
-    def _real(self, folder: Path) -> str:
+    def _real(self, folder: str) -> str:
         if folder not in self._real_folders:
             self._real_folders[folder] = os.path.realpath(folder)
         return self._real_folders[folder]
@@ -292,6 +299,8 @@ def _short_path(path: Path, folder: Path) -> str:
 
 def _impossible_name(name: str) -> str | None:
     """Why no file can have this name; None if one can."""
+    if len(name) <= _LONGEST_PART and name.isascii() and name.isprintable():
+        return None  # the usual name
     if has_unprintable(name):
         return "has a character that no file name should have"
     size = len(name.encode())

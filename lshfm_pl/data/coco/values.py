@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 from lshfm_pl.data.faults import Fault, FaultLog
 
 __all__ = [
+    "LARGEST_COORDINATE",
+    "LARGEST_NUMBER",
+    "PLAIN_NUMBERS",
     "EntryError",
     "Notes",
     "has_unprintable",
@@ -24,9 +27,10 @@ __all__ = [
     "short_repr",
 ]
 
-_LARGEST_COORDINATE = 1e9
+PLAIN_NUMBERS = {int, float}
+LARGEST_COORDINATE = 1e9
 """Pixels. No image has more."""
-_LARGEST_NUMBER = _LARGEST_COORDINATE**2
+LARGEST_NUMBER = LARGEST_COORDINATE**2
 """No number is larger; NaN, infinities and integers without a float are refused by it too."""
 _LARGEST_EXACT_FLOAT = 2**53
 """From here on a float can't represent every whole number."""
@@ -183,6 +187,8 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
         EntryError: it is missing, not four finite numbers, or has a negative side.
     """
     box = entry.get("bbox")
+    if type(box) is list and len(box) == 4 and _is_usual(box):
+        return tuple(box)
     if box is None or box == []:
         if entry.get("segmentation"):
             raise EntryError(f"has a segmentation, but its bbox is {_missing_or(entry)}. Give its box")
@@ -190,7 +196,7 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
             refuse_missing("bbox")
     sides = _sides(box)
     numbers = [number_in(value) for value in sides]
-    finite = [number for number in numbers if number is not None and abs(number) <= _LARGEST_COORDINATE]
+    finite = [number for number in numbers if number is not None and abs(number) <= LARGEST_COORDINATE]
     if len(numbers) != 4 or len(finite) != 4:
         text = f"bbox is {short_repr(box)}, expected four finite numbers: x, y, width, height"
         raise EntryError(text, "box-not-a-number")
@@ -229,7 +235,21 @@ def read_name(entry: dict[str, Any], key: str, notes: Notes) -> str:
 
 def has_unprintable(text: str) -> bool:
     """Whether text has a control character, a line break or half of a surrogate pair."""
+    if text.isascii() and text.isprintable():
+        return False
     return any(unicodedata.category(character) in _UNPRINTABLE for character in text)
+
+
+def _is_usual(box: list[Any]) -> bool:
+    """Whether a box of four values needs no further check: almost all do not, and a large file has a million."""
+    x, y, width, height = box
+    return (
+        {type(value) for value in box} <= PLAIN_NUMBERS
+        and -LARGEST_COORDINATE <= x <= LARGEST_COORDINATE
+        and -LARGEST_COORDINATE <= y <= LARGEST_COORDINATE
+        and 0 <= width <= LARGEST_COORDINATE
+        and 0 <= height <= LARGEST_COORDINATE
+    )
 
 
 def _sides(box: Any) -> list[Any]:
@@ -268,7 +288,7 @@ def _is_not_given(entry: dict[str, Any], key: str, notes: Notes) -> bool:
 
 def _is_number(value: object) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and -_LARGEST_NUMBER < value < _LARGEST_NUMBER  # type: ignore[operator]
+    return is_number and -LARGEST_NUMBER < value < LARGEST_NUMBER  # type: ignore[operator]
 
 
 def number_in(value: object) -> float | None:

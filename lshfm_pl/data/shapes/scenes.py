@@ -10,15 +10,13 @@ import dataclasses
 import hashlib
 import json
 import reprlib
-import shutil
-import uuid
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import read_bytes
+from lshfm_pl.files import read_bytes, temporary_folder
 from lshfm_pl.seeding import LARGEST_SEED
 
 __all__ = ["DIFFICULT_BELOW", "SHAPE_CLASSES", "ShapesSpec", "generate_shapes", "shapes_folder"]
@@ -107,18 +105,18 @@ def generate_shapes(root: str | Path, spec: ShapesSpec) -> Path:
     if folder.exists():
         _check_stamp(folder, spec)
         return folder
-    unfinished = folder.with_name(f".{folder.name}_{uuid.uuid4().hex}")
     try:
-        _write_scenes(unfinished, spec)
-        unfinished.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(f".{folder.name}_", folder.parent) as temporary:
+            unfinished = temporary / folder.name
+            _write_scenes(unfinished, spec)
+            unfinished.rename(folder)
     except OSError as error:
         if not folder.exists():
             raise LSHFMError(
                 f"Can't write the shapes data set to {folder}: {error}. Choose another data.root."
             ) from error
         _check_stamp(folder, spec)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

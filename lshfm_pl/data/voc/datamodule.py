@@ -1,6 +1,7 @@
 """The data module of folders in VOC layout."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.folders import ALL, SET_NAMES
 from lshfm_pl.data.split import HOW_TO_SPLIT, Part, read_split_setting
+from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.data.voc.dataset import VOCDetection
 from lshfm_pl.data.voc.download import download_voc
 from lshfm_pl.data.voc.found import describe_sources, find_sources, has_lists
 from lshfm_pl.data.voc.layout import SPLITS, VOCSource
-from lshfm_pl.data.voc.sources import read_class_names, resolve_source
+from lshfm_pl.data.voc.sources import find_pictures, read_class_names, resolve_source
 from lshfm_pl.data.voc.splits import LARGEST_SPLIT
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
@@ -151,7 +153,7 @@ class VOCDataModule(DetectionDataModule):
     def read_set(self, split: str, faults: FaultLog) -> VOCDetection:
         """See the base class."""
         is_training = split == "train"
-        if self._class_names is None and not is_training:
+        if self._class_names is None and not is_training and self.train_labels != TEACHER:
             # Read from the training set, so that labels are the same in commands that only evaluate.
             log = FaultLog(self.on_bad_sample)
             names = read_class_names(self._sources("train"), log, self.first_pixel, self._part("train"))
@@ -174,6 +176,10 @@ class VOCDataModule(DetectionDataModule):
         self._check_set(dataset, self._sources(split)[0].split_file, faults, is_training)
         return dataset
 
+    def training_pictures(self, faults: FaultLog) -> Iterable[Path]:
+        """See the base class."""
+        return find_pictures(self._sources("train"), faults, self._part("train"))
+
     def source(self, split: str) -> tuple[str, object]:
         """See the base class."""
         key = f"{split}_split"
@@ -181,11 +187,19 @@ class VOCDataModule(DetectionDataModule):
         if (part := self._part(split)) is not None:
             return key, [*self._splits["train"], part.name]
         if not found:
-            return key, self.splits[split]
+            return key, None if self._is_left_out(split) else self.splits[split]
         name = self._name_in(found, split)
         return key, None if name is None else [
             found[name].split_file.relative_to(self._data_folder()).as_posix()
         ]
+
+    def _is_left_out(self, split: str) -> bool:
+        """Whether a set is missing that is not needed: no list of it exists, and a teacher labels pictures."""
+        if split == "train" or self.train_labels != TEACHER:
+            return False
+        lists = [name for name in self.splits[split] if not name.endswith(("/", "%"))]
+        sources = [resolve_source(self._data_folder(), name, *self.folders) for name in lists]
+        return bool(sources) and not any(os.path.lexists(source.split_file) for source in sources)
 
     def _name_in(self, found: dict[str, VOCSource], split: str) -> str | None:
         """The found set that is a set; None if there is none."""

@@ -96,15 +96,20 @@ def _data_folder(folder: Path) -> Path:
 class Files:
     """The files of a source. Each folder is listed once, when the first id in it is looked up.
 
+    Args:
+        source: the source.
+        needs_annotations: whether the folder of annotations must exist.
+
     Raises:
         LSHFMError: the folders of annotations and images can't be listed.
     """
 
-    def __init__(self, source: VOCSource) -> None:
+    def __init__(self, source: VOCSource, *, needs_annotations: bool = True) -> None:
         self.source = source
         self._names: dict[Path, set[str]] = {}
         self._stems: dict[Path, dict[str, list[str]]] = {}
-        for folder in (source.image_folder, source.annotation_folder):
+        needed = (source.image_folder, source.annotation_folder)[: 1 + needs_annotations]
+        for folder in needed:
             self._names[folder] = list_names(folder)
 
     def _in(self, folder: Path) -> set[str]:

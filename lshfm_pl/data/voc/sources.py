@@ -8,13 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
+from lshfm_pl.data.folders import is_picture, walk
 from lshfm_pl.data.split import Part
 from lshfm_pl.data.voc.annotations import Annotation, read_annotation
 from lshfm_pl.data.voc.layout import ANNOTATIONS, IMAGES, Files, VOCSource, describe_layout
 from lshfm_pl.data.voc.pictures import PictureError, find_picture
 from lshfm_pl.data.voc.splits import read_split
 
-__all__ = ["ARCHIVES", "AnnotatedImage", "read_class_names", "read_sources", "resolve_source", "sorted_names"]
+__all__ = [
+    "ARCHIVES",
+    "AnnotatedImage",
+    "find_pictures",
+    "read_class_names",
+    "read_sources",
+    "resolve_source",
+    "sorted_names",
+]
 
 
 ARCHIVES = {
@@ -131,13 +140,44 @@ def read_sources(
     return list(images.values())
 
 
+def find_pictures(sources: Sequence[VOCSource], log: FaultLog, part: Part | None = None) -> list[Path]:
+    """The image files of the splits, in order, whether they have an annotation or not.
+
+    A split that is all annotations of a folder has all pictures of the folder. For a share of them, and a part of
+    divided images, the annotations still say which images there are, since the other sets have the rest.
+
+    Args:
+        sources: the splits.
+        log: receives errors and warnings.
+        part: the part of the images; None for all.
+
+    Raises:
+        LSHFMError: a split or an image is missing, and `log` does not skip errors.
+    """
+    whole = [source for source in sources if part is None and source.split.endswith("/")]
+    paths = [
+        place / name
+        for source in whole
+        for place, names in walk(source.image_folder / source.split)
+        for name in names
+        if is_picture(name)
+    ]
+    others = [source for source in sources if source not in whole]
+    for source, files, name, line in _lines(others, log, part, needs_annotations=False):
+        try:
+            paths.append(find_picture(files, name, None, log))
+        except PictureError as error:
+            log.add(Fault(error.kind, source.split_file, str(error), line, name))
+    return paths
+
+
 def _lines(
-    sources: Sequence[VOCSource], log: FaultLog, part: Part | None
+    sources: Sequence[VOCSource], log: FaultLog, part: Part | None, *, needs_annotations: bool = True
 ) -> list[tuple[VOCSource, Files, str, int]]:
     """Source, its files, id and line number of each image of the splits, or of a part of them."""
     lines = []
     for source in sources:
-        files = Files(source)
+        files = Files(source, needs_annotations=needs_annotations)
         lines += [(source, files, name, line) for name, line in read_split(source, log, files)]
     if part is None:
         return lines

@@ -1,6 +1,6 @@
 """The data module of YOLO's layout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -108,21 +108,35 @@ class YOLODataModule(CategoryDataModule):
         """The part of a set of the file that is a set; None if it is the whole one."""
         return None if self.split is None or name == "test" else self.split.part(split)
 
-    def read_set(self, split: str, faults: FaultLog) -> IndexedDetection:
-        """See the base class."""
-        description = self.description
-        read_description(description.path, faults)  # its warnings belong to each set
-        name = self._set_of(split)
+    def _sources(self, split: str, faults: FaultLog) -> tuple[str, list[Path]]:
+        """The set of the file from which a set is read, and its folders and lists of pictures.
+
+        Raises:
+            FaultError: the file has none.
+        """
+        description, name = self.description, self._set_of(split)
         if name is None:
             text = f"names no {split} set. Give data.split=0.8/0.1/0.1 to divide all pictures"
             also = " of train." if description.sets else ", or data.file=<data.yaml>."
             raise FaultError(Fault("file-missing", description.path, f"{text}{also}"))
+        return name, description.find(name, faults) if name else [_all_pictures(description.base)]
+
+    def training_pictures(self, faults: FaultLog) -> Iterable[Path]:
+        """See the base class."""
+        name, sources = self._sources("train", faults)
+        pictures = self._pictures(self._part(name, "train"), sources, faults)
+        return [picture.path for picture in pictures if picture.path is not None]
+
+    def read_set(self, split: str, faults: FaultLog) -> IndexedDetection:
+        """See the base class."""
+        description = self.description
+        read_description(description.path, faults)  # its warnings belong to each set
+        name, sources = self._sources(split, faults)
         if name == "val" and "test" in description.sets and self._is_missing("test"):
             text = (
                 f"its test set {', '.join(description.sets['test'])} does not exist: val is the test set too."
             )
             faults.add(Fault("set-missing", description.path, text))
-        sources = description.find(name, faults) if name else [_all_pictures(description.base)]
         part = self._part(name, split)
         pictures = self._pictures(part, sources, faults)
         labels = find_labels(pictures, description.path, faults)

@@ -1,6 +1,7 @@
 """Finding the pictures of a YOLO data set, and the label file of each."""
 
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -87,17 +88,20 @@ def _of_list(path: Path, base: Path, notes: Notes, log: FaultLog) -> list[Pictur
         if line.strip().startswith("#"):
             notes.add("split-line-read", f"'{line.strip()[:100]}' is read as a comment")
         elif line.strip():
-            names.append(line.strip())
+            names.append(line.strip().replace("\\", "/"))
     if not names:
         raise FaultError(Fault("split-empty", path, "is empty: expected the path of a picture in each line."))
-    distinct = list(dict.fromkeys(names))
-    if len(distinct) < len(names):
-        notes.add("entry-repeated", next(name for name, count in Counter(names).items() if count > 1))
-    folder = path.parent if (path.parent / distinct[0]).is_file() else base
+    folder = path.parent if (path.parent / names[0]).is_file() else base
     # An absolute path that exists below the folder is what is below the folder.
     tops = tuple(f"{top.as_posix().rstrip('/')}/" for top in (folder.absolute(), folder.resolve()))
-    plain = [next((name[len(top) :] for top in tops if name.startswith(top)), name) for name in distinct]
-    listed = [Picture(name.replace("\\", "/"), name, None) for name in plain]
+    plain = [
+        posixpath.normpath(next((name[len(top) :] for top in tops if name.startswith(top)), name))
+        for name in names
+    ]
+    distinct = dict.fromkeys(plain)
+    if len(distinct) < len(names):
+        notes.add("entry-repeated", next(name for name, count in Counter(plain).items() if count > 1))
+    listed = [Picture(name, name, None) for name in distinct]
     paths = find_images(folder, listed, path, log, "data.file")
     return [
         picture if found is None else Picture(_relative(found, base), picture.file_name, found)

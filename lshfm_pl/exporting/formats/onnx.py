@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -14,15 +13,15 @@ from lshfm_pl.detectors.tracing import DETECTIONS, RAW, graph_of, recording, tra
 from lshfm_pl.errors import LSHFMError, short_reason
 from lshfm_pl.exporting.format import Export, ExportFormat, Reader
 
-__all__ = ["FORMAT", "read", "write"]
+__all__ = ["FORMAT", "LAYERS", "NEEDS", "read", "write"]
 
 NEEDS = ("onnx", "onnxruntime")
 EXAMPLE = (203, 301)
 """Height and width of the traced picture, if any size is allowed: odd, and different."""
 _FEWEST_ELEMENTS = 32
 """Smaller tensors stay float32: they hold sizes and thresholds, and take no space."""
-_LAYERS = ("Conv", "Gemm", "MatMul")
-"""Operators whose weights are stored as float16."""
+LAYERS = ("Conv", "Gemm", "MatMul")
+"""Operators whose weights are stored in fewer bits."""
 
 
 def write(export: Export, path: Path) -> None:
@@ -31,6 +30,8 @@ def write(export: Export, path: Path) -> None:
     Raises:
         LSHFMError: the family cannot be exported like this, or the exporter fails.
     """
+    import onnx  # here, so that a missing extra is told before
+
     graph = graph_of(traceable(export.detector), nms=export.nms)
     example = torch.rand(1, 3, *(export.size or EXAMPLE))
     with recording(export.detector, onnx=True):
@@ -69,7 +70,7 @@ def describe(export: Export) -> dict[str, Any]:
         "class_names": list(detector.class_names),
         "nms": export.nms,
         "size": None if export.size is None else list(export.size),
-        "weights": "float16" if export.half else "float32",
+        "weights": export.weights,
         "parameters": sum(parameter.numel() for parameter in cast(nn.Module, detector).parameters()),
         "input": "float32 [N, 3, H, W], RGB, 0..1; the file itself normalises and resizes",
         **{key: config[key] for key in ("min_size", "max_size", "image_mean", "image_std") if key in config},
@@ -97,8 +98,10 @@ def _axes(export: Export) -> dict[str, dict[int, str]]:
 
 def _store_as_half(model: Any) -> None:
     """Store the weights of layers as float16; the file converts them back, as CPUs compute in float32."""
+    import onnx
+
     graph = model.graph
-    read_by_layers = {name for node in graph.node if node.op_type in _LAYERS for name in node.input}
+    read_by_layers = {name for node in graph.node if node.op_type in LAYERS for name in node.input}
     casts = []
     for tensor in graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)

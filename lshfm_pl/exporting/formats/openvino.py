@@ -1,7 +1,6 @@
 """OpenVINO's format, an `.xml` file with a `.bin` file beside it, converted from the ONNX file."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from lshfm_pl.errors import LSHFMError, short_reason
 from lshfm_pl.exporting.format import Export, ExportFormat, Reader
 from lshfm_pl.exporting.formats.onnx import NEEDS
 from lshfm_pl.exporting.formats.onnx import write as write_onnx
+from lshfm_pl.files import temporary_folder
 
 __all__ = ["FORMAT", "read", "write"]
 
@@ -23,8 +23,8 @@ def write(export: Export, path: Path) -> None:
     """
     import openvino
 
-    with TemporaryDirectory(prefix="lshfm_pl_") as folder:
-        source = Path(folder) / "source.onnx"
+    with temporary_folder() as folder:
+        source = folder / "source.onnx"
         write_onnx(export, source)
         try:
             openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)

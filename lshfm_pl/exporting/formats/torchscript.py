@@ -1,5 +1,6 @@
 """TorchScript: a recorded program for torch.jit.load, in Python or C++, which needs torchvision's operators."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -35,7 +36,11 @@ def write(export: Export, path: Path) -> None:
 
 def read(path: Path) -> Reader:
     """Run a file by torch."""
-    program = torch.jit.load(str(path)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch calls TorchScript deprecated, as docs/export.md says
+        program = torch.jit.load(str(path)).eval()
 
     def run(image: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():

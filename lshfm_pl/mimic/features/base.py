@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from lshfm_pl.data.unlabelled import UNLABELLED
 from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.mimic.features.levels import Level, pyramid_levels
 from lshfm_pl.mimic.heads import Place, RestOfHead
@@ -18,8 +19,10 @@ __all__ = [
     "Batch",
     "DetectorTap",
     "FeatureGrid",
+    "Foreground",
     "Pair",
     "Recorded",
+    "are_unlabelled",
     "backbone_maps",
     "draw_rows",
     "points_with_examples",
@@ -180,6 +183,14 @@ class DetectorTap(ABC):
             points: points to return.
         """
 
+    def counts_objects(self, point: str) -> bool:
+        """Whether the weights of features follow from the number of objects, which only labels tell."""
+        return False
+
+    def frees_much(self, points: frozenset[str]) -> bool:
+        """Whether much memory of this teacher is free after the terms at these points, and should be returned."""
+        return True
+
     def holds(self, place: Place) -> bool:
         """Whether the dense head has towers with this place."""
         return False
@@ -230,13 +241,55 @@ class DetectorTap(ABC):
 def stack_matches(
     matches: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]], of_empty_images: int
 ) -> Tensor:
-    """torchvision's matches of all anchors [B, A]; those of images without objects are replaced by one value."""
+    """torchvision's matches of all anchors [B, A]; those of images without objects are replaced by one value.
+
+    In an unlabelled picture all anchors stay background, so that all of its locations are compared.
+    """
     return torch.stack(
         [
-            of_image if len(target["boxes"]) else torch.full_like(of_image, of_empty_images)
+            of_image
+            if len(target["boxes"]) or UNLABELLED in target
+            else torch.full_like(of_image, of_empty_images)
             for of_image, target in zip(matches, targets, strict=True)
         ]
     )
+
+
+def are_unlabelled(targets: Sequence[Mapping[str, Tensor]]) -> bool:
+    """Whether a batch is of unlabelled pictures. A batch has either these or labelled images."""
+    return any(UNLABELLED in target for target in targets)
+
+
+class Foreground:
+    """The foreground of each image, such as its number of foreground anchors, by which sums are divided.
+
+    Of an unlabelled picture without labels by the teacher it is not known. There it is the mean over the last
+    labelled batch, or else over the other pictures of its batch, so that all images weigh the same. If that is not
+    known either, it is infinite, so that the picture has the weight 0.
+    """
+
+    def __init__(self) -> None:
+        self._mean: Tensor | None = None
+
+    def of(self, found_B: Tensor, *, unlabelled: bool) -> Tensor:
+        """The foreground [B].
+
+        Args:
+            found_B: the foreground that was found. It is 0 where it is not known.
+            unlabelled: whether the batch is of unlabelled pictures.
+        """
+        found_B = found_B.detach()
+        if not unlabelled:
+            mean = found_B.float().mean()
+            # Nothing is known if the labelled images have no object: the pictures then get the weight 0.
+            self._mean = torch.where(mean > 0, mean, torch.inf)
+            return found_B
+        found_B = found_B.float()
+        is_known_B = found_B > 0
+        if self._mean is not None:
+            return torch.where(is_known_B, found_B, self._mean)
+        number = is_known_B.sum()
+        return torch.where(is_known_B, found_B, torch.where(number > 0, found_B.sum() / number, torch.inf))
 
 
 def backbone_maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:

@@ -126,6 +126,10 @@ class FasterRCNNTap(DetectorTap):
         give_back_freed_memory(batch.device)  # before the student pools its boxes, the peak of the step
         return made
 
+    def frees_much(self, points: frozenset[str]) -> bool:
+        """Only if it has pooled boxes: its other memory was returned before the student's forward pass."""
+        return bool(points & BOX_POINTS)
+
     def teacher_features(
         self, maps: Mapping[str, Any], record: Record, points: frozenset[str]
     ) -> dict[str, Features]:

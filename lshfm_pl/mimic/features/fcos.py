@@ -1,13 +1,13 @@
 """Reading the features of an FCOS."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
-from lshfm_pl.mimic.features.base import Record
+from lshfm_pl.mimic.features.base import Foreground, Record
 from lshfm_pl.mimic.features.levels import PYRAMID_LAYOUT
 from lshfm_pl.mimic.features.towers import ANCHORS, LOCATIONS, TowerTap
 
@@ -18,8 +18,8 @@ class FCOSTap(TowerTap):
     """Features of the classification tower, of the pyramid, and of both towers; see `TowerTap`.
 
     A location is its only anchor and is matched to a box or to background. Only locations of images without boxes
-    are left out. As in FCOS's own loss (arXiv 1904.01355, equation 2), the sum over the locations of the batch is
-    divided by its number of foreground locations.
+    are left out, and not those of unlabelled pictures. As in FCOS's own loss (arXiv 1904.01355, equation 2), the
+    sum over the locations of the batch is divided by its number of foreground locations.
     """
 
     layouts: ClassVar[Mapping[str, str]] = {
@@ -30,9 +30,13 @@ class FCOSTap(TowerTap):
         "class_maps": ANCHORS,
     }
 
-    def logit_weights(self, matches_BA: Tensor) -> Tensor:
-        """The weights of FCOS's focal loss; 0 for images without boxes."""
-        return (matches_BA != Matcher.BETWEEN_THRESHOLDS) / (matches_BA >= 0).sum().clamp(min=1)
+    def __init__(self, detector: Any) -> None:
+        super().__init__(detector)
+        self._centerness = Foreground()
+
+    def logit_weights(self, matches_BA: Tensor, foreground_B: Tensor) -> Tensor:
+        """The weights of FCOS's focal loss; 0 for labelled images without boxes."""
+        return (matches_BA != Matcher.BETWEEN_THRESHOLDS) / foreground_B.sum().clamp(min=1)
 
     @staticmethod
     def decoded(outputs_BL4: Tensor, anchors_L4: Tensor) -> Tensor:
@@ -49,8 +53,10 @@ class FCOSTap(TowerTap):
         """
         weights_BA = torch.ones_like(torch.stack(record["matched"]), dtype=torch.float32)
         images = zip(record["batch"].boxes, record["matched"], record["anchors"], strict=True)
-        parts = [_centerness(boxes, *rest).sum() for boxes, *rest in images if len(boxes)]
-        return weights_BA / torch.stack([weights_BA.new_zeros(()), *parts]).sum().clamp(min=1)
+        zero = weights_BA.new_zeros(())
+        sums = [_centerness(boxes, *rest).sum() if len(boxes) else zero for boxes, *rest in images]
+        sums_B = self._centerness.of(torch.stack(sums), unlabelled=record["unlabelled"])
+        return weights_BA / sums_B.sum().clamp(min=1)
 
     def matches(self, boxes_N4: Tensor, anchors_A4: Tensor) -> Tensor:
         """Background for all locations: which of them are in a box does not matter, since none is left out."""

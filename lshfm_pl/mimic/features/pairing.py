@@ -134,6 +134,11 @@ class FeatureTap:
             return student, teacher
         return self._student.channels(point), self._teacher.channels(point)
 
+    @property
+    def points_with_objects(self) -> list[str]:
+        """The points with weights that follow from the number of objects, see `DetectorTap.counts_objects`."""
+        return sorted(filter(self._student.counts_objects, self.points))
+
     def is_of_maps(self, point: str) -> bool:
         """Whether the features at a point are maps (and not rows)."""
         return point not in self._student.row_points
@@ -160,7 +165,8 @@ class FeatureTap:
             used = True
             use(self.pairs(record, points), record["batch"])
             record.clear()  # frees the teacher's maps, which are no longer needed
-            give_back_freed_memory(next(self.student.parameters()).device)
+            if self._teacher.frees_much(self.points if points is None else points):
+                give_back_freed_memory(next(self.student.parameters()).device)
 
         with self._hooked(pair, points):
             yield
@@ -232,6 +238,16 @@ class FeatureTap:
             weights=levels.weights(weights) if isinstance(weights, list) else weights,
             strides=levels.strides,
         )
+
+    def maps_of_both(self, batch: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The compared maps of both pyramids for the student's batch [B, 3, H, W], without gradient."""
+        assert self.levels is not None
+        points = frozenset({"pyramid"})
+        with torch.no_grad():
+            ours = self._student.teacher_features(self._student.teacher_maps(batch, points), {}, points)
+            theirs = self._teacher.teacher_features(self.teacher_maps(batch, points), {}, points)
+        student, teacher = self.levels.of_student(ours["pyramid"]), self.levels.of_teacher(theirs["pyramid"])
+        return cast(list[Tensor], student), cast(list[Tensor], teacher)
 
     def teacher_maps(self, batch: Tensor, points: frozenset[str] | None = None) -> dict[str, Any]:
         """What the teacher computes from the student's batch [B, 3, H, W] before there are boxes; no gradient."""

@@ -36,9 +36,9 @@ class RetinaNetTap(TowerTap):
         "class_maps": ANCHORS,
     }
 
-    def logit_weights(self, matches_BA: Tensor) -> Tensor:
+    def logit_weights(self, matches_BA: Tensor, foreground_B: Tensor) -> Tensor:
         """The weights of the focal loss; 0 for anchors between the thresholds."""
-        weights_B1 = 1 / ((matches_BA >= 0).sum(dim=1, keepdim=True).clamp(min=1) * len(matches_BA))
+        weights_B1 = 1 / (foreground_B[:, None].clamp(min=1) * len(matches_BA))
         return weights_B1 * (matches_BA != Matcher.BETWEEN_THRESHOLDS)
 
     @staticmethod
@@ -62,7 +62,7 @@ class RetinaNetTap(TowerTap):
             for of_image, (height, width) in zip(anchors, batch.image_sizes, strict=True)
         ]
         counted_BA = (matches_BA != Matcher.BETWEEN_THRESHOLDS) & torch.stack(inside)
-        return counted_BA / (matches_BA >= 0).sum(dim=1).clamp(min=1).sum()
+        return counted_BA / record["foreground"].clamp(min=1).sum()
 
     def matches(self, boxes_N4: Tensor, anchors_A4: Tensor) -> Tensor:
         """Match anchors to boxes by overlap."""

@@ -13,8 +13,10 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.features.base import (
     DetectorTap,
     FeatureGrid,
+    Foreground,
     Record,
     Recorded,
+    are_unlabelled,
     backbone_maps,
     points_with_examples,
     stack_matches,
@@ -36,7 +38,7 @@ class SSDTap(DetectorTap):
 
     `logits`: [B·A, K] of every default box, background included. As in SSD's own loss (arXiv 1512.02325, equation
     1), the sum is divided by the number of boxes in the batch that are matched to an object. Default boxes of
-    images without objects have weight 0.
+    images without objects have weight 0; those of unlabelled pictures count like those of labelled images.
     """
 
     layouts: ClassVar[Mapping[str, str]] = {
@@ -44,6 +46,10 @@ class SSDTap(DetectorTap):
         "pyramid": PYRAMID_LAYOUT,
     }
     row_points = frozenset({"logits"})
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__(detector)
+        self._foreground = Foreground()
 
     @property
     def num_features(self) -> int:
@@ -86,6 +92,8 @@ class SSDTap(DetectorTap):
             targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
         ) -> dict[str, Tensor]:
             record["matches"] = stack_matches(matched_idxs, targets, LEFT_OUT)
+            counts_B = (torch.stack(matched_idxs) >= 0).sum(dim=1)
+            record["foreground"] = self._foreground.of(counts_B, unlabelled=are_unlabelled(targets))
             record["logits"] = outputs["cls_logits"]
             complete(record)
             return compute_loss(targets, outputs, anchors, matched_idxs)
@@ -103,7 +111,7 @@ class SSDTap(DetectorTap):
             found["pyramid"] = Recorded(record["pyramid"])
         if "logits" in points:
             matches_BA = record["matches"]
-            weights_BA = (matches_BA != LEFT_OUT) / (matches_BA >= 0).sum().clamp(min=1)
+            weights_BA = (matches_BA != LEFT_OUT) / record["foreground"].sum().clamp(min=1)
             found["logits"] = Recorded(record["logits"].flatten(0, 1), weights_BA.flatten())
         return found
 
@@ -123,6 +131,10 @@ class SSDTap(DetectorTap):
         if "logits" in points:
             found["logits"] = maps["logits"].flatten(0, 1)
         return found
+
+    def counts_objects(self, point: str) -> bool:
+        """See `DetectorTap`."""
+        return point == "logits"
 
     def refuse_mismatch(self, teacher: "SSDTap", points: frozenset[str]) -> None:
         """Stop if logits cannot be paired box by box.

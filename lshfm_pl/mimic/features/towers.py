@@ -15,8 +15,10 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.features.base import (
     DetectorTap,
     FeatureGrid,
+    Foreground,
     Record,
     Recorded,
+    are_unlabelled,
     backbone_maps,
     draw_rows,
     stack_matches,
@@ -55,7 +57,8 @@ class TowerTap(DetectorTap):
     `penultimate`: the maps that the classification tower passes to the `cls_logits` convolution. The feature of a
     location is its zero-padded 3×3 neighbourhood, in channel-major order (C, kh, kw), so that a hash matrix
     [H, C·9] is also a convolution weight [H, C, 3, 3]. A location is kept unless all of its anchors are left out of
-    training. Images without boxes keep no location: all of their matches are recorded as left out. The weights make
+    training. Images without boxes keep no location: all of their matches are recorded as left out. Unlabelled
+    pictures keep all of them. The weights make
     the loss a mean over the kept locations of an image, and then a mean over the images that keep any.
 
     `logits`: [B·A, K] of every anchor. The weight is 0 for anchors that are left out and for images without boxes.
@@ -71,6 +74,10 @@ class TowerTap(DetectorTap):
     row_points = frozenset({"logits"})
     class_points = BY_ANCHOR
     class_point = "class_maps"
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__(detector)
+        self._foreground = Foreground()
 
     def channels(self, point: str) -> Channels:
         """Width of the classification tower or of both towers, or the number of classes."""
@@ -124,6 +131,9 @@ class TowerTap(DetectorTap):
             targets: list[dict[str, Tensor]], outputs: Any, anchors: Any, matched_idxs: list[Tensor]
         ) -> dict[str, Tensor]:
             record["matches"] = stack_matches(matched_idxs, targets, Matcher.BETWEEN_THRESHOLDS)
+            counts_B = (torch.stack(matched_idxs) >= 0).sum(dim=1)
+            record["unlabelled"] = are_unlabelled(targets)
+            record["foreground"] = self._foreground.of(counts_B, unlabelled=record["unlabelled"])
             record["logits"] = outputs["cls_logits"]
             record["matched"], record["anchors"] = matched_idxs, anchors
             complete(record)
@@ -149,7 +159,7 @@ class TowerTap(DetectorTap):
         found: dict[str, Recorded] = {}
         if "logits" in points:
             # Weight 0 excludes an anchor. Indexing the others would make the host wait for their number.
-            weights_BA = self.logit_weights(record["matches"])
+            weights_BA = self.logit_weights(record["matches"], record["foreground"])
             found["logits"] = Recorded(record["logits"].flatten(0, 1), weights_BA.flatten())
         if "penultimate" in points:
             maps = record["classification"]
@@ -203,6 +213,10 @@ class TowerTap(DetectorTap):
             found["logits"] = torch.cat(by_level, dim=1).flatten(0, 1)
         return found | {point: maps[point] for point in places_in(points)}
 
+    def counts_objects(self, point: str) -> bool:
+        """See `DetectorTap`."""
+        return point == "logits" or place_of(point) is not None
+
     def holds(self, place: Place) -> bool:
         """See `DetectorTap`."""
         return place.convolutions <= depth_of(self.detector.head)
@@ -240,16 +254,17 @@ class TowerTap(DetectorTap):
         """The weight [B, A] of each anchor in a loss against a teacher's predictions, as CrossKD defines it.
 
         Args:
-            record: with the `batch`, and `matched` and `anchors` of each image.
+            record: with the `batch`, `matched`, `anchors` and `foreground` of each image, and `unlabelled`.
         """
 
     @abstractmethod
-    def logit_weights(self, matches_BA: Tensor) -> Tensor:
+    def logit_weights(self, matches_BA: Tensor, foreground_B: Tensor) -> Tensor:
         """The weight [B, A] of each anchor's logits, as in the detector's own loss.
 
         Args:
             matches_BA: index of the box that an anchor is matched to; −1 for background, `BETWEEN_THRESHOLDS` for
                 anchors that training leaves out.
+            foreground_B: the number of foreground anchors of each image, see `Foreground`.
         """
 
     @abstractmethod

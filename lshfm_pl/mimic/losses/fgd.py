@@ -118,8 +118,9 @@ class FGD(Loss):
     maps belong, and not by that of their own image, which stretches the masks of padded images. They are clipped
     first: in that code a box with a negative coordinate disappears.
 
-    The terms are sums over positions, so their published weights belong to images of 800 × 1333 pixels. They are
-    multiplied by the area of `reference_size` divided by the area of the batch.
+    L_at and L_rel are sums over positions, so their published weights belong to images of 800 × 1333 pixels: they
+    are multiplied by the area of `reference_size` divided by the area of the batch. L_fg and L_bg are not: their
+    masks are divided by the number of positions of a box, and of the background.
 
     Args:
         channels: the teacher's number of channels at each level.
@@ -130,7 +131,7 @@ class FGD(Loss):
         relation_weight: λ, of L_rel.
         temperature: T of both attentions.
         levels: number of levels from the finest one on; None for all.
-        reference_size: [height, width] in pixels to which the weights belong; None to use them as they are.
+        reference_size: [height, width] in pixels to which γ and λ belong; None to use them as they are.
     """
 
     point = "pyramid"
@@ -186,15 +187,16 @@ class FGD(Loss):
         if boxes is None or padded_size is None:
             raise LSHFMError("mimic loss: fgd needs boxes and padded_size in its context")
         boxes_BN4 = pad_boxes(boxes)
+        area = area_factor(self.reference_size, context)
 
         def of_level(index: int, ours: Tensor, theirs: Tensor) -> Tensor:
             masks = box_masks(boxes_BN4, padded_size, (ours.shape[-2], ours.shape[-1]))
-            return self._of_level(self.contexts[index], ours, theirs, masks)
+            return self._of_level(self.contexts[index], ours, theirs, masks, area)
 
         value = sum_over_levels(of_level, student, teacher, self.levels)
-        return self.beta * area_factor(self.reference_size, context) * value
+        return self.beta * value
 
-    def _of_level(self, contexts: Any, ours: Tensor, theirs: Tensor, masks: BoxMasks) -> Tensor:
+    def _of_level(self, contexts: Any, ours: Tensor, theirs: Tensor, masks: BoxMasks, area: float) -> Tensor:
         places = ours.shape[-2] * ours.shape[-1]
         places_of = [spatial_attention(maps, self.temperature) for maps in (ours, theirs)]
         channels_of = [channel_attention(maps, self.temperature) for maps in (ours, theirs)]
@@ -204,9 +206,9 @@ class FGD(Loss):
         of_channels_BC = (squares_BChw * (weights_Bhw * places_of[1])[:, None]).sum(dim=(2, 3))
         value = (of_channels_BC * channels_of[1]).sum()
         differences = [(one - other).abs().sum() for one, other in (places_of, channels_of)]
-        value = value + self.attention_weight * torch.stack(differences).sum()
+        value = value + area * self.attention_weight * torch.stack(differences).sum()
         # Σ (d + u)² over the positions, without another map: u is the same at all of them.
         added_BC = contexts["student"](ours) - contexts["teacher"](theirs)
         sums_BC, squares_BC = (maps.sum(dim=(2, 3)) for maps in (difference_BChw, squares_BChw))
         relation_BC = squares_BC + 2 * added_BC * sums_BC + places * added_BC.square()
-        return (value + self.relation_weight * relation_BC.sum()) / len(ours)
+        return (value + area * self.relation_weight * relation_BC.sum()) / len(ours)

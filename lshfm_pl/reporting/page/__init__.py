@@ -14,6 +14,7 @@ from markupsafe import Markup
 from lshfm_pl.errors import first_few, without_controls
 from lshfm_pl.files import read_bytes, write_atomically
 from lshfm_pl.reporting.costs import COST_COLUMNS, COST_KEYS
+from lshfm_pl.reporting.evaluations import evaluation_table
 from lshfm_pl.reporting.finding import SetAside
 from lshfm_pl.reporting.groups import Figure, Group, Line
 from lshfm_pl.reporting.metric_table import METRIC_DESCRIPTIONS
@@ -45,6 +46,7 @@ def write_page(
     title: str,
     made: str,
     groups: Sequence[Group],
+    evaluations: Sequence[Run],
     aside: Sequence[SetAside],
     pictures: Mapping[int, Sequence[Picture]],
     metrics: Sequence[str],
@@ -57,6 +59,7 @@ def write_page(
         title: heading of the page.
         made: a sentence that says when and from what the page was made.
         groups: groups, which are numbered from 1.
+        evaluations: of single files, which have a table of their own.
         aside: folders that are in no group.
         pictures: number of a group → its pictures.
         metrics: metrics of the table.
@@ -104,6 +107,7 @@ def write_page(
         runs=[_run_entry(run, numbers[key], groups, metrics) for key, run in runs.items()],
         metrics=metrics,
         descriptions=METRIC_DESCRIPTIONS,
+        evaluations=evaluation_table(evaluations, metrics) if evaluations else None,
         aside=aside,
         meanings=list(_meanings(metrics, used, resamples, published)),
     )

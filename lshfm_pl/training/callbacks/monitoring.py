@@ -231,12 +231,17 @@ def _course(schedule: Schedule, steps: int) -> str:
         course = f"one cycle, which rises in {schedule.cycle_rise:.0%} of the steps"
     else:
         course = f"{schedule.decay} decay after a warm-up of {min(schedule.warmup_steps, steps - 1):,} steps"
-    factor = schedule.backbone_lr_factor
-    return course if factor == 1 else f"{course}; × {factor:g} for the backbone"
+    if (factor := schedule.backbone_lr_factor) != 1:
+        course += f"; × {factor:g} for the backbone"
+    if (decay := schedule.layer_decay) != 1:
+        course += f"; × {decay:g} for each group of the backbone's layers towards the image"
+    return course
 
 
 def _counts_text(counts: Mapping[str, Any]) -> str:
     """The numbers of images and objects of a data set, and other counts that are not 0."""
+    if "objects" not in counts:
+        return f"{counts['images']:,} pictures without labels"
     classes = first_few(
         (f"{printable(name)} {count:,}" for name, count in counts["classes"].items()), CLASSES_SHOWN
     )

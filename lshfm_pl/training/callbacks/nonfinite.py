@@ -152,7 +152,10 @@ class NonFiniteGuard(pl.Callback):
             "batches": [
                 {
                     "place": batch.place._asdict(),
-                    "images": [self._named(trainer, int(index)) for index in batch.image_ids],
+                    "images": [
+                        self._named(trainer, int(index), int(draw))
+                        for index, draw in zip(batch.image_ids, batch.draws, strict=True)
+                    ],
                     "losses": {name: repr(float(loss)) for name, loss in batch.losses.items()},
                 }
                 for batch in self._batches
@@ -164,9 +167,9 @@ class NonFiniteGuard(pl.Callback):
         return path
 
     @staticmethod
-    def _named(trainer: pl.Trainer, index: int) -> dict[str, Any]:
-        train_set = getattr(trainer.datamodule, "train_set", None)  # type: ignore[attr-defined]
-        return {"index": index, "id": None if train_set is None else train_set.records[index].image_id}
+    def _named(trainer: pl.Trainer, index: int, draw: int) -> dict[str, Any]:
+        images = getattr(trainer.datamodule, "trained_images", None)  # type: ignore[attr-defined]
+        return {"index": index, "id": None if images is None else images.image_id(index), "draw": draw}
 
 
 def _running_statistics(module: nn.Module) -> list[Tensor]:

@@ -117,11 +117,14 @@ def test_pkd_with_published_settings(beta, levels, total):
     assert_total(PKD(beta, levels=levels), total)
 
 
-def assert_total(loss, expected, **context):
+def total_of(loss, **context):
     inputs = read("inputs")
     student, teacher = ([tensor(inputs[f"{net}_{level}"]) for level in range(LEVELS)] for net in "st")
-    value = loss.double().forward(student, teacher, Context(padded_size=PADDED_SIZE, **context))
-    assert value.item() == pytest.approx(expected, rel=1e-9)
+    return loss.double().forward(student, teacher, Context(padded_size=PADDED_SIZE, **context)).item()
+
+
+def assert_total(loss, expected, **context):
+    assert total_of(loss, **context) == pytest.approx(expected, rel=1e-9)
 
 
 def test_pkd_enlarges_the_students_map_as_published():
@@ -332,9 +335,18 @@ def test_fgd_with_published_settings(family, levels, total):
     for level, contexts in enumerate(loss.contexts):
         with_parameters(contexts, read("fgd")[f"params_{level}__parameters"])
     assert_total(loss, total, boxes=boxes_of("padded", 2, torch.float64))
+    # The terms with masks are divided by the size of each box and of the background; the others are sums.
     area = 800 * 1333 / (PADDED_SIZE[0] * PADDED_SIZE[1])
+    sums = FGD(
+        [CHANNELS] * LEVELS,
+        levels=levels,
+        **FGD_OF[family] | {"foreground_weight": 0, "background_weight": 0},
+    )
+    sums.load_state_dict(loss.state_dict())
+    of_sums = total_of(sums, boxes=boxes_of("padded", 2, torch.float64))
+    assert 0 < of_sums < total
     loss.reference_size = (800, 1333)
-    assert_total(loss, area * total, boxes=boxes_of("padded", 2, torch.float64))
+    assert_total(loss, total + (area - 1) * of_sums, boxes=boxes_of("padded", 2, torch.float64))
 
 
 def test_global_context_adds_nothing_at_first():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from interruptions import Killed, StopAt
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
-from torture import same
+from torture_bench import same
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.checkpoint_files import LAST

@@ -1,4 +1,4 @@
-"""A SLURM cluster of two virtual nodes on this machine, for tests: its own munge, controller, ports and folder."""
+"""A SLURM cluster of two virtual nodes on this machine, with its own munge, controller, ports and folder."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,8 +95,12 @@ class Cluster:
         self._wait(lambda: (self.folder / "munge.sock").exists(), "munged")
         self._start("slurmctld", "slurmctld", "-D")
         for node in ("n1", "n2"):
-            self._start(node, "slurmd", "-D", "-N", node)
+            self.start_node(node)
         self._wait(lambda: self.run("sinfo", "-h", "-o", "%T %D", check=False) == "idle 2", "the nodes")
+
+    def start_node(self, node: str) -> None:
+        """Start the daemon of a node: `n1` or `n2`."""
+        self._start(node, "slurmd", "-D", "-N", node)
 
     def run(self, *command: str, check: bool = True) -> str:
         """The output of a SLURM command."""
@@ -141,7 +145,7 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def _wait(self, is_ready, what: str) -> None:
+    def _wait(self, is_ready: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not is_ready():
             logs = "\n".join(path.read_text()[-1500:] for path in self.folder.glob("*.out"))

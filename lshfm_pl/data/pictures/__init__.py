@@ -1,0 +1,1 @@
+"""Pictures without any labels, from which a student learns with a teacher."""

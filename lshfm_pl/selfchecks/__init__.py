@@ -1,0 +1,1 @@
+"""The parts of `python -m lshfm_pl.selfcheck`: comparisons and measurements on this machine."""
