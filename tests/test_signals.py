@@ -1,5 +1,6 @@
 """Signals to the process group, like those of a terminal: one line, the right status, no lost step."""
 
+import multiprocessing
 import os
 import shlex
 import signal
@@ -74,6 +75,13 @@ def test_workers_live_through_every_stop_signal_and_end_with_their_loader(method
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_of_new_interpreters_do_too(method):
     test_workers_live_through_every_stop_signal_and_end_with_their_loader(method)
+
+
+def test_workers_of_a_server_that_something_else_started_do_too():
+    process = multiprocessing.get_context("forkserver").Process(target=int)
+    process.start()
+    process.join()
+    test_workers_live_through_every_stop_signal_and_end_with_their_loader("forkserver")
 
 
 def test_start_method_that_is_none_is_answered_with_those_that_are():

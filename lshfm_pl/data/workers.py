@@ -60,7 +60,9 @@ class _LoaderProcess:
         self.kill()  # type: ignore[attr-defined]
 
     def run(self) -> None:
-        # Signals stay blocked too, because torch installs a SIGTERM handler that ends its workers.
+        # Signals stay blocked too, because torch installs a SIGTERM handler that ends its workers. A server of
+        # forkserver that something else started does not have them blocked.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         for signum in STOP_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)
         threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
