@@ -103,7 +103,6 @@ def test_a_logger_of_files_alone_gets_neither_pictures_nor_settings(tmp_path):
 
 @pytest.mark.slow
 def test_wandb_writes_a_run_offline(tmp_path, capfd):
-    pytest.importorskip("wandb", reason="comes with the extra wandb")
     log_everything(build_loggers(chosen(tmp_path, "logger=wandb", "logger.wandb.offline=true")))
     (run,) = tmp_path.glob("wandb/offline-run-*")
     (picture,) = run.rglob("files/media/images/val/*.png")
@@ -114,7 +113,6 @@ def test_wandb_writes_a_run_offline(tmp_path, capfd):
 
 @pytest.mark.slow
 def test_mlflow_writes_a_run_to_the_folder(tmp_path):
-    pytest.importorskip("mlflow", reason="comes with the extra mlflow")
     log_everything(build_loggers(chosen(tmp_path, "logger=mlflow")))
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert ("val/AP50", 12.5, 3) in database.execute("select key, value, step from metrics").fetchall()
@@ -126,7 +124,6 @@ def test_mlflow_writes_a_run_to_the_folder(tmp_path):
 
 @pytest.mark.slow
 def test_comet_writes_an_archive_offline(tmp_path, monkeypatch):
-    pytest.importorskip("comet_ml", reason="comes with the extra comet")
     monkeypatch.setenv("COMET_START_ONLINE", "0")
     log_everything(build_loggers(chosen(tmp_path, "logger=comet")))
     assert len(list(tmp_path.glob("*.zip"))) == 1
