@@ -9,7 +9,9 @@ from omegaconf import OmegaConf
 from small_detectors import STUDENTS, small_detector
 
 from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.cli.inputs import refuse_lost_settings
 from lshfm_pl.cli.names import group_choices
+from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import KD, build_losses
 from lshfm_pl.training.optim import Schedule
 
@@ -214,6 +216,11 @@ PUBLISHED = {
 """Loss and family → the settings of the papers' code for images of 800 × 1333 pixels."""
 
 
+OF_SHAPES = {"balance": "fixed", "share": None, "match_scale": False}
+OF_VALUES = {"balance": "share", "share": 0.5, "match_scale": True}
+"""How weights are set by default, for losses that compare the form of maps, and for those that compare values."""
+
+
 @pytest.mark.parametrize(("loss", "family"), PUBLISHED)
 def test_losses_on_maps_have_the_published_settings_of_the_family(loss, family):
     config = composed(f"distill={loss}", f"model={family}_resnet50fpn")
@@ -224,13 +231,31 @@ def test_losses_on_maps_have_the_published_settings_of_the_family(loss, family):
         "warmup_steps": 0,
         "until": None,
         "decay_from": None,
-        "share": None,
-        "balance": "fixed",
-        "match_scale": False,
+        **(OF_VALUES if loss in ("fgd", "mgd") else OF_SHAPES),
         **PUBLISHED[loss, family],
     }
     of_balance = {"_target_", "balance_rule", "pseudo_labels"}
     assert {key: settings[key] for key in settings if key not in of_balance} == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "meant"),
+    [
+        ("balance_rule", "balance_rule.share=0.3", r"distill.balance_rule.<key>=…"),
+        ("pseudo_labels", "pseudo_labels.score=0.5", r"distill.pseudo_labels.<key>=…"),
+        ("check_teacher", "check_teacher=false", r"distill.check_teacher=…"),
+    ],
+)
+def test_setting_of_all_losses_among_those_of_one_is_refused(key, typed, meant):
+    losses = (
+        "distill=_sum",
+        "distill.name=pkd+mgd",
+        "+distill@distill.terms.pkd=pkd",
+        "+distill@distill.terms.mgd=mgd",
+    )
+    refuse_lost_settings(composed(*losses, "distill.terms.pkd.share=0.3", "distill.balance_rule.share=0.3"))
+    with pytest.raises(LSHFMError, match=rf"^distill.terms.mgd.{key}: .* all losses together: give {meant}"):
+        refuse_lost_settings(composed(*losses, f"distill.terms.mgd.{typed}"))
 
 
 def test_logit_loss_is_added_to_a_feature_loss():

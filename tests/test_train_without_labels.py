@@ -180,6 +180,8 @@ def test_features_alone_train_a_student_with_the_teachers_head_which_stays(tmp_p
         ([PLAIN], "nothing is learned without labels and a loss"),
         (["distill=l2", PLAIN], "features alone do not train the student's head"),
         (["distill=l2", PLAIN, "distill.balance=share"], "balance=share: expected detection losses"),
+        (["distill=mgd", PLAIN], "balance=share: expected detection losses"),
+        (["distill=[l2,mgd]", PLAIN], "balance=share: expected detection losses"),
     ],
 )
 def test_runs_from_which_no_detector_comes_are_refused(tmp_path, folder, overrides, message):

@@ -23,7 +23,7 @@ from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.kernels.memory import peak_memory_bytes
 from lshfm_pl.kernels.switches import set_switches
-from lshfm_pl.mimic import Pair, Terms, build_losses
+from lshfm_pl.mimic import Moment, Pair, Terms, build_losses
 from lshfm_pl.mimic.nested import map_features, tensors_of
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.training import DetectionModule, DistillationModule
@@ -160,6 +160,7 @@ class StepParts:
         losses = self._losses(self.teacher)
         dtype = autocast_dtype(self.config.precision)
         module = DistillationModule(self.student, self.teacher, losses, teacher_dtype=dtype)
+        module.moment = Moment(step=losses.rule.usual_step)
         return module.to(self.device).train()
 
     @cached_property

@@ -94,6 +94,7 @@ def _other_experiments(table: dict[str, Any]) -> Iterator[tuple[str, dict[str, A
                         {"override /distill": row["loss"]},
                         *common,
                     ],
+                    "distill": {**table["weights"], **row.get("distill", {})},
                     "teacher": {"checkpoint": f"pretrained/{start}_{teacher}.ckpt"},
                     "student": {"inherit": row.get("inherit", [])},
                 },

@@ -4,8 +4,9 @@ import difflib
 import glob
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,12 +16,14 @@ from lshfm_pl.cli.grammar import for_shell
 from lshfm_pl.cli.rows import read_rows
 from lshfm_pl.cli.students import read_losses
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.paths import from_home
+from lshfm_pl.paths import CONFIG_DIR, from_home
 
 __all__ = [
+    "OF_ALL_LOSSES",
     "has_teacher_labels",
     "inherited_parts",
     "needs_teacher",
+    "refuse_lost_settings",
     "refuse_missing_inputs",
     "refuse_missing_teacher",
     "refuse_no_weights",
@@ -32,6 +35,9 @@ FILES = ("checkpoint", "checkpoints", "teacher.checkpoint", "src", "file", "resu
 
 LABELS = "distill.pseudo_labels.score"
 """Key that lets the teacher label the unlabelled pictures."""
+
+OF_ALL_LOSSES = ("balance_rule", "check_teacher", "pseudo_labels")
+"""Keys of `distill` that have no effect among the settings of one loss in a sum."""
 
 PICTURES = "PicturesDataModule"
 """The data module whose `data.root` may also be a list of pictures."""
@@ -75,6 +81,7 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
             "compare: it trains a teacher and plain students, so expected data.train_labels=annotations, found "
             "teacher. Train students one by one, or with --multirun; lshfm_pl.report makes a table of them"
         )
+    refuse_lost_settings(config)
     if command == "train":
         refuse_unlabelled_alone(config)
     if command == "train" and needs_teacher(config):
@@ -118,6 +125,31 @@ def needs_teacher(config: DictConfig) -> bool:
     )
 
 
+def refuse_lost_settings(config: DictConfig) -> None:
+    """Refuse a setting of all losses among those of one loss in a sum, where it would have no effect.
+
+    Raises:
+        LSHFMError: there is one.
+    """
+    for loss, settings in (_selected(config, "distill.terms") or {}).items():
+        for key in OF_ALL_LOSSES:
+            found, usual = (OmegaConf.create({key: node.get(key)}) for node in (settings, _usual_settings()))
+            if key in settings and found != usual:
+                raise LSHFMError(
+                    f"distill.terms.{loss}.{key}: it is one setting of all losses together: give "
+                    f"distill.{key}{'.<key>' if isinstance(settings[key], DictConfig) else ''}=… instead"
+                )
+
+
+@cache
+def _usual_settings() -> DictConfig:
+    """The values of `OF_ALL_LOSSES` that nobody has changed."""
+    return cast(
+        DictConfig,
+        OmegaConf.merge({"check_teacher": True}, OmegaConf.load(CONFIG_DIR / "distill/_balance.yaml")),
+    )
+
+
 def refuse_unlabelled_alone(config: DictConfig) -> None:
     """Refuse unlabelled pictures from which nothing is learned, and labels for pictures that are not there.
 
@@ -155,10 +187,13 @@ def _refuse_features_alone(config: DictConfig) -> None:
             f"data.train_labels=teacher: nothing is learned without labels and a loss: give {LABELS}=0.5, or a "
             "loss such as distill=lshl2"
         )
-    if _selected(config, "distill.balance") == "share":
+    balances = [_selected(config, "distill.balance")]
+    if balances == [None]:
+        balances = [term.get("balance") for term in (_selected(config, "distill.terms") or {}).values()]
+    if "share" in balances:
         raise LSHFMError(
             f"distill.balance=share: expected detection losses to compare with, found no labels: give "
-            f"{LABELS}=0.5, or balance=fixed"
+            f"{LABELS}=0.5, or distill.balance=fixed"
         )
     if "head" not in inherited_parts(config):
         raise LSHFMError(

@@ -37,6 +37,15 @@ class Rule(NamedTuple):
     of_last: int = 20
     limits: Sequence[float] = (1e-8, 1e8)
 
+    @property
+    def usual_step(self) -> int:
+        """The first optimizer step in which no gradients are measured, as in most steps; 0 if there is none."""
+        return next((step for step in (self.first_steps, self.first_steps + 1) if not self.is_due(step)), 0)
+
+    def is_due(self, step: int) -> bool:
+        """Whether gradients are measured in this optimizer step."""
+        return step < self.first_steps or step % self.every_steps == 0
+
     def check(self) -> None:
         """Check the numbers.
 
@@ -83,10 +92,6 @@ class Balance(nn.Module):
         self.register_buffer("log_factor", torch.zeros(len(shares)))
         self.register_buffer("count", torch.zeros(len(shares)))
         self.register_buffer("last_step", torch.tensor(-1))
-
-    def is_due(self, step: int) -> bool:
-        """Whether gradients are measured in this optimizer step."""
-        return step < self.rule.first_steps or step % self.rule.every_steps == 0
 
     def measure(self, sizes: Tensor, step: int) -> None:
         """Take a measurement into account.

@@ -34,7 +34,7 @@ BESIDE = "kd_beta"
 OF_TEACHER_ALONE = ("activation", "class_point")
 """Facts that do not belong to a point, and that a loss may need to choose its point."""
 
-NOT_SETTINGS = ("check_teacher", "name", "_target_", "balance", "balance_rule", "pseudo_labels")
+NOT_SETTINGS = ("check_teacher", "name", "_target_", "balance_rule", "pseudo_labels")
 
 BALANCES = ("fixed", "share")
 
@@ -111,21 +111,22 @@ def build_losses(
         settings: the other keys of the config. `_target_` is the import path of a `Loss` or a `LossSum`; without
             it, `name` is an entry point of the group `lshfm_pl.losses` or a built-in loss. `weight`,
             `warmup_steps`, `until`, `decay_from`, `share` and `match_scale` are arguments of the term. `balance`
-            and `balance_rule` say how the weights of all terms are set. `kd_beta` above 0 adds the class-logit loss
-            with `temperature`.
-            `terms` replaces all of these by the settings of several losses, by name. Other keys are arguments of
+            says how its weight is set, and `balance_rule` how weights follow from gradients. `kd_beta` above 0 adds
+            the class-logit loss with `temperature`. `terms` replaces all of these by the settings of several
+            losses, by name; `balance` beside it, if not None, is that of all of them. Other keys are arguments of
             the loss.
 
     Raises:
         LSHFMError: unknown name or key, invalid number, or a hash file that does not fit.
     """
     rule = _rule_of(settings)
+    overall = _checked_balance(settings.get("balance"))
     entries = settings.pop("terms", None)
     if entries is None:
         entries, prefix = {name: settings}, "distill."
     else:
         prefix = "distill.terms."
-        others = [key for key in settings if key not in NOT_SETTINGS]
+        others = [key for key in settings if key not in (*NOT_SETTINGS, "balance")]
         if others:
             raise LSHFMError(
                 f"distill.{others[0]}: with several losses, each has its own settings; give "
@@ -137,7 +138,8 @@ def build_losses(
         for entry, own in entries.items():
             torch.manual_seed(mix_seed(init_seed, name_seed(entry)))
             try:
-                found += [(entry, part, term) for part, term in _terms_of(entry, dict(own), facts)]
+                of_entry = dict(own) if overall is None else {**own, "balance": overall}
+                found += [(entry, part, term) for part, term in _terms_of(entry, of_entry, facts)]
             except LSHFMError as error:
                 if prefix == "distill." or not str(error).startswith("distill."):
                     raise
@@ -151,11 +153,14 @@ def build_losses(
     return terms
 
 
-def _rule_of(settings: Mapping[str, Any]) -> Rule | None:
-    """How the factors of the terms follow from their gradients; None for fixed weights."""
-    balance = settings.get("balance") or "fixed"
-    if balance not in BALANCES:
-        raise LSHFMError(f"distill.balance: expected {' or '.join(BALANCES)}, found {balance!r}")
+def _checked_balance(value: Any) -> str | None:
+    if value is not None and value not in BALANCES:
+        raise LSHFMError(f"distill.balance: expected {' or '.join(BALANCES)}, found {value!r}")
+    return cast(str | None, value)
+
+
+def _rule_of(settings: Mapping[str, Any]) -> Rule:
+    """How the factors of balanced terms follow from their gradients."""
     given = dict(settings.get("balance_rule") or {})
     unknown = [key for key in given if key not in Rule._fields]
     if unknown:
@@ -163,7 +168,7 @@ def _rule_of(settings: Mapping[str, Any]) -> Rule | None:
         raise LSHFMError(f"distill.balance_rule.{unknown[0]}: expected one of {expected}")
     rule = Rule(**given)
     rule.check()
-    return rule if balance == "share" else None
+    return rule
 
 
 def refuse_unnamed_losses(settings: Mapping[str, Any]) -> None:
@@ -190,6 +195,7 @@ def _terms_of(entry: str, settings: dict[str, Any], facts: TeacherFacts) -> list
     loss_type = _type_of(str(settings.get("name", entry)), settings.get("_target_"))
     for key in NOT_SETTINGS:
         settings.pop(key, None)
+    balance = _checked_balance(settings.pop("balance", None))
     of_term = {key: settings.pop(key) for key in OF_TERMS if key in settings}
     beside = []
     of_logits_too = {key: value for key, value in of_term.items() if key != "match_scale"}
@@ -206,6 +212,8 @@ def _terms_of(entry: str, settings: dict[str, Any], facts: TeacherFacts) -> list
     terms = [(part, Term(cast(Loss, each), **of_term)) for part, each in parts]
     for _, term in terms:
         term.num_parts = len(terms)
+    for _, term in [*terms, *beside]:
+        term.is_balanced = balance == "share"
     return [*terms, *beside]
 
 

@@ -180,8 +180,8 @@ class Terms(nn.ModuleDict):
     def __init__(self, terms: Mapping[str, Term]) -> None:
         super().__init__(terms)
         self._ended: frozenset[str] = frozenset()
-        #: How the terms' factors follow from their gradients; None for fixed weights.
-        self.rule: Rule | None = None
+        #: How the factors of balanced terms follow from their gradients.
+        self.rule = Rule()
         self.register_load_state_dict_pre_hook(_rename_state)
 
     @classmethod
@@ -261,15 +261,13 @@ class Terms(nn.ModuleDict):
         return factors
 
     def make_balance(self) -> Balance | None:
-        """What sets the factors of the terms by their gradients; None for fixed weights."""
-        if self.rule is None:
-            return None
+        """What sets the factors of the balanced terms by their gradients; None if all weights are fixed."""
         shares = {}
         for name, term in self.named():
-            term.is_balanced = True
-            share = self.rule.share if term.share is None else term.share
-            shares[name] = share / term.num_parts if term.weight else 0.0
-        return Balance(shares, self.rule)
+            if term.is_balanced:
+                share = self.rule.share if term.share is None else term.share
+                shares[name] = share / term.num_parts if term.weight else 0.0
+        return Balance(shares, self.rule) if shares else None
 
     def adapters(self) -> dict[str, Adapter]:
         """The adapters, by the names of their terms."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
+from lshfm_pl.cli.inputs import OF_ALL_LOSSES
 from lshfm_pl.reporting.comparability import compared_settings, keys_that_differ
 from lshfm_pl.reporting.published import NOT_A_LOSS_SETTING, data_name
 from lshfm_pl.reporting.runs import Run
@@ -131,9 +132,10 @@ def _loss_settings(run: Run) -> dict[str, str]:
     flat = {key: value for key, value in settings.items() if key != "terms" or not isinstance(terms, Mapping)}
     for name, own in terms.items() if isinstance(terms, Mapping) else ():
         if isinstance(own, Mapping):
-            flat |= {f"{name}.{key}": value for key, value in own.items()}
+            flat |= {f"{name}.{key}": value for key, value in own.items() if key not in OF_ALL_LOSSES}
     rule = flat.pop("balance_rule", None)
-    if flat.get("balance") == "share" and isinstance(rule, Mapping):  # it has no effect on fixed weights
+    balances = [value for key, value in flat.items() if key.rpartition(".")[2] == "balance"]
+    if "share" in balances and isinstance(rule, Mapping):  # it has no effect on fixed weights
         flat |= {f"balance_rule.{key}": value for key, value in rule.items()}
     flat.setdefault("inherit", [])  # recorded only if the student inherits something
     flat.setdefault("unlabelled_share", [])  # likewise

@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lshfm_pl.cli.inputs import OF_ALL_LOSSES
 from lshfm_pl.data.augment.describe import PUBLISHED, describe_augmentation
 from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.renamed import current_path
@@ -133,9 +134,26 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         flat.pop("data.unlabelled_share", None)
     if flat.get("distill.pseudo_labels.score") is None:
         flat = {key: value for key, value in flat.items() if ".pseudo_labels." not in key}
-    if flat.get("distill.balance") != "share":
+    flat = _with_own_balance(flat)
+    if "share" not in (value for key, value in flat.items() if key.endswith(".balance")):
         flat = {key: value for key, value in flat.items() if not key.startswith("distill.balance_rule.")}
     return flat
+
+
+def _with_own_balance(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, in which a choice of weights for all losses of a sum is a setting of each of them.
+
+    What has no effect there, because it is a setting of all losses, is left out.
+    """
+    lost = tuple(f"distill.{key}" for key in OF_ALL_LOSSES)
+    terms = {key: OF_ONE_TERM.sub("distill.", key) for key in flat if OF_ONE_TERM.match(key)}
+    flat = {key: value for key, value in flat.items() if not terms.get(key, "").startswith(lost)}
+    own = [key for key, of_loss in terms.items() if of_loss == "distill.balance"]
+    overall = flat.get("distill.balance")
+    if not own:
+        return dict(flat)
+    others = {key: value for key, value in flat.items() if key != "distill.balance"}
+    return others | ({} if overall is None else dict.fromkeys(own, overall))
 
 
 def differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

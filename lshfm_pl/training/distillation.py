@@ -80,7 +80,8 @@ class DistillationModule(DetectionModule):
         self.labeller = labeller
         #: Weight of the detection losses: 0 if there are no labels at all.
         self.detection_weight = 1.0
-        self._moment = Moment()
+        #: Position of the batch in the run, which `losses_at` sets.
+        self.moment = Moment()
         self._steps = 0
         self._zero_steps: int | Tensor = 0
         # Hash matrices never change; without this DDP would send them to every process in every step.
@@ -111,6 +112,13 @@ class DistillationModule(DetectionModule):
         """
         super().on_fit_start()
         self.move_teacher(self.device)
+        if self.balance is not None:
+            told = ", ".join(f"{name} {share:g}" for name, share in self.balance.shares.items())
+            log.info(
+                "the weights follow from the gradients (distill.balance=share), so beta has no effect; "
+                "shares of the detection losses' gradient: %s",
+                told,
+            )
         if self.trainer.ckpt_path is None:
             with self.trainer.precision_plugin.forward_context():
                 self.mimic.calibrate(self._sampled_features, self.trainer.strategy.broadcast)
@@ -161,10 +169,10 @@ class DistillationModule(DetectionModule):
         labelled, unlabelled = split_batch(images, targets)
         maps: list[Tensor] = []
         with ExitStack() as stack:
-            if self.balance is not None and self.balance.is_due(self._moment.step):
+            if self.balance is not None and self.balance.rule.is_due(self.moment.step):
                 stack.enter_context(self._recording_maps(maps))
             if labelled[0]:
-                losses, terms = self._pass(labelled, self._moment)
+                losses, terms = self._pass(labelled, self.moment)
                 has_boxes = any(len(target["boxes"]) for target in labelled[1])
             else:
                 losses, terms, has_boxes = self._pass_of_pictures(*unlabelled)
@@ -180,8 +188,8 @@ class DistillationModule(DetectionModule):
                 losses = mean_by_images(losses, of_pictures, *numbers)
         if self.balance is not None:
             factors = self.balance.factors()
-            terms = {name: factors[name] * term for name, term in terms.items()}
-        terms |= self.mimic.ended(self._moment, self.device)
+            terms = {name: factors[name] * term if name in factors else term for name, term in terms.items()}
+        terms |= self.mimic.ended(self.moment, self.device)
         return {**losses, **{f"mimic_{name}": terms[name] for name in self.mimic}}
 
     def _pass(self, batch: Batch, moment: Moment) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -206,7 +214,7 @@ class DistillationModule(DetectionModule):
         """
         # Other seeds than for the labelled images, so that losses that draw random numbers draw others.
         moments = [
-            self._moment._replace(seed=mix_seed(self._moment.seed, 1 + index)) for index in range(len(images))
+            self.moment._replace(seed=mix_seed(self.moment.seed, 1 + index)) for index in range(len(images))
         ]
         if self.labeller is None:
             return *self._pass((images, targets), moments[0]), True
@@ -241,13 +249,14 @@ class DistillationModule(DetectionModule):
     ) -> None:
         """Measure the gradients from which the factors of the terms follow, if maps were recorded."""
         if terms and maps and torch.is_grad_enabled():
-            courses = {name: term.course(self._moment) for name, term in self.mimic.named()}
+            courses = {name: term.course(self.moment) for name, term in self.mimic.named()}
             each = [
-                terms[name] / course if name in terms and course else None for name, course in courses.items()
+                terms[name] / courses[name] if name in terms and courses[name] else None
+                for name in balance.shares
             ]
             own = torch.stack(list(losses.values())).sum()
             sizes = gradient_norms([own, *each], maps, self._sum_over_processes)
-            balance.measure(sizes, self._moment.step)
+            balance.measure(sizes, self.moment.step)
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         if self._trainer is None:
@@ -263,13 +272,13 @@ class DistillationModule(DetectionModule):
         self, pairs: Mapping[str, Pair], batch: MimicBatch, moment: Moment | None = None
     ) -> dict[str, Tensor]:
         """The weighted mimic terms that have not ended, by name; without a moment, at that of the step."""
-        return self.mimic(pairs, batch, self._moment if moment is None else moment)
+        return self.mimic(pairs, batch, self.moment if moment is None else moment)
 
     def losses_at(self, batch: Batch, place: Place) -> dict[str, Tensor]:
         """See `DetectionModule`. The mimic terms are also multiplied by the warm-up of the schedule."""
         seed = mix_seed(self.seed, place.rank, place.epoch, place.batch_idx)
         assert self.schedule is not None
-        self._moment = Moment(place.step, place.epoch, seed, place.steps, self.schedule.epochs)
+        self.moment = Moment(place.step, place.epoch, seed, place.steps, self.schedule.epochs)
         losses = super().losses_at(batch, place)
         factor = self.schedule.mimic_factor(place.step)
         if factor == 1:
@@ -277,7 +286,7 @@ class DistillationModule(DetectionModule):
         return {name: factor * loss if name.startswith("mimic_") else loss for name, loss in losses.items()}
 
     def _check_not_silent(self, terms: dict[str, Tensor], *, has_boxes: bool) -> None:
-        beta = self.mimic.strength(self._moment)
+        beta = self.mimic.strength(self.moment)
         if beta == 0:
             return
         without = [name for name, term in terms.items() if torch.is_grad_enabled() and not term.requires_grad]

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lshfm_pl.cli import as_dict, inherited_parts
 from lshfm_pl.cli.closest import config_error
 from lshfm_pl.cli.grammar import quote_texts
+from lshfm_pl.cli.inputs import refuse_lost_settings
 from lshfm_pl.cli.own_folder import composed
 from lshfm_pl.cli.spelling import translate_arguments
 from lshfm_pl.detectors import Detector, build_detector
@@ -59,6 +60,7 @@ def refuse_unfit_losses(students: Mapping[str, Sequence[str]], teacher: Mapping[
         for name, overrides in students.items():
             try:
                 config = train_config(overrides)
+                refuse_lost_settings(config)
                 settings = as_dict(config.distill)
                 student = _untrained(import_parts(as_dict(config.model)))
                 # After the student, whose parts are imported: those that only a file names must not be.

@@ -60,8 +60,9 @@ def test_factors_stay_between_the_limits_and_a_share_of_0_turns_a_term_off():
 
 
 def test_gradients_are_measured_in_the_first_steps_and_then_at_intervals():
-    balance = Balance({"a": 0.1}, Rule(first_steps=3, every_steps=5))
-    assert [step for step in range(16) if balance.is_due(step)] == [0, 1, 2, 5, 10, 15]
+    rule = Rule(first_steps=3, every_steps=5)
+    assert [step for step in range(16) if rule.is_due(step)] == [0, 1, 2, 5, 10, 15]
+    assert (rule.usual_step, Rule().usual_step, Rule(every_steps=1).usual_step) == (3, 21, 0)
 
 
 @pytest.mark.parametrize("student", STUDENTS)
@@ -79,6 +80,19 @@ def test_each_term_has_its_share_of_the_gradient_of_the_detection_losses(student
     expected = {name.replace("mimic_l2", "mimic_l2_l2"): share for name, share in expected.items()}
     assert shares == pytest.approx(expected, rel=1e-3)
     assert set(module.monitored()) >= {"factor_kd", "factor_lsh"}
+
+
+@pytest.mark.parametrize(("overall", "balanced"), [(None, {"l2"}), ("share", {"l2", "kd"}), ("fixed", set())])
+def test_each_loss_of_a_sum_has_its_own_way_unless_one_is_given_for_all(overall, balanced):
+    rule = EVERY["balance_rule"]
+    terms = {"l2": {"balance": "share", "beta": 2.0}, "kd": {"beta": 3.0}}
+    module = module_of(STUDENTS[0], terms, balance=overall, balance_rule=rule)
+    fixed = losses_of(module_of(STUDENTS[0], terms, balance="fixed"))
+    found = losses_of(module)
+    factors = {name for name in module.monitored() if name.startswith("factor_")}
+    assert factors == {f"factor_{name}" for name in balanced}
+    same = {name for name in terms if torch.equal(found[f"mimic_{name}"], fixed[f"mimic_{name}"])}
+    assert same == terms.keys() - balanced
 
 
 @pytest.mark.parametrize("student", STUDENTS)
@@ -146,6 +160,13 @@ def test_batch_without_boxes_is_no_crash():
 def test_wrong_setting_is_refused(settings, message):
     with pytest.raises(LSHFMError, match="^" + message.replace("[", r"\[")):
         build_losses("l2", small_detector(STUDENTS[0]), **settings)
+
+
+def test_wrong_way_is_refused_by_the_key_where_it_stands():
+    with pytest.raises(LSHFMError, match=r"^distill\.balance: expected fixed or share"):
+        build_losses("a+b", small_detector(STUDENTS[0]), terms={"l2": {}, "kd": {}}, balance="even")
+    with pytest.raises(LSHFMError, match=r"^distill\.terms\.kd\.balance: expected fixed or share"):
+        build_losses("a+b", small_detector(STUDENTS[0]), terms={"l2": {}, "kd": {"balance": "even"}})
 
 
 def test_fall_of_a_term_and_times_as_shares_of_the_run():

@@ -181,12 +181,12 @@ def test_weight_warm_up_and_end_of_a_term_are_its_own():
 def test_factor_multiplies_the_loss_of_its_step_and_an_ended_term_is_zero():
     module = module_of(FASTER_RCNN, {"l2": {"beta": 2.0, "warmup_steps": 10}, "kd": {"until": 1}})
     plain = losses_of(module_of(FASTER_RCNN, "l2", beta=2.0))["mimic_l2"]
-    module._moment = Moment(step=4, epoch=1)
+    module.moment = Moment(step=4, epoch=1)
     values = losses_of(module)
     torch.testing.assert_close(values["mimic_l2"], 0.5 * plain)
     assert values["mimic_kd"] == 0
     ended = module_of(FASTER_RCNN, "kd", until=1)
-    ended._moment = Moment(epoch=1)
+    ended.moment = Moment(epoch=1)
     for _ in range(ZERO_STEPS_ALLOWED + 1):
         ended._check_not_silent({"kd": torch.zeros((), requires_grad=True)}, has_boxes=True)
 
@@ -221,7 +221,7 @@ def test_ended_term_is_not_computed_and_the_teacher_runs_for_the_others_alone(st
     losses_of(module)
     at_first = counted()
     assert all(at_first)
-    module._moment = Moment(epoch=1)
+    module.moment = Moment(epoch=1)
     values = losses_of(module)
     assert counted() == [at_first[0], 2, 2, at_first[3]]
     assert [key for key in values if key.startswith("mimic_")] == ["mimic_l2", "mimic_of_pyramid"]
@@ -239,7 +239,7 @@ def test_ended_term_is_not_computed_and_the_teacher_runs_for_the_others_alone(st
 def test_once_all_terms_have_ended_the_teacher_does_not_run(student):
     module = module_of(student, "lshl2", until=1, **HASHES)
     counted = calls(module.teacher.backbone)
-    module._moment = Moment(epoch=1)
+    module.moment = Moment(epoch=1)
     values = losses_of(module)
     assert counted() == [0]
     assert (values["mimic_l2"], values["mimic_lsh"]) == (0, 0)
@@ -471,7 +471,7 @@ def test_generator_of_a_term_is_seeded_by_the_step_and_its_name():
     module = module_of(FASTER_RCNN, {"one": OWN["of_pyramid"], "two": OWN["of_pyramid"]})
     draws = {}
     for seed in (0, 0, 1):
-        module._moment = Moment(seed=seed)
+        module.moment = Moment(seed=seed)
         losses_of(module)
     for name, term in module.mimic.named():
         draws[name] = [float(torch.rand((), generator=context.generator)) for context in term.loss.contexts]

@@ -53,3 +53,16 @@ def test_older_runs_have_the_published_augmentation():
     ]
     assert differing_keys(flat({"_target_": "a.Fog"}), flat(flip)) == ["augment: Fog() → published"]
     assert differing_keys(flat(flip), flat()) == ["augment: published → none"]
+
+
+def test_a_way_to_set_the_weights_of_all_losses_is_that_of_each():
+    def flat(overall, **own):
+        terms = {name: {"balance": way, "balance_rule": {"share": 0.3}} for name, way in own.items()}
+        return comparable({"distill": {"balance": overall, "balance_rule": {"share": 0.1}, "terms": terms}})
+
+    assert differing_keys(flat("fixed", a="fixed", b="fixed"), flat(None, a="fixed", b="fixed")) == []
+    assert differing_keys(flat("share", a="fixed", b="fixed"), flat(None, a="share", b="share")) == []
+    assert differing_keys(flat("fixed", a="fixed", b="share"), flat(None, a="fixed", b="share")) == [
+        "distill.balance_rule.share: absent → 0.1",
+        "distill.terms.b.balance: fixed → share",
+    ]

@@ -148,7 +148,7 @@ def test_pictures_beside_images_without_objects_get_no_weight_for_class_logits(s
 
 def test_ended_terms_need_no_pass_over_the_pictures(monkeypatch):
     module = make(STUDENTS[1], "l2", until=1)
-    module._moment = module._moment._replace(epoch=2)
+    module.moment = module.moment._replace(epoch=2)
     seen = []
     forward = module.detector.forward
     monkeypatch.setattr(
