@@ -5,6 +5,7 @@ from lshfm_pl import cli
 if __name__ == "__main__":
     cli.start("export")  # before the imports below, which take seconds
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -59,8 +60,9 @@ def export(config: DictConfig) -> Path:
     target = Path(config.output or Path(config.output_dir) / f"{detector.config['name']}{chosen.suffix}")
     if not target.name.endswith(chosen.suffix):
         raise LSHFMError(f"output: expected a name that ends in {chosen.suffix}, found {target}")
-    if not config.overwrite:
-        _refuse_existing([target])
+    chosen.refuse_place(target)
+    for path in (target, *chosen.beside(target)):
+        _refuse_place(path, overwrite=config.overwrite)
     datamodule = _data(config, "fit" if chosen.is_calibrated else "validate")
     if chosen.is_calibrated:
         settings = replace(settings, calibration=_calibration(config, datamodule))
@@ -184,17 +186,24 @@ def _images(config: DictConfig, datamodule: DetectionDataModule | None, count: i
     return from_data(datamodule.val_set, count, config.seed)
 
 
-def _refuse_existing(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.exists():
-            raise LSHFMError(f"output: {path} exists already; give another path, or overwrite=true")
+def _refuse_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path that cannot be written, or is there already, before the work of an export."""
+    if path.is_dir():
+        raise LSHFMError(f"output: expected the path of a file to write, found the folder {path}")
+    if path.exists() and not overwrite:
+        raise LSHFMError(f"output: {path} exists already; give another path, or overwrite=true")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise LSHFMError(f"output: expected a folder for {path.name}, found the file {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise LSHFMError(f"output: {path} cannot be written, as {folder} is read-only; give another path")
 
 
 def _move(folder: Path, target: Path, *, overwrite: bool) -> None:
     """Move the files of a folder into that of `target`."""
     files = sorted(folder.iterdir())
-    if not overwrite:
-        _refuse_existing([target.parent / file.name for file in files])
+    for file in files:  # once more, as the work takes time
+        _refuse_place(target.parent / file.name, overwrite=overwrite)
     for file in files:
         try:
             with atomic_file(target.parent / file.name) as temporary:

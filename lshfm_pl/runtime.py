@@ -3,15 +3,26 @@
 `boxes, scores, labels, names = Detector("student.onnx")("photo.jpg")`; docs/export.md has an example.
 """
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from lshfm_pl.errors import LSHFMError, short_reason
+from lshfm_pl.files import read_bytes
+from lshfm_pl.pictures import (
+    DECODING_ERRORS,
+    FORMATS,
+    LARGEST_FILE,
+    orientation_of,
+    refused_shape,
+    rgb_of,
+    turned,
+)
 
 __all__ = [
     "FORMAT",
@@ -72,7 +83,7 @@ class Detector:
     ) -> None:
         runtime = import_onnxruntime()
         if not Path(path).is_file():
-            raise LSHFMError(f"{path}: expected an exported ONNX file, found no file")
+            raise LSHFMError(f"{path}: expected an exported ONNX file, found {_kind(path)}")
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # errors are raised
         if threads is not None:
@@ -91,7 +102,8 @@ class Detector:
         """Detect objects in a picture.
 
         Args:
-            image: a path, a Pillow image, or a uint8 array [H, W, 3] (RGB) or [H, W] (grey).
+            image: a path of a JPEG, PNG, BMP or WebP file, which is turned as its EXIF data say; or a Pillow
+                image, or a uint8 array [H, W, 3] (RGB) or [H, W] (grey), whose pixels are taken as they are.
             score_threshold: lowest score of a returned object. The file has a threshold of its own too.
 
         Raises:
@@ -114,10 +126,11 @@ class Detector:
                 "it with nms=true"
             )
         boxes, scores, labels = self.raw(pixels)
-        if len(labels) and labels.max() > len(self.class_names):
+        unnamed = labels[(labels < 1) | (labels > len(self.class_names))]
+        if len(unnamed):
             raise LSHFMError(
-                f"{self.path}: finds label {labels.max()}, but names {len(self.class_names)} classes. Export it "
-                "again"
+                f"{self.path}: finds label {unnamed[0]}, but names {len(self.class_names)} classes from 1 on. "
+                "Export it again"
             )
         if (size := self.description["size"]) is not None:
             height, width = size
@@ -194,15 +207,15 @@ def description_of(path: str | Path, metadata: Mapping[str, str]) -> dict[str, A
     return found
 
 
+def _kind(path: str | Path) -> str:
+    return "a folder" if Path(path).is_dir() else "no file"
+
+
 def _pixels(image: Any) -> np.ndarray:
-    """uint8 [H, W, 3] of anything that `Detector` takes."""
+    """uint8 [H, W, 3] of anything that `Detector` takes; the same pixels as `predict` reads from a file."""
     if isinstance(image, str | Path):
-        try:
-            with Image.open(image) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, UnidentifiedImageError, ValueError) as error:
-            raise LSHFMError(f"{image}: cannot be read as a picture ({short_reason(error)})") from error
-    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        return _read(Path(image))
+    pixels = rgb_of(image) if isinstance(image, Image.Image) else np.asarray(image)
     if pixels.ndim == _GREY:
         pixels = np.repeat(pixels[:, :, None], _COLOURS, axis=2)
     if (
@@ -216,6 +229,23 @@ def _pixels(image: Any) -> np.ndarray:
             f"{list(pixels.shape)}"
         )
     return pixels
+
+
+def _read(path: Path) -> np.ndarray:
+    """The pixels of a picture file, upright."""
+    data = read_bytes(path, limit=LARGEST_FILE)
+    try:
+        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as opened:
+            if (refused := refused_shape(*opened.size)) is not None:
+                raise LSHFMError(f"{path}: {refused[1]}")
+            return np.ascontiguousarray(turned(rgb_of(opened), orientation_of(opened)))
+    except UnidentifiedImageError as error:
+        raise LSHFMError(
+            f"{path}: expected a whole {', '.join(FORMATS)} file, found another one. Pictures of other formats "
+            "can be given as arrays or Pillow images"
+        ) from error
+    except DECODING_ERRORS as error:
+        raise LSHFMError(f"{path}: cannot be read as a picture ({short_reason(error)})") from error
 
 
 def _resized(pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:

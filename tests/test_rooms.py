@@ -10,7 +10,18 @@ import lshfm_pl
 PACKAGE = Path(lshfm_pl.__file__).parent
 
 FLOORS = (
-    ("collector", "errors", "files", "paths", "renamed", "runtime", "seeding", "signals", "yaml_files"),
+    (
+        "collector",
+        "errors",
+        "files",
+        "paths",
+        "pictures",
+        "renamed",
+        "runtime",
+        "seeding",
+        "signals",
+        "yaml_files",
+    ),
     ("cli", "kernels"),
     ("data", "metrics"),
     ("detectors",),

@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from PIL import Image
+from PIL import ExifTags, Image
 
+from lshfm_pl.data.images import decode_image
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runtime import FORMAT, Detector
+from lshfm_pl.runtime import FORMAT, Detector, _pixels
 
 DESCRIPTION = {
     "version": 1,
@@ -86,10 +87,85 @@ def test_each_wrong_file_and_picture_has_its_message(tmp_path):
             Detector(write(path, description))
     with pytest.raises(LSHFMError, match="finds label 3, but names 2 classes"):
         Detector(write(path, labels=[3, 1]))(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(LSHFMError, match="finds label 0, but names 2 classes from 1 on"):
+        Detector(write(path, labels=[0, 1]))(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(LSHFMError, match="expected an exported ONNX file, found a folder"):
+        Detector(tmp_path)
     with pytest.raises(LSHFMError, match="expected a path, a Pillow image or a uint8 array"):
         Detector(write(path))(np.zeros((4, 4, 3)))
-    with pytest.raises(LSHFMError, match="cannot be read as a picture"):
+    with pytest.raises(LSHFMError, match="a.onnx: expected a whole JPEG, PNG, BMP, WEBP file"):
         Detector(path)(path)
+    with pytest.raises(LSHFMError, match="none.png: cannot be read: No such file"):
+        Detector(path)(tmp_path / "none.png")
+
+
+def _exif(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+PIXELS = np.random.RandomState(0).randint(0, 256, (24, 36, 3), dtype=np.uint8)
+PICTURES = {
+    "colour.png": lambda path: Image.fromarray(PIXELS).save(path),
+    "colour.bmp": lambda path: Image.fromarray(PIXELS).save(path),
+    "colour.webp": lambda path: Image.fromarray(PIXELS).save(path, lossless=True),
+    "grey.png": lambda path: Image.fromarray(PIXELS[:, :, 0]).save(path),
+    "grey16.png": lambda path: Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 257).save(path),
+    "bits.png": lambda path: Image.fromarray(PIXELS).convert("1").save(path),
+    "palette.png": lambda path: Image.fromarray(PIXELS).quantize(16).save(path, transparency=3),
+    "alpha.png": lambda path: Image.fromarray(PIXELS).convert("RGBA").save(path),
+    "cmyk.jpg": lambda path: Image.fromarray(PIXELS).convert("CMYK").save(path),
+    "wrong exif.jpg": lambda path: Image.fromarray(PIXELS).save(path, exif=b"Exif\0\0MM\0*\0\0\0"),
+    "one.png": lambda path: Image.fromarray(PIXELS[:1, :1]).save(path),
+    **{
+        f"exif {number}.jpg": lambda path, number=number: Image.fromarray(PIXELS).save(
+            path, exif=_exif(number)
+        )
+        for number in range(1, 9)
+    },
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_has_the_same_pixels_as_in_predict(name, tmp_path):
+    path = tmp_path / name
+    PICTURES[name](path)
+    expected = decode_image(path, upright=True)
+    assert np.array_equal(_pixels(path), expected.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "write_picture", "message"),
+    [
+        ("empty.png", lambda path: path.write_bytes(b""), "expected a whole JPEG"),
+        ("a.gif", lambda path: Image.fromarray(PIXELS).save(path), "can be given as arrays or Pillow images"),
+        (
+            "cut.png",
+            lambda path: PICTURES["colour.png"](path) or path.write_bytes(path.read_bytes()[:800]),
+            "cannot",
+        ),
+        ("thin.png", lambda path: Image.new("RGB", (650, 10)).save(path), "one side is more than 64 times"),
+        (
+            "huge.png",
+            lambda path: Image.new("1", (10_000, 9_000)).save(path),
+            "above the limit of 89,478,485",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_that_predict_leaves_out_is_refused(name, write_picture, message, tmp_path):
+    path = tmp_path / name
+    write_picture(path)
+    with pytest.raises(LSHFMError):
+        decode_image(path, upright=True)
+    with pytest.raises(LSHFMError, match=f"{name}: .*{message}"):
+        _pixels(path)
+
+
+def test_a_pillow_image_of_16_bits_is_not_cut_at_255():
+    image = Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 257)
+    assert np.array_equal(_pixels(image)[:, :, 2], PIXELS[:, :, 0])
 
 
 def test_torch_is_not_needed(tmp_path):

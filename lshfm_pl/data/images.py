@@ -1,26 +1,34 @@
 """Reading image files."""
 
 import io
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from lshfm_pl.data.faults import Fault, FaultError, without_path
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import open_regular, read_bytes
+from lshfm_pl.pictures import (
+    DECODING_ERRORS,
+    FORMATS,
+    LARGEST_FILE,
+    QUARTERS,
+    ROTATED,
+    orientation_of,
+    refused_shape,
+    rgb_of,
+    turned,
+)
 
 __all__ = [
     "FORMATS",
     "LARGEST_FILE",
-    "MAX_PIXELS",
-    "MAX_RATIO",
     "SUFFIXES",
     "Orientation",
     "decode_image",
@@ -32,41 +40,14 @@ __all__ = [
     "rotate_by_exif",
 ]
 
-MAX_PIXELS = 89_478_485
-"""Pixels from which Pillow warns of decompression bombs: 256 MiB as RGB. The header of larger images is refused."""
-
-MAX_RATIO = 64
-"""Largest ratio of the sides. Detectors resize the longer side to some hundred pixels; the other must remain."""
-
-LARGEST_FILE = 512 * 2**20
-"""Bytes. An uncompressed image of `MAX_PIXELS` is smaller."""
-
-FORMATS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
-    "PNG": (".png",),
-    "BMP": (".bmp", ".dib"),
-    "WEBP": (".webp",),
-}
-"""Accepted formats, recognised by content, with their usual suffixes. Pillow's other decoders, some of which start
-programs, are never used."""
-
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """Suffixes of the accepted formats, in lower case. A file may have them in any case."""
 
 _TAIL = 1024
 """Bytes at the end of a file that are searched for the end-of-file mark."""
 
-_DECODING_ERRORS = (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What torchvision and Pillow raise for broken or too large files."""
-
-_EXIF_ERRORS = (SyntaxError, struct.error, TypeError, ValueError)
-"""What Pillow raises for EXIF data that are cut, have no TIFF header, or are text or not hexadecimal."""
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif")
 """Marks of EXIF data in JPEG, PNG, WebP, and in files of older PNG writers. Files without a mark are not parsed."""
-_ROTATED = range(2, 9)
-"""EXIF orientations that rotate or mirror; 1 is upright, 0 unknown, and others do not exist."""
-
-_QUARTERS = range(5, 9)
 
 _JPEG_START = b"\xff\xd8"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -102,15 +83,16 @@ def _rotated(pixels: Tensor, path: Path, data: bytes) -> Tensor:
         return pixels
     try:
         with _open(path, io.BytesIO(data)) as image:
-            orientation = _orientation(image)
-    except _DECODING_ERRORS:
+            orientation = orientation_of(image)
+    except DECODING_ERRORS:
         return pixels
-    if orientation is None or orientation not in _ROTATED:
+    if orientation is None or orientation not in ROTATED:
         return pixels
-    if orientation in _QUARTERS:
-        pixels = pixels.transpose(1, 2)
-    flips = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation, ())
-    return pixels.flip(flips).contiguous()
+    return _tensor_of(turned(pixels.permute(1, 2, 0).numpy(), orientation))
+
+
+def _tensor_of(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def has_end_mark(path: Path) -> bool:
@@ -133,8 +115,8 @@ def _decode(path: Path, data: bytes) -> Tensor:
             _refuse_shape(path, *_jpeg_size(data))
             return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
         with _open(path, io.BytesIO(data)) as image:
-            return torch.from_numpy(_rgb(image)).permute(2, 0, 1).contiguous()
-    except _DECODING_ERRORS as error:
+            return _tensor_of(rgb_of(image))
+    except DECODING_ERRORS as error:
         raise FaultError(_decoding_fault(path, data, error)) from error
 
 
@@ -151,7 +133,7 @@ def image_size(path: Path) -> tuple[int, int]:
         if isinstance(error, FaultError):
             raise
         raise FaultError(Fault("image-missing", path, without_path(error, path))) from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise FaultError(_decoding_fault(path, read_image_file(path), error)) from error
 
 
@@ -167,10 +149,10 @@ def exif_orientation(path: Path) -> Orientation | None:
     """The orientation in the file's EXIF data; None if it changes nothing or can't be read."""
     try:
         with open_regular(path, limit=LARGEST_FILE) as file, _open(path, file) as image:
-            orientation = _orientation(image)
-            has_effect = orientation is not None and orientation in _ROTATED
-            return Orientation(image.size, orientation in _QUARTERS) if has_effect else None
-    except (LSHFMError, *_DECODING_ERRORS):
+            orientation = orientation_of(image)
+            has_effect = orientation is not None and orientation in ROTATED
+            return Orientation(image.size, orientation in QUARTERS) if has_effect else None
+    except (LSHFMError, *DECODING_ERRORS):
         return None
 
 
@@ -184,7 +166,7 @@ def inspect_image(path: Path) -> list[Fault]:
     try:
         with _open(path, io.BytesIO(data)) as image:
             return [Fault(kind, path, text) for kind, text in _warnings(image, path.suffix, data)]
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise FaultError(_decoding_fault(path, data, error)) from error
 
 
@@ -196,8 +178,8 @@ def _warnings(image: Image.Image, suffix: str, data: bytes) -> Iterator[tuple[st
         yield "image-greyscale", "is greyscale and is converted to RGB."
     if image.format == "PNG" and data[_PNG_BIT_DEPTH] == 16:
         yield "image-16-bit", "has 16 bits per channel, of which the upper 8 are used."
-    orientation = _orientation(image)
-    if orientation in _ROTATED:
+    orientation = orientation_of(image)
+    if orientation in ROTATED:
         yield (
             "image-exif-rotated",
             f"EXIF orientation {orientation} is applied if the annotated size is that of the rotated image; "
@@ -208,14 +190,6 @@ def _warnings(image: Image.Image, suffix: str, data: bytes) -> Iterator[tuple[st
     suffixes = FORMATS[image_format]
     if suffix.lower() not in suffixes:
         yield "image-suffix", f"contains {image_format}, whose suffix is {suffixes[0]}."
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation; None if there is none or it can't be read, since the pixels don't depend on it."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except _EXIF_ERRORS:
-        return None
 
 
 def read_image_file(path: Path) -> bytes:
@@ -240,14 +214,6 @@ def _open(path: Path, source: BinaryIO) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Uint8 [H, W, 3]. Of 16 bits per channel the upper 8 are used; Pillow does so for colour but not for grey."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.uint16) >> 8
-        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
-
-
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     """Width and height from the header of the first frame; ValueError if there is none."""
     position = len(_JPEG_START)
@@ -268,15 +234,9 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _refuse_shape(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        text = f"has {width} x {height} pixels, above the limit of {MAX_PIXELS:,}. Make it smaller."
-        raise FaultError(Fault("image-huge", path, text))
-    if max(width, height) > MAX_RATIO * min(width, height):
-        text = (
-            f"has {width} x {height} pixels: one side is more than {MAX_RATIO} times the other, which would vanish "
-            "when the image is resized. Crop it."
-        )
-        raise FaultError(Fault("image-narrow", path, text))
+    if (refused := refused_shape(width, height)) is not None:
+        kind, text = refused
+        raise FaultError(Fault(kind, path, text))
 
 
 def _decoding_fault(path: Path, data: bytes, error: Exception) -> Fault:

@@ -14,6 +14,7 @@ from lshfm_pl.detectors.backbones.conversion import eps_of
 from lshfm_pl.detectors.build import Detector, build_detector
 from lshfm_pl.detectors.config import change_evaluation, complete_config
 from lshfm_pl.detectors.contents import (
+    CONFIG_FILE,
     FORMAT,
     VERSION,
     Contents,
@@ -124,7 +125,9 @@ def load_detector(
                 load_backbone=False,
             )
         except LSHFMError as error:
-            raise LSHFMError(f"{contents.source}: {error}") if contents.description else error from error
+            raise (
+                LSHFMError(f"{contents.described_in}: {error}") if contents.description else error
+            ) from error
 
     # First on the meta device: sizes in the file are trusted only if its tensors have them.
     with torch.device("meta"):
@@ -245,10 +248,15 @@ def _describe_by_layout(
                 f"{bodies}, found {first_few(contents.weights)}: this project has no such detector."
             )
         if name is None:
+            exported = (
+                f" If it was exported, put its {CONFIG_FILE} beside it."
+                if contents.source.endswith(".safetensors")
+                else ""
+            )
             raise LSHFMError(
                 f"{contents.source}: {contents.format}, which does not say what detector it belongs to. "
                 "Name it: model=<a file of conf/model> to evaluate it, as a teacher model@teacher.detector=… "
-                "(+model@… where none is chosen)."
+                f"(+model@… where none is chosen).{exported}"
             )
         config = model_config(name)
     num_classes = count_classes(contents.weights) or 0

@@ -84,6 +84,8 @@ class Contents:
     data: Mapping[str, Any] | None = None
     #: Name in the file → shape, for tensors that belong to no detector here, such as those of masks.
     left_out: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    #: The file that holds the description: ``source``, or the one beside exported weights.
+    described_in: str = ""
 
     def name_in_file(self, name: str) -> str:
         """The name in the file for a tensor in ``weights``."""
@@ -110,8 +112,7 @@ def read_checkpoint(path: str | PathLike[str]) -> Any:
 
 def _description_beside(path: Path) -> dict[str, Any] | None:
     """The description in `config.json` beside exported weights; None if there is none of this project."""
-    beside = path.with_name(CONFIG_FILE)
-    if path.suffix != ".safetensors" or not beside.is_file():
+    if (beside := _file_beside(path)) is None:
         return None
     try:
         found = json.loads(read_bytes(beside, limit=_LARGEST_DESCRIPTION))
@@ -121,6 +122,12 @@ def _description_beside(path: Path) -> dict[str, Any] | None:
             "Copy it again, or move it away"
         ) from error
     return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+
+
+def _file_beside(path: Path) -> Path | None:
+    """The file beside exported weights that may describe them; None if there is none."""
+    beside = path.with_name(CONFIG_FILE)
+    return beside if path.suffix == ".safetensors" and beside.is_file() else None
 
 
 def open_contents(source: Source, which: str) -> Contents:
@@ -136,12 +143,14 @@ def open_contents(source: Source, which: str) -> Contents:
     """
     if isinstance(source, Mapping):
         name, content = "state dict", source
+        described_in = name
     else:
         name = fspath(source)
         content = read_checkpoint(name)
+        described_in = str(_file_beside(Path(name)) or name)
     if not isinstance(content, Mapping | list | tuple):
         raise LSHFMError(f"{name}: expected a dict with weights, found {type(content).__name__}.")
-    described = _open_described(name, content, which) if isinstance(content, Mapping) else None
+    described = _open_described(name, described_in, content, which) if isinstance(content, Mapping) else None
     contents = described or _open_foreign(name, content, which)
     if which != "student" and not contents.others:
         raise LSHFMError(f"{name}: contains one detector and no {which}; leave which=student.")
@@ -165,10 +174,10 @@ def is_counter(key: str) -> bool:
     return key.endswith(".num_batches_tracked")
 
 
-def _open_described(name: str, content: Mapping[str, Any], which: str) -> Contents | None:
+def _open_described(name: str, described_in: str, content: Mapping[str, Any], which: str) -> Contents | None:
     """The detector of a file of this project; None for other files."""
     if content.get("format") == FORMAT:
-        return _describe(name, "detector file", content.get("state_dict"), content)
+        return _describe(name, described_in, "detector file", content.get("state_dict"), content)
     description = content.get("detector")
     if isinstance(description, Mapping) and description.get("format") == FORMAT:
         weights = content.get("state_dict")
@@ -177,18 +186,18 @@ def _open_described(name: str, content: Mapping[str, Any], which: str) -> Conten
             own = {key: value for key, value in weights.items() if str(key).startswith(_LIGHTNING_PREFIX)}
             weights = {key[start:]: value for key, value in own.items()}
         weights, kind, others = choose_average(name, weights, content, which)
-        found = _describe(name, kind, weights, description, prefix=_LIGHTNING_PREFIX)
+        found = _describe(name, name, kind, weights, description, prefix=_LIGHTNING_PREFIX)
         data = content.get("data")
         return replace(found, data=data if isinstance(data, Mapping) else None, others=others)
     return None
 
 
 def _describe(
-    name: str, kind: str, weights: Any, description: Mapping[str, Any], *, prefix: str = ""
+    name: str, described_in: str, kind: str, weights: Any, description: Mapping[str, Any], *, prefix: str = ""
 ) -> Contents:
     if description.get("version") != VERSION:
         raise LSHFMError(
-            f"{name}: detector format version {description.get('version')!r}, expected {VERSION}; "
+            f"{described_in}: detector format version {description.get('version')!r}, expected {VERSION}; "
             "use the version of lshfm_pl that wrote it."
         )
     if not isinstance(weights, Mapping):
@@ -198,7 +207,7 @@ def _describe(
             raise LSHFMError(
                 f"{name}: expected names to tensors in its state_dict, found {type(value).__name__} at {key!r:.80}."
             )
-    _check_description(name, description)
+    _check_description(described_in, description)
     return Contents(
         name,
         kind,
@@ -206,6 +215,7 @@ def _describe(
         description,
         class_names=tuple(description["class_names"]) or None,
         names_in_file={key: prefix + key for key in weights},
+        described_in=described_in,
     )
 
 

@@ -91,8 +91,10 @@ def _kind_of_bytes(head: bytes) -> tuple[str, str] | None:
     if _is_onnx(head):
         return (
             "an ONNX model",
-            "Export the weights from where it was made: torch.save(model.state_dict(), <file>).",
+            "Give the checkpoint from which it was exported.",
         )
+    if b"<net " in head:
+        return "a model of OpenVINO", "Give the checkpoint from which it was exported."
     if head.startswith(b"\x80") and b"torch" not in head:
         return (
             "a Python pickle without tensors of torch, which is not read because it can run code",

@@ -103,7 +103,8 @@ def _told(path: Path, file: BinaryIO, size: int, error: Exception) -> LSHFMError
     if isinstance(error, _AbsurdSizeError):
         return UnsafeFileError(f"{path}: {error}; no file of weights does that. It was not loaded.")
     return LSHFMError(
-        f"{path}: not a whole file of torch.save ({size} bytes). "
+        f"{path}: not a whole file of {'safetensors' if path.suffix == '.safetensors' else 'torch.save'} "
+        f"({size} bytes). "
         "Copy or download it again, or give another path."
     )
 

@@ -12,6 +12,8 @@ from lshfm_pl.exporting.format import Limits
 
 __all__ = ["Difference", "compare_detections", "compare_raw", "faults_of", "total"]
 
+_EQUAL_SCORES = 1e-6
+"""Scores of a smaller difference are equal but for rounding. Which of equal ones are kept is a matter of order."""
 _NEAR_NMS = 0.01
 """Distance of an IoU from the threshold of the NMS within which rounding may decide."""
 
@@ -28,6 +30,8 @@ class Difference:
         unpaired: number of boxes, of both, above the score of interest that have no partner.
         undecided: number of further boxes without a partner, where rounding decided: the score is at the threshold
             or at the lowest score that is kept, or the IoU with another box is at the threshold of the NMS.
+        tied: number of further boxes without a partner whose score equals the lowest one that is kept: there are
+            more boxes of this score than are kept, and none of them is better than the others.
     """
 
     boxes: int
@@ -36,6 +40,7 @@ class Difference:
     ious: Tensor
     unpaired: int = 0
     undecided: int = 0
+    tied: int = 0
 
     def __add__(self, other: "Difference") -> "Difference":
         return Difference(
@@ -45,11 +50,12 @@ class Difference:
             torch.cat([self.ious, other.ious]),
             self.unpaired + other.unpaired,
             self.undecided + other.undecided,
+            self.tied + other.tied,
         )
 
     def text(self) -> str:
         """One line: numbers of boxes, and the largest and median differences."""
-        parts = [f"{self.boxes} boxes"]
+        parts = [f"{self.boxes} box{'' if self.boxes == 1 else 'es'}"]
         if len(self.pixels):
             parts += [
                 f"largest difference {self.pixels.max():.2g} px and {self.scores.max():.2g} of a score",
@@ -58,6 +64,8 @@ class Difference:
         parts.append(f"{self.unpaired} without partner")
         if self.undecided:
             parts.append(f"{self.undecided} more where rounding decided")
+        if self.tied:
+            parts.append(f"{self.tied} more whose score equals the lowest one that is kept")
         return ", ".join(parts)
 
 
@@ -102,8 +110,7 @@ def compare_detections(
         pixels_NM[ours, theirs],
         scores_NM[ours, theirs],
         iou_NM[ours, theirs],
-        sum(unpaired for unpaired, _ in counts),
-        sum(undecided for _, undecided in counts),
+        *(sum(numbers) for numbers in zip(*counts, strict=True)),
     )
 
 
@@ -129,24 +136,32 @@ def _without_partner(
     score_thresh: float | None,
     nms_thresh: float | None,
     most: int | None,
-) -> tuple[int, int]:
-    """Numbers of boxes of `one` without partner: those that need one, and those where rounding decided."""
+) -> tuple[int, int, int]:
+    """Numbers of boxes of `one` without partner: those that need one, `undecided` and `tied` ones."""
     alone = torch.ones(len(one["scores"]), dtype=torch.bool)
     alone[paired] = False
     alone &= ~(one["scores"] <= least_score)  # a score that is not a number stays
-    excused = torch.zeros_like(alone)
+    excused, tied = torch.zeros_like(alone), torch.zeros_like(alone)
     if score_thresh is not None:
         excused |= one["scores"] <= score_thresh + score_slack
     same = one["labels"][:, None] == other["labels"][None]
     if most is not None and len(other["scores"]):
         scores_NM = other["scores"].expand(len(alone), -1)
         lowest_of_class = scores_NM.where(same, torch.inf).amin(dim=1)
-        excused |= (one["scores"] <= other["scores"].min() + score_slack) & (len(other["scores"]) >= most)
-        excused |= (one["scores"] <= lowest_of_class + score_slack) & (same.sum(dim=1) >= most)
+        for lowest, is_full in (
+            (other["scores"].min(), torch.tensor(len(other["scores"]) >= most)),
+            (lowest_of_class, same.sum(dim=1) >= most),
+        ):
+            excused |= (one["scores"] <= lowest + score_slack) & is_full
+            tied |= ((one["scores"] - lowest).abs() <= _EQUAL_SCORES) & is_full
     if nms_thresh is not None and len(other["scores"]):
         iou = box_iou(one["boxes"].double(), other["boxes"].double())
         excused |= (same & ((iou - nms_thresh).abs() < _NEAR_NMS)).any(dim=1)
-    return int((alone & ~excused).sum()), int((alone & excused).sum())
+    return (
+        int((alone & ~excused & ~tied).sum()),
+        int((alone & excused & ~tied).sum()),
+        int((alone & tied).sum()),
+    )
 
 
 def compare_raw(
@@ -185,6 +200,11 @@ def faults_of(difference: Difference, limits: Limits) -> list[str]:
     if difference.undecided > excuses:
         faults.append(
             f"{difference.undecided} boxes without partner where rounding decided, expected at most {excuses}"
+        )
+    if difference.tied > difference.boxes / 2:
+        faults.append(
+            f"{difference.tied} boxes without partner whose score equals the lowest one that is kept, so that "
+            "little was compared; train the detector longer"
         )
     if limits.unpaired > 0:
         return faults + _faults_of_share(difference, limits)

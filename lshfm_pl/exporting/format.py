@@ -103,6 +103,8 @@ class ExportFormat:
         read: opens a file for the check.
         needs: import paths of optional dependencies.
         extra: the optional dependencies of this package that install them.
+        beside: the further files that `write` writes, from the path of the file.
+        refuse_place: raises an LSHFMError if a file of this format cannot be at a path.
         options: which settings other than the defaults it can follow: `size`, `nms`, `half`.
         is_calibrated: whether it needs `Export.calibration`.
     """
@@ -112,6 +114,8 @@ class ExportFormat:
     read: Callable[[Path], Reader]
     needs: tuple[str, ...] = ()
     extra: str = "export"
+    beside: Callable[[Path], Sequence[Path]] = lambda path: ()
+    refuse_place: Callable[[Path], None] = lambda path: None
     options: frozenset[str] = frozenset()
     is_calibrated: bool = False
 

@@ -2,7 +2,6 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lshfm_pl.cli.kinds import KINDS, kind_of, kind_of_default
@@ -24,19 +23,26 @@ def leaves(config, prefix=""):
 
 
 @pytest.fixture(scope="module")
-def defaults():
-    """(key, value) of every command, and of training with every choice."""
+def all_nodes():
+    """(key, node) of every command, and of training with every choice."""
     lines = [(path.stem, []) for path in CONFIG_DIR.glob("*.yaml")]
     lines += [("train", [f"{group}={choice}"]) for group in GROUPS for choice in group_choices(group)]
     lines += [("train", [f"model={name}"]) for name in ("retinanet_resnet50fpn", "fasterrcnn_vgg16")]
-    found = []
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        for command, overrides in lines:
-            for key, node in leaves(compose(command, overrides=overrides)):
-                if isinstance(node, ListConfig):
-                    found.append((key, OmegaConf.to_container(node)))
-                elif not node._is_interpolation() and not node._is_missing():
-                    found.append((key, node._value()))
+        return [
+            found for command, overrides in lines for found in leaves(compose(command, overrides=overrides))
+        ]
+
+
+@pytest.fixture(scope="module")
+def defaults(all_nodes):
+    """(key, value) of those that have a value of their own."""
+    found = []
+    for key, node in all_nodes:
+        if isinstance(node, ListConfig):
+            found.append((key, OmegaConf.to_container(node)))
+        elif not node._is_interpolation() and not node._is_missing():
+            found.append((key, node._value()))
     return found
 
 
@@ -58,14 +64,8 @@ def test_kind_of_every_key_without_a_value_is_known(defaults):
     assert {key for key in without if kind_of(key) is None} - NO_VALUE == set()
 
 
-def test_every_listed_key_exists(defaults):
-    keys = {key for key, _ in defaults} | {"hydra.run.dir", "hydra.sweep.dir"}
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            for command in (path.stem for path in CONFIG_DIR.glob("*.yaml")):
-                keys |= {key for key, _ in leaves(compose(command))}
-    except HydraException as error:
-        pytest.fail(str(error))
+def test_every_listed_key_exists(all_nodes):
+    keys = {key for key, _ in all_nodes} | {"hydra.run.dir", "hydra.sweep.dir"}
     parts = {key.rpartition(".")[2] for key in keys} | {"detector", "images"}
     assert [name for name in KINDS if name not in keys | parts and name != "callbacks.images"] == []
     for listed in (CHOICES, RANGES, ITEM_RANGES, AMONG_OTHERS):

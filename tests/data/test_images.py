@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from lshfm_pl import pictures
 from lshfm_pl.data import images
 from lshfm_pl.data.faults import FaultError
 from lshfm_pl.data.images import decode_image, image_size, inspect_image
@@ -51,7 +52,7 @@ def test_exif_rotation_is_not_followed(tmp_path, name):
 @pytest.mark.parametrize("limit", [48 * 64, 48 * 64 - 1])
 def test_the_pixels_of_a_jpeg_are_counted_before_decoding(tmp_path, monkeypatch, options, limit):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", comment=b"\xff\xc0 no frame", **options)
-    monkeypatch.setattr(images, "MAX_PIXELS", limit)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", limit)
     if limit == 48 * 64:
         assert decode_image(tmp_path / "a.jpg").shape == (3, 48, 64)
         return

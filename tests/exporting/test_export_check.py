@@ -82,6 +82,27 @@ def test_rounding_may_decide_on_a_few_boxes_only():
     assert faults_of(many, LIMITS) == []
 
 
+def test_which_boxes_of_the_lowest_score_are_kept_does_not_matter():
+    """A detector that is hardly trained gives many boxes the same score, of which it keeps some."""
+    sure = [(0, 0, 10, 10, 0.9, 1), (50, 50, 80, 80, 0.5, 2)]
+    first, second = (0, 50, 9, 90, 0.3, 1), (100, 50, 120, 90, 0.3, 1)
+    difference = compared(detections(*sure, first), detections(*sure, second))
+    assert (difference.unpaired, difference.undecided, difference.tied) == (0, 0, 2)
+    assert (
+        faults_of(total([difference, difference + compared(detections(*sure), detections(*sure))]), LIMITS)
+        == []
+    )
+    # Above the lowest score it does, and with fewer boxes than can be kept.
+    assert compared(detections(*sure, first), detections(*sure, (*second[:4], 0.4, 1))).unpaired == 1
+    assert compared(detections(first), detections(second)).unpaired == 2
+
+
+def test_boxes_of_one_score_alone_show_nothing():
+    rows = [[(x, y, x + 9, y + 9, 0.3, 1) for x in (0, 100, 200)] for y in (0, 100)]
+    (fault,) = faults_of(compared(detections(*rows[0]), detections(*rows[1])), LIMITS)
+    assert "6 boxes without partner whose score equals the lowest one" in fault
+
+
 def test_a_box_that_only_the_file_is_sure_of_is_compared():
     difference = compared(detections(*TWO, (0, 50, 9, 90, 0.02, 1)), detections(*TWO, (0, 50, 9, 90, 0.9, 1)))
     assert difference.scores.max() > 0.8

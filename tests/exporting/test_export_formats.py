@@ -1,5 +1,6 @@
 """Formats other than ONNX: their files detect the same as the detector that was exported."""
 
+import json
 import sys
 
 import pytest
@@ -29,9 +30,70 @@ def test_safetensors_are_loaded_back_by_load_detector(tmp_path):
     expected = detector.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(LSHFMError, match="config.json: expected the JSON description"):
-        load_detector(tmp_path / "student.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda description: "{",
+            "config.json: expected the JSON description of the detector in a.safetensors",
+        ),
+        (
+            lambda description: {**description, "version": 9},
+            "config.json: detector format version 9, expected 1",
+        ),
+        (
+            lambda description: {**description, "num_classes": 9},
+            "config.json: .* expected 8 class names, found",
+        ),
+        (lambda description: {**description, "config": {"architecture": "fcos"}}, "config.json: model"),
+        (lambda description: {"hidden_size": 768}, "put its config.json beside it"),
+        (lambda description: None, "put its config.json beside it"),
+    ],
+)
+def test_a_wrong_description_beside_safetensors_is_named(change, message, tmp_path):
+    detector = small_detector("fcos_resnet10fpn_tiny").eval()
+    load_format("safetensors").write(Export(detector=detector), tmp_path / "a.safetensors")
+    beside = tmp_path / "config.json"
+    changed = change(json.loads(beside.read_text()))
+    beside.unlink()
+    if changed is not None:
+        beside.write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    with pytest.raises(LSHFMError, match=message):
+        load_detector(tmp_path / "a.safetensors")
+
+
+def test_safetensors_of_16_bits_take_half_the_space_and_detect_nearly_the_same(tmp_path):
+    detector = detector_with_boxes("retinanet_resnet10fpn_tiny")
+    chosen = load_format("safetensors")
+    chosen.write(Export(detector=detector), tmp_path / "a.safetensors")
+    chosen.write(Export(detector=detector, half=True), tmp_path / "half.safetensors")
+    sizes = [(tmp_path / name).stat().st_size for name in ("half.safetensors", "a.safetensors")]
+    assert sizes[0] < 0.55 * sizes[1]
+    loaded = load_detector(tmp_path / "half.safetensors")
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    picture = pictures()[0]
+    difference = compare_detections(
+        detected(detector, picture),
+        detected(loaded, picture),
+        least_score=0.05,
+        score_slack=0.03,
+        score_thresh=0.01,
+        nms_thresh=0.5,
+        most=100,
+    )
+    assert 0 < difference.scores.max() < 0.03
+
+
+def test_weights_are_not_written_beside_those_of_another_detector(tmp_path):
+    chosen = load_format("safetensors")
+    path = tmp_path / "a.safetensors"
+    chosen.refuse_place(path)
+    chosen.write(Export(detector=small_detector("fcos_resnet10fpn_tiny")), path)
+    chosen.refuse_place(path)  # replaced together with its description
+    with pytest.raises(LSHFMError, match="config.json describes a.safetensors .* give another folder"):
+        chosen.refuse_place(tmp_path / "b.safetensors")
 
 
 def test_torchscript_detects_the_same_at_all_sizes(tmp_path):
@@ -54,8 +116,8 @@ def test_wrong_formats_settings_and_missing_packages_are_named():
     chosen = ExportFormat(suffix=".a", write=print, read=print, needs=("not_installed",), extra="openvino")
     with pytest.raises(LSHFMError, match=r"new needs not_installed, .* pip install 'lshfm_pl\[openvino\]'"):
         refuse_missing_extra("new", chosen)
-    with pytest.raises(LSHFMError, match="dtype: a file of format safetensors has no such choice"):
-        refuse_other_settings("safetensors", load_format("safetensors"), Export(detector=None, half=True))
+    with pytest.raises(LSHFMError, match="dtype: a file of format torchscript has no such choice"):
+        refuse_other_settings("torchscript", load_format("torchscript"), Export(detector=None, half=True))
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "openvino"])

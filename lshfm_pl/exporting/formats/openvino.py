@@ -27,7 +27,7 @@ def write(export: Export, path: Path) -> None:
         source = folder / "source.onnx"
         write_onnx(export, source)
         try:
-            openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+            openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=export.half)
         except Exception as error:  # OpenVINO's errors are RuntimeErrors and others
             raise LSHFMError(
                 f"format: OpenVINO does not take {export.detector.config['name']} ({short_reason(error)})"
@@ -53,5 +53,6 @@ FORMAT = ExportFormat(
     read=read,
     needs=(*NEEDS, "openvino"),
     extra="openvino",
-    options=frozenset({"size"}),
+    beside=lambda path: [path.with_suffix(".bin")],
+    options=frozenset({"size", "half"}),
 )
