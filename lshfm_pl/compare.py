@@ -27,7 +27,7 @@ from lshfm_pl.cli.students import Student, read_seeds, read_students
 from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import first_few
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
-from lshfm_pl.reporting.pictures import draw_checkpoints
+from lshfm_pl.reporting.checkpoint_pictures import draw_checkpoints
 from lshfm_pl.reporting.report import report
 from lshfm_pl.reporting.runs import read_run
 from lshfm_pl.runs.clock import Clock
@@ -38,7 +38,7 @@ from lshfm_pl.runs.live import LiveLine
 from lshfm_pl.runs.lock import lock_folder
 from lshfm_pl.runs.planning import described_model, make_plan
 from lshfm_pl.runs.pool import run_all
-from lshfm_pl.runs.results import RESULTS_FILE
+from lshfm_pl.runs.result_files import RESULTS_FILE
 from lshfm_pl.signals import Interrupted
 from lshfm_pl.training.unfit_losses import refuse_unfit_losses, train_config
 

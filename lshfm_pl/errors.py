@@ -31,14 +31,14 @@ def first_few(names: Iterable[object], count: int = 3) -> str:
 
 def printable(text: str) -> str:
     """A text on one line: line breaks, other control characters and lone surrogates become spaces."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def without_controls(text: str) -> str:
     """A text of several lines: control characters become spaces, line breaks and tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else " " for sign in text)
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def in_two_lines(text: str) -> str:

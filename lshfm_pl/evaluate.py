@@ -25,14 +25,8 @@ from lshfm_pl.mimic import make_tap
 from lshfm_pl.mimic.calibration import AGREEMENT_DESCRIPTIONS, collect_features, feature_agreement
 from lshfm_pl.reporting.metric_table import metrics_table
 from lshfm_pl.runs.meeting import Meeting, meeting
-from lshfm_pl.runs.results import (
-    RECORD_FILE,
-    RESULTS_FILE,
-    VALIDATION_AS_TEST,
-    code_version,
-    refuse_folder_of_run,
-    test_set_summary,
-)
+from lshfm_pl.runs.result_files import RECORD_FILE, RESULTS_FILE, refuse_folder_of_run
+from lshfm_pl.runs.results import VALIDATION_AS_TEST, code_version, test_set_summary
 from lshfm_pl.seeding import seed_everything
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.build import load_teacher

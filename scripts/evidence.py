@@ -26,7 +26,7 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_atomically
 from lshfm_pl.reporting.markdown import markdown_table
 from lshfm_pl.runs.launch import read_results
-from lshfm_pl.runs.results import RESULTS_FILE
+from lshfm_pl.runs.result_files import RESULTS_FILE
 from lshfm_pl.signals import STOP_SIGNALS
 
 PLAN = Path(__file__).with_suffix(".yaml")

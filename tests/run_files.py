@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.runs.results import test_set_summary as summary_of_test_set
-from lshfm_pl.runs.results import training_settings
+from lshfm_pl.runs.settings_of_run import training_settings
 
 CLASSES = ("cat", "dog", "never")
 DATA = {

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -423,6 +425,21 @@ def test_patterns_lists_and_single_folders_are_searched_once(folder, tmp_path):
     made = report([f"{folder}/sweep/0_*", f"{folder}/sweep/0_job/l2"], tmp_path / "here", resamples=50).parent
     assert made == tmp_path / "here"
     assert len(rows_of(made / "results.csv")) == 4
+
+
+def test_report_without_pictures_of_detections_does_without_torch(tmp_path):
+    """Importing torch and Lightning takes longer than such a report."""
+    for loss in ("none", "l2"):
+        write_run(tmp_path / "runs" / loss, loss)
+    code = (
+        "import sys; from lshfm_pl.reporting.report import report; report('runs', 'out');"
+        "print({'torch', 'torchvision', 'pytorch_lightning'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+    assert (tmp_path / "out" / "precision_recall_1.png").exists()
 
 
 def test_nothing_to_report_is_reported(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_train import ROOT, SMALL
 
-from lshfm_pl.runs.results import RESULTS_FILE
+from lshfm_pl.runs.result_files import RESULTS_FILE
 
 LOSS = """
     import torch.nn.functional as F

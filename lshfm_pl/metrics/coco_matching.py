@@ -8,12 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["IOU_THRESHOLDS", "MAX_DETECTIONS", "Boxes", "detections", "has_bit", "match", "objects"]
+from lshfm_pl.metrics.coco_points import IOU_THRESHOLDS, MAX_DETECTIONS
 
-# float64: torchmetrics' own values are rounded to float32, which makes a recall of 3/5 miss the point 0.6.
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
-MAX_DETECTIONS = 100
-"""Detections kept per image and class: those with the highest scores."""
+__all__ = ["Boxes", "detections", "match", "objects"]
 
 _BITS = (1 << np.arange(len(IOU_THRESHOLDS))).astype(np.uint16)
 _LARGEST_CHUNK = 1_000_000
@@ -112,11 +109,6 @@ def match(
         matched[:, active[turn]] = (takes * _BITS[:, None]).sum(axis=1)
         takes_ignored[:, active[turn]] = ((takes & (best < counted_bonus)) * _BITS[:, None]).sum(axis=1)
     return matched, takes_ignored
-
-
-def has_bit(masks: IntArray, index: int) -> BoolArray:
-    """Whether the bit of a threshold is set."""
-    return (masks >> index & 1).astype(np.bool_)
 
 
 def _concatenated(parts: Sequence[Mapping[str, Tensor]], key: str) -> Tensor:

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lshfm_pl.metrics.coco_matching import IOU_THRESHOLDS, Boxes, detections, has_bit, match, objects
+from lshfm_pl.metrics.coco_matching import Boxes, detections, match, objects
+from lshfm_pl.metrics.coco_points import IOU_THRESHOLDS, RECALL_POINTS, has_bit
 
-__all__ = ["RECALL_POINTS", "CocoTables", "coco_tables"]
-
-RECALL_POINTS = np.linspace(0.0, 1.0, 101).tolist()
+__all__ = ["CocoTables", "coco_tables"]
 
 AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])
 """Square pixels: all, small, medium, large. Both ends belong to a range, as in COCO's tools."""

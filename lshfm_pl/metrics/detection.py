@@ -11,8 +11,8 @@ from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.metrics.coco_matching import IOU_THRESHOLDS, MAX_DETECTIONS
-from lshfm_pl.metrics.coco_tables import RECALL_POINTS, CocoTables, coco_tables
+from lshfm_pl.metrics.coco_points import IOU_THRESHOLDS, MAX_DETECTIONS, RECALL_POINTS
+from lshfm_pl.metrics.coco_tables import CocoTables, coco_tables
 from lshfm_pl.metrics.inputs import (
     OPTIONAL_TARGET_KEYS,
     PREDICTION_KEYS,
@@ -21,7 +21,8 @@ from lshfm_pl.metrics.inputs import (
     copy_to_cpu,
     drop_background,
 )
-from lshfm_pl.metrics.record import EvaluationRecord, record_evaluation
+from lshfm_pl.metrics.record import EvaluationRecord
+from lshfm_pl.metrics.recording import record_evaluation
 from lshfm_pl.metrics.voc_ap import voc_precision_recall
 
 __all__ = ["COCO_BACKENDS", "DetectionMetrics"]

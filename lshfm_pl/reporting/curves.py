@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lshfm_pl.files import write_atomically
-from lshfm_pl.metrics.coco_tables import RECALL_POINTS
+from lshfm_pl.metrics.coco_points import RECALL_POINTS
 from lshfm_pl.reporting.groups import Group, Line
 from lshfm_pl.reporting.runs import Run, epochs_done, metric_of_run
 

@@ -19,9 +19,8 @@ from lshfm_pl.reporting.runs import (
     read_run,
     shortened,
 )
-from lshfm_pl.runs.checkpoint_files import LAST
 from lshfm_pl.runs.reading import read_text_end, read_yaml
-from lshfm_pl.runs.results import ERROR_FILE, RESULTS_FILE
+from lshfm_pl.runs.result_files import ERROR_FILE, LAST, RESULTS_FILE
 
 __all__ = [
     "RunSet",

@@ -20,10 +20,8 @@ is expected to be called `helps` or `hurts`.
 """
 
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,14 +113,10 @@ class Resampled:
         positives = {
             test_set: resampled_positives(record, drawn[test_set]) for test_set, record in of_test_set.items()
         }
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            figures = pool.map(
-                resampled_figures,
-                usable.values(),
-                (drawn[self._test_sets[key]] for key in usable),
-                (positives[self._test_sets[key]] for key in usable),
-            )
-            self._figures: dict[int, npt.NDArray[np.float64]] = dict(zip(usable, figures, strict=True))
+        self._figures: dict[int, npt.NDArray[np.float64]] = {
+            key: resampled_figures(record, drawn[self._test_sets[key]], positives[self._test_sets[key]])
+            for key, record in usable.items()
+        }
 
     def interval(self, runs: Sequence[Run], plain: Sequence[Run], metric: str) -> Interval | None:
         """The interval of the difference of the means over the seeds.

@@ -1,55 +1,20 @@
 """Pictures of detections for a report: drawn from checkpoints, or found in the folders of runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
-from lshfm_pl.detectors import load_detector
-from lshfm_pl.drawing.grid import TRUTH, detection_grid
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.inference.detect import detect
-from lshfm_pl.inference.loading import read_data
 from lshfm_pl.reporting.groups import Group
 from lshfm_pl.runs.reading import read_png
 
-__all__ = ["draw_checkpoints", "draw_group", "left_pictures"]
+__all__ = ["draw_group", "left_pictures"]
 
 PICTURE_FOLDERS = (".", "pictures", "predictions")
 """Folders within a run's folder that are searched for pictures."""
 
 MOST_PICTURES = 6
 """Pictures that are shown with a group."""
-
-
-def draw_checkpoints(shown: Mapping[str, Path], path: Path, *, images: int, score_threshold: float) -> Path:
-    """Draw the ground truth and the detections of each checkpoint on test images of the first checkpoint's data.
-
-    Args:
-        shown: title → checkpoint.
-        path: path of the PNG file, which is returned.
-        images: number of images, evenly spaced over the test set.
-        score_threshold: detections with a lower score are not drawn.
-
-    Raises:
-        LSHFMError: a checkpoint does not load, or its data do not exist.
-    """
-    files = [str(file) for file in shown.values()]
-    datamodule, _ = read_data(files[:1], None, stage="test", drawn_below=path.parent)
-    count = min(images, len(datamodule.test_set))
-    step = len(datamodule.test_set) // count
-    samples = [datamodule.test_set[index * step] for index in range(count)]
-    columns: dict[str, list[dict[str, torch.Tensor]]] = {TRUTH: [target for _, target in samples]}
-    for title, checkpoint in shown.items():
-        columns[title] = detect(load_detector(checkpoint), [image for image, _ in samples])
-    return detection_grid(
-        [image for image, _ in samples],
-        columns,
-        datamodule.class_names,
-        score_threshold=score_threshold,
-        path=path,
-    )
 
 
 def draw_group(group: Group, path: Path, *, images: int, score_threshold: float) -> Path | None:
@@ -76,6 +41,9 @@ def draw_group(group: Group, path: Path, *, images: int, score_threshold: float)
             shown[title] = last
     if not shown or images < 1:
         return None
+    # Importing torch takes longer than a report without such pictures.
+    from lshfm_pl.reporting.checkpoint_pictures import draw_checkpoints
+
     return draw_checkpoints(shown, path, images=images, score_threshold=score_threshold)
 
 

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from lshfm_pl.data.augment.describe import PUBLISHED, describe_augmentation
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.reporting.runs import Run
+from lshfm_pl.runs.augmentation import PUBLISHED, describe_augmentation
 
 __all__ = [
     "NOT_A_LOSS_SETTING",

@@ -22,7 +22,7 @@ from lshfm_pl.reporting.pictures import draw_group, left_pictures
 from lshfm_pl.reporting.rows import line_rows, run_rows, write_csv
 from lshfm_pl.reporting.summary import group_runs
 from lshfm_pl.reporting.tables import cost_table, footnotes, group_difference, group_table
-from lshfm_pl.runs.results import refuse_folder_of_run
+from lshfm_pl.runs.result_files import refuse_folder_of_run
 
 __all__ = ["GROUPS_WITH_PICTURES", "MARKDOWN", "RUNS_TABLE", "report"]
 

@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lshfm_pl.data.augment.describe import PUBLISHED
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.renamed import current_path
 from lshfm_pl.reporting.schema import checked_results
+from lshfm_pl.runs.augmentation import PUBLISHED
 from lshfm_pl.runs.reading import read_columns, read_json, read_yaml
-from lshfm_pl.runs.results import RECORD_FILE, RESULTS_FILE, is_known_data, training_settings
+from lshfm_pl.runs.result_files import RECORD_FILE, RESULTS_FILE
+from lshfm_pl.runs.settings_of_run import is_known_data, training_settings
 
 __all__ = ["Results", "Run", "as_runs", "epochs_done", "metric_of_run", "read_metrics", "read_run"]
 

@@ -11,12 +11,10 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import atomic_file
+from lshfm_pl.runs.result_files import LAST, PREVIOUS
 
-__all__ = ["FINGERPRINT_KEY", "LAST", "PREVIOUS", "DurableCheckpointIO", "is_intact", "write_checkpoint"]
+__all__ = ["FINGERPRINT_KEY", "DurableCheckpointIO", "is_intact", "write_checkpoint"]
 
-
-LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
-"""Names of the newest checkpoint for resuming, and of the one before it."""
 
 FINGERPRINT_KEY = "data_fingerprint"
 """Key of a checkpoint: the fingerprint of the run's data, see `lshfm_pl.data.fingerprint`."""

@@ -10,7 +10,7 @@ from lshfm_pl.data.fingerprint import MOST_CHANGES_LISTED, Fingerprint, differen
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.runs.data_of_run import fingerprint_in
 from lshfm_pl.runs.reading import read_json
-from lshfm_pl.runs.results import RESULTS_FILE
+from lshfm_pl.runs.result_files import RESULTS_FILE
 
 __all__ = ["refuse_older_students", "refuse_runs_on_other_data"]
 

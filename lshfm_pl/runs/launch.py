@@ -21,7 +21,7 @@ from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import write_json
 from lshfm_pl.runs.processes import ask_for_end_with_parent
 from lshfm_pl.runs.reading import read_json
-from lshfm_pl.runs.results import RESULTS_FILE
+from lshfm_pl.runs.result_files import RESULTS_FILE
 from lshfm_pl.signals import STOP_SIGNALS
 
 __all__ = [

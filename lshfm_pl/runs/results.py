@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import traceback
@@ -21,44 +20,28 @@ from omegaconf import DictConfig, OmegaConf
 
 import lshfm_pl
 from lshfm_pl.cli import inherited_parts
-from lshfm_pl.data.augment.describe import describe_augmentation
 from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_end, write_atomically
 from lshfm_pl.kernels.switches import switches
 from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.runs.lock import FolderInUseError
-from lshfm_pl.runs.reading import read_json
-from lshfm_pl.runs.settings_of_run import STOPPING
+from lshfm_pl.runs.result_files import ERROR_FILE
+from lshfm_pl.runs.settings_of_run import training_settings
 
 __all__ = [
-    "ERROR_FILE",
-    "RECORD_FILE",
-    "RESULTS_FILE",
     "VALIDATION_AS_TEST",
     "code_hash",
     "code_version",
     "config_hash",
     "git_commit",
     "hashed_files",
-    "is_known_data",
     "record_failure",
-    "refuse_folder_of_run",
     "run_results",
-    "training_settings",
 ]
-
-RECORD_FILE = "evaluation.npz"
-"""File in a run's folder: the `EvaluationRecord` from which the metrics of its `results.json` can be computed."""
 
 VALIDATION_AS_TEST = "the validation set, which is the test set too"
 """For messages: the metrics are of images by which weights or settings may have been chosen."""
-
-RESULTS_FILE = "results.json"
-"""File in the folder of a finished run: its metrics and settings."""
-
-ERROR_FILE = "error.txt"
-"""File in the folder of a failed run: the reason."""
 
 LONGEST_FAILURE = 100_000
 """Bytes of that file that are read."""
@@ -76,35 +59,13 @@ WITHOUT_FIGURES = frozenset(
         "data/check.py",
         "drawing",
         "export",
+        "metrics/bootstrap.py",
         "predict",
     }
     | {"replay", "report", "reporting", "selfcheck", "selfchecks", "visualize"}
 )
 """Packages, commands and files that only show results, or compose settings, which are stored in results.json. They
 do not change a run's metrics, so they may differ between the runs of one table."""
-
-TRAINER_SETTINGS = (
-    "precision",
-    "accumulate_grad_batches",
-    "max_steps",
-    "max_time",
-    "gradient_clip_val",
-    "limit_train_batches",
-    "limit_test_batches",
-    "overfit_batches",
-)
-"""Keys of `trainer` that may change the metrics."""
-
-
-KNOWN_DATA = ("VOC2007/", "VOC2012/", "instances_train2017", "ShapesDataModule")
-"""Parts of `data` configs of well-known data sets, which are the same in every folder. Any other data set is
-identified by its folder."""
-
-
-def is_known_data(data: Mapping[str, Any]) -> bool:
-    """Whether a `data` config names a data set that is the same in every folder."""
-    kept = json.dumps({key: value for key, value in data.items() if key != "root"})
-    return any(name in kept for name in KNOWN_DATA)
 
 
 def run_results(
@@ -180,18 +141,6 @@ def run_results(
         "config_hash": config_hash(config),
         "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a resolved config that may change a run's metrics, besides data, loss and seed."""
-    stopping = (config.get("callbacks") or {}).get(STOPPING)
-    return {
-        "model": config.get("model"),
-        "schedule": config.get("schedule"),
-        "trainer": {key: (config.get("trainer") or {}).get(key) for key in TRAINER_SETTINGS},
-        **({STOPPING: stopping} if stopping else {}),
-        "augment": describe_augmentation(config),
     }
 
 
@@ -291,24 +240,3 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return printed.strip()
-
-
-def refuse_folder_of_run(folder: Path) -> None:
-    """Refuse an output folder that holds the results of a training run, which would be overwritten.
-
-    Args:
-        folder: output folder of a command. Results of `evaluate` in it may be overwritten.
-
-    Raises:
-        LSHFMError: `folder` holds a training run.
-    """
-    path = folder / RESULTS_FILE
-    if not os.path.lexists(path):
-        return
-    with suppress(LSHFMError):
-        results = read_json(path, folder)
-        if isinstance(results, dict) and "checkpoint" in results and "role" not in results:
-            return
-    raise LSHFMError(
-        f"{folder} holds the results of a run, which would be overwritten: give another output folder"
-    )

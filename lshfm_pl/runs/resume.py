@@ -11,12 +11,18 @@ from omegaconf import DictConfig
 from lshfm_pl.cli import as_dict, in_multirun
 from lshfm_pl.data.fingerprint import MOST_CHANGES_LISTED, differences
 from lshfm_pl.errors import LSHFMError, first_few
-from lshfm_pl.runs.checkpoint_files import LAST, PREVIOUS, is_intact
+from lshfm_pl.runs.checkpoint_files import is_intact
 from lshfm_pl.runs.data_of_run import RunData, fingerprint_in, refuse_other_data
 from lshfm_pl.runs.processes import started_by_lightning
 from lshfm_pl.runs.reading import read_json
-from lshfm_pl.runs.results import RESULTS_FILE, is_known_data
-from lshfm_pl.runs.settings_of_run import comparable, data_root_in, differing_keys, saved_config
+from lshfm_pl.runs.result_files import LAST, PREVIOUS, RESULTS_FILE
+from lshfm_pl.runs.settings_of_run import (
+    comparable,
+    data_root_in,
+    differing_keys,
+    is_known_data,
+    saved_config,
+)
 
 __all__ = ["AUTO", "choose_folder", "finished_results", "resolve_resume", "set_results_aside"]
 

@@ -1,5 +1,6 @@
 """The settings of a run, and how they differ from those of another run."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl.cli.inputs import OF_ALL_LOSSES
-from lshfm_pl.data.augment.describe import PUBLISHED, describe_augmentation
 from lshfm_pl.errors import LSHFMError, printable
 from lshfm_pl.renamed import current_path
+from lshfm_pl.runs.augmentation import PUBLISHED, describe_augmentation
 from lshfm_pl.runs.reading import read_yaml
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "comparable",
     "data_root_in",
     "differing_keys",
+    "is_known_data",
     "saved_config",
+    "training_settings",
 ]
 
 
@@ -65,11 +68,45 @@ older runs named these losses by `distill.name` only."""
 STOPPING = "early_stopping"
 """The callback that ends a training early, the only one that changes what is learned."""
 
+TRAINER_SETTINGS = (
+    "precision",
+    "accumulate_grad_batches",
+    "max_steps",
+    "max_time",
+    "gradient_clip_val",
+    "limit_train_batches",
+    "limit_test_batches",
+    "overfit_batches",
+)
+"""Keys of `trainer` that may change the metrics."""
+
+KNOWN_DATA = ("VOC2007/", "VOC2012/", "instances_train2017", "ShapesDataModule")
+"""Parts of `data` configs of well-known data sets, which are the same in every folder. Any other data set is
+identified by its folder."""
+
 OF_ONE_TERM = re.compile(r"^distill\.terms\.[^.]+\.")
 """Start of the keys of one loss in a sum."""
 
 _LONGEST_REASON = 200
 """Characters of another library's message that are shown."""
+
+
+def is_known_data(data: Mapping[str, Any]) -> bool:
+    """Whether a `data` config names a data set that is the same in every folder."""
+    kept = json.dumps({key: value for key, value in data.items() if key != "root"})
+    return any(name in kept for name in KNOWN_DATA)
+
+
+def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a resolved config that may change a run's metrics, besides data, loss and seed."""
+    stopping = (config.get("callbacks") or {}).get(STOPPING)
+    return {
+        "model": config.get("model"),
+        "schedule": config.get("schedule"),
+        "trainer": {key: (config.get("trainer") or {}).get(key) for key in TRAINER_SETTINGS},
+        **({STOPPING: stopping} if stopping else {}),
+        "augment": describe_augmentation(config),
+    }
 
 
 def saved_config(folder: Path) -> dict[str, Any] | None:

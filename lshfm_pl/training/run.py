@@ -24,14 +24,14 @@ from lshfm_pl.detectors.relabelled import relabelled
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_atomically, write_json
 from lshfm_pl.kernels.switches import set_switches
-from lshfm_pl.runs.checkpoint_files import LAST
 from lshfm_pl.runs.data_of_run import RunData
 from lshfm_pl.runs.folder import refuse_full_disk, refuse_unwritable, training_state_bytes
 from lshfm_pl.runs.lock import lock_folder
 from lshfm_pl.runs.logs import START, rewind_logs
 from lshfm_pl.runs.meeting import Meeting, meeting
 from lshfm_pl.runs.processes import end_with_parent, report_lost_processes, started_by_lightning
-from lshfm_pl.runs.results import RECORD_FILE, RESULTS_FILE, VALIDATION_AS_TEST, run_results
+from lshfm_pl.runs.result_files import LAST, RECORD_FILE, RESULTS_FILE
+from lshfm_pl.runs.results import VALIDATION_AS_TEST, run_results
 from lshfm_pl.runs.resumable import read_resumable
 from lshfm_pl.runs.resume import AUTO, choose_folder, finished_results, resolve_resume, set_results_aside
 from lshfm_pl.seeding import seed_everything

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from run_files import make_record
 
-from lshfm_pl.metrics import EvaluationRecord
+from lshfm_pl.metrics import EvaluationRecord, bootstrap
 from lshfm_pl.metrics.bootstrap import (
     draw_images,
     percentile_interval,
@@ -129,3 +129,28 @@ def test_positives_of_the_test_set_serve_other_records_and_several_blocks():
     assert np.array_equal(resampled_figures(other, counts, positives), resampled_figures(other, counts))
     first = resampled_figures(other, counts[:, 200:210])
     assert np.array_equal(resampled_figures(other, counts, positives)[:, 200:210], first)
+
+
+def test_how_many_are_computed_together_changes_nothing(monkeypatch):
+    record, counts = with_crowds(make_record(0.8, images=25)), draw_images(25, 40, seed=3)
+    expected = resampled_figures(record, counts)
+    for name, size in (("SUMMED", 2), ("CURVES", 3), ("BLOCK", 7)):
+        monkeypatch.setattr(bootstrap, name, size)
+    np.testing.assert_allclose(resampled_figures(record, counts), expected, rtol=0, atol=1e-10)
+
+
+def test_more_copies_of_an_image_than_a_byte_can_count():
+    record = make_record(0.8, images=3)
+    times = [300, 0, 2]
+    figures = side_by_side(record, times).figures()
+    found = resampled_figures(record, np.array(times, np.int32)[:, None])
+    assert found[:, 0] == pytest.approx([figures[name] for name in FIGURES], abs=1e-9)
+
+
+def test_record_without_detections_or_classes_has_figures_of_zero():
+    record = make_record(images=4)
+    nothing = {name: getattr(record, name)[:0] for name in ("image", "label", "score", "matched", "ignored")}
+    counts = draw_images(4, 5, seed=0)
+    assert not resampled_figures(replace(record, **nothing), counts).any()
+    no_classes = {name: getattr(record, name)[:, :0] for name in ("num_objects", "num_positives")}
+    assert not resampled_figures(replace(record, class_names=(), **no_classes, **nothing), counts).any()

@@ -135,6 +135,21 @@ def test_scores_keep_their_order_and_are_stored_short_where_that_loses_nothing()
     assert measured(list("abcd"), predictions, targets)[1].score.dtype == np.float64
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_equal_scores_keep_the_order_of_the_images(dtype):
+    scores = np.random.default_rng(0).integers(-3, 4, 60).astype(dtype) / 4
+    scores[scores == 0] *= np.where(np.arange((scores == 0).sum()) % 2, 1, -1)  # 0 and -0 are equal
+    count = np.full((60, 2), 1)
+    record = EvaluationRecord(
+        class_names=("a", "b"), image_ids=np.arange(60), num_objects=count, num_positives=count,
+        image=np.arange(60) % 30, label=np.repeat([1, 2], 30), score=scores,
+        matched=np.zeros(60, np.uint16), ignored=np.zeros(60, np.uint16),
+    )  # fmt: skip
+    for label, begin in ((1, 0), (2, 30)):
+        order = record.by_score(label).tolist()
+        assert order == sorted(range(begin, begin + 30), key=lambda index: (-float(scores[index]), index))
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 broken"])
 def test_another_file_is_refused(tmp_path, content):
     path = tmp_path / "evaluation.npz"

@@ -7,7 +7,8 @@ from small_detectors import ALL_LABELS, CLASS_NAMES, STUDENTS, small_detector
 from voc_files import object_xml, write_voc
 
 from lshfm_pl.detectors import detector_checkpoint
-from lshfm_pl.reporting.pictures import draw_checkpoints, draw_group
+from lshfm_pl.reporting.checkpoint_pictures import draw_checkpoints
+from lshfm_pl.reporting.pictures import draw_group
 from lshfm_pl.reporting.runs import read_run
 from lshfm_pl.reporting.summary import group_runs
 

@@ -13,7 +13,8 @@ from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_json
 from lshfm_pl.runs import results
 from lshfm_pl.runs.lock import FolderInUseError
-from lshfm_pl.runs.results import code_hash, config_hash, git_commit, record_failure, training_settings
+from lshfm_pl.runs.results import code_hash, config_hash, git_commit, record_failure
+from lshfm_pl.runs.settings_of_run import training_settings
 
 
 def test_file_is_whole_json_with_null_for_nan(tmp_path):

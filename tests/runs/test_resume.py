@@ -17,8 +17,8 @@ from torture_bench import rows, same, scalars
 from lshfm_pl.cli import CONFIG_DIR, error_message
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs import resumable, resume
-from lshfm_pl.runs.checkpoint_files import LAST, PREVIOUS
 from lshfm_pl.runs.data_of_run import RunData
+from lshfm_pl.runs.result_files import LAST, PREVIOUS
 from lshfm_pl.runs.resumable import read_resumable
 from lshfm_pl.runs.resume import resolve_resume
 from lshfm_pl.signals import Interrupted

@@ -17,7 +17,7 @@ from torture_bench import same
 
 from lshfm_pl.detectors import load_detector
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs.checkpoint_files import LAST
+from lshfm_pl.runs.result_files import LAST
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.averaging import AveragedDetector
 from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint

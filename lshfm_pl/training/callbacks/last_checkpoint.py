@@ -15,8 +15,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lshfm_pl.data.workers import delay_worker_failures
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs.checkpoint_files import FINGERPRINT_KEY, LAST, DurableCheckpointIO
+from lshfm_pl.runs.checkpoint_files import FINGERPRINT_KEY, DurableCheckpointIO
 from lshfm_pl.runs.logs import log_position
+from lshfm_pl.runs.result_files import LAST
 from lshfm_pl.runs.resume_command import resume_command
 from lshfm_pl.signals import Interrupted, StopSignals
 from lshfm_pl.training.loop_progress import Place, complete_progress, log_last_step, place_of_failure

@@ -15,11 +15,11 @@ from voc_files import object_xml, write_voc
 
 from lshfm_pl.cli import as_dict
 from lshfm_pl.data.augment.build import build_augmentation
-from lshfm_pl.data.augment.describe import describe_augmentation
 from lshfm_pl.data.augment.pipeline import Augmentation, Step
 from lshfm_pl.data.auto import AutoDataModule
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, Draw
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.runs.augmentation import describe_augmentation
 
 V2 = "torchvision.transforms.v2"
 OURS = "lshfm_pl.data.augment"

@@ -7,7 +7,7 @@ from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule,
 from torture_bench import same
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs.checkpoint_files import LAST
+from lshfm_pl.runs.result_files import LAST
 from lshfm_pl.runs.settings_of_run import comparable, differing_keys
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.callbacks.early_stopping import StopEarly

@@ -13,7 +13,8 @@ import torch
 from small_detectors import STUDENTS, RandomData, quiet_trainer, short_schedule, small_detector
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs.checkpoint_files import LAST, PREVIOUS, is_intact, write_checkpoint
+from lshfm_pl.runs.checkpoint_files import is_intact, write_checkpoint
+from lshfm_pl.runs.result_files import LAST, PREVIOUS
 from lshfm_pl.signals import TOGETHER_SECONDS, Interrupted, StopSignals
 from lshfm_pl.training import DetectionModule
 from lshfm_pl.training.callbacks.last_checkpoint import LastCheckpoint
