@@ -204,6 +204,7 @@ def write_comparison(config: DictConfig, runs: Runs, students: Sequence[Student]
     picture = draw_checkpoints(
         shown,
         folder / "detections.png",
+        data_of=next(iter(runs.students.values())).folder / "checkpoints" / "last.ckpt",
         images=config.picture_images,
         score_threshold=config.score_threshold,
     )

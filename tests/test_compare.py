@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from compositions import composed, voc_set
+from untrained_teachers import write_teacher
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.compare import compare
@@ -128,6 +129,44 @@ def test_own_data_and_a_trained_teacher_need_one_command(tmp_path):
     rows = read_csv(again / "results.csv")
     assert [row["role"] for row in rows] == ["teacher", "student", "student"]
     assert rows[0]["AP"] == read_csv(folder / "results.csv")[0]["AP"]
+
+
+@pytest.mark.slow
+def test_students_of_a_teacher_are_compared_on_pictures_without_labels(tmp_path):
+    data = voc_set(tmp_path / "cells")
+    for name in range(12):
+        (data / "Annotations" / f"{name:03d}.xml").unlink()
+    teacher = write_teacher(tmp_path / "teacher.ckpt", ("dog", "cat", "yak"))
+    folder = tmp_path / "comparison"
+    arguments = [
+        "data=voc_folder", f"data.root={data}", "data.train_labels=teacher", f"teacher.checkpoint={teacher}",
+        "student.model=retinanet_resnet10fpn_tiny", "distill=[none,{l2:{pseudo_labels.score:0.4}}]", "seeds=1",
+        "epochs=1", "image_size=64", "trainer.accelerator=cpu", f"output_dir={folder}",
+    ]  # fmt: skip
+    printed = run_command("compare", *arguments)
+    assert "anchors: those of the given teacher" in printed
+    assert "Student (none), labels by the teacher" in printed
+    assert "No labels of the training pictures were read: they are the teacher's detections." in printed
+    assert "There is no plain student" not in printed
+
+    rows = read_csv(folder / "report" / "summary.csv")
+    assert [row["line"] for row in rows] == [
+        "Teacher", "Student (none), labels by the teacher", "L2, labels by the teacher",
+    ]  # fmt: skip
+    assert [bool(row["AP_difference"]) for row in rows[1:]] == [False, True]
+    results = [
+        json.loads((folder / name / "results.json").read_text()) for name in ("none_seed0", "l2_seed0")
+    ]
+    assert [each["distill"]["train_labels"] for each in results] == ["teacher"] * 2
+    assert [each["distill"]["pseudo_labels"]["score"] for each in results] == [0.5, 0.4]
+    assert [each["test_set"]["images"] for each in results] == [4, 4]
+
+    assert run_command("compare", *arguments).count("already finished") == 3
+    refused = run_command("compare", *arguments, "data.batch_size=3", status=1)
+    assert "holds a run with other settings (data.batch_size" in refused
+    assert "teacher.checkpoint=<file>" in run_command(
+        "compare", *arguments, "teacher.checkpoint=null", status=1
+    )
 
 
 @pytest.mark.parametrize("typed", ["seeds=[]", "distill=[]"])

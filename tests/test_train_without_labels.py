@@ -8,14 +8,12 @@ from compositions import small_training
 from distilled_students import STUDENT_OF
 from hydra import compose, initialize_config_dir
 from interruptions import Killed
-from small_detectors import model_file
+from untrained_teachers import write_teacher
 from voc_files import object_xml, write_image, write_voc
 
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.cli.inputs import refuse_missing_inputs
 from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
-from lshfm_pl.detectors import build_detector
-from lshfm_pl.detectors.checkpoint import detector_description
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.evaluate import evaluate
 from lshfm_pl.replay import replay
@@ -26,16 +24,6 @@ NAMES = (*SHAPE_CLASSES, "yak")
 """Classes of the teacher: those of the drawn scenes and one more."""
 
 
-def write_teacher(path, model="retinanet_resnet18fpn_small"):
-    """An untrained teacher that reports many detections, with scores about 0.5."""
-    torch.manual_seed(1)
-    teacher = build_detector(model_file(model), num_classes=len(NAMES) + 1, class_names=NAMES)
-    torch.nn.init.zeros_(teacher.head.classification_head.cls_logits.bias)
-    state = {f"detector.{key}": value for key, value in teacher.state_dict().items()}
-    torch.save({"state_dict": state, "detector": detector_description(teacher)}, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with a teacher, `pool/` of pictures, and a file of weights without class names."""
@@ -43,7 +31,7 @@ def folder(tmp_path_factory):
     (folder / "pool").mkdir()
     for index in range(8):
         write_image(folder / "pool" / f"{index}.png", size=(64, 64), seed=index)
-    write_teacher(folder / "teacher.ckpt")
+    write_teacher(folder / "teacher.ckpt", NAMES)
     content = torch.load(folder / "teacher.ckpt", weights_only=True)
     plain = {key.removeprefix("detector."): value for key, value in content["state_dict"].items()}
     torch.save(plain, folder / "unnamed.pth")
@@ -216,10 +204,23 @@ def test_settings_that_do_not_fit_pictures_are_refused(tmp_path, folder, overrid
         train(pictures_config(folder, f"output_dir={tmp_path}/run", *model, *given))
 
 
-def test_comparison_is_refused():
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["data=pictures", "teacher.checkpoint=t.ckpt"],
+            "a validation set .* found data=pictures alone; give one",
+        ),
+        (
+            ["data=yolo", "data.train_labels=teacher"],
+            "from a trained teacher: give teacher.checkpoint=<file>",
+        ),
+    ],
+)
+def test_comparison_needs_a_trained_teacher_and_labels_to_measure_it_by(overrides, message):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = compose("compare", ["data=pictures", "data.root=/pool"])
-    with pytest.raises(LSHFMError, match="compare: it trains a teacher and plain students"):
+        config = compose("compare", ["data.root=/pool", *overrides])
+    with pytest.raises(LSHFMError, match=message):
         refuse_missing_inputs("compare", config)
 
 

@@ -77,10 +77,7 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
     ):
         raise LSHFMError("visualize: nothing to draw: give data=… (or checkpoint=<file> of a run)")
     if command == "compare" and has_teacher_labels(config):
-        raise LSHFMError(
-            "compare: it trains a teacher and plain students, so expected data.train_labels=annotations, found "
-            "teacher. Train students one by one, or with --multirun; lshfm_pl.report makes a table of them"
-        )
+        _refuse_comparison_without(config)
     refuse_lost_settings(config)
     if command == "train":
         refuse_unlabelled_alone(config)
@@ -175,6 +172,21 @@ def refuse_unlabelled_alone(config: DictConfig) -> None:
         )
 
 
+def _refuse_comparison_without(config: DictConfig) -> None:
+    """Refuse a comparison on the teacher's labels without such a teacher, or without labels to measure it by."""
+    if str(_selected(config, "data._target_")).endswith(PICTURES):
+        raise LSHFMError(
+            "compare: expected a validation set with labels to measure the students on, found data=pictures alone; "
+            "give one beside the pictures: data=coco_json data.train_labels=teacher data.train_images=<folder> "
+            "data.val_annotations=<file> data.val_images=<folder>, or data=yolo or voc_folder"
+        )
+    if _selected(config, "teacher.checkpoint") is None:
+        raise LSHFMError(
+            "compare: data.train_labels=teacher takes the labels from a trained teacher: give "
+            "teacher.checkpoint=<file> (best.ckpt or last.ckpt of a run)"
+        )
+
+
 def has_teacher_labels(config: DictConfig) -> bool:
     """Whether the labels of the training pictures are the teacher's, and not those of the data set."""
     return _selected(config, "data.train_labels") == "teacher"
@@ -208,7 +220,7 @@ def refuse_missing_teacher(config: DictConfig) -> None:
     Raises:
         LSHFMError: neither `teacher.weights` nor `teacher.checkpoint` is given, or the latter is not a file.
     """
-    path, weights = config.teacher.checkpoint, config.teacher.weights
+    path, weights = config.teacher.checkpoint, config.teacher.get("weights")
     if weights is not None:
         return
     if path is None:

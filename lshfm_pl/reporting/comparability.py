@@ -11,6 +11,7 @@ __all__ = [
     "compared_settings",
     "keys_by_kind",
     "keys_that_differ",
+    "reference_and_others",
     "teachers_of",
 ]
 
@@ -70,6 +71,24 @@ def teachers_of(students: Sequence[Run], teachers: Sequence[Run]) -> list[Run]:
         return tested if len({run.model for run in tested}) == 1 else []
     named = [run for run in tested if run.model == distilled[0].teacher]
     return [run for run in named if run.own_file and run.own_file == distilled[0].teacher_file] or named
+
+
+def reference_and_others(plain: list[Run], taught: list[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs that a table's gains are differences to, and its other students.
+
+    They are the plain students. Where all students learn from the teacher's labels and there is no plain one, they
+    are those that learn from these labels alone, unless their labels differ.
+
+    Args:
+        plain: students without a teacher.
+        taught: students of one teacher.
+    """
+    if plain or not all(run.has_teachers_labels for run in taught):
+        return plain, taught
+    alone = [run for run in taught if run.learns_from_teachers_labels_alone]
+    if any(run.results["distill"] != alone[0].results["distill"] for run in alone):
+        return plain, taught
+    return alone, [run for run in taught if not any(run is other for other in alone)]
 
 
 def _same_test_set(teacher: Run, student: Run) -> bool:

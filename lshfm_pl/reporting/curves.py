@@ -74,7 +74,7 @@ def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | 
                 )
                 mean = line.figures[metric].mean
                 axis.plot([mean, mean], [place - 0.3, place + 0.3], color=_color(group, line), linewidth=2.5)
-                if line.runs[0].is_plain:
+                if line.is_reference:
                     axis.axvline(mean, color=_color(group, line), linewidth=0.8, linestyle="--")
             axis.set(title=f"{metric}, points", ylim=(len(group.lines) - 0.5, -0.5))
             axis.set_yticks(range(len(group.lines)), [_short(line.title, 24) for line in group.lines])

@@ -37,6 +37,7 @@ class Line:
         figures: metric → its summary.
         cost: entry of `COST_KEYS` → mean over the runs.
         published: metric → the published figure with these settings.
+        is_reference: whether the gains of the table are differences to this line: that of the plain student.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Line:
     figures: Mapping[str, Figure]
     cost: Mapping[str, float]
     published: Mapping[str, float]
+    is_reference: bool = False
 
     @property
     def seeds(self) -> int:
@@ -80,3 +82,8 @@ class Group:
     def runs(self) -> list[Run]:
         """The runs of all lines."""
         return [run for line in self.lines for run in line.runs]
+
+    @property
+    def reference(self) -> list[Run]:
+        """The runs of the plain student, to which the gains are differences."""
+        return [run for line in self.lines if line.is_reference for run in line.runs]

@@ -30,6 +30,11 @@ def group_notes(
     """
     if distilled and not plain:
         yield "There is no plain student with the same data, schedule and code version to compare with."
+    if plain and all(run.has_teachers_labels for run in (*plain, *distilled)):
+        yield (
+            "No labels of the training pictures were read: they are the teacher's detections. The plain student "
+            "learns from these labels alone."
+        )
     if distilled and not teachers:
         yield "There is no run of the teacher on this test set, so the gap is unknown."
     if len([line for line in lines if line.runs[0].role == "teacher"]) > 1:

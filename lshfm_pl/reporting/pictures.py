@@ -26,9 +26,7 @@ def draw_group(group: Group, path: Path, *, images: int, score_threshold: float)
     Raises:
         LSHFMError: see `draw_checkpoints`.
     """
-    chosen = {
-        line.title: line for line in group.lines if line.runs[0].role == "teacher" or line.runs[0].is_plain
-    }
+    chosen = {line.title: line for line in group.lines if line.runs[0].role == "teacher" or line.is_reference}
     distilled = [line for line in group.lines if line.title not in chosen and "AP" in line.figures]
     if distilled:
         best = max(distilled, key=lambda line: line.figures["AP"].mean)
@@ -44,7 +42,8 @@ def draw_group(group: Group, path: Path, *, images: int, score_threshold: float)
     # Importing torch takes longer than a report without such pictures.
     from lshfm_pl.reporting.checkpoint_pictures import draw_checkpoints
 
-    return draw_checkpoints(shown, path, images=images, score_threshold=score_threshold)
+    *_, data_of = shown.values()  # that of a student, if there is one
+    return draw_checkpoints(shown, path, data_of=data_of, images=images, score_threshold=score_threshold)
 
 
 def _lies_in(path: Path, root: Path | None) -> bool:

@@ -52,11 +52,8 @@ def run_rows(groups: Sequence[Group], resampled: Resampled) -> list[dict[str, An
                 if id(run) in rows:
                     continue
                 row = _run_row(run) | {"group": number, "line": line.title, "teacher": run.teacher}
-                plain = [
-                    other
-                    for other in group.runs
-                    if other.is_plain and other.results["seed"] == run.results["seed"]
-                ]
+                plain = [] if line.is_reference else group.reference
+                plain = [other for other in plain if other.results["seed"] == run.results["seed"]]
                 for metric in BOOTSTRAP_FIGURES:
                     row |= _difference(run, plain, metric, resampled)
                 cost = cost_of_run(run)
@@ -143,7 +140,7 @@ def _run_row(run: Run) -> dict[str, Any]:
 def _difference(run: Run, plain: Sequence[Run], metric: str, resampled: Resampled) -> dict[str, float | None]:
     own = metric_of_run(run, metric)
     others = [value for other in plain if (value := metric_of_run(other, metric)) is not None]
-    known = own is not None and bool(others) and not run.is_plain
+    known = own is not None and bool(others)
     interval = resampled.interval([run], plain, metric) if known else None
     return {
         f"{metric}_difference": own - sum(others) / len(others) if own is not None and known else None,

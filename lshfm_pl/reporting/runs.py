@@ -23,6 +23,9 @@ __all__ = ["Results", "Run", "as_runs", "epochs_done", "metric_of_run", "read_me
 BENCHMARK_FILE = "benchmark.json"
 """What `benchmark inference` writes."""
 
+BY_TEACHER = "teacher"
+"""`train_labels` in the `distill` of a run that read no labels of its training pictures."""
+
 CURVES = ("epoch", "train/loss", "val/AP")
 """Columns of `metrics.csv` that a report draws."""
 
@@ -78,12 +81,23 @@ class Run:
     @property
     def is_plain(self) -> bool:
         """Whether this is a student that was trained without a teacher."""
-        distill = self.results["distill"]
-        labels = distill.get("pseudo_labels")
+        labels = self.results["distill"].get("pseudo_labels")
         is_labelled = isinstance(labels, Mapping) and labels.get("score") is not None
-        return (
-            self.role == "student" and self.loss == "none" and not distill.get("inherit") and not is_labelled
-        )
+        return self._mimics_nothing and not is_labelled
+
+    @property
+    def learns_from_teachers_labels_alone(self) -> bool:
+        """Whether this is a student that learned from the teacher's labels, and from nothing else of it."""
+        return self._mimics_nothing and self.has_teachers_labels
+
+    @property
+    def has_teachers_labels(self) -> bool:
+        """Whether the labels of all training pictures were the teacher's detections."""
+        return self.role == "student" and self.results["distill"].get("train_labels") == BY_TEACHER
+
+    @property
+    def _mimics_nothing(self) -> bool:
+        return self.role == "student" and self.loss == "none" and not self.results["distill"].get("inherit")
 
     @property
     def teacher(self) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from lshfm_pl.reporting.comparability import (
     comparable_key,
     keys_by_kind,
+    reference_and_others,
     teachers_of,
 )
 from lshfm_pl.reporting.costs import COST_KEYS, cost_of_run
@@ -34,8 +35,8 @@ def group_runs(
     """Group runs that are comparable.
 
     Students belong together if model, teacher, data, schedule, trainer settings and code version are equal. A plain
-    student belongs to the students of every teacher. A teacher's run belongs to its students even if its schedule
-    differs.
+    student belongs to the students of every teacher; see also `reference_and_others`. A teacher's run belongs to
+    its students even if its schedule differs.
 
     Args:
         runs: finished runs.
@@ -58,7 +59,7 @@ def group_runs(
             if not run.is_plain:
                 pairs.setdefault((run.teacher, run.teacher_file), []).append(run)
         plain = [run for run in comparable if run.is_plain]
-        groups += [(plain, distilled) for distilled in pairs.values()] or [(plain, [])]
+        groups += [reference_and_others(plain, distilled) for distilled in pairs.values()] or [(plain, [])]
     with_teachers = [
         (teachers_of(plain + distilled, teachers), plain, distilled) for plain, distilled in groups
     ]
@@ -115,7 +116,10 @@ def _summarised(
             if (figure := _figure(of_line, plain, only_teacher, metric, resampled)) is not None
         }
         known = {key: value for key, value in cost.items() if value is not None}
-        lines.append(Line(title, tuple(of_line), figures, known, figures_of_run(of_line[0])))
+        is_reference = any(of_line[0] is run for run in plain)
+        lines.append(
+            Line(title, tuple(of_line), figures, known, figures_of_run(of_line[0]), is_reference=is_reference)
+        )
     of_pair = [
         group
         for group in others
@@ -143,7 +147,8 @@ def _figure(
         return None
     mean = statistics.fmean(values)
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    gain = None if of_line[0].is_plain else gain_over(plain, of_line, metric, resampled)
+    is_reference = any(of_line[0] is run for run in plain)
+    gain = None if is_reference else gain_over(plain, of_line, metric, resampled)
     if gain is None:
         return Figure(mean, deviation)
     share = None

@@ -37,6 +37,9 @@ LOSS_TITLES = {
 
 UNKNOWN_SETTING = "unknown"
 
+TEACHERS_LABELS = "labels by the teacher"
+"""In the titles of students for whose training pictures no labels were read."""
+
 NOT_SET = ("null", "[]", "false")
 """Values of settings that are not used; titles of lines omit them."""
 
@@ -108,6 +111,7 @@ def line_title(run: Run, runs: Sequence[Run], strict_version: bool) -> str:
         own = _teacher_settings(run, strict_version)
     else:
         title = LOSS_TITLES.get(run.loss, run.loss)
+        title = f"{title}, {TEACHERS_LABELS}" if run.has_teachers_labels else title
         settings = [_loss_settings(other) for other in same]
         own = _loss_settings(run)
     # A switch that an older run does not know was off.
@@ -139,7 +143,7 @@ def _loss_settings(run: Run) -> dict[str, str]:
         flat |= {f"balance_rule.{key}": value for key, value in rule.items()}
     flat.setdefault("inherit", [])  # recorded only if the student inherits something
     flat.setdefault("unlabelled_share", [])  # likewise
-    flat.setdefault("train_labels", [])
+    flat.pop("train_labels", None)  # the title says it in any case
     return {
         key: _written(value)
         for key, value in flat.items()

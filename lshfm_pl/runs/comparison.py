@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from lshfm_pl.cli import inherited_parts
+from lshfm_pl.cli import has_teacher_labels, inherited_parts
 from lshfm_pl.cli.students import Student
 from lshfm_pl.data.fingerprint import Fingerprint
 from lshfm_pl.runs.defaults import Choice
@@ -137,7 +137,8 @@ class Plan:
 
     def is_taught(self, student: Student) -> bool:
         """Whether a student has a teacher: it mimics it, gets labels from it, or inherits its parts."""
-        return self._uses_pictures(student) or student.inherits or bool(inherited_parts(self.config))
+        inherits = student.inherits or bool(inherited_parts(self.config))
+        return inherits or has_teacher_labels(self.config) or self._uses_pictures(student)
 
     @staticmethod
     def _uses_pictures(student: Student) -> bool:

@@ -108,6 +108,7 @@ def choose(
     batch_size: int | None,
     epochs: int | None,
     trainer: Mapping[str, Any],
+    teacher: Mapping[str, Any] | None = None,
 ) -> list[Choice]:
     """Choose the settings of one run.
 
@@ -121,12 +122,23 @@ def choose(
         batch_size: the given batch size; None chooses one.
         epochs: the given number of epochs; None chooses one.
         trainer: config of the trainer, which may limit the steps.
+        teacher: config of a trained teacher's detector, whose anchors are used if no object can be measured.
     """
     from_scratch = is_from_scratch(model)
     long_side = math.ceil(side * pictures.long_over_short / 32) * 32
     choices = [Choice("size", (f"model.min_size=[{side}]", f"model.max_size={long_side}"), side_reason)]
     # The box layers of a trained detector have learned to move its own anchors.
-    if len(pictures.sizes) and "anchor_sizes" in model and model.get("weights") is None:
+    has_anchors = "anchor_sizes" in model and model.get("weights") is None
+    if not len(pictures.sizes) and has_anchors and _fit_each_other(model, teacher or {}):
+        anchors = [list(level) for level in (teacher or {})["anchor_sizes"]]
+        choices.append(
+            Choice(
+                "anchors",
+                (f"model.anchor_sizes={str(anchors).replace(' ', '')}",),
+                "those of the given teacher, as the training pictures have no labels to measure",
+            )
+        )
+    if len(pictures.sizes) and has_anchors:
         anchors = _anchors(pictures, rules, model, side)
         low, high = anchors[0][0], anchors[-1][-1]
         choices.append(
@@ -230,6 +242,12 @@ def _anchors(
         return [[round(size) for size in sizes]]
     parts = len(of_model[0])
     return [[round(size * 2 ** (part / parts)) for part in range(parts)] for size in sizes]
+
+
+def _fit_each_other(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> bool:
+    """Whether a detector can have the teacher's anchors: as many sizes at each level."""
+    own, others = ([len(level) for level in each.get("anchor_sizes") or ()] for each in (model, teacher))
+    return own == others
 
 
 def _batch(pictures: Pictures, rules: Mapping[str, Any], pixels: int) -> tuple[int, str]:

@@ -7,7 +7,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lshfm_pl.cli import as_dict
+from lshfm_pl.cli import as_dict, has_teacher_labels
+from lshfm_pl.data.train_labels import no_set
 from lshfm_pl.detectors.checkpoint import read_checkpoint
 from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import LSHFMError
@@ -49,20 +50,28 @@ def make_plan(config: DictConfig) -> Plan:
             f"teacher.checkpoint: expected a file of weights, found none at {checkpoint}; "
             "leave the key out to train a teacher"
         )
+    data = RunData(config)
+    if has_teacher_labels(config) and not data.datamodule.has_set("test"):
+        raise LSHFMError(f"compare: {no_set('test')}")
     if plan.experiments is None and OmegaConf.select(config, "fit") is not None:
-        choose_for_data(plan)
+        choose_for_data(plan, data)
     return plan
 
 
-def choose_for_data(plan: Plan) -> None:
+def choose_for_data(plan: Plan, data: RunData) -> None:
     """Fill `plan.chosen` by the images and objects of the training set, and log each choice.
 
-    If a trained teacher is given and its file stores its image size, the students get that image size.
+    If a trained teacher is given and its file stores its image size, the students get that image size. If the
+    training pictures have no labels, they also get its anchors.
+
+    Args:
+        plan: is completed.
+        data: of its config.
 
     Raises:
         LSHFMError: the data have errors.
     """
-    config, data = plan.config, RunData(plan.config)
+    config = plan.config
     plan.fingerprint = data.fingerprint
     train_set = data.datamodule.train_set
     pictures, rules = measure(train_set.records), as_dict(config.fit)
@@ -95,6 +104,7 @@ def choose_for_data(plan: Plan) -> None:
             side_reason=own_reason,
             batch_size=config.data.batch_size if "data.batch_size" in plan.typed.given else None,
             epochs=schedule if epochs is None else epochs,
+            teacher=trained,
             trainer=as_dict(config.trainer),
         )
     log_choices(plan, len(train_set))

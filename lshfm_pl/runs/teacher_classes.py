@@ -17,13 +17,14 @@ def teacher_class_names(teacher: DictConfig) -> tuple[str, ...]:
     """The names of the teacher's classes 1..C.
 
     Args:
-        teacher: the node `teacher` of a config of `train`.
+        teacher: the node `teacher` of a config of `train` or `compare`; the latter takes only files that describe
+            their detector.
 
     Raises:
         LSHFMError: the file does not say them and is no well-known one, or it cannot be read.
     """
-    named = import_parts(as_dict(teacher.detector))
-    if teacher.weights is not None:
+    named = import_parts(as_dict(teacher.get("detector")))
+    if teacher.get("weights") is not None:
         return torchvision_weights(teacher.weights, named).class_names
     names = described_class_names(read_checkpoint(teacher.checkpoint))
     if names is not None:

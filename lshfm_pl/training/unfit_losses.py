@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lshfm_pl.cli import as_dict, inherited_parts
+from lshfm_pl.cli import as_dict, inherited_parts, refuse_unlabelled_alone
 from lshfm_pl.cli.closest import config_error
 from lshfm_pl.cli.grammar import quote_texts
 from lshfm_pl.cli.inputs import refuse_lost_settings
@@ -61,6 +61,7 @@ def refuse_unfit_losses(students: Mapping[str, Sequence[str]], teacher: Mapping[
             try:
                 config = train_config(overrides)
                 refuse_lost_settings(config)
+                refuse_unlabelled_alone(config)
                 settings = as_dict(config.distill)
                 student = _untrained(import_parts(as_dict(config.model)))
                 # After the student, whose parts are imported: those that only a file names must not be.

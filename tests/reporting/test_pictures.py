@@ -25,7 +25,9 @@ def test_the_background_that_a_retinanet_scores_is_not_drawn(tmp_path):
     detector = small_detector(STUDENTS[1], **ALL_LABELS)
     torch.save({**detector_checkpoint(detector), "data": data}, tmp_path / "low.ckpt")
     shown = {"student": tmp_path / "low.ckpt"}
-    path = draw_checkpoints(shown, tmp_path / "drawn.png", images=1, score_threshold=0.0)
+    path = draw_checkpoints(
+        shown, tmp_path / "drawn.png", data_of=shown["student"], images=1, score_threshold=0.0
+    )
     with Image.open(path) as picture:
         assert picture.width == 2 * (300 + 6) + 6
 

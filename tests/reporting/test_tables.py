@@ -67,6 +67,41 @@ def test_no_share_of_a_gap_whose_interval_holds_0_or_is_not_known(results):
     assert [row["AP gap closed"] for row in rows] == ["–"] * 3
 
 
+LABELS = {"train_labels": "teacher", "pseudo_labels": {"score": 0.5, "soft": True}}
+
+
+def taught(distill="none", **settings):
+    """A student for whose training no labels were read."""
+    return run(distill=distill, **{**LABELS, **settings}) | {"teacher": "big"}
+
+
+def test_students_of_the_teachers_labels_are_compared_with_the_one_that_learns_from_labels_alone():
+    text = comparison_table([taught(ap=40.0), taught("l2", ap=43.0), run("teacher", ap=60.0)])
+    rows = table_of(text)
+    titles = ["Teacher", "Student (none), labels by the teacher", "L2, labels by the teacher"]
+    assert [row[""] for row in rows] == titles
+    assert [row["AP Δ"].split()[0] for row in rows] == ["+20.0", "–", "+3.0"]
+    assert "No labels of the training pictures were read" in text
+
+
+def test_the_teachers_labels_are_compared_with_annotations_if_a_student_has_learned_from_these():
+    text = comparison_table([run(ap=45.0), taught(ap=40.0), taught("l2", ap=43.0)])
+    gains = {row[""].partition(" (pseudo")[0]: row["AP Δ"].split()[0] for row in table_of(text)}
+    assert gains == {
+        "Student (none)": "–",
+        "Student (none), labels by the teacher": "-5.0",
+        "L2, labels by the teacher": "-2.0",
+    }
+    assert "No labels of the training pictures were read" not in text
+
+
+def test_students_with_different_labels_by_the_teacher_have_no_reference():
+    other = {"score": 0.7, "soft": True}
+    text = comparison_table([taught(ap=40.0), taught(ap=41.0, pseudo_labels=other), taught("l2", ap=43.0)])
+    assert {row["AP Δ"] for row in table_of(text)} == {"–"}
+    assert "There is no plain student" in text
+
+
 def test_without_plain_student_or_teacher_nothing_is_compared():
     distilled = run(distill="lsh", ap=55.0)
     assert table_of(comparison_table([distilled, run("teacher", ap=60.0)], ["AP"]))[1]["AP Δ"] == "–"

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+from coco_files import TWO_IMAGES, annotation, coco_content, write_coco
 from compositions import composed
 from distilled_students import CHOICES
 from omegaconf import open_dict
+from untrained_teachers import write_teacher
+from voc_files import write_many, write_voc
+from yolo_files import write_yolo
 
 from lshfm_pl.cli.students import Student, read_seeds, read_students
 from lshfm_pl.errors import LSHFMError
@@ -101,3 +105,52 @@ def test_folder_is_named_after_the_data():
     assert composed().output_dir == "outputs/quickstart"
     assert composed("data=voc_folder", "data.root=/data/my cells").output_dir == "outputs/compare/my_cells"
     assert composed("data=voc_folder", "data.root=/x", "output_dir=here").output_dir == "here"
+
+
+def write_set(root, kind):
+    """A data set whose training pictures have no labels; returns the arguments that name it."""
+    if kind == "voc_folder":
+        write_many(root, "train", 4)
+        write_many(root, "val", 2, first=10)
+        for index in range(4):
+            (root / "Annotations" / f"{index:06d}.xml").unlink()
+        return []
+    if kind == "coco_json":
+        write_coco(root, "val", coco_content(TWO_IMAGES, [annotation(8), annotation(2, 7)]))
+        write_voc(root / "pool", "train", {"a": ((64, 48), []), "b": ((64, 48), [])})
+        files = "data.val_annotations=annotations/instances_val.json", "data.val_images=val"
+        return ["data.train_images=pool/JPEGImages", *files]
+    write_yolo(root, {"train": {"a": None, "b": None}, "val": {"c": "0 0.5 0.5 0.5 0.25\n"}})
+    return []
+
+
+@pytest.mark.parametrize("kind", ["voc_folder", "coco_json", "yolo"])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_students_on_pictures_without_labels_all_have_the_teacher_and_its_classes(tmp_path, kind, is_named):
+    teacher = write_teacher(tmp_path / "t.ckpt", ("hen", "dog", "cat"))
+    given = write_set(tmp_path / "set", kind)
+    if not is_named and given:
+        return  # data=auto takes no names of files
+    config = composed(
+        f"data={kind if is_named else 'auto'}", f"data.root={tmp_path}/set", "data.train_labels=teacher", *given,
+        f"teacher.checkpoint={teacher}", "student.model=retinanet_resnet10fpn_tiny",
+    )  # fmt: skip
+    plan = make_plan(config)
+    assert plan.fingerprint["classes"] == ["hen", "dog", "cat"]
+    for student in (Student("none", "none"), Student("l2", "l2")):
+        overrides = plan.student(student, 0, teacher)
+        assert f"teacher.checkpoint='{teacher}'" in overrides
+        assert plan.is_taught(student)
+        assert any(item.startswith("model.anchor_sizes=") for item in overrides)
+    assert "data.train_labels=teacher" in plan.evaluation()
+
+
+def test_comparison_without_a_set_to_measure_by_is_refused(tmp_path):
+    teacher = write_teacher(tmp_path / "t.ckpt", ("cat", "dog"))
+    write_voc(tmp_path / "pool", "train", {"a": ((64, 48), []), "b": ((64, 48), [])})
+    config = composed(
+        "data=coco_json", f"data.root={tmp_path}", "data.train_labels=teacher",
+        "data.train_images=pool/JPEGImages", f"teacher.checkpoint={teacher}",
+    )  # fmt: skip
+    with pytest.raises(LSHFMError, match="compare: data: expected a test set with labels"):
+        make_plan(config)

@@ -26,7 +26,7 @@ def pictures(count, width, height, sizes):
     return measure([record] * count)
 
 
-def choices_for(measured, model=SMALL, role="student", batch_size=None, epochs=None, **trainer):
+def choices_for(measured, model=SMALL, role="student", batch_size=None, epochs=None, teacher=None, **trainer):
     side, reason = choose_side(measured, RULES, from_scratch=model["backbone_weights"] is None)
     return choose(
         measured,
@@ -38,6 +38,7 @@ def choices_for(measured, model=SMALL, role="student", batch_size=None, epochs=N
         batch_size=batch_size,
         epochs=epochs,
         trainer=trainer,
+        teacher=teacher,
     )
 
 
@@ -151,3 +152,15 @@ def test_logged_steps_are_those_that_the_trainer_makes(trainer, expected):
 def test_limits_of_the_trainer_do_not_make_more_epochs():
     few = chosen(pictures(205, 640, 480, [60]), limit_train_batches=1)
     assert few["schedule.epochs"] == chosen(pictures(205, 640, 480, [60]))["schedule.epochs"]
+
+
+@pytest.mark.parametrize(("teacher", "expected"), [(SMALL, str(SMALL["anchor_sizes"])), (ONE_MAP, None)])
+def test_anchors_of_a_fitting_teacher_are_used_if_there_is_no_object_to_measure(teacher, expected):
+    model = {"backbone_weights": None, "anchor_sizes": [[1]] * 5}
+    found = chosen(pictures(10, 640, 480, []), model, teacher=teacher)
+    assert found.get("model.anchor_sizes") == (expected and expected.replace(" ", ""))
+    measured = chosen(pictures(10, 640, 480, [80, 100]), model, teacher=teacher)
+    assert (
+        measured["model.anchor_sizes"]
+        == chosen(pictures(10, 640, 480, [80, 100]), model)["model.anchor_sizes"]
+    )

@@ -210,7 +210,7 @@ def _row(
     return {
         "cells": [NO_CELL | cell for cell in cells],
         "choices": choices,
-        "strong": line.runs[0].role == "teacher" or line.runs[0].is_plain,
+        "strong": line.runs[0].role == "teacher" or line.is_reference,
     }
 
 
