@@ -1,11 +1,15 @@
 """A callback for runs of several processes that a test starts as a command."""
 
+import hashlib
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+
+from lshfm_pl.data.unlabelled import UNLABELLED
 
 
 class SaveHashOfEachRank(pl.Callback):
@@ -38,3 +42,24 @@ class FailOnRank(pl.Callback):
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         batch[0][0] = batch[0][0].float() * float("nan")
+
+
+class SaveBatchesOfEachRank(pl.Callback):
+    """Adds a line to `<folder>/batches_<rank>.txt` for each training batch: the hashes of its images with targets.
+
+    They are a JSON list of two lists, those of the labelled images and those of the unlabelled pictures.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        hashes = ([], [])
+        for image, target in zip(*batch, strict=True):
+            content = hashlib.sha256(image.numpy().tobytes())
+            for key in sorted(target):
+                content.update(key.encode() + target[key].numpy().tobytes())
+            hashes[UNLABELLED in target].append(content.hexdigest())
+        self.folder.mkdir(exist_ok=True)
+        with (self.folder / f"batches_{trainer.global_rank}.txt").open("a") as stream:
+            stream.write(json.dumps(hashes) + "\n")

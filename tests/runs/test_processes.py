@@ -13,7 +13,10 @@ from process_settings import ROOT, SRUN_SETS, TINY, TORCHRUN_SETS
 from rank_gradients import BY_BATCH, BY_IMAGE, OTHERS, gradients, one_of_several, without_gradient
 from small_detectors import STUDENTS
 from torch import distributed, multiprocessing
+from untrained_teachers import write_teacher
+from voc_files import write_image
 
+from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.processes import launched_externally, report_lost_processes, started_by_lightning
 
@@ -94,6 +97,79 @@ def start(tmp_path, *overrides, launcher=TRAIN, times=1, **environment):
         for process in started:
             process.kill()
     return done[0] if times == 1 else done
+
+
+AUGMENTED = (
+    "data.num_train=8", "schedule.epochs=2", "augment=strong", "augment.transforms.1.p=0.5",
+    "augment.transforms.2.p=0.5", "schedule.ema_decay=0.9", "distill=l2", "distill.pseudo_labels.score=0.4",
+    "callbacks.last.every_n_steps=1", "trainer.deterministic=true", "+callbacks.batches._target_="
+    "rank_files.SaveBatchesOfEachRank",
+)  # fmt: skip
+"""Every source of random pictures, and averaged weights."""
+
+TWO_DEVICES = ("trainer.devices=2", "data.batch_size=2")
+
+
+def start_augmented(folder, name, *overrides):
+    """A run of `AUGMENTED` in `folder/name/run`, which writes its batches to `folder/name/batches`."""
+    files = f"data.unlabelled={folder}/pool", f"teacher.checkpoint={folder}/teacher.ckpt"
+    own = f"+callbacks.batches.folder={folder}/{name}/batches"
+    (folder / name).mkdir(exist_ok=True)
+    return start(folder / name, *AUGMENTED, *files, own, *overrides)
+
+
+def batches_in(folder, rank=0):
+    text = (folder / "batches" / f"batches_{rank}.txt").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def augmented(tmp_path_factory):
+    """A folder with a teacher, `pool/` of pictures, and the finished run `two/` of two processes."""
+    folder = tmp_path_factory.mktemp("augmented")
+    (folder / "pool").mkdir()
+    for index in range(8):
+        write_image(folder / "pool" / f"{index}.png", size=(64 + 8 * index, 72), seed=index)
+    write_teacher(folder / "teacher.ckpt", SHAPE_CLASSES)
+    done = start_augmented(folder, "two", *TWO_DEVICES)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+def test_augmented_batches_of_two_processes_are_halves_of_those_of_one(augmented):
+    done = start_augmented(augmented, "one", "trainer.devices=1", "data.batch_size=4")
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, *halves = batches_in(augmented / "one"), *(batches_in(augmented / "two", rank) for rank in (0, 1))
+    assert len(whole) == 8
+    assert len({image for batch in whole for kind in batch for image in kind}) == 32  # all differ
+    for batch, first, second in zip(whole, *halves, strict=True):
+        assert [first[kind] + second[kind] for kind in (0, 1)] == batch
+
+
+@pytest.mark.slow
+def test_augmented_run_of_two_processes_is_resumed_bit_identically(augmented):
+    kill = (
+        "+callbacks.fail._target_=rank_files.FailOnRank",
+        "+callbacks.fail.rank=1",
+        "+callbacks.fail.how=kill",
+    )
+    assert start_augmented(augmented, "cut", *TWO_DEVICES, *kill).returncode != 0
+    last = augmented / "cut" / "run" / "checkpoints" / "last.ckpt"
+    assert 0 < torch.load(last, weights_only=True)["global_step"] < 4
+    done = start_augmented(augmented, "cut", *TWO_DEVICES, f"resume={last}", "data.num_workers=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in (0, 1):
+        whole, cut = (batches_in(augmented / name, rank) for name in ("two", "cut"))
+        assert cut[-5:] == whole[-5:]
+    states = [
+        torch.load(augmented / name / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("two", "cut")
+    ]
+    assert [state["global_step"] for state in states] == [8, 8]
+    for whole, cut in (states, [state["ema"] for state in states]):
+        assert whole["state_dict"].keys() == cut["state_dict"].keys()
+        assert all(torch.equal(value, cut["state_dict"][key]) for key, value in whole["state_dict"].items())
 
 
 FAIL = ("trainer.devices=2", "+callbacks.fail._target_=rank_files.FailOnRank")
