@@ -7,6 +7,7 @@ from lshfm_pl.reporting.runs import Run
 
 __all__ = [
     "TRAINING_DATA",
+    "base_line",
     "comparable_key",
     "compared_settings",
     "keys_by_kind",
@@ -57,6 +58,29 @@ def compared_settings(run: Run) -> dict[str, str]:
     """The settings of data and training, and the hash of the test set."""
     test_set = {} if run.test_set is None else {"test set": run.test_set}
     return run.data_settings | run.training | test_set
+
+
+def base_line(run: Run, plain: Sequence[Run], distilled: Sequence[Run]) -> list[Run]:
+    """The runs to which a run is compared: the plain students of its table.
+
+    If there are none, these are the students without a loss that started with the same parts of the teacher. The
+    teacher is compared with them if all of them started with the same parts. The result is [] for a run of the base
+    line itself, and if there is no such student.
+
+    Args:
+        run: a run of the table.
+        plain: its plain students, or others of `reference_and_others`.
+        distilled: its other students.
+    """
+    found = list(plain)
+    if not found:
+        without_loss = [other for other in distilled if other.inherits_alone]
+        parts = {other.inherited for other in without_loss}
+        if run.role == "teacher":
+            found = without_loss if len(parts) == 1 else []
+        else:
+            found = [other for other in without_loss if other.inherited == run.inherited]
+    return [] if any(other is run for other in found) else found
 
 
 def teachers_of(students: Sequence[Run], teachers: Sequence[Run]) -> list[Run]:

@@ -44,7 +44,7 @@ COST_COLUMNS = {
     "int8_ms": ("int8, ms", 1.0, 1, "the same of the file of 8 bits"),
     "train_seconds": ("training, min", 60.0, 1, "duration of the whole training, on the machine of the run"),
     "step_seconds": ("s per step", 1.0, 3, "median training step, on the machine of the run"),
-    "step_ratio": ("step ratio", 1.0, 2, "median training step, relative to the plain student's"),
+    "step_ratio": ("step ratio", 1.0, 2, "median training step, relative to the base line's"),
 }
 """Entry of `COST_KEYS` → heading, divisor, decimals, meaning."""
 

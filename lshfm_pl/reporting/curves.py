@@ -52,7 +52,7 @@ FloatArray = npt.NDArray[np.float64]
 def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | None:
     """Draw an axis for each metric, with a dot for each run and a bar at the mean of each line.
 
-    A dashed line marks the mean of the plain student.
+    A dashed line marks the mean of the base line, such as the plain student.
 
     Returns:
         `path`; None if there is only one line, or no run has a metric.

@@ -16,8 +16,8 @@ class Figure:
     Attributes:
         mean: mean over the seeds.
         deviation: sample standard deviation over the seeds; None for a single seed.
-        gain: difference to the plain student, with its interval; None for the plain student, or if there is none.
-        share: `gain` as a share of the difference between teacher and plain student; None if the interval of that
+        gain: difference to the base line, with its interval; None for the base line itself, or if there is none.
+        share: `gain` as a share of the difference between teacher and base line; None if the interval of that
             difference is unknown or not above 0.
     """
 
@@ -34,14 +34,16 @@ class Line:
     Attributes:
         title: the loss, with the settings in which it differs from other lines.
         runs: in order of the seeds.
+        base: the runs to which they are compared, see `base_line`.
         figures: metric → its summary.
         cost: entry of `COST_KEYS` → mean over the runs.
         published: metric → the published figure with these settings.
-        is_reference: whether the gains of the table are differences to this line: that of the plain student.
+        is_reference: whether gains of the table are differences to this line, as to that of the plain student.
     """
 
     title: str
     runs: tuple[Run, ...]
+    base: tuple[Run, ...]
     figures: Mapping[str, Figure]
     cost: Mapping[str, float]
     published: Mapping[str, float]
@@ -82,8 +84,3 @@ class Group:
     def runs(self) -> list[Run]:
         """The runs of all lines."""
         return [run for line in self.lines for run in line.runs]
-
-    @property
-    def reference(self) -> list[Run]:
-        """The runs of the plain student, to which the gains are differences."""
-        return [run for line in self.lines if line.is_reference for run in line.runs]

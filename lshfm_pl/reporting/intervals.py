@@ -2,9 +2,9 @@
 
 A difference would change if the experiment were repeated with other seeds, or with other test images.
 
-- Seeds: if both sides have three or more seeds in common, the difference is computed seed by seed, and Student's t
-  distribution gives the interval of its mean. A teacher is one fixed detector for all of its students; its
-  difference is computed to the plain student of each seed.
+- Seeds: if both sides have seeds in common, the difference is computed seed by seed, over these seeds. With three
+  or more of them, Student's t distribution gives the interval of its mean. A teacher is one fixed detector for all
+  of its students; its difference is computed to the plain student of each seed.
 - Images: if the runs kept an `evaluation.npz`, AP and AP50 are computed again on resampled test images (bootstrap).
   Both sides and all seeds use the same resamples. The percentiles of the mean difference give the interval. This
   needs at least 15 images with an object.
@@ -76,7 +76,7 @@ FEWEST_RESAMPLES = 100
 
 
 class Gain(NamedTuple):
-    """A difference to the plain student in points, its 95 % interval and what that covers; None if unknown."""
+    """A difference to the base line in points, its 95 % interval and what that covers; None if unknown."""
 
     value: float
     interval: Interval | None
@@ -143,7 +143,10 @@ def has_enough_images(record: EvaluationRecord) -> bool:
 def gain_over(
     plain: Sequence[Run], runs: Sequence[Run], metric: str, resampled: Resampled | None
 ) -> Gain | None:
-    """The gain of the runs of a line over the plain students; None if either side does not have the metric."""
+    """The gain of the runs of a line over those of its base line; None if either side does not have the metric.
+
+    It is the mean difference over the seeds that both have; if there are none, the difference of the means.
+    """
     runs, plain = ([run for run in side if metric_of_run(run, metric) is not None] for side in (runs, plain))
     if not runs or not plain:
         return None
@@ -155,14 +158,16 @@ def gain_over(
     else:
         pairs = {seed: value - of_plain[seed] for seed, value in own.items() if seed in of_plain}
         paired = [run for run in runs if run.results["seed"] in pairs]
-    if len(pairs) < FEWEST_SEEDS:
+    if not pairs:
         images = None if resampled is None else resampled.interval(runs, plain, metric)
         value = statistics.fmean(own.values()) - statistics.fmean(of_plain.values())
         return Gain(value, images, None if images is None else IMAGES)
     value = statistics.fmean(pairs.values())
-    seeds = seed_interval(list(pairs.values()))
     others = [run for run in plain if run.results["seed"] in pairs]
     images = None if resampled is None else resampled.interval(paired, others, metric)
+    if len(pairs) < FEWEST_SEEDS:
+        return Gain(value, images, None if images is None else IMAGES)
+    seeds = seed_interval(list(pairs.values()))
     if images is None:
         return Gain(value, seeds, SEEDS)
     low = math.hypot(value - seeds.low, max(value - images.low, 0.0))

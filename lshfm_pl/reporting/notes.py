@@ -1,7 +1,6 @@
 """The notes above a table: what a reader must know to interpret it."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from lshfm_pl.errors import first_few
 from lshfm_pl.reporting.comparability import compared_settings
@@ -29,12 +28,13 @@ def group_notes(
         resampled: the resampled test images; None if no intervals are wanted.
     """
     if distilled and not plain:
-        yield "There is no plain student with the same data, schedule and code version to compare with."
+        yield _without_plain_student(lines)
     if plain and all(run.has_teachers_labels for run in (*plain, *distilled)):
         yield (
             "No labels of the training pictures were read: they are the teacher's detections. The plain student "
             "learns from these labels alone."
         )
+    base = "plain student" if plain else "base line"
     if distilled and not teachers:
         yield "There is no run of the teacher on this test set, so the gap is unknown."
     if len([line for line in lines if line.runs[0].role == "teacher"]) > 1:
@@ -66,10 +66,10 @@ def group_notes(
                 f"{line.title}: {len(line.runs)} runs with {line.seeds} seed(s); runs with the same seed are "
                 "averaged first."
             )
-    if plain and (distilled or teachers) and resampled is not None:
+    if any(line.base for line in lines) and resampled is not None:
         if images := _lines_covering(lines, IMAGES):
             yield (
-                f"Fewer than {FEWEST_SEEDS} seeds in common with the plain student: the intervals of "
+                f"Fewer than {FEWEST_SEEDS} seeds in common with the {base}: the intervals of "
                 f"{first_few(images)} cover other test images, but not other seeds, which may change a "
                 "figure by as much."
             )
@@ -90,19 +90,31 @@ def group_notes(
                 f"Fewer than {FEWEST_IMAGES} test images have an object to find: no interval covers other test "
                 "images, on which any difference may change."
             )
-    if plain:
-        yield from _unpaired(lines, {run.results["seed"] for run in plain})
+    yield from _unpaired(lines, base)
 
 
-def _unpaired(lines: Iterable[Line], of_plain: set[Any]) -> Iterable[str]:
-    """A note on lines with other seeds than the plain student: their gain is not the difference of the means."""
+def _without_plain_student(lines: Sequence[Line]) -> str:
+    """What the lines of a table without a plain student are compared to."""
+    text = "There is no plain student with the same data, schedule and code version to compare with."
+    bases = [line for line in lines if line.is_reference]
+    if not bases:
+        return text
+    titles = first_few((f"{line.title} [{','.join(line.runs[0].inherited)}]" for line in bases), len(bases))
+    return (
+        f"{text} So Δ is the difference to a student without a loss that also started with these parts of the "
+        f"teacher: {titles}."
+    )
+
+
+def _unpaired(lines: Iterable[Line], base: str) -> Iterable[str]:
+    """A note on lines with other seeds than the base line: their gain is not the difference of the means."""
     partly = []
     for line in lines:
-        own = {run.results["seed"] for run in line.runs}
-        if line.runs[0].role == "student" and len(own & of_plain) >= FEWEST_SEEDS and own != of_plain:
-            partly.append(f"{line.title} ({len(own & of_plain)} seeds)")
+        own, others = ({run.results["seed"] for run in runs} for runs in (line.runs, line.base))
+        if line.runs[0].role == "student" and own & others and own != others:
+            partly.append(f"{line.title} ({len(own & others)} of {len(own | others)})")
     if partly:
-        yield f"These gains use only the seeds that the plain student has too: {first_few(partly)}."
+        yield f"These gains use only the seeds in common with the {base}: {first_few(partly)}."
 
 
 def _lines_covering(lines: Iterable[Line], covered: str) -> list[str]:

@@ -18,7 +18,7 @@ MOST_PICTURES = 6
 
 
 def draw_group(group: Group, path: Path, *, images: int, score_threshold: float) -> Path | None:
-    """Draw the detections of a group's teacher, its plain student and its student with the best AP.
+    """Draw the detections of a group's teacher, its base line and its student with the best AP.
 
     Returns:
         `path`; None if no checkpoint is found.

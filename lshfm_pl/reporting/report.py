@@ -177,7 +177,7 @@ def _pictures(
 
     drawn = [
         (
-            "Each run is a dot, and the mean of each line a bar; the plain student is dashed",
+            "Each run is a dot, and the mean of each line a bar; the base line is dashed",
             _drawn(comparison, group),
         ),
         ("Training loss and validation AP, one curve for each run", _drawn(training, group)),

@@ -41,7 +41,7 @@ def summary_rows(results: Iterable[Results]) -> list[dict[str, Any]]:
 
 
 def run_rows(groups: Sequence[Group], resampled: Resampled) -> list[dict[str, Any]]:
-    """A row for each run: `SUMMARY_COLUMNS`, its difference to the plain student of the same seed, cost, origin.
+    """A row for each run: `SUMMARY_COLUMNS`, its difference to the base line of the same seed, cost, origin.
 
     A plain student or teacher that belongs to several groups has one row, with the number of the first group.
     """
@@ -52,10 +52,9 @@ def run_rows(groups: Sequence[Group], resampled: Resampled) -> list[dict[str, An
                 if id(run) in rows:
                     continue
                 row = _run_row(run) | {"group": number, "line": line.title, "teacher": run.teacher}
-                plain = [] if line.is_reference else group.reference
-                plain = [other for other in plain if other.results["seed"] == run.results["seed"]]
+                base = [other for other in line.base if other.results["seed"] == run.results["seed"]]
                 for metric in BOOTSTRAP_FIGURES:
-                    row |= _difference(run, plain, metric, resampled)
+                    row |= _difference(run, base, metric, resampled)
                 cost = cost_of_run(run)
                 row |= {key: cost.get(key) for key in COST_KEYS if key not in ("step_ratio", "train_seconds")}
                 row |= {
@@ -137,11 +136,11 @@ def _run_row(run: Run) -> dict[str, Any]:
     return row | {"train_seconds": cost_of_run(run).get("train_seconds")}
 
 
-def _difference(run: Run, plain: Sequence[Run], metric: str, resampled: Resampled) -> dict[str, float | None]:
+def _difference(run: Run, base: Sequence[Run], metric: str, resampled: Resampled) -> dict[str, float | None]:
     own = metric_of_run(run, metric)
-    others = [value for other in plain if (value := metric_of_run(other, metric)) is not None]
+    others = [value for other in base if (value := metric_of_run(other, metric)) is not None]
     known = own is not None and bool(others)
-    interval = resampled.interval([run], plain, metric) if known else None
+    interval = resampled.interval([run], base, metric) if known else None
     return {
         f"{metric}_difference": own - sum(others) / len(others) if own is not None and known else None,
         f"{metric}_difference_low": interval and interval.low,

@@ -81,14 +81,18 @@ class Run:
     @property
     def is_plain(self) -> bool:
         """Whether this is a student that was trained without a teacher."""
-        labels = self.results["distill"].get("pseudo_labels")
-        is_labelled = isinstance(labels, Mapping) and labels.get("score") is not None
-        return self._mimics_nothing and not is_labelled
+        return self._mimics_nothing and not self._has_pseudo_labels and not self.inherited
+
+    @property
+    def inherits_alone(self) -> bool:
+        """Whether this is a student that started with parts of the teacher, and learned nothing else from it."""
+        is_labelled = self._has_pseudo_labels or self.has_teachers_labels
+        return self._mimics_nothing and not is_labelled and bool(self.inherited)
 
     @property
     def learns_from_teachers_labels_alone(self) -> bool:
         """Whether this is a student that learned from the teacher's labels, and from nothing else of it."""
-        return self._mimics_nothing and self.has_teachers_labels
+        return self._mimics_nothing and self.has_teachers_labels and not self.inherited
 
     @property
     def has_teachers_labels(self) -> bool:
@@ -97,7 +101,18 @@ class Run:
 
     @property
     def _mimics_nothing(self) -> bool:
-        return self.role == "student" and self.loss == "none" and not self.results["distill"].get("inherit")
+        return self.role == "student" and self.loss == "none"
+
+    @property
+    def _has_pseudo_labels(self) -> bool:
+        labels = self.results["distill"].get("pseudo_labels")
+        return isinstance(labels, Mapping) and labels.get("score") is not None
+
+    @property
+    def inherited(self) -> tuple[str, ...]:
+        """The parts of the teacher with which the student started, sorted."""
+        parts = self.results["distill"].get("inherit") or []
+        return tuple(sorted(map(str, parts if isinstance(parts, list) else [parts])))
 
     @property
     def teacher(self) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lshfm_pl.reporting.comparability import (
+    base_line,
     comparable_key,
     keys_by_kind,
     reference_and_others,
@@ -104,21 +105,34 @@ def _summarised(
         titled.setdefault(title, []).append(run)
     teacher_lines = [title for title, of_line in titled.items() if of_line[0].role == "teacher"]
     only_teacher = titled[teacher_lines[0]] if len(teacher_lines) == 1 else []
-    step_of_plain = _mean(cost_of_run(run).get("step_seconds") for run in plain)
+    bases = {title: base_line(of_line[0], plain, distilled) for title, of_line in titled.items()}
+    compared_with = {id(run) for base in bases.values() for run in base}
     lines = []
     for title, of_line in titled.items():
+        base = bases[title]
+        is_reference = id(of_line[0]) in compared_with or any(of_line[0] is run for run in plain)
         cost = {key: _mean(cost_of_run(run).get(key) for run in of_line) for key in COST_KEYS[:-1]}
-        if of_line[0].role == "student" and step_of_plain and cost["step_seconds"]:
-            cost["step_ratio"] = cost["step_seconds"] / step_of_plain
+        step_of_base = _mean(
+            cost_of_run(run).get("step_seconds") for run in (of_line if is_reference else base)
+        )
+        if of_line[0].role == "student" and step_of_base and cost["step_seconds"]:
+            cost["step_ratio"] = cost["step_seconds"] / step_of_base
         figures = {
             metric: figure
             for metric in metrics
-            if (figure := _figure(of_line, plain, only_teacher, metric, resampled)) is not None
+            if (figure := _figure(of_line, base, only_teacher, metric, resampled)) is not None
         }
         known = {key: value for key, value in cost.items() if value is not None}
-        is_reference = any(of_line[0] is run for run in plain)
         lines.append(
-            Line(title, tuple(of_line), figures, known, figures_of_run(of_line[0]), is_reference=is_reference)
+            Line(
+                title,
+                tuple(of_line),
+                tuple(base),
+                figures,
+                known,
+                figures_of_run(of_line[0]),
+                is_reference=is_reference,
+            )
         )
     of_pair = [
         group
@@ -137,7 +151,7 @@ def _summarised(
 
 def _figure(
     of_line: Sequence[Run],
-    plain: Sequence[Run],
+    base: Sequence[Run],
     teachers: Sequence[Run],
     metric: str,
     resampled: Resampled | None,
@@ -147,13 +161,12 @@ def _figure(
         return None
     mean = statistics.fmean(values)
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    is_reference = any(of_line[0] is run for run in plain)
-    gain = None if is_reference else gain_over(plain, of_line, metric, resampled)
+    gain = gain_over(base, of_line, metric, resampled)
     if gain is None:
         return Figure(mean, deviation)
     share = None
     if of_line[0].role == "student":
-        gap = gain_over(plain, teachers, metric, resampled)
+        gap = gain_over(base, teachers, metric, resampled)
         # If the gap may be zero, a share of it means nothing.
         if gap is not None and gap.interval is not None and gap.interval.low > 0:
             share = gain.value / gap.value

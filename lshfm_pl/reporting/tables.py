@@ -27,6 +27,9 @@ __all__ = [
 
 
 UNKNOWN = "–"
+BASE = "base line"
+"""In place of a difference: the line to which the others are compared."""
+
 OF_IMAGES = "†"
 """Mark of a verdict that covers other test images only."""
 
@@ -110,12 +113,12 @@ def cost_cell(line: Line, key: str) -> str:
 
 
 def figure_cells(line: Line, metric: str) -> tuple[str, str, str]:
-    """Three cells: mean ± deviation; gain over the plain student with interval and verdict; gap closed."""
+    """Three cells: mean ± deviation; gain over the base line with interval and verdict; gap closed."""
     figure = line.figures.get(metric)
     if figure is None:
         return UNKNOWN, UNKNOWN, UNKNOWN
     deviation = "" if figure.deviation is None else f" ± {figure.deviation:.1f}"
-    gain = UNKNOWN
+    gain = BASE if line.is_reference and line.runs[0].inherited else UNKNOWN
     if figure.gain is not None:
         gain = f"{figure.gain.value:+z.1f}"
         if (interval := figure.gain.interval) is not None:
@@ -138,7 +141,7 @@ def column_meanings(resamples: int) -> list[tuple[str, str]]:
     """The signs and words of a table with their meanings."""
     images = f" ({resamples} resamples)" if resamples else ""
     return [
-        ("Δ", "gain over the plain student, in points"),
+        ("Δ", f"gain over the plain student, in points; or over the {BASE}, if there is no plain student"),
         (
             "[low, high]",
             f"95 % interval of Δ. With {FEWEST_SEEDS} or more seeds in common, Δ is computed seed by seed, and the "
@@ -157,7 +160,7 @@ def column_meanings(resamples: int) -> list[tuple[str, str]]:
         ),
         (
             "gap closed",
-            f"Δ as a share of the difference between teacher and plain student; {UNKNOWN} if the interval of that "
+            f"Δ as a share of the difference between teacher and {BASE}; {UNKNOWN} if the interval of that "
             "difference is unknown or not above 0",
         ),
         ("±", "sample standard deviation over the seeds; runs with the same seed are averaged first"),

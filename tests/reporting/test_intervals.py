@@ -43,12 +43,27 @@ def test_three_seeds_are_paired_and_two_are_not_enough():
     )
     assert gain.covers == "seeds"
     two = gain_over(plain, runs_of("l2", [42.0, 52.0]), "AP", None)
-    assert (two.value, two.interval, two.covers) == (-3.0, None, None)
+    assert (two.value, two.interval, two.covers) == (2.0, None, None)
 
 
 def test_seeds_that_one_side_alone_has_do_not_enter_a_paired_gain():
     gain = gain_over(runs_of("none", [40.0, 50.0, 60.0]), runs_of("l2", [43.0, 53.0, 63.0, 0.0]), "AP", None)
     assert (gain.value, gain.interval) == (3.0, (3.0, 3.0))
+
+
+def test_one_seed_is_compared_with_the_same_seed_alone(tmp_path):
+    plain = [read_run(write_run(tmp_path / f"n{seed}", found=0.5, seed=seed)) for seed in range(4)]
+    (one,) = [read_run(write_run(tmp_path / "l2", "l2", found=0.6, seed=2))]
+    resampled = Resampled([*plain, one], 100, seed=0)
+    gain = gain_over(plain, [one], "AP", resampled)
+    of_seed = [run.results["metrics"]["AP"] for run in plain]
+    assert gain.value == pytest.approx(one.results["metrics"]["AP"] - of_seed[2])
+    assert gain.interval == resampled.interval([one], plain[2:3], "AP")
+    text = comparison_table([*plain, one], ["AP"])
+    assert "These gains use only the seeds in common with the plain student: L2 (1 of 4)." in text
+    # Without a common seed nothing can be paired.
+    (other,) = runs_of("l2", [50.0], first_seed=7)
+    assert gain_over(plain, [other], "AP", None).value == pytest.approx(50 - np.mean(of_seed))
 
 
 def test_a_teacher_of_one_seed_is_compared_with_the_plain_student_of_each_seed():
@@ -242,7 +257,7 @@ def test_losses_with_other_numbers_of_seeds_are_paired_where_they_can_be_and_the
     plain = runs_of("none", [40.0, 50.0, 60.0])
     more = runs_of("l2", [42.0, 52.1, 61.9, 90.0, 95.0])
     text = comparison_table([*plain, *more], ["AP"])
-    assert "These gains use only the seeds that the plain student has too: L2 (3 seeds)." in text
+    assert "These gains use only the seeds in common with the plain student: L2 (3 of 5)." in text
     assert "| 68.2 ± " in text
     assert "| +2.0 [+1.8, +2.2] helps |" in text
     assert "These gains use" not in comparison_table([*plain, *more[:3]], ["AP"])

@@ -140,8 +140,12 @@ def _columns(metrics: Sequence[str], published: Collection[str]) -> Iterable[dic
         yield {"title": title, "note": note, "number": title == "seeds"}
     for metric in metrics:
         yield {"title": metric, "note": METRIC_DESCRIPTIONS[metric], "number": True}
-        yield {"title": f"{metric} Δ", "note": f"{metric} minus the plain student's", "number": True}
-        share = "Δ as a share of the difference between teacher and plain student"
+        yield {
+            "title": f"{metric} Δ",
+            "note": f"{metric} minus that of the base line, such as the plain student",
+            "number": True,
+        }
+        share = "Δ as a share of the difference between teacher and base line"
         yield {"title": f"{metric} gap closed", "note": share, "number": True}
         if metric in published:
             yield {"title": f"{metric} published", "note": "the paper's figure for this row", "number": True}
