@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from lshfm_pl.collector import without_collector
 from lshfm_pl.data.augment.build import build_augmentation
 from lshfm_pl.data.augment.pipeline import Augmentation
@@ -16,17 +14,15 @@ from lshfm_pl.data.dataset import DetectionDataset, Transform, check_headers
 from lshfm_pl.data.exif import orientation_faults
 from lshfm_pl.data.fault_lines import advice, log_faults
 from lshfm_pl.data.faults import ON_BAD_SAMPLE, Fault, FaultError, FaultLog, OnBadSample
-from lshfm_pl.data.loaders import Beside, evaluation_loader, loader_arguments, sample_loader, train_loader
+from lshfm_pl.data.loading import SPLITS, LoadingDataModule
 from lshfm_pl.data.numbers import require_at_least
 from lshfm_pl.data.overlaps import overlap_faults
 from lshfm_pl.data.record_faults import num_counted_objects, record_faults
-from lshfm_pl.data.skipping import SkippingDataModule
 from lshfm_pl.data.split import Split
-from lshfm_pl.data.train_labels import OF_TEACHER, TEACHER, TrainLabels, checked_train_labels, no_set
+from lshfm_pl.data.train_labels import OF_TEACHER, TEACHER, TrainLabels, checked_train_labels
 from lshfm_pl.data.transforms import train_transform
 from lshfm_pl.data.unlabelled import (
     UNLABELLED,
-    MixedDataset,
     PictureSet,
     checked_share,
     num_unlabelled,
@@ -39,11 +35,10 @@ from lshfm_pl.errors import LSHFMError
 
 __all__ = ["DetectionDataModule"]
 
-_SPLITS = ("train", "val", "test")
-_SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: _SPLITS}
+_SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: SPLITS}
 
 
-class DetectionDataModule(SkippingDataModule, ABC):
+class DetectionDataModule(LoadingDataModule, ABC):
     """Base class of all data modules: reads the sets that a stage needs, and builds samplers and loaders.
 
     A batch is `(list of uint8 [3, H, W], list of targets)`; see `DetectionDataset`. Training drops objects
@@ -285,7 +280,7 @@ class DetectionDataModule(SkippingDataModule, ABC):
 
     def splits_to_read(self) -> dict[str, str]:
         """The configured splits, each source once: split → config key of its source."""
-        sources = {split: self.source(split) for split in _SPLITS}
+        sources = {split: self.source(split) for split in SPLITS}
         if sources["test"][1] == sources["val"][1]:
             del sources["test"]
         return {split: key for split, (key, source) in sources.items() if source is not None}
@@ -332,7 +327,7 @@ class DetectionDataModule(SkippingDataModule, ABC):
 
     def _overlap_faults(self, split: str) -> list[Fault]:
         """A fault for each earlier set that shares images with a set."""
-        earlier = _SPLITS[: _SPLITS.index(split)]
+        earlier = SPLITS[: SPLITS.index(split)]
         sets = dict(self._sets)
         if split != "train" and self.unlabelled_set is not None:
             earlier, sets[UNLABELLED] = (*earlier, UNLABELLED), self.unlabelled_set
@@ -349,92 +344,3 @@ class DetectionDataModule(SkippingDataModule, ABC):
         if self._class_names is None:
             raise RuntimeError("class_names are read from the annotations: call setup() first")
         return self._class_names
-
-    @property
-    def train_set(self) -> DetectionDataset:
-        """The training images, after `setup("fit")`."""
-        return self._set("train")
-
-    @property
-    def trained_images(self) -> DetectionDataset | MixedDataset:
-        """The images of training batches: the training set, followed by the unlabelled pictures."""
-        if self.unlabelled_set is None:
-            return self.train_set
-        return MixedDataset(self.train_set, self.unlabelled_set)
-
-    @property
-    def val_set(self) -> DetectionDataset:
-        """The validation images, after `setup("fit")` or `setup("validate")`."""
-        return self._set("val")
-
-    @property
-    def test_set(self) -> DetectionDataset:
-        """The test images, after `setup("test")`."""
-        return self._set("test")
-
-    def _set(self, name: str) -> DetectionDataset:
-        if not self.has_set(name):
-            raise LSHFMError(no_set(name))
-        if name not in self._sets:
-            raise RuntimeError(f"the {name} set is not there yet: call setup() first")
-        return self._sets[name]
-
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled batches of images with similar aspect ratios, in a new order every epoch."""
-        return train_loader(
-            self.train_set,
-            self.trainer,
-            batch_size=self.batch_size,
-            aspect_ratio_groups=self.aspect_ratio_groups,
-            seed=self.seed,
-            beside=self.beside(),
-            **self._loader_arguments(),
-        )
-
-    def beside(self) -> Beside | None:
-        """The unlabelled pictures and their number in a batch of a process; None without any.
-
-        Raises:
-            LSHFMError: a batch has a single image.
-        """
-        if self.unlabelled_set is None:
-            return None
-        return Beside(self.unlabelled_set, num_unlabelled(self.batch_size, self.unlabelled_share))
-
-    def val_dataloader(self) -> DataLoader:
-        """Each validation image once, in order."""
-        return self._evaluation_loader(self.val_set)
-
-    def test_dataloader(self) -> DataLoader:
-        """Each test image once, in order."""
-        return self._evaluation_loader(self.test_set)
-
-    def _evaluation_loader(self, dataset: DetectionDataset) -> DataLoader:
-        return evaluation_loader(
-            dataset, self.trainer, batch_size=self.eval_batch_size, **self._loader_arguments()
-        )
-
-    def sample_dataloader(self, num_images: int, split: str = "train") -> DataLoader:
-        """An evenly spaced sample of a set, as for calibration: always the same images, in order.
-
-        Nothing is random. Every process gets the whole sample.
-
-        Args:
-            num_images: at least 1; all images are used if there are fewer.
-            split: train, val or test.
-
-        Raises:
-            LSHFMError: the number is below 1.
-        """
-        if num_images < 1:
-            raise LSHFMError(f"A sample of {split} images needs at least one image, found {num_images}.")
-        return sample_loader(
-            self._set(split), num_images, batch_size=self.batch_size, **self._loader_arguments()
-        )
-
-    def _loader_arguments(self) -> dict[str, Any]:
-        return loader_arguments(self.trainer, self.num_workers, self.start_method)
-
-    def describe(self) -> dict[str, dict[str, Any]]:
-        """`DetectionDataset.describe` of every split that is set up."""
-        return {split: self._sets[split].describe() for split in _SPLITS if split in self._sets}

@@ -37,7 +37,8 @@ class PseudoLabeller:
     """Labels pictures with the detections of a frozen teacher whose scores reach a threshold.
 
     The weight of a picture's detection losses is the mean score of its labels. Weights of single boxes would need
-    losses of its own for each family of detectors.
+    losses of its own for each family: each of torchvision's adds up the losses of all boxes in another place, after
+    matching and sampling of its own.
 
     Args:
         teacher: the frozen teacher. It resizes and normalises pictures as in evaluation.
