@@ -299,17 +299,18 @@ def backbone_maps(detector: Any, batch: Tensor) -> dict[str, Tensor]:
 
 
 _EXAMPLES = {
-    "penultimate": "distill=l2",
-    "pyramid": "distill=l2 distill.point=pyramid",
-    "logits": "distill=kd",
-    "class_maps": "distill=frs",
+    "penultimate": "as by distill=l2",
+    "pyramid": "as by distill=l2 distill.point=pyramid",
+    "logits": "as by distill=kd",
+    "class_maps": "as by distill=frs",
+    "dense_head": "by losses of your own",  # CrossKD's places are inside of it, and need one family
 }
 """Point → settings of a command that compare features there."""
 
 
 def points_with_examples(points: Iterable[str]) -> str:
     """A list of points for a message, with settings that compare features there; "no point" for none."""
-    examples = {point: f" (as by {_EXAMPLES[point]})" if point in _EXAMPLES else "" for point in points}
+    examples = {point: f" ({_EXAMPLES[point]})" if point in _EXAMPLES else "" for point in points}
     return ", ".join(f"{point}{example}" for point, example in examples.items()) or "no point"
 
 
