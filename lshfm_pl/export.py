@@ -5,9 +5,11 @@ from lshfm_pl import cli
 if __name__ == "__main__":
     cli.start("export")  # before the imports below, which take seconds
 
+import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -71,7 +73,8 @@ def export(config: DictConfig) -> Path:
     pictures = at_several_sizes(images, settings.size)
     with temporary_folder() as folder:
         written = folder / target.name
-        chosen.write(settings, written)
+        with _told_of_full_disk(folder):
+            chosen.write(settings, written)
         read = chosen.read(written)
         difference = compare(settings, read, pictures, limits)
         of_what = (
@@ -199,6 +202,21 @@ def _refuse_place(path: Path, *, overwrite: bool) -> None:
         raise LSHFMError(f"output: {path} cannot be written, as {folder} is read-only; give another path")
 
 
+@contextmanager
+def _told_of_full_disk(folder: Path) -> Iterator[None]:
+    """Say which disk is full, where a library only says that one is."""
+    try:
+        yield
+    except (OSError, LSHFMError) as error:
+        cause = error.__cause__ if isinstance(error, LSHFMError) else error
+        if not (isinstance(cause, OSError) and cause.errno == errno.ENOSPC):
+            raise
+        raise LSHFMError(
+            f"output: the disk of the temporary files is full ({folder.parent}); free some space, or name another "
+            "folder by TMPDIR=<folder>"
+        ) from error
+
+
 def _move(folder: Path, target: Path, *, overwrite: bool) -> None:
     """Move the files of a folder into that of `target`."""
     files = sorted(folder.iterdir())
@@ -209,7 +227,7 @@ def _move(folder: Path, target: Path, *, overwrite: bool) -> None:
             with atomic_file(target.parent / file.name) as temporary:
                 shutil.copyfile(file, temporary)
         except OSError as error:
-            raise LSHFMError(f"output: {target} cannot be written ({error})") from error
+            raise LSHFMError(f"output: {target} cannot be written ({error.strerror or error})") from error
 
 
 @cli.main("export")

@@ -1,5 +1,6 @@
 """The command `export`, and commands that take its files in place of checkpoints."""
 
+import errno
 import json
 
 import pytest
@@ -61,6 +62,47 @@ def test_a_file_that_detects_otherwise_is_not_left(checkpoint, tmp_path, monkeyp
     run("overwrite=true")
     size = sum(file.stat().st_size for file in tmp_path.iterdir())
     assert capsys.readouterr().out.endswith(f"{size / 1e6:.2f} MB\n")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_data", lambda *_: pytest.fail("the work has begun"))
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/config.json").write_text("{}")
+
+    def message(output):
+        with pytest.raises(LSHFMError) as told:
+            export.export(
+                composed(
+                    "export",
+                    f"checkpoint={checkpoint}",
+                    "output_dir=x",
+                    "format=safetensors",
+                    f"output={output}",
+                )
+            )
+        return str(told.value)
+
+    assert "found the folder" in message(tmp_path / "folder.safetensors")
+    assert f"expected a folder for a.safetensors, found the file {tmp_path}/file" in message(
+        tmp_path / "file/a.safetensors"
+    )
+    assert "there/config.json exists already" in message(tmp_path / "there/a.safetensors")
+    monkeypatch.setattr(export.os, "access", lambda *_: False)
+    assert f"as {tmp_path} is read-only" in message(tmp_path / "new/a.safetensors")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_named(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for raised in (full, LSHFMError("torch.onnx.export failed")):
+        raised.__cause__ = full
+        with (
+            pytest.raises(LSHFMError, match=f"temporary files is full .{tmp_path}.; .* TMPDIR=<folder>"),
+            export._told_of_full_disk(tmp_path / "lshfm_pl_1"),
+        ):
+            raise raised
 
 
 @pytest.mark.slow

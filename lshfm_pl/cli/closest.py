@@ -297,6 +297,10 @@ def _of_another_choice(key: str, typed: str, valid: Sequence[str], overrides: Se
     choices = choices_with_key(group, inside)
     if not choices:
         return None
+    of_terms = [name for name in valid if name.startswith(f"{group}.terms.") and name.endswith(f".{inside}")]
+    if of_terms:
+        given = alternatives([name + typed.removeprefix(key) for name in of_terms])
+        return f"{key}: in a sum of losses it belongs to each of them; give {given}"
     chosen = next((item.partition("=")[2] for item in overrides if item.startswith(f"{group}=")), None)
     example = max(choices, key=lambda choice: (_common_prefix(choice, chosen or ""), choices.index(choice)))
     named = alternatives(choices) if len(choices) <= CUT_CHOICES else first_few(choices, CUT_CHOICES)

@@ -5,7 +5,7 @@ import torch
 from small_detectors import STUDENTS, TEACHER_OF, model_file
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.training.unfit_losses import refuse_unfit_losses
+from lshfm_pl.training.unfit_losses import refuse_unfit_losses, train_config
 
 FASTER_RCNN, RETINANET = STUDENTS
 SSD = "ssdlite_mobilenetv3_tiny"
@@ -56,3 +56,12 @@ def test_what_does_not_fit_is_refused_in_one_line_that_names_the_student(teacher
     with pytest.raises(LSHFMError, match=f"^the student taught: .*{message}") as refusal:
         refuse(teacher, student, *distill)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_setting_of_all_losses_of_a_sum_is_answered_with_those_of_each():
+    with pytest.raises(LSHFMError) as told:
+        train_config(["distill=[pkd,crosskd]", "distill.until=0.8"])
+    assert str(told.value) == (
+        "distill.until: in a sum of losses it belongs to each of them; "
+        "give distill.terms.pkd.until=0.8 or distill.terms.crosskd.until=0.8"
+    )

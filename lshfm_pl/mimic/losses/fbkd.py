@@ -107,11 +107,12 @@ class FBKD(Loss):
         channel_weight: weight of the means over positions.
         spatial_weight: weight of the means over channels.
         relation_weight: weight of the relations.
-        reductions: of each level, see `Relations`; as many levels are compared.
-        poolings: of each level, see `Relations`.
+        reductions: of each level from the finest one on, see `Relations`; no further levels are compared. Those of
+            levels that the detectors do not have are unused.
+        poolings: likewise.
 
     Raises:
-        LSHFMError: a setting is out of range, or there are fewer levels.
+        LSHFMError: a setting is out of range.
     """
 
     point = "pyramid"
@@ -140,8 +141,8 @@ class FBKD(Loss):
         }
         for key, value in {"beta": beta, **weights}.items():
             require_number(key, value)
-        _require_sizes("reductions", reductions, len(channels))
-        _require_sizes("poolings", poolings, len(channels))
+        _require_sizes("reductions", reductions)
+        _require_sizes("poolings", poolings)
         if len(reductions) != len(poolings):
             raise LSHFMError(
                 f"distill.poolings: expected as many as distill.reductions, found {len(poolings)} and "
@@ -162,14 +163,12 @@ class FBKD(Loss):
         return self.beta * torch.stack(values).sum()
 
 
-def _require_sizes(key: str, sizes: Any, most: int) -> None:
-    """Check a setting of each level: whole numbers of at least 1, for no more levels than there are.
+def _require_sizes(key: str, sizes: Any) -> None:
+    """Check a setting of each level: whole numbers of at least 1.
 
     Raises:
         LSHFMError: they are not.
     """
     numbers = list(sizes) if isinstance(sizes, Sequence) and not isinstance(sizes, str) else []
-    if not 1 <= len(numbers) <= most or any(type(number) is not int or number < 1 for number in numbers):
-        raise LSHFMError(
-            f"distill.{key}: expected 1 to {most} whole numbers ≥ 1, one a level, found {sizes!r}"
-        )
+    if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+        raise LSHFMError(f"distill.{key}: expected whole numbers ≥ 1, one a level, found {sizes!r}")

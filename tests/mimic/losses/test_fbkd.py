@@ -105,14 +105,25 @@ def test_equal_maps_give_no_nan():
     assert all(parameter.grad.isfinite().all() for parameter in loss.parameters())
 
 
+def test_sizes_of_levels_that_are_not_there_are_unused():
+    """The published sizes are for four levels; an SSDLite and a Faster R-CNN have three of the same strides."""
+    torch.manual_seed(0)
+    three = FBKD([8] * 3, [8] * 3)
+    torch.manual_seed(0)
+    same = FBKD([8] * 3, [8] * 3, reductions=[4, 4, 2], poolings=[16, 8, 4])
+    maps = [torch.randn(2, 8, side, side) for side in (16, 8, 4)]
+    others = [torch.randn_like(level) for level in maps]
+    assert three(maps, others) == same(maps, others) > 0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (
-            {"reductions": [2] * 3},
-            "distill.reductions: expected 1 to 2 whole numbers ≥ 1, one a level, found",
+            {"reductions": []},
+            "distill.reductions: expected whole numbers ≥ 1, one a level, found",
         ),
-        ({"reductions": [2], "poolings": [4, 0]}, "distill.poolings: expected 1 to 2 whole numbers"),
+        ({"reductions": [2], "poolings": [4, 0]}, "distill.poolings: expected whole numbers"),
         ({"reductions": [2], "poolings": [4, 4]}, "distill.poolings: expected as many as distill.reductions"),
         (
             {"reductions": [2], "poolings": [4], "relation_weight": -1},
