@@ -12,7 +12,8 @@ the largest of them. The parts:
     check_voc    `check_data` over 17,000 VOC annotations
     loader       one epoch of a VOC folder's training pictures with two loader processes; `--pictures` names one
     start        `train` over the whole set: one batch of training, validation and test, with a tiny detector
-    workers      memory of two loader processes after each of four passes over the records of the whole set
+    workers      memory of two loader processes after each of five passes over the whole set; or over a part of it,
+                 as with `--share 0.1`
     report       `report` over 100 runs
 """
 
@@ -40,10 +41,12 @@ CHECKED_SIZE = (500, 375)
 EVALUATED, DETECTIONS = 5_000, 100
 """Images, and detections in each."""
 RUNS = 100
-PASSES, WORKERS = 4, 2
+PASSES, WORKERS = 5, 2
 PARTS = ("evaluation", "check_coco", "check_voc", "loader", "start", "workers", "report")
 PICTURES = "LSHFM_PICTURES"
 """Environment variable with which `--pictures` reaches the process of a part."""
+SHARE = "LSHFM_SHARE"
+"""Likewise of `--share`."""
 
 
 def draw_images(folder: Path, count: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> list[str]:
@@ -153,10 +156,12 @@ def coco_arguments(files: dict[str, Path]) -> list[str]:
 
 
 def of_coco_size(folder: Path) -> list[str]:
-    """The arguments of the whole set."""
-    return coco_arguments(
-        {"train": draw_coco(folder, "train", *TRAIN), "val": draw_coco(folder, "val", *VAL)}
-    )
+    """The arguments of the whole set, or of the share of it that is wanted."""
+    share = float(os.environ.get(SHARE, "1"))
+    name = "train" if share == 1 else f"train_{share:g}"
+    images, boxes = (int(share * number) for number in TRAIN)
+    train = draw_coco(folder, name, images, boxes)
+    return coco_arguments({"train": train, "val": draw_coco(folder, "val", *VAL)})
 
 
 def start(folder: Path) -> None:
@@ -321,6 +326,9 @@ def main() -> None:
     parser.add_argument(
         "--pictures", type=Path, help="VOC folder for the part loader, instead of a drawn one"
     )
+    parser.add_argument(
+        "--share", type=float, help="share of the training images that the parts start and workers use"
+    )
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     folder = given.folder.resolve()
@@ -330,6 +338,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if given.pictures is not None:
         os.environ[PICTURES] = str(given.pictures.resolve())
+    if given.share is not None:
+        os.environ[SHARE] = str(given.share)
     for part in given.only or PARTS:
         measure(part, folder)
 
