@@ -42,6 +42,8 @@ OF_ALL_LOSSES = ("balance_rule", "check_teacher", "pseudo_labels")
 PICTURES = "PicturesDataModule"
 """The data module whose `data.root` may also be a list of pictures."""
 
+PACKAGE = "lshfm_pl"
+
 START = "model.weights"
 """Key of a file that a run reads at its start, but not when it is resumed."""
 
@@ -102,7 +104,7 @@ def refuse_missing_inputs(command: str, config: DictConfig) -> None:
             _refuse_no_match(key, text)
     if _reads_folder(config):
         for text in _texts(config, "data.root"):
-            if str(_selected(config, "data._target_")).endswith(PICTURES) and _is(from_home(text), "is_file"):
+            if _may_be_a_file(config) and _is(from_home(text), "is_file"):
                 continue
             _refuse_no_folder("data.root", text, can_be_had=_selected(config, "data.download") is False)
 
@@ -273,6 +275,12 @@ def _reads_folder(config: DictConfig) -> bool:
     """Whether `data.root` must exist."""
     target = str(_selected(config, "data._target_") or DRAWN)
     return not target.endswith(DRAWN) and not _selected(config, "data.download")
+
+
+def _may_be_a_file(config: DictConfig) -> bool:
+    """Whether `data.root` may be a file: a list of pictures, or whatever a data module of the user's own reads."""
+    target = str(_selected(config, "data._target_"))
+    return target.endswith(PICTURES) or not target.startswith(f"{PACKAGE}.")
 
 
 def _selected(config: DictConfig, key: str) -> Any:

@@ -14,13 +14,18 @@ from lshfm_pl.data.numbers import require_at_least
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
 
-__all__ = ["HOW_TO_SPLIT", "Part", "Split", "division", "keep_faults_of", "read_split_setting"]
+__all__ = ["Part", "Split", "division", "how_to_split", "keep_faults_of", "read_split_setting"]
 
 PARTS = ("train", "val", "test")
-HOW_TO_SPLIT = "data.split=0.8/0.1/0.1 divides all images into training, validation and test images"
-"""Advice for data without a validation set."""
 _NUMBER = re.compile(r"\d+(\.\d+)?|\.\d+")
 _EXAMPLE = "such as 0.8/0.1/0.1 for training, validation and test, or 0.8/0.2 for training and validation"
+
+
+def how_to_split(*, has_test: bool) -> str:
+    """Advice for data without a validation set, and with or without a test set."""
+    if has_test:
+        return "data.split=0.9/0.1 divides the other images into training and validation images"
+    return "data.split=0.8/0.1/0.1 divides all images into training, validation and test images"
 
 
 class Split:

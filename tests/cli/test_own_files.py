@@ -1,8 +1,11 @@
 """Config files of one's own that are given by their path."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from lshfm_pl.cli import Command
+from lshfm_pl.cli.inputs import refuse_missing_inputs
+from lshfm_pl.errors import LSHFMError
 
 FILES = {
     "night.yaml": "transforms: [{_target_: a.Night}]\nsmallest_side: 3\n",
@@ -72,3 +75,22 @@ def test_an_unfit_file_is_told_in_one_line(run, name, told):
 def test_a_command_without_training_says_which_have_the_group(run):
     line = run("checkpoint=x", "augment=strong", command="evaluate")
     assert line.endswith("it is a group of compare, train or visualize, and evaluate has no use for it")
+
+
+@pytest.mark.parametrize(
+    ("target", "is_refused"),
+    [
+        ("boxes_csv.BoxesCSVDataModule", False),
+        ("lshfm_pl.data.pictures.datamodule.PicturesDataModule", False),
+        ("lshfm_pl.data.yolo.datamodule.YOLODataModule", True),
+    ],
+)
+def test_data_of_a_format_of_ones_own_may_be_a_file(tmp_path, target, is_refused):
+    (tmp_path / "boxes.csv").write_text("")
+    data = {"root": str(tmp_path / "boxes.csv"), "_target_": target}
+    config = OmegaConf.create({"data": data, "checkpoint": None, "weights": "COCO_V1"})
+    if is_refused:
+        with pytest.raises(LSHFMError, match="data.root: expected a folder, found a file"):
+            refuse_missing_inputs("evaluate", config)
+    else:
+        refuse_missing_inputs("evaluate", config)

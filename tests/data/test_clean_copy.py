@@ -1,6 +1,7 @@
 """A clean copy has no faults, and the objects of the original in both forms."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -50,6 +51,12 @@ def test_sound_data_are_copied_unchanged(tmp_path, write, form):
         one.setup("fit")
     for name in ("train_set", "val_set"):
         assert objects(getattr(copy, name)) == objects(getattr(original, name))
+
+
+def test_the_printed_arguments_can_be_typed(tmp_path):
+    write_sound_voc(tmp_path / "set")
+    *_, last = write_clean_copy(make(tmp_path / "set"), tmp_path / "a copy", "coco")
+    assert shlex.split(last)[-2:] == ["data=coco_json", f"data.root={tmp_path}/a copy"]
 
 
 @pytest.mark.parametrize("form", ["coco", "voc"])

@@ -16,7 +16,7 @@ from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.folders import ALL
-from lshfm_pl.data.split import HOW_TO_SPLIT, Part, keep_faults_of, read_split_setting
+from lshfm_pl.data.split import Part, how_to_split, keep_faults_of, read_split_setting
 from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.data.unlabelled import found_pictures
@@ -204,9 +204,10 @@ class COCODataModule(CategoryDataModule):
         """See the base class."""
         files = self.files[split]
         if files is None:
+            advice = how_to_split(has_test=self.files["test"] is not None)
             raise LSHFMError(
                 f"data.{split}_annotations is not given: expected a JSON file in COCO's format, and the folder "
-                f"of its images as data.{split}_images. {HOW_TO_SPLIT}."
+                f"of its images as data.{split}_images. {advice}."
             )
         annotations, images = files
         dataset = COCODetection(

@@ -11,7 +11,7 @@ from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.folders import ALL, SET_NAMES
-from lshfm_pl.data.split import HOW_TO_SPLIT, Part, read_split_setting
+from lshfm_pl.data.split import Part, how_to_split, read_split_setting
 from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.data.voc.dataset import VOCDetection
@@ -223,7 +223,8 @@ class VOCDataModule(DetectionDataModule):
         if found:
             name = self._name_in(found, split)
             if name is None:
-                text = f"{describe_sources(found, self._data_folder())}; there is no {split} set. {HOW_TO_SPLIT}."
+                advice = how_to_split(has_test="test" in found)
+                text = f"{describe_sources(found, self._data_folder())}; there is no {split} set. {advice}."
                 raise FaultError(Fault("file-missing", self._data_folder(), text))
             return [found[name]]
         names = self.splits[split if self._part(split) is None else "train"]

@@ -18,8 +18,8 @@ _LOOKED_AT = 200
 
 
 def has_lists(root: Path) -> bool:
-    """Whether a folder has lists of ids in VOC layout."""
-    return any((root / SPLITS).glob("*.txt"))
+    """Whether a folder has lists of sets in VOC layout. CVAT's `default.txt` is a list of all images."""
+    return any(set_of_name(path.stem) is not None for path in (root / SPLITS).glob("*.txt"))
 
 
 def find_sources(root: Path) -> dict[str, VOCSource]:

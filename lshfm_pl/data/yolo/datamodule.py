@@ -116,7 +116,8 @@ class YOLODataModule(CategoryDataModule):
         """
         description, name = self.description, self._set_of(split)
         if name is None:
-            text = f"names no {split} set. Give data.split=0.8/0.1/0.1 to divide all pictures"
+            shares = "0.9/0.1" if "test" in description.sets else "0.8/0.1/0.1"
+            text = f"names no {split} set. Give data.split={shares} to divide all pictures"
             also = " of train." if description.sets else ", or data.file=<data.yaml>."
             raise FaultError(Fault("file-missing", description.path, f"{text}{also}"))
         return name, description.find(name, faults) if name else [_all_pictures(description.base)]

@@ -1,5 +1,6 @@
 """Reading the description of a YOLO data set: class names, and where the pictures of each set are."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ NAME_LISTS = ("classes.txt", "obj.names", "labels.txt")
 """Lists of class names that tools write instead of `data.yaml`: Label Studio, labelImg, CVAT, darknet."""
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
+"""Beginning of an absolute path of Linux or Windows, with `/` for a backslash."""
 _LARGEST_LIST = 2**20
 _MOST_CLASSES = 10_000
 _TEXTS = {
@@ -45,7 +48,10 @@ class Description:
     keypoint_values: int = 0
 
     def find(self, split: str, log: FaultLog) -> list[Path]:
-        """The existing folders and lists of a set. `../images` is also looked for beside the file, as tools do.
+        """The existing folders and lists of a set.
+
+        `../images` is also looked for beside the file, as tools do. Of an absolute path of another machine, the
+        longest end that exists here is used.
 
         Raises:
             FaultError: one of them does not exist.
@@ -70,10 +76,14 @@ class Description:
         below = name
         while below.startswith(("./", "../")):
             below = below.partition("/")[2]
+        ends: list[Path] = []
+        if _ABSOLUTE.match(name):
+            parts = [part for part in name.split("/")[1:] if part not in ("", ".", "..")]
+            ends = [Path(*parts[first:]) for first in range(len(parts))]
         return list(
             dict.fromkeys(
                 folder / part
-                for part in (Path(name).expanduser(), Path(below))
+                for part in (Path(name).expanduser(), Path(below), *ends)
                 for folder in (self.base, self.path.parent)
             )
         )
@@ -198,7 +208,8 @@ def _categories(path: Path, names: Mapping[int, Any], notes: Notes) -> dict[int,
 
 
 def _entries(path: Path, content: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, ...]:
-    given = [key for key in keys if content.get(key) not in (None, "", [])]
+    # CVAT writes the names of subsets as they were typed: Train, Validation.
+    given = [key for key in content if key.lower() in keys and content[key] not in (None, "", [])]
     if not given:
         return ()
     if len(given) > 1:

@@ -68,6 +68,25 @@ def test_a_split_is_refused_where_there_are_sets(tmp_path):
         sizes(tmp_path, split="0.8/0.2", annotations=".", images=".")
 
 
+def test_advice_keeps_a_test_set(tmp_path):
+    write(tmp_path, "train", "train", [f"a{index}" for index in range(8)])
+    write(tmp_path, "test", "test", ["b"], 20)
+    with pytest.raises(LSHFMError, match=r"there is no val set\. data\.split=0\.9/0\.1 divides"):
+        sizes(tmp_path)
+    assert sizes(tmp_path, split="0.75/0.25") == {"train": 6, "val": 2, "test": 1}
+
+
+def test_a_list_that_is_named_after_no_set_needs_a_split(tmp_path):
+    write(tmp_path, "Annotations", "JPEGImages", [f"a{index}" for index in range(10)])
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "default.txt").write_text(
+        "".join(f"a{index}\n" for index in range(10))
+    )
+    with pytest.raises(LSHFMError, match=r"data\.split=0\.8/0\.1/0\.1"):
+        sizes(tmp_path)
+    assert sizes(tmp_path, split="0.6/0.2/0.2") == {"train": 6, "val": 2, "test": 2}
+
+
 def test_a_list_of_training_images_alone_can_be_split(tmp_path):
     write(tmp_path, "Annotations", "JPEGImages", [f"a{index}" for index in range(10)])
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)

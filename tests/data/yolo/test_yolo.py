@@ -59,12 +59,25 @@ def test_boxes_are_corners_in_pixels_and_labels_follow_the_names(tmp_path):
         "train: ../images/train\nval: ../images/val\nnc: 2\nnames: ['cat', 'dog']\n",
         "train: [images/train]\nval: val.txt\nnames: [cat, dog]\n",
         "train: ./images/train/\nval: ABSOLUTE/images/val\nnames: [cat, dog]\n",
+        "train: /content/my set/images/train\nval: [/content/my set/images/val]\nnames: [cat, dog]\n",
+        "path: C:\\me\\set\ntrain: C:\\me\\set\\images\\train\nval: D:/set/images/val\nnames: [cat, dog]\n",
+        "Train: Train.txt\nValidation: val.txt\nnames:\n  0: cat\n  1: dog\npath: .\n",
     ],
-    ids=["mapping", "path of another machine", "Roboflow", "lists", "absolute"],
+    ids=[
+        "mapping",
+        "path of another machine",
+        "Roboflow",
+        "lists",
+        "absolute",
+        "absolute of another machine",
+        "of Windows",
+        "CVAT",
+    ],
 )
 def test_descriptions_of_all_tools_are_read(tmp_path, description):
     write_yolo(tmp_path, description=description.replace("ABSOLUTE", str(tmp_path)))
     (tmp_path / "val.txt").write_text("./images/val/c.png\n")
+    (tmp_path / "Train.txt").write_text("data/images/train/a.png\ndata/images/train/b.png\n")
     module = make_yolo(tmp_path)
     assert (len(module.train_set), len(module.val_set)) == (2, 1)
     assert module.class_names == ("cat", "dog")
@@ -235,6 +248,8 @@ def test_labels_belong_to_the_upright_picture(tmp_path):
         ("train: images/train\nval: images/val\nnames: [cat, cat]\n", "'cat' more than once"),
         ("train: images/train\nval: images/val\nnames: [cat, no]\n", "class 1 is false.*Quote it"),
         ("train: images/other\nval: images/val\nnames: [cat, dog]\n", "images/other' names no folder"),
+        ("train: /there/other\nval: images/val\nnames: [cat, dog]\n", "/there/other' names no folder"),
+        ("train: images/train\ntest: images/val\nnames: [cat, dog]\n", "no val set. Give data.split=0.9/0.1"),
         ("train: 5\nval: images/val\nnames: [cat, dog]\n", "train is 5: expected a folder"),
         ("train: images/train\nval: images/val\nnames: {a: cat}\n", "key 'a': expected the number"),
         ("[" * 5000, "not valid YAML|levels"),
