@@ -104,8 +104,8 @@ def _other_experiments(table: dict[str, Any]) -> Iterator[tuple[str, dict[str, A
 
 
 def _register() -> None:
-    # Hydra copies what it looks up in, once for each group that `--help` lists. There is one store, of which it copies
-    # the entries that it uses.
+    # Hydra copies what it looks up in, once for each group that `--help` lists. There is one store, of which it
+    # copies the entries that it uses.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     for group, entries in (("teacher_of", _teachers()), ("experiment", _coco_experiments())):
