@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lshfm_pl.cli.grammar import for_shell
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.dataset import DetectionRecord, read_checked
 from lshfm_pl.data.faults import FaultError, FaultLog
@@ -98,7 +98,7 @@ def write_clean_copy(datamodule: DetectionDataModule, folder: Path, form: str) -
     return [
         f"clean copy in {folder}: {'; '.join(counts)}",
         *changes,
-        f"read it by data={read_as} {for_shell(f'data.root={folder}')}",
+        f"read it by data={read_as} {shlex.quote(f'data.root={folder}')}",
     ]
 
 
