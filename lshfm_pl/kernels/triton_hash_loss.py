@@ -20,9 +20,8 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lshfm_pl.kernels.fused_hash_loss import MapHashLoss, dtype_of_products
+from lshfm_pl.kernels.fused_hash_loss import MapHashLoss, RowHashLoss, dtype_of_products
 from lshfm_pl.kernels.hash_choice import is_interpreted
 from lshfm_pl.kernels.plain_hash_loss import HashLoss
 from lshfm_pl.kernels.winograd import SIDE
@@ -43,7 +42,7 @@ NEIGHBOURHOOD_BYTES = 2**28
 KINDS: dict[HashLoss, int] = {"bce": 0, "l1": 1, "l2": 2}
 
 
-class TritonRowHashLoss(torch.autograd.Function):
+class TritonRowHashLoss(RowHashLoss):
     """The loss of rows; arguments and results are those of `hash_loss_of_rows`."""
 
     @staticmethod
@@ -62,12 +61,6 @@ class TritonRowHashLoss(torch.autograd.Function):
         ctx.save_for_backward(gradient_ND)
         ctx.mark_non_differentiable(agreeing)
         return loss, agreeing
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        (gradient_ND,) = ctx.saved_tensors
-        return gradient_ND * loss_gradient, *[None] * 5
 
 
 class TritonMapHashLoss(MapHashLoss):
