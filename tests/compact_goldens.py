@@ -10,6 +10,10 @@ import torch
 SCALE = 256
 """Factor of inputs that are stored as whole numbers."""
 
+PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-5}
+"""Allowed error as a share of the largest entry. In float32, sums over a thousand locations are rounded by up to
+2e-6, depending on the order in which a processor adds; an error in a formula is found in float64."""
+
 GOLDENS = Path(__file__).parent / "goldens" / "heads"
 
 

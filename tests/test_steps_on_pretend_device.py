@@ -3,6 +3,8 @@
 The device is simulated (see `pretend_device`), so no GPU is needed; `test_gpu.py` is for real GPUs.
 """
 
+from pathlib import Path
+
 import pretend_device
 import pytest
 import torch
@@ -39,9 +41,14 @@ def teacher_files(tmp_path_factory):
     return write_teachers(tmp_path_factory.mktemp("teachers"))
 
 
-def step(module, where):
-    """Losses, gradients, and the waits of a training step on the device `where`."""
+def step(module, where, *, is_measured=False):
+    """Losses, gradients, and the waits of a training step on the device `where`.
+
+    With `is_measured` it is one of the steps in which the weights of losses are measured by their gradients.
+    """
     module.to(where).train()
+    if getattr(module, "balance", None) is not None:
+        module.moment = module.moment._replace(step=0 if is_measured else module.balance.rule.usual_step)
     if hasattr(module, "teacher"):
         module.teacher.to(where)
     images, targets = random_batch(boxless=(1,))
@@ -99,6 +106,19 @@ def test_step_gives_the_losses_and_gradients_of_the_cpu(family, distill, teacher
 def test_step_over_a_backbone_of_timm_gives_the_losses_and_gradients_of_the_cpu(family):
     student, teacher = detector_over_timm(family), detector_over_timm(family, TEACHERS_BODY, seed=1)
     assert_equal_to_cpu(family, mimicking(student, teacher, l2={"point": "pyramid"}, kd={}))
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_step_that_measures_gradients_waits_as_often_as_one_more_backward_pass(family, teacher_files):
+    module = built(family, "pkd", teacher_files, "distill.balance=share")
+    expected, _, _ = step(module, "cpu", is_measured=True)
+    found, _, waits = step(module, DEVICE, is_measured=True)
+    assert found == pytest.approx(expected, **AS_CPU)
+    in_measurement, in_backward = (
+        sorted(wait.operation for wait in waits.seen if wait.package == package)
+        for package in ("lshfm_pl", Path(__file__).name)
+    )
+    assert in_measurement == in_backward
 
 
 class Difference(Loss):

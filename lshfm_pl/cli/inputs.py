@@ -8,11 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl.cli.environment import started_by_hand, started_by_srun, started_by_torchrun
 from lshfm_pl.cli.grammar import for_shell
+from lshfm_pl.cli.own_folder import composed
 from lshfm_pl.cli.rows import read_rows
 from lshfm_pl.cli.students import read_losses
 from lshfm_pl.errors import LSHFMError
@@ -127,13 +129,17 @@ def needs_teacher(config: DictConfig) -> bool:
 def refuse_lost_settings(config: DictConfig) -> None:
     """Refuse a setting of all losses among those of one loss in a sum, where it would have no effect.
 
+    What the loss's own file says is not refused: it is for a training by this loss alone.
+
     Raises:
         LSHFMError: there is one.
     """
     for loss, settings in (_selected(config, "distill.terms") or {}).items():
         for key in OF_ALL_LOSSES:
-            found, usual = (OmegaConf.create({key: node.get(key)}) for node in (settings, _usual_settings()))
-            if key in settings and found != usual:
+            if key in settings and all(
+                OmegaConf.create({key: settings[key]}) != OmegaConf.create({key: usual.get(key)})
+                for usual in (_usual_settings(), _settings_of_file(loss))
+            ):
                 raise LSHFMError(
                     f"distill.terms.{loss}.{key}: it is one setting of all losses together: give "
                     f"distill.{key}{'.<key>' if isinstance(settings[key], DictConfig) else ''}=… instead"
@@ -147,6 +153,14 @@ def _usual_settings() -> DictConfig:
         DictConfig,
         OmegaConf.merge({"check_teacher": True}, OmegaConf.load(CONFIG_DIR / "distill/_balance.yaml")),
     )
+
+
+def _settings_of_file(loss: str) -> DictConfig:
+    """The settings of a loss that is not in a sum, as its config file has them; {} if there is no such file."""
+    try:
+        return cast(DictConfig, composed("train", [f"distill={loss}"]).distill)
+    except (HydraException, OmegaConfBaseException):
+        return OmegaConf.create()
 
 
 def refuse_unlabelled_alone(config: DictConfig) -> None:

@@ -83,7 +83,11 @@ def composed(command: str, overrides: Sequence[str]) -> DictConfig:
         HydraException, OmegaConfBaseException: it cannot be composed.
     """
     own = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]" for folder in config_folders()[1:]]
-    # Hydra may still be initialised for the command line that failed.
+    # Hydra may be initialised for a command that runs, or still for a command line that failed.
+    state = GlobalHydra.get_state()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose(command, overrides=[*own, *overrides])
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return compose(command, overrides=[*own, *overrides])
+    finally:
+        GlobalHydra.set_state(state)

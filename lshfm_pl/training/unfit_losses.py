@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -34,13 +33,10 @@ def train_config(overrides: Sequence[str]) -> DictConfig:
         LSHFMError: they are not those of a config.
     """
     arguments = quote_texts(translate_arguments("train", [*overrides, "output_dir=unused"]))
-    state = GlobalHydra.get_state()
     try:
         return composed("train", arguments)
     except (HydraException, OmegaConfBaseException) as error:
         raise LSHFMError(config_error(error, "train", arguments)) from error
-    finally:
-        GlobalHydra.set_state(state)
 
 
 def refuse_unfit_losses(students: Mapping[str, Sequence[str]], teacher: Mapping[str, Any]) -> None:

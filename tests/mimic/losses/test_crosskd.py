@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from compact_goldens import assert_like, read, tensor
+from compact_goldens import PRECISIONS, assert_like, read, tensor
 from torch import nn
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -23,7 +23,6 @@ LEVELS = range(5)
 STRIDES = (8, 16, 32, 64, 128)
 EPS = 1.1920929e-7
 """Is added to the divisor in the published code."""
-PRECISIONS = {torch.float64: 1e-9, torch.float32: 2e-6}
 FCOS = {"index": 2, "class_weight": 0.4, "box_weight": 0.75, "box_loss": "iou_log"}
 CASES = {
     "retinanet_official": {},

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from compact_goldens import assert_like, read, tensor
+from compact_goldens import PRECISIONS, assert_like, read, tensor
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.losses.dist import DIST, AdaptedMaps, ClassRelations
@@ -17,7 +17,6 @@ OF_FASTER_RCNN = {
     "faster_rcnn_tau2": {"temperature": 2.0},
     "faster_rcnn_tau4": {"temperature": 4.0},
 }
-PRECISIONS = {torch.float64: 1e-9, torch.float32: 2e-6}
 
 
 @functools.cache

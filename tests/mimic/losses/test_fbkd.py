@@ -4,13 +4,12 @@ import functools
 
 import pytest
 import torch
-from compact_goldens import assert_like, read, tensor
+from compact_goldens import PRECISIONS, assert_like, read, tensor
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.losses.fbkd import FBKD
 
 REDUCTIONS, POOLINGS = (4, 4, 2, 2), (16, 8, 4, 4)
-PRECISIONS = {torch.float64: 1e-9, torch.float32: 2e-6}
 NON_LOCAL = {
     "theta": "theta.conv", "phi": "phi.0.0.conv", "g": "g.0.0.conv", "out": "conv_out.conv", "norm": "conv_out.bn",
 }  # fmt: skip
