@@ -84,10 +84,10 @@ def composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """
     own = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]" for folder in config_folders()[1:]]
     # Hydra may be initialised for a command that runs, or still for a command line that failed.
-    state = GlobalHydra.get_state()
+    outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             return compose(command, overrides=[*own, *overrides])
     finally:
-        GlobalHydra.set_state(state)
+        GlobalHydra.instance().hydra = outer

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from lshfm_pl.cli.own_folder import composed
 from lshfm_pl.paths import CONFIG_DIR
 from lshfm_pl.reporting.runs import Run
 from lshfm_pl.runs.augmentation import PUBLISHED, describe_augmentation
@@ -117,14 +116,7 @@ def _has_settings_of(run: Run, experiment: str) -> bool:
 
 @cache
 def _row_settings(experiment: str) -> dict[str, dict[str, Any]]:
-    # Hydra allows one composition at a time, and a report may be running as a Hydra command itself.
-    outer = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose("train", overrides=[f"experiment={experiment}", "output_dir=unused"])
-    finally:
-        GlobalHydra.instance().hydra = outer
+    config = composed("train", [f"experiment={experiment}", "output_dir=unused"])
     parts = ("model", "schedule", "trainer", "distill")
     return _relevant({part: OmegaConf.to_container(config[part], resolve=True) for part in parts})
 
