@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 
 from lshfm_pl.cli import as_dict
 from lshfm_pl.cli.students import Student, read_seeds, read_students
+from lshfm_pl.cores import usable_cores
 from lshfm_pl.detectors.config import import_parts
 from lshfm_pl.errors import first_few
 from lshfm_pl.reporting import comparison_table, summary_rows, write_csv, write_markdown
@@ -111,7 +112,7 @@ def comparison_runs(
 ) -> Runs:
     """The runs of a comparison, with the number of threads that each of them uses."""
     folder = Path(config.output_dir)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     teacher, checkpoint = folder / "teacher", folder / "teacher" / "checkpoints" / "last.ckpt"
     if config.teacher.checkpoint is not None:
         checkpoint = Path(config.teacher.checkpoint).expanduser()

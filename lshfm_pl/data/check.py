@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from lshfm_pl.cli.console import is_terminal
+from lshfm_pl.cores import usable_cores
 from lshfm_pl.data import DetectionDataModule, DetectionDataset
 from lshfm_pl.data.clean_copy import FORMS, refuse_used_folder, write_clean_copy
 from lshfm_pl.data.dataset import DetectionRecord, decode_with_faults, read_record
@@ -69,7 +70,7 @@ def check_data(config: DictConfig) -> Findings:
             raise LSHFMError(f"fix_form: expected {' or '.join(FORMS)}, found {config.fix_form!r}.")
     datamodule: DetectionDataModule = instantiate(config.data)
     datamodule.prepare_data()
-    findings = find_faults(datamodule, threads=config.threads or os.cpu_count() or 1, progress=True)
+    findings = find_faults(datamodule, threads=config.threads or usable_cores(), progress=True)
     for line in _lines(findings, config.limit):
         print(line)
     print(summary(findings))

@@ -1,10 +1,10 @@
 """Limits for a data config from an untrusted file: it may say which data to use, but nothing about this machine."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lshfm_pl.cores import usable_cores
 from lshfm_pl.data.shapes.scenes import ShapesSpec, shapes_folder
 from lshfm_pl.errors import LSHFMError
 
@@ -22,7 +22,7 @@ def limit_to_machine(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Values that are not numbers are left to the data module, which refuses them.
     """
-    most = {"num_workers": _num_cpus(), "batch_size": _LARGEST_BATCH, "eval_batch_size": _LARGEST_BATCH}
+    most = {"num_workers": usable_cores(), "batch_size": _LARGEST_BATCH, "eval_batch_size": _LARGEST_BATCH}
     limited = {
         key: min(value, most[key]) if key in most and type(value) is int else value
         for key, value in arguments.items()
@@ -66,9 +66,3 @@ def root_of_scenes(root: Path, spec: ShapesSpec, drawn_below: Path | None) -> Pa
             "Give data=shapes data.root=<folder> to draw them."
         )
     return drawn_below / "data"
-
-
-def _num_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

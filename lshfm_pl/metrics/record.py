@@ -123,7 +123,7 @@ class EvaluationRecord:
                     (self.ignored, 0, 2 ** len(IOU_THRESHOLDS) - 1),
                 )
             )
-            and bool((np.diff(self.label.astype(np.int64)) >= 0).all())
+            and bool((self.label[1:] >= self.label[:-1]).all())
             and len(set(self.class_names)) == table[1]
             and all(isinstance(name, str) for name in self.class_names)
             and table[0] <= MOST_IMAGES
@@ -141,7 +141,14 @@ class EvaluationRecord:
     def by_score(self, label: int) -> IntArray:
         """Indices of the detections of a class by descending score; equal scores keep the order of the images."""
         begin, end = self._begins[label - 1 : label + 1].tolist()
-        return begin + _descending(self.score[begin:end])
+        if label not in self._orders:
+            self._orders[label] = _descending(self.score[begin:end]).astype(np.uint32)
+        return begin + self._orders[label].astype(np.int64)
+
+    @cached_property
+    def _orders(self) -> dict[int, npt.NDArray[np.uint32]]:
+        """The order of each class that was sorted, from its first detection on."""
+        return {}
 
     @cached_property
     def _begins(self) -> IntArray:

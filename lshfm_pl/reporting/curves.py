@@ -62,7 +62,7 @@ def draw_comparison(group: Group, path: Path, metrics: Sequence[str]) -> Path | 
         return None
     with rc_context(STYLE):
         height = len(shown) * (0.75 + 0.24 * len(group.lines))
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=DPI)
         axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
         for axis, metric in zip(axes, shown, strict=True):
             for place, line in enumerate(group.lines):
@@ -96,7 +96,7 @@ def draw_training(group: Group, path: Path) -> Path | None:
     if not shown:
         return None
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.4 + 2.4 * len(shown)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.4 + 2.4 * len(shown)), layout="constrained", dpi=DPI)
         axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
         for axis, (column, curves) in zip(axes, shown.items(), strict=True):
             for line, values in curves:
@@ -138,7 +138,7 @@ def draw_precision_recall(group: Group, path: Path) -> Path | None:
         rows = math.ceil(len(names) / columns)
         # The legend needs the same width for any number of classes.
         side = max(WIDTH / columns, 1.7) if columns > 1 else 3.2
-        figure = Figure(figsize=(WIDTH, 0.8 + side * rows), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.8 + side * rows), layout="constrained", dpi=DPI)
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axis, name in zip(axes, names, strict=False):
             for line, table in tables:
@@ -204,10 +204,9 @@ def _short(title: str, most: int = 40) -> str:
 
 
 def _saved(figure: Figure, path: Path) -> Path:
-    FigureCanvasAgg(figure)
     stream = io.BytesIO()
     with warnings.catch_warnings():
         # Letters that the font lacks are shown as boxes. A warning for each of them would not help.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(stream, format="png", dpi=DPI)
+        FigureCanvasAgg(figure).print_png(stream)  # savefig would draw everything twice
     return write_atomically(path, stream.getvalue())

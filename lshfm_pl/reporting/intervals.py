@@ -22,11 +22,13 @@ is expected to be called `helps` or `hurts`.
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lshfm_pl.cores import usable_cores
 from lshfm_pl.metrics.bootstrap import (
     BOOTSTRAP_FIGURES,
     Interval,
@@ -113,10 +115,13 @@ class Resampled:
         positives = {
             test_set: resampled_positives(record, drawn[test_set]) for test_set, record in of_test_set.items()
         }
-        self._figures: dict[int, npt.NDArray[np.float64]] = {
-            key: resampled_figures(record, drawn[self._test_sets[key]], positives[self._test_sets[key]])
-            for key, record in usable.items()
-        }
+
+        def figures(key: int) -> npt.NDArray[np.float64]:
+            test_set = self._test_sets[key]
+            return resampled_figures(usable[key], drawn[test_set], positives[test_set])
+
+        with ThreadPoolExecutor(usable_cores()) as pool:  # numpy's long operations run side by side
+            self._figures = dict(zip(usable, pool.map(figures, usable), strict=True))
 
     def interval(self, runs: Sequence[Run], plain: Sequence[Run], metric: str) -> Interval | None:
         """The interval of the difference of the means over the seeds.
