@@ -79,9 +79,13 @@ def _with_few_hashes(node):
             _with_few_hashes(node[key])
 
 
-def point_of(family, distill):
-    """The setting with which a family that has no `penultimate` gets a loss that is there by default."""
-    return [AT_PYRAMID] if family not in FAMILIES and distill in ("l2", "lsh", "lshl2") else []
+def settings_of(family, distill):
+    """What a loss needs to be learned from by a family that has no `penultimate`, and the coarsest maps."""
+    if family in FAMILIES:
+        return []
+    if distill == "fbkd":
+        return ["distill.poolings=[2,2,1,1]"]
+    return [AT_PYRAMID] if distill in ("l2", "lsh", "lshl2") else []
 
 
 def built(family, distill, teacher_files, *overrides):
@@ -90,7 +94,7 @@ def built(family, distill, teacher_files, *overrides):
         f"distill={distill}",
         f"teacher.checkpoint={teacher_files[family]}",
         "output_dir=unused",
-        *point_of(family, distill),
+        *settings_of(family, distill),
         *overrides,
     )
     data = SimpleNamespace(

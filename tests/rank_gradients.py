@@ -32,7 +32,13 @@ BY_IMAGE = {
     "mgd": {"masked_share": 0.0, "reference_size": [800, 1333]},
 }
 """Losses that are means over images or boxes → settings."""
-BY_BATCH = {"pkd": {}, "frs": FRS_WEIGHTS, "dist": {"mimic_weight": 1.0}, "crosskd": {}, "fbkd": {}}
+BY_BATCH = {
+    "pkd": {},
+    "frs": FRS_WEIGHTS,
+    "dist": {"mimic_weight": 1.0},
+    "crosskd": {},
+    "fbkd": {"poolings": (2, 2, 1, 1)},
+}
 """Losses with statistics of the images that a process has → settings."""
 
 OTHERS = {"l2": {}, "lsh": {"num_hashes": 32, "seed": 0}, "kd": {}}

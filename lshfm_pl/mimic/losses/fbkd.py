@@ -68,9 +68,13 @@ class Connectors(nn.Module):
         self.adapter_of_relations = nn.Conv2d(student, teacher, kernel_size=1)
         self.relations_of_teacher = Relations(teacher, reduction, pooling)
 
+    def fits(self, maps_BChw: Tensor) -> bool:
+        """Whether maps are at least as large as a window of max-pooling."""
+        return min(maps_BChw.shape[2:]) >= self.pooling
+
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The four unweighted parts [4] for maps [B, C, h, w]; 0 with a graph for maps that are too small."""
-        if min(student.shape[2:]) < self.pooling:
+        if not self.fits(student):
             zero = torch.stack([(parameter * 0).sum() for parameter in self.parameters()]).sum()
             return (zero + student[:0].sum()).repeat(4)
         attention_Bhw = (
@@ -97,7 +101,8 @@ class FBKD(Loss):
     ICLR 2021, in the form of open-mmlab/mmrazor. Norms are over the whole batch: N equal images give √N times the
     loss.
 
-    A level is left out in a batch in which its maps are smaller than its windows of max-pooling.
+    A level is left out in a batch in which its maps are smaller than its windows of max-pooling. If all levels are,
+    in the first batch, `forward` raises an `LSHFMError`: nothing would be learned.
 
     Args:
         student_channels: width of each level of the student.
@@ -154,13 +159,26 @@ class FBKD(Loss):
             Connectors(*sizes)
             for sizes in zip(student_channels, channels, reductions, poolings, strict=False)
         )
+        self._has_compared = False
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], context: Context = NO_CONTEXT) -> Tensor:
         """The loss between maps [B, C, h, w] of each level, a scalar."""
+        if not self._has_compared:
+            self._refuse_small_maps(student)
+            self._has_compared = True
         levels = zip(self.connectors, student, teacher, strict=False)
         parts_4 = torch.stack([connectors(ours, theirs) for connectors, ours, theirs in levels]).sum(dim=0)
         values = [weight * part for weight, part in zip(self.weights, parts_4, strict=True)]
         return self.beta * torch.stack(values).sum()
+
+    def _refuse_small_maps(self, student: list[Tensor]) -> None:
+        if not any(each.fits(maps) for each, maps in zip(self.connectors, student, strict=False)):
+            sizes = ", ".join("×".join(map(str, maps.shape[2:])) for maps in student)
+            windows = ", ".join(str(each.pooling) for each in self.connectors)
+            raise LSHFMError(
+                f"distill=fbkd: expected a level with maps of at least its distill.poolings ({windows}), found maps "
+                f"of {sizes}: train with larger images, or give smaller distill.poolings"
+            )
 
 
 def _require_sizes(key: str, sizes: Any) -> None:

@@ -83,11 +83,25 @@ def test_one_image_has_its_own_norm():
 
 
 def test_level_that_is_too_small_to_pool_is_left_out_with_gradients_of_zero():
+    loss = FBKD([8, 8], [8, 8], reductions=[2, 2], poolings=[4, 4])
+    student = [torch.randn(2, 8, *size, requires_grad=True) for size in ((4, 4), (3, 4))]
+    loss(student, [torch.randn(2, 8, *size) for size in ((4, 4), (3, 4))]).backward()
+    assert student[0].grad.any()
+    assert not student[1].grad.any()
+    for parameter in loss.connectors[1].parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
+
+
+def test_maps_that_are_all_too_small_to_pool_are_refused_in_the_first_batch_only():
+    small, large = ([torch.randn(2, 8, side, side)] for side in (3, 4))
     loss = FBKD([8], [8], reductions=[2], poolings=[4])
-    student = torch.randn(2, 8, 3, 4, requires_grad=True)
-    loss([student], [torch.randn(2, 8, 3, 4)]).backward()
-    assert not student.grad.any()
-    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in loss.parameters())
+    with pytest.raises(
+        LSHFMError, match=r"at least its distill.poolings \(4\), found maps of 3×3: train with larger"
+    ):
+        loss(small, small)
+    loss(large, large)
+    assert loss(small, small) == 0
 
 
 def test_equal_maps_give_no_nan():
