@@ -76,8 +76,7 @@ def settings_of_losses(config: DictConfig) -> Iterator[tuple[str, dict[str, Any]
     """A name and the settings of each loss at each of its points."""
     for loss in sorted(set(group_choices("distill")) - {"none"}):
         settings = as_dict(composed("benchmark", [f"distill={loss}", "output_dir=unused"]).distill)
-        if "num_hashes" in settings:
-            settings["num_hashes"] = config.num_hashes
+        settings |= {key: value for key, value in as_dict(config.for_small_images).items() if key in settings}
         if loss in config.at_points:
             for point in config.points:
                 yield f"{loss} at {point}", {**settings, "point": point}

@@ -176,8 +176,8 @@ class FBKD(Loss):
             sizes = ", ".join("×".join(map(str, maps.shape[2:])) for maps in student)
             windows = ", ".join(str(each.pooling) for each in self.connectors)
             raise LSHFMError(
-                f"distill=fbkd: expected a level with maps of at least its distill.poolings ({windows}), found maps "
-                f"of {sizes}: train with larger images, or give smaller distill.poolings"
+                f"distill=fbkd: expected a level with maps as large as its distill.poolings ({windows}), found "
+                f"maps of {sizes}: train with larger images, or give smaller distill.poolings"
             )
 
 

@@ -97,7 +97,7 @@ def test_maps_that_are_all_too_small_to_pool_are_refused_in_the_first_batch_only
     small, large = ([torch.randn(2, 8, side, side)] for side in (3, 4))
     loss = FBKD([8], [8], reductions=[2], poolings=[4])
     with pytest.raises(
-        LSHFMError, match=r"at least its distill.poolings \(4\), found maps of 3×3: train with larger"
+        LSHFMError, match=r"as large as its distill.poolings \(4\), found maps of 3×3: train with larger"
     ):
         loss(small, small)
     loss(large, large)
