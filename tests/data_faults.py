@@ -741,6 +741,9 @@ YOLO_CASES = {
     "nan": Case(write(TXT, "0 nan 0.5 0.2 0.5\n"), "box-not-a-number", "stop", "a.txt:1: has 'nan'"),
     "a score": Case(write(TXT, "0 0.5 0.5 0.2 0.5 0.9\n"), "annotation-incomplete", "stop", "score of a"),
     "class out of range": Case(write(TXT, "2 0.5 0.5 0.2 0.5\n"), "class-unknown", "stop", "class 2: exp"),
+    "picture of a format that is not read": Case(
+        write("images/train/e.tif", "II*"), "picture-not-read", "pass", "e.tif: is of a format"
+    ),
     "no label file": Case(remove(TXT), "label-missing no-objects", "pass", "1 of 3 pictures"),
     "empty label file": Case(write(TXT, ""), "no-objects", "pass", "a.png: has no objects"),
     "no picture": Case(

@@ -75,6 +75,7 @@ WARNINGS = {
     "counted-from-0": "VOC coordinates that seem to start at 0, but are read as starting at 1",
     "split-line-read": "a line of a split that is not an id but has only one possible meaning, which is used",
     "image-chosen": "the picture of an id could also be another file, or has a slightly different name",
+    "picture-not-read": "pictures of formats that are not read (TIFF, GIF, …): left out",
     "image-unannotated": "a picture without annotation in a folder that is used as a split: left out",
     "box-left-out": "a box without area inside the image (COCO, YOLO): not trained on, missed in the evaluation",
     "box-repeated": "a box and class that occur more than once in one image",

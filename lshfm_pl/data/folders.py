@@ -5,12 +5,42 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lshfm_pl.data.images import SUFFIXES
+from lshfm_pl.data.faults import Fault, FaultLog
+from lshfm_pl.data.images import FORMATS, SUFFIXES
 
-__all__ = ["ALL", "BESIDE", "SET_NAMES", "is_picture", "set_of_name", "walk"]
+__all__ = [
+    "ALL",
+    "SET_NAMES",
+    "is_hidden",
+    "is_other_picture",
+    "is_picture",
+    "no_picture",
+    "pictures_below",
+    "set_of_name",
+    "walk",
+]
 
-BESIDE = "._"
-"""Prefix of the files that macOS writes next to each file on foreign disks and in archives."""
+_OF_ARCHIVES = "__MACOSX"
+"""Folder that macOS adds to archives. It has a file `._a.jpg` for each file `a.jpg`."""
+
+_OTHER_SUFFIXES = frozenset(
+    (
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".jxl",
+        ".psd",
+        ".ppm",
+        ".pgm",
+        ".tga",
+        ".dng",
+    )
+)
+"""Suffixes of picture formats that are not read."""
 
 SET_NAMES = {
     "train": ("train", "trainval", "training"),
@@ -30,15 +60,55 @@ def set_of_name(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's data: `._a.jpg`, `.ipynb_checkpoints`, `__MACOSX`."""
+    last = name.rpartition("/")[2]
+    return last.startswith(".") or last == _OF_ARCHIVES
+
+
 def is_picture(name: str) -> bool:
-    """Whether a file name has the suffix of an accepted image format and is not one of macOS's `._a.jpg`."""
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(BESIDE)
+    """Whether a file name has the suffix of an accepted image format and is not hidden."""
+    return Path(name).suffix.lower() in SUFFIXES and not is_hidden(name)
+
+
+def is_other_picture(name: str) -> bool:
+    """Whether a file name has the suffix of a picture format that is not read."""
+    return Path(name).suffix.lower() in _OTHER_SUFFIXES and not is_hidden(name)
+
+
+def pictures_below(folder: Path, log: FaultLog) -> list[Path]:
+    """The pictures in a folder and its sub-folders.
+
+    Args:
+        folder: the folder.
+        log: receives a warning about pictures of formats that are not read.
+    """
+    files = [place / name for place, names in walk(folder) for name in names]
+    others = [path for path in files if is_other_picture(path.name)]
+    pictures = [path for path in files if is_picture(path.name)]
+    if others and pictures:
+        log.add(Fault("picture-not-read", others[0], _not_read(others)))
+    return pictures
+
+
+def no_picture(folder: Path) -> str:
+    """The text about a folder, or a list, without any picture that is read."""
+    text = f"has no picture ({', '.join(sorted(SUFFIXES))})."
+    files = [place / name for place, names in walk(folder) for name in names] if folder.is_dir() else []
+    others = [path for path in files if is_other_picture(path.name)]
+    return f"{text} {others[0].name} {_not_read(others)}" if others else text
+
+
+def _not_read(files: list[Path]) -> str:
+    others = f"and {len(files) - 1:,} more are" if len(files) > 1 else "is"
+    return f"{others} of a format that is not read. Convert to one of {', '.join(FORMATS)}."
 
 
 def walk(top: Path, depth: int | None = None) -> Iterator[tuple[Path, list[str]]]:
     """Yield each folder below `top`, including `top`, with the sorted names of its files.
 
     Links to folders are followed, since people place data with links. A folder with several links comes once.
+    Hidden folders are left out: programs keep copies of pictures in them.
 
     Args:
         top: where to start.
@@ -47,7 +117,7 @@ def walk(top: Path, depth: int | None = None) -> Iterator[tuple[Path, list[str]]
     seen = {os.path.realpath(top)}
     for folder, below, names in os.walk(top, followlinks=True):
         kept = []
-        for name in sorted(below):
+        for name in sorted(name for name in below if not is_hidden(name)):
             real = os.path.realpath(Path(folder) / name)
             if real not in seen:
                 seen.add(real)

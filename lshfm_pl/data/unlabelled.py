@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, Sampler
 
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Target, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.folders import is_picture, walk
-from lshfm_pl.data.images import SUFFIXES, exif_orientation, image_size
+from lshfm_pl.data.folders import no_picture, pictures_below
+from lshfm_pl.data.images import exif_orientation, image_size
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, Draw
 from lshfm_pl.data.text_files import read_text
 from lshfm_pl.errors import LSHFMError
@@ -112,18 +112,13 @@ def read_pictures(sources: Sequence[Path], root: Path, key: str, log: FaultLog) 
             paths.setdefault(os.path.abspath(path), path)  # noqa: PTH100 (resolve would merge links)
     records = picture_records([path for _, path in sorted(paths.items())], log)
     if not records:
-        text = f"{key}: it has no picture ({', '.join(sorted(SUFFIXES))}) that can be read."
-        raise FaultError(Fault("split-empty", sources[0], text))
+        raise FaultError(Fault("split-empty", sources[0], f"{key}: it {no_picture(sources[0])}"))
     return records
 
 
 def found_pictures(source: Path, root: Path, log: FaultLog) -> Iterable[Path]:
     """The pictures of a folder, or of a list; see `read_pictures`."""
-    return _of_folder(source) if source.is_dir() else _of_list(source, root, log)
-
-
-def _of_folder(folder: Path) -> list[Path]:
-    return [place / name for place, names in walk(folder) for name in names if is_picture(name)]
+    return pictures_below(source, log) if source.is_dir() else _of_list(source, root, log)
 
 
 def _of_list(file: Path, root: Path, log: FaultLog) -> Iterator[Path]:
@@ -220,8 +215,7 @@ def picture_set(paths: Iterable[Path], place: Path, log: FaultLog, **settings: A
     distinct = {os.path.abspath(path): path for path in paths}  # noqa: PTH100 (resolve would merge links)
     records = picture_records(list(distinct.values()), log)
     if not records:
-        text = f"has no picture ({', '.join(sorted(SUFFIXES))}) that can be read."
-        raise FaultError(Fault("split-empty", place, text))
+        raise FaultError(Fault("split-empty", place, no_picture(place)))
     return PictureSet(records, log=log, **settings)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lshfm_pl.data.dataset import decode_with_faults
+from lshfm_pl.data.folders import is_hidden, is_other_picture, is_picture
 from lshfm_pl.data.images import FORMATS, SUFFIXES, decode_image
-from lshfm_pl.data.voc.layout import is_picture
 from lshfm_pl.errors import LSHFMError
 
 __all__ = ["PICTURES", "PREDICTIONS", "Picture", "Pictures", "find_pictures"]
@@ -22,10 +22,6 @@ __all__ = ["PICTURES", "PREDICTIONS", "Picture", "Pictures", "find_pictures"]
 
 PREDICTIONS, PICTURES = "predictions.json", "pictures"
 """Names of the file and the folder that `predict` writes into its output folder."""
-
-_NOT_READ = {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".psd", ".ppm", ".pgm", ".tga"}
-"""Suffixes of picture formats that are not read from a folder. A file that is named, or matches a pattern, may have
-any suffix."""
 
 
 class Picture(NamedTuple):
@@ -80,12 +76,16 @@ def _matching(pattern: Path) -> tuple[list[Path], Path]:
     if pattern.is_file():
         return [pattern], pattern.parent
     if pattern.is_dir():
-        files = sorted(file for file in pattern.rglob("*") if not file.is_dir())
+        files = sorted(
+            file
+            for file in pattern.rglob("*")
+            if not any(map(is_hidden, file.relative_to(pattern).parts)) and not file.is_dir()
+        )
         drawn = [file for file in files if _is_drawn(file, pattern)]
         if drawn:
             print(f"left out: {len(drawn)} pictures drawn by predict, such as {drawn[0]}", file=sys.stderr)
             files = [file for file in files if file not in set(drawn)]
-        others = [file for file in files if file.suffix.lower() in _NOT_READ]
+        others = [file for file in files if is_other_picture(file.name)]
         if others:
             print(
                 f"left out: {len(others)} files of formats that are not supported, such as {others[0]}; "

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError
-from lshfm_pl.data.folders import BESIDE, is_picture, walk
+from lshfm_pl.data.folders import is_hidden, is_picture, walk
 from lshfm_pl.data.spelling import fold_spelling
 from lshfm_pl.errors import first_few
 
@@ -71,8 +71,8 @@ class VOCSource:
 
 
 def is_annotation(name: str) -> bool:
-    """Whether a file name has the suffix of an annotation and is not one of macOS's `._a.xml`."""
-    return name.lower().endswith(".xml") and not name.startswith(BESIDE)
+    """Whether a file name has the suffix of an annotation and is not hidden."""
+    return name.lower().endswith(".xml") and not is_hidden(name)
 
 
 def list_names(folder: Path) -> set[str]:

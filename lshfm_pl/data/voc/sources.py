@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.folders import is_picture, walk
+from lshfm_pl.data.folders import pictures_below
 from lshfm_pl.data.split import Part
 from lshfm_pl.data.voc.annotations import Annotation, read_annotation
 from lshfm_pl.data.voc.layout import ANNOTATIONS, IMAGES, Files, VOCSource, describe_layout
@@ -155,13 +155,7 @@ def find_pictures(sources: Sequence[VOCSource], log: FaultLog, part: Part | None
         LSHFMError: a split or an image is missing, and `log` does not skip errors.
     """
     whole = [source for source in sources if part is None and source.split.endswith("/")]
-    paths = [
-        place / name
-        for source in whole
-        for place, names in walk(source.image_folder / source.split)
-        for name in names
-        if is_picture(name)
-    ]
+    paths = [path for source in whole for path in pictures_below(source.image_folder / source.split, log)]
     others = [source for source in sources if source not in whole]
     for source, files, name, line in _lines(others, log, part, needs_annotations=False):
         try:

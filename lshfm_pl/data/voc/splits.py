@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
-from lshfm_pl.data.folders import is_picture, walk
+from lshfm_pl.data.folders import is_other_picture, is_picture, walk
 from lshfm_pl.data.text_files import read_text
 from lshfm_pl.data.voc.layout import SPLITS, Files, VOCSource, describe_layout, is_annotation
 from lshfm_pl.errors import LSHFMError
@@ -142,7 +142,9 @@ def _limits(split: str, share: str) -> tuple[float, float]:
 def _warn_about_unannotated(folder: Path, source: VOCSource, files: Files, log: FaultLog) -> None:
     """Report images without an annotation: nothing says whether they are background or were not annotated."""
     for place, names in walk(folder):
-        for name in filter(is_picture, names):
+        for name in names:
+            if not (is_picture(name) or is_other_picture(name)):
+                continue
             path = place / name
             image_id = path.relative_to(source.image_folder).with_suffix("").as_posix()
             if files.annotation(image_id) is None:

@@ -10,7 +10,8 @@ from lshfm_pl.data.coco.dataset import IndexedDetection
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.split import Part, keep_faults_of, read_split_setting
 from lshfm_pl.data.yolo.description import Description, find_description, read_description
-from lshfm_pl.data.yolo.pictures import Picture, find_labels, find_pictures, unused_labels
+from lshfm_pl.data.yolo.label_files import find_labels, unused_labels
+from lshfm_pl.data.yolo.pictures import Picture, find_pictures
 from lshfm_pl.data.yolo.reader import read_yolo
 
 __all__ = ["YOLODataModule"]
@@ -178,8 +179,9 @@ class YOLODataModule(CategoryDataModule):
         if part is not None:  # the other pictures are in the other parts
             pictures = find_pictures(sources, self.description.base, FaultLog("skip"))
             labels = find_labels(pictures, self.description.path, FaultLog("skip"))
-        for path in unused_labels(folders, labels):
-            text = "has objects, but there is no picture of this name. Add the picture or remove the file."
+        for path, other in unused_labels(folders, labels).items():
+            advice = f"There is {other}: convert it." if other else "Add the picture or remove the file."
+            text = f"has objects, but there is no picture of this name. {advice}"
             faults.add(Fault("image-missing", path, text, image_id=str(path)))
 
 

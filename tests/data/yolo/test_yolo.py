@@ -221,6 +221,41 @@ def test_a_label_file_that_cannot_be_read_is_not_background(tmp_path):
     assert [fault.path.name for fault in log.errors] == ["a.txt", "b.txt", "c.txt"]
 
 
+@pytest.mark.parametrize("name", ["a\u0308.TXT", "\u00c4.txt", "\u00e4.png.txt", "\u00e4.Txt"])
+@pytest.mark.parametrize("is_list", [False, True])
+def test_label_files_of_another_spelling_are_read(tmp_path, name, is_list):
+    root = train_of(tmp_path, {"\u00e4": None, "b": ONE})
+    (root / "labels" / "train" / name).write_text(ONE)
+    if is_list:
+        (root / "train.txt").write_text("images/train/\u00e4.png\nimages/train/b.png\n")
+        (root / "data.yaml").write_text(DESCRIPTION.replace("images/train", "train.txt"))
+    dataset, log = read(root)
+    assert boxes_of(dataset) == {"\u00e4.png": [BOX], "b.png": [BOX]}
+    assert kinds(log).count("file-name-read") == 1
+
+
+def test_a_label_file_that_several_names_fit_is_not_chosen(tmp_path):
+    root = train_of(tmp_path, {"a": None, "b": ONE})
+    for name in ("A.txt", "a.png.txt"):
+        (root / "labels" / "train" / name).write_text(ONE)
+    with pytest.raises(LSHFMError, match=r"could be A\.txt, a\.png\.txt"):
+        read(root)
+
+
+def test_folders_of_labels_may_be_upper_case(tmp_path):
+    root = train_of(tmp_path, {"a": ONE}, DESCRIPTION.replace("images", "Images"))
+    for name in ("images", "labels"):
+        (root / name).rename(root / name.title())
+    assert boxes_of(read(root)[0]) == {"a.png": [BOX]}
+
+
+def test_a_label_file_of_a_picture_that_is_not_read_says_so(tmp_path):
+    root = train_of(tmp_path, {"a": ONE, "b": ONE})
+    (root / "images" / "train" / "b.png").rename(root / "images" / "train" / "b.tif")
+    with pytest.raises(LSHFMError, match=r"b\.txt: has objects.*There is b\.tif: convert it"):
+        read(root)
+
+
 def test_two_pictures_with_one_label_file_are_left_out(tmp_path):
     root = train_of(tmp_path, {"a": ONE, "b": ONE})
     (root / "images" / "train" / "a.bmp").write_bytes((root / "images" / "train" / "a.png").read_bytes())
