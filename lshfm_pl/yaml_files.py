@@ -1,5 +1,6 @@
 """Reading YAML files from untrusted sources, with limits of size, depth and number of values."""
 
+import codecs
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def read_yaml(path: Path, root: Path | None = None) -> Any:
     Raises:
         LSHFMError: it cannot be read, is not YAML, or exceeds a limit.
     """
-    text = read_bytes(path, limit=YAML_BYTES, root=root).decode("utf-8", "replace")
+    data = read_bytes(path, limit=YAML_BYTES, root=root)
+    is_utf16 = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    text = data.decode("utf-16" if is_utf16 else "utf-8", "replace")
     try:
         _check_events(path, text)
         return _plain(yaml.load(text, Loader=yaml.CSafeLoader))

@@ -16,8 +16,10 @@ from lshfm_pl.data.split import Split
 from lshfm_pl.data.voc.datamodule import VOCDataModule
 from lshfm_pl.data.voc.found import find_sources, has_lists
 from lshfm_pl.data.yolo.datamodule import YOLODataModule
-from lshfm_pl.data.yolo.description import NAME_LISTS, find_description
-from lshfm_pl.errors import LSHFMError, first_few
+from lshfm_pl.data.yolo.description import find_description, has_description
+from lshfm_pl.data.yolo.label_files import has_objects, is_label_file
+from lshfm_pl.data.yolo.name_lists import NAME_LISTS
+from lshfm_pl.errors import first_few
 
 __all__ = ["AutoDataModule", "find_formats"]
 
@@ -104,8 +106,11 @@ def find_formats(root: Path) -> dict[str, tuple[str, Any]]:
     found: dict[str, tuple[str, Any]] = {}
     if not root.is_dir():
         return found
-    if (description := _description_of(root)) is not None:
-        found["yolo"] = description.name, YOLODataModule
+    try:
+        if (description := _description_of(root)) is not None:
+            found["yolo"] = description.name, YOLODataModule
+    except FaultError:
+        found["yolo"] = "several descriptions", YOLODataModule
     try:
         if exports := find_exports(root):
             found["coco_json"] = next(iter(exports.values()))[0].relative_to(root).as_posix(), COCODataModule
@@ -129,14 +134,14 @@ def _voc(**settings: Any) -> VOCDataModule:
 
 def _description_of(root: Path) -> Path | None:
     """The description of a YOLO data set. A list of names alone is one only beside label files."""
-    try:
-        path = find_description(root, None)
-    except LSHFMError:
+    if not has_description(root):
         return None
-    if path.name not in NAME_LISTS:
+    path = find_description(root, None)
+    if path.suffix.lower() not in (".txt", ".names"):
         return path
-    labels = (file for top in (root / "labels", root) for file in top.rglob("*.txt"))
-    return path if any(file.name not in NAME_LISTS for file in labels) else None
+    tops = (root / "labels", root)
+    files = (place / name for top in tops if top.is_dir() for place, names in walk(top) for name in names)
+    return path if any(is_label_file(file.name) and has_objects(file) for file in files) else None
 
 
 def _not_understood(root: Path) -> str:

@@ -67,7 +67,7 @@ ERRORS = {
 WARNINGS = {
     "size-unstated": "the annotation has no width and height: those of the image are used",
     "label-missing": "YOLO pictures without label file: background, like those with an empty one",
-    "set-missing": "a test set that is named and does not exist: the validation set is used for it",
+    "set-missing": "a set that is named and does not exist: another one is used for it",
     "no-objects": "an image without objects: background in training; in evaluation each detection is wrong",
     "box-partly-outside": "a box that extends beyond the image",
     "boxes-in-percent": "boxes that are all within 0 and 100 in larger images: read as pixels",

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lshfm_pl.data.faults import Fault, FaultLog
+from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.images import FORMATS, SUFFIXES
+from lshfm_pl.errors import first_few
 
 __all__ = [
     "ALL",
@@ -17,6 +18,7 @@ __all__ = [
     "no_picture",
     "pictures_below",
     "set_of_name",
+    "sets_in",
     "walk",
 ]
 
@@ -58,6 +60,33 @@ def set_of_name(name: str) -> str | None:
     words = re.findall("[a-z]+", name.lower())
     found = {known for known, names in SET_NAMES.items() if not set(names).isdisjoint(words)}
     return found.pop() if len(found) == 1 else None
+
+
+def sets_in(folder: Path) -> dict[str, Path]:
+    """The folders in a folder that are named after a set, or begin or end with its name.
+
+    Raises:
+        FaultError: several folders could be the one of a set.
+    """
+    found: dict[str, list[Path]] = {}
+    for child in _children(folder):
+        if name := set_of_name(child.name):
+            found.setdefault(name, []).append(child)
+    for name, children in found.items():
+        exact = [child for child in children if child.name.lower() in SET_NAMES[name]]
+        found[name] = exact or children
+        if len(found[name]) > 1:
+            names = first_few([f"{child.name}/" for child in found[name]])
+            text = f"has several folders of the {name} set: {names}. Keep one, or name the sets by settings."
+            raise FaultError(Fault("file-missing", folder, text))
+    return {name: children[0] for name, children in found.items()}
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    except OSError:
+        return []
 
 
 def is_hidden(name: str) -> bool:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from lshfm_pl.data.coco.images import ImageFinder
+from lshfm_pl.data.coco.values import Notes
 from lshfm_pl.data.dataset import DetectionDataset, DetectionRecord, Target, Transform
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.folders import no_picture, pictures_below
 from lshfm_pl.data.images import exif_orientation, image_size
+from lshfm_pl.data.lists import LIST_TEXTS, listed_names
 from lshfm_pl.data.sampler import AspectRatioBatchSampler, Draw
-from lshfm_pl.data.text_files import read_text
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.seeding import mix_seed
 
@@ -38,7 +40,6 @@ __all__ = [
 UNLABELLED = "unlabelled"
 """Key of the target of a picture without labels: int64 [], the number of the pass over these pictures."""
 
-_LARGEST_LIST = 256 * 2**20
 _OWN_ORDER = 0x756E6C61
 """Added to the seed, so that the order differs from that of the labelled images."""
 
@@ -97,8 +98,7 @@ def read_pictures(sources: Sequence[Path], root: Path, key: str, log: FaultLog) 
 
     Args:
         sources: folders, which are searched with their sub-folders, and text files with a path in each line:
-            absolute, or relative to the folder of the list, or else to `root`. Lines that begin with # are
-            comments.
+            absolute, or relative to the folder of the list, or else to `root`; see `listed_names`.
         root: the data folder.
         key: the config key that names the sources.
         log: receives a fault for each picture that can't be read. Pictures with an error are left out.
@@ -122,17 +122,22 @@ def found_pictures(source: Path, root: Path, log: FaultLog) -> Iterable[Path]:
 
 
 def _of_list(file: Path, root: Path, log: FaultLog) -> Iterator[Path]:
-    for number, line in enumerate(read_text(file, log, limit=_LARGEST_LIST).splitlines(), start=1):
-        name = line.strip()
-        if not name or name.startswith("#"):
-            continue
-        tried = [place / name for place in (file.parent, root)]
-        found = next((path for path in tried if path.is_file()), None)
-        if found is None:
+    notes = Notes()
+    finders = [ImageFinder(place) for place in dict.fromkeys((file.parent, root))]
+    for number, name in listed_names(file, log, notes):
+        path = next((path for place in (file.parent, root) if (path := place / name).is_file()), None)
+        if path is None and (path := next(filter(None, (finder.alike(name) for finder in finders)), None)):
+            notes.add("file-name-read", f"{name} is {path}")
+        if path is None:
             text = f"there is no file {name}, neither relative to the list nor to data.root."
             log.add(Fault("image-missing", file, text, line=number, image_id=name))
         else:
-            yield found
+            yield path
+    texts = {
+        "file-name-read": "paths do not exist as written; the only picture that fits is used",
+        **LIST_TEXTS,
+    }
+    notes.report(file, log, texts)
 
 
 def picture_records(paths: Sequence[Path], log: FaultLog) -> list[DetectionRecord]:

@@ -197,3 +197,17 @@ def test_impossible_settings_are_refused(folder, tmp_path, settings, message):
         settings = {"unlabelled": str(tmp_path / settings["unlabelled"])}
     with pytest.raises(LSHFMError, match=message):
         make(folder, **settings)
+
+
+def test_lists_have_the_rules_of_other_lists(folder, tmp_path):
+    names = [
+        "D:\\\\pool\\deep\\p0.jpg",
+        '"pool/deep/p1.jpg"',
+        "pool/deep/p2.jpg  # good",
+        "../x/pool/deep/P3.JPG",
+    ]
+    (tmp_path / "list.txt").write_bytes("\r\n".join(["# list", "", *names]).encode("utf-16"))
+    log = FaultLog()
+    records = read_pictures([tmp_path / "list.txt"], folder, "data.unlabelled", log)
+    assert [record.image_path.name for record in records] == ["p0.jpg", "p1.jpg", "p2.jpg", "p3.jpg"]
+    assert sorted(fault.kind for fault in log.faults) == ["encoding", "file-name-read", "split-line-read"]

@@ -4,6 +4,7 @@ import os
 import posixpath
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -13,7 +14,7 @@ from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
 from lshfm_pl.data.folders import walk
 from lshfm_pl.data.spelling import fold_spelling
 
-__all__ = ["advice", "file_name_of", "find_images"]
+__all__ = ["ImageFinder", "advice", "file_name_of", "find_images"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _LONGEST_PART = 255
@@ -93,7 +94,7 @@ def find_images(
     log = log or FaultLog()
     if not folder.is_dir():
         raise FaultError(Fault("file-missing", folder, f"no such folder of images.\n{advice(folder)}"))
-    below = _Folder(folder)
+    below = ImageFinder(folder)
     notes = Notes()
     paths: list[Path | None] = []
     faults: list[Fault] = []
@@ -143,8 +144,12 @@ class _NotFoundError(Exception):
         self.kind = kind
 
 
-class _Folder:
-    """The file names below a folder. Each folder is listed once, when it is needed."""
+class ImageFinder:
+    """The file names below a folder. Each folder is listed once, when it is needed.
+
+    Args:
+        root: the folder.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -161,6 +166,13 @@ class _Folder:
             return None
         path = self.root / name
         return path if path.name in self.names(path.parent) else None
+
+    def alike(self, name: str) -> Path | None:
+        """The single file that a name can mean; None if there is none, or more than one."""
+        try:
+            return self.resolve(name)
+        except _NotFoundError:
+            return None
 
     def names(self, folder: str | Path) -> dict[str, bool]:
         """The names in a folder, and whether they are links; empty if there is no such folder."""
@@ -212,11 +224,14 @@ class _Folder:
             if found:
                 self._refuse_other_folder(parts, start, found[0])
                 return found[0]
-        if len(parts) == 1 and reason is None:
-            found = self._anywhere(parts[0])
+        # A relative path means its folders: a file of this name in other folders is another picture.
+        is_foreign = reason is not None or "\\" in name or "://" in name
+        if parts and (len(parts) == 1 or is_foreign):
+            found = self._anywhere(parts)
             if len(found) > 1:
                 raise self._ambiguous(found)
             if found:
+                self._refuse_other_folder(parts, len(parts) - 1, found[0])
                 return found[0]
         if parts and reason is None and (other := self._of_stem(parts[-1])) is not None:
             missing.advice = f"There is {other}: correct the suffix if it is this one."
@@ -262,14 +277,23 @@ class _Folder:
                 f"Set the folder of images to {beside} if the first is meant.",
             )
 
-    def _anywhere(self, name: str) -> list[Path]:
-        """Files with this name in deeper folders."""
+    def _anywhere(self, parts: Sequence[str]) -> list[Path]:
+        """Files of this name in deeper folders: those with the longest end in common with the wanted path."""
         if self._everywhere is None:
             self._everywhere = {}
             for folder, files in walk(self.root):
                 for file in files:
                     self._everywhere.setdefault(fold_spelling(file), []).append(folder / file)
-        return self._everywhere.get(fold_spelling(name), [])
+        wanted = [fold_spelling(part) for part in reversed(parts)]
+
+        def in_common(path: Path) -> int:
+            found = map(fold_spelling, reversed(path.parts))
+            return sum(
+                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, found, strict=False))
+            )
+
+        found = {path: in_common(path) for path in self._everywhere.get(wanted[0], [])}
+        return [path for path, number in found.items() if number == max(found.values())]
 
 
 def _parts(name: str) -> list[str]:
@@ -318,13 +342,16 @@ def _none_found_fault(
     for above in [folder.absolute(), *folder.absolute().parents][1:3]:
         if len(parts) > 1 and (above / Path(*parts)).is_file():
             return Fault("image-missing", folder, f"{text}.\nThey are below {above}: set {setting} to it.")
+    if "it could be" in first.text:
+        reason = first.text.partition(", but ")[0]
+        return Fault("image-missing", folder, f"{text}: {reason}.\nWrite the folders into the names.")
     other_suffix = first.text.rpartition("There is ")[2] if "There is " in first.text else ""
     advice = f"There is {other_suffix}" if other_suffix else f"Set {setting} to the folder that has them."
     return Fault("image-missing", folder, f"{text}.\n{advice}")
 
 
 def _report_repeated_files(
-    below: _Folder,
+    below: ImageFinder,
     images: Sequence[NamedImage],
     paths: Sequence[Path | None],
     annotation_file: Path,

@@ -4,10 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lshfm_pl.data.faults import Fault, FaultError
-from lshfm_pl.data.folders import ALL, SET_NAMES, is_picture, set_of_name, walk
+from lshfm_pl.data.folders import ALL, is_picture, set_of_name, sets_in, walk
 from lshfm_pl.data.voc.layout import IMAGES, SPLITS, VOCSource, is_annotation
-from lshfm_pl.errors import first_few
 
 __all__ = ["describe_sources", "find_sources", "has_lists"]
 
@@ -34,9 +32,7 @@ def find_sources(root: Path) -> dict[str, VOCSource]:
     Raises:
         FaultError: several folders could be the one of a set.
     """
-    by_set = {
-        name: source for name, child in _sets_in(root).items() if (source := _source(child)) is not None
-    }
+    by_set = {name: source for name, child in sets_in(root).items() if (source := _source(child)) is not None}
     if "train" in by_set:
         return by_set
     whole = _source(root)
@@ -44,25 +40,9 @@ def find_sources(root: Path) -> dict[str, VOCSource]:
         return {}
     by_set = {
         name: VOCSource(root, f"{child.name}/", whole.annotations, whole.images)
-        for name, child in _sets_in(whole.annotation_folder).items()
+        for name, child in sets_in(whole.annotation_folder).items()
     }
     return by_set if "train" in by_set else {ALL: whole}
-
-
-def _sets_in(folder: Path) -> dict[str, Path]:
-    """The folders in a folder that are named after a set, or begin or end with its name."""
-    found: dict[str, list[Path]] = {}
-    for child in _children(folder):
-        if name := set_of_name(child.name):
-            found.setdefault(name, []).append(child)
-    for name, children in found.items():
-        exact = [child for child in children if child.name.lower() in SET_NAMES[name]]
-        found[name] = exact or children
-        if len(found[name]) > 1:
-            names = first_few([f"{child.name}/" for child in found[name]])
-            text = f"has several folders of the {name} set: {names}. Name them by data.{name}_split=[…]."
-            raise FaultError(Fault("file-missing", folder, text))
-    return {name: children[0] for name, children in found.items()}
 
 
 def _source(folder: Path) -> VOCSource | None:
@@ -106,13 +86,6 @@ def _num_annotated(place: Path, ids: set[Path]) -> int:
 
 def _relative(place: Path, folder: Path) -> str:
     return place.relative_to(folder).as_posix()
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError:
-        return []
 
 
 def describe_sources(sources: dict[str, VOCSource], root: Path) -> str:

@@ -1,5 +1,6 @@
 """The data module of YOLO's layout."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -68,33 +69,31 @@ class YOLODataModule(CategoryDataModule):
             LSHFMError: it is missing or invalid, or it names sets although `data.split` is given.
         """
         description = read_description(find_description(self.root, self.file), FaultLog())
-        if self.split is not None:
-            sets = description.sets
-            self.split.refuse_own_sets(
-                *(
-                    f"'{name}: {', '.join(sets[name])}' in {description.path}" if name in sets else None
-                    for name in ("val", "test")
-                )
+        if self.split is None:
+            return description
+        sets = description.sets
+        # A set that is the training set, or whose folder is missing, is none.
+        for name in ("val", "test"):
+            if name in sets and (sets[name] == sets.get("train") or _is_missing(description, name)):
+                sets = {other: entries for other, entries in sets.items() if other != name}
+        self.split.refuse_own_sets(
+            *(
+                f"'{name}: {', '.join(sets[name])}' of {description.path}" if name in sets else None
+                for name in ("val", "test")
             )
-        return description
+        )
+        return dataclasses.replace(description, sets=sets)
 
     def _set_of(self, split: str) -> str | None:
         """The set of the file from which a set is read; None if it has none."""
         sets = self.description.sets
-        if split == "test" and "test" in sets and not self._is_missing("test"):
+        if split == "test" and "test" in sets and not _is_missing(self.description, "test"):
             return "test"
         if self.split is not None:
             return "train" if "train" in sets else ""
         if split == "test" and "val" in sets:
             return "val"
         return split if split in sets else None
-
-    def _is_missing(self, name: str) -> bool:
-        try:
-            self.description.find(name, FaultLog())
-        except FaultError:
-            return True
-        return False
 
     def source(self, split: str) -> tuple[str, object]:
         """See the base class."""
@@ -119,7 +118,7 @@ class YOLODataModule(CategoryDataModule):
         if name is None:
             shares = "0.9/0.1" if "test" in description.sets else "0.8/0.1/0.1"
             text = f"names no {split} set. Give data.split={shares} to divide all pictures"
-            also = " of train." if description.sets else ", or data.file=<data.yaml>."
+            also = " of train." if "train" in description.sets else ", or data.file=<data.yaml>."
             raise FaultError(Fault("file-missing", description.path, f"{text}{also}"))
         return name, description.find(name, faults) if name else [_all_pictures(description.base)]
 
@@ -132,9 +131,13 @@ class YOLODataModule(CategoryDataModule):
     def read_set(self, split: str, faults: FaultLog) -> IndexedDetection:
         """See the base class."""
         description = self.description
-        read_description(description.path, faults)  # its warnings belong to each set
+        stated = read_description(description.path, faults)  # its warnings belong to each set
+        for left_out in sorted(stated.sets.keys() - description.sets.keys()):
+            entries = ", ".join(stated.sets[left_out])
+            text = f"its {left_out} set {entries} does not exist, or is train: data.split divides train."
+            faults.add(Fault("set-missing", description.path, text))
         name, sources = self._sources(split, faults)
-        if name == "val" and "test" in description.sets and self._is_missing("test"):
+        if name == "val" and "test" in description.sets and _is_missing(self.description, "test"):
             text = (
                 f"its test set {', '.join(description.sets['test'])} does not exist: val is the test set too."
             )
@@ -183,6 +186,14 @@ class YOLODataModule(CategoryDataModule):
             advice = f"There is {other}: convert it." if other else "Add the picture or remove the file."
             text = f"has objects, but there is no picture of this name. {advice}"
             faults.add(Fault("image-missing", path, text, image_id=str(path)))
+
+
+def _is_missing(description: Description, name: str) -> bool:
+    try:
+        description.find(name, FaultLog())
+    except FaultError:
+        return True
+    return False
 
 
 def _all_pictures(base: Path) -> Path:

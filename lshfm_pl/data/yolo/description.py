@@ -1,5 +1,6 @@
 """Reading the description of a YOLO data set: class names, and where the pictures of each set are."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,20 +9,25 @@ from typing import Any
 
 from lshfm_pl.data.coco.values import EntryError, Notes, number_in, read_name, short_repr
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, without_path
-from lshfm_pl.data.spelling import to_nfc
-from lshfm_pl.data.text_files import read_text
+from lshfm_pl.data.folders import is_hidden, set_of_name
+from lshfm_pl.data.spelling import fold_spelling, to_nfc
+from lshfm_pl.data.yolo.name_lists import (
+    NAME_LISTS,
+    darknet_values,
+    find_name_lists,
+    names_of_list,
+    sets_beside,
+)
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.yaml_files import read_yaml
 
-__all__ = ["NAME_LISTS", "Description", "find_description", "read_description"]
-
-NAME_LISTS = ("classes.txt", "obj.names", "labels.txt")
-"""Lists of class names that tools write instead of `data.yaml`: Label Studio, labelImg, CVAT, darknet."""
+__all__ = ["Description", "find_description", "has_description", "read_description"]
 
 _KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_USUAL = ("data.yaml", "data.yml", "dataset.yaml")
+_YAML = (".yaml", ".yml")
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 """Beginning of an absolute path of Linux or Windows, with `/` for a backslash."""
-_LARGEST_LIST = 2**20
 _MOST_CLASSES = 10_000
 _TEXTS = {
     "value-read": "values are in the wrong format, but have only one possible meaning, which is used",
@@ -50,8 +56,8 @@ class Description:
     def find(self, split: str, log: FaultLog) -> list[Path]:
         """The existing folders and lists of a set.
 
-        `../images` is also looked for beside the file, as tools do. Of an absolute path of another machine, the
-        longest end that exists here is used.
+        `../images` is also looked for beside the file, as tools do. Of a path of another machine, the longest end
+        that exists here is used, and another case or Unicode form if only one folder has it.
 
         Raises:
             FaultError: one of them does not exist.
@@ -61,10 +67,12 @@ class Description:
         for entry in self.sets[split]:
             candidates = self._candidates(entry)
             path = next((path for path in candidates if path.exists()), None)
+            path = path or next(filter(None, map(_spelled, candidates)), None)
             if path is None:
                 looked = first_few([str(path) for path in candidates])
                 text = f"'{split}: {entry}' names no folder and no list of pictures; looked for {looked}."
-                raise FaultError(Fault("file-missing", self.path, f"{text} Correct the path."))
+                advice = ", or give data.split=0.8/0.1/0.1 to divide train." if split == "val" else "."
+                raise FaultError(Fault("file-missing", self.path, f"{text} Correct the path{advice}"))
             if path != candidates[0]:
                 notes.add("file-name-read", f"{entry} is {path}")
             found.append(path)
@@ -76,10 +84,11 @@ class Description:
         below = name
         while below.startswith(("./", "../")):
             below = below.partition("/")[2]
-        ends: list[Path] = []
-        if _ABSOLUTE.match(name):
-            parts = [part for part in name.split("/")[1:] if part not in ("", ".", "..")]
-            ends = [Path(*parts[first:]) for first in range(len(parts))]
+        is_absolute = _ABSOLUTE.match(name) is not None
+        parts = [part for part in name.split("/")[is_absolute:] if part not in ("", ".", "..")]
+        ends = [Path(*parts[first:]) for first in range(len(parts))]
+        if not is_absolute:  # a last folder alone must be named after a set: images/ may have all pictures
+            ends = [end for end in ends if len(end.parts) > 1 or end.suffix or set_of_name(end.name)]
         return list(
             dict.fromkeys(
                 folder / part
@@ -87,6 +96,23 @@ class Description:
                 for folder in (self.base, self.path.parent)
             )
         )
+
+
+def _spelled(path: Path) -> Path | None:
+    """The only existing path that differs in case or Unicode form; None if there isn't one."""
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        if part == ".." or (found / part).exists():
+            found /= part
+            continue
+        try:
+            alike = [other for other in found.iterdir() if fold_spelling(other.name) == fold_spelling(part)]
+        except OSError:
+            return None
+        if len(alike) != 1:
+            return None
+        found = alike[0]
+    return found
 
 
 def find_description(root: Path, name: str | None) -> Path:
@@ -105,20 +131,39 @@ def find_description(root: Path, name: str | None) -> Path:
         raise FaultError(
             Fault("file-missing", root, "no such folder. Set data.root to the folder of data.yaml.")
         )
-    for known in ("data.yaml", "data.yml", "dataset.yaml"):
+    for known in _USUAL:
         if (root / known).is_file():
             return root / known
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml"))
-    if len(files) > 1:
-        text = (
-            f"has several YAML files: {first_few([path.name for path in files])}. Choose one by data.file=…"
-        )
-        raise FaultError(Fault("file-missing", root, text))
-    lists = [root / known for known in NAME_LISTS if (root / known).is_file()]
-    if not files and not lists:
+    found = _described(root)
+    if not found:
         text = f"has neither data.yaml nor a list of class names ({', '.join(NAME_LISTS)}). Give one by data.file=…"
         raise FaultError(Fault("file-missing", root, text))
-    return (files or lists)[0]
+    if len(found) > 1:
+        names = first_few([path.name for path in found])
+        text = f"has several files that could describe the data: {names}. Choose one by data.file=…"
+        raise FaultError(Fault("file-missing", root, text))
+    return found[0]
+
+
+def has_description(root: Path) -> bool:
+    """Whether a folder has a file that could describe a data set."""
+    return any((root / known).is_file() for known in _USUAL) or bool(_described(root))
+
+
+def _described(root: Path) -> list[Path]:
+    files = sorted(
+        path for path in root.iterdir() if path.suffix.lower() in _YAML and not is_hidden(path.name)
+    )
+    found = [path for path in files if _has_names(path)]  # settings of a training are YAML files too
+    return found or find_name_lists(root)[:1] or files
+
+
+def _has_names(path: Path) -> bool:
+    try:
+        content = read_yaml(path)
+    except LSHFMError:
+        return False
+    return isinstance(content, dict) and "names" in content
 
 
 def read_description(path: Path, log: FaultLog) -> Description:
@@ -131,12 +176,8 @@ def read_description(path: Path, log: FaultLog) -> Description:
     Raises:
         FaultError: it can't be read, or has no class names, or contradicts itself.
     """
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        lines = read_text(path, log, limit=_LARGEST_LIST).splitlines()
-        while lines and not lines[-1].strip():
-            lines.pop()
-        names = {number: line.strip() for number, line in enumerate(lines)}
-        return Description(path, _categories(path, names, Notes()), path.parent, {})
+    if path.suffix.lower() not in _YAML:
+        return _without_yaml(path, log)
     try:
         content = read_yaml(path)
     except LSHFMError as error:
@@ -158,6 +199,21 @@ def read_description(path: Path, log: FaultLog) -> Description:
     return description
 
 
+def _without_yaml(path: Path, log: FaultLog) -> Description:
+    """The description by darknet's file or by a list of class names."""
+    base = path.parent.parent if path.parent.name == "labels" and path.name in NAME_LISTS else path.parent
+    values = darknet_values(path) if path.suffix.lower() == ".data" else {}
+    if not values:
+        return Description(
+            path, _categories(path, names_of_list(path, log), Notes()), base, sets_beside(base)
+        )
+    sets = {split: _entries(path, values, keys) for split, keys in _KEYS.items()}
+    sets = {split: entries for split, entries in sets.items() if entries}
+    description = Description(path, {}, base, {**sets, "names": (values["names"],)})
+    names = names_of_list(description.find("names", log)[0], log)
+    return dataclasses.replace(description, categories=_categories(path, names, Notes()), sets=sets)
+
+
 def _numbered_names(path: Path, content: Mapping[str, Any], notes: Notes) -> dict[int, Any]:
     """Class number → name as the file states it."""
     names, count = content.get("names"), number_in(content.get("nc"))
@@ -168,6 +224,9 @@ def _numbered_names(path: Path, content: Mapping[str, Any], notes: Notes) -> dic
         numbered = dict(enumerate(names))
     elif isinstance(names, dict):
         numbered = {}
+        if _is_reversed(names):
+            notes.add("value-read", "names has the numbers as values, read as number: name")
+            names = {str(number): name for name, number in names.items()}
         for key, name in names.items():
             if not (key.isascii() and key.isdigit()) or int(key) in numbered or int(key) > _MOST_CLASSES:
                 text = (
@@ -184,6 +243,13 @@ def _numbered_names(path: Path, content: Mapping[str, Any], notes: Notes) -> dic
         text = f"nc is {count:g}, but names has {len(numbered)} classes. Correct one of them."
         raise FaultError(Fault("annotation-incomplete", path, text))
     return numbered
+
+
+def _is_reversed(names: dict[str, Any]) -> bool:
+    """Whether names are `{cat: 0, dog: 1}`."""
+    numbers = list(names.values())
+    is_number = all(type(number) is int and number >= 0 for number in numbers)
+    return is_number and len({*numbers}) == len(numbers) and not any(key.isdigit() for key in names)
 
 
 def _categories(path: Path, names: Mapping[int, Any], notes: Notes) -> dict[int, str]:

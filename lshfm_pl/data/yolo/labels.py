@@ -1,6 +1,7 @@
 """Reading the label file of a picture: one object a line, by numbers relative to the picture's size."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,10 @@ _LARGEST_FILE = 8 * 2**20
 _EXCESS = 0.01
 """Share of the picture's side by which a number may leave 0..1: tools round, and draw a little over the border."""
 _FEWEST_CORNERS = 3
+_BOX = 5
+"""Values of a line with a box."""
+_DECIMAL_COMMA = re.compile(r"[01],\d+")
+"""A number of a locale with decimal commas. Between blanks, commas can't be separators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,9 @@ def read_labels(
     for line, content in enumerate(lines, start=1):
         notes.place = f"{path}:{line}"
         try:
-            if content.strip():
+            if content.lstrip().startswith("#"):
+                notes.add("value-read", f"{short_repr(content)} is read as a comment")
+            elif content.strip():
                 labels.append(_read_line(content, line, categories, keypoint_values, notes))
         except EntryError as error:
             log.add(Fault(error.kind, path, f"{error}.", line, image_id))
@@ -74,7 +81,10 @@ def _read_line(
     content: str, line: int, categories: dict[int, str], keypoint_values: int, notes: Notes
 ) -> Label:
     words = content.split()
-    if "," in content or ";" in content:
+    if len(words) >= _BOX and all(map(_DECIMAL_COMMA.fullmatch, words[1:])):
+        words = [word.replace(",", ".") for word in words]
+        notes.add("value-read", f"commas are decimal in {short_repr(content)}")
+    elif "," in content or ";" in content:
         words = content.replace(",", " ").replace(";", " ").split()
         notes.add("value-read", f"commas separate the values of {short_repr(content)}")
     if not words:
@@ -96,6 +106,8 @@ def _read_line(
     if outside := [number for number in numbers if not -_EXCESS <= number <= 1 + _EXCESS]:
         text = f"has {outside[0]:g}, expected shares of the picture's width and height, from 0 to 1"
         raise EntryError(text, "box-not-relative")
+    if not is_box:
+        notes.add("value-read", "the corners of a polygon are read as its box")
     x, y, width, height = numbers if is_box else _box_of(numbers)
     return Label(category, (x, y, width, height), line, not is_box)
 
@@ -129,7 +141,8 @@ def _category(word: str, categories: dict[int, str], notes: Notes) -> int:
             notes.add("value-read", f"the class is {short_repr(word)}, read as {int(number)}")
         return int(number)
     if number is not None:
-        text = f"has the class {word}: expected one of 0 to {max(categories)}, as in the list of names"
+        known = f"{min(categories)} to {max(categories)}"
+        text = f"has the class {word}: expected one of {known}, as in the list of names"
         raise EntryError(text, "class-unknown")
     named = [number for number, name in categories.items() if name == word]
     if not named:

@@ -10,11 +10,9 @@ from lshfm_pl.data.coco.images import find_images
 from lshfm_pl.data.coco.values import Notes
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.folders import no_picture, pictures_below
-from lshfm_pl.data.text_files import read_text
+from lshfm_pl.data.lists import LIST_TEXTS, listed_names
 
 __all__ = ["Picture", "find_pictures"]
-
-_LARGEST_LIST = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def find_pictures(sources: Sequence[Path], base: Path, log: FaultLog) -> list[Pi
             pictures.setdefault(picture.id, picture)
     texts = {
         "entry-repeated": "pictures are listed more than once; each is read once",
-        "split-line-read": "lines are not paths, but have only one possible meaning",
+        **LIST_TEXTS,
     }
     notes.report(sources[0], log, texts)
     if not pictures:
@@ -67,12 +65,7 @@ def _of_folder(folder: Path, base: Path, log: FaultLog) -> list[Picture]:
 
 def _of_list(path: Path, base: Path, notes: Notes, log: FaultLog) -> list[Picture]:
     """The pictures of a list. Names are relative to the folder of the list if they exist there, else to `base`."""
-    names = []
-    for line in read_text(path, log, limit=_LARGEST_LIST).splitlines():
-        if line.strip().startswith("#"):
-            notes.add("split-line-read", f"'{line.strip()[:100]}' is read as a comment")
-        elif line.strip():
-            names.append(line.strip().replace("\\", "/"))
+    names = [name for _, name in listed_names(path, log, notes)]
     if not names:
         raise FaultError(Fault("split-empty", path, "is empty: expected the path of a picture in each line."))
     folder = path.parent if (path.parent / names[0]).is_file() else base
@@ -87,6 +80,10 @@ def _of_list(path: Path, base: Path, notes: Notes, log: FaultLog) -> list[Pictur
         notes.add("entry-repeated", next(name for name, count in Counter(plain).items() if count > 1))
     listed = [Picture(name, name, None) for name in distinct]
     paths = find_images(folder, listed, path, log, "data.file")
+    for name, found in zip(distinct, paths, strict=True):
+        if found is not None and (found.suffix.lower() == ".txt" or (not found.suffix and found.is_dir())):
+            text = f"the line {name} names no picture: expected a picture in each line, not a folder or label file."
+            raise FaultError(Fault("image-format", path, text))
     return [
         picture if found is None else Picture(_relative(found, base), picture.file_name, found)
         for picture, found in zip(listed, paths, strict=True)

@@ -28,6 +28,12 @@ def make_yolo_module(root, **settings):
     return YOLODataModule(root=root, num_workers=0, **settings)
 
 
+def make_yolo_read(root, shares):
+    log = FaultLog()
+    make_yolo_module(root, split=shares).read_set("train", log)
+    return log
+
+
 def boxes_of(dataset):
     return {record.image_id.rpartition("/")[2]: record.boxes.tolist() for record in dataset.records}
 
@@ -61,6 +67,8 @@ def test_boxes_are_corners_in_pixels_and_labels_follow_the_names(tmp_path):
         "train: ./images/train/\nval: ABSOLUTE/images/val\nnames: [cat, dog]\n",
         "train: /content/my set/images/train\nval: [/content/my set/images/val]\nnames: [cat, dog]\n",
         "path: C:\\me\\set\ntrain: C:\\me\\set\\images\\train\nval: D:/set/images/val\nnames: [cat, dog]\n",
+        "path: /content/set-1\ntrain: set-1/images/train\nval: set-1/images/val\nnames: {cat: 0, dog: 1}\n",
+        "train: Images/Train\nval: IMAGES/val\nnames: [cat, dog]\n",
         "Train: Train.txt\nValidation: val.txt\nnames:\n  0: cat\n  1: dog\npath: .\n",
     ],
     ids=[
@@ -71,6 +79,8 @@ def test_boxes_are_corners_in_pixels_and_labels_follow_the_names(tmp_path):
         "absolute",
         "absolute of another machine",
         "of Windows",
+        "relative, with a folder of another machine",
+        "another case",
         "CVAT",
     ],
 )
@@ -94,6 +104,50 @@ def test_lists_may_name_files_by_the_paths_of_another_machine(tmp_path):
         read(tmp_path)
     dataset, log = read(tmp_path, on_error="skip")
     assert (len(dataset), kinds(log).count("image-missing")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"images/train/a.png"',
+        "images/train/a.png  # good",
+        "images/train/a.png labels/train/a.txt",
+        "a.png",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig"])
+def test_lines_of_lists_with_one_meaning_are_read(tmp_path, line, encoding):
+    write_yolo(tmp_path, description="train: train.txt\nval: images/val\nnames: [cat, dog]\n")
+    (tmp_path / "train.txt").write_bytes(f"# list\r\n\r\n{line}\r\n".encode(encoding))
+    dataset, log = read(tmp_path)
+    assert list(boxes_of(dataset)) == ["a.png"]
+    assert "split-line-read" in kinds(log)
+
+
+@pytest.mark.parametrize("line", ["images/train", "labels/train/a.txt"])
+def test_a_list_names_pictures_alone(tmp_path, line):
+    write_yolo(tmp_path, description="train: train.txt\nval: images/val\nnames: [cat, dog]\n")
+    (tmp_path / "train.txt").write_text(f"{line}\n")
+    with pytest.raises(LSHFMError, match=rf"the line {line} names no picture"):
+        read(tmp_path)
+
+
+def test_a_description_in_utf_16_is_read(tmp_path):
+    write_yolo(tmp_path, description=None)
+    (tmp_path / "data.yaml").write_bytes(DESCRIPTION.encode("utf-16"))
+    assert len(read(tmp_path)[0]) == 2
+
+
+@pytest.mark.parametrize("val", ["images/train", "images/gone"])
+def test_a_validation_set_that_is_train_or_missing_may_be_divided(tmp_path, val):
+    description = f"train: images/train\nval: {val}\ntest: images/gone\nnames: [cat, dog]\n"
+    root = train_of(tmp_path, dict.fromkeys("abcde", ONE), description)
+    module = make_yolo(root, None, split="0.6/0.2/0.2")
+    assert (len(module.train_set), len(module.val_set)) == (3, 1)
+    assert "set-missing" in kinds(make_yolo_read(root, "0.6/0.2/0.2"))
+    if val == "images/gone":
+        with pytest.raises(LSHFMError, match=r"'val: images/gone' names no folder.*or give data\.split"):
+            make_yolo(root)
 
 
 def test_images_without_objects_are_background_and_counted(tmp_path):
@@ -124,8 +178,10 @@ def test_label_files_beside_the_pictures_are_read(tmp_path):
         "cat 0.5 0.5 0.25 0.5",
         "0 0.375 0.25 0.625 0.25 0.625 0.75 0.375 0.75",
         "0 5e-1 .5 +0.25 0.50000",
+        "0 0,5 0,5 0,25 0,5",
+        "# class x y width height\n0 0.5 0.5 0.25 0.5",
     ],
-    ids=["commas", "class as a fraction", "class by name", "polygon", "numbers"],
+    ids=["commas", "class as a fraction", "class by name", "polygon", "numbers", "decimal commas", "comment"],
 )
 def test_lines_with_one_meaning_are_read(tmp_path, line):
     assert boxes_of(read(train_of(tmp_path, {"a": line}))[0]) == {"a.png": [BOX]}
@@ -330,7 +386,7 @@ def test_a_list_of_names_alone_needs_a_split(tmp_path):
         2,
     ]
     assert not module.test_is_validation
-    with pytest.raises(LSHFMError, match="found 'val: images/val' in"):
+    with pytest.raises(LSHFMError, match="found 'val: images/val' of"):
         make_yolo(write_yolo(tmp_path / "other"), split="0.8/0.2")
 
 
