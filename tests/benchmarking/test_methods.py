@@ -65,6 +65,8 @@ def test_every_loss_has_figures_or_a_reason(student, tmp_path):
     config = config_of(tmp_path, f"models=[{student}]")
     without = []
     for row, settings in rows_of(config):
+        if "poolings" in settings.distill:
+            settings.distill.poolings = [2, 1, 1, 1]  # the published windows are larger than the maps
         found = _measured(settings)
         if "reason" in found:
             without.append(row["loss"])
