@@ -247,6 +247,10 @@ def moved(name):
     return lambda folder: (folder / name).rename(folder / "elsewhere")
 
 
+def without_folder(name):
+    return lambda folder: shutil.rmtree(folder / name)
+
+
 def coco(change, name=JSON):
     """Change the content of an annotation file."""
 
@@ -521,8 +525,8 @@ VOC_CASES = {
         split("a", "b", "c", "x\\..\\d"), "path-unsafe", "stop", "train.txt:4"
     ),
     "id with a NUL": Case(split_bytes(b"a\nb\nc\nd\0\n"), "path-unsafe", "stop", "train.txt:4"),
-    "no folder of images": Case(moved("JPEGImages"), "file-missing", "fatal", "JPEGImages"),
-    "no folder of annotations": Case(moved("Annotations"), "file-missing", "fatal", "Annotations"),
+    "no folder of images": Case(without_folder("JPEGImages"), "file-missing", "fatal", "JPEGImages"),
+    "no folder of annotations": Case(without_folder("Annotations"), "file-missing", "fatal", "Annotations"),
     "test image in train": Case(split("d", "a", name="val"), "test-in-train", "pass", "a.jpg"),
     "test image in train by another name": Case(
         copy_image("JPEGImages/d.jpg", JPG), "test-in-train", "pass", "d.jpg"
@@ -569,7 +573,10 @@ COCO_CASES = {
     "category id twice": Case(
         repeated("categories", name="cow"), "id-repeated", "fatal", "the id 3 more than once"
     ),
-    "category name twice": Case(repeated("categories", id=99), "id-repeated", "fatal", "the name 'cat'"),
+    "category name twice": Case(entry("categories", name="dog"), "id-repeated", "fatal", "the name 'dog'"),
+    "category name twice, one without objects": Case(
+        repeated("categories", id=99), "value-read", "pass", "99 has no objects"
+    ),
     "category id 0 kept": Case(
         coco(from_zero),
         "annotation-incomplete",
@@ -632,7 +639,9 @@ COCO_CASES = {
         copy_image(COCO_JPG, "val/000000000004.jpg"), "test-in-train", "pass", "000000000004.jpg"
     ),
     # Annotations
-    "bbox missing": Case(entry("annotations", bbox=...), "annotation-incomplete", "stop", "entry 1 (id 1)"),
+    "bbox missing": Case(
+        entry("annotations", bbox=..., segmentation=...), "annotation-incomplete", "stop", "entry 1 (id 1)"
+    ),
     "bbox of three": Case(
         entry("annotations", bbox=[1, 2, 3]), "box-not-a-number", "stop", "entry 1 (id 1) of 'annotations'"
     ),

@@ -11,7 +11,8 @@ from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
-from lshfm_pl.data.folders import is_picture, walk
+from lshfm_pl.data.folders import is_hidden, is_picture, walk
+from lshfm_pl.data.other_formats import other_annotations
 from lshfm_pl.data.split import Split
 from lshfm_pl.data.voc.datamodule import VOCDataModule
 from lshfm_pl.data.voc.found import find_sources, has_lists
@@ -27,6 +28,10 @@ _LOOKED_FOR = (
     f"data.yaml or {' or '.join(NAME_LISTS)} with label files (YOLO); {LOOKED_FOR} (COCO); ImageSets/Main/*.txt, "
     "or .xml files with pictures (VOC)"
 )
+
+
+_MOST_FOLDERS = 20
+"""Folders in a folder that are looked into for a data set."""
 
 
 class AutoDataModule(DetectionDataModule):
@@ -121,7 +126,7 @@ def find_formats(root: Path) -> dict[str, tuple[str, Any]]:
         return found
     try:
         if sources := find_sources(root):
-            place = next(iter(sources.values())).split_file.relative_to(root).as_posix()
+            place = next(iter(sources.values())).annotation_folder.relative_to(root).as_posix()
             found["voc_folder"] = f".xml files in {place}/", _voc
     except FaultError:
         found["voc_folder"] = "several folders of a set", _voc
@@ -148,6 +153,10 @@ def _not_understood(root: Path) -> str:
     """The text about a folder of another format."""
     if not root.is_dir():
         return "no such folder. Set data.root."
+    if (deeper := _deeper(root)) is not None:
+        return f"has a data set in {deeper.relative_to(root)}/: set data.root={deeper}."
+    if (other := other_annotations(root)) is not None:
+        return f"{other}. Looked for {_LOOKED_FOR}."
     if number := sum(is_picture(name) for _, below in walk(root) for name in below):
         return (
             f"has {number:,} picture{'s' * (number > 1)} and no labels: a student can learn from them by a teacher "
@@ -156,3 +165,14 @@ def _not_understood(root: Path) -> str:
     names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in root.iterdir())
     has = first_few(names, 8) if names else "nothing"
     return f"has {has}: no known format. Looked for {_LOOKED_FOR}."
+
+
+def _deeper(root: Path) -> Path | None:
+    """The only folder of a known format below a folder, as unpacking an archive makes; None without one."""
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path.name)]
+    found = [
+        path
+        for folder in folders[:_MOST_FOLDERS]
+        if (path := folder if find_formats(folder) else _deeper(folder))
+    ]
+    return found[0] if len(found) == 1 else None

@@ -16,6 +16,7 @@ from lshfm_pl.data.dataset import DetectionDataset
 from lshfm_pl.data.fault_lines import log_found
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.folders import ALL
+from lshfm_pl.data.other_formats import other_annotations
 from lshfm_pl.data.split import Part, how_to_split, keep_faults_of, read_split_setting
 from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.data.transforms import eval_transform
@@ -176,7 +177,9 @@ class COCODataModule(CategoryDataModule):
         if not any(files.values()) and self._pictures is None and self.root.is_dir():
             found = find_exports(self.root)
             if not found:
-                text = f"has no annotation file in COCO's format; looked for {LOOKED_FOR}. Set {_KEYS}."
+                other = other_annotations(self.root)
+                text = f"has no annotation file in COCO's format; looked for {LOOKED_FOR}. "
+                text += f"It {other}." if other else f"Set {_KEYS}."
                 raise FaultError(Fault("file-missing", self.root, text))
             log_found(describe_exports(found, self.root))
             files |= {name: found.get(name) for name in files}

@@ -92,15 +92,36 @@ class EntryReader:
                 strict.add(self._fault("id-repeated", f"'categories' has {text}."))
             elif known is not None:
                 self._note_repeated("categories", entry.id)
+            elif entry.name in id_of and (unused := self._unused(categories[id_of[entry.name]], entry)):
+                ids = f"{id_of[entry.name]} and {entry.id}"
+                self.notes.add("value-read", f"'{entry.name}' has the ids {ids}: {unused.id} has no objects")
+                if unused is entry:
+                    continue
+                categories.pop(unused.id)
+                id_of.pop(entry.name)
             elif entry.name in id_of:
                 ids = f"its ids are {id_of[entry.name]} and {entry.id}"
-                text = f"'categories' has the name '{entry.name}' more than once: {ids}."
+                text = f"'categories' has the name '{entry.name}' more than once: {ids}. Keep one of them."
                 strict.add(self._fault("id-repeated", text))
             categories.setdefault(entry.id, entry)
             id_of.setdefault(entry.name, entry.id)
         if not categories:
             raise FaultError(self._fault("split-empty", "'categories' is empty: there are no classes."))
         return dict(sorted(categories.items()))
+
+    def _unused(self, first: Category, second: Category) -> Category | None:
+        """The one of two categories of the same name that has no objects, as Roboflow's root; None if unclear."""
+        entries = self.content.get("annotations")
+        used = {str(entry.get("category_id")) for entry in entries or () if isinstance(entry, dict)}
+        unused = [category for category in (first, second) if str(category.id) not in used]
+        if len(unused) == 1:
+            return unused[0]
+        roots = [
+            root
+            for root, other in ((first, second), (second, first))
+            if root.name != root.supercategory and other.supercategory == root.name
+        ]
+        return roots[0] if len(unused) == 2 and len(roots) == 1 else None
 
     def images(self) -> tuple[dict[int | str, COCOImage], set[int | str]]:
         """Images sorted by id, and the ids of entries that can't be used."""

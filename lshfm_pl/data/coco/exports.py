@@ -3,18 +3,20 @@
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError
-from lshfm_pl.data.folders import ALL, is_picture, set_of_name, walk
+from lshfm_pl.data.folders import ALL, is_hidden, is_picture, set_of_name, walk
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import read_bytes, read_end
 
-__all__ = ["LOOKED_FOR", "describe_exports", "find_exports"]
+__all__ = ["LOOKED_FOR", "describe_exports", "find_exports", "json_files"]
 
 LOOKED_FOR = (
     "train/_annotations.coco.json, annotations/instances_*.json, result.json, train.json or another *.json"
 )
 """The usual places, for messages."""
 
-_PATTERNS = ("*.json", "*/*.json", "*/annotations/*.json")
+_SUFFIX = ".json"
+_DEEPEST = 2
+"""Levels below the data folder; the last one only in folders `annotations/`."""
 _MOST_FILES = 500
 _OF_BOXES = "instances"
 """Start of the names of files with boxes, beside others with captions or key points."""
@@ -36,9 +38,8 @@ def find_exports(root: Path) -> dict[str, tuple[Path, Path]]:
         FaultError: several files could be the one of a set.
     """
     of_set: dict[str, list[Path]] = {}
-    files = [path for pattern in _PATTERNS for path in sorted(root.glob(pattern))]
-    for path in files[:_MOST_FILES]:
-        if not path.name.startswith(".") and _is_coco(path):
+    for path in json_files(root):
+        if _is_coco(path):
             of_set.setdefault(_set_of(path, root), []).append(path)
     if "train" in of_set and "val" in of_set:
         of_set.pop(ALL, None)
@@ -54,6 +55,19 @@ def find_exports(root: Path) -> dict[str, tuple[Path, Path]]:
             raise FaultError(Fault("file-missing", root, text))
         found[name] = of_boxes[0], _pictures_of(of_boxes[0], name, root)
     return found
+
+
+def json_files(root: Path) -> list[Path]:
+    """The first JSON files in the places where annotations can be, without hidden ones."""
+    levels: dict[int, list[Path]] = {}
+    for folder, names in walk(root, _DEEPEST):
+        level = len(folder.relative_to(root).parts)
+        if level < _DEEPEST or folder.name == "annotations":
+            found = [
+                folder / name for name in names if name.lower().endswith(_SUFFIX) and not is_hidden(name)
+            ]
+            levels.setdefault(level, []).extend(found)
+    return [path for _, paths in sorted(levels.items()) for path in sorted(paths)][:_MOST_FILES]
 
 
 def describe_exports(files: dict[str, tuple[Path, Path]], root: Path) -> str:
@@ -73,6 +87,7 @@ def _is_coco(path: Path) -> bool:
     except (LSHFMError, OSError):
         return False
     wanted = _LISTS if size <= _SNIFFED else ()
+    content = content.replace(b"\0", b"")  # of UTF-16
     return all(name in content for name in wanted) and content.rstrip().endswith(b"}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lshfm_pl.data.coco.images import advice
+from lshfm_pl.data.coco.values import polygon_box
 from lshfm_pl.data.faults import Fault, FaultError, without_path
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import read_bytes
@@ -20,6 +21,8 @@ OTHER_FILE_NAMES = ("path", "filename", "coco_url")
 """Keys with which some tools name an image's file instead of `file_name`; the last one is LVIS's."""
 REPEATED = "repeated key"
 """Key that is added to an object of the file in which a key occurs twice with different values."""
+_NO_BOX = [0, 0, 0, 0]
+"""What some tools write if there is only a segmentation."""
 _LARGEST_FILE = 4 * 2**30
 """Bytes. COCO's largest file has 0.5 GB, LVIS's 1.2 GB; in memory they take a few times as much."""
 _PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZh": "bzip2", b"\xfd7z": "xz"}
@@ -29,7 +32,7 @@ def parse_coco_json(path: Path) -> dict[str, Any]:
     """Parse an annotation file. Its objects keep only the keys in `READ_KEYS`.
 
     An object in which a key occurs twice with different values gets the key `REPEATED`. An object with a
-    segmentation but no box keeps whether the segmentation is empty.
+    segmentation but no box keeps the box of its polygons, or whether it has a mask.
 
     Raises:
         FaultError: the file does not exist, is packed, too large, not JSON, or does not contain an object.
@@ -76,7 +79,7 @@ def _without_unread(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Drop keys that are not read, object by object while parsing: polygons are most of a file."""
     entry = dict(pairs)
     if len(entry) == len(pairs):
-        if entry.get("bbox"):
+        if entry.get("bbox") and entry["bbox"] != _NO_BOX:
             entry.pop("segmentation", None)
         if entry.keys() <= READ_KEYS:
             return entry  # the usual one, in a third of the time
@@ -86,9 +89,13 @@ def _without_unread(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, value in pairs:
             if key in entry and value != entry[key]:
                 entry[REPEATED] = key
-    if not entry.get("bbox") and "segmentation" in keys:
+    if "segmentation" in keys and (not entry.get("bbox") or entry["bbox"] == _NO_BOX):
         # The object of a mask has no keys left here, since none of them is read.
-        entry["segmentation"] = any(value or value == {} for key, value in pairs if key == "segmentation")
+        values = [value for key, value in pairs if key == "segmentation"]
+        box = polygon_box(values[0]) if len(values) == 1 else None
+        entry["segmentation"] = box or any(value or value == {} for value in values)
+        if box is not None and "bbox" in entry:
+            entry["bbox"] = None
     if "file_name" not in entry:
         entry |= {key: value for key, value in pairs if key in OTHER_FILE_NAMES}
     return entry

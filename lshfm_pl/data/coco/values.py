@@ -190,9 +190,12 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
     if type(box) is list and len(box) == 4 and _is_usual(box):
         return tuple(box)
     if box is None or box == []:
-        if entry.get("segmentation"):
-            raise EntryError(f"has a segmentation, but its bbox is {_missing_or(entry)}. Give its box")
-        if box is None and "bbox" not in entry:
+        if isinstance(entry.get("segmentation"), list):
+            notes.add("value-read", "there is no bbox, the box of the polygons is used")
+            box = entry["segmentation"]
+        elif entry.get("segmentation"):
+            raise EntryError(f"has a mask, but its bbox is {_missing_or(entry)}. Give its box")
+        elif box is None and "bbox" not in entry:
             refuse_missing("bbox")
     sides = _sides(box)
     numbers = [number_in(value) for value in sides]
@@ -209,6 +212,17 @@ def read_box(entry: dict[str, Any], notes: Notes) -> tuple[float, float, float, 
     if sides is not box or any(isinstance(value, str) for value in sides):
         notes.add("value-read", lambda: f"bbox is {short_repr(box)}, read as its numbers")
     return x, y, width, height
+
+
+def polygon_box(value: Any) -> list[float] | None:
+    """x, y, width and height of the box around polygons: lists of x, y, x, y, …; None if they are not polygons."""
+    polygons = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    if not all(isinstance(each, list) and len(each) >= 6 and len(each) % 2 == 0 for each in polygons):
+        return None
+    if not all(type(number) in PLAIN_NUMBERS for each in polygons for number in each):
+        return None
+    xs, ys = ([number for each in polygons for number in each[first::2]] for first in (0, 1))
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
 def read_name(entry: dict[str, Any], key: str, notes: Notes) -> str:

@@ -67,6 +67,10 @@ def read_annotation(path: Path, image_id: str, log: FaultLog, first_pixel: int) 
     if nested:
         text = f"{nested} <object> not directly in <annotation> would be lost. Move them there."
         log.add(Fault("annotation-incomplete", path, text, image_id=image_id))
+    objects_boxes = sum(1 for node in root.findall("object") for _ in node.iter("bndbox"))
+    if not nested and (others := sum(1 for _ in root.iter("bndbox")) - objects_boxes):
+        text = f"{others} <bndbox> not in an <object> would be lost. Name the elements around them <object>."
+        log.add(Fault("annotation-incomplete", path, text, image_id=image_id))
     for parent, tags in ((root, ("filename", "size")), (root.find("size"), ("width", "height"))):
         for tag in _repeated(parent, tags):
             text = f"<{tag}> occurs more than once. Keep one."

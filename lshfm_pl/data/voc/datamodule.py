@@ -16,19 +16,23 @@ from lshfm_pl.data.train_labels import TEACHER
 from lshfm_pl.data.transforms import eval_transform
 from lshfm_pl.data.voc.dataset import VOCDetection
 from lshfm_pl.data.voc.download import download_voc
-from lshfm_pl.data.voc.found import describe_sources, find_sources, has_lists
+from lshfm_pl.data.voc.found import (
+    describe_sources,
+    find_lists,
+    find_sources,
+    has_lists,
+    has_usual_lists,
+    is_annotated,
+)
 from lshfm_pl.data.voc.layout import SPLITS, VOCSource
 from lshfm_pl.data.voc.sources import find_pictures, read_class_names, resolve_source
-from lshfm_pl.data.voc.splits import LARGEST_SPLIT
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.files import read_bytes
 
 __all__ = ["VOCDataModule"]
 
 
 _USUAL_SPLITS = {name for names in SET_NAMES.values() for name in names}
 """Without lists of these names, folders are looked for."""
-_LOOKED_AT = 20
 
 _TEST_SPLIT = "test"
 """The split of a folder in VOC layout that is the default test set."""
@@ -90,7 +94,7 @@ class VOCDataModule(DetectionDataModule):
 
     @cached_property
     def _found(self) -> dict[str, VOCSource]:
-        """The sets of a folder without lists of ids; {} if the settings say where they are.
+        """The sets of a folder without VOC's lists of ids; {} if it has these, or the settings say where they are.
 
         Raises:
             LSHFMError: `data.split` is given, and the folder has a validation set.
@@ -98,11 +102,16 @@ class VOCDataModule(DetectionDataModule):
         root = self._data_folder()
         split_names = [name for names in self._splits.values() for name in names]
         is_named = self.folders != (None, None) or not {*split_names} <= _USUAL_SPLITS
-        if is_named or not root.is_dir() or has_lists(root):
+        if is_named or not root.is_dir() or has_usual_lists(root):
             if self.split is not None:
                 self._refuse_split(root, is_named=is_named)
             return {}
-        found = find_sources(root)
+        found = find_lists(root)
+        if not found and has_lists(root):
+            if self.split is not None:
+                self._refuse_split(root, is_named=False)
+            return {}
+        found = found or find_sources(root)
         if found:
             log_found(describe_sources(found, root))
         if self.split is not None:
@@ -134,7 +143,7 @@ class VOCDataModule(DetectionDataModule):
         splits = [f"{folder}/{_TEST_SPLIT}" if folder else _TEST_SPLIT for folder in folders]
         try:
             sources = [resolve_source(self._data_folder(), split, *self.folders) for split in splits]
-            are_there = all(map(_is_annotated, sources))
+            are_there = all(map(is_annotated, sources))
         except LSHFMError:
             return None
         return splits if are_there and not set(splits) & set(self._splits["train"]) else None
@@ -243,21 +252,6 @@ class VOCDataModule(DetectionDataModule):
         also = f" (and {', '.join(map(str, others))})" if others else ""
         text = f"{reason}{also}. Annotate some, or set data.class_names."
         return FaultError(Fault("split-empty", first, text))
-
-
-def _is_annotated(source: VOCSource) -> bool:
-    """Whether a split exists and one of its first images is annotated; test sets of challenges are not."""
-    try:
-        lines = read_bytes(source.split_file, limit=LARGEST_SPLIT).decode("utf-8", "replace").splitlines()
-    except LSHFMError:
-        return False
-    wholes = [line.strip() for line in lines if line.strip()][:_LOOKED_AT]
-    names = [name for whole in wholes for name in (whole, whole.split()[0])]
-    names += [name.rpartition(".")[0] for name in names]  # for lines with file names
-    try:
-        return any((source.annotation_folder / f"{name}.xml").is_file() for name in names)
-    except OSError:  # for example a name that is too long
-        return False
 
 
 def _split_list(name: str, value: Any) -> list[str]:

@@ -65,13 +65,37 @@ def parse_annotation(path: Path, image_id: str, log: FaultLog) -> ET.Element:
         line = error.position[0] if isinstance(error, ET.ParseError) else None
         advice = _advice(data, error) if isinstance(error, ET.ParseError) else "Expected a VOC XML file."
         raise fault("annotation-broken", f"can't be read: {error}. {advice}", line) from error
+    if read_so := _normalise(root):
+        log.add(Fault("value-read", path, f"{read_so}."))
     if root.tag != "annotation":
-        raise fault("annotation-broken", f"expected <annotation>, found <{root.tag}>: not a VOC annotation.")
+        advice = " Export CVAT's tasks as VOC, COCO or YOLO." if root.tag == "annotations" else ""
+        text = f"expected <annotation>, found <{root.tag}>: not a VOC annotation.{advice}"
+        raise fault("annotation-broken", text)
     declared = _XML_ENCODING.match(data)
     encoding = declared[1].decode() if declared else "utf-16" if data[:2] in _UTF16_MARKS else "utf-8"
     if encoding.lower() not in ("utf-8", "ascii", "us-ascii"):
         log.add(Fault("encoding", path, f"is in {encoding}, not UTF-8; it was read as such."))
     return root
+
+
+def _normalise(root: ET.Element) -> str:
+    """Give all elements VOC's names and the corners elements of their own; returns what was unusual."""
+    found = []
+    for node in list(root.iter()):
+        name = _plain(node.tag)
+        if name != node.tag:
+            found.append(f"<{node.tag}> is read as <{name}>")
+            node.tag = name
+        if name == "bndbox" and node.attrib:
+            found.append("the attributes of <bndbox> are read as its corners")
+            for key, value in node.attrib.items():
+                ET.SubElement(node, _plain(key)).text = value
+    return "" if not found else found[0]
+
+
+def _plain(tag: str) -> str:
+    """The name of an element without its namespace, in lower case."""
+    return re.split("[}:]", tag)[-1].lower()
 
 
 def _xml(data: bytes) -> bytes | str:
@@ -119,8 +143,9 @@ def _object_lines(path: Path, modified: int) -> list[dict[str, int]]:
     is_inside = False
     parser = expat.ParserCreate()
 
-    def start(name: str, attributes: dict[str, str]) -> None:
+    def start(tag: str, attributes: dict[str, str]) -> None:
         nonlocal depth, is_inside
+        name = _plain(tag)
         if depth == 1:
             is_inside = name == "object"
             if is_inside:

@@ -2,6 +2,7 @@ import pytest
 from coco_files import write_json
 
 from lshfm_pl.data.coco.annotations import read_coco_json
+from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.errors import LSHFMError
 
 DEFECTS = {
@@ -15,16 +16,15 @@ DEFECTS = {
     "a mask alone": (
         "annotations",
         {"bbox": ..., "segmentation": {"counts": [1, 2, 3], "size": [48, 64]}},
-        "has a segmentation, but its bbox is missing",
+        "has a mask, but its bbox is missing",
     ),
     "no bbox": (
         "annotations",
         {"bbox": ..., "segmentation": ...},
         r"entry 2 \(id 2\) of 'annotations': has no 'bbox'",
     ),
-    "a segmentation alone": ("annotations", {"bbox": ...}, "has a segmentation, but its bbox is missing"),
-    "bbox null": ("annotations", {"bbox": None}, "has a segmentation, but its bbox is null"),
-    "bbox empty": ("annotations", {"bbox": []}, r"has a segmentation, but its bbox is \[\]"),
+    "a line alone": ("annotations", {"bbox": ..., "segmentation": [[1, 2, 3, 4]]}, "has a mask, but its bbox is"),
+    "bbox empty, no polygon": ("annotations", {"bbox": [], "segmentation": []}, r"bbox is \[\], expected four"),
     "three numbers": ("annotations", {"bbox": [1, 2, 3]}, r"bbox is \[1, 2, 3\], expected four finite"),
     "NaN": ("annotations", {"bbox": [1, 2, float("nan"), 4]}, "expected four finite numbers"),
     "infinity": ("annotations", {"bbox": [1, 2, float("inf"), 4]}, "expected four finite numbers"),
@@ -66,3 +66,35 @@ def test_a_defect_is_reported_with_file_and_entry(tmp_path, content, name):
         read_coco_json(path)
     assert str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize("box", [..., None, [], [0, 0, 0, 0], [0.0, 0.0, 0.0, 0.0]])
+@pytest.mark.parametrize(
+    "polygons", [[[3, 4, 13, 4, 13, 9]], [[3, 4, 5, 4, 5, 9], [13, 5, 12, 5, 12, 6]], [3, 4, 13, 4, 13, 9]]
+)
+def test_a_polygon_without_box_is_read_as_its_box(tmp_path, content, box, polygons):
+    entry = {**content["annotations"][1], "bbox": box, "segmentation": polygons, "area": 25}
+    content["annotations"][1] = {key: value for key, value in entry.items() if value is not ...}
+    log = FaultLog()
+    file = read_coco_json(write_json(tmp_path, content), log)
+    assert file.boxes[1].tolist() == [3, 4, 10, 5]
+    assert [fault.kind for fault in log.faults] == ["value-read"]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_category_repeated_without_objects_is_left_out(tmp_path, content, is_first):
+    root = {"id": 0 if is_first else 99, "name": "cat", "supercategory": "none"}
+    content["categories"].insert(0 if is_first else 3, root)
+    log = FaultLog()
+    file = read_coco_json(write_json(tmp_path, content), log)
+    assert file.categories == {3: "cat", 7: "dog", 18: "hen"}
+    assert [fault.kind for fault in log.faults] == ["value-read"]
+
+
+def test_the_root_that_is_named_like_its_class_is_left_out_of_a_set_without_objects(tmp_path, content):
+    content["categories"] = [
+        {"id": 0, "name": "cat", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "cat"},
+    ]
+    content["annotations"] = []
+    assert read_coco_json(write_json(tmp_path, content)).categories == {1: "cat"}

@@ -268,7 +268,7 @@ def test_an_object_of_whichever_image_stops(tmp_path, content, entry):
 
 def test_a_list_without_one_good_entry_is_one_fault(tmp_path, content):
     for entry in content["annotations"]:
-        entry["bbox"] = []
+        entry |= {"bbox": [], "segmentation": []}
     with pytest.raises(FaultError, match=r"entry 1 .* bbox is \[\].* And 2 more\. No entry of the list"):
         read(tmp_path, content, "skip")
 
@@ -294,6 +294,8 @@ def test_entries_that_come_again_are_read_once(tmp_path, content):
 )  # fmt: skip
 def test_one_id_of_two_contents_is_refused(tmp_path, content, key, change, text):
     content[key].append({**content[key][0], **change})
+    if change == {"id": 99}:  # without objects it would be left out
+        content["annotations"].append({**content["annotations"][0], "id": 99, "category_id": 99})
     with pytest.raises(FaultError, match=text):
         read(tmp_path, content)
 

@@ -121,3 +121,16 @@ def test_an_own_test_set_stays_the_test_set(tmp_path):
     assert sizes(tmp_path, split="0.75/0.25") == {"train": 6, "val": 2, "test": 3}
     with pytest.raises(LSHFMError, match=r"the data have a test set, .*test.*Give two shares"):
         sizes(tmp_path, split="0.8/0.1/0.1")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("suffix", [".json", ".JSON"])
+def test_files_of_any_encoding_and_case_are_found_and_hidden_ones_are_not(tmp_path, encoding, suffix):
+    for name, number in (("train", 3), ("val", 2)):
+        path = write_export(tmp_path, f"{name}/a.json", [f"{name}/{index}.png" for index in range(number)])
+        (tmp_path / f"{name}/.ipynb_checkpoints").mkdir()
+        (tmp_path / f"{name}/._a.json").write_bytes(path.read_bytes())
+        content = path.read_text().encode(encoding)
+        path.unlink()
+        path.with_suffix(suffix).write_bytes(content)
+    assert sizes(tmp_path) == {"train": 3, "val": 2, "test": 2}

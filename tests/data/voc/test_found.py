@@ -115,3 +115,41 @@ def test_several_folders_of_one_set_stop(tmp_path):
         write(tmp_path, name, name, [name])
     with pytest.raises(LSHFMError, match="several folders of the train set: train_new/, train_old/"):
         sizes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [
+        ("ImageSets/Main", ("trainval", "valid", "test")),
+        ("ImageSets/Main", ("Train", "VAL", "Test")),
+        ("ImageSets", ("train", "val", "test")),
+        (".", ("train", "validation", "test")),
+        ("annotations", ("training", "valid", "testing")),
+    ],
+)
+@pytest.mark.parametrize("places", [("Annotations", "JPEGImages"), ("annotations/xmls", "images")])
+def test_lists_in_other_places_or_of_other_names_are_the_sets(tmp_path, folder, names, places):
+    write(tmp_path, *places, [f"a{index}" for index in range(6)])
+    lists = tmp_path / folder
+    lists.mkdir(parents=True, exist_ok=True)
+    for name, ids in zip(names, ("a0 a1 a2", "a3 a4", "a5"), strict=True):
+        (lists / f"{name}.txt").write_text("\n".join(ids.split()) + "\n")
+    assert sizes(tmp_path) == {"train": 3, "val": 2, "test": 1}
+    with pytest.raises(LSHFMError, match="expected data without a validation set, found .*txt"):
+        sizes(tmp_path, split="0.8/0.2")
+
+
+def test_lists_beside_the_annotations_of_a_deeper_folder_are_the_sets(tmp_path):
+    write(tmp_path / "VOCdevkit/VOC2007", "Annotations", "JPEGImages", "abcd")
+    lists = tmp_path / "VOCdevkit/VOC2007/ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nb\nc\n")
+    (lists / "val.txt").write_text("d\n")
+    assert sizes(tmp_path) == {"train": 3, "val": 1, "test": 1}
+
+
+def test_text_files_that_are_no_lists_are_no_sets(tmp_path):
+    write(tmp_path, "Annotations", "JPEGImages", [f"a{index}" for index in range(10)])
+    (tmp_path / "train.txt").write_text("epoch 1: loss 0.3\n")
+    (tmp_path / "val.txt").write_text("AP 0.5\n")
+    assert sizes(tmp_path, split="0.6/0.2/0.2") == {"train": 6, "val": 2, "test": 2}

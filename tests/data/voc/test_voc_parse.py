@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from voc_files import (
     annotation_xml,
@@ -74,3 +76,44 @@ def test_document_type_and_entities_are_refused_unread(tmp_path, encoding):
     text = error_text(folder)
     assert "<!DOCTYPE annotation" in text
     assert "a.xml" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("<annotation>", '<annotation xmlns="http://example.org/voc">'),
+        lambda text: text.replace("<annotation>", '<v:annotation xmlns:v="x">').replace("</ann", "</v:ann"),
+        lambda text: text.replace("annotation>", "Annotation>").replace("object>", "OBJECT>"),
+        lambda text: text.replace("xmin>", "XMin>").replace("bndbox>", "BndBox>"),
+        lambda text: (
+            re.sub(r"<(xm..|ym..)>(\d+)</\1>", r' \1="\2"', text)
+            .replace("<bndbox>", "<bndbox")
+            .replace("</bndbox>", "/>")
+        ),
+    ],
+    ids=["namespace", "prefix", "upper case", "upper case of corners", "attributes"],
+)
+def test_elements_of_another_spelling_are_read_and_reported(tmp_path, change):
+    folder = one_image(tmp_path)
+    text = annotation_xml([object_xml(box=(3, 4, 30, 40))])
+    set_annotation(folder, text)
+    expected = read(folder).records[0].boxes.tolist()
+    set_annotation(folder, change(text))
+    log = FaultLog()
+    dataset = VOCDetection([VOCSource(folder, "train")], log=log)
+    assert dataset.records[0].boxes.tolist() == expected != []
+    assert [fault.kind for fault in log.faults] == ["value-read"]
+
+
+def test_boxes_outside_of_objects_are_not_lost(tmp_path):
+    folder = one_image(tmp_path)
+    item = object_xml().replace("object>", "item>")
+    set_annotation(folder, annotation_xml([object_xml(), item]))
+    assert "1 <bndbox> not in an <object> would be lost" in error_text(folder)
+
+
+def test_a_part_of_an_object_is_not_an_object(tmp_path):
+    folder = one_image(tmp_path)
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
+    set_annotation(folder, annotation_xml([object_xml().replace("</object>", f"{part}</object>")]))
+    assert len(read(folder).records[0].boxes) == 1
