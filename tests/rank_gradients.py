@@ -103,13 +103,14 @@ def without_gradient(student, distill):
     ]
 
 
-def one_of_several(rank, world_size, student, folder, distill="lshl2", pictures=False):
-    """Write this process's gradients to `<folder>/<rank>.pt`."""
+def one_of_several(rank, world_size, folder, cases):
+    """Write this process's gradients of each case (student, distill, pictures) to `<folder>/<case>_<rank>.pt`."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
     )
-    found = gradients(student, rank, world_size, distill, pictures=pictures)
-    torch.save(found, f"{folder}/{rank}.pt")
+    for index, (student, distill, pictures) in enumerate(cases):
+        found = gradients(student, rank, world_size, distill, pictures=pictures)
+        torch.save(found, f"{folder}/{index}_{rank}.pt")
     distributed.destroy_process_group()

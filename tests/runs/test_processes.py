@@ -20,21 +20,39 @@ from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.processes import launched_externally, report_lost_processes, started_by_lightning
 
+OF_THE_WHOLE = [
+    *((student, "lshl2", pictures) for student in STUDENTS for pictures in (False, True)),
+    *((STUDENTS[1], name, False) for name in ("cwd", "fgd", "mgd")),
+]
+"""Student, loss, and whether there are pictures without labels: two processes have the gradients of one."""
+
+MEANS = [(STUDENTS[1], name, False) for name in BY_BATCH]
+"""The same, where two processes have the mean of the gradients that each has alone."""
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    """Case → the gradients of each of two processes, which start once for all cases, as a start takes long."""
+    folder, cases = tmp_path_factory.mktemp("gradients"), [*OF_THE_WHOLE, *MEANS]
+    multiprocessing.spawn(one_of_several, (2, str(folder), cases), nprocs=2)
+    return {
+        case: [torch.load(folder / f"{index}_{rank}.pt") for rank in (0, 1)]
+        for index, case in enumerate(cases)
+    }
+
+
+@pytest.fixture
+def _permutations_stay(monkeypatch):
+    monkeypatch.setattr(torch, "randperm", torch.randperm)  # restored after `gradients` has replaced it
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("student", "distill", "pictures"),
-    [
-        *((student, "lshl2", pictures) for student in STUDENTS for pictures in (False, True)),
-        *((STUDENTS[1], name, False) for name in ("cwd", "fgd", "mgd")),
-    ],
-)
+@pytest.mark.usefixtures("_permutations_stay")
+@pytest.mark.parametrize(("student", "distill", "pictures"), OF_THE_WHOLE)
 def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(
-    student, distill, pictures, tmp_path, monkeypatch
+    student, distill, pictures, of_two_processes
 ):
-    monkeypatch.setattr(torch, "randperm", torch.randperm)  # restored after `gradients` has replaced it
-    multiprocessing.spawn(one_of_several, (2, student, str(tmp_path), distill, pictures), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    first, second = of_two_processes[student, distill, pictures]
     whole = gradients(student, 0, 1, distill, pictures=pictures)
     assert first.keys() == second.keys() == whole.keys()
     for name, gradient in whole.items():
@@ -44,13 +62,12 @@ def test_gradients_of_two_processes_are_those_of_one_with_the_whole_batch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("student", "distill"), [(STUDENTS[1], name) for name in BY_BATCH])
+@pytest.mark.usefixtures("_permutations_stay")
+@pytest.mark.parametrize(("student", "distill", "pictures"), MEANS)
 def test_gradients_of_a_loss_with_statistics_are_the_mean_over_the_processes(
-    student, distill, tmp_path, monkeypatch
+    student, distill, pictures, of_two_processes
 ):
-    monkeypatch.setattr(torch, "randperm", torch.randperm)
-    multiprocessing.spawn(one_of_several, (2, student, str(tmp_path), distill), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    first, second = of_two_processes[student, distill, pictures]
     alone = [gradients(student, rank, 2, distill, is_alone=True) for rank in (0, 1)]
     assert first.keys() == second.keys() == alone[0].keys()
     for name, gradient in first.items():
