@@ -43,7 +43,8 @@ def check_runs(config: DictConfig, device: torch.device) -> Iterator[Line]:
         train("teacher", "schedule.epochs=1", "role=teacher")
         student = [
             f"distill={config.runs.losses}", f"distill.num_hashes={config.for_small_images.num_hashes}",
-            "schedule.epochs=2", f"teacher.checkpoint={folder}/teacher/checkpoints/last.ckpt", "distill.check_teacher=false",
+            f"teacher.checkpoint={folder}/teacher/checkpoints/last.ckpt", "distill.check_teacher=false",
+            "schedule.epochs=2",
         ]  # fmt: skip
         train("whole", *student, DETERMINISTIC)
         steps = config.runs.steps
