@@ -1,7 +1,7 @@
 """Distillation with attention and relations between positions (FBKD, Zhang and Ma, ICLR 2021)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -172,9 +172,10 @@ class FBKD(Loss):
         return self.beta * torch.stack(values).sum()
 
     def _refuse_small_maps(self, student: list[Tensor]) -> None:
-        if not any(each.fits(maps) for each, maps in zip(self.connectors, student, strict=False)):
+        levels = cast(list[Connectors], list(self.connectors))
+        if not any(each.fits(maps) for each, maps in zip(levels, student, strict=False)):
             sizes = ", ".join("×".join(map(str, maps.shape[2:])) for maps in student)
-            windows = ", ".join(str(each.pooling) for each in self.connectors)
+            windows = ", ".join(str(each.pooling) for each in levels)
             raise LSHFMError(
                 f"distill=fbkd: expected a level with maps as large as its distill.poolings ({windows}), found "
                 f"maps of {sizes}: train with larger images, or give smaller distill.poolings"
