@@ -19,6 +19,16 @@ LONGEST_SCALAR = 20_000
 MOST_NODES = 200_000
 
 
+class _Loader(yaml.CSafeLoader):
+    """Refuses a key that occurs twice, of which PyYAML would use the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"the key {repeated[0][:40]!r} occurs more than once. Keep one")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path, root: Path | None = None) -> Any:
     """The content of a YAML file, restricted to JSON's types: keys and all other values become strings.
 
@@ -34,7 +44,7 @@ def read_yaml(path: Path, root: Path | None = None) -> Any:
     text = data.decode("utf-16" if is_utf16 else "utf-8", "replace")
     try:
         _check_events(path, text)
-        return _plain(yaml.load(text, Loader=yaml.CSafeLoader))
+        return _plain(yaml.load(text, Loader=_Loader))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise LSHFMError(f"{path.name} is not valid YAML ({' '.join(str(error).split())[:200]})") from error
 

@@ -143,7 +143,10 @@ def find_faults(datamodule: DetectionDataModule, *, threads: int = 1, progress: 
                 log.faults += _shared_images(paths, trained_on, seen.get("val", {}))
             seen[split] = paths
         # A file may be read for two purposes, which would report its faults twice.
-        findings.faults += [(split, fault) for fault in dict.fromkeys(log.faults)]
+        of_place: dict[tuple[object, ...], Fault] = {}
+        for fault in log.faults:
+            of_place.setdefault((fault.kind, fault.path, fault.line, fault.text), fault)
+        findings.faults += [(split, fault) for fault in of_place.values()]
     return findings
 
 

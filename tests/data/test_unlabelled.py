@@ -201,7 +201,7 @@ def test_impossible_settings_are_refused(folder, tmp_path, settings, message):
 
 def test_lists_have_the_rules_of_other_lists(folder, tmp_path):
     names = [
-        "D:\\\\pool\\deep\\p0.jpg",
+        "D:\\pool\\deep\\p0.jpg",
         '"pool/deep/p1.jpg"',
         "pool/deep/p2.jpg  # good",
         "../x/pool/deep/P3.JPG",

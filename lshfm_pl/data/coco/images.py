@@ -168,9 +168,9 @@ class ImageFinder:
         return path if path.name in self.names(path.parent) else None
 
     def alike(self, name: str) -> Path | None:
-        """The single file that a name can mean; None if there is none, or more than one."""
+        """The single file that a name can mean, without those in folders that it does not have; else None."""
         try:
-            return self.resolve(name)
+            return self.resolve(name, deeper=False)
         except _NotFoundError:
             return None
 
@@ -198,8 +198,12 @@ class ImageFinder:
             self._real_folders[folder] = os.path.realpath(folder)
         return self._real_folders[folder]
 
-    def resolve(self, name: str) -> Path:
+    def resolve(self, name: str, *, deeper: bool = True) -> Path:
         """The single file that a name can mean if no file has exactly this name.
+
+        Args:
+            name: of a file.
+            deeper: whether a file in a deeper folder fits a name of another machine.
 
         Raises:
             _NotFoundError: there is no such file, or more than one.
@@ -226,7 +230,7 @@ class ImageFinder:
                 return found[0]
         # A relative path means its folders: a file of this name in other folders is another picture.
         is_foreign = reason is not None or "\\" in name or "://" in name
-        if parts and (len(parts) == 1 or is_foreign):
+        if deeper and parts and (len(parts) == 1 or is_foreign):
             found = self._anywhere(parts)
             if len(found) > 1:
                 raise self._ambiguous(found)

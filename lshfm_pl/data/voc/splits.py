@@ -17,6 +17,8 @@ __all__ = ["LARGEST_SPLIT", "read_split"]
 LARGEST_SPLIT = 256 * 2**20
 """Bytes. A line has about 20."""
 _NUMBER = re.compile(r"-?\d+")
+_COLUMNS = re.compile(r"(.*?)(?:\s+-?\d+){2,}")
+"""A name with several numbers after it, as in lists of classes and breeds."""
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%")
 _SHARE_SEED = "share of a VOC folder"
 """Part of the hash that orders ids for shares, so that the order is the same on every machine."""
@@ -183,6 +185,8 @@ def _meant(line: str, files: Files, find: Callable[[str], str | None]) -> tuple[
         return [found], found == columns[0]
     if line.startswith("#"):
         return [], False
+    if (numbered := _COLUMNS.fullmatch(line)) and (found := id_of(numbered[1])):
+        return [found], False
     uncommented = line.partition("#")[0].strip()
     for whole in (line, columns[0] if has_column else line, uncommented):
         if found := first_id(whole):

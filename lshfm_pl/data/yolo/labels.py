@@ -18,6 +18,8 @@ _EXCESS = 0.01
 _FEWEST_CORNERS = 3
 _BOX = 5
 """Values of a line with a box."""
+_VISIBLE = 2
+"""The third value of a key point that is visible."""
 _DECIMAL_COMMA = re.compile(r"[01],\d+")
 """A number of a locale with decimal commas. Between blanks, commas can't be separators."""
 
@@ -31,12 +33,16 @@ class Label:
         box: centre x, centre y, width, height, as shares of the picture's width and height.
         line: number of the line, from 1.
         is_segment: whether the line has corners of a polygon, whose box this is.
+        values: how many numbers follow the class.
+        may_be_keypoints: whether a polygon could also be a box and its key points.
     """
 
     category: int
     box: tuple[float, float, float, float]
     line: int
     is_segment: bool
+    values: int
+    may_be_keypoints: bool
 
 
 def read_labels(
@@ -105,11 +111,14 @@ def _read_line(
         raise EntryError(text, "box-reversed")
     if outside := [number for number in numbers if not -_EXCESS <= number <= 1 + _EXCESS]:
         text = f"has {outside[0]:g}, expected shares of the picture's width and height, from 0 to 1"
+        if not is_box and set(outside) == {_VISIBLE}:
+            text += ". Key points need kpt_shape in data.yaml"
         raise EntryError(text, "box-not-relative")
     if not is_box:
         notes.add("value-read", "the corners of a polygon are read as its box")
     x, y, width, height = numbers if is_box else _box_of(numbers)
-    return Label(category, (x, y, width, height), line, not is_box)
+    may_be_keypoints = not is_box and _may_be_keypoints(numbers)
+    return Label(category, (x, y, width, height), line, not is_box, len(numbers), may_be_keypoints)
 
 
 def _refuse_other_count(count: int, keypoint_values: int) -> None:
@@ -124,6 +133,33 @@ def _refuse_other_count(count: int, keypoint_values: int) -> None:
     )
     raise EntryError(
         f"has {count + 1} values, expected class x y width height, {expected}.{more}".rstrip(".")
+    )
+
+
+def _may_be_keypoints(numbers: list[float]) -> bool:
+    """Whether corners of a polygon could be a box inside of the picture, followed by points inside of the box."""
+    (x, y, width, height), points = numbers[:4], numbers[4:]
+    if not all(
+        size / 2 - _EXCESS <= centre <= 1 - size / 2 + _EXCESS for centre, size in ((x, width), (y, height))
+    ):
+        return False
+    if numbers[-2:] == numbers[:2]:
+        return False  # a closed polygon
+    corners = [numbers[index : index + 2] for index in range(0, 8, 2)]
+    if len(numbers) == 8 and all(
+        abs(first + third - second - fourth) <= _EXCESS
+        for first, second, third, fourth in zip(*corners, strict=True)
+    ):
+        return False  # an oriented box
+    layouts = [(points[::2], points[1::2])]
+    if len(points) % 3 == 0 and {*points[2::3]} <= {0, 1}:
+        layouts.append((points[::3], points[1::3]))
+    return any(
+        all(
+            (px == py == 0) or (abs(px - x) <= width / 2 + _EXCESS and abs(py - y) <= height / 2 + _EXCESS)
+            for px, py in zip(xs, ys, strict=True)
+        )
+        for xs, ys in layouts
     )
 
 

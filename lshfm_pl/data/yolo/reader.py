@@ -21,6 +21,8 @@ __all__ = ["YOLOFile", "read_yolo"]
 
 _ROUNDING = 0.002
 """Share of a side by which a box may leave its picture without being suspicious."""
+_FEWEST_SEGMENTS = 3
+_NEARLY_ALL = 0.95
 _TEXTS = {"value-read": "values are in the wrong format, but have only one possible meaning, which is used"}
 
 
@@ -97,6 +99,7 @@ def read_yolo(
     )
     is_box = np.array([not label.is_segment for _, label in objects], dtype=np.bool_)
     _refuse_other_convention(file, stated, is_box)
+    _refuse_keypoints(file, [label for _, label in objects])
     return file
 
 
@@ -123,6 +126,26 @@ def _report_errors(found: FaultLog, has_objects: bool, log: FaultLog) -> None:
         raise FaultError(dataclasses.replace(first, text=text, image_id=""))
     for fault in found.faults:
         log.add(fault)
+
+
+def _refuse_keypoints(file: YOLOFile, labels: Sequence[Label]) -> None:
+    """Refuse key points that look like polygons: of equally many numbers, and nearly all points inside of the box.
+
+    Raises:
+        FaultError: the labels look like these.
+    """
+    segments = [index for index, label in enumerate(labels) if label.is_segment]
+    num_values = {labels[index].values for index in segments}
+    fitting = sum(labels[index].may_be_keypoints for index in segments)
+    if len(segments) < _FEWEST_SEGMENTS or len(num_values) > 1 or fitting < _NEARLY_ALL * len(segments):
+        return
+    number = num_values.pop()
+    text = (
+        f"{len(segments):,} lines have {number} numbers, which look like a box and {number - 4} numbers of key "
+        f"points, expected corners of polygons. The first: {file.entry(segments[0])}. Give kpt_shape in data.yaml, "
+        "such as [2, 3]."
+    )
+    raise FaultError(Fault("annotation-incomplete", file.path, text))
 
 
 def _refuse_other_convention(file: YOLOFile, stated: np.ndarray, is_box: np.ndarray) -> None:

@@ -55,6 +55,7 @@ def test_the_second_column_of_a_list_is_cut_off(folder, line):
         "a.jpg,a.xml",
         "a # the first",
         "a.jpg,cat,1,2,3,4",
+        "a 1 1 1",
     ],
 )
 def test_lines_that_are_file_names_are_read_and_reported(folder, line):

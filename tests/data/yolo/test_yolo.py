@@ -418,3 +418,31 @@ def test_an_own_test_set_stays_the_test_set(tmp_path):
     assert counts == {"train": 6, "val": 2, "test": 3}
     with pytest.raises(LSHFMError, match="Give two shares"):
         make_yolo(root, split="0.8/0.1/0.1")
+
+
+@pytest.mark.parametrize(
+    "points", ["0.5 0.6", "0.5 0.6 0.45 0.3", "0.5 0.6 1 0.45 0.3 1", "0 0 0 0.45 0.3 1"]
+)
+def test_key_points_are_not_read_as_polygons(tmp_path, points):
+    root = train_of(
+        tmp_path, {"a": f"0 0.5 0.5 0.25 0.5 {points}\n" * 2, "b": f"1 0.5 0.5 0.3 0.6 {points}\n"}
+    )
+    with pytest.raises(LSHFMError, match=r"3 lines have \d+ numbers, which look like a box.*Give kpt_shape"):
+        read(root, on_error="skip")
+
+
+def test_visible_key_points_are_named(tmp_path):
+    with pytest.raises(LSHFMError, match="Key points need kpt_shape in data.yaml"):
+        read(train_of(tmp_path, {"a": "0 0.5 0.5 0.25 0.5 0.5 0.6 2 0.45 0.3 2\n"}))
+
+
+def test_oriented_boxes_are_read_as_their_boxes(tmp_path):
+    corners = [(0.45, 0.45, 0.55, 0.46, 0.54, 0.56, 0.44, 0.55), (0.5, 0.5, 0.6, 0.5, 0.6, 0.55, 0.5, 0.55)]
+    lines = "".join(f"0 {' '.join(map(str, line))}\n" for line in corners * 3)
+    dataset, _ = read(train_of(tmp_path, {"a": lines}))
+    np.testing.assert_allclose(boxes_of(dataset)["a.png"][1], [32, 24, 38.4, 26.4], rtol=1e-5)
+
+
+def test_a_key_of_the_description_that_occurs_twice_stops(tmp_path):
+    with pytest.raises(LSHFMError, match="the key 'train' occurs more than once"):
+        make_yolo(write_yolo(tmp_path, description="train: images/val\n" + DESCRIPTION))
