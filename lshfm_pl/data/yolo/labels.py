@@ -143,6 +143,8 @@ def _may_be_keypoints(numbers: list[float]) -> bool:
         size / 2 - _EXCESS <= centre <= 1 - size / 2 + _EXCESS for centre, size in ((x, width), (y, height))
     ):
         return False
+    if len(points) == 2:
+        return True  # also a score and the number of a track; hardly any set has triangles alone
     if numbers[-2:] == numbers[:2]:
         return False  # a closed polygon
     corners = [numbers[index : index + 2] for index in range(0, 8, 2)]
