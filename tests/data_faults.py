@@ -525,6 +525,22 @@ VOC_CASES = {
         split("a", "b", "c", "x\\..\\d"), "path-unsafe", "stop", "train.txt:4"
     ),
     "id with a NUL": Case(split_bytes(b"a\nb\nc\nd\0\n"), "path-unsafe", "stop", "train.txt:4"),
+    "animated picture": Case(
+        save_as(".webp", image_format="WEBP", save_all=True, append_images=[Image.new("RGB", SIZE)]),
+        "image-animated",
+        "pass",
+        "a.webp: has 2 pictures",
+    ),
+    "transparent picture": Case(
+        lambda folder: [
+            (folder / JPG).unlink(),
+            Image.new("RGBA", SIZE, (9, 8, 7, 100)).save(folder / "JPEGImages/a.png"),
+        ],
+        "image-transparent",
+        "pass",
+        "a.png: has transparent",
+    ),
+    "opaque picture with transparency": Case(save_as(".png", "RGBA"), "", "pass", ""),
     "no folder of images": Case(without_folder("JPEGImages"), "file-missing", "fatal", "JPEGImages"),
     "no folder of annotations": Case(without_folder("Annotations"), "file-missing", "fatal", "Annotations"),
     "test image in train": Case(split("d", "a", name="val"), "test-in-train", "pass", "a.jpg"),

@@ -95,6 +95,8 @@ WARNINGS = {
     "image-greyscale": "converted to RGB",
     "image-cmyk": "converted to RGB",
     "image-16-bit": "the upper 8 bits are used",
+    "image-animated": "several pictures in one file: the first is read",
+    "image-transparent": "transparent pixels: their stored colours are used",
     "image-exif-rotated": "EXIF asks for a rotation: applied if the annotated size is the rotated one",
     "image-extra-bytes": "bytes in a JPEG that belong to nothing: ignored, the picture is complete",
     "image-suffix": "the file's suffix is that of another format",

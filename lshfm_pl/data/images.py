@@ -54,6 +54,7 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of frames, whose headers contain the size (ITU-T T.81, table B.1)."""
 _PNG_BIT_DEPTH = 24
 """Offset of the bit depth in a PNG file."""
+_OPAQUE = 255
 _LONGEST_REASON = 100
 """Characters of a decoder's message that are kept."""
 
@@ -178,6 +179,14 @@ def _warnings(image: Image.Image, suffix: str, data: bytes) -> Iterator[tuple[st
         yield "image-greyscale", "is greyscale and is converted to RGB."
     if image.format == "PNG" and data[_PNG_BIT_DEPTH] == 16:
         yield "image-16-bit", "has 16 bits per channel, of which the upper 8 are used."
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        yield "image-animated", f"has {frames} pictures, of which the first is read."
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < _OPAQUE:
+        yield (
+            "image-transparent",
+            "has transparent pixels, which are read with the colours that are stored there.",
+        )
     orientation = orientation_of(image)
     if orientation in ROTATED:
         yield (

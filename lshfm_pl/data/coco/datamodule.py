@@ -9,7 +9,7 @@ from typing import Any
 from lshfm_pl.data.class_names import check_class_names, name_list
 from lshfm_pl.data.coco.annotations import read_coco_images
 from lshfm_pl.data.coco.dataset import CategoryIds, COCODetection, IndexedDetection
-from lshfm_pl.data.coco.exports import LOOKED_FOR, describe_exports, find_exports
+from lshfm_pl.data.coco.exports import LOOKED_FOR, describe_exports, find_exports, refuse_lost_training
 from lshfm_pl.data.coco.images import find_images
 from lshfm_pl.data.datamodule import DetectionDataModule
 from lshfm_pl.data.dataset import DetectionDataset
@@ -181,6 +181,8 @@ class COCODataModule(CategoryDataModule):
                 text = f"has no annotation file in COCO's format; looked for {LOOKED_FOR}. "
                 text += f"It {other}." if other else f"Set {_KEYS}."
                 raise FaultError(Fault("file-missing", self.root, text))
+            if self.train_labels != TEACHER:
+                refuse_lost_training(found, self.root)
             log_found(describe_exports(found, self.root))
             files |= {name: found.get(name) for name in files}
             if ALL in found and not files["train"]:

@@ -150,6 +150,7 @@ class EntryReader:
     ) -> tuple[list[int], list[Annotation]]:
         """Positions, from 1, and annotations, without those of images that can't be used."""
         by_number = _by_number(images)
+        id_of = {category.name: category.id for category in categories.values()}
 
         def read(entry: dict[str, Any]) -> Annotation | None:
             image_id = self._image_id(entry, images, by_number)
@@ -158,7 +159,7 @@ class EntryReader:
             if image_id not in images:
                 text = f"image_id {short_repr(image_id)} is not the id of any entry of 'images'"
                 raise EntryError(text, "image-unknown")
-            annotation = _read_annotation(entry, image_id, self.notes)
+            annotation = _read_annotation(entry, image_id, id_of, self.notes)
             if annotation.category_id not in categories:
                 text = f"category_id {annotation.category_id} is not the id of any entry of 'categories'"
                 raise EntryError(text, "category-unknown")
@@ -284,7 +285,13 @@ class EntryReader:
         return meant
 
 
-def _read_annotation(entry: dict[str, Any], image_id: int | str, notes: Notes) -> Annotation:
+def _read_annotation(
+    entry: dict[str, Any], image_id: int | str, category_of: dict[str, int], notes: Notes
+) -> Annotation:
+    named = category_of.get(entry["category_id"]) if isinstance(entry.get("category_id"), str) else None
+    if named is not None:
+        notes.add("value-read", f"category_id is {short_repr(entry['category_id'])}, read as {named}")
+        entry = {**entry, "category_id": named}
     x, y, width, height = read_box(entry, notes)
     area = read_number(entry, "area", notes)
     identifier = entry.get("id")

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError
-from lshfm_pl.data.folders import ALL, is_hidden, is_picture, set_of_name, walk
+from lshfm_pl.data.folders import ALL, is_hidden, is_picture, set_of_name, sets_in, walk
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import read_bytes, read_end
 
-__all__ = ["LOOKED_FOR", "describe_exports", "find_exports", "json_files"]
+__all__ = ["LOOKED_FOR", "describe_exports", "find_exports", "json_files", "refuse_lost_training"]
 
 LOOKED_FOR = (
     "train/_annotations.coco.json, annotations/instances_*.json, result.json, train.json or another *.json"
@@ -22,6 +22,8 @@ _OF_BOXES = "instances"
 """Start of the names of files with boxes, beside others with captions or key points."""
 _SNIFFED = 2**24
 """Bytes of a file that are searched for the three lists of COCO's format."""
+_USUAL = "_annotations.coco"
+"""Start of the name that Roboflow gives all its files."""
 _LISTS = (b'"images"', b'"annotations"', b'"categories"')
 _FOLDERS = ("annotations", "labels", "json")
 
@@ -57,6 +59,25 @@ def find_exports(root: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
+def refuse_lost_training(found: dict[str, tuple[Path, Path]], root: Path) -> None:
+    """Refuse a folder of training pictures without annotation file: the training set would vanish without a word.
+
+    Raises:
+        FaultError: there is one.
+    """
+    if {"train", ALL} & found.keys():
+        return
+    folder = next((top["train"] for top in (sets_in(root), sets_in(root / "images")) if "train" in top), None)
+    if folder is not None and _has_pictures(folder):
+        names = [path.name for path in folder.iterdir() if not is_picture(path.name)]
+        text = (
+            "has pictures, but no annotation file is named after it; its other files are "
+            f"{first_few(sorted(names) or ['none'])}. Add it, unpacked, or set data.train_annotations and "
+            "data.train_images."
+        )
+        raise FaultError(Fault("file-missing", folder, text))
+
+
 def json_files(root: Path) -> list[Path]:
     """The first JSON files in the places where annotations can be, without hidden ones."""
     levels: dict[int, list[Path]] = {}
@@ -80,15 +101,17 @@ def describe_exports(files: dict[str, tuple[Path, Path]], root: Path) -> str:
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a file has the three lists of COCO's format; of a large file only both ends are searched."""
+    """Whether a file has the three lists of COCO's format, or is cut; of a large file only the end is searched."""
     try:
         size = path.stat().st_size
         content = read_bytes(path, limit=_SNIFFED) if size <= _SNIFFED else read_end(path, most=_SNIFFED)
     except (LSHFMError, OSError):
         return False
-    wanted = _LISTS if size <= _SNIFFED else ()
     content = content.replace(b"\0", b"")  # of UTF-16
-    return all(name in content for name in wanted) and content.rstrip().endswith(b"}")
+    if path.name.lower().startswith(_USUAL) or not content.rstrip().endswith((b"}", b"]")):
+        # A file that is cut must not vanish with its set: the reader says what is wrong with it.
+        return any(name in content for name in _LISTS)
+    return size > _SNIFFED or all(name in content for name in _LISTS)
 
 
 def _set_of(path: Path, root: Path) -> str:

@@ -35,7 +35,7 @@ DEFECTS = {
     "unknown image": ("annotations", {"image_id": 99}, r"\(id 2\).*image_id 99 is not the id"),
     "no image": ("annotations", {"image_id": ...}, "has no 'image_id'"),
     "unknown category": ("annotations", {"category_id": 99}, r"\(id 2\).*category_id 99 is not the id"),
-    "category as text": ("annotations", {"category_id": "cat"}, "category_id is 'cat', expected a whole"),
+    "category as text": ("annotations", {"category_id": "cow"}, "category_id is 'cow', expected a whole"),
     "no category": ("annotations", {"category_id": ...}, "has no 'category_id'"),
     "area": ("annotations", {"area": "big"}, "area is 'big'"),
     "iscrowd": ("annotations", {"iscrowd": 2}, "iscrowd is 2, expected 0 or 1"),
@@ -98,3 +98,10 @@ def test_the_root_that_is_named_like_its_class_is_left_out_of_a_set_without_obje
     ]
     content["annotations"] = []
     assert read_coco_json(write_json(tmp_path, content)).categories == {1: "cat"}
+
+
+def test_a_category_may_be_named_as_a_class_of_a_label_file_may(tmp_path, content):
+    content["annotations"][1]["category_id"] = "hen"
+    log = FaultLog()
+    assert read_coco_json(write_json(tmp_path, content), log).category_ids[1] == 18
+    assert [fault.kind for fault in log.faults] == ["value-read"]

@@ -134,3 +134,24 @@ def test_files_of_any_encoding_and_case_are_found_and_hidden_ones_are_not(tmp_pa
         path.unlink()
         path.with_suffix(suffix).write_bytes(content)
     assert sizes(tmp_path) == {"train": 3, "val": 2, "test": 2}
+
+
+@pytest.mark.parametrize("name", ["_annotations.coco.json", "instances.json"])
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_set_whose_file_is_cut_does_not_vanish(tmp_path, name, split):
+    for each in ("train", "valid"):
+        write_export(tmp_path, f"{each}/{name}", [f"{each}/{index}.png" for index in range(8)])
+    path = tmp_path / split / name
+    path.write_text(path.read_text()[:-90])
+    with pytest.raises(LSHFMError, match=rf"{split}/{name}:1: can't be read"):
+        sizes(tmp_path)
+
+
+def test_training_pictures_without_annotation_file_are_not_left_out_without_a_word(tmp_path):
+    for each in ("train", "valid"):
+        write_export(tmp_path, f"{each}/a.json", [f"{each}/{index}.png" for index in range(3)])
+    (tmp_path / "train/a.json").rename(tmp_path / "train/a.json.gz")
+    with pytest.raises(
+        LSHFMError, match=r"train: has pictures, but no annotation file.*files are a\.json\.gz"
+    ):
+        sizes(tmp_path)
