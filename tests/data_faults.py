@@ -515,7 +515,7 @@ VOC_CASES = {
         "a.jpg",
         (("train_split", "0-100%"),),
     ),
-    "id twice": Case(split("a", "b", "c", "a"), "id-repeated", "stop", "train.txt:4"),
+    "id twice": Case(split("a", "b", "c", "a"), "entry-repeated", "pass", "train.txt:4"),
     "id without files": Case(split("a", "b", "c", "e"), "file-missing image-missing", "stop", "train.txt:4"),
     "id that goes up": Case(split("a", "b", "c", "../d"), "path-unsafe", "stop", "train.txt:4"),
     "id from the root": Case(split("a", "b", "c", "/etc/passwd"), "path-unsafe", "stop", "train.txt:4"),

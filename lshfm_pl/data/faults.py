@@ -82,7 +82,7 @@ WARNINGS = {
     "area-replaced": "a COCO area that is impossible for its box: the box's area is used",
     "images-left-out": "COCO images without any object to learn: not trained on",
     "value-read": "a value in the wrong format that has only one possible meaning, which is used",
-    "entry-repeated": "identical COCO entries: read once",
+    "entry-repeated": "identical COCO entries, or a picture that is listed twice: read once",
     "annotation-id-repeated": "COCO annotations with the same id and different content: all are kept",
     "file-name-read": "a path or COCO file_name that fits only one file or folder, except for spelling: it is used",
     "category-matched": "COCO categories with other ids than in training, or only some of them: matched by name",

@@ -120,8 +120,8 @@ def read_sources(
     for source, files, name, line in _lines(sources, log, part):
         image_id = f"{prefixes[source.folder]}/{name}"
         if image_id in images:
-            text = f"'{name}' is listed twice in the splits that make up one data set. Remove one."
-            log.add(Fault("id-repeated", source.split_file, text, line))
+            text = f"'{name}' is listed twice in the splits that make up one data set; it is read once."
+            log.add(Fault("entry-repeated", source.split_file, text, line))
             continue
         annotation = None
         annotation_path = files.annotation(name)

@@ -204,10 +204,14 @@ def test_broken_image_is_named(tmp_path, content):
 # Bad data: each message names the file and says what is wrong.
 
 
-def test_image_listed_twice_is_refused(tmp_path):
+def test_an_image_that_is_listed_twice_is_read_once(tmp_path):
     folder = one_image(tmp_path)
     write_split(folder, "train", ["a", "a"])
-    assert "train.txt:2: 'a' is listed twice" in error_text(folder)
+    log = FaultLog()
+    assert len(VOCDetection([VOCSource(folder, "train")], log=log)) == 1
+    (fault,) = log.faults
+    assert fault.kind == "entry-repeated"
+    assert "train.txt:2: 'a' is listed twice" in str(fault)
 
 
 def test_unknown_class_suggests_the_closest(tmp_path):

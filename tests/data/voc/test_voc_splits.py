@@ -96,7 +96,8 @@ def test_names_that_differ_in_case_alone_are_each_other_never(folder):
     assert ids(folder, log) == ["b", "B"]
     assert log.faults == []
     write_split(folder, "train", ["a", "A"])
-    assert "'a' is listed twice" in error_text(folder)
+    assert ids(folder, log) == ["a"]
+    assert {fault.kind for fault in log.faults} == {"split-line-read", "entry-repeated"}
 
 
 def test_a_list_of_paths_of_which_none_is_here_has_one_message(folder):
