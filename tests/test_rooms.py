@@ -12,6 +12,7 @@ PACKAGE = Path(lshfm_pl.__file__).parent
 FLOORS = (
     (
         "collector",
+        "cores",
         "errors",
         "files",
         "paths",
