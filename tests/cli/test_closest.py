@@ -217,7 +217,7 @@ def test_numbers_and_names_out_of_range_are_refused_before_anything_is_written(
             ["data=coco128.yaml"],
             "did you mean data=coco_json data.train_annotations=… or data=voc_folder",
         ),
-        ("check_data", ["/tmp"], "did you mean data=voc_folder data.root=/tmp?"),
+        ("check_data", ["/usr/bin"], "did you mean data=voc_folder data.root=/usr/bin?"),
         (
             "benchmark",
             ["stp"],
