@@ -1,6 +1,7 @@
 """Reading YAML files from untrusted sources, with limits of size, depth and number of values."""
 
 import codecs
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ class _Loader(yaml.CSafeLoader):
     """Refuses a key that occurs twice, of which PyYAML would use the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if repeated := [key for key in keys if keys.count(key) > 1]:
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if repeated := [key for key, count in counts.items() if count > 1]:
             raise ValueError(f"the key {repeated[0][:40]!r} occurs more than once. Keep one")
         return super().construct_mapping(node, deep)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from small_detectors import small_detector
 
 import lshfm_pl
+from lshfm_pl import yaml_files
 from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.data.shapes.scenes import SHAPE_CLASSES
 from lshfm_pl.detectors import build_detector, detector_checkpoint
@@ -163,7 +165,9 @@ def test_a_recorded_program_is_run_by_the_command_that_wrote_it_alone(root, tmp_
 
 def test_yaml_is_read_without_tags():
     loaders = {words.get("Loader") for _, name, words in calls() if name == "yaml.load"}
-    assert loaders <= {"yaml.CSafeLoader"}
+    assert loaders <= {"yaml.CSafeLoader", "_Loader"}
+    assert issubclass(yaml_files._Loader, yaml.CSafeLoader)
+    assert set(yaml_files._Loader.yaml_constructors) == set(yaml.CSafeLoader.yaml_constructors)
 
 
 def test_no_shell_runs():
