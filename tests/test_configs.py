@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from small_detectors import STUDENTS, small_detector
 
-from lshfm_pl.cli import CONFIG_DIR
+from lshfm_pl.cli import CONFIG_DIR, inputs
 from lshfm_pl.cli.inputs import refuse_lost_settings
 from lshfm_pl.cli.names import group_choices
 from lshfm_pl.errors import LSHFMError
@@ -256,6 +256,12 @@ def test_setting_of_all_losses_among_those_of_one_is_refused(key, typed, meant):
     refuse_lost_settings(composed(*losses, "distill.terms.pkd.share=0.3", "distill.balance_rule.share=0.3"))
     with pytest.raises(LSHFMError, match=rf"^distill.terms.mgd.{key}: .* all losses together: give {meant}"):
         refuse_lost_settings(composed(*losses, f"distill.terms.mgd.{typed}"))
+
+
+def test_sum_that_nobody_has_changed_is_not_composed_again(monkeypatch):
+    monkeypatch.setattr(inputs, "composed", None)
+    losses = ("distill=_sum", "distill.name=pkd+mgd", "+distill@distill.terms.pkd=pkd")
+    refuse_lost_settings(composed(*losses, "distill.terms.pkd.share=0.3"))
 
 
 def test_logit_loss_is_added_to_a_feature_loss():

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from voc_files import write_image
 
 from lshfm_pl.data import YOLODataModule
+from lshfm_pl.data.faults import FaultLog
 
 SIZE = (64, 48)
 DESCRIPTION = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
@@ -90,3 +91,31 @@ def convert_voc(folder, output, splits=("train", "val", "test")):
     sets = "".join(f"{split}: images/{split}\n" for split in splits)
     (yolo / "data.yaml").write_text(f"{sets}names: {json.dumps(names)}\n")
     return yolo, coco
+
+
+ONE = "0 0.5 0.5 0.25 0.5\n"
+"""A label file with one object."""
+BOX = [24.0, 12.0, 40.0, 36.0]
+"""Of `ONE` in an image of 64 × 48."""
+
+
+def make_yolo_module(root, **settings):
+    return YOLODataModule(root=root, num_workers=0, **settings)
+
+
+def read_yolo(root, split="train", on_error="error", **settings):
+    log = FaultLog(on_error)
+    dataset = make_yolo_module(root, **settings).read_set(split, log)
+    return dataset, log
+
+
+def boxes_of(dataset):
+    return {record.image_id.rpartition("/")[2]: record.boxes.tolist() for record in dataset.records}
+
+
+def kinds(log):
+    return [fault.kind for fault in log.faults]
+
+
+def train_of(tmp_path, labels, description=DESCRIPTION):
+    return write_yolo(tmp_path, {"train": labels, "val": {"v": ONE}}, description)

@@ -4,7 +4,7 @@ import difflib
 import glob
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,9 +136,10 @@ def refuse_lost_settings(config: DictConfig) -> None:
     """
     for loss, settings in (_selected(config, "distill.terms") or {}).items():
         for key in OF_ALL_LOSSES:
+            # The file is composed only for a setting that somebody has changed: it takes a while.
             if key in settings and all(
-                OmegaConf.create({key: settings[key]}) != OmegaConf.create({key: usual.get(key)})
-                for usual in (_usual_settings(), _settings_of_file(loss))
+                OmegaConf.create({key: settings[key]}) != OmegaConf.create({key: usual().get(key)})
+                for usual in (_usual_settings, partial(_settings_of_file, loss))
             ):
                 raise LSHFMError(
                     f"distill.terms.{loss}.{key}: it is one setting of all losses together: give "

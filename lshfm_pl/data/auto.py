@@ -32,6 +32,8 @@ _LOOKED_FOR = (
 
 _MOST_FOLDERS = 20
 """Folders in a folder that are looked into for a data set."""
+_DEEPEST = 4
+"""Levels of folders that are looked into for a data set: a link may lead back to a folder above it."""
 
 
 class AutoDataModule(DetectionDataModule):
@@ -167,12 +169,14 @@ def _not_understood(root: Path) -> str:
     return f"has {has}: no known format. Looked for {_LOOKED_FOR}."
 
 
-def _deeper(root: Path) -> Path | None:
+def _deeper(root: Path, levels: int = _DEEPEST) -> Path | None:
     """The only folder of a known format below a folder, as unpacking an archive makes; None without one."""
+    if levels == 0:
+        return None
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path.name)]
     found = [
         path
         for folder in folders[:_MOST_FOLDERS]
-        if (path := folder if find_formats(folder) else _deeper(folder))
+        if (path := folder if find_formats(folder) else _deeper(folder, levels - 1))
     ]
     return found[0] if len(found) == 1 else None

@@ -6,44 +6,27 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from yolo_files import DESCRIPTION, make_yolo, write_yolo
+from yolo_files import (
+    BOX,
+    DESCRIPTION,
+    ONE,
+    boxes_of,
+    kinds,
+    make_yolo,
+    make_yolo_module,
+    read_yolo,
+    train_of,
+    write_yolo,
+)
 
 from lshfm_pl.data.faults import FaultLog
 from lshfm_pl.errors import LSHFMError
-
-ONE = "0 0.5 0.5 0.25 0.5\n"
-BOX = [24.0, 12.0, 40.0, 36.0]
-"""Of `ONE` in an image of 64 × 48."""
-
-
-def read(root, split="train", on_error="error", **settings):
-    log = FaultLog(on_error)
-    dataset = make_yolo_module(root, **settings).read_set(split, log)
-    return dataset, log
-
-
-def make_yolo_module(root, **settings):
-    from lshfm_pl.data import YOLODataModule
-
-    return YOLODataModule(root=root, num_workers=0, **settings)
 
 
 def make_yolo_read(root, shares):
     log = FaultLog()
     make_yolo_module(root, split=shares).read_set("train", log)
     return log
-
-
-def boxes_of(dataset):
-    return {record.image_id.rpartition("/")[2]: record.boxes.tolist() for record in dataset.records}
-
-
-def kinds(log):
-    return [fault.kind for fault in log.faults]
-
-
-def train_of(tmp_path, labels, description=DESCRIPTION):
-    return write_yolo(tmp_path, {"train": labels, "val": {"v": ONE}}, description)
 
 
 def test_boxes_are_corners_in_pixels_and_labels_follow_the_names(tmp_path):
@@ -96,20 +79,20 @@ def test_descriptions_of_all_tools_are_read(tmp_path, description):
 def test_lists_may_name_files_by_the_paths_of_another_machine(tmp_path):
     write_yolo(tmp_path, description="train: train.txt\nval: images/val\nnames: [cat, dog]\n")
     (tmp_path / "train.txt").write_text("/home/x/set/images/train/a.png\n# comment\nimages\\train\\b.png\n")
-    dataset, log = read(tmp_path)
+    dataset, log = read_yolo(tmp_path)
     assert len(dataset) == 2
     assert {"file-name-read", "split-line-read"} <= set(kinds(log))
     (tmp_path / "train.txt").write_text("images/train/a.png\nimages/train/z.png\n")
     with pytest.raises(LSHFMError, match=r"z\.png: no such image"):
-        read(tmp_path)
-    dataset, log = read(tmp_path, on_error="skip")
+        read_yolo(tmp_path)
+    dataset, log = read_yolo(tmp_path, on_error="skip")
     assert (len(dataset), kinds(log).count("image-missing")) == (1, 1)
 
 
 def test_a_description_in_utf_16_is_read(tmp_path):
     write_yolo(tmp_path, description=None)
     (tmp_path / "data.yaml").write_bytes(DESCRIPTION.encode("utf-16"))
-    assert len(read(tmp_path)[0]) == 2
+    assert len(read_yolo(tmp_path)[0]) == 2
 
 
 @pytest.mark.parametrize("val", ["images/train", "images/gone"])
@@ -125,23 +108,23 @@ def test_a_validation_set_that_is_train_or_missing_may_be_divided(tmp_path, val)
 
 
 def test_images_without_objects_are_background_and_counted(tmp_path):
-    dataset, log = read(train_of(tmp_path, {"a": ONE, "b": "", "c": "\n", "d": None}))
+    dataset, log = read_yolo(train_of(tmp_path, {"a": ONE, "b": "", "c": "\n", "d": None}))
     assert boxes_of(dataset) == {"a.png": [BOX], "b.png": [], "c.png": [], "d.png": []}
     assert kinds(log).count("label-missing") == 1
     assert kinds(log).count("no-objects") == 3
-    assert len(read(tmp_path, keep_empty_images=False)[0]) == 1
+    assert len(read_yolo(tmp_path, keep_empty_images=False)[0]) == 1
 
 
 def test_a_set_without_any_label_file_stops(tmp_path):
     with pytest.raises(LSHFMError, match="labels/train/a.txt"):
-        read(train_of(tmp_path, {"a": None, "b": None}), on_error="skip")
+        read_yolo(train_of(tmp_path, {"a": None, "b": None}), on_error="skip")
 
 
 def test_label_files_beside_the_pictures_are_read(tmp_path):
     root = train_of(tmp_path, {"a": ONE, "b": ONE})
     for path in (root / "labels" / "train").iterdir():
         path.rename(root / "images" / "train" / path.name)
-    assert boxes_of(read(root)[0]) == {"a.png": [BOX], "b.png": [BOX]}
+    assert boxes_of(read_yolo(root)[0]) == {"a.png": [BOX], "b.png": [BOX]}
 
 
 @pytest.mark.parametrize(
@@ -158,12 +141,14 @@ def test_label_files_beside_the_pictures_are_read(tmp_path):
     ids=["commas", "class as a fraction", "class by name", "polygon", "numbers", "decimal commas", "comment"],
 )
 def test_lines_with_one_meaning_are_read(tmp_path, line):
-    assert boxes_of(read(train_of(tmp_path, {"a": line}))[0]) == {"a.png": [BOX]}
+    assert boxes_of(read_yolo(train_of(tmp_path, {"a": line}))[0]) == {"a.png": [BOX]}
 
 
 def test_one_line_tells_of_all_values_that_were_read_so(tmp_path):
     labels = dict.fromkeys("abc", "0.0 0.5 0.5 0.25 0.5\n" * 3)
-    faults = [fault for fault in read(train_of(tmp_path, labels))[1].faults if fault.kind == "value-read"]
+    faults = [
+        fault for fault in read_yolo(train_of(tmp_path, labels))[1].faults if fault.kind == "value-read"
+    ]
     assert len(faults) == 1
     assert faults[0].text.startswith("9 values")
 
@@ -172,7 +157,7 @@ def test_key_points_follow_the_box_if_the_description_says_so(tmp_path):
     line = "0 0.5 0.5 0.25 0.5 0.1 0.2 2 0.3 0.4 2\n"
     root = train_of(tmp_path, {"a": line}, DESCRIPTION + "kpt_shape: [2, 3]\n")
     (root / "labels" / "val" / "v.txt").write_text(line)
-    assert boxes_of(read(root)[0]) == {"a.png": [BOX]}
+    assert boxes_of(read_yolo(root)[0]) == {"a.png": [BOX]}
 
 
 @pytest.mark.parametrize(
@@ -196,9 +181,9 @@ def test_key_points_follow_the_box_if_the_description_says_so(tmp_path):
 def test_a_line_without_a_clear_meaning_leaves_the_image_out(tmp_path, line, kind):
     root = train_of(tmp_path, {"a": ONE + line + "\n", "b": ONE})
     with pytest.raises(LSHFMError, match=r"labels/train/a\.txt:2: ") as caught:
-        read(root)
+        read_yolo(root)
     assert len(str(caught.value).splitlines()) <= 2
-    dataset, log = read(root, on_error="skip")
+    dataset, log = read_yolo(root, on_error="skip")
     assert list(boxes_of(dataset)) == ["b.png"]
     assert [fault.kind for fault in log.errors] == [kind]
 
@@ -214,16 +199,16 @@ def test_a_line_without_a_clear_meaning_leaves_the_image_out(tmp_path, line, kin
 )
 def test_other_conventions_stop_whatever_is_skipped(tmp_path, lines, expected):
     with pytest.raises(LSHFMError, match=expected):
-        read(train_of(tmp_path, {"a": lines}), on_error="skip")
+        read_yolo(train_of(tmp_path, {"a": lines}), on_error="skip")
 
 
 def test_boxes_over_the_border_are_told_and_clipped_for_training_alone(tmp_path):
     root = train_of(tmp_path, {"a": "0 0.9 0.5 0.25 0.5\n" + 3 * ONE})
     (root / "labels" / "val" / "v.txt").write_text("0 0.9 0.5 0.25 0.5\n")
-    dataset, log = read(root)
+    dataset, log = read_yolo(root)
     assert "box-partly-outside" in kinds(log)
     assert boxes_of(dataset)["a.png"][0] == [49.599998474121094, 12.0, 64.0, 36.0]
-    validation = boxes_of(read(root, "val")[0])["v.png"][0]
+    validation = boxes_of(read_yolo(root, "val")[0])["v.png"][0]
     np.testing.assert_allclose(validation, [49.6, 12, 65.6, 36], rtol=1e-6)
 
 
@@ -233,8 +218,8 @@ def test_a_label_file_without_picture_is_not_lost(tmp_path):
     (root / "labels" / "train" / "empty.txt").write_text("")
     (root / "labels" / "train" / "classes.txt").write_text("cat\ndog\n")
     with pytest.raises(LSHFMError, match=r"gone\.txt: has objects"):
-        read(root)
-    dataset, log = read(root, on_error="skip")
+        read_yolo(root)
+    dataset, log = read_yolo(root, on_error="skip")
     assert len(dataset) == len(log.errors) == 1
 
 
@@ -246,7 +231,7 @@ def test_a_label_file_that_cannot_be_read_is_not_background(tmp_path):
     (labels / "a.txt").symlink_to("gone.txt")
     os.mkfifo(labels / "b.txt")
     (labels / "c.txt").write_bytes(b"\xff\xfe\xfd" + ONE.encode())
-    dataset, log = read(root, on_error="skip")
+    dataset, log = read_yolo(root, on_error="skip")
     assert list(boxes_of(dataset)) == ["d.png"]
     assert [fault.path.name for fault in log.errors] == ["a.txt", "b.txt", "c.txt"]
 
@@ -255,8 +240,8 @@ def test_two_pictures_with_one_label_file_are_left_out(tmp_path):
     root = train_of(tmp_path, {"a": ONE, "b": ONE})
     (root / "images" / "train" / "a.bmp").write_bytes((root / "images" / "train" / "a.png").read_bytes())
     with pytest.raises(LSHFMError, match=r"several pictures: images/train/a\.bmp, images/train/a\.png"):
-        read(root)
-    assert list(boxes_of(read(root, on_error="skip")[0])) == ["b.png"]
+        read_yolo(root)
+    assert list(boxes_of(read_yolo(root, on_error="skip")[0])) == ["b.png"]
 
 
 def test_labels_belong_to_the_upright_picture(tmp_path):
@@ -265,7 +250,7 @@ def test_labels_belong_to_the_upright_picture(tmp_path):
     exif[0x0112] = 6
     with Image.open(root / "images" / "train" / "a.png") as image:
         image.save(root / "images" / "train" / "a.png", exif=exif)
-    dataset, _ = read(root)
+    dataset, _ = read_yolo(root)
     assert dataset[0][0].shape == (3, 64, 48)
     assert dataset.records[0].boxes.tolist() == [[18.0, 16.0, 30.0, 48.0]]
 
