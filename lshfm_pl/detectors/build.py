@@ -10,6 +10,7 @@ from lshfm_pl.detectors.architecture import architecture
 from lshfm_pl.detectors.backbones.weights import load_backbone_weights
 from lshfm_pl.detectors.config import resolve_config
 from lshfm_pl.errors import LSHFMError
+from lshfm_pl.kernels.narrow_maps import pad_narrow_maps
 from lshfm_pl.kernels.winograd import use_winograd
 
 __all__ = ["Detector", "build_detector"]
@@ -76,6 +77,7 @@ def build_detector(
         )
     network = architecture(resolved["architecture"]).build(resolved, num_classes)
     use_winograd(network)
+    pad_narrow_maps(network)
     # The fastest memory format for convolutions on CPUs and GPUs; feature maps inherit it from the kernels.
     detector = cast(Detector, network.to(memory_format=torch.channels_last))
     detector.config = resolved

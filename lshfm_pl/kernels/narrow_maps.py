@@ -1,0 +1,43 @@
+"""Strided convolutions of maps that are narrower than their stride, in bfloat16 on the CPU.
+
+oneDNN's bfloat16 kernels for the gradient of the weights (seen with torch 2.14.1 on a CPU with AVX512-BF16) are
+wrong for such maps if the convolution pads them: they read past the end of the map, which gives wrong numbers or
+NaN. A map that already has its zeros around it is computed correctly, and by the same formula. The last levels of
+a pyramid become that narrow on small images.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["NarrowMapConv2d", "pad_narrow_maps"]
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+class NarrowMapConv2d(nn.Conv2d):
+    """A strided convolution that pads narrow maps of half precision before oneDNN sees them."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not _is_in_half_precision(input) or input.shape[-1] >= self.stride[1]:
+            return super()._conv_forward(input, weight, bias)
+        rows, columns = self.padding
+        padded = F.pad(input, (int(columns), int(columns)))
+        return F.conv2d(padded, weight, bias, self.stride, (int(rows), 0), self.dilation, self.groups)
+
+
+def _is_in_half_precision(x: Tensor) -> bool:
+    """Whether the CPU would compute this convolution in half precision."""
+    return x.device.type == "cpu" and (x.dtype in HALF or torch.is_autocast_enabled("cpu"))
+
+
+def pad_narrow_maps(network: nn.Module) -> None:
+    """Turn the strided convolutions of a network that pad with zeros into `NarrowMapConv2d`. Names stay."""
+    for module in network.modules():
+        if type(module) is nn.Conv2d and (
+            module.stride[1] > 1
+            and not isinstance(module.padding, str)
+            and module.padding[1] > 0
+            and module.padding_mode == "zeros"
+        ):
+            module.__class__ = NarrowMapConv2d
