@@ -21,9 +21,9 @@ class NarrowMapConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not _is_in_half_precision(input) or input.shape[-1] >= self.stride[1]:
             return super()._conv_forward(input, weight, bias)
-        rows, columns = self.padding
-        padded = F.pad(input, (int(columns), int(columns)))
-        return F.conv2d(padded, weight, bias, self.stride, (int(rows), 0), self.dilation, self.groups)
+        rows, columns = int(self.padding[0]), int(self.padding[1])
+        padded = F.pad(input, (columns, columns))
+        return F.conv2d(padded, weight, bias, self.stride, (rows, 0), self.dilation, self.groups)
 
 
 def _is_in_half_precision(x: Tensor) -> bool:
