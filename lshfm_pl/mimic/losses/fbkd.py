@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, require_number
-from lshfm_pl.mimic.losses.statistics import spatial_attention
+from lshfm_pl.mimic.losses.statistics import attention_of_places
 
 __all__ = ["FBKD"]
 
@@ -77,10 +77,10 @@ class Connectors(nn.Module):
         if not self.fits(student):
             zero = torch.stack([(parameter * 0).sum() for parameter in self.parameters()]).sum()
             return (zero + student[:0].sum()).repeat(4)
-        attention_Bhw = (
-            spatial_attention(student, TEMPERATURE) + spatial_attention(teacher, TEMPERATURE)
-        ) / 2
-        weights_B1hw = attention_Bhw.detach()[:, None].sqrt()
+        ours_Bhw, theirs_Bhw = (
+            attention_of_places(maps.detach().abs().mean(dim=1), TEMPERATURE) for maps in (student, teacher)
+        )
+        weights_B1hw = ((ours_Bhw + theirs_Bhw) / 2)[:, None].sqrt()
         differences = (
             weights_B1hw * (teacher - self.features(student)),
             teacher.mean(dim=(2, 3)) - self.channels(student.mean(dim=(2, 3))),

@@ -6,15 +6,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.losses.base import NO_CONTEXT, Context, Loss, require_above_0, require_number
 from lshfm_pl.mimic.losses.map_area import area_factor, checked_reference_size
 from lshfm_pl.mimic.losses.statistics import (
-    channel_attention,
+    attention_of_channels,
+    attention_of_places,
     require_levels,
-    spatial_attention,
     sum_over_levels,
 )
 
@@ -102,9 +103,64 @@ class GlobalContext(nn.Module):
 
     def forward(self, maps_BChw: Tensor) -> Tensor:
         """The vector [B, C] that is added."""
-        weights_BL = self.attention(maps_BChw).flatten(1).softmax(dim=1)
-        pooled_BC1 = maps_BChw.flatten(2) @ weights_BL[:, :, None]
-        return self.transform(pooled_BC1.squeeze(2))
+        # Products of rows of channels: maps in channels_last stay where they are, and so do their gradients.
+        rows_BLC = maps_BChw.permute(0, 2, 3, 1).flatten(1, 2)
+        assert self.attention.bias is not None
+        logits_BL = rows_BLC @ self.attention.weight.flatten() + self.attention.bias
+        pooled_B1C = logits_BL.softmax(dim=1)[:, None] @ rows_BLC
+        return self.transform(pooled_B1C.squeeze(1))
+
+
+class MapSums(NamedTuple):
+    """All that FGD sums over a level's maps f_s and f_t without a `GlobalContext`, [B, h, w] and then [B, C]."""
+
+    strength_of_places: Tensor
+    """Mean over the channels of |f_s|."""
+    strength_of_channels: Tensor
+    """Mean over the positions of |f_s|."""
+    differences: Tensor
+    """Sum over the positions of f_s − f_t."""
+    squares: Tensor
+    """Sum of (f_s − f_t)²."""
+    weighted_squares: Tensor
+    """Sum of the weights of the positions times (f_s − f_t)²."""
+
+
+class _SumMaps(torch.autograd.Function):
+    """The `MapSums` of maps [B, C, h, w], with weights [B, h, w]; only f_s has a gradient.
+
+    Autograd would keep a map of each level and make a dozen others for the gradient, in different memory formats.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ours: Tensor, theirs: Tensor, weights_Bhw: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(ours, theirs, weights_Bhw)
+        strength = ours.abs()
+        of_places, of_channels = strength.mean(dim=1), strength.mean(dim=(2, 3))
+        difference = torch.sub(ours, theirs, out=strength)
+        sums_BC = difference.sum(dim=(2, 3))
+        squares_BC = difference.square_().sum(dim=(2, 3))
+        weighted_BC = difference.mul_(weights_Bhw[:, None]).sum(dim=(2, 3))
+        return MapSums(of_places, of_channels, sums_BC, squares_BC, weighted_BC)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        ours, theirs, weights_Bhw = ctx.saved_tensors
+        of = MapSums(*gradients)
+        channels, places = ours.shape[1], ours.shape[2] * ours.shape[3]
+
+        def spread(values_BC: Tensor) -> Tensor:
+            return values_BC[:, :, None, None]
+
+        difference = ours - theirs
+        gradient = difference * spread(2 * of.squares)
+        gradient.addcmul_(difference.mul_(weights_Bhw[:, None]), spread(2 * of.weighted_squares))
+        gradient.add_(spread(of.differences))
+        sign = torch.sgn(ours, out=difference)
+        gradient.addcmul_(sign, of.strength_of_places[:, None] / channels)
+        gradient.addcmul_(sign, spread(of.strength_of_channels / places))
+        return gradient, None, None
 
 
 class FGD(Loss):
@@ -137,7 +193,7 @@ class FGD(Loss):
     point = "pyramid"
     wants: ClassVar[frozenset[str]] = frozenset({"boxes"})
     follows: ClassVar[Mapping[str, str]] = {"channels": "channels"}
-    is_last_on_maps = True  # keeps two maps of each level for the gradient
+    is_last_on_maps = True  # needs two maps of each level for the gradient
 
     def __init__(
         self,
@@ -198,17 +254,18 @@ class FGD(Loss):
 
     def _of_level(self, contexts: Any, ours: Tensor, theirs: Tensor, masks: BoxMasks, area: float) -> Tensor:
         places = ours.shape[-2] * ours.shape[-1]
-        places_of = [spatial_attention(maps, self.temperature) for maps in (ours, theirs)]
-        channels_of = [channel_attention(maps, self.temperature) for maps in (ours, theirs)]
-        difference_BChw = ours - theirs
-        squares_BChw = difference_BChw.square()
+        strength = theirs.abs()
+        theirs_Bhw = attention_of_places(strength.mean(dim=1), self.temperature)
+        theirs_BC = attention_of_channels(strength.mean(dim=(2, 3)), self.temperature)
+        del strength
         weights_Bhw = self.foreground_weight * masks.foreground + self.background_weight * masks.background
-        of_channels_BC = (squares_BChw * (weights_Bhw * places_of[1])[:, None]).sum(dim=(2, 3))
-        value = (of_channels_BC * channels_of[1]).sum()
-        differences = [(one - other).abs().sum() for one, other in (places_of, channels_of)]
-        value = value + area * self.attention_weight * torch.stack(differences).sum()
+        sums = MapSums(*_SumMaps.apply(ours, theirs, weights_Bhw * theirs_Bhw))
+        ours_Bhw = attention_of_places(sums.strength_of_places, self.temperature)
+        ours_BC = attention_of_channels(sums.strength_of_channels, self.temperature)
+        value = (sums.weighted_squares * theirs_BC).sum()
+        differences = (ours_Bhw - theirs_Bhw).abs().sum() + (ours_BC - theirs_BC).abs().sum()
+        value = value + area * self.attention_weight * differences
         # Σ (d + u)² over the positions, without another map: u is the same at all of them.
         added_BC = contexts["student"](ours) - contexts["teacher"](theirs)
-        sums_BC, squares_BC = (maps.sum(dim=(2, 3)) for maps in (difference_BChw, squares_BChw))
-        relation_BC = squares_BC + 2 * added_BC * sums_BC + places * added_BC.square()
+        relation_BC = sums.squares + 2 * added_BC * sums.differences + places * added_BC.square()
         return (value + area * self.relation_weight * relation_BC.sum()) / len(ours)

@@ -11,12 +11,12 @@ from lshfm_pl.errors import LSHFMError
 __all__ = [
     "STD_EPS",
     "ChannelStatistics",
-    "channel_attention",
+    "attention_of_channels",
+    "attention_of_places",
     "channel_statistics",
     "has_positions",
     "is_constant",
     "require_levels",
-    "spatial_attention",
     "standardised",
     "sum_over_levels",
     "zero_of",
@@ -59,19 +59,24 @@ def standardised(maps_BChw: Tensor) -> Tensor:
     return torch.where(is_constant(statistics), values_BChw.detach(), values_BChw)
 
 
-def spatial_attention(maps_BChw: Tensor, temperature: float) -> Tensor:
-    """h · w · softmax over the positions of mean_c |x| / T, [B, h, w]; its mean over an image is 1.
+def attention_of_places(strength_Bhw: Tensor, temperature: float) -> Tensor:
+    """h · w · softmax over the positions of strength / T, [B, h, w]; its mean over an image is 1.
 
-    Source: FGD, arXiv 2111.11837; FBKD has the same.
+    Args:
+        strength_Bhw: mean over the channels of |x|. Source: FGD, arXiv 2111.11837; FBKD has the same.
+        temperature: T.
     """
-    strength_Bhw = maps_BChw.abs().mean(dim=1)
     softmax_BL = (strength_Bhw.flatten(1) / temperature).softmax(dim=1)
     return softmax_BL.shape[1] * softmax_BL.view_as(strength_Bhw)
 
 
-def channel_attention(maps_BChw: Tensor, temperature: float) -> Tensor:
-    """C · softmax over the channels of mean_hw |x| / T, [B, C]; its mean over an image is 1."""
-    strength_BC = maps_BChw.abs().mean(dim=(2, 3))
+def attention_of_channels(strength_BC: Tensor, temperature: float) -> Tensor:
+    """C · softmax over the channels of strength / T, [B, C]; its mean over an image is 1.
+
+    Args:
+        strength_BC: mean over the positions of |x|.
+        temperature: T.
+    """
     return strength_BC.shape[1] * (strength_BC / temperature).softmax(dim=1)
 
 

@@ -6,11 +6,11 @@ import torch
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic.losses.statistics import (
-    channel_attention,
+    attention_of_channels,
+    attention_of_places,
     channel_statistics,
     is_constant,
     require_levels,
-    spatial_attention,
     standardised,
     sum_over_levels,
 )
@@ -49,10 +49,12 @@ def test_attention_is_a_softmax_whose_mean_is_1():
     values = np.abs(level.numpy())
     of_places = np.exp(values.mean(axis=1) / 0.5)
     of_places *= 20 / of_places.sum(axis=(1, 2), keepdims=True)
-    np.testing.assert_allclose(spatial_attention(level, 0.5), of_places, rtol=1e-12)
+    np.testing.assert_allclose(attention_of_places(level.abs().mean(dim=1), 0.5), of_places, rtol=1e-12)
     of_channels = np.exp(values.mean(axis=(2, 3)) / 0.5)
     of_channels *= 3 / of_channels.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(channel_attention(level, 0.5), of_channels, rtol=1e-12)
+    np.testing.assert_allclose(
+        attention_of_channels(level.abs().mean(dim=(2, 3)), 0.5), of_channels, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
