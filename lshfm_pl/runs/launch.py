@@ -88,7 +88,7 @@ class RunProcess:
         run = self.run
         self.resumed = self._checkpoint if run.command == "train" and self._checkpoint.is_file() else None
         resume = [] if self.resumed is None else [f"resume={quoted(self.resumed)}"]
-        write_json(list(run.overrides), run.folder / SETTINGS_FILE)
+        write_json([_portable(item, run.folder) for item in run.overrides], run.folder / SETTINGS_FILE)
         arguments = [*config_folder_flags(), *run.overrides, f"hydra.run.dir={quoted(run.folder)}"]
         arguments += ["trainer.enable_progress_bar=false", *resume]
         self.begin, self.started_at = time.perf_counter(), time.time()
@@ -228,7 +228,8 @@ def _changes(run: Run) -> list[str]:
     if not isinstance(before, list):
         raise LSHFMError(f"{settings}: expected a list of overrides; delete the folder to repeat the run")
     then, now = (
-        {str(item).partition("=")[0]: str(item) for item in each} for each in (before, run.overrides)
+        {str(item).partition("=")[0]: _portable(str(item), run.folder) for item in each}
+        for each in (before, run.overrides)
     )
     changes = []
     for key in sorted({*then, *now}):
@@ -239,6 +240,12 @@ def _changes(run: Run) -> list[str]:
             else:
                 changes.append(f"{old} before, {'not given' if new is None else new} now")
     return changes
+
+
+def _portable(override: str, folder: Path) -> str:
+    """An override in which a path beside the run's folder begins with `../`, so that both may be moved together."""
+    beside = quoted(folder.parent).removesuffix("'")
+    return override.replace(f"{beside}/", "'../")
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.runs.checkpoint_files import FINGERPRINT_KEY
 from lshfm_pl.runs.data_of_run import RunData, refuse_other_data
 from lshfm_pl.runs.processes import launched_externally
-from lshfm_pl.runs.settings_of_run import comparable, differing_keys
+from lshfm_pl.runs.settings_of_run import changed_settings
 
 __all__ = ["STATE_OF_OPTIMIZER", "read_resumable"]
 
@@ -45,7 +45,7 @@ def read_resumable(path: Path, config: DictConfig, data: RunData | None = None) 
     if not isinstance(saved, Mapping):
         log.warning("resume: %s does not store its config, so the settings cannot be compared", path)
     elif not config.resume_allow_changes:
-        differing = differing_keys(comparable(saved), comparable(as_dict(config)))
+        differing = changed_settings(saved, as_dict(config))
         if differing:
             raise LSHFMError(
                 f"resume: {path} is of a run with other settings: {first_few(differing, 8)}. "

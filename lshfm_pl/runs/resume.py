@@ -17,9 +17,8 @@ from lshfm_pl.runs.processes import started_by_lightning
 from lshfm_pl.runs.reading import read_json
 from lshfm_pl.runs.result_files import LAST, PREVIOUS, RESULTS_FILE
 from lshfm_pl.runs.settings_of_run import (
-    comparable,
+    changed_settings,
     data_root_in,
-    differing_keys,
     is_known_data,
     saved_config,
 )
@@ -144,7 +143,7 @@ def _is_equal_run(folder: Path, config: DictConfig, data: RunData) -> bool:
     except LSHFMError as error:
         log.warning("resume=auto: %s is ignored: %s", folder, error)
         return False
-    if saved is None or differing_keys(comparable(saved), comparable(as_dict(config))):
+    if saved is None or changed_settings(saved, as_dict(config)):
         return False
     before = fingerprint_in(folder)
     if before is not None:
@@ -162,7 +161,7 @@ def _is_finished(folder: Path, config: DictConfig) -> bool:
     if not (folder / RESULTS_FILE).is_file():
         return False
     saved = saved_config(folder)
-    return saved is not None and not differing_keys(comparable(saved), comparable(as_dict(config)))
+    return saved is not None and not changed_settings(saved, as_dict(config))
 
 
 def finished_results(config: DictConfig, data: RunData) -> dict[str, Any] | None:

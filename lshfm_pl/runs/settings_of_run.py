@@ -20,6 +20,7 @@ __all__ = [
     "MEANT_BEFORE",
     "STOPPING",
     "WITHOUT_EFFECT",
+    "changed_settings",
     "comparable",
     "data_root_in",
     "differing_keys",
@@ -64,6 +65,8 @@ MEANT_BEFORE: dict[str, tuple[Any, ...]] = {
 }
 """Keys that older runs lack → the values that change nothing for them. A hash bias is stored in the checkpoint, and
 older runs named these losses by `distill.name` only."""
+
+TEACHER_FILE = "teacher.checkpoint"
 
 STOPPING = "early_stopping"
 """The callback that ends a training early, the only one that changes what is learned."""
@@ -191,6 +194,27 @@ def _with_own_balance(flat: Mapping[str, Any]) -> dict[str, Any]:
         return dict(flat)
     others = {key: value for key, value in flat.items() if key != "distill.balance"}
     return others | ({} if overall is None else dict.fromkeys(own, overall))
+
+
+def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """`key: saved → wanted` for each setting of a run's config that changes what is learned and differs.
+
+    A teacher in the folder that also holds the run's folder may be moved together with it, like a whole comparison.
+    """
+    before, now = comparable(saved), comparable(wanted)
+    places = [_teacher_beside_run(config) for config in (saved, wanted)]
+    if places[0] is not None and places[0] == places[1]:
+        now[TEACHER_FILE] = before[TEACHER_FILE]
+    return differing_keys(before, now)
+
+
+def _teacher_beside_run(config: Mapping[str, Any]) -> str | None:
+    """The teacher's file as a path in the folder that holds the run's folder; None if it is elsewhere."""
+    teacher, run = (config.get("teacher") or {}).get("checkpoint"), config.get("output_dir")
+    if not teacher or not run:
+        return None
+    path, folder = Path(teacher).expanduser().resolve(), Path(run).expanduser().resolve().parent
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else None
 
 
 def differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

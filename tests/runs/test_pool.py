@@ -14,7 +14,7 @@ import pytest
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_json
-from lshfm_pl.runs.launch import Run, is_done, refuse_other_settings
+from lshfm_pl.runs.launch import Run, is_done, quoted, refuse_other_settings
 from lshfm_pl.runs.pool import run_all, run_once
 from lshfm_pl.signals import Interrupted
 
@@ -99,6 +99,20 @@ def test_message_names_every_folder_with_other_settings_and_what_differs_in_the_
     ) in text
     assert "\n" not in text
     assert all(is_done(run) for run in runs)
+
+
+def test_run_that_was_moved_with_its_teacher_is_done(tmp_path, command):
+    run_of = command(finish)
+
+    def run_in(folder, teacher="teacher"):
+        return run_of(folder / "student", f"teacher.checkpoint={quoted(folder / teacher / 'last.ckpt')}")
+
+    (tmp_path / "a folder").mkdir()
+    run_once(run_in(tmp_path / "a folder"))
+    (tmp_path / "a folder").rename(tmp_path / "moved")
+    assert is_done(run_in(tmp_path / "moved"))
+    with pytest.raises(LSHFMError, match="holds a run with other settings"):
+        is_done(run_in(tmp_path / "moved", teacher="other"))
 
 
 @pytest.mark.parametrize("content", ["", "[", "{}", "[" * 5000])

@@ -1,4 +1,6 @@
-from lshfm_pl.runs.settings_of_run import comparable, differing_keys
+import pytest
+
+from lshfm_pl.runs.settings_of_run import changed_settings, comparable, differing_keys
 
 
 def test_differing_keys_are_listed_with_both_values():
@@ -66,3 +68,28 @@ def test_a_way_to_set_the_weights_of_all_losses_is_that_of_each():
         "distill.balance_rule.share: absent → 0.1",
         "distill.terms.b.balance: fixed → share",
     ]
+
+
+@pytest.mark.parametrize(
+    ("output", "teacher", "is_same"),
+    [
+        ("outputs/a/student", "outputs/a/teacher/last.ckpt", True),  # nothing was moved
+        ("/moved/a/student", "/moved/a/teacher/last.ckpt", True),
+        ("/moved/student", "outputs/a/teacher/last.ckpt", True),  # the run alone
+        ("outputs/a/student", "/moved/a/teacher/last.ckpt", False),
+        ("/moved/a/student", "/moved/a/other/last.ckpt", False),
+    ],
+)
+def test_teacher_beside_the_run_may_be_moved_with_it(output, teacher, is_same):
+    saved = {"output_dir": "outputs/a/student", "teacher": {"checkpoint": "outputs/a/teacher/last.ckpt"}}
+    changes = changed_settings(saved, {"output_dir": output, "teacher": {"checkpoint": teacher}})
+    assert changes == ([] if is_same else [f"teacher.checkpoint: outputs/a/teacher/last.ckpt → {teacher}"])
+
+
+def test_teachers_elsewhere_are_compared_by_their_paths():
+    def run(teacher):
+        return {"output_dir": "outputs/a/student", "teacher": {"checkpoint": teacher}}
+
+    assert changed_settings(run("x/last.ckpt"), run("x/last.ckpt")) == []
+    assert len(changed_settings(run("x/last.ckpt"), run("y/last.ckpt"))) == 1
+    assert len(changed_settings(run(None), run("y/last.ckpt"))) == 1
