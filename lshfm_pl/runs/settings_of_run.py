@@ -210,10 +210,11 @@ def changed_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
 
 def _teacher_beside_run(config: Mapping[str, Any]) -> str | None:
     """The teacher's file as a path in the folder that holds the run's folder; None if it is elsewhere."""
-    teacher, run = (config.get("teacher") or {}).get("checkpoint"), config.get("output_dir")
-    if not teacher or not run:
+    teacher, run = config.get("teacher"), config.get("output_dir")
+    checkpoint = teacher.get("checkpoint") if isinstance(teacher, Mapping) else None
+    if not isinstance(checkpoint, str) or not isinstance(run, str):
         return None
-    path, folder = Path(teacher).expanduser().resolve(), Path(run).expanduser().resolve().parent
+    path, folder = Path(checkpoint).expanduser().resolve(), Path(run).expanduser().resolve().parent
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else None
 
 

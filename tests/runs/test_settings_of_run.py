@@ -93,3 +93,4 @@ def test_teachers_elsewhere_are_compared_by_their_paths():
     assert changed_settings(run("x/last.ckpt"), run("x/last.ckpt")) == []
     assert len(changed_settings(run("x/last.ckpt"), run("y/last.ckpt"))) == 1
     assert len(changed_settings(run(None), run("y/last.ckpt"))) == 1
+    assert changed_settings({"output_dir": 1, "teacher": "damaged"}, run(None))
