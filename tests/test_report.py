@@ -278,6 +278,12 @@ def test_command_is_the_one_that_made_the_run(tmp_path):
     assert read_run(older).command == "python -m lshfm_pl.train distill=none seed=0"
 
 
+def test_command_of_a_compared_student_names_the_teacher_where_it_is_now(tmp_path):
+    folder = write_run(tmp_path / "moved" / "student")
+    (folder / "overrides.json").write_text(json.dumps(["teacher.checkpoint='../teacher/last.ckpt'"]))
+    assert read_run(folder).command.endswith(f" teacher.checkpoint='{tmp_path}/moved/teacher/last.ckpt'")
+
+
 def test_evaluated_teacher_file_is_the_teacher_and_any_other_evaluation_is_set_apart(tmp_path):
     checkpoint = "/elsewhere/published.ckpt"
     write_run(tmp_path / "none", found=0.4)

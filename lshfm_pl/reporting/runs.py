@@ -14,6 +14,7 @@ from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.renamed import current_path
 from lshfm_pl.reporting.schema import checked_results
 from lshfm_pl.runs.augmentation import PUBLISHED
+from lshfm_pl.runs.launch import placed
 from lshfm_pl.runs.reading import read_columns, read_json, read_yaml
 from lshfm_pl.runs.result_files import RECORD_FILE, RESULTS_FILE
 from lshfm_pl.runs.settings_of_run import is_known_data, training_settings
@@ -299,6 +300,7 @@ def _command(folder: Path, root: Path, results: Mapping[str, Any]) -> str:
     of_hydra = read_yaml(hydra, root) if os.path.lexists(hydra) else None
     if os.path.lexists(overrides):
         typed = read_json(overrides, root)
+        typed = [placed(str(item), folder) for item in typed] if isinstance(typed, list) else typed
     elif typed is None:
         typed = of_hydra
     if not isinstance(typed, list):

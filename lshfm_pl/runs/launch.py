@@ -29,6 +29,7 @@ __all__ = [
     "Run",
     "RunProcess",
     "is_done",
+    "placed",
     "preload",
     "quoted",
     "read_results",
@@ -244,8 +245,16 @@ def _changes(run: Run) -> list[str]:
 
 def _portable(override: str, folder: Path) -> str:
     """An override in which a path beside the run's folder begins with `../`, so that both may be moved together."""
-    beside = quoted(folder.parent).removesuffix("'")
-    return override.replace(f"{beside}/", "'../")
+    return override.replace(f"{_start_of_paths_beside(folder)}/", "'../")
+
+
+def placed(override: str, folder: Path) -> str:
+    """An override of `overrides.json`, with the folder in which the run's folder is now in place of `../`."""
+    return override.replace("'../", f"{_start_of_paths_beside(folder)}/")
+
+
+def _start_of_paths_beside(folder: Path) -> str:
+    return quoted(folder.parent).removesuffix("'")
 
 
 def read_results(folder: Path) -> dict[str, Any]:
