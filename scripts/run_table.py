@@ -24,7 +24,8 @@ from lshfm_pl.reporting.published import published_of_run
 from lshfm_pl.reporting.runs import Run as FinishedRun
 from lshfm_pl.reporting.runs import read_run
 from lshfm_pl.runs.earlier_runs import refuse_older_students
-from lshfm_pl.runs.launch import Run, quoted
+from lshfm_pl.runs.launch import Run
+from lshfm_pl.runs.overrides import quoted
 from lshfm_pl.runs.pool import run_once
 from lshfm_pl.signals import Interrupted
 

@@ -15,8 +15,8 @@ from lshfm_pl.cli import CONFIG_DIR
 from lshfm_pl.compare import compare
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.metrics import EvaluationRecord
-from lshfm_pl.runs.launch import quoted
 from lshfm_pl.runs.lock import lock_folder
+from lshfm_pl.runs.overrides import quoted
 
 TINY = [
     "data.num_train=8", "data.num_val=4", "data.num_test=4", "data.batch_size=4", "epochs=1",

@@ -14,7 +14,7 @@ from lshfm_pl.metrics import EvaluationRecord
 from lshfm_pl.renamed import current_path
 from lshfm_pl.reporting.schema import checked_results
 from lshfm_pl.runs.augmentation import PUBLISHED
-from lshfm_pl.runs.launch import placed
+from lshfm_pl.runs.overrides import placed
 from lshfm_pl.runs.reading import read_columns, read_json, read_yaml
 from lshfm_pl.runs.result_files import RECORD_FILE, RESULTS_FILE
 from lshfm_pl.runs.settings_of_run import is_known_data, training_settings

@@ -11,7 +11,7 @@ from lshfm_pl.cli import has_teacher_labels, inherited_parts
 from lshfm_pl.cli.students import Student
 from lshfm_pl.data.fingerprint import Fingerprint
 from lshfm_pl.runs.defaults import Choice
-from lshfm_pl.runs.launch import quoted
+from lshfm_pl.runs.overrides import quoted
 
 __all__ = ["Plan", "Typed"]
 

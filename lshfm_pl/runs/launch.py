@@ -19,6 +19,7 @@ from typing import Any
 from lshfm_pl.cli import config_folder_flags
 from lshfm_pl.errors import LSHFMError, first_few
 from lshfm_pl.files import write_json
+from lshfm_pl.runs.overrides import portable, quoted
 from lshfm_pl.runs.processes import ask_for_end_with_parent
 from lshfm_pl.runs.reading import read_json
 from lshfm_pl.runs.result_files import RESULTS_FILE
@@ -29,9 +30,7 @@ __all__ = [
     "Run",
     "RunProcess",
     "is_done",
-    "placed",
     "preload",
-    "quoted",
     "read_results",
     "refuse_other_settings",
 ]
@@ -89,7 +88,7 @@ class RunProcess:
         run = self.run
         self.resumed = self._checkpoint if run.command == "train" and self._checkpoint.is_file() else None
         resume = [] if self.resumed is None else [f"resume={quoted(self.resumed)}"]
-        write_json([_portable(item, run.folder) for item in run.overrides], run.folder / SETTINGS_FILE)
+        write_json([portable(item, run.folder) for item in run.overrides], run.folder / SETTINGS_FILE)
         arguments = [*config_folder_flags(), *run.overrides, f"hydra.run.dir={quoted(run.folder)}"]
         arguments += ["trainer.enable_progress_bar=false", *resume]
         self.begin, self.started_at = time.perf_counter(), time.time()
@@ -229,7 +228,7 @@ def _changes(run: Run) -> list[str]:
     if not isinstance(before, list):
         raise LSHFMError(f"{settings}: expected a list of overrides; delete the folder to repeat the run")
     then, now = (
-        {str(item).partition("=")[0]: _portable(str(item), run.folder) for item in each}
+        {str(item).partition("=")[0]: portable(str(item), run.folder) for item in each}
         for each in (before, run.overrides)
     )
     changes = []
@@ -241,20 +240,6 @@ def _changes(run: Run) -> list[str]:
             else:
                 changes.append(f"{old} before, {'not given' if new is None else new} now")
     return changes
-
-
-def _portable(override: str, folder: Path) -> str:
-    """An override in which a path beside the run's folder begins with `../`, so that both may be moved together."""
-    return override.replace(f"{_start_of_paths_beside(folder)}/", "'../")
-
-
-def placed(override: str, folder: Path) -> str:
-    """An override of `overrides.json`, with the folder in which the run's folder is now in place of `../`."""
-    return override.replace("'../", f"{_start_of_paths_beside(folder)}/")
-
-
-def _start_of_paths_beside(folder: Path) -> str:
-    return quoted(folder.parent).removesuffix("'")
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -272,8 +257,3 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise LSHFMError(
             f"{folder}: {error}. Delete the file to finish the run again from its checkpoint, or delete the folder"
         ) from error
-
-
-def quoted(path: Path) -> str:
-    """A path as the value of a Hydra override, with special characters escaped."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -6,7 +6,7 @@ from compositions import composed, voc_set
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.runs.earlier_runs import refuse_older_students, refuse_runs_on_other_data
-from lshfm_pl.runs.launch import quoted
+from lshfm_pl.runs.overrides import quoted
 from lshfm_pl.runs.planning import make_plan
 
 

@@ -2,7 +2,7 @@ import pytest
 from compositions import composed, voc_set
 
 from lshfm_pl.errors import LSHFMError
-from lshfm_pl.runs.launch import quoted
+from lshfm_pl.runs.overrides import quoted
 from lshfm_pl.runs.planning import make_plan
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.files import write_json
-from lshfm_pl.runs.launch import Run, is_done, quoted, refuse_other_settings
+from lshfm_pl.runs.launch import Run, is_done, refuse_other_settings
+from lshfm_pl.runs.overrides import quoted
 from lshfm_pl.runs.pool import run_all, run_once
 from lshfm_pl.signals import Interrupted
 
