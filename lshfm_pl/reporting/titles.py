@@ -110,7 +110,7 @@ def line_title(run: Run, runs: Sequence[Run], strict_version: bool) -> str:
         settings = [_teacher_settings(other, strict_version) for other in same]
         own = _teacher_settings(run, strict_version)
     else:
-        title = LOSS_TITLES.get(run.loss, run.loss)
+        title = " + ".join(LOSS_TITLES.get(name, name) for name in run.loss.split("+"))
         title = f"{title}, {TEACHERS_LABELS}" if run.has_teachers_labels else title
         settings = [_loss_settings(other) for other in same]
         own = _loss_settings(run)
@@ -120,6 +120,9 @@ def line_title(run: Run, runs: Sequence[Run], strict_version: bool) -> str:
     keys = keys_that_differ(settings)
     if strict_version:
         keys |= {key for each in settings for key in each if any(key not in other for other in settings)}
+    # What a student started with decides more than its loss, so it is compared with that of all students.
+    if len({other.inherited for other in runs if other.role == run.role != "teacher"}) > 1:
+        keys.add("inherit")
     values = {key: own.get(key, UNKNOWN_SETTING) for key in sorted(keys)}
     differing = [f"{key}={value}" for key, value in values.items() if value not in NOT_SET]
     title = f"{title} ({', '.join(differing)})" if differing else title

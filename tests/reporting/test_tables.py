@@ -145,10 +145,16 @@ def test_each_line_is_compared_with_the_students_that_inherit_what_it_inherits()
         "Teacher": "–",  # which of the two gaps is meant is not known
         "Student (none) (inherit=[neck,head])": "base line",
         "Student (none) (inherit=[neck])": "base line",
-        "LSH": "+3.0 cannot tell",
-        "L2": "+1.0 cannot tell",
+        "LSH (inherit=[head,neck])": "+3.0 cannot tell",
+        "L2 (inherit=[neck])": "+1.0 cannot tell",
         "KD": "–",
     }
+
+
+def test_title_of_a_sum_has_the_titles_of_its_losses_and_what_only_its_students_inherit():
+    runs = [run(ap=40.0), run(distill="crosskd", ap=41.0), *inheriting("crosskd+pkd", (50.0,))]
+    titles = [row[""] for row in table_of(comparison_table(runs, ["AP"]))]
+    assert titles == ["Student (none)", "CrossKD", "CrossKD + PKD (inherit=[neck,head])"]
 
 
 def test_without_plain_student_or_teacher_nothing_is_compared():
