@@ -120,9 +120,8 @@ def line_title(run: Run, runs: Sequence[Run], strict_version: bool) -> str:
     keys = keys_that_differ(settings)
     if strict_version:
         keys |= {key for each in settings for key in each if any(key not in other for other in settings)}
-    # What a student started with decides more than its loss, so it is compared with that of all students.
-    if len({other.inherited for other in runs if other.role == run.role != "teacher"}) > 1:
-        keys.add("inherit")
+    if run.role != "teacher" and len({other.inherited for other in runs if other.role == run.role}) > 1:
+        keys.add("inherit")  # it decides more than the loss, and is compared with that of all students
     values = {key: own.get(key, UNKNOWN_SETTING) for key in sorted(keys)}
     differing = [f"{key}={value}" for key, value in values.items() if value not in NOT_SET]
     title = f"{title} ({', '.join(differing)})" if differing else title

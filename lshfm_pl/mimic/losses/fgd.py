@@ -112,7 +112,10 @@ class GlobalContext(nn.Module):
 
 
 class MapSums(NamedTuple):
-    """All that FGD sums over a level's maps f_s and f_t without a `GlobalContext`, [B, h, w] and then [B, C]."""
+    """Sums over the maps [B, C, h, w] of one level, f_s of the student and f_t of the teacher.
+
+    The first is [B, h, w], the others are [B, C].
+    """
 
     strength_of_places: Tensor
     """Mean over the channels of |f_s|."""
