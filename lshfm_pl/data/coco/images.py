@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from lshfm_pl.data.coco.values import EntryError, Notes, has_unprintable, refuse_missing, short_repr
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog, unsafe_path
 from lshfm_pl.data.folders import walk
+from lshfm_pl.data.listed import ListedFolders
 from lshfm_pl.data.spelling import fold_spelling
 
 __all__ = ["ImageFinder", "advice", "file_name_of", "find_images"]
@@ -145,7 +146,7 @@ class _NotFoundError(Exception):
 
 
 class ImageFinder:
-    """The file names below a folder. Each folder is listed once, when it is needed.
+    """The files below a folder.
 
     Args:
         root: the folder.
@@ -153,19 +154,18 @@ class ImageFinder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._names: dict[str, dict[str, bool]] = {}
-        self._folded: dict[Path, dict[str, list[str]]] = {}
+        self._listed = ListedFolders()
         self._real_folders: dict[str, str] = {}
         self._everywhere: dict[str, list[Path]] | None = None
 
     def exact(self, name: str) -> Path | None:
         """The file with exactly this name; None if there is none or it would leave the folder."""
-        if _PLAIN_NAME.fullmatch(name) and name in self.names(self.root):
+        if _PLAIN_NAME.fullmatch(name) and name in self._listed.names(self.root):
             return self.root / name
         if unsafe_path(name) is not None:
             return None
         path = self.root / name
-        return path if path.name in self.names(path.parent) else None
+        return path if path.name in self._listed.names(path.parent) else None
 
     def alike(self, name: str) -> Path | None:
         """The single file that a name can mean, without those in folders that it does not have; else None."""
@@ -174,22 +174,11 @@ class ImageFinder:
         except _NotFoundError:
             return None
 
-    def names(self, folder: str | Path) -> dict[str, bool]:
-        """The names in a folder, and whether they are links; empty if there is no such folder."""
-        key = str(folder)  # comparing text is faster than comparing paths
-        if key not in self._names:
-            try:
-                with os.scandir(key) as entries:
-                    self._names[key] = {entry.name: entry.is_symlink() for entry in entries}
-            except OSError:
-                self._names[key] = {}
-        return self._names[key]
-
     def target(self, path: Path) -> str:
         """A path that is the same for all spellings of, and links to, a file."""
         folder, name = os.path.split(path)
         folder = folder or os.curdir
-        if self.names(folder).get(name):
+        if self._listed.names(folder).get(name):
             return os.path.realpath(path)
         return f"{self._real(folder)}/{name}"
 
@@ -248,24 +237,19 @@ class ImageFinder:
     def _fitting(self, folder: Path, parts: Sequence[str]) -> list[Path]:
         """The files that match except for case, Unicode form and a missing suffix."""
         name, *rest = parts
-        names = self.names(folder)
-        if folder not in self._folded:
-            self._folded[folder] = {}
-            for known in names:
-                self._folded[folder].setdefault(fold_spelling(known), []).append(known)
-        of_key = self._folded[folder]
-        fitting = [name] if name in names else of_key.get(fold_spelling(name), [])
+        is_there = name in self._listed.names(folder)
+        fitting = [name] if is_there else self._listed.alike(folder, name)
         if rest:
             return [path for known in fitting for path in self._fitting(folder / known, rest)]
         if not fitting:
-            fitting = [
-                known for suffix in _SUFFIXES for known in of_key.get(fold_spelling(name + suffix), [])
-            ]
+            fitting = [known for suffix in _SUFFIXES for known in self._listed.alike(folder, name + suffix)]
         return [folder / known for known in fitting if (folder / known).is_file()]
 
     def _of_stem(self, name: str) -> str | None:
         """A file with this name and another suffix, for messages."""
-        return next((known for known in self.names(self.root) if Path(known).stem == Path(name).stem), None)
+        return next(
+            (known for known in self._listed.names(self.root) if Path(known).stem == Path(name).stem), None
+        )
 
     def _refuse_other_folder(self, parts: Sequence[str], start: int, found: Path) -> None:
         """Refuse a match without leading folders if a sibling of this folder has the name of the first of them."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torchvision.datasets import utils, voc
 
+from lshfm_pl.data.listed import ListedFolders
 from lshfm_pl.data.voc.layout import list_names
 from lshfm_pl.data.voc.sources import ARCHIVES, resolve_source
 from lshfm_pl.data.voc.splits import read_split
@@ -52,8 +53,9 @@ def _is_complete(root: Path, split: str) -> bool:
     try:
         source = resolve_source(root, split)
         image_ids = read_split(source)
-        images = list_names(source.folder / "JPEGImages")
-        annotations = list_names(source.folder / "Annotations")
+        images, annotations = (
+            list_names(folder, ListedFolders()) for folder in (source.image_folder, source.annotation_folder)
+        )
     except LSHFMError:
         return False
     return all(f"{name}.jpg" in images and f"{name}.xml" in annotations for name, _ in image_ids)

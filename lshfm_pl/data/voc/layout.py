@@ -2,14 +2,14 @@
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from lshfm_pl.data.faults import Fault, FaultError
 from lshfm_pl.data.folders import is_hidden, is_picture, walk
-from lshfm_pl.data.spelling import fold_spelling
+from lshfm_pl.data.listed import ListedFolders
 from lshfm_pl.errors import first_few
 
 __all__ = [
@@ -75,14 +75,18 @@ def is_annotation(name: str) -> bool:
     return name.lower().endswith(".xml") and not is_hidden(name)
 
 
-def list_names(folder: Path) -> set[str]:
-    """The names of the files in a folder.
+def list_names(folder: Path, listed: ListedFolders) -> Collection[str]:
+    """The names in a folder.
+
+    Args:
+        folder: the folder.
+        listed: lists it, unless it has done so.
 
     Raises:
         LSHFMError: the folder can't be listed.
     """
     try:
-        return {entry.name for entry in folder.iterdir()}
+        return listed.read(folder)
     except OSError as error:
         text = f"can't be listed: {error.strerror}. {describe_layout(_data_folder(folder))}"
         raise FaultError(Fault("file-missing", folder, text)) from error
@@ -94,7 +98,7 @@ def _data_folder(folder: Path) -> Path:
 
 
 class Files:
-    """The files of a source. Each folder is listed once, when the first id in it is looked up.
+    """The files of a source.
 
     Args:
         source: the source.
@@ -106,27 +110,10 @@ class Files:
 
     def __init__(self, source: VOCSource, *, needs_annotations: bool = True) -> None:
         self.source = source
-        self._names: dict[Path, set[str]] = {}
-        self._stems: dict[Path, dict[str, list[str]]] = {}
+        self._listed = ListedFolders()
         needed = (source.image_folder, source.annotation_folder)[: 1 + needs_annotations]
         for folder in needed:
-            self._names[folder] = list_names(folder)
-
-    def _in(self, folder: Path) -> set[str]:
-        if folder not in self._names:
-            try:
-                self._names[folder] = {entry.name for entry in folder.iterdir()}
-            except OSError:
-                self._names[folder] = set()
-        return self._names[folder]
-
-    def _by_stem(self, folder: Path) -> dict[str, list[str]]:
-        if folder not in self._stems:
-            stems: dict[str, list[str]] = {}
-            for name in sorted(self._in(folder)):
-                stems.setdefault(fold_spelling(Path(name).stem), []).append(name)
-            self._stems[folder] = stems
-        return self._stems[folder]
+            list_names(folder, self._listed)
 
     def annotation(self, image_id: str) -> Path | None:
         """The XML file of an id; None if there is none."""
@@ -136,7 +123,7 @@ class Files:
             (
                 folder / f"{name}{suffix}"
                 for suffix in (".xml", ".XML")
-                if f"{name}{suffix}" in self._in(folder)
+                if f"{name}{suffix}" in self._listed.names(folder)
             ),
             None,
         )
@@ -144,7 +131,7 @@ class Files:
     def pictures(self, image_id: str) -> list[Path]:
         """The files that can be the image of an id: its name with an accepted suffix."""
         path = self.source.image_folder / image_id
-        alike = self._by_stem(path.parent).get(fold_spelling(path.name), [])
+        alike = self._listed.of_stem(path.parent, path.name)
         return [path.parent / name for name in alike if Path(name).stem == path.name and is_picture(name)]
 
     def pictures_alike(self, image_id: str) -> list[Path]:
@@ -152,7 +139,7 @@ class Files:
         path = self.source.image_folder / image_id
         return [
             path.parent / name
-            for name in self._by_stem(path.parent).get(fold_spelling(path.name), [])
+            for name in self._listed.of_stem(path.parent, path.name)
             if is_picture(name)
             and self.annotation(Path(image_id).with_name(Path(name).stem).as_posix()) is None
         ]
@@ -161,11 +148,9 @@ class Files:
         """The image that `<filename>` names, in the folder of the id's image. Its suffix may be missing."""
         name = filename.replace("\\", "/").rpartition("/")[2]
         folder = (self.source.image_folder / image_id).parent
-        if name in self._in(folder) and is_picture(name):
+        if name in self._listed.names(folder) and is_picture(name):
             return folder / name
-        found = self._by_stem(folder).get(fold_spelling(name), []) or self._by_stem(folder).get(
-            fold_spelling(Path(name).stem), []
-        )
+        found = self._listed.of_stem(folder, name) or self._listed.of_stem(folder, Path(name).stem)
         pictures = [other for other in found if is_picture(other)]
         return folder / pictures[0] if name and len(pictures) == 1 else None
 
@@ -173,9 +158,7 @@ class Files:
         """Files with the name of an id, in any case, that are not accepted as its image."""
         path = self.source.image_folder / image_id
         return [
-            name
-            for name in self._by_stem(path.parent).get(fold_spelling(path.name), [])
-            if not name.lower().endswith(".xml")
+            name for name in self._listed.of_stem(path.parent, path.name) if not name.lower().endswith(".xml")
         ]
 
     def exact(self, image_id: str) -> str | None:
@@ -196,7 +179,7 @@ class Files:
             (self.source.annotation_folder, is_annotation),
             (self.source.image_folder, is_picture),
         ):
-            names = self._by_stem((top / image_id).parent).get(fold_spelling(Path(image_id).name), [])
+            names = self._listed.of_stem((top / image_id).parent, Path(image_id).name)
             stems = {Path(name).stem for name in names if is_wanted(name)}
             if stems:
                 return Path(image_id).with_name(stems.pop()).as_posix() if len(stems) == 1 else None
@@ -209,7 +192,9 @@ class Files:
     @cached_property
     def example(self) -> str:
         """An existing id, for messages."""
-        names = sorted(name for name in self._in(self.source.annotation_folder) if name.endswith(".xml"))
+        names = sorted(
+            name for name in self._listed.names(self.source.annotation_folder) if name.endswith(".xml")
+        )
         return names[0].removesuffix(".xml") if names else "000001"
 
 

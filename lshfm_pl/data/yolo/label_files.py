@@ -7,6 +7,7 @@ from pathlib import Path
 from lshfm_pl.data.coco.values import Notes
 from lshfm_pl.data.faults import Fault, FaultError, FaultLog
 from lshfm_pl.data.folders import is_hidden, is_other_picture, walk
+from lshfm_pl.data.listed import ListedFolders
 from lshfm_pl.data.spelling import fold_spelling
 from lshfm_pl.data.yolo.pictures import Picture
 from lshfm_pl.errors import LSHFMError, first_few
@@ -38,7 +39,7 @@ def find_labels(pictures: Sequence[Picture], place: Path, log: FaultLog) -> dict
         FaultError: there is no label file at all, or two pictures have the same and `log` does not skip errors.
     """
     existing = {picture.id: picture.path for picture in pictures if picture.path is not None}
-    names = _Names()
+    listed = ListedFolders()
     tried = []
     for in_labels in (True, False):
         folders = {path.parent: path.parent for path in existing.values()}
@@ -47,7 +48,7 @@ def find_labels(pictures: Sequence[Picture], place: Path, log: FaultLog) -> dict
         paths = {
             image_id: folders[path.parent] / f"{path.stem}{_SUFFIX}" for image_id, path in existing.items()
         }
-        labels = _existing(paths, existing, names, place, log)
+        labels = _existing(paths, existing, listed, place, log)
         if labels:
             break
         tried += [str(path) for path in paths.values()][:1]
@@ -66,18 +67,22 @@ def find_labels(pictures: Sequence[Picture], place: Path, log: FaultLog) -> dict
 
 
 def _existing(
-    expected: dict[str, Path], pictures: dict[str, Path], names: "_Names", place: Path, log: FaultLog
+    expected: dict[str, Path], pictures: dict[str, Path], listed: ListedFolders, place: Path, log: FaultLog
 ) -> dict[str, Path]:
     """The label files that exist, also under names that only one picture can mean."""
     # A link to nothing is not the same as no label file: its objects would be lost.
-    labels = {image_id: path for image_id, path in expected.items() if path.name in names.of(path.parent)}
+    labels = {image_id: path for image_id, path in expected.items() if path.name in listed.names(path.parent)}
     used = set(labels.values())
     notes = Notes()
     found: dict[str, Path] = {}
     for image_id, path in expected.items():
         if image_id in labels:
             continue
-        alike = [other for other in names.alike(path, pictures[image_id].name) if other not in used]
+        names = dict.fromkeys((path.name, pictures[image_id].name + _SUFFIX))
+        files = dict.fromkeys(
+            path.with_name(like) for name in names for like in listed.alike(path.parent, name)
+        )
+        alike = [other for other in files if other not in used]
         if len(alike) > 1:
             text = f"the label file of {image_id} could be {first_few([other.name for other in alike])}. Keep one."
             log.add(Fault("image-ambiguous", path.parent, text, image_id=image_id))
@@ -87,34 +92,6 @@ def _existing(
     notes.report(place, log, _TEXTS)
     found |= labels
     return {image_id: found[image_id] for image_id in expected if image_id in found}
-
-
-class _Names:
-    """The names in folders of label files. Each folder is listed once."""
-
-    def __init__(self) -> None:
-        self._names: dict[Path, set[str]] = {}
-        self._folded: dict[Path, dict[str, list[str]]] = {}
-
-    def of(self, folder: Path) -> set[str]:
-        """The names in a folder; none if it can't be listed."""
-        if folder not in self._names:
-            try:
-                self._names[folder] = {path.name for path in folder.iterdir()}
-            except OSError:
-                self._names[folder] = set()
-        return self._names[folder]
-
-    def alike(self, path: Path, picture: str) -> list[Path]:
-        """The files that are named like a label file or like `<picture>.txt`, in any case and Unicode form."""
-        folder = path.parent
-        if folder not in self._folded:
-            self._folded[folder] = {}
-            for name in sorted(self.of(folder)):
-                self._folded[folder].setdefault(fold_spelling(name), []).append(name)
-        of_key = self._folded[folder]
-        keys = dict.fromkeys(fold_spelling(name) for name in (path.name, picture + _SUFFIX))
-        return [folder / name for key in keys for name in of_key.get(key, [])]
 
 
 def unused_labels(folders: Sequence[Path], labels: dict[str, Path]) -> dict[Path, str]:
