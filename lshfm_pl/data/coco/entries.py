@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,9 +112,7 @@ class EntryReader:
 
     def _unused(self, first: Category, second: Category) -> Category | None:
         """The one of two categories of the same name that has no objects, as Roboflow's root; None if unclear."""
-        entries = self.content.get("annotations")
-        used = {str(entry.get("category_id")) for entry in entries or () if isinstance(entry, dict)}
-        unused = [category for category in (first, second) if str(category.id) not in used]
+        unused = [category for category in (first, second) if str(category.id) not in self._used_categories]
         if len(unused) == 1:
             return unused[0]
         roots = [
@@ -122,6 +121,11 @@ class EntryReader:
             if root.name != root.supercategory and other.supercategory == root.name
         ]
         return roots[0] if len(unused) == 2 and len(roots) == 1 else None
+
+    @cached_property
+    def _used_categories(self) -> frozenset[str]:
+        entries = self._list("annotations")
+        return frozenset(str(entry.get("category_id")) for entry in entries if isinstance(entry, dict))
 
     def images(self) -> tuple[dict[int | str, COCOImage], set[int | str]]:
         """Images sorted by id, and the ids of entries that can't be used."""
@@ -183,14 +187,7 @@ class EntryReader:
             annotations.append(annotation)
         return positions, annotations
 
-    def _entries(
-        self,
-        key: str,
-        log: FaultLog,
-        read: Callable[[dict[str, Any]], T],
-        unusable: set[int | str] | None = None,
-    ) -> list[tuple[int, T]]:
-        """Position, from 1, and content of each entry that can be read. Errors are reported to `log`."""
+    def _list(self, key: str) -> list[Any]:
         entries = self.content.get(key)
         if not isinstance(entries, list):
             found = ", ".join(key for key in self.content if key in READ_KEYS) or "none of these"
@@ -201,6 +198,17 @@ class EntryReader:
                 "Files with only captions, panoptic segments or images have no boxes."
             )
             raise FaultError(self._fault("annotation-broken", text))
+        return entries
+
+    def _entries(
+        self,
+        key: str,
+        log: FaultLog,
+        read: Callable[[dict[str, Any]], T],
+        unusable: set[int | str] | None = None,
+    ) -> list[tuple[int, T]]:
+        """Position, from 1, and content of each entry that can be read. Errors are reported to `log`."""
+        entries = self._list(key)
         values: list[tuple[int, T]] = []
         faults: list[Fault] = []
         lost: list[Fault] = []

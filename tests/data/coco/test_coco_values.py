@@ -300,6 +300,14 @@ def test_one_id_of_two_contents_is_refused(tmp_path, content, key, change, text)
         read(tmp_path, content)
 
 
+@pytest.mark.parametrize("value", [5, True, 1.5, "x", {"a": 1}, None])
+def test_a_repeated_category_beside_no_list_of_annotations_is_refused(tmp_path, content, value):
+    content["categories"].append({**content["categories"][0], "id": 99})
+    content["annotations"] = value
+    with pytest.raises(FaultError, match="has no list 'annotations'"):
+        read(tmp_path, content)
+
+
 def test_annotations_of_one_id_are_all_kept(tmp_path, content):
     for entry in content["annotations"]:
         entry["id"] = 0
