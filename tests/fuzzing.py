@@ -18,11 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from lshfm_pl.cli.failures import error_message
 from lshfm_pl.errors import LSHFMError
 
-__all__ = ["damage_file", "is_readable", "mutated_bytes", "mutated_value", "outcomes", "seeds"]
+__all__ = [
+    "damage_file",
+    "is_readable",
+    "mutated_bytes",
+    "mutated_coco",
+    "mutated_json",
+    "mutated_value",
+    "mutated_yolo",
+    "outcomes",
+    "seeds",
+]
 
 FACTOR = float(os.environ.get("LSHFM_FUZZ_FACTOR", "1"))
 FIRST = int(os.environ.get("LSHFM_FUZZ_FIRST", "0"))
@@ -49,6 +60,11 @@ XML_PIECES = (
     b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"<object>", b"</object>", b"<name></name>", b"&#0;", b"&b;", b"<![CDATA[",
     b"<!--", b"<size/>", b"<bndbox/>", b"<?xml version='1.0' encoding='utf-16'?>", b"<part>", b"NaN", b"1e400",
     b"inf", b"-5", b"0", b"1,5", b"<xmin>", b"</annotation>", b"<object><name>a&#10;b</name></object>",
+)  # fmt: skip
+YAML_PIECES = (
+    *NASTY_BYTES, b"&a [*a, *a]", b"*a", b"!!python/object:os.system", b"- ", b": ", b"\t", b"#", b"---\n",
+    b"names:\n", b"nc: 3\n", b"path: /\n", b"0", b"nan", b"1e400", b"-1", b"1,5", b"0.5 0.5 0.5 0.5 0.5 0.5 0.5",
+    b"[null]", b"~",
 )  # fmt: skip
 
 
@@ -144,6 +160,31 @@ def mutated_json(data: bytes, dice: random.Random) -> bytes:
     if dice.random() < 0.25:
         return mutated_bytes(data, dice)
     return json.dumps(mutated_value(json.loads(data), dice)).encode("utf-8", "surrogatepass")
+
+
+def mutated_coco(data: bytes, dice: random.Random) -> bytes:
+    """Damages COCO's JSON, half of the times with entries that come again, also a class with a second id."""
+    content = json.loads(data)
+    if dice.random() < 0.5:
+        first = content["categories"][0]
+        content["categories"] += [first, {**first, "id": 99, "supercategory": "none"}]
+        for key in ("images", "annotations"):
+            content[key].append(content[key][0])
+    return mutated_json(json.dumps(content).encode(), dice)
+
+
+def mutated_yolo(data: bytes, dice: random.Random) -> bytes:
+    """Damages a description in YAML, its values or its bytes, or the bytes of a label file."""
+    content = yaml.safe_load(data)
+    if not isinstance(content, dict) or dice.random() < 0.4:
+        return mutated_bytes(data, dice, YAML_PIECES)
+    mutated = mutated_value(content, dice)
+    # JSON is YAML too. A part that comes twice would become an anchor in YAML's own writer, which hides it.
+    return (
+        json.dumps(mutated).encode()
+        if dice.random() < 0.5
+        else yaml.safe_dump(mutated, allow_unicode=True).encode("utf-8", "surrogatepass")
+    )
 
 
 def damage_file(path: Path, dice: random.Random, mutate: Callable[[bytes, random.Random], bytes]) -> None:

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from data_faults import write_sound_coco, write_sound_voc
+from data_faults import write_sound_coco, write_sound_voc, write_sound_yolo
 from data_modules import make
 from fuzzing import (
     XML_PIECES,
     damage_file,
     is_readable,
     mutated_bytes,
+    mutated_coco,
     mutated_json,
     mutated_value,
+    mutated_yolo,
     outcomes,
     seeds,
 )
@@ -80,6 +82,7 @@ def sound(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sound")
     write_sound_voc(folder / "voc")
     write_sound_coco(folder / "coco")
+    write_sound_yolo(folder / "yolo")
     return folder
 
 
@@ -174,7 +177,12 @@ def test_images(sound, tmp_path):
 
 def test_annotations_in_json(sound, tmp_path):
     names = [f"annotations/instances_{split}.json" for split in ("train", "val")]
-    check(try_data(sound, tmp_path, "coco", names, mutated_json), seeds(2000))
+    check(try_data(sound, tmp_path, "coco", names, mutated_coco), seeds(2000))
+
+
+def test_descriptions_and_labels_of_yolo(sound, tmp_path):
+    names = ["data.yaml", *(f"labels/{name}.txt" for name in ("train/a", "train/b", "train/c", "val/d"))]
+    check(try_data(sound, tmp_path, "yolo", names, mutated_yolo), seeds(1500))
 
 
 # report
