@@ -124,12 +124,18 @@ def _read(datamodule: DetectionDataModule) -> _CleanSets:
 
 def _printable_names(names: Sequence[str]) -> tuple[str, ...]:
     """Class names without control characters, which files of both formats can hold."""
-    printable = tuple(" ".join(without_controls(name).split()) for name in names)
-    if len(set(printable)) < len(names) or not all(printable):
-        raise LSHFMError(
-            "fix: two class names differ only in control characters or spaces; rename one of them."
-        )
-    return printable
+    written: dict[str, str] = {}
+    for name in names:
+        printable = " ".join(without_controls(name).split())
+        if not printable:
+            raise LSHFMError(f"fix: the class name {name!r} has no character that can be written; rename it.")
+        if printable in written:
+            raise LSHFMError(
+                f"fix: the class names {written[printable]!r} and {name!r} differ only in control characters or "
+                "spaces; rename one of them."
+            )
+        written[printable] = name
+    return tuple(written)
 
 
 def _clean(record: DetectionRecord, used: set[str], changes: Counter[str]) -> _CleanImage | None:

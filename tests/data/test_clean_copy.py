@@ -11,6 +11,7 @@ from data_modules import make
 from PIL import Image
 from voc_files import SIZE, object_xml, set_annotation, write_voc
 from voc_files import annotation_xml as xml
+from yolo_files import write_yolo
 
 from lshfm_pl.data import COCODataModule, VOCDataModule
 from lshfm_pl.data.check import find_faults
@@ -122,3 +123,15 @@ def test_a_used_folder_is_refused_and_nothing_stays_of_a_failure(tmp_path, monke
     with pytest.raises(LSHFMError, match="can't be written .No space"):
         write_clean_copy(make(tmp_path / "set"), tmp_path / "copy", "voc")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [(("cat", "\x07"), r"'\\x07' has no character"), (("a b", "a  b"), "'a b' and 'a  b' differ only")],
+)
+def test_class_names_that_files_cannot_tell_apart_are_named(tmp_path, names, text):
+    quoted = ", ".join(json.dumps(name) for name in names)
+    write_yolo(tmp_path / "data", description=f"train: images/train\nval: images/val\nnames: [{quoted}]\n")
+    with pytest.raises(LSHFMError, match=text):
+        write_clean_copy(make(tmp_path / "data"), tmp_path / "copy", "coco")
+    assert not (tmp_path / "copy").exists()
