@@ -6,7 +6,7 @@ group `lshfm_pl.architectures`.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -121,6 +121,12 @@ class Architecture:
     #: one entry, without the padding), to all boxes [N, A, 4] in pixels and scores [N, A, K] before any NMS, by
     #: operations that can be traced. None for a family that has no such boxes.
     raw_detections: Callable[[Any, ImageList], tuple[Tensor, Tensor]] | None = None
+
+    #: Maps a detector to the smallest and the largest size of the objects that training assigns to each level of
+    #: its pyramid, in pixels (square root of the area). None for a family in which it is not known.
+    object_sizes: Callable[[Any], Sequence[tuple[float, float]]] | None = None
+    #: Whether these sizes follow from the strides alone, so that no key of the config changes them.
+    sizes_by_stride: bool = False
 
     #: Points at which features can be compared.
     points: tuple[str, ...] = ()

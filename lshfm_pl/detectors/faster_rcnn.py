@@ -210,6 +210,7 @@ FASTER_RCNN = Architecture(
     variant=lambda weights: _V2 if "backbone.fpn.inner_blocks.0.1.weight" in weights else "",
     points=("penultimate", "pyramid", "logits", "dense_head", "class_maps"),
     tap="lshfm_pl.mimic.features.faster_rcnn.FasterRCNNTap",
+    object_sizes=lambda detector: [(min(sizes), max(sizes)) for sizes in detector.rpn.anchor_generator.sizes],
     postprocessing=("rpn.filter_proposals", "roi_heads.postprocess_detections", "transform.postprocess"),
     class_activation="softmax",
     # The paper's rate; the loss settings are the best ones in docs/results_shapes.md.

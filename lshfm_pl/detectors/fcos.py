@@ -1,5 +1,6 @@
 """FCOS (arXiv 1904.01355, 2006.09214), with a feature pyramid or a VGG's single map, from torchvision's parts."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -88,6 +89,17 @@ def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
     )
 
 
+def _object_sizes(detector: Any) -> list[tuple[float, float]]:
+    """Of an object whose centre is the location: its sides are then twice as far apart as from the location.
+
+    At stride s, the largest distance of a side is 4 s to 8 s (arXiv 1904.01355, section 3.2).
+    """
+    strides = [float(sizes[0]) for sizes in detector.anchor_generator.sizes]
+    lowest = [0.0, *(8 * stride for stride in strides[1:])]
+    highest = [*(16 * stride for stride in strides[:-1]), math.inf]
+    return list(zip(lowest, highest, strict=True))
+
+
 def _raw_detections(detector: Any, images: ImageList) -> tuple[Tensor, Tensor]:
     """All boxes [N, A, 4] and scores [N, A, K], see `Architecture.raw_detections`."""
     levels = list(detector.backbone(images.tensors).values())
@@ -114,6 +126,8 @@ FCOS = Architecture(
     class_layers=("head.classification_head.cls_logits.",),
     count_classes=_count_classes,
     raw_detections=_raw_detections,
+    object_sizes=_object_sizes,
+    sizes_by_stride=True,
     torchvision_detectors={"fcos_resnet50fpn": TorchvisionDetector("fcos_resnet50_fpn")},
     points=("penultimate", "pyramid", "logits", "dense_head", "class_maps"),
     tap="lshfm_pl.mimic.features.fcos.FCOSTap",

@@ -179,6 +179,10 @@ def build_retinanet(config: Mapping[str, Any], num_classes: int) -> RetinaNet:
     )
 
 
+def _object_sizes(detector: Any) -> list[tuple[float, float]]:
+    return [(min(sizes), max(sizes)) for sizes in detector.anchor_generator.sizes]
+
+
 def _raw_detections(detector: Any, images: ImageList) -> tuple[Tensor, Tensor]:
     """All boxes [N, A, 4] and scores [N, A, K], see `Architecture.raw_detections`."""
     levels = list(detector.backbone(images.tensors).values())
@@ -230,6 +234,7 @@ RETINANET = Architecture(
     torchvision_key=lambda config: pyramid_name(config) + (_V2 if config.get("p6_of_body") else ""),
     variant=_variant,
     raw_detections=_raw_detections,
+    object_sizes=_object_sizes,
     points=("penultimate", "pyramid", "logits", "dense_head", "class_maps"),
     tap="lshfm_pl.mimic.features.retinanet.RetinaNetTap",
     postprocessing=("postprocess_detections", "transform.postprocess"),

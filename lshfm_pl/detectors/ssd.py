@@ -284,6 +284,11 @@ def _name_in_body(name: str) -> str | None:
     return ".".join(["features", str(_MOBILENET_CUT + block), *rest])
 
 
+def _object_sizes(detector: Any) -> list[tuple[float, float]]:
+    side = min(detector.transform.fixed_size)
+    return [(low * side, high * side) for low, high in pairwise(detector.anchor_generator.scales)]
+
+
 def _raw_detections(detector: Any, images: ImageList) -> tuple[Tensor, Tensor]:
     """All boxes [N, A, 4] and scores [N, A, K], see `Architecture.raw_detections`."""
     levels = list(detector.backbone(images.tensors).values())
@@ -325,6 +330,7 @@ SSD = Architecture(
     ),
     count_classes=_count_classes,
     raw_detections=_raw_detections,
+    object_sizes=_object_sizes,
     neck=("backbone.extra.",),
     name_in_body=_name_in_body,
     model_file=_model_file,

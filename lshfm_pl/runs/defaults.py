@@ -4,7 +4,9 @@ A key that the user gives replaces a choice. The numbers of these rules are in `
 
 - *image size*: the short side at which 90 % of the objects have sides of at least 24 pixels, within limits and not
   larger than the images themselves;
-- *anchors*: quantiles of the objects' sizes at that image size, one for each pyramid level, at least 25 % apart;
+- *anchors*: quantiles of the objects' sizes at that image size, one for each pyramid level, at least 25 % apart. If
+  the levels of the teacher have objects of fixed sizes (FCOS), those of the student follow them: mimicking maps for
+  objects of other sizes does harm;
 - *batch size*: 8, or less if the images are large, or so few that an epoch would have very few steps;
 - *epochs*: as many as a given number of steps needs, within limits;
 - *schedule*: AdamW for detectors trained from scratch, the published SGD with cosine decay for detectors with
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from lshfm_pl.data.dataset import DetectionRecord
+from lshfm_pl.detectors.architecture import default_setting
 
 __all__ = ["Choice", "Pictures", "choose", "choose_side", "is_from_scratch", "measure"]
 
@@ -108,7 +111,7 @@ def choose(
     batch_size: int | None,
     epochs: int | None,
     trainer: Mapping[str, Any],
-    teacher: Mapping[str, Any] | None = None,
+    teacher: Mapping[str, Any],
 ) -> list[Choice]:
     """Choose the settings of one run.
 
@@ -122,32 +125,14 @@ def choose(
         batch_size: the given batch size; None chooses one.
         epochs: the given number of epochs; None chooses one.
         trainer: config of the trainer, which may limit the steps.
-        teacher: config of a trained teacher's detector, whose anchors are used if no object can be measured.
+        teacher: config of the teacher's detector. Its anchors are used if no object can be measured. If its levels
+            have objects of fixed sizes, the student's anchors follow these.
     """
     from_scratch = is_from_scratch(model)
     long_side = math.ceil(side * pictures.long_over_short / 32) * 32
     choices = [Choice("size", (f"model.min_size=[{side}]", f"model.max_size={long_side}"), side_reason)]
-    # The box layers of a trained detector have learned to move its own anchors.
-    has_anchors = "anchor_sizes" in model and model.get("weights") is None
-    if not len(pictures.sizes) and has_anchors and _fit_each_other(model, teacher or {}):
-        anchors = [list(level) for level in (teacher or {})["anchor_sizes"]]
-        choices.append(
-            Choice(
-                "anchors",
-                (f"model.anchor_sizes={str(anchors).replace(' ', '')}",),
-                "those of the given teacher, as the training pictures have no labels to measure",
-            )
-        )
-    if len(pictures.sizes) and has_anchors:
-        anchors = _anchors(pictures, rules, model, side)
-        low, high = anchors[0][0], anchors[-1][-1]
-        choices.append(
-            Choice(
-                "anchors",
-                (f"model.anchor_sizes={str(anchors).replace(' ', '')}",),
-                f"{low} to {high} pixels: the sizes of the middle 80 % of {len(pictures.sizes):,} objects",
-            )
-        )
+    anchors = _anchor_choice(pictures, rules, role=role, model=model, side=side, teacher=teacher)
+    choices += [anchors] if anchors is not None else []
     batch, batch_reason = batch_size, ""
     if batch is None:
         batch, batch_reason = _batch(pictures, rules, side * long_side)
@@ -227,20 +212,68 @@ def _steps_text(epochs: int, whole: int, images: int, batch: int, trainer: Mappi
     return f"{steps} step{'s' * (steps != 1)} each, {in_all:,} in all{why}"
 
 
-def _anchors(
-    pictures: Pictures, rules: Mapping[str, Any], model: Mapping[str, Any], side: int
-) -> list[list[int]]:
-    """Anchor sizes in pixels for each pyramid level, as many as in the model; those of a level divide an octave."""
-    sizes = [float(size) * side for size in np.quantile(pictures.sizes, rules["anchor_quantiles"])]
+def _anchor_choice(
+    pictures: Pictures,
+    rules: Mapping[str, Any],
+    *,
+    role: str,
+    model: Mapping[str, Any],
+    side: int,
+    teacher: Mapping[str, Any],
+) -> Choice | None:
+    """The anchors; None for a detector without anchors, or one that keeps its own. See `choose`."""
+    # The box layers of a trained detector have learned to move its own anchors.
+    if "anchor_sizes" not in model or model.get("weights") is not None:
+        return None
+    number = _num_sizes(model)
+    if role == "student" and default_setting(teacher["architecture"], "sizes_by_stride"):
+        first = float(rules["anchor_of_fixed_sizes"])
+        anchors = _as_anchors(model, [first * 2**index for index in range(number)])
+        text = (
+            f"from {first:.0f} pixels on, doubled by level: the teacher's levels have objects of fixed sizes"
+        )
+    elif len(pictures.sizes):
+        anchors = _as_anchors(model, _measured_sizes(pictures, rules, number, side))
+        low, high = anchors[0][0], anchors[-1][-1]
+        text = f"{low} to {high} pixels: the sizes of the middle 80 % of {len(pictures.sizes):,} objects"
+    elif _fit_each_other(model, teacher):
+        anchors = [list(level) for level in teacher["anchor_sizes"]]
+        text = "those of the given teacher, as the training pictures have no labels to measure"
+    else:
+        return None
+    return Choice("anchors", (f"model.anchor_sizes={str(anchors).replace(' ', '')}",), text)
+
+
+def _measured_sizes(pictures: Pictures, rules: Mapping[str, Any], number: int, side: int) -> list[float]:
+    """Anchor sizes in pixels by the quantiles of the objects' sizes, as many as wanted."""
+    given = rules["anchor_quantiles"]
+    quantiles = np.interp(np.linspace(0, 1, number), np.linspace(0, 1, len(given)), given)
+    sizes = [float(size) * side for size in np.quantile(pictures.sizes, quantiles)]
     for index in range(len(sizes) // 2 - 1, -1, -1):
         sizes[index] = min(sizes[index], sizes[index + 1] / rules["anchor_ratio"])
     sizes[0] = max(sizes[0], rules["least_anchor"])
     for index in range(1, len(sizes)):
         sizes[index] = max(sizes[index], sizes[index - 1] * rules["anchor_ratio"])
-    of_model = model["anchor_sizes"]
-    if len(of_model) == 1:  # a single feature map has all sizes
-        return [[round(size) for size in sizes]]
-    parts = len(of_model[0])
+    return sizes
+
+
+def _has_all_sizes(model: Mapping[str, Any]) -> bool:
+    """Whether each level of a model has all sizes, as that of a single map, instead of an octave of its own."""
+    first, *others = model["anchor_sizes"]
+    return first[-1] > 2 * first[0] and all(level == first for level in others)
+
+
+def _num_sizes(model: Mapping[str, Any]) -> int:
+    """The number of sizes that a model's anchors need, each at the start of an octave."""
+    return len(model["anchor_sizes"][0] if _has_all_sizes(model) else model["anchor_sizes"])
+
+
+def _as_anchors(model: Mapping[str, Any], sizes: Sequence[float]) -> list[list[int]]:
+    """Anchors of these sizes for as many levels as a model has, with as many at each, which divide an octave."""
+    levels = model["anchor_sizes"]
+    if _has_all_sizes(model):
+        return [[round(size) for size in sizes]] * len(levels)
+    parts = len(levels[0])
     return [[round(size * 2 ** (part / parts)) for part in range(parts)] for size in sizes]
 
 

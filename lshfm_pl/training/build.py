@@ -110,6 +110,8 @@ def build_module(
         _learn_from_features_alone(module)
     if module.tap.levels is not None and (told := module.tap.levels.told()) is not None:
         log.info("mimicking: %s", told)
+    if (others := module.tap.other_objects()) is not None:
+        log.warning("mimicking: %s", others)
     for name, adapter in losses.adapters().items():
         student_width, teacher_width = adapter.widths
         log.info(

@@ -1,12 +1,14 @@
 """Every family as teacher of every other, at every point, and pyramids of other depth and width."""
 
 import itertools
+import math
 import re
 
 import pytest
 import torch
 from small_detectors import EVERY_STUDENT, TEACHER_OF, as_float, model_file, random_batch, small_detector
 
+from lshfm_pl.detectors.architecture import architecture_of
 from lshfm_pl.errors import LSHFMError
 from lshfm_pl.mimic import KD, L2, Context, Loss, Terms, make_tap
 from lshfm_pl.mimic.features import POINTS
@@ -91,6 +93,49 @@ def test_levels_are_paired_by_stride_and_the_rest_is_told():
     maps = [torch.full((1, 1, 2, 2), float(index)) for index in range(4)]
     assert [level[0, 0, 0, 0].item() for level in pairs.of_student(maps)] == [1, 2, 3]
     assert [level[0, 0, 0, 0].item() for level in pairs.of_teacher({"a": maps})["a"]] == [0, 1, 2]
+
+
+def test_levels_with_objects_of_other_sizes_are_told():
+    pairs = LevelPairs([Level(8, 1), Level(16, 1), Level(32, 1)], [Level(16, 1), Level(32, 1), Level(64, 1)])
+    student = [(8, 12), (16, 25), (32, 50)]
+    told = pairs.other_objects(student, [(50, 60), (60, 70), (1, 2)])
+    assert told.startswith("at strides 16 the student has objects of 16–25 pixels, the teacher of 50–60.")
+    assert "at strides 16, 32" in pairs.other_objects(student, [(50, 60), (4, 16), (1, 2)])
+    assert "the teacher of 50 or more" in pairs.other_objects(student, [(50, math.inf), (40, 90), (1, 2)])
+    assert pairs.other_objects(student, [(49, 60), (99, 120), (1, 2)]) is None
+
+
+@pytest.mark.parametrize(
+    ("teacher", "anchors", "strides"),
+    [
+        (FCOS, [[32, 40, 50], [64, 80, 101], [128, 161, 203], [256, 322, 406], [512, 645, 812]], None),
+        (
+            FCOS,
+            [[16, 20, 25], [32, 40, 50], [64, 80, 101], [96, 121, 152], [150, 180, 210]],
+            "16, 32, 64, 128",
+        ),
+        (
+            RETINANET,
+            [[32, 40, 50], [64, 80, 101], [128, 161, 203], [256, 322, 406], [512, 645, 812]],
+            "16, 32, 64",
+        ),
+    ],
+)
+def test_sizes_of_objects_are_those_of_the_family(teacher, anchors, strides):
+    settings = {} if teacher == FCOS else {"anchor_sizes": [[32]] * 3 + [[64], [300]]}
+    tap = make_tap(
+        small_detector(RETINANET, anchor_sizes=anchors), small_detector(teacher, **settings), {"pyramid"}
+    )
+    told = tap.other_objects()
+    assert told is None if strides is None else told.startswith(f"at strides {strides} the student")
+
+
+@pytest.mark.parametrize("model", EVERY_STUDENT)
+def test_every_family_has_sizes_for_each_level(model):
+    detector = small_detector(model)
+    sizes = architecture_of(detector).object_sizes(detector)
+    assert len(sizes) == len(make_tap(detector, detector, {"pyramid"}).levels.student)
+    assert all(low < high or low == high > 0 for low, high in sizes)
 
 
 def test_two_levels_of_a_stride_are_counted_from_the_deepest():

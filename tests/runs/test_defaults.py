@@ -1,5 +1,6 @@
 """The choices of `compare` for pictures of given sizes, numbers and objects."""
 
+from ast import literal_eval
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lshfm_pl.runs.defaults import choose, choose_side, measure
 RULES = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "fit" / "default.yaml"))
 SMALL = {"backbone_weights": None, "anchor_sizes": [[24], [40], [56], [80], [112]]}
 LARGE = {"backbone_weights": "imagenet", "anchor_sizes": [[32], [64], [128], [256], [512]]}
+FEW_LEVELS = {"backbone_weights": "imagenet", "anchor_sizes": [[32], [64], [128], [256]]}
+ALL_SIZES = {"backbone_weights": "imagenet", "anchor_sizes": [[32, 64, 128, 256, 512]] * 3}
 OCTAVES = {"backbone_weights": None, "anchor_sizes": [[20, 25, 32]] * 5}
 ONE_MAP = {"backbone_weights": None, "anchor_sizes": [[32, 64, 128, 256, 512]]}
 
@@ -38,7 +41,7 @@ def choices_for(measured, model=SMALL, role="student", batch_size=None, epochs=N
         batch_size=batch_size,
         epochs=epochs,
         trainer=trainer,
-        teacher=teacher,
+        teacher=teacher or {"architecture": "fasterrcnn"},
     )
 
 
@@ -157,6 +160,7 @@ def test_limits_of_the_trainer_do_not_make_more_epochs():
 @pytest.mark.parametrize(("teacher", "expected"), [(SMALL, str(SMALL["anchor_sizes"])), (ONE_MAP, None)])
 def test_anchors_of_a_fitting_teacher_are_used_if_there_is_no_object_to_measure(teacher, expected):
     model = {"backbone_weights": None, "anchor_sizes": [[1]] * 5}
+    teacher = {"architecture": "fasterrcnn", **teacher}
     found = chosen(pictures(10, 640, 480, []), model, teacher=teacher)
     assert found.get("model.anchor_sizes") == (expected and expected.replace(" ", ""))
     measured = chosen(pictures(10, 640, 480, [80, 100]), model, teacher=teacher)
@@ -164,3 +168,31 @@ def test_anchors_of_a_fitting_teacher_are_used_if_there_is_no_object_to_measure(
         measured["model.anchor_sizes"]
         == chosen(pictures(10, 640, 480, [80, 100]), model)["model.anchor_sizes"]
     )
+
+
+def test_anchors_are_as_many_as_the_model_has_levels_and_sizes():
+    measured = pictures(100, 640, 480, range(40, 240, 2))
+    few, all_sizes = (
+        literal_eval(chosen(measured, model)["model.anchor_sizes"]) for model in (FEW_LEVELS, ALL_SIZES)
+    )
+    assert [len(level) for level in few] == [1, 1, 1, 1]
+    assert [len(level) for level in all_sizes] == [5, 5, 5]
+    assert all(level == all_sizes[0] for level in all_sizes)
+    for sizes in ([size for (size,) in few], all_sizes[0]):
+        assert all(after >= 1.2 * before for before, after in pairwise(sizes))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (LARGE, [[32], [64], [128], [256], [512]]),
+        (ALL_SIZES, [[32, 64, 128, 256, 512]] * 3),
+        (OCTAVES, [[32, 40, 51], [64, 81, 102], [128, 161, 203], [256, 323, 406], [512, 645, 813]]),
+    ],
+)
+def test_a_student_of_an_fcos_has_anchors_of_its_levels(model, expected):
+    measured, teacher = pictures(100, 640, 480, [20, 40]), {"architecture": "fcos"}
+    found = chosen(measured, model, teacher=teacher)
+    assert literal_eval(found["model.anchor_sizes"]) == expected
+    assert chosen(measured, model, role="teacher", teacher=teacher) != found
+    assert "model.anchor_sizes" not in chosen(measured, {"backbone_weights": None}, teacher=teacher)

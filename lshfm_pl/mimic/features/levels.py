@@ -1,5 +1,6 @@
 """The levels of a detector's feature pyramid: their strides and widths, and which levels of two are compared."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,14 @@ __all__ = ["PYRAMID_LAYOUT", "Level", "LevelPairs", "common_levels", "pyramid_le
 
 PYRAMID_LAYOUT = "levels of a pyramid"
 """Value of `DetectorTap.layouts` for the point `pyramid`, which is the same for all families."""
+
+
+Sizes = tuple[float, float]
+"""The smallest and the largest size of a level's objects, in pixels."""
+
+_FAR_APART = 2.0
+"""Ratio between the objects of two levels from which they count as others. On photographs PKD gained at a ratio of
+1.3, and did harm at 2.5 to 3.4 (docs/results.md)."""
 
 
 class Level(NamedTuple):
@@ -91,6 +100,25 @@ class LevelPairs:
         scale = whole / left.clamp_min(torch.finfo(left.dtype).tiny)
         return [level * scale for level in chosen]
 
+    def other_objects(self, student: Sequence[Sizes], teacher: Sequence[Sizes]) -> str | None:
+        """Where the two have objects of other sizes at compared levels, for a warning; None if nowhere.
+
+        Args:
+            student: for each of the student's levels the sizes of its objects, see `Architecture.object_sizes`.
+            teacher: as `student`, of the teacher.
+        """
+        places = zip(self.strides, *self._places, strict=True)
+        found = [(stride, student[ours], teacher[theirs]) for stride, ours, theirs in places]
+        apart = [each for each in found if _ratio(*each[1:]) >= _FAR_APART]
+        if not apart:
+            return None
+        strides, ours, theirs = zip(*apart, strict=True)
+        return (
+            f"at strides {', '.join(map(str, strides))} the student has objects of {_pixels(ours)} pixels, the "
+            f"teacher of {_pixels(theirs)}. Mimicking such maps can do harm: give model.anchor_sizes near the "
+            "teacher's sizes."
+        )
+
     def told(self) -> str | None:
         """Which levels are compared and which are left out, for the log; None if all levels are compared."""
         left_out = []
@@ -102,6 +130,17 @@ class LevelPairs:
             return None
         strides = ", ".join(map(str, self.strides))
         return f"levels of strides {strides} are compared; left out: {'; '.join(left_out)}"
+
+
+def _ratio(ours: Sizes, theirs: Sizes) -> float:
+    """How many times the largest objects of one fit into the smallest of the other; below 1 if they overlap."""
+    return max(low / high for (low, _), (_, high) in ((ours, theirs), (theirs, ours)))
+
+
+def _pixels(sizes: Sequence[Sizes]) -> str:
+    return ", ".join(
+        f"{low:.0f} or more" if high == math.inf else f"{low:.0f}–{high:.0f}" for low, high in sizes
+    )
 
 
 def _chosen(features: Features, places: tuple[int, ...]) -> Features:

@@ -134,6 +134,17 @@ class FeatureTap:
             return student, teacher
         return self._student.channels(point), self._teacher.channels(point)
 
+    def other_objects(self) -> str | None:
+        """Where the two have objects of other sizes at compared levels, for a warning.
+
+        None if nowhere, if no levels are compared, or if the sizes are not known.
+        """
+        detectors = (self.student, self.teacher)
+        student, teacher = (architecture_of(detector).object_sizes for detector in detectors)
+        if self.levels is None or student is None or teacher is None:
+            return None
+        return self.levels.other_objects(student(self.student), teacher(self.teacher))
+
     @property
     def points_with_objects(self) -> list[str]:
         """The points with weights that follow from the number of objects, see `DetectorTap.counts_objects`."""
