@@ -5,8 +5,8 @@ A key that the user gives replaces a choice. The numbers of these rules are in `
 - *image size*: the short side at which 90 % of the objects have sides of at least 24 pixels, within limits and not
   larger than the images themselves;
 - *anchors*: quantiles of the objects' sizes at that image size, one for each pyramid level, at least 25 % apart. If
-  the levels of the teacher have objects of fixed sizes (FCOS), those of the student follow them: mimicking maps for
-  objects of other sizes does harm;
+  the levels of the other detector of the pair have objects of fixed sizes (FCOS), the anchors follow them, as it does
+  harm to mimic maps for objects of other sizes;
 - *batch size*: 8, or less if the images are large, or so few that an epoch would have very few steps;
 - *epochs*: as many as a given number of steps needs, within limits;
 - *schedule*: AdamW for detectors trained from scratch, the published SGD with cosine decay for detectors with
@@ -111,7 +111,7 @@ def choose(
     batch_size: int | None,
     epochs: int | None,
     trainer: Mapping[str, Any],
-    teacher: Mapping[str, Any],
+    other: Mapping[str, Any],
 ) -> list[Choice]:
     """Choose the settings of one run.
 
@@ -125,13 +125,13 @@ def choose(
         batch_size: the given batch size; None chooses one.
         epochs: the given number of epochs; None chooses one.
         trainer: config of the trainer, which may limit the steps.
-        teacher: config of the teacher's detector. Its anchors are used if no object can be measured. If its levels
-            have objects of fixed sizes, the student's anchors follow these.
+        other: config of the other detector of the pair. If its levels have objects of fixed sizes, the anchors
+            follow these. If no object can be measured, the student gets the anchors of this teacher.
     """
     from_scratch = is_from_scratch(model)
     long_side = math.ceil(side * pictures.long_over_short / 32) * 32
     choices = [Choice("size", (f"model.min_size=[{side}]", f"model.max_size={long_side}"), side_reason)]
-    anchors = _anchor_choice(pictures, rules, role=role, model=model, side=side, teacher=teacher)
+    anchors = _anchor_choice(pictures, rules, model=model, side=side, other=other)
     choices += [anchors] if anchors is not None else []
     batch, batch_reason = batch_size, ""
     if batch is None:
@@ -216,28 +216,28 @@ def _anchor_choice(
     pictures: Pictures,
     rules: Mapping[str, Any],
     *,
-    role: str,
     model: Mapping[str, Any],
     side: int,
-    teacher: Mapping[str, Any],
+    other: Mapping[str, Any],
 ) -> Choice | None:
     """The anchors; None for a detector without anchors, or one that keeps its own. See `choose`."""
     # The box layers of a trained detector have learned to move its own anchors.
     if "anchor_sizes" not in model or model.get("weights") is not None:
         return None
     number = _num_sizes(model)
-    if role == "student" and default_setting(teacher["architecture"], "sizes_by_stride"):
+    if default_setting(other["architecture"], "sizes_by_stride"):
         first = float(rules["anchor_of_fixed_sizes"])
         anchors = _as_anchors(model, [first * 2**index for index in range(number)])
+        name = other.get("name", other["architecture"])
         text = (
-            f"from {first:.0f} pixels on, doubled by level: the teacher's levels have objects of fixed sizes"
+            f"from {first:.0f} pixels on, doubled by level: the levels of {name} have objects of fixed sizes"
         )
     elif len(pictures.sizes):
         anchors = _as_anchors(model, _measured_sizes(pictures, rules, number, side))
         low, high = anchors[0][0], anchors[-1][-1]
         text = f"{low} to {high} pixels: the sizes of the middle 80 % of {len(pictures.sizes):,} objects"
-    elif _fit_each_other(model, teacher):
-        anchors = [list(level) for level in teacher["anchor_sizes"]]
+    elif _fit_each_other(model, other):
+        anchors = [list(level) for level in other["anchor_sizes"]]
         text = "those of the given teacher, as the training pictures have no labels to measure"
     else:
         return None

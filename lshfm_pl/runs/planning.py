@@ -104,7 +104,7 @@ def choose_for_data(plan: Plan, data: RunData) -> None:
             side_reason=own_reason,
             batch_size=config.data.batch_size if "data.batch_size" in plan.typed.given else None,
             epochs=schedule if epochs is None else epochs,
-            teacher=models["teacher"],
+            other=models["student" if role == "teacher" else "teacher"],
             trainer=as_dict(config.trainer),
         )
     log_choices(plan, len(train_set))

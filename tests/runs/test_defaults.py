@@ -41,7 +41,7 @@ def choices_for(measured, model=SMALL, role="student", batch_size=None, epochs=N
         batch_size=batch_size,
         epochs=epochs,
         trainer=trainer,
-        teacher=teacher or {"architecture": "fasterrcnn"},
+        other=teacher or {"architecture": "fasterrcnn"},
     )
 
 
@@ -190,9 +190,10 @@ def test_anchors_are_as_many_as_the_model_has_levels_and_sizes():
         (OCTAVES, [[32, 40, 51], [64, 81, 102], [128, 161, 203], [256, 323, 406], [512, 645, 813]]),
     ],
 )
-def test_a_student_of_an_fcos_has_anchors_of_its_levels(model, expected):
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_anchors_beside_an_fcos_fit_its_levels(model, expected, role):
     measured, teacher = pictures(100, 640, 480, [20, 40]), {"architecture": "fcos"}
-    found = chosen(measured, model, teacher=teacher)
+    found = chosen(measured, model, role=role, teacher=teacher)
     assert literal_eval(found["model.anchor_sizes"]) == expected
-    assert chosen(measured, model, role="teacher", teacher=teacher) != found
+    assert chosen(measured, model, role=role) != found
     assert "model.anchor_sizes" not in chosen(measured, {"backbone_weights": None}, teacher=teacher)
