@@ -5,7 +5,7 @@ A key that the user gives replaces a choice. The numbers of these rules are in `
 - *image size*: the short side at which 90 % of the objects have sides of at least 24 pixels, within limits and not
   larger than the images themselves;
 - *anchors*: quantiles of the objects' sizes at that image size, one for each pyramid level, at least 25 % apart. If
-  the levels of the other detector of the pair have objects of fixed sizes (FCOS), the anchors follow them, as it does
+  the levels of the other detector of the pair have objects of fixed sizes (FCOS), the anchors follow them: it does
   harm to mimic maps for objects of other sizes;
 - *batch size*: 8, or less if the images are large, or so few that an epoch would have very few steps;
 - *epochs*: as many as a given number of steps needs, within limits;
