@@ -98,11 +98,11 @@ def test_levels_are_paired_by_stride_and_the_rest_is_told():
 def test_levels_with_objects_of_other_sizes_are_told():
     pairs = LevelPairs([Level(8, 1), Level(16, 1), Level(32, 1)], [Level(16, 1), Level(32, 1), Level(64, 1)])
     student = [(8, 12), (16, 25), (32, 50)]
-    told = pairs.other_objects(student, [(50, 60), (60, 70), (1, 2)])
-    assert told.startswith("at strides 16 the student has objects of 16–25 pixels, the teacher of 50–60.")
-    assert "at strides 16, 32" in pairs.other_objects(student, [(50, 60), (4, 16), (1, 2)])
-    assert "the teacher of 50 or more" in pairs.other_objects(student, [(50, math.inf), (40, 90), (1, 2)])
-    assert pairs.other_objects(student, [(49, 60), (99, 120), (1, 2)]) is None
+    told = pairs.other_objects(student, [(63, 70), (60, 70), (1, 2)])
+    assert told.startswith("at strides 16 the student has objects of 16–25 pixels, the teacher of 63–70.")
+    assert "at strides 16, 32" in pairs.other_objects(student, [(63, 70), (4, 12), (1, 2)])
+    assert "the teacher of 63 or more" in pairs.other_objects(student, [(63, math.inf), (40, 90), (1, 2)])
+    assert pairs.other_objects(student, [(62, 70), (124, 130), (1, 2)]) is None
 
 
 @pytest.mark.parametrize(

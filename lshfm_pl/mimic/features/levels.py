@@ -20,9 +20,9 @@ PYRAMID_LAYOUT = "levels of a pyramid"
 Sizes = tuple[float, float]
 """The smallest and the largest size of a level's objects, in pixels."""
 
-_FAR_APART = 2.0
-"""Ratio between the objects of two levels from which they count as others. On photographs PKD gained at a ratio of
-1.3, and did harm at 2.5 to 3.4 (docs/results.md)."""
+_FAR_APART = 2.5
+"""Ratio between the objects of two levels from which they count as others. On photographs PKD gained at ratios of up
+to 2.1, and did harm at 2.5 to 3.4 (docs/results.md)."""
 
 
 class Level(NamedTuple):
