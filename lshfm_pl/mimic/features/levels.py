@@ -21,8 +21,8 @@ Sizes = tuple[float, float]
 """The smallest and the largest size of a level's objects, in pixels."""
 
 _FAR_APART = 2.5
-"""Ratio between the objects of two levels from which they count as others. On photographs PKD gained at ratios of up
-to 2.1, and did harm at 2.5 to 3.4 (docs/results.md)."""
+"""Ratio between the objects of two levels from which they count as others. On photographs PKD gained at ratios of
+up to 2.1, and did harm at 2.5 to 3.4 (docs/results.md)."""
 
 
 class Level(NamedTuple):
