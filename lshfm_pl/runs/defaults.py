@@ -225,7 +225,7 @@ def _anchor_choice(
     if "anchor_sizes" not in model or model.get("weights") is not None:
         return None
     number = _num_sizes(model)
-    if default_setting(other["architecture"], "sizes_by_stride"):
+    if default_setting(other.get("architecture"), "sizes_by_stride"):
         first = float(rules["anchor_of_fixed_sizes"])
         anchors = _as_anchors(model, [first * 2**index for index in range(number)])
         name = other.get("name", other["architecture"])
