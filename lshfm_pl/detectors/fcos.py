@@ -90,9 +90,10 @@ def build_fcos(config: Mapping[str, Any], num_classes: int) -> detection.FCOS:
 
 
 def _object_sizes(detector: Any) -> list[tuple[float, float]]:
-    """Of an object whose centre is the location: its sides are then twice as far apart as from the location.
+    """The sizes of objects seen from their centre, to whose sides the distance is half of the size.
 
-    At stride s, the largest distance of a side is 4 s to 8 s (arXiv 1904.01355, section 3.2).
+    At stride s, the largest distance to a side is 4 s to 8 s (arXiv 1904.01355, section 3.2). The first level has
+    all smaller objects too, and the last one all larger ones.
     """
     strides = [float(sizes[0]) for sizes in detector.anchor_generator.sizes]
     lowest = [0.0, *(8 * stride for stride in strides[1:])]
