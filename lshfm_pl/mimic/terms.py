@@ -140,6 +140,7 @@ class Term(nn.Module):
         if self.strength(moment) == 0 and not self.is_balanced:
             # Even a gradient of 0 may change the others in their last bits: what sums it up may change its layout.
             student = map_features(Tensor.detach, student)
+        unadapted = student
         student = student if self.adapter is None else self.adapter(student)
         theirs = pair.teacher if self.scale is None else _scaled(pair.teacher, self.scale)
         student, teacher = resize_to_larger(student, theirs)
@@ -155,6 +156,7 @@ class Term(nn.Module):
             padded_size=batch.padded_size,
             strides=pair.strides,
             head=pair.head,
+            unadapted=cast(list[Tensor], unadapted) if self.adapter and "unadapted" in wants else None,
             generator=torch.Generator().manual_seed(generator_seed) if "generator" in wants else None,
         )
         value = self.loss(student, teacher, context)

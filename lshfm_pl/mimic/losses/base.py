@@ -40,6 +40,8 @@ class Context:
         padded_size: (height, width) of the batch.
         strides: stride in pixels of each pyramid level.
         head: continues the teacher's head from the held maps of a point inside of it; None at other points.
+        unadapted: the student's maps [B, C', h', w'] of each level before the adapter; None without an adapter, and
+            unless `wants` contains `unadapted`.
         generator: CPU random number generator, seeded by the step; None unless `wants` contains `generator`.
     """
 
@@ -50,6 +52,7 @@ class Context:
     padded_size: tuple[int, int] | None = None
     strides: tuple[int, ...] | None = None
     head: RestOfHead | None = None
+    unadapted: Sequence[Tensor] | None = None
     generator: torch.Generator | None = None
 
 
@@ -73,7 +76,7 @@ class Loss(nn.Module):
     """Whether the loss itself takes features of other widths than the teacher's, so that it gets no adapter."""
 
     wants: ClassVar[frozenset[str]] = frozenset()
-    """Parts of the context that the loss needs: `boxes` (with `labels`), `generator`."""
+    """Parts of the context that the loss needs: `boxes` (with `labels`), `generator`, `unadapted`."""
 
     follows: ClassVar[Mapping[str, str]] = {}
     """Constructor argument → fact about the teacher (see `TeacherFacts`) that is its default."""
