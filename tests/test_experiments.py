@@ -298,6 +298,8 @@ def test_loss_and_teacher_are_the_published_ones(name):
         assert distill["bias_even_median"] == "lower"  # of distill.bias=median, as in the published code
     if row.loss == "lshl2":
         assert (distill["l2_weight"], distill["lsh_weight"]) == (1, 1)
+    if row.loss == "pkd":
+        assert distill["scale_weight"] == 0
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -85,7 +85,12 @@ HASHES = {"num_hashes": 32}
 ADAPTING = {"frs": FRS_WEIGHTS, "dist": {"mimic_weight": 0.01}, "fbkd": {}}
 """Losses with their own adapters."""
 ALL = {"l2": {}, "lsh": HASHES, "lshl2": HASHES, "kd": {}, **OWN}
-ON_MAPS = {"pkd": {"levels": 4}, "cwd": {}, "fgd": {"levels": 4, "beta": 0.05}, "mgd": {"levels": 4}}
+ON_MAPS = {
+    "pkd": {"levels": 4, "scale_weight": 1.0},
+    "cwd": {},
+    "fgd": {"levels": 4, "beta": 0.05},
+    "mgd": {"levels": 4},
+}
 """Losses on the maps of the pyramid. Not all of their trained parameters have a gradient other than 0 at first."""
 
 

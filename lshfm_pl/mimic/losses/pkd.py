@@ -87,6 +87,6 @@ class PKD(Loss):
             error = standardised_error(ours, theirs)
             if not self.scale_weight:
                 return error
-            return error + self.scale_weight * excess_scale(own[index].float(), theirs)
+            return error + self.scale_weight * excess_scale(own[index].to(theirs.dtype), theirs)
 
         return self.beta * sum_over_levels(of_level, student, teacher, self.levels, needs_positions=True)

@@ -179,6 +179,7 @@ def test_loss_is_computed_in_float32_under_autocast():
         (lambda: LSHL2(8, lsh_weight=-1.0), "distill.lsh_weight"),
         (lambda: L2()(torch.zeros(2, 3), torch.zeros(2, 4)), r"\[2, 3\] and \[2, 4\]"),
         (lambda: PKD("x"), "distill.beta: expected a finite number ≥ 0, found 'x'"),
+        (lambda: PKD(scale_weight=-1), "distill.scale_weight: expected a finite number ≥ 0, found -1"),
         (lambda: PKD(levels=0), "distill.levels: expected a whole number ≥ 1 or null, found 0"),
         (lambda: CWD(temperature=0), "distill.temperature: expected a number > 0, found 0"),
         (lambda: FGD([8], temperature=0), "distill.temperature: expected a number > 0, found 0"),
