@@ -232,6 +232,7 @@ def test_losses_on_maps_have_the_published_settings_of_the_family(loss, family):
         "until": None,
         "decay_from": None,
         **(OF_VALUES if loss in ("fgd", "mgd") else OF_SHAPES),
+        **({"scale_weight": 1} if loss == "pkd" else {}),  # published: none
         **PUBLISHED[loss, family],
     }
     of_balance = {"_target_", "balance_rule", "pseudo_labels"}
