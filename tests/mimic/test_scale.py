@@ -45,7 +45,7 @@ def test_ratio_is_that_of_the_root_mean_squares_of_the_compared_levels(student, 
     assert torch.allclose(found, rms(both[0]) / rms(both[1]), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["fgd", "mgd", "frs", "l2"])
+@pytest.mark.parametrize("name", ["fgd", "mgd", "fbkd", "frs", "l2"])
 def test_loss_of_a_teacher_with_large_maps_is_that_of_the_scaled_teacher(name):
     """Ten times as large maps give the same value once the scale is matched, and another one otherwise."""
     values = {}
