@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lshfm_pl.cli.grammar import Argument, for_shell, path_exists, quoted
 from lshfm_pl.cli.help import CUT_CHOICES
+from lshfm_pl.cli.inputs import OF_ALL_LOSSES
 from lshfm_pl.cli.kinds import kind_of
 from lshfm_pl.cli.names import (
     alternatives,
@@ -297,7 +298,13 @@ def _of_another_choice(key: str, typed: str, valid: Sequence[str], overrides: Se
     choices = choices_with_key(group, inside)
     if not choices:
         return None
-    of_terms = [name for name in valid if name.startswith(f"{group}.terms.") and name.endswith(f".{inside}")]
+    of_terms = [
+        name
+        for name in valid
+        if name.startswith(f"{group}.terms.")
+        and name.endswith(f".{inside}")
+        and name.split(".")[3] not in OF_ALL_LOSSES
+    ]
     if of_terms:
         given = alternatives([name + typed.removeprefix(key) for name in of_terms])
         return f"{key}: in a sum of losses it belongs to each of them; give {given}"

@@ -90,6 +90,7 @@ RANGES = {
     "class_weight": FROM_0,
     "clip_grad_norm": ABOVE_0,
     "decay_from": FROM_0,
+    "until": ABOVE_0,
     "detections_per_img": COUNT,
     "ema_decay": SHARE,
     "epoch": FROM_0,

@@ -129,9 +129,18 @@ def gradient_norms(
 
     Args:
         losses: scalars with a graph, which is kept; None gives 0.
-        maps: the maps, with a graph.
+        maps: the maps. Those without a graph, of frozen layers, are left out.
         sum_over_processes: returns the sum of a tensor over all processes.
+
+    Raises:
+        LSHFMError: no map has a graph.
     """
+    maps = [each for each in maps if each.requires_grad]
+    if not maps:
+        raise LSHFMError(
+            "distill.balance=share: the gradient is measured on the backbone's maps, and all layers before them "
+            "are frozen: give distill.balance=fixed, or a larger model.trainable_stages"
+        )
     squares = [maps[0].new_zeros((), dtype=torch.float32) for _ in losses]
     for index, loss in enumerate(losses):
         if loss is not None:

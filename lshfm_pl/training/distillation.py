@@ -115,7 +115,8 @@ class DistillationModule(DetectionModule):
         if self.balance is not None:
             told = ", ".join(f"{name} {share:g}" for name, share in self.balance.shares.items())
             log.info(
-                "the weights follow from the gradients (distill.balance=share), so beta has no effect; "
+                "the weights follow from the gradients (distill.balance=share), so beta has no effect, and weights "
+                "of the parts of a loss only say whether a part is on; "
                 "shares of the detection losses' gradient: %s",
                 told,
             )

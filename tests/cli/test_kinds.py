@@ -98,3 +98,17 @@ def test_home_stands_for_the_tilde_in_paths_alone(monkeypatch):
         "role": "~",
         "resume": None,
     }
+
+
+def test_null_is_accepted_wherever_a_file_says_what_it_means():
+    """Such a comment as `null: all` stands beside a key whose default is another value, too."""
+    said = set()
+    for path in (CONFIG_DIR / "distill").glob("*.yaml"):
+        key = ""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            key = line.partition(":")[0] if line[:1].isalpha() else key if line.startswith(" ") else ""
+            if key and "null: " in line.partition("#")[2]:
+                said.add(key)
+    assert {"levels", "reference_size", "until"} <= said
+    refused = {key for key in said if (kind := kind_of(key)) is None or not kind.holds(None)}
+    assert refused - {"balance"} == set()  # one of several texts

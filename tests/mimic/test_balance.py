@@ -29,6 +29,14 @@ def test_norms_are_those_of_the_gradients_on_all_maps():
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
+def test_maps_of_frozen_layers_are_left_out_and_refused_if_there_are_no_others():
+    frozen, trained = torch.randn(1, 2, 2, 2), torch.randn(1, 2, 2, 2, requires_grad=True)
+    found = gradient_norms([(2 * trained + frozen).sum()], [frozen, trained], alone)
+    torch.testing.assert_close(found, torch.tensor([2 * 8**0.5]))
+    with pytest.raises(LSHFMError, match="distill.balance=share: .* frozen: give distill.balance=fixed"):
+        gradient_norms([frozen.sum().requires_grad_()], [frozen], alone)
+
+
 def test_factor_is_the_geometric_mean_of_what_measurements_ask_for():
     balance = Balance({"a": 0.5, "b": 0.1}, Rule(of_last=2))
     assert [float(factor) for factor in balance.factors().values()] == [1, 1]

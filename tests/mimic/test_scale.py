@@ -35,14 +35,31 @@ def rms(maps):
 def test_ratio_is_that_of_the_root_mean_squares_of_the_compared_levels(student, teacher):
     student, teacher = small_detector(student), small_detector(teacher, seed=1).eval()
     batches = [random_batch(0), random_batch(1)]
+    before = {key: value.clone() for key, value in student.state_dict().items()}
     found = ratio_of_sizes(student, teacher, batches)
-    assert student.training
+    assert all(module.training for module in student.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
     tap = make_tap(student, teacher, ["pyramid"], is_adapted=True)
-    student.eval()
-    images = [image for images, _ in batches for image in as_float(images)]
-    both = tap.maps_of_both(student.transform(images)[0].tensors)
+    squares = []
+    for images, _ in batches:  # norms of a student in training have the statistics of a batch
+        both = tap.maps_of_both(student.transform(as_float(images))[0].tensors)
+        squares.append(torch.stack([rms(maps).square() for maps in both]))
+    ours, theirs = torch.stack(squares).mean(dim=0).sqrt()
     assert len(found) == len(tap.levels.strides)
-    assert torch.allclose(found, rms(both[0]) / rms(both[1]), rtol=1e-4)
+    assert torch.allclose(found, ours / theirs, rtol=1e-4)
+
+
+def test_maps_of_a_new_student_whose_last_level_has_one_location_have_the_size_of_training():
+    """With the running statistics of new norms, the maps of an SSDLite are 1e-17 times as large, or 0."""
+    student = small_detector("ssdlite_mobilenetv3_tiny")
+    teacher = small_detector("ssdlite_mobilenetv3_small", seed=1).train()
+    images, targets = random_batch(0, num_images=4)
+    with torch.no_grad():  # a trained teacher has running statistics of its own maps
+        for _ in range(50):
+            teacher(as_float(images), targets)
+    for num_images in (4, 1):
+        found = ratio_of_sizes(student, teacher.eval(), [random_batch(0, num_images)])
+        assert ((found > 1e-4) & (found < 1e4)).all()
 
 
 @pytest.mark.parametrize("name", ["fgd", "mgd", "fbkd", "frs", "l2"])

@@ -12,8 +12,8 @@ from lshfm_pl.errors import LSHFMError, first_few
 __all__ = ["ClassColumns", "class_columns"]
 
 _NO_CLASSES_NEEDED = (
-    "l2, lsh and lshl2 compare features and need no classes of the teacher; kd needs a teacher that knows every "
-    "class of the data"
+    "kd, kd_beta, dist and frs of dense heads compare class scores, so the teacher must know every class of the "
+    "data; the other losses, such as pkd and lshl2, need no classes"
 )
 
 

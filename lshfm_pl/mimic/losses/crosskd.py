@@ -59,6 +59,10 @@ class CrossKD(Loss):
         super().__init__()
         for key, value in {"beta": beta, "class_weight": class_weight, "box_weight": box_weight}.items():
             require_number(key, value)
+        if class_weight == box_weight == 0:
+            raise LSHFMError(
+                "distill.class_weight and distill.box_weight: expected one above 0, found 0 for both"
+            )
         if isinstance(index, bool) or not isinstance(index, int) or index < 0:
             raise LSHFMError(f"distill.index: expected a whole number ≥ 0, found {index!r}")
         if box_loss not in BOX_LOSSES:

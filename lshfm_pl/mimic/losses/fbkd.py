@@ -69,8 +69,8 @@ class Connectors(nn.Module):
         self.relations_of_teacher = Relations(teacher, reduction, pooling)
 
     def fits(self, maps_BChw: Tensor) -> bool:
-        """Whether maps are at least as large as a window of max-pooling."""
-        return min(maps_BChw.shape[2:]) >= self.pooling
+        """Whether maps are as large as a window of max-pooling, and norms have more than one value per channel."""
+        return min(maps_BChw.shape[2:]) >= self.pooling and maps_BChw[:, 0].numel() > 1
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The four unweighted parts [4] for maps [B, C, h, w]; 0 with a graph for maps that are too small."""

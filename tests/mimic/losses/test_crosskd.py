@@ -251,6 +251,10 @@ def test_box_losses_have_the_official_values_and_gradients(name, kind, weight, d
         ({"box_loss": "l1"}, "distill.box_loss: expected one of giou, iou_log, found 'l1'"),
         ({"before_relu": 1}, "distill.before_relu: expected true or false, found 1"),
         ({"class_weight": -1}, "distill.class_weight: expected a finite number"),
+        (
+            {"class_weight": 0, "box_weight": 0},
+            "distill.class_weight and distill.box_weight: expected one above 0",
+        ),
     ],
 )
 def test_wrong_settings_are_told(settings, message):

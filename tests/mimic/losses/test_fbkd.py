@@ -147,3 +147,11 @@ def test_sizes_of_levels_that_are_not_there_are_unused():
 def test_wrong_settings_are_told(settings, message):
     with pytest.raises(LSHFMError, match=message):
         FBKD([8, 8], [8, 8], **settings)
+
+
+def test_level_with_one_value_per_channel_is_left_out():
+    """Batch norms, which a level's relations go through, have no statistics of one value."""
+    loss = FBKD([4, 4], [4, 4], reductions=[2, 2], poolings=[1, 1])
+    maps = [torch.randn(1, 4, size, size, requires_grad=True) for size in (2, 1)]
+    loss(maps, [torch.randn_like(level) for level in maps]).backward()
+    assert [level.grad.any().item() for level in maps] == [True, False]
