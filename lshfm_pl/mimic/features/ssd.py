@@ -147,7 +147,7 @@ class SSDTap(DetectorTap):
         strides = [[level.stride for level in tap.levels()] for tap in (self, teacher)]
         if strides[0] != strides[1]:
             raise LSHFMError(
-                "distill.kd: logits are paired default box by default box, so expected maps of the same strides, "
+                "distill: kd and dist pair logits box by box, so expected maps of the same strides, "
                 f"found {strides[0]} (student) and {strides[1]} (teacher)"
             )
         generators = [tap.detector.anchor_generator for tap in (self, teacher)]
@@ -157,7 +157,7 @@ class SSDTap(DetectorTap):
         ]
         if anchors[0] != anchors[1]:
             raise LSHFMError(
-                "distill.kd: logits are paired default box by default box, so expected the same anchor_ratios, "
+                "distill: kd and dist pair logits box by box, so expected the same anchor_ratios, "
                 "anchor_scales and anchor_steps in student and teacher"
             )
 
