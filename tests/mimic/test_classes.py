@@ -58,7 +58,8 @@ def test_same_classes_are_left_as_they_are_and_another_order_is_put_right():
 
 def test_classes_that_the_teacher_lacks_are_named_with_what_is_possible():
     with pytest.raises(
-        LSHFMError, match=r"the teacher has no bus \(it has dog, .*l2, lsh and lshl2 compare features"
+        LSHFMError,
+        match=r"the teacher has no bus \(it has dog, .*the other losses, such as pkd and lshl2, need no classes",
     ):
         class_columns(("car", "bus"), TEACHER, (3, 5), "softmax")
     with pytest.raises(LSHFMError, match=r"found 3 \(student\) and 5 \(teacher\), whose classes are unknown"):

@@ -49,10 +49,8 @@ class MGD(Loss):
         super().__init__()
         require_number("beta", beta)
         require_number("masked_share", masked_share)
-        if masked_share >= 1:  # with 1 nothing of the student is left
-            raise LSHFMError(
-                f"distill.masked_share: expected a number from 0 to less than 1, found {masked_share}"
-            )
+        if masked_share > 1:
+            raise LSHFMError(f"distill.masked_share: expected a number from 0 to 1, found {masked_share}")
         require_levels(levels)
         self.beta = float(beta)
         self.masked_share = float(masked_share)

@@ -186,8 +186,8 @@ def test_loss_is_computed_in_float32_under_autocast():
         (lambda: FGD([8], relation_weight=-1), "distill.relation_weight: expected a finite number ≥ 0"),
         (lambda: FGD([8])([MAP], [MAP]), "fgd needs boxes and padded_size in its context"),
         (
-            lambda: MGD([8], masked_share=1),
-            "distill.masked_share: expected a number from 0 to less than 1, found 1",
+            lambda: MGD([8], masked_share=1.5),
+            "distill.masked_share: expected a number from 0 to 1, found 1.5",
         ),
         (lambda: MGD([8], reference_size=800), r"expected \[height, width\] in pixels or null, found 800"),
         (lambda: MGD([8], reference_size=[800, 0]), "distill.reference_size: expected"),
