@@ -303,7 +303,7 @@ def _of_another_choice(key: str, typed: str, valid: Sequence[str], overrides: Se
         for name in valid
         if name.startswith(f"{group}.terms.")
         and name.endswith(f".{inside}")
-        and name.split(".")[3] not in OF_ALL_LOSSES
+        and name.removeprefix(f"{group}.terms.").split(".")[1] not in OF_ALL_LOSSES
     ]
     if of_terms:
         given = alternatives([name + typed.removeprefix(key) for name in of_terms])

@@ -65,3 +65,8 @@ def test_a_setting_of_all_losses_of_a_sum_is_answered_with_those_of_each():
         "distill.until: in a sum of losses it belongs to each of them; "
         "give distill.terms.pkd.until=0.8 or distill.terms.crosskd.until=0.8"
     )
+    # `balance_rule` has a share too, but belongs to all losses together.
+    with pytest.raises(
+        LSHFMError, match="give distill.terms.pkd.share=0.3 or distill.terms.crosskd.share=0.3$"
+    ):
+        train_config(["distill=[pkd,crosskd]", "distill.share=0.3"])
